@@ -1,0 +1,45 @@
+# Two commands do everything on a fresh machine: `make quickstart` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Two threads suit a laptop; a workstation can say THREADS=16.
+THREADS ?= 2
+
+.PHONY: quickstart test studies lint format clean help
+
+help:            ## Show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/'
+
+quickstart: $(VENV)/.installed   ## Install, then make morphs, a table and a picture in outputs/quickstart
+	$(BIN)/python run.py +experiment=quickstart
+
+test: $(VENV)/.installed-dev     ## Run the test suite (under 15 minutes on two cores)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(THREADS) --dist loadfile
+
+studies: $(VENV)/.installed-dev  ## Run the slower studies marked `slow`
+	$(BIN)/python -m pytest -m slow -s
+
+lint: $(VENV)/.installed-dev     ## Check style and types
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright
+
+format: $(VENV)/.installed-dev   ## Rewrite the sources in the project's style
+	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+clean:           ## Remove the virtual environment; outputs/ stays
+	rm -rf $(VENV)
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+# torch goes first and alone: a resolver left free would fetch gigabytes of CUDA libraries.
+$(VENV)/.torch: constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	touch $@
+
+$(VENV)/.installed: pyproject.toml constraints.txt $(VENV)/.torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dlib]"
+	touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt $(VENV)/.torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@ $(VENV)/.installed

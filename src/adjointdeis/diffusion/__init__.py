@@ -1,0 +1,38 @@
+"""The forward world: schedules, time grids, denoisers, and noise paths."""
+
+from adjointdeis.diffusion.cycle_sde import CycleSDE
+from adjointdeis.diffusion.denoiser import (
+    ClassifierFreeGuidance,
+    Denoiser,
+    EpsFromFlow,
+    EpsFromV,
+    EpsFromX0,
+    FromTimesteps,
+)
+from adjointdeis.diffusion.grid import Node, TimeGrid
+from adjointdeis.diffusion.noise import BrownianPath, Noise, RecordedNoise, as_noise
+from adjointdeis.diffusion.oracles import GaussianDenoiser, MixtureDenoiser
+from adjointdeis.diffusion.schedule import DDPM, RectifiedFlow, Schedule, VPCosine, VPLinear
+
+__all__ = [
+    "DDPM",
+    "BrownianPath",
+    "ClassifierFreeGuidance",
+    "CycleSDE",
+    "Denoiser",
+    "EpsFromFlow",
+    "EpsFromV",
+    "EpsFromX0",
+    "FromTimesteps",
+    "GaussianDenoiser",
+    "MixtureDenoiser",
+    "Node",
+    "Noise",
+    "RecordedNoise",
+    "RectifiedFlow",
+    "Schedule",
+    "TimeGrid",
+    "VPCosine",
+    "VPLinear",
+    "as_noise",
+]

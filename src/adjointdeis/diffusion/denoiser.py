@@ -1,0 +1,126 @@
+"""Denoisers: callables ``denoiser(x, t, z) -> eps``, and adapters that make one.
+
+x has shape (B, *), t is a 0-d float64 tensor in [0, 1], z is a tensor, usually (B, d), or
+None. A denoiser that is an ``nn.Module`` exposes its weights to the gradient methods by
+``parameters()``; every adapter here is one.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from adjointdeis.diffusion.prediction import eps_from_flow, eps_from_v, eps_from_x0
+from adjointdeis.diffusion.schedule import DDPM, Schedule
+
+
+class Denoiser(Protocol):
+    """What the package asks of a noise-prediction network."""
+
+    def __call__(self, x: Tensor, t: Tensor, z: Tensor | None) -> Tensor:
+        """The noise in x at time t under the condition z, with the shape of x."""
+        ...
+
+
+class _Converted(nn.Module):
+    """A network of another parametrisation, seen as a noise prediction.
+
+    Args:
+        network: callable of (x, t, z) with its own output convention.
+        schedule: gives alpha and sigma at t.
+    """
+
+    def __init__(self, network: Callable[..., Tensor], schedule: Schedule) -> None:
+        super().__init__()
+        self.network = network
+        self.schedule = schedule
+
+    def levels(self, t: Tensor) -> tuple[float, float]:
+        """alpha and sigma at t, as floats."""
+        return float(self.schedule.alpha(t)), float(self.schedule.sigma(t))
+
+
+class EpsFromX0(_Converted):
+    """Noise prediction of a network that predicts the data. Not defined where sigma = 0."""
+
+    def forward(self, x: Tensor, t: Tensor, z: Tensor | None) -> Tensor:
+        alpha, sigma = self.levels(t)
+        if sigma == 0.0:
+            raise ValueError("a data prediction gives no noise prediction where sigma = 0 (t = 0)")
+        return eps_from_x0(x, self.network(x, t, z), alpha, sigma)
+
+
+class EpsFromV(_Converted):
+    """Noise prediction of a network that predicts v = alpha eps - sigma x0.
+
+    References:
+        Progressive distillation, https://arxiv.org/abs/2202.00512
+    """
+
+    def forward(self, x: Tensor, t: Tensor, z: Tensor | None) -> Tensor:
+        return eps_from_v(x, self.network(x, t, z), *self.levels(t))
+
+
+class EpsFromFlow(_Converted):
+    """Noise prediction of a rectified-flow network that predicts eps - x0."""
+
+    def forward(self, x: Tensor, t: Tensor, z: Tensor | None) -> Tensor:
+        return eps_from_flow(x, self.network(x, t, z), *self.levels(t))
+
+
+class FromTimesteps(nn.Module):
+    """A network that takes a batch of integer timesteps, seen as one of continuous time.
+
+    Args:
+        network: callable of (x, timesteps, z), timesteps of shape (B,).
+        schedule: maps t to timesteps (:meth:`DDPM.timestep_of_t`).
+        rounded: pass int64 timesteps rounded to the nearest; otherwise fractional ones in
+            the dtype of x, for networks whose time embedding is continuous.
+    """
+
+    def __init__(
+        self, network: Callable[..., Tensor], schedule: DDPM, rounded: bool = True
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.schedule = schedule
+        self.rounded = rounded
+
+    def forward(self, x: Tensor, t: Tensor, z: Tensor | None) -> Tensor:
+        timestep = self.schedule.timestep_of_t(t)
+        value = timestep.round().long() if self.rounded else timestep.to(x.dtype)
+        return self.network(x, value.to(x.device).expand(x.shape[0]), z)
+
+
+class ClassifierFreeGuidance(nn.Module):
+    """Extrapolation from an unconditional to a conditional prediction.
+
+    eps = eps(x, z_null) + scale (eps(x, z) - eps(x, z_null)); scale = 1 is the conditional
+    model. Costs two network evaluations per call, and is counted so.
+
+    Args:
+        denoiser: conditional noise prediction.
+        z_null: the condition that stands for "none", broadcast to the shape of z.
+        scale: guidance scale.
+
+    References:
+        Classifier-free diffusion guidance, https://arxiv.org/abs/2207.12598
+    """
+
+    evaluations = 2
+
+    def __init__(self, denoiser: Callable[..., Tensor], z_null: Tensor, scale: float) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+        self.scale = scale
+        if isinstance(z_null, nn.Parameter):
+            self.z_null = z_null
+        else:
+            self.register_buffer("z_null", z_null)
+
+    def forward(self, x: Tensor, t: Tensor, z: Tensor | None) -> Tensor:
+        if z is None:
+            raise ValueError("classifier-free guidance needs a condition z")
+        without = self.denoiser(x, t, self.z_null.to(z).expand_as(z))
+        return torch.lerp(without, self.denoiser(x, t, z), self.scale)

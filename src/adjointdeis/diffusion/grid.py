@@ -1,0 +1,260 @@
+"""Time grids: the nodes that a solver steps through, with their levels in float64."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from adjointdeis.diffusion.schedule import DDPM, Schedule, as_float64
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """One time of a grid.
+
+    Attributes:
+        t: 0-d float64 tensor in [0, 1], what the denoiser receives.
+        alpha, sigma, lmbda, rho: levels as Python floats (float64), so that a coefficient
+            never promotes the dtype of a network's latents. ``lmbda`` is ``inf`` where
+            sigma = 0; ``rho`` is ``inf`` where alpha = 0.
+        index: position in ``grid``.
+        grid: the grid it belongs to.
+    """
+
+    t: Tensor
+    alpha: float
+    sigma: float
+    lmbda: float
+    rho: float
+    index: int
+    grid: "TimeGrid"
+
+    @property
+    def previous(self) -> "Node | None":
+        """The node visited just before this one; None at the start of the grid."""
+        return self.grid[self.index - 1] if self.index > 0 else None
+
+
+@dataclass(frozen=True, eq=False)
+class TimeGrid:
+    """N + 1 nodes in the order in which a solver visits them.
+
+    A sampling grid runs from noise to data (lmbda increasing); :meth:`reversed` runs from
+    data to noise, for encoding. The clean end may have sigma = 0 exactly, and the noisy end
+    of an encoding grid alpha = 0 exactly (DiffAE's last encoding step).
+
+    Args:
+        schedule: where the levels come from; used to place further nodes.
+        t, alpha, sigma, lmbda, rho: 1-d float64 tensors with N + 1 entries.
+
+    Raises:
+        ValueError: fewer than two nodes, wrong dtype, times outside [0, 1], negative levels,
+            or a log-SNR that is not strictly monotone.
+    """
+
+    schedule: Schedule
+    t: Tensor
+    alpha: Tensor
+    sigma: Tensor
+    lmbda: Tensor
+    rho: Tensor
+
+    def __post_init__(self) -> None:
+        for name in ("t", "alpha", "sigma", "lmbda", "rho"):
+            value = getattr(self, name)
+            if value.dtype != torch.float64 or value.shape != self.t.shape or value.ndim != 1:
+                raise ValueError(f"TimeGrid.{name} must be a 1-d float64 tensor like t")
+        if len(self) < 2:
+            raise ValueError("a TimeGrid needs at least two nodes")
+        if not ((self.t >= 0) & (self.t <= 1)).all():
+            raise ValueError(
+                f"times must lie in [0, 1], got [{self.t.min():.6g}, {self.t.max():.6g}]"
+            )
+        if not ((self.alpha >= 0) & (self.sigma >= 0)).all():
+            raise ValueError("alpha and sigma must not be negative")
+        direction = self.lmbda[1:] > self.lmbda[:-1]
+        if not (direction.all() or (self.lmbda[1:] < self.lmbda[:-1]).all()):
+            raise ValueError("the log-SNR of a TimeGrid must be strictly monotone")
+
+    def __len__(self) -> int:
+        return self.t.numel()
+
+    def __getitem__(self, index: int) -> Node:
+        if index < 0:
+            index += len(self)
+        if not 0 <= index < len(self):
+            raise IndexError(f"node {index} of a grid with {len(self)} nodes")
+        return Node(
+            t=self.t[index],
+            alpha=float(self.alpha[index]),
+            sigma=float(self.sigma[index]),
+            lmbda=float(self.lmbda[index]),
+            rho=float(self.rho[index]),
+            index=index,
+            grid=self,
+        )
+
+    def __iter__(self) -> Iterator[Node]:
+        return (self[index] for index in range(len(self)))
+
+    @property
+    def steps(self) -> int:
+        """Number N of steps; one less than the number of nodes."""
+        return len(self) - 1
+
+    @property
+    def sampling(self) -> bool:
+        """Whether the grid runs from noise to data."""
+        return bool(self.lmbda[-1] > self.lmbda[0])
+
+    @property
+    def h(self) -> Tensor:
+        """Log-SNR widths of the N steps; positive on a sampling grid, possibly infinite."""
+        return self.lmbda[1:] - self.lmbda[:-1]
+
+    def reversed(self) -> "TimeGrid":
+        """The same nodes in the opposite order: noise to data becomes data to noise."""
+        return self.at(range(self.steps, -1, -1))
+
+    def at(self, indices: Sequence[int]) -> "TimeGrid":
+        """The grid of the nodes with these indices, in this order."""
+        index = torch.tensor(list(indices), dtype=torch.long)
+        levels = (self.t, self.alpha, self.sigma, self.lmbda, self.rho)
+        return TimeGrid(self.schedule, *(level[index] for level in levels))
+
+    @classmethod
+    def from_times(cls, schedule: Schedule, t: Tensor | Sequence[float]) -> "TimeGrid":
+        """Grid of explicit times.
+
+        Args:
+            schedule: gives the levels.
+            t: N + 1 times in [0, 1], strictly monotone.
+        """
+        t = as_float64(torch.as_tensor(t, dtype=torch.float64))
+        return cls(
+            schedule, t, schedule.alpha(t), schedule.sigma(t), schedule.lmbda(t), schedule.rho(t)
+        )
+
+    @classmethod
+    def uniform_time(
+        cls, schedule: Schedule, steps: int, t_min: float = 1e-3, t_max: float | None = None
+    ) -> "TimeGrid":
+        """Nodes equally spaced in t, from ``t_max`` (the schedule's by default) to ``t_min``."""
+        t_max = _check_range(schedule, steps, t_min, t_max)
+        return cls.from_times(
+            schedule, torch.linspace(t_max, t_min, steps + 1, dtype=torch.float64)
+        )
+
+    @classmethod
+    def uniform_lmbda(
+        cls, schedule: Schedule, steps: int, t_min: float = 1e-3, t_max: float | None = None
+    ) -> "TimeGrid":
+        """Nodes equally spaced in log-SNR, from ``t_max`` to ``t_min``."""
+        t_max = _check_range(schedule, steps, t_min, t_max, finite=True)
+        ends = schedule.lmbda(torch.tensor([t_max, t_min], dtype=torch.float64)).tolist()
+        t = schedule.t_of(torch.linspace(*ends, steps + 1, dtype=torch.float64))
+        t[0], t[-1] = t_max, t_min
+        return cls.from_times(schedule, t)
+
+    @classmethod
+    def karras(
+        cls,
+        schedule: Schedule,
+        steps: int,
+        t_min: float = 1e-3,
+        t_max: float | None = None,
+        power: float = 7.0,
+    ) -> "TimeGrid":
+        r"""Nodes equally spaced in :math:`\rho^{1/\mathrm{power}}`.
+
+        References:
+            Elucidating the design space of diffusion models, eq. 5,
+            https://arxiv.org/abs/2206.00364
+        """
+        t_max = _check_range(schedule, steps, t_min, t_max, finite=True)
+        ends = schedule.rho(torch.tensor([t_max, t_min], dtype=torch.float64))
+        root = (ends ** (1.0 / power)).tolist()
+        rho = torch.linspace(*root, steps + 1, dtype=torch.float64) ** power
+        t = schedule.t_of(-rho.log())
+        t[0], t[-1] = t_max, t_min
+        return cls.from_times(schedule, t)
+
+    @classmethod
+    def ddim_stride(cls, schedule: DDPM, steps: int, encode: bool = False) -> "TimeGrid":
+        """DiffAE's "ddimN" spacing: every i-th timestep from 0, plus an exact end.
+
+        i is the smallest stride with ``len(range(0, T, i)) == steps``. Decoding visits
+        ``..., 2i, i, 0`` and then the clean end (alpha = 1, sigma = 0); encoding visits
+        ``0, i, 2i, ...`` and then pure noise (alpha = 0, sigma = 1), the image being taken
+        as a state at timestep 0.
+
+        Args:
+            schedule: a discrete schedule.
+            steps: number of network evaluations.
+            encode: build the data-to-noise grid.
+
+        Raises:
+            ValueError: no integer stride gives this number of steps.
+
+        References:
+            Diffusion autoencoders, https://arxiv.org/abs/2111.15640
+        """
+        _check_discrete(schedule, "ddim_stride")
+        total = schedule.timesteps
+        stride = next((i for i in range(1, total + 1) if len(range(0, total, i)) == steps), None)
+        if stride is None:
+            raise ValueError(
+                f"no integer stride visits exactly {steps} of {total} timesteps; "
+                "choose another number of steps (20, 50, 100 and 250 work for 1000)"
+            )
+        t = schedule.t_of_timestep(torch.arange(0, total, stride))
+        if not encode:
+            return cls.from_times(schedule, torch.cat((t.flip(0), t.new_zeros(1))))
+        levels = (schedule.alpha(t), schedule.sigma(t), schedule.lmbda(t), schedule.rho(t))
+        noise_end = (0.0, 1.0, -math.inf, math.inf)
+        return cls(
+            schedule,
+            torch.cat((t, t.new_ones(1))),
+            *(torch.cat((v, v.new_tensor([e]))) for v, e in zip(levels, noise_end, strict=True)),
+        )
+
+    @classmethod
+    def greedy_dim(cls, schedule: DDPM, steps: int) -> "TimeGrid":
+        """Spacing of the Greedy-DiM and AdjointDEIS programs.
+
+        Timesteps ``round(linspace(0, T - 1, steps + 1))`` from T - 1 down to 0. The last node
+        is timestep 0, not clean data: it keeps sigma = 0.01 with the default betas.
+
+        References:
+            Greedy-DiM, https://arxiv.org/abs/2404.06025
+        """
+        _check_discrete(schedule, "greedy_dim")
+        if not 1 <= steps <= schedule.timesteps - 1:
+            raise ValueError(f"steps must lie in 1..{schedule.timesteps - 1}, got {steps}")
+        spaced = torch.linspace(0, schedule.timesteps - 1, steps + 1, dtype=torch.float64)
+        return cls.from_times(schedule, schedule.t_of_timestep(spaced.round().flip(0)))
+
+
+def _check_discrete(schedule: Schedule, name: str) -> None:
+    if not isinstance(schedule, DDPM):
+        raise TypeError(
+            f"TimeGrid.{name} spaces integer timesteps and needs a DDPM schedule, "
+            f"got {type(schedule).__name__}"
+        )
+
+
+def _check_range(
+    schedule: Schedule, steps: int, t_min: float, t_max: float | None, finite: bool = False
+) -> float:
+    t_max = schedule.t_max if t_max is None else t_max
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+    if not 0.0 <= t_min < t_max <= 1.0:
+        raise ValueError(f"a grid needs 0 <= t_min < t_max <= 1, got {t_min} and {t_max}")
+    if finite and (t_min == 0.0 or not math.isfinite(float(schedule.lmbda(t_max)))):
+        raise ValueError(
+            "this spacing needs a finite log-SNR at both ends: t_min > 0 and alpha(t_max) > 0"
+        )
+    return t_max

@@ -1,0 +1,190 @@
+r"""Morphing attack potential over several recognisers and attempts: MAP[r, c] and G-MAP.
+
+.. math::
+    \mathrm{MAP}[r, c] = \frac1M \sum_m 1\Big\{ \#\big\{ f : \min_n \sum_i
+    1[S_{m,n,i}^f > \tau_f] \ge r \big\} \ge c \Big\}
+
+is the share of morphs with which every contributing subject gets in at least r times at at least c
+recognisers: r is robustness, c generality. With one recogniser MAP[1, 1] is MinMax-MMPMR.
+
+.. math::
+    \mathrm{G\text{-}MAP} = \frac1{|D|} \sum_d \operatorname*{agg}_l \frac1{|P||M_d|}
+    \sum_{i,j} 1\{S_{n,i}^{j} > \tau_l \; \forall n\} \, (1 - \mathrm{FTAR}(i, l))
+
+averages over attack types d and paired attempts i; `agg` over recognisers l is the minimum unless
+asked otherwise.
+
+References:
+    | Morphing Attack Potential (Ferrara, Franco, Maltoni and Busch, 2022)
+    | https://arxiv.org/abs/2204.13374
+    | ISO/IEC 20059:2025, Methodologies to evaluate the resistance of biometric systems to morphing
+    | https://www.iso.org/standard/86084.html
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .errors import EvaluationError, ScoreError
+from .groups import MorphScores
+from .rates import Rate, rate
+from .uncertainty import SubjectDraws, morph_weights
+
+
+@dataclass(frozen=True, eq=False)
+class AttackPotential:
+    """The matrix MAP[r, c] with its counts.
+
+    Attributes:
+        counts: shape (R, C), morphs that reach (r, c); row 0 is r = 1, column 0 is c = 1.
+        n: number of morphs.
+        systems: the recognisers, whose order does not matter.
+        n_failed: failed comparisons over all systems, counted as non-matches.
+    """
+
+    counts: np.ndarray
+    n: int
+    systems: tuple[str, ...]
+    n_failed: int = 0
+
+    @property
+    def values(self) -> np.ndarray:
+        """Shape (R, C), shares in [0, 1]."""
+        return self.counts / self.n
+
+    def rate(self, r: int, c: int, confidence: float = 0.95) -> Rate:
+        """MAP[r, c] with its Wilson interval; r and c count from 1, as in the definition.
+
+        Raises:
+            EvaluationError: when r or c is outside the matrix.
+        """
+        rows, columns = self.counts.shape
+        if not (1 <= r <= rows and 1 <= c <= columns):
+            raise EvaluationError(f"MAP[{r}, {c}]: r is 1..{rows}, c is 1..{columns}")
+        k = int(self.counts[r - 1, c - 1])
+        return rate(k, self.n, confidence=confidence, n_failed=self.n_failed)
+
+
+def attack_potential(
+    groups: Mapping[str, MorphScores], taus: Mapping[str, float], attempts: int | None = None
+) -> AttackPotential:
+    """MAP of one attack over the systems in `groups`.
+
+    Args:
+        groups: the same morphs and subjects scored by every system.
+        taus: each system's oriented threshold.
+        attempts: R, the number of rows; None is the smallest number of probes of any subject. All
+            probes count towards r, also those beyond R.
+
+    Raises:
+        ScoreError: when the systems scored other morphs or subjects.
+    """
+    systems = _same_morphs(groups)
+    rows = attempts or min(int(groups[s].probes.min()) for s in systems)
+    reached = np.stack([groups[s].accepted_by_all(np.array([taus[s]]))[0] for s in systems])
+    counts = _count_systems(reached[:, None, :], rows, len(systems))
+    return AttackPotential(
+        counts=counts.sum(axis=-1)[0].astype(np.int64),
+        n=len(groups[systems[0]]),
+        systems=systems,
+        n_failed=sum(groups[s].n_failed for s in systems),
+    )
+
+
+def bootstrap_attack_potential(
+    draws: SubjectDraws,
+    groups: Mapping[str, MorphScores],
+    taus: Mapping[str, np.ndarray | float],
+    attempts: int | None = None,
+) -> np.ndarray:
+    """Shape (B, R, C): MAP in every replicate of the subject bootstrap.
+
+    Args:
+        taus: each system's thresholds, shape (B,), or one fixed threshold; oriented.
+    """
+    systems = _same_morphs(groups)
+    rows = attempts or min(int(groups[s].probes.min()) for s in systems)
+    weights = morph_weights(draws, groups[systems[0]])
+    values = np.empty((len(draws), rows, len(systems)))
+    for start in range(0, len(draws), 128):
+        part = slice(start, start + 128)
+        reached = []
+        for system in systems:
+            tau = np.broadcast_to(np.asarray(taus[system], dtype=np.float64), (len(draws),))
+            reached.append(groups[system].accepted_by_all(tau[part]))
+        hits = _count_systems(np.stack(reached), rows, len(systems))
+        w = weights[part]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            values[part] = np.einsum("brcm,bm->brc", hits, w) / w.sum(axis=1)[:, None, None]
+    return values
+
+
+def _count_systems(reached: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """From min-over-subjects counts, shape (F, T, M), to hits of shape (T, R, C, M)."""
+    at_r = reached[None] >= np.arange(1, rows + 1).reshape(-1, 1, 1, 1)
+    n_systems = at_r.sum(axis=1)
+    hits = n_systems[:, None] >= np.arange(1, columns + 1).reshape(1, -1, 1, 1)
+    return np.moveaxis(hits, 2, 0)
+
+
+def generalised_attack_potential(
+    attacks: Mapping[str, Mapping[str, MorphScores]],
+    taus: Mapping[str, float],
+    *,
+    over_systems: str = "min",
+    ftar: Mapping[str, float | Sequence[float]] | None = None,
+) -> float:
+    """G-MAP over attack types and systems, in [0, 1].
+
+    Args:
+        attacks: attack -> system -> scores, paired attempts of equal number within an attack.
+        taus: each system's oriented threshold.
+        over_systems: `min` (the strongest defender, the default), `mean` or `max`.
+        ftar: failure-to-acquire rate of each system, one number or one per attempt, measured
+            elsewhere. None: failures in the scores themselves count as non-matches, which equals
+            the share matched among the acquired times (1 - FTAR) of these very comparisons.
+
+    Raises:
+        EvaluationError: unknown aggregation, or `ftar` given while the scores hold failures too,
+            which would count them twice.
+        ScoreError: unequal numbers of attempts, or systems that scored other morphs.
+    """
+    aggregations = {"min": np.min, "mean": np.mean, "max": np.max}
+    if over_systems not in aggregations:
+        raise EvaluationError(f"over_systems {over_systems!r}: expected {', '.join(aggregations)}")
+    if not attacks:
+        raise EvaluationError("G-MAP needs at least one attack")
+    per_attack = []
+    for by_system in attacks.values():
+        shares = []
+        for system in _same_morphs(by_system):
+            groups = by_system[system]
+            per_attempt = (groups.paired > taus[system]).mean(axis=0)
+            if ftar is not None:
+                if groups.n_failed:
+                    raise EvaluationError(
+                        f"system {system!r} has failed comparisons and a separate FTAR; give one"
+                    )
+                per_attempt = per_attempt * (1.0 - np.asarray(ftar[system], dtype=np.float64))
+            shares.append(per_attempt.mean())
+        per_attack.append(aggregations[over_systems](shares))
+    return float(np.mean(per_attack))
+
+
+def _same_morphs(groups: Mapping[str, MorphScores]) -> tuple[str, ...]:
+    systems = tuple(groups)
+    if not systems:
+        raise EvaluationError("no system to compute the attack potential over")
+    first = groups[systems[0]]
+    for system in systems[1:]:
+        other = groups[system]
+        if not (
+            np.array_equal(first.morphs, other.morphs)
+            and np.array_equal(first.subjects, other.subjects)
+        ):
+            raise ScoreError(
+                f"systems {systems[0]!r} and {system!r} scored other morphs or subjects; "
+                "the attack potential needs the same ones"
+            )
+    return systems

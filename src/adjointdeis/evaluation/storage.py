@@ -1,0 +1,218 @@
+"""Score tables on disk: canonical CSV or Parquet, each with a sidecar JSON of the same stem.
+
+`scores.csv` goes with `scores.csv.json`. Files are written to a temporary name in the same folder
+and then renamed, so a reader never sees half a table.
+"""
+
+import csv
+import json
+import math
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from .errors import ScoreError
+from .scores import COLUMNS, DEFAULTS, REQUIRED_COLUMNS, TEXT_COLUMNS, ScoreTable
+
+SCHEMA = "adjointdeis-scores/1"
+
+
+def read_scores(path: str | os.PathLike[str]) -> ScoreTable:
+    """Reads a canonical table, CSV or Parquet by its suffix, with its sidecar where there is one.
+
+    Raises:
+        ScoreError: naming file and line, for anything that `scores.checked` refuses.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ScoreError(f"{path}: no such score file")
+    if path.suffix == ".parquet":
+        return _read_parquet(path)
+    return _read_csv(path)
+
+
+def write_scores(table: ScoreTable, path: str | os.PathLike[str]) -> None:
+    """Writes a canonical table and its sidecar; the suffix `.parquet` needs pyarrow."""
+    path = Path(path)
+    if path.suffix == ".parquet":
+        _write_parquet(table, path)
+    else:
+        _write_csv(table, path)
+    sidecar = {"schema": SCHEMA, "rows": len(table), **table.metadata}
+    sidecar.update(fingerprint=table.fingerprint())
+    write_json(sidecar, sidecar_of(path))
+
+
+def sidecar_of(path: Path) -> Path:
+    """The sidecar's path: the table's name with `.json` appended."""
+    return path.with_name(path.name + ".json")
+
+
+def write_json(value: Any, path: str | os.PathLike[str]) -> None:
+    """Writes JSON atomically, keys in the order given, NaN refused."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    write_atomically(Path(path), lambda f: f.write(text + "\n"))
+
+
+def write_atomically(path: Path, write: Callable[[IO[Any]], Any], mode: str = "w") -> None:
+    """Calls `write` on a temporary file beside `path` and renames it when that succeeded."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+        with os.fdopen(handle, mode, **text) as f:
+            write(f)
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _metadata(path: Path) -> dict[str, Any]:
+    sidecar = sidecar_of(path)
+    if not sidecar.is_file():
+        return {}
+    try:
+        found = json.loads(sidecar.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ScoreError(f"{sidecar}:{error.lineno}: not JSON ({error.msg})") from None
+    if not isinstance(found, dict):
+        raise ScoreError(f"{sidecar}: expected a JSON object")
+    return {k: v for k, v in found.items() if k not in ("schema", "rows", "fingerprint")}
+
+
+def _read_csv(path: Path) -> ScoreTable:
+    with path.open(encoding="utf-8-sig", newline="") as f:
+        reader = csv.reader(f)
+        try:
+            header = [name.strip() for name in next(reader)]
+        except StopIteration:
+            raise ScoreError(
+                f"{path}:1: empty file; expected the header of a score table"
+            ) from None
+        _check_header(path, header)
+        rows: list[list[str]] = []
+        lines: list[int] = []
+        for row in reader:
+            if not row:
+                continue
+            if len(row) != len(header):
+                raise ScoreError(
+                    f"{path}:{reader.line_num}: {len(row)} fields, expected {len(header)}"
+                )
+            rows.append(row)
+            lines.append(reader.line_num)
+    text = list(zip(*rows, strict=True)) if rows else [()] * len(header)
+    columns: dict[str, Any] = {}
+    for name, values in zip(header, text, strict=True):
+        columns[name] = np.array(values, dtype=np.str_) if rows else np.empty(0, dtype=np.str_)
+    at = np.array(lines, dtype=np.int64)
+    columns["score"] = _numbers(path, columns["score"], at)
+    for name in set(COLUMNS) - set(header):
+        columns[name] = np.full(len(rows), DEFAULTS.get(name, ""), dtype=np.str_)
+    if "status" in header:
+        columns["status"] = np.where(columns["status"] == "", "ok", columns["status"])
+    return ScoreTable.from_columns(metadata=_metadata(path), source=str(path), lines=at, **columns)
+
+
+def _check_header(path: Path, header: list[str]) -> None:
+    expected = ",".join(COLUMNS)
+    for name in REQUIRED_COLUMNS:
+        if name not in header:
+            raise ScoreError(
+                f"{path}:1: column {name!r} is missing; expected the header {expected} "
+                "(another format? use `adjointdeis-eval convert`)"
+            )
+    unknown = [name for name in header if name not in COLUMNS]
+    if unknown:
+        raise ScoreError(f"{path}:1: unknown column {unknown[0]!r}; expected {expected}")
+    if len(set(header)) != len(header):
+        raise ScoreError(f"{path}:1: a column appears twice")
+
+
+def _numbers(path: Path, text: np.ndarray, lines: np.ndarray) -> np.ndarray:
+    try:
+        return np.where(text == "", "nan", text).astype(np.float64)
+    except ValueError:
+        for value, line in zip(text.tolist(), lines.tolist(), strict=True):
+            try:
+                float(value or "nan")
+            except ValueError:
+                raise ScoreError(f"{path}:{line}: score {value!r} is not a number") from None
+        raise
+
+
+def _write_csv(table: ScoreTable, path: Path) -> None:
+    def write(f: IO[str]) -> None:
+        writer = csv.writer(f, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        columns = [table[name].tolist() for name in COLUMNS]
+        at = COLUMNS.index("score")
+        # repr is the shortest text that reads back as the same float64.
+        columns[at] = ["" if math.isnan(s) else repr(s) for s in columns[at]]
+        writer.writerows(zip(*columns, strict=True))
+
+    write_atomically(path, write)
+
+
+def _pyarrow(path: Path) -> tuple[Any, Any]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise ScoreError(
+            f"{path}: Parquet needs the package pyarrow; install it or use .csv"
+        ) from None
+    return pyarrow, pyarrow.parquet
+
+
+def _read_parquet(path: Path) -> ScoreTable:
+    _, parquet = _pyarrow(path)
+    found = parquet.read_table(path)
+    _check_header(path, list(found.column_names))
+    columns: dict[str, Any] = {}
+    for name in found.column_names:
+        values = found.column(name).to_pylist()
+        if name == "score":
+            columns[name] = np.array([math.nan if v is None else v for v in values], np.float64)
+        else:
+            columns[name] = np.array(["" if v is None else v for v in values], dtype=np.str_)
+    lines = np.arange(1, found.num_rows + 1)
+    return ScoreTable.from_columns(
+        metadata=_metadata(path), source=str(path), lines=lines, **columns
+    )
+
+
+def _write_parquet(table: ScoreTable, path: Path) -> None:
+    pyarrow, parquet = _pyarrow(path)
+    columns: dict[str, Any] = {}
+    for name in COLUMNS:
+        if name == "score":
+            columns[name] = pyarrow.array(table[name], from_pandas=True)
+        else:
+            # Nearly every text column repeats few values, so a dictionary is small and fast.
+            columns[name] = pyarrow.array(table[name].tolist()).dictionary_encode()
+    arrow = pyarrow.table(columns)
+    write_atomically(path, lambda f: parquet.write_table(arrow, f), mode="wb")
+
+
+def metadata_with(table: ScoreTable, extra: Mapping[str, Any]) -> ScoreTable:
+    """The same rows with more metadata."""
+    return ScoreTable(table.columns, {**table.metadata, **extra}, table.source, table.lines)
+
+
+__all__ = [
+    "SCHEMA",
+    "TEXT_COLUMNS",
+    "metadata_with",
+    "read_scores",
+    "sidecar_of",
+    "write_atomically",
+    "write_json",
+    "write_scores",
+]

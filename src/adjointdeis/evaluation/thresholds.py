@@ -1,0 +1,309 @@
+r"""Thresholds as records: a number, how it was found, on whom, for which model and alignment.
+
+With N_I impostor scores in descending order :math:`x_{(0)} \ge x_{(1)} \ge \dots` and
+:math:`k = \lfloor f N_I \rfloor`, the threshold is :math:`\tau = x_{(k)}` and a comparison matches
+iff :math:`S > \tau`. At most k impostors are strictly above it, so the realised FMR never exceeds
+the target f, with ties or without. An interpolating quantile does not have this property.
+
+Dissimilarities are negated, treated alike and negated back: match iff :math:`D < \tau`.
+
+References:
+    | ISO/IEC 19795-1:2021, Biometric performance testing and reporting
+    | https://www.iso.org/standard/73515.html
+    | The NIST speaker recognition evaluation: overview (Doddington et al., 2000; the rule of 30)
+    | https://doi.org/10.1016/S0167-6393(99)00080-1
+"""
+
+import hashlib
+import json
+import math
+import os
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .errors import EvaluationError, ThresholdMismatch
+from .rates import clopper_pearson
+from .scores import SCORE_TYPES
+from .storage import write_json
+
+SCHEMA = "adjointdeis-threshold/1"
+ORDER_STATISTIC = "conservative order statistic: tau = x_(floor(f N_I)), match iff S > tau"
+LITERAL = "literal: taken from elsewhere, nothing about it can be checked"
+
+
+@dataclass(frozen=True)
+class ThresholdRecord:
+    """A decision threshold with its provenance.
+
+    Attributes:
+        value: tau, in the direction of the score itself.
+        score_type: `similarity` (match iff S > tau) or `dissimilarity` (match iff D < tau).
+        rule: how the value was found.
+        target_fmr: the false match rate asked for.
+        realised_fmr: k / n, never above the target; None for a literal.
+        k: impostor comparisons that match at tau; n: impostor comparisons scored.
+        n_failed: impostor comparisons that failed and are in neither k nor n.
+        fmr_lo, fmr_hi: Clopper-Pearson interval of the FMR, for independent comparisons.
+        confidence: its nominal level.
+        rule_of_30: the verdict in words.
+        impostor_policy: which impostor pairs were compared: `all`, `same-sex`, ...
+        impostor_set: a name for the people behind them; impostor_hash: SHA-256 of the comparisons.
+        model: the recogniser's name; model_fingerprint: SHA-256 of its weights.
+        alignment: how faces were cropped, e.g. `ffhq-resize112` or `arcface-5pt`.
+        created_by: tool and version; note: anything else.
+    """
+
+    value: float
+    score_type: str
+    rule: str
+    target_fmr: float
+    realised_fmr: float | None = None
+    k: int | None = None
+    n: int | None = None
+    n_failed: int = 0
+    fmr_lo: float | None = None
+    fmr_hi: float | None = None
+    confidence: float = 0.95
+    rule_of_30: str = ""
+    impostor_policy: str = ""
+    impostor_set: str = ""
+    impostor_hash: str = ""
+    model: str = ""
+    model_fingerprint: str = ""
+    alignment: str = ""
+    created_by: str = ""
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        if self.score_type not in SCORE_TYPES:
+            raise EvaluationError(
+                f"score_type {self.score_type!r}: expected one of {', '.join(SCORE_TYPES)}"
+            )
+        if not math.isfinite(self.value):
+            raise EvaluationError(f"threshold {self.value!r}: expected a finite number")
+
+    @property
+    def oriented(self) -> float:
+        """The value for scores turned so that larger means more alike."""
+        return -self.value if self.score_type == "dissimilarity" else self.value
+
+    def matches(self, scores: np.ndarray) -> np.ndarray:
+        """True where a raw score matches; NaN (a failed comparison) does not."""
+        scores = np.asarray(scores)
+        return scores < self.value if self.score_type == "dissimilarity" else scores > self.value
+
+    def require(
+        self,
+        *,
+        model: str | None = None,
+        model_fingerprint: str | None = None,
+        alignment: str | None = None,
+        score_type: str | None = None,
+        impostor_policy: str | None = None,
+    ) -> "ThresholdRecord":
+        """This record, if it was made under the given conditions; None asks nothing.
+
+        Raises:
+            ThresholdMismatch: when a condition differs, or when the record does not state it.
+        """
+        wanted = {
+            "model_fingerprint": model_fingerprint,
+            "model": model,
+            "alignment": alignment,
+            "score_type": score_type,
+            "impostor_policy": impostor_policy,
+        }
+        for name, expected in wanted.items():
+            found = getattr(self, name)
+            if expected is not None and found != expected:
+                raise ThresholdMismatch(
+                    f"threshold of {self.model or 'an unnamed model'} at FMR {self.target_fmr:g}: "
+                    f"made with {name} {found or 'unstated'!r}, but the scores have {expected!r}; "
+                    "estimate the threshold again from impostor scores under the same conditions"
+                )
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready, with the schema's name first."""
+        return {"schema": SCHEMA, **asdict(self)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any], where: str = "threshold") -> "ThresholdRecord":
+        """The inverse of `to_dict`.
+
+        Raises:
+            EvaluationError: for another schema, an unknown or a missing key, or a wrong type.
+        """
+        values = dict(values)
+        schema = values.pop("schema", None)
+        if schema != SCHEMA:
+            raise EvaluationError(f"{where}: schema {schema!r}, expected {SCHEMA!r}")
+        known = {f.name for f in fields(cls)}
+        for name in values.keys() - known:
+            raise EvaluationError(f"{where}: unknown key {name!r}")
+        for name in ("value", "score_type", "rule", "target_fmr"):
+            if name not in values:
+                raise EvaluationError(f"{where}: key {name!r} is missing")
+        for name in ("value", "target_fmr"):
+            if isinstance(values[name], bool) or not isinstance(values[name], int | float):
+                raise EvaluationError(f"{where}: {name} {values[name]!r}, expected a number")
+        return cls(**values)
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Writes JSON atomically."""
+        write_json(self.to_dict(), path)
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> "ThresholdRecord":
+        """Reads what `write` wrote; errors name the file."""
+        records = read_thresholds(path)
+        if len(records) != 1:
+            raise EvaluationError(f"{path}: {len(records)} threshold records, expected one")
+        return records[0]
+
+    @classmethod
+    def literal(
+        cls, value: float, *, target_fmr: float, score_type: str = "similarity", **stated: Any
+    ) -> "ThresholdRecord":
+        """A threshold that someone else published; the record says that it has no provenance."""
+        return cls(
+            value=float(value),
+            score_type=score_type,
+            rule=LITERAL,
+            target_fmr=target_fmr,
+            rule_of_30="unknown: no impostor counts came with this threshold",
+            **stated,
+        )
+
+
+def read_thresholds(path: str | os.PathLike[str]) -> list[ThresholdRecord]:
+    """Reads one record, or a JSON list of records.
+
+    Raises:
+        EvaluationError: naming the file, for a missing or malformed one.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise EvaluationError(f"{path}: no such threshold file")
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise EvaluationError(f"{path}:{error.lineno}: not JSON ({error.msg})") from None
+    listed = found if isinstance(found, list) else [found]
+    records = []
+    for i, values in enumerate(listed):
+        where = f"{path}: record {i}" if isinstance(found, list) else str(path)
+        if not isinstance(values, dict):
+            raise EvaluationError(f"{where}: expected a JSON object")
+        records.append(ThresholdRecord.from_dict(values, where))
+    return records
+
+
+def allowed_false_matches(n: int, fmr: float) -> int:
+    """The largest k with k / n <= fmr, free of the rounding of `floor(fmr * n)`."""
+    k = math.floor(fmr * n)
+    return k + 1 if (k + 1) / n <= fmr else k
+
+
+def threshold_at_fmr(
+    scores: np.ndarray,
+    fmr: float,
+    *,
+    score_type: str = "similarity",
+    confidence: float = 0.95,
+    impostor_hash: str | None = None,
+    **stated: Any,
+) -> ThresholdRecord:
+    """The conservative threshold of a target FMR from impostor scores, as a record.
+
+    Args:
+        scores: impostor scores in their own direction, any shape; NaN marks a failed comparison,
+            which is left out of the FMR and counted in `n_failed`.
+        fmr: the target, 0 <= fmr < 1; 0 gives the smallest threshold without a false match.
+        score_type: `similarity` or `dissimilarity`.
+        confidence: nominal level of the Clopper-Pearson interval.
+        impostor_hash: fingerprint of the comparisons; None hashes the sorted scores.
+        stated: further fields of the record: impostor_policy, impostor_set, model,
+            model_fingerprint, alignment, created_by, note.
+
+    Raises:
+        EvaluationError: no finite score, infinite scores, fmr out of range, unknown direction.
+    """
+    if not 0 <= fmr < 1:
+        raise EvaluationError(f"FMR {fmr!r}: expected a share, 0 <= FMR < 1 (0.001 for 0.1%)")
+    if score_type not in SCORE_TYPES:
+        raise EvaluationError(f"score_type {score_type!r}: expected {' or '.join(SCORE_TYPES)}")
+    scores = np.asarray(scores, dtype=np.float64).ravel()
+    failed = np.isnan(scores)
+    n_failed = int(failed.sum())
+    valid = scores[~failed] if n_failed else scores
+    n = valid.size
+    if n == 0:
+        raise EvaluationError("no impostor score to estimate a threshold from")
+    if not np.isfinite(valid).all():
+        raise EvaluationError("impostor scores must be finite; mark failed comparisons with NaN")
+    oriented = -valid if score_type == "dissimilarity" else valid
+    allowed = allowed_false_matches(n, fmr)
+    tau = float(np.partition(oriented, n - 1 - allowed)[n - 1 - allowed])
+    k = int(np.count_nonzero(oriented > tau))
+    lo, hi = clopper_pearson(k, n, confidence)
+    return ThresholdRecord(
+        value=-tau if score_type == "dissimilarity" else tau,
+        score_type=score_type,
+        rule=ORDER_STATISTIC,
+        target_fmr=float(fmr),
+        realised_fmr=k / n,
+        k=k,
+        n=n,
+        n_failed=n_failed,
+        fmr_lo=lo,
+        fmr_hi=hi,
+        confidence=confidence,
+        rule_of_30=rule_of_30(k, n, fmr),
+        impostor_hash=scores_hash(valid) if impostor_hash is None else impostor_hash,
+        **{"created_by": _created_by(), **stated},
+    )
+
+
+def rule_of_30(k: int, n: int, fmr: float) -> str:
+    """Whether k false matches of n support a claim about this FMR, in one sentence.
+
+    With at least 30 errors the true rate lies within 30% of the observed one at 90% confidence,
+    for independent comparisons; with none, the 95% upper bound is 3/n.
+    """
+    needed = "infinitely many" if fmr == 0 else f"{math.ceil(30 / fmr):,}"
+    if k >= 30:
+        return f"met: {k} false matches of {n:,} (if the comparisons are independent)"
+    zero = f"; without any the FMR is below {3 / n:.2g} at 95% at best" if k == 0 else ""
+    return (
+        f"not met: {k} false matches of {n:,}, 30 wanted: FMR {100 * fmr:g}% takes {needed} "
+        f"independent impostor comparisons{zero}"
+    )
+
+
+def scores_hash(scores: np.ndarray) -> str:
+    """SHA-256 of the sorted float64 scores, little-endian: the order of rows does not matter."""
+    ordered = np.sort(np.asarray(scores, dtype="<f8").ravel())
+    # -0.0 and 0.0 compare equal but differ in bytes.
+    return hashlib.sha256((ordered + 0.0).tobytes()).hexdigest()
+
+
+def relabelled(record: ThresholdRecord, **stated: Any) -> ThresholdRecord:
+    """The record with provenance fields filled in; its numbers cannot be changed this way."""
+    allowed = {"impostor_set", "model", "model_fingerprint", "alignment", "created_by", "note"}
+    wrong = sorted(stated.keys() - allowed)
+    if wrong:
+        raise EvaluationError(f"{wrong[0]!r} is a result, not a label; estimate a new threshold")
+    return replace(record, **stated)
+
+
+def _created_by() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return f"adjointdeis {version('adjointdeis')}"
+    except PackageNotFoundError:
+        return "adjointdeis (not installed)"

@@ -1,0 +1,1 @@
+"""Everything about faces: pictures, alignment, recognition networks and pair lists."""

@@ -1,0 +1,1 @@
+"""Sets of faces on disk, and lists of pairs of them."""

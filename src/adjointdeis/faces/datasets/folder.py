@@ -1,0 +1,168 @@
+"""A folder or zip archive of faces named `<subject>_<capture>.<suffix>`, such as `001_03.jpg`."""
+
+import re
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from adjointdeis.faces.image_io import IMAGE_SUFFIXES, AnyPath
+
+NAME = re.compile(r"^(?P<subject>[A-Za-z]*\d{1,6})_(?P<capture>\d{2})$")
+"""Subject, underscore, two-digit capture: 03 is neutral and 08 smiling, frontal, in FRLL."""
+
+NEUTRAL, SMILING = "03", "08"
+
+
+class DatasetError(ValueError):
+    """A data set is not what its loader expects; the message lists what was found."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One person.
+
+    Attributes:
+        id: As in the file names, for example `001`.
+        images: Image file per capture, for example {"03": ..., "08": ...}.
+        templates: Landmark template (.tem) per capture; may be empty.
+        gender: `female`, `male`, or None where unknown.
+        ethnicity: As the data set says, lower case, or None.
+        age: Years, or None.
+    """
+
+    id: str
+    images: Mapping[str, AnyPath]
+    templates: Mapping[str, AnyPath]
+    gender: str | None = None
+    ethnicity: str | None = None
+    age: float | None = None
+
+
+@dataclass(frozen=True)
+class FaceDataset:
+    """Subjects in the order of their ids.
+
+    Attributes:
+        name: For tables and provenance.
+        root: Where it was read from.
+        subjects: All subjects.
+        licence: Licence of the images, one line.
+    """
+
+    name: str
+    root: Path
+    subjects: tuple[Subject, ...]
+    licence: str = "unknown"
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Subject ids."""
+        return tuple(subject.id for subject in self.subjects)
+
+    def subject(self, subject_id: str) -> Subject:
+        """The subject of an id.
+
+        Raises:
+            KeyError: Unknown id; the message names it and the data set.
+        """
+        for subject in self.subjects:
+            if subject.id == subject_id:
+                return subject
+        raise KeyError(f"{self.name} at {self.root} has no subject {subject_id}")
+
+    def require(self, captures: tuple[str, ...], templates: tuple[str, ...] = ()) -> None:
+        """Raises `DatasetError` listing every subject that lacks an image or a template."""
+        problems = [
+            f"{subject.id}_{capture} ({what})"
+            for subject in self.subjects
+            for what, wanted, present in (
+                ("image", captures, subject.images),
+                ("template .tem", templates, subject.templates),
+            )
+            for capture in wanted
+            if capture not in present
+        ]
+        if problems:
+            raise DatasetError(
+                f"{self.name} at {self.root}: {len(problems)} files are missing: "
+                f"{', '.join(problems)}"
+            )
+
+
+def load_folder(root: Path | str, name: str = "folder") -> FaceDataset:
+    """Any folder or zip archive with images named `<subject>_<capture>`, at any depth.
+
+    Archives inside of the folder are read too, without unpacking. Resource forks of macOS
+    (`__MACOSX`, `._*`) and other files are ignored.
+
+    Args:
+        root: Folder or .zip file.
+        name: Name of the data set.
+
+    Raises:
+        FileNotFoundError: `root` does not exist.
+        DatasetError: No image matches, or two different files claim the same subject and capture.
+    """
+    root = Path(root)
+    images: dict[str, dict[str, AnyPath]] = {}
+    templates: dict[str, dict[str, AnyPath]] = {}
+    clashes = []
+    for path in walk(root):
+        stem, suffix = Path(path.name).stem, Path(path.name).suffix.lower()
+        match = NAME.match(stem)
+        if match is None or suffix not in (*IMAGE_SUFFIXES, ".tem"):
+            continue
+        table = templates if suffix == ".tem" else images
+        captures = table.setdefault(match["subject"], {})
+        first = captures.setdefault(match["capture"], path)
+        if first is not path and first.read_bytes() != path.read_bytes():
+            clashes.append(f"{first} and {path}")
+    if clashes:
+        raise DatasetError(
+            f"{root}: different files have the same name: {'; '.join(clashes)}; keep one of each"
+        )
+    if not images:
+        raise DatasetError(
+            f"{root}: no image is named <subject>_<capture>.jpg or .png (for example 001_03.jpg)"
+        )
+    subjects = (Subject(key, images[key], templates.get(key, {})) for key in sorted(images))
+    return FaceDataset(name, root, tuple(subjects))
+
+
+def walk(root: Path) -> Iterator[AnyPath]:
+    """Files below a folder or inside a zip archive, sorted, loose files before archived ones.
+
+    Raises:
+        FileNotFoundError: `root` does not exist.
+        DatasetError: `root` is a file but no zip archive.
+    """
+    if not root.exists():
+        raise FileNotFoundError(f"data root {root}: no such folder or zip archive")
+    if root.is_file():
+        if not zipfile.is_zipfile(root):
+            raise DatasetError(f"data root {root}: neither a folder nor a readable zip archive")
+        yield from _walk_zip(zipfile.Path(root))
+        return
+    files = sorted(path for path in root.rglob("*") if path.is_file())
+    files = [path for path in files if not _is_litter(path.relative_to(root).parts)]
+    yield from (path for path in files if path.suffix.lower() != ".zip")
+    for path in files:
+        if path.suffix.lower() == ".zip":
+            if not zipfile.is_zipfile(path):
+                raise DatasetError(f"{path}: the zip archive is truncated or damaged")
+            yield from _walk_zip(zipfile.Path(path))
+
+
+def _walk_zip(folder: zipfile.Path) -> Iterator[zipfile.Path]:
+    for path in sorted(folder.iterdir(), key=lambda entry: entry.name):
+        if _is_litter((path.name,)):
+            continue
+        if path.is_dir():
+            yield from _walk_zip(path)
+        else:
+            yield path
+
+
+def _is_litter(parts: tuple[str, ...]) -> bool:
+    return any(part == "__MACOSX" or part.startswith(".") for part in parts)

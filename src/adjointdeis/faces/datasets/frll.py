@@ -1,0 +1,104 @@
+"""The Face Research Lab London Set: 102 adults, frontal, neutral (03) and smiling (08).
+
+Read as it is downloaded: the official zip archives (with `__MACOSX` and nested folders), folders
+unpacked from them, or webmorphR's flat folder of images and .tem templates. Ages, genders and
+ethnic groups come from `london_faces_info.csv`, whose columns changed names between versions.
+
+Obtain it from https://doi.org/10.6084/m9.figshare.5047666 (CC BY 4.0). Nothing is downloaded here.
+"""
+
+import csv
+import dataclasses
+import io
+from pathlib import Path
+
+from adjointdeis.faces.datasets.folder import (
+    NEUTRAL,
+    SMILING,
+    DatasetError,
+    FaceDataset,
+    load_folder,
+    walk,
+)
+from adjointdeis.faces.image_io import AnyPath
+
+INFO_FILE = "london_faces_info.csv"
+LICENCE = "CC BY 4.0 (DeBruine & Jones 2017, doi:10.6084/m9.figshare.5047666)"
+_COLUMNS = {
+    "id": ("face_id", "id"),
+    "gender": ("face_gender", "face_sex", "gender", "sex"),
+    "ethnicity": ("face_eth", "face_ethnicity", "ethnicity"),
+    "age": ("face_age", "age"),
+}
+_GENDERS = {"f": "female", "female": "female", "m": "male", "male": "male"}
+
+
+def load_frll(root: Path | str, need_templates: bool = True) -> FaceDataset:
+    """FRLL's subjects with neutral and smiling images, templates of the neutral ones, and groups.
+
+    Args:
+        root: Folder or zip archive; files may lie at any depth.
+        need_templates: Demand a .tem for every neutral image.
+
+    Raises:
+        FileNotFoundError: `root` does not exist.
+        DatasetError: No images, no info file, or files missing for some subjects (all are listed).
+    """
+    root = Path(root)
+    dataset = load_folder(root, "FRLL")
+    info = next((path for path in walk(root) if path.name == INFO_FILE), None)
+    if info is None:
+        raise DatasetError(
+            f"FRLL at {root}: {INFO_FILE} is missing; the pair rule needs the genders. It is part of "
+            "doi:10.6084/m9.figshare.5047666"
+        )
+    people = read_info(info)
+    unknown = [subject.id for subject in dataset.subjects if subject.id not in people]
+    if unknown:
+        raise DatasetError(f"{info}: no row for the subjects {', '.join(unknown)}")
+    subjects = tuple(
+        dataclasses.replace(subject, **people[subject.id]) for subject in dataset.subjects
+    )
+    dataset = dataclasses.replace(dataset, subjects=subjects, licence=LICENCE)
+    dataset.require((NEUTRAL, SMILING), (NEUTRAL,) if need_templates else ())
+    return dataset
+
+
+def read_info(path: AnyPath | str) -> dict[str, dict[str, str | float | None]]:
+    """Gender, ethnicity and age per three-digit id; ids `X001`, `001` and `1` are the same.
+
+    Raises:
+        DatasetError: A column is missing, or a gender is neither female nor male.
+    """
+    path = Path(path) if isinstance(path, str) else path
+    reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig")))
+    header = [(name or "").strip() for name in reader.fieldnames or ()]
+    reader.fieldnames = header
+    column = {}
+    for field, names in _COLUMNS.items():
+        column[field] = next((name for name in names if name in header), None)
+        if column[field] is None and field in ("id", "gender"):
+            raise DatasetError(
+                f"{path}: no column {' or '.join(names)}; the columns are {', '.join(header)}"
+            )
+    people: dict[str, dict[str, str | float | None]] = {}
+    for number, row in enumerate(reader, start=2):
+        subject = str(row[column["id"]]).strip().lstrip("Xx").zfill(3)
+        word = str(row[column["gender"]]).strip().lower()
+        if word not in _GENDERS:
+            raise DatasetError(f"{path}, line {number}: gender {word!r}, expected female or male")
+        ethnicity = row[column["ethnicity"]] if column["ethnicity"] else None
+        age = row[column["age"]] if column["age"] else None
+        people[subject] = {
+            "gender": _GENDERS[word],
+            "ethnicity": ethnicity.strip().lower() if ethnicity else None,
+            "age": _number(age),
+        }
+    return people
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return float(text) if text else None
+    except ValueError:
+        return None

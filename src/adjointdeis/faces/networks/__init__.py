@@ -1,0 +1,6 @@
+"""Network architectures, with the state-dict keys of the official checkpoints they must load."""
+
+from adjointdeis.faces.networks.diffae import DiffAE, DiffAEConfig
+from adjointdeis.faces.networks.iresnet import IResNet, IResNetConfig
+
+__all__ = ["DiffAE", "DiffAEConfig", "IResNet", "IResNetConfig"]

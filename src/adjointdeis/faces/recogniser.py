@@ -1,0 +1,77 @@
+"""The interface that every face recogniser of the project has, with gradients or without."""
+
+from collections.abc import Sequence
+from typing import Literal, Protocol, runtime_checkable
+
+import numpy as np
+
+
+@runtime_checkable
+class Recogniser(Protocol):
+    """Maps images to embeddings and compares embeddings.
+
+    Attributes:
+        name: Short name used in tables and score files.
+        alignment: Label of the alignment its input must have (see `adjointdeis.faces.alignment`).
+        score_type: Direction of the recogniser's *native* score. `compare` always returns a
+            similarity, so that higher means more alike whatever the native score is.
+        embedding_dim: D.
+        white_box: Whether a differentiable form exists in this process.
+        fingerprint: SHA-256 of the weights.
+        licence: Licence of the weights, one line.
+    """
+
+    name: str
+    alignment: str
+    score_type: Literal["similarity", "dissimilarity"]
+    embedding_dim: int
+    white_box: bool
+    fingerprint: str
+    licence: str
+
+    def embed(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Embeddings of images.
+
+        Args:
+            images: (B, H, W, 3) uint8 RGB.
+
+        Returns:
+            (B, D) float32 embeddings, and (B,) bool: False is a failure to acquire, whose row is NaN.
+        """
+        ...
+
+    def compare(self, e1: np.ndarray, e2: np.ndarray) -> np.ndarray:
+        """Similarities (...) of embeddings (..., D), broadcast over the leading axes; NaN stays NaN."""
+        ...
+
+
+def cosine_similarity(e1: np.ndarray, e2: np.ndarray) -> np.ndarray:
+    """Cosine of the angle between embeddings (..., D), broadcast; in [-1, 1]."""
+    e1, e2 = np.asarray(e1, np.float64), np.asarray(e2, np.float64)
+    norms = np.linalg.norm(e1, axis=-1) * np.linalg.norm(e2, axis=-1)
+    return (e1 * e2).sum(-1) / norms
+
+
+def euclidean_distance(e1: np.ndarray, e2: np.ndarray) -> np.ndarray:
+    """Euclidean distance between embeddings (..., D), broadcast over the leading axes."""
+    return np.linalg.norm(np.asarray(e1, np.float64) - np.asarray(e2, np.float64), axis=-1)
+
+
+class NoFaceError(ValueError):
+    """No face was found in an image that must have one."""
+
+
+def require_faces(ok: np.ndarray, names: Sequence[str], system: str) -> None:
+    """Raises `NoFaceError` that names every image in which `system` found no face.
+
+    Args:
+        ok: (B,) bool as `Recogniser.embed` returns it.
+        names: B file names.
+        system: Name of the recogniser or detector.
+    """
+    missing = [str(name) for name, found in zip(names, ok, strict=True) if not found]
+    if missing:
+        raise NoFaceError(
+            f"{system} found no face in {len(missing)} of {len(names)} images: "
+            f"{', '.join(missing)}; check that they are upright photographs of one frontal face"
+        )

@@ -1,0 +1,50 @@
+"""Plain backpropagation through every step."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from adjointdeis.gradients.base import GradientMethod
+from adjointdeis.gradients.chain import Chain, Conditions
+
+
+@dataclass(frozen=True)
+class Backprop(GradientMethod):
+    """Keep the graph of all N steps: the exact gradient at N times the activations.
+
+    Cost: N evaluations with a graph, N vector-Jacobian products, nothing recomputed. The
+    graph also reaches tensors captured in the denoiser's closure, and supports second
+    derivatives.
+
+    When not to use: when N times the activations of the network do not fit in memory;
+    ``DiscreteAdjoint`` gives the same numbers with the activations of one step.
+    """
+
+    ode: ClassVar[bool] = True
+    sde: ClassVar[bool] = True
+    x_T: ClassVar[bool] = True
+    z: ClassVar[bool] = True
+    z_t: ClassVar[bool] = True
+    theta: ClassVar[bool] = True
+    exact: ClassVar[bool] = True
+    memory: ClassVar[str] = "N activations"
+
+    def rollout(
+        self, chain: Chain, x_T: Tensor, zs: Conditions, parameters: Sequence[Tensor]
+    ) -> Tensor:
+        del parameters
+        x, latents = x_T, 1
+        for _, x, state in chain.run(x_T, zs):
+            latents += 1 + len(state)
+        evaluations = chain.cost.nfe_forward
+        chain.cost.holds(latents, graphs=evaluations)
+
+        def count(gradient: Tensor) -> None:
+            del gradient
+            chain.cost.vjps += evaluations
+
+        if x.requires_grad:
+            x.register_hook(count)
+        return x

@@ -1,0 +1,157 @@
+"""What a gradient method is: one object that runs the chain and knows how to go back."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from adjointdeis.gradients.chain import Chain, Conditions, refuse_hidden_leaves
+
+
+class GradientMethod(ABC):
+    """A way of differentiating x_0 with respect to x_T, z and the weights.
+
+    The class attributes declare what a method can do; tables of capabilities are generated
+    from them.
+
+    Attributes:
+        ode, sde: samplers it differentiates.
+        x_T, z, z_t, theta: what it differentiates with respect to: initial noise, constant
+            condition, scheduled condition, weights.
+        exact: whether the result is the gradient of the sampler that ran.
+        memory: what is held between the passes, for N steps.
+    """
+
+    ode: ClassVar[bool]
+    sde: ClassVar[bool]
+    x_T: ClassVar[bool]
+    z: ClassVar[bool]
+    z_t: ClassVar[bool]
+    theta: ClassVar[bool]
+    exact: ClassVar[bool]
+    memory: ClassVar[str]
+
+    @abstractmethod
+    def rollout(
+        self, chain: Chain, x_T: Tensor, zs: Conditions, parameters: Sequence[Tensor]
+    ) -> Tensor:
+        """x_0 with a graph to x_T, to every tensor of zs and to the parameters.
+
+        Called only when at least one of them requires a gradient and gradients are enabled.
+        """
+
+
+class StepwiseMethod(GradientMethod):
+    """A method that keeps no graph and walks the chain backwards step by step.
+
+    Subclasses give the two passes; this class owns the ``autograd.Function`` whose explicit
+    inputs are x_T, every z and every parameter, so that no gradient is lost in a closure.
+    """
+
+    @abstractmethod
+    def forward_pass(
+        self, chain: Chain, x_T: Tensor, zs: Conditions, watch: "Watch"
+    ) -> tuple[Tensor, Any]:
+        """Sample without a graph; returns x_0 and whatever the backward pass needs.
+
+        ``watch`` must be entered around the first step and given its results.
+        """
+
+    @abstractmethod
+    def backward_pass(
+        self,
+        chain: Chain,
+        record: Any,
+        x_T: Tensor,
+        x_0: Tensor,
+        zs: Conditions,
+        parameters: Sequence[Tensor],
+        needs: "Needs",
+        a_x: Tensor,
+    ) -> tuple[Tensor | None, Sequence[Tensor | None], Sequence[Tensor | None]]:
+        """Gradients of x_T, of each z and of each parameter from ``a_x`` = dL/dx_0."""
+
+    def rollout(
+        self, chain: Chain, x_T: Tensor, zs: Conditions, parameters: Sequence[Tensor]
+    ) -> Tensor:
+        return _Stepwise.apply(self, chain, len(zs), x_T, *zs, *parameters)
+
+
+class Needs:
+    """Which inputs of the function want a gradient.
+
+    Attributes:
+        x_T: whether x_T does.
+        zs: for each condition, whether it does.
+        parameters: for each parameter, whether it does.
+    """
+
+    def __init__(self, flags: Sequence[bool], conditions: int) -> None:
+        self.x_T = flags[0]
+        self.zs = tuple(flags[1 : 1 + conditions])
+        self.parameters = tuple(flags[1 + conditions :])
+
+
+class Watch:
+    """Looks once, at the first step, for leaves that would silently get no gradient.
+
+    The first step runs with gradients enabled on detached inputs. If neither weights nor a
+    captured tensor require a gradient no graph is built and nothing is paid.
+    """
+
+    def __init__(self, allowed: Sequence[Tensor]) -> None:
+        self.allowed = allowed
+        self.grad_mode = torch.enable_grad()
+
+    def __enter__(self) -> "Watch":
+        self.grad_mode.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.grad_mode.__exit__(*error)
+
+    def inspect(self, *outputs: Tensor) -> tuple[Tensor, ...]:
+        """The outputs without their graph.
+
+        Raises:
+            UnreachableLeafError: the graph reaches a leaf that is not an input.
+        """
+        refuse_hidden_leaves(outputs, self.allowed)
+        return tuple(output.detach() for output in outputs)
+
+
+class _Stepwise(torch.autograd.Function):
+    """Binds a stepwise method to autograd."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, method: StepwiseMethod, chain: Chain, conditions: int, x_T: Tensor, *rest: Tensor
+    ) -> Tensor:
+        zs, parameters = rest[:conditions], rest[conditions:]
+        inputs = [tensor.detach() for tensor in (x_T, *zs)]
+        x_0, record = method.forward_pass(chain, inputs[0], tuple(inputs[1:]), Watch(parameters))
+        # Saved through autograd, so that changing any of them in place raises.
+        ctx.save_for_backward(x_0, x_T, *rest)
+        ctx.method, ctx.chain, ctx.conditions, ctx.record = method, chain, conditions, record
+        return x_0
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x_0, x_T, *rest = ctx.saved_tensors
+        zs, parameters = tuple(rest[: ctx.conditions]), rest[ctx.conditions :]
+        needs = Needs(ctx.needs_input_grad[3:], ctx.conditions)
+        with ctx.chain.backward_pass():
+            a_x, a_z, a_theta = ctx.method.backward_pass(
+                ctx.chain, ctx.record, x_T, x_0, zs, parameters, needs, gradients[0]
+            )
+        found = [a_x, *a_z, *a_theta]
+        wanted = [needs.x_T, *needs.zs, *needs.parameters]
+        filled = [
+            (torch.zeros_like(tensor) if value is None else value) if want else None
+            for tensor, value, want in zip((x_T, *rest), found, wanted, strict=True)
+        ]
+        return (None, None, None, *filled)

@@ -1,0 +1,60 @@
+"""What a rollout and its gradient cost, counted while they run."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+
+@dataclass
+class Cost:
+    """Counters of one rollout; the backward pass adds to the same object.
+
+    Attributes:
+        nfe_forward: network evaluations of the sampling run.
+        nfe_backward: network evaluations made for the gradient, those that build a graph
+            included; plain backpropagation has none.
+        vjps: vector-Jacobian products through the network.
+        peak_latents: largest number of latents held for the gradient at one time, solver
+            history included.
+        peak_graphs: largest number of network evaluations whose activations are alive at one
+            time; N for plain backpropagation, 1 for methods that work step by step.
+    """
+
+    nfe_forward: int = 0
+    nfe_backward: int = 0
+    vjps: int = 0
+    peak_latents: int = 0
+    peak_graphs: int = 0
+    in_backward: bool = field(default=False, repr=False)
+
+    @property
+    def nfe(self) -> int:
+        """All network evaluations so far, the paper's N + M."""
+        return self.nfe_forward + self.nfe_backward
+
+    def evaluated(self, count: int) -> None:
+        """Record network evaluations, for whichever pass is running."""
+        if self.in_backward:
+            self.nfe_backward += count
+        else:
+            self.nfe_forward += count
+
+    def holds(self, latents: int, graphs: int = 0) -> None:
+        """Record what is held now."""
+        self.peak_latents = max(self.peak_latents, latents)
+        self.peak_graphs = max(self.peak_graphs, graphs)
+
+
+@dataclass(frozen=True, eq=False)
+class CountedDenoiser:
+    """A denoiser that counts its evaluations and refuses times outside [0, 1]."""
+
+    denoiser: Callable[..., Tensor]
+    cost: Cost
+
+    def __call__(self, x: Tensor, t: Tensor, z: Tensor | None) -> Tensor:
+        if not 0.0 <= float(t) <= 1.0:
+            raise ValueError(f"the network was about to be evaluated at t = {float(t)}")
+        self.cost.evaluated(getattr(self.denoiser, "evaluations", 1))
+        return self.denoiser(x, t, z)

@@ -1,0 +1,454 @@
+"""Landmark morphs of real photographs, judged by a real recogniser under every policy.
+
+Reads FRLL, aligns it, takes the most similar pairs of each gender, morphs each in several styles,
+and scores the morphs with dlib. The thresholds come from the same photographs. The result is one row per
+style x probe policy x impostor policy: on the same morphs, these labels move MMPMR by tens of
+percentage points, which is why every row carries them.
+
+dlib selects the pairs *and* judges the morphs: an easier game for the attack than a pair list made by
+another recogniser (`pairs_file` takes one).
+"""
+
+import dataclasses
+import difflib
+import json
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from adjointdeis.evaluation import (
+    INTERVALS,
+    ScoreTable,
+    Subjects,
+    ThresholdRecord,
+    estimate_thresholds,
+    evaluate,
+    write_scores,
+)
+from adjointdeis.evaluation.storage import write_json
+from adjointdeis.faces.alignment import FFHQ_256, align_ffhq, ffhq_quad, quad_to_square
+from adjointdeis.faces.array_cache import ArrayCache
+from adjointdeis.faces.datasets.folder import NEUTRAL, SMILING, FaceDataset
+from adjointdeis.faces.datasets.frll import load_frll
+from adjointdeis.faces.datasets.pairs import (
+    Pair,
+    most_similar_pairs,
+    read_pairs,
+    validate_pairs,
+    write_pairs,
+)
+from adjointdeis.faces.datasets.tem import read_tem
+from adjointdeis.faces.dlib_models import DlibLandmarker, DlibRecogniser
+from adjointdeis.faces.image_io import read_image, sha256_of, write_image
+from adjointdeis.faces.recogniser import NoFaceError, Recogniser, require_faces
+from adjointdeis.harness.tasks.frll_report import morph_grid, write_report
+from adjointdeis.morphing.landmark import VARIANTS, LandmarkMorph
+
+SECTION = "frll_landmark"
+ATTACK_PREFIX = "landmark-"
+TEMPLATES = ("auto", "tem", "dlib68")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of the experiment.
+
+    Attributes:
+        root: FRLL's folder or zip archive (`data.root`).
+        run_dir: Where everything is written; never inside of the repository's tracked folders.
+        pairs_per_group: Pairs of each gender.
+        pairs_file: A pair list to use instead of the most-similar rule; must be neutral images.
+        exclude_false_matches: Leave out pairs whose own photographs match each other.
+        variants: Styles of `LandmarkMorph`.
+        template: Landmarks: `tem` (FRLL's 189), `dlib68`, or `auto` (each style's own).
+        weight: Share of the second image.
+        fmr: Target false match rate, a share.
+        probe_policies: `source` and/or `other` (the smiling photograph).
+        impostor_policies: `all`, `same-sex`, `same-sex-and-group`.
+        size: Side of the aligned image.
+        transform_size: Side of the aligner's intermediate warp; 4096 is the official recipe.
+        detection_side: Photographs are shrunk to this side for detection; None does not.
+        replicates: Of the subject bootstrap; 0 leaves it out.
+        seed: Of the bootstrap.
+    """
+
+    root: str
+    run_dir: str
+    pairs_per_group: int = 50
+    pairs_file: str | None = None
+    exclude_false_matches: bool = True
+    variants: tuple[str, ...] = VARIANTS
+    template: str = "auto"
+    weight: float = 0.5
+    fmr: float = 0.001
+    probe_policies: tuple[str, ...] = ("source", "other")
+    impostor_policies: tuple[str, ...] = ("all", "same-sex", "same-sex-and-group")
+    size: int = 256
+    transform_size: int = 1024
+    detection_side: int | None = 640
+    replicates: int = 2000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.template not in TEMPLATES:
+            raise ValueError(
+                f"{SECTION}.template: expected one of {', '.join(TEMPLATES)}, got {self.template!r}"
+            )
+        wrong = [v for v in self.variants if v not in VARIANTS]
+        if wrong or not self.variants:
+            raise ValueError(
+                f"{SECTION}.variants: expected some of {', '.join(VARIANTS)}, got {wrong or 'none'}"
+            )
+
+    @classmethod
+    def from_mapping(cls, cfg: Mapping[str, Any]) -> "Config":
+        """From a composed configuration: `data.root`, `run_dir`, `seed` and the section
+        `frll_landmark`.
+
+        Raises:
+            ValueError: Unknown key (with the nearest valid one) or no `data.root`.
+        """
+        names = [field.name for field in dataclasses.fields(cls)]
+        section = dict(cfg.get(SECTION) or {})
+        for key in section:
+            if key not in names:
+                near = difflib.get_close_matches(key, names, n=1)
+                hint = f"; did you mean {near[0]}?" if near else f"; valid: {', '.join(names)}"
+                raise ValueError(f"{SECTION}.{key}: unknown key{hint}")
+        root = (cfg.get("data") or {}).get("root")
+        if not root:
+            raise ValueError(
+                "data.root: expected the folder of the Face Research Lab London Set "
+                "(doi:10.6084/m9.figshare.5047666), for example data.root=/data/frll"
+            )
+        if cfg.get("seed") is not None:
+            section.setdefault("seed", int(cfg["seed"]))
+        for key in ("variants", "probe_policies", "impostor_policies"):
+            if key in section:
+                section[key] = tuple(section[key])
+        return cls(root=str(root), run_dir=str(cfg["run_dir"]), **section)
+
+
+@dataclass(frozen=True)
+class Face:
+    """An aligned photograph: pixels, and landmarks in its own pixels."""
+
+    image: np.ndarray
+    dlib68: np.ndarray
+    tem: np.ndarray | None
+
+
+def run(cfg: Mapping[str, Any] | Config) -> dict[str, Any]:
+    """Runs the experiment and writes scores.csv, thresholds.json, result.json, report.md, table.csv,
+    pairs.csv, morphs.png and morphs/<style>/*.png into the run directory.
+
+    A run that was stopped and is started again takes alignments, morphs and embeddings that it finds
+    there.
+
+    Returns:
+        What result.json holds.
+
+    Raises:
+        ValueError, DatasetError, PairListError, NoFaceError, MissingDependency: Bad settings or
+            input, before any morph is made.
+    """
+    config = cfg if isinstance(cfg, Config) else Config.from_mapping(cfg)
+    started = time.perf_counter()
+    out = Path(config.run_dir)
+    cache = ArrayCache(out / "cache")
+    templates_needed = "tem" in {_template_of(v, config) for v in config.variants}
+    dataset = load_frll(config.root, need_templates=templates_needed)
+    fixed_pairs = _listed_pairs(config, dataset) if config.pairs_file else None
+
+    landmarker = DlibLandmarker(detection_side=config.detection_side)
+    judge = DlibRecogniser()
+    faces = align_all(dataset, landmarker, config, cache, templates_needed)
+    names = sorted(faces)
+    embedded, ok = embed_all(judge, [faces[name].image for name in names], cache, "bona fide")
+    require_faces(ok, names, judge.name)
+    embeddings = dict(zip(names, embedded, strict=True))
+
+    people = Subjects.from_rows(
+        {"subject_id": s.id, "sex": s.gender or "", "group": s.ethnicity or "", "age": s.age or ""}
+        for s in dataset.subjects
+    )
+    bona_fide = bona_fide_rows(dataset.ids, embeddings, judge)
+    metadata = {"systems": {judge.name: _system(judge)}, "data": dataset.name}
+    thresholds = estimate_thresholds(
+        ScoreTable.from_rows(bona_fide, metadata=metadata),
+        judge.name,
+        fmr=(config.fmr,),
+        impostor_policies=config.impostor_policies,
+        subjects=people,
+        impostor_set="FRLL neutral x smiling, ordered, without self",
+    )
+    loosest = min(record.value for record in thresholds)
+    excluded = false_matches(dataset.ids, embeddings, judge, loosest)
+    if fixed_pairs is not None:
+        pairs = fixed_pairs
+    else:
+        pairs = _similar_pairs(dataset, embeddings, judge, config, excluded)
+    write_pairs(out / "pairs.csv", pairs)
+
+    rows = list(bona_fide)
+    grid = {}
+    for variant in config.variants:
+        morphs = make_morphs(pairs, faces, variant, config, out / "morphs" / variant)
+        rows += morph_rows(pairs, morphs, variant, embeddings, judge, cache, config)
+        grid[variant] = morphs
+    table = ScoreTable.from_rows(rows, metadata=metadata)
+    write_scores(table, out / "scores.csv")
+    write_json([record.to_dict() for record in thresholds], out / "thresholds.json")
+    results = evaluate(
+        table,
+        thresholds,
+        probe_policies=config.probe_policies,
+        subjects=people,
+        replicates=config.replicates,
+        seed=config.seed,
+    )
+    result = {
+        "schema": "adjointdeis-frll-landmark/1",
+        "settings": {k: v for k, v in dataclasses.asdict(config).items() if k != "run_dir"},
+        "data": {"name": dataset.name, "licence": dataset.licence, "subjects": len(dataset.ids)},
+        "recogniser": _system(judge) | {"name": judge.name, "licence": judge.licence},
+        "pairs": _pair_facts(pairs, excluded, embeddings, judge, thresholds, config),
+        "thresholds": [record.to_dict() for record in thresholds],
+        "rows": results,
+        "intervals": INTERVALS,
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+    write_json(result, out / "result.json")
+    write_image(out / "morphs.png", morph_grid(pairs, faces, grid))
+    write_report(result, out)
+    return result
+
+
+def align_all(
+    dataset: FaceDataset,
+    landmarker: DlibLandmarker,
+    config: Config,
+    cache: ArrayCache,
+    templates: bool,
+) -> dict[str, Face]:
+    """Aligned neutral and smiling faces by image stem; templates follow the neutral ones.
+
+    Raises:
+        NoFaceError: Naming every photograph without a face.
+    """
+    faces, problems = {}, []
+    jobs = [(s, capture) for s in dataset.subjects for capture in (NEUTRAL, SMILING)]
+    for subject, capture in tqdm(jobs, desc="align", unit="face"):
+        path = subject.images[capture]
+        content = sha256_of(path.read_bytes())
+        key = ("align", content, landmarker, config.size, config.transform_size)
+
+        def make(path=path) -> dict[str, np.ndarray]:
+            image = read_image(path)
+            points = landmarker.landmarks(image, 68, name=str(path))
+            aligned = align_ffhq(image, points, config.size, config.transform_size)
+            return {"image": aligned, "points": points}
+
+        try:
+            stored = cache.get(key, make)
+        except NoFaceError as error:
+            problems.append(str(error))
+            continue
+        quad = ffhq_quad(stored["points"])
+        tem = None
+        if templates and capture == NEUTRAL:
+            template = read_tem(subject.templates[capture])
+            tem = quad_to_square(template.points, quad, config.size)
+        points = quad_to_square(stored["points"], quad, config.size)
+        faces[f"{subject.id}_{capture}"] = Face(stored["image"], points, tem)
+    if problems:
+        raise NoFaceError("; ".join(problems))
+    return faces
+
+
+def embed_all(
+    recogniser: Recogniser, images: Sequence[np.ndarray], cache: ArrayCache, what: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Embeddings (B, D) and success (B,) of images, each taken from the cache if it is there."""
+    rows = []
+    for image in tqdm(images, desc=f"embed {what}", unit="face"):
+        key = ("embed", sha256_of(image), repr(recogniser), recogniser.fingerprint)
+
+        def make(image=image) -> dict[str, np.ndarray]:
+            embedding, ok = recogniser.embed(image[None])
+            return {"embedding": embedding[0], "ok": ok[0]}
+
+        rows.append(cache.get(key, make))
+    return np.stack([r["embedding"] for r in rows]), np.array([bool(r["ok"]) for r in rows])
+
+
+def bona_fide_rows(
+    ids: Sequence[str], embeddings: Mapping[str, np.ndarray], judge: Recogniser
+) -> list[dict[str, Any]]:
+    """Rows of every neutral photograph against every smiling one: mated on the diagonal."""
+    neutral = np.stack([embeddings[f"{i}_{NEUTRAL}"] for i in ids])
+    smiling = np.stack([embeddings[f"{i}_{SMILING}"] for i in ids])
+    scores = judge.compare(neutral[:, None], smiling[None])
+    return [
+        {
+            "kind": "mated" if a == b else "nonmated",
+            "subject_id": b,
+            "probe_id": f"{b}_{SMILING}",
+            "ref_id": f"{a}_{NEUTRAL}",
+            "ref_subject_id": a,
+            "system": judge.name,
+            "score": float(scores[i, j]),
+            "score_type": judge.score_type,
+        }
+        for i, a in enumerate(ids)
+        for j, b in enumerate(ids)
+    ]
+
+
+def false_matches(
+    ids: Sequence[str], embeddings: Mapping[str, np.ndarray], judge: Recogniser, tau: float
+) -> set[frozenset[str]]:
+    """Pairs of subjects of whom some two photographs match, neutral or smiling, at `tau`."""
+    found = set()
+    for one in (NEUTRAL, SMILING):
+        for other in (NEUTRAL, SMILING):
+            rows = np.stack([embeddings[f"{i}_{one}"] for i in ids])
+            columns = np.stack([embeddings[f"{i}_{other}"] for i in ids])
+            hits = judge.compare(rows[:, None], columns[None]) > tau
+            found |= {frozenset((ids[i], ids[j])) for i, j in np.argwhere(hits) if i != j}
+    return found
+
+
+def make_morphs(
+    pairs: Sequence[Pair], faces: Mapping[str, Face], variant: str, config: Config, folder: Path
+) -> list[np.ndarray]:
+    """The morphs of all pairs; each is also saved with its provenance."""
+    attack = LandmarkMorph(variant, weight=config.weight)  # type: ignore[arg-type]
+    which = _template_of(variant, config)
+    morphs = []
+    for pair in tqdm(pairs, desc=f"morph {variant}", unit="pair"):
+        a, b = faces[pair.image_a], faces[pair.image_b]
+        points_a, points_b = getattr(a, which), getattr(b, which)
+        if points_a is None or points_b is None:
+            raise ValueError(
+                f"{pair.image_a} + {pair.image_b}: no .tem template; set {SECTION}.template=dlib68"
+            )
+        morph = attack(a.image, b.image, points_a, points_b)
+        sources = {"a": sha256_of(a.image), "b": sha256_of(b.image)}
+        text = {
+            "Description": "Synthetic face morph of two people, for research on its detection",
+            "adjointdeis": json.dumps(
+                {"attack": ATTACK_PREFIX + variant, "weight": config.weight, "sources": sources}
+            ),
+        }
+        write_image(folder / f"{pair.morph_id}.png", morph, text)
+        morphs.append(morph)
+    return morphs
+
+
+def morph_rows(
+    pairs: Sequence[Pair],
+    morphs: Sequence[np.ndarray],
+    variant: str,
+    embeddings: Mapping[str, np.ndarray],
+    judge: Recogniser,
+    cache: ArrayCache,
+    config: Config,
+) -> Iterable[dict[str, Any]]:
+    """Rows of each morph against the probes of both subjects, under each probe policy."""
+    embedded, ok = embed_all(judge, morphs, cache, variant)
+    rows = []
+    for pair, embedding, found in zip(pairs, embedded, ok, strict=True):
+        sides = ((pair.subject_a, pair.capture_a), (pair.subject_b, pair.capture_b))
+        for policy in config.probe_policies:
+            for subject, capture in sides:
+                other = SMILING if capture == NEUTRAL else NEUTRAL
+                probe = f"{subject}_{capture if policy == 'source' else other}"
+                score = float(judge.compare(embedding, embeddings[probe])) if found else None
+                rows.append(
+                    {
+                        "kind": "morph",
+                        "morph_id": pair.morph_id,
+                        "attack": ATTACK_PREFIX + variant,
+                        "subject_id": subject,
+                        "probe_id": probe,
+                        "ref_id": f"{variant}/{pair.morph_id}",
+                        "system": judge.name,
+                        "score": score,
+                        "score_type": judge.score_type,
+                        "status": "ok" if found else "fta",
+                        "probe_policy": policy,
+                    }
+                )
+    return rows
+
+
+def _template_of(variant: str, config: Config) -> str:
+    return LandmarkMorph(variant).points_for if config.template == "auto" else config.template  # type: ignore[arg-type]
+
+
+def _listed_pairs(config: Config, dataset: FaceDataset) -> list[Pair]:
+    assert config.pairs_file is not None
+    pairs = read_pairs(config.pairs_file)
+    validate_pairs(pairs, dataset, config.pairs_file)
+    return pairs
+
+
+def _similar_pairs(
+    dataset: FaceDataset,
+    embeddings: Mapping[str, np.ndarray],
+    judge: Recogniser,
+    config: Config,
+    false_matching: set[frozenset[str]],
+) -> list[Pair]:
+    pairs = most_similar_pairs(
+        np.stack([embeddings[f"{i}_{NEUTRAL}"] for i in dataset.ids]),
+        dataset.ids,
+        [subject.gender or "" for subject in dataset.subjects],
+        judge,
+        config.pairs_per_group,
+        false_matching if config.exclude_false_matches else (),
+    )
+    validate_pairs(pairs, dataset, "most similar pairs")
+    return pairs
+
+
+def _pair_facts(
+    pairs: Sequence[Pair],
+    false_matching: set[frozenset[str]],
+    embeddings: Mapping[str, np.ndarray],
+    judge: Recogniser,
+    thresholds: Sequence[ThresholdRecord],
+    config: Config,
+) -> dict[str, Any]:
+    similar = judge.compare(
+        np.stack([embeddings[pair.image_a] for pair in pairs]),
+        np.stack([embeddings[pair.image_b] for pair in pairs]),
+    )
+    return {
+        "count": len(pairs),
+        "rule": config.pairs_file
+        or f"{config.pairs_per_group} most similar neutral pairs per gender by {judge.name}",
+        "selector": "given list" if config.pairs_file else judge.name,
+        "subjects": len({i for pair in pairs for i in pair.subjects}),
+        "false_matching_pairs": len(false_matching),
+        "false_matching_pairs_excluded": config.exclude_false_matches and not config.pairs_file,
+        "similarity_lowest": float(similar.min()),
+        "similarity_highest": float(similar.max()),
+        "bona_fide_matches_by_policy": {
+            record.impostor_policy: int((similar > record.value).sum()) for record in thresholds
+        },
+    }
+
+
+def _system(judge: Recogniser) -> dict[str, str]:
+    return {
+        "model_fingerprint": judge.fingerprint,
+        "alignment": f"{FFHQ_256} > {judge.alignment}",
+        "score": "1 - Euclidean distance of 128-d descriptors",
+    }

@@ -1,0 +1,1 @@
+"""Face morphing attacks, one file each."""

@@ -1,0 +1,171 @@
+"""Sampling and encoding: a solver, a grid and a gradient method put together."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from adjointdeis.diffusion.grid import TimeGrid
+from adjointdeis.diffusion.noise import Noise, as_noise
+from adjointdeis.gradients.base import GradientMethod
+from adjointdeis.gradients.chain import Chain
+from adjointdeis.gradients.cost import Cost, CountedDenoiser
+from adjointdeis.gradients.discrete_adjoint import DiscreteAdjoint
+from adjointdeis.solvers.base import Solver
+
+Condition = Tensor | Sequence[Tensor] | None
+
+
+@dataclass(frozen=True, eq=False)
+class Rollout:
+    """The result of :func:`sample`.
+
+    Attributes:
+        x_0: state at the last node, with a graph to x_T, z and the weights.
+        cost: counters; ``x_0.backward()`` adds its own to the same object.
+    """
+
+    x_0: Tensor
+    cost: Cost = field(default_factory=Cost)
+
+
+@dataclass(frozen=True, eq=False)
+class Encoding:
+    """The result of :func:`encode`.
+
+    Attributes:
+        x_T: state at the noisy end, with a graph to x_0, z and the weights.
+        cost: counters.
+    """
+
+    x_T: Tensor
+    cost: Cost = field(default_factory=Cost)
+
+
+def sample(
+    denoiser: Callable[..., Tensor],
+    x_T: Tensor,
+    z: Condition = None,
+    *,
+    solver: Solver,
+    grid: TimeGrid,
+    noise: Noise | Sequence[Tensor] | None = None,
+    gradient: GradientMethod | None = None,
+    parameters: Sequence[Tensor] | None = None,
+) -> Rollout:
+    """Run the sampler from x_T to x_0, differentiably.
+
+    The call is the same for every gradient method. Nothing here disables gradients: under
+    ``torch.no_grad()``, or when no input requires a gradient, no method stores anything.
+
+    Args:
+        denoiser: ``denoiser(x, t, z) -> eps``, t a 0-d float64 tensor in [0, 1].
+        x_T: state at the first node, shape (B, *).
+        z: condition of every step, or a sequence of N tensors with z_i for step i, or None.
+        solver: any object with ``step`` and ``calculus``.
+        grid: sampling grid, noise to data, N steps.
+        noise: for an SDE solver, a list of N standard normals, ``RecordedNoise``,
+            ``BrownianPath``; None for an ODE solver.
+        gradient: how to differentiate; ``DiscreteAdjoint()`` by default.
+        parameters: weights that may receive a gradient. By default those of the denoiser
+            when it is an ``nn.Module``; give them when it is a plain callable. Only those
+            that require a gradient cost anything.
+
+    Raises:
+        ValueError: a grid in the wrong direction, a z sequence or noise of the wrong length,
+            noise for an ODE solver or none for an SDE solver, or a gradient method that does
+            not differentiate this kind of solver.
+        UnreachableLeafError: a tensor that requires a gradient could not receive one.
+    """
+    if not grid.sampling:
+        raise ValueError("sample() needs a grid from noise to data; this one encodes")
+    x_0, cost = _run(denoiser, x_T, z, solver, grid, noise, gradient, parameters)
+    return Rollout(x_0, cost)
+
+
+def encode(
+    denoiser: Callable[..., Tensor],
+    x_0: Tensor,
+    z: Condition = None,
+    *,
+    solver: Solver,
+    grid: TimeGrid,
+    gradient: GradientMethod | None = None,
+    parameters: Sequence[Tensor] | None = None,
+) -> Encoding:
+    """Run the probability-flow ODE from data to noise (DDIM inversion for ``DDIM``).
+
+    Args:
+        denoiser, z, gradient, parameters: as in :func:`sample`.
+        x_0: state at the first, clean node, shape (B, *).
+        solver: an ODE solver.
+        grid: encoding grid, data to noise: ``grid.reversed()`` of a sampling grid, or
+            ``TimeGrid.ddim_stride(schedule, steps, encode=True)``.
+
+    Raises:
+        ValueError: a sampling grid, or an SDE solver (use ``CycleSDE.encode``).
+    """
+    if grid.sampling:
+        raise ValueError("encode() needs a grid from data to noise: pass grid.reversed()")
+    if solver.calculus == "sde":
+        raise ValueError("an SDE is not encoded by running it backwards; use CycleSDE.encode")
+    x_T, cost = _run(denoiser, x_0, z, solver, grid, None, gradient, parameters)
+    return Encoding(x_T, cost)
+
+
+def _run(
+    denoiser: Callable[..., Tensor],
+    x: Tensor,
+    z: Condition,
+    solver: Solver,
+    grid: TimeGrid,
+    noise: Noise | Sequence[Tensor] | None,
+    gradient: GradientMethod | None,
+    parameters: Sequence[Tensor] | None,
+) -> tuple[Tensor, Cost]:
+    method = DiscreteAdjoint() if gradient is None else gradient
+    _check_calculus(solver, method, noise)
+    zs, scheduled = _conditions(z, grid)
+    cost = Cost()
+    chain = Chain(
+        denoiser=CountedDenoiser(denoiser, cost),
+        solver=solver,
+        grid=grid,
+        noise=as_noise(noise, grid, x) if solver.calculus == "sde" else None,
+        scheduled=scheduled,
+        cost=cost,
+    )
+    weights = _weights(denoiser) if parameters is None else parameters
+    learned = [weight for weight in weights if weight.requires_grad]
+    differentiable = any(tensor.requires_grad for tensor in (x, *zs, *learned))
+    if torch.is_grad_enabled() and differentiable:
+        return method.rollout(chain, x, zs, learned), cost
+    for _, x, _state in chain.run(x, zs):  # noqa: B020
+        pass
+    return x, cost
+
+
+def _weights(denoiser: Callable[..., Tensor]) -> list[Tensor]:
+    return list(denoiser.parameters()) if isinstance(denoiser, nn.Module) else []
+
+
+def _conditions(z: Condition, grid: TimeGrid) -> tuple[tuple[Tensor, ...], bool]:
+    if z is None:
+        return (), False
+    if isinstance(z, Tensor):
+        return (z,), False
+    zs = tuple(z)
+    if len(zs) != grid.steps:
+        raise ValueError(f"a scheduled z needs one tensor per step: {grid.steps}, got {len(zs)}")
+    return zs, True
+
+
+def _check_calculus(solver: Solver, method: GradientMethod, noise: object) -> None:
+    calculus = solver.calculus
+    if calculus not in ("ode", "sde"):
+        raise ValueError(f"{type(solver).__name__}.calculus must be 'ode' or 'sde'")
+    if calculus == "ode" and noise is not None:
+        raise ValueError(f"{type(solver).__name__} is an ODE solver and takes no noise")
+    if not getattr(method, calculus):
+        raise ValueError(f"{type(method).__name__} does not differentiate {calculus} solvers")

@@ -1,0 +1,8 @@
+"""Samplers, each with its declared order and calculus."""
+
+from adjointdeis.solvers.base import Solver, State
+from adjointdeis.solvers.ddim import DDIM
+from adjointdeis.solvers.dpm_solver import DPMSolverPP
+from adjointdeis.solvers.sde_dpm_solver import SDEDPMSolver
+
+__all__ = ["DDIM", "DPMSolverPP", "SDEDPMSolver", "Solver", "State"]

@@ -1,0 +1,58 @@
+"""What the package asks of a sampler."""
+
+from typing import ClassVar, Literal
+
+from torch import Tensor
+
+from adjointdeis.diffusion.denoiser import Denoiser
+from adjointdeis.diffusion.grid import Node, TimeGrid
+
+State = tuple[Tensor, ...]
+
+
+class Solver:
+    """One step of a sampling method, without memory of its own.
+
+    Any object with :meth:`step` and ``calculus`` is accepted; deriving from this class only
+    saves writing the defaults. Everything that a later step needs is in ``state``, a tuple
+    of tensors, so that a gradient method can store it and differentiate through it.
+
+    Attributes:
+        order: order of convergence in the largest step, for the ODE or in the strong sense.
+        calculus: "ode" for the probability flow, "sde" for the reverse SDE.
+        multistep: whether ``state`` carries earlier predictions.
+    """
+
+    order: int = 1
+    calculus: ClassVar[Literal["ode", "sde"]] = "ode"
+    multistep: bool = False
+
+    def initial_state(self, x_T: Tensor, grid: TimeGrid) -> State:
+        """State before the first step; may depend on x_T, differentiably."""
+        del x_T, grid
+        return ()
+
+    def step(
+        self,
+        denoiser: Denoiser,
+        x: Tensor,
+        z: Tensor | None,
+        s: Node,
+        t: Node,
+        state: State,
+        noise: Tensor | None,
+    ) -> tuple[Tensor, State]:
+        """Advance x from node s to node t.
+
+        Args:
+            denoiser: noise prediction, called as ``denoiser(x, s.t, z)``.
+            x: state at s, shape (B, *).
+            z: condition of this step.
+            s, t: adjacent grid nodes.
+            state: what the previous step returned, or :meth:`initial_state`.
+            noise: standard normal shaped like x for an SDE solver, None for an ODE solver.
+
+        Returns:
+            The state at t, and the state for the next step.
+        """
+        raise NotImplementedError
