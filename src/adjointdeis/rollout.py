@@ -141,9 +141,7 @@ def _run(
     differentiable = any(tensor.requires_grad for tensor in (x, *zs, *learned))
     if torch.is_grad_enabled() and differentiable:
         return method.rollout(chain, x, zs, learned), cost
-    for _, x, _state in chain.run(x, zs):  # noqa: B020
-        pass
-    return x, cost
+    return chain.run(x, zs)[0], cost
 
 
 def _weights(denoiser: Callable[..., Tensor]) -> list[Tensor]:

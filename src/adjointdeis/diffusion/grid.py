@@ -153,8 +153,8 @@ class TimeGrid:
     ) -> "TimeGrid":
         """Nodes equally spaced in log-SNR, from ``t_max`` to ``t_min``."""
         t_max = _check_range(schedule, steps, t_min, t_max, finite=True)
-        ends = schedule.lmbda(torch.tensor([t_max, t_min], dtype=torch.float64)).tolist()
-        t = schedule.t_of(torch.linspace(*ends, steps + 1, dtype=torch.float64))
+        first, last = float(schedule.lmbda(t_max)), float(schedule.lmbda(t_min))
+        t = schedule.t_of(torch.linspace(first, last, steps + 1, dtype=torch.float64))
         t[0], t[-1] = t_max, t_min
         return cls.from_times(schedule, t)
 
@@ -174,9 +174,9 @@ class TimeGrid:
             https://arxiv.org/abs/2206.00364
         """
         t_max = _check_range(schedule, steps, t_min, t_max, finite=True)
-        ends = schedule.rho(torch.tensor([t_max, t_min], dtype=torch.float64))
-        root = (ends ** (1.0 / power)).tolist()
-        rho = torch.linspace(*root, steps + 1, dtype=torch.float64) ** power
+        first = float(schedule.rho(t_max)) ** (1.0 / power)
+        last = float(schedule.rho(t_min)) ** (1.0 / power)
+        rho = torch.linspace(first, last, steps + 1, dtype=torch.float64) ** power
         t = schedule.t_of(-rho.log())
         t[0], t[-1] = t_max, t_min
         return cls.from_times(schedule, t)

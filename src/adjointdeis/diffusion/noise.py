@@ -163,7 +163,7 @@ def as_noise(noise: Noise | Sequence[Tensor] | None, grid: TimeGrid, x: Tensor) 
             "an SDE solver needs its noise from outside: pass noise=RecordedNoise.draw(...), "
             "noise=BrownianPath(...), or the noise of a CycleSDE encoding"
         )
-    if isinstance(noise, (list, tuple)):
+    if isinstance(noise, Sequence):
         noise = RecordedNoise(tuple(noise))
     if isinstance(noise, RecordedNoise):
         if len(noise) != grid.steps:

@@ -29,7 +29,8 @@ Time = Tensor | float
 
 def as_float64(value: Time) -> Tensor:
     """The value as a float64 tensor on the CPU, outside any autograd graph."""
-    return torch.as_tensor(value).detach().to(device="cpu", dtype=torch.float64)
+    # The dtype goes into as_tensor: a Python float would otherwise pass through float32.
+    return torch.as_tensor(value, dtype=torch.float64, device="cpu").detach()
 
 
 def log_alpha_of_lmbda(lmbda: Tensor) -> Tensor:
@@ -96,8 +97,9 @@ class VariancePreserving(Schedule):
     r"""Schedules with :math:`\alpha^2 + \sigma^2 = 1`, given by ``log_alpha`` alone."""
 
     def sigma(self, t: Time) -> Tensor:
-        # 1 - alpha^2 by expm1: at t = 1e-3 the plain difference loses five digits.
-        return (-torch.expm1(2.0 * self.log_alpha(t))).sqrt()
+        # 1 - alpha^2 by expm1: at t = 1e-3 the plain difference loses digits. abs() turns the -0.0
+        # of t = 0 into 0.0.
+        return (-torch.expm1(2.0 * self.log_alpha(t))).sqrt().abs()
 
 
 @dataclass(frozen=True)

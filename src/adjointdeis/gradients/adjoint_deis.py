@@ -179,10 +179,11 @@ class AdjointDEIS(StepwiseMethod):
                 for step, share in nodes.shares(interval):
                     if needs.zs[step]:
                         a_z.add(step, D[1], weight * share)
-            for slot, gradient in enumerate(D[2:-1]):
+            *gradients, eps = D[2:]
+            for slot, gradient in enumerate(gradients):
                 a_theta.add(slot, gradient, weight)
-            if resolved:
-                y = y - weight * D[-1]  # weight = -c r, and y_s = y_t + c r eps - dB
+            if resolved and eps is not None:
+                y = y - weight * eps  # weight = -c r, and y_s = y_t + c r eps - dB
                 if chain.noise is not None:
                     y = y - path_increment(chain, nodes, interval, y)
 

@@ -35,9 +35,7 @@ class Backprop(GradientMethod):
         self, chain: Chain, x_T: Tensor, zs: Conditions, parameters: Sequence[Tensor]
     ) -> Tensor:
         del parameters
-        x, latents = x_T, 1
-        for _, x, state in chain.run(x_T, zs):
-            latents += 1 + len(state)
+        x, latents = chain.run(x_T, zs)
         evaluations = chain.cost.nfe_forward
         chain.cost.holds(latents, graphs=evaluations)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from adjointdeis.diffusion.grid import Node, TimeGrid
+from adjointdeis.diffusion.grid import TimeGrid
 from adjointdeis.diffusion.noise import Noise
 from adjointdeis.gradients.cost import Cost, CountedDenoiser
 from adjointdeis.solvers.base import Solver, State
@@ -69,12 +69,14 @@ class Chain:
         x, state = self.solver.step(self.denoiser, x, z, s, t, state, noise)
         return x, tuple(state)
 
-    def run(self, x_T: Tensor, zs: Conditions) -> Iterator[tuple[int, Tensor, State]]:
-        """Take every step; yields the number of the node reached, its state and the history."""
+    def run(self, x_T: Tensor, zs: Conditions) -> tuple[Tensor, int]:
+        """Take every step; returns x_0 and how many latents were made, solver history included."""
         x, state = x_T, self.initial_state(x_T)
+        latents = 1 + len(state)
         for step in range(self.steps):
             x, state = self.advance(step, x, self.condition(zs, step), state)
-            yield step + 1, x, state
+            latents += 1 + len(state)
+        return x, latents
 
     @contextmanager
     def backward_pass(self) -> Iterator[None]:

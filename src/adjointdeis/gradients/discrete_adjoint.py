@@ -104,7 +104,7 @@ class DiscreteAdjoint(StepwiseMethod):
             need_x = step > 0 or needs.x_T
             with torch.enable_grad(), carry.surroundings.replayed():
                 inputs = [detached(value, need_x) for value in (carry.x, *carry.state)]
-                z = detached(chain.condition(zs, step), need_z) if zs else None
+                z = detached(zs[chain.slot(step)], need_z) if zs else None
                 x, state = chain.advance(step, inputs[0], z, tuple(inputs[1:]))
             wanted = [*inputs, z] if need_z else inputs
             found = pull_back(chain, (x, *state), adjoint, [*wanted, *parameters])

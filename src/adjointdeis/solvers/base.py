@@ -23,9 +23,7 @@ class Solver:
         multistep: whether ``state`` carries earlier predictions.
     """
 
-    order: int = 1
     calculus: ClassVar[Literal["ode", "sde"]] = "ode"
-    multistep: bool = False
 
     def initial_state(self, x_T: Tensor, grid: TimeGrid) -> State:
         """State before the first step; may depend on x_T, differentiably."""

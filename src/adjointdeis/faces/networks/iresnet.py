@@ -20,7 +20,7 @@ class IResNetConfig:
     """Numbers of an IResNet.
 
     Arguments:
-        image_size: Side of the square input in pixels, a multiple of 16.
+        image_size: Side of the square input in pixels.
         layers: Residual blocks in each of the four stages.
         widths: Channels of the four stages.
         embedding_dim: Length of the embedding.
@@ -39,11 +39,21 @@ class IResNetConfig:
     def __post_init__(self) -> None:
         for name in ("layers", "widths"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        multiple = 16 * self.stem_stride
-        if self.image_size % multiple:
-            raise ValueError(f"image_size={self.image_size} must be a multiple of {multiple}")
+        if self.image_size < 16 * self.stem_stride:
+            raise ValueError(
+                f"image_size={self.image_size} is too small: the strided stages need at least "
+                f"{16 * self.stem_stride} pixels"
+            )
         if len(self.layers) != 4 or len(self.widths) != 4:
             raise ValueError("an IResNet has four stages: give four layers and four widths")
+
+    @property
+    def final_size(self) -> int:
+        """Side of the last feature map: every strided convolution rounds up."""
+        size = -(-self.image_size // self.stem_stride)
+        for _ in self.layers:
+            size = -(-size // 2)
+        return size
 
     @classmethod
     def r100(cls) -> Self:
@@ -98,8 +108,7 @@ class IResNet(nn.Module):
             channels = width
         self.bn2 = nn.BatchNorm2d(channels, eps=1e-5)
         self.dropout = nn.Dropout(config.dropout)
-        side = config.image_size // (16 * config.stem_stride)
-        self.fc = nn.Linear(channels * side**2, config.embedding_dim)
+        self.fc = nn.Linear(channels * config.final_size**2, config.embedding_dim)
         self.features = nn.BatchNorm1d(config.embedding_dim, eps=1e-5)
         nn.init.constant_(self.features.weight, 1.0)
         self.features.weight.requires_grad_(False)

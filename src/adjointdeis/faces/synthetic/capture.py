@@ -41,7 +41,7 @@ class Capture:
     """
 
     kind: str = "studio"
-    light: Light = Light()  # noqa: RUF009 - frozen, so shared safely
+    light: Light = Light()
     yaw: float = 0.0
     pitch: float = 0.0
     roll: float = 0.0

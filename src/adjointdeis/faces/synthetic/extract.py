@@ -13,7 +13,6 @@ References:
 import argparse
 import gzip
 import io
-import os
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +20,24 @@ import torch
 from numpy.typing import NDArray
 
 from adjointdeis.faces.synthetic.assets import ANCESTRIES, BODY, LASHES, PARTS, SEXES, mean_head
+from adjointdeis.faces.synthetic.process import write_atomically
 from adjointdeis.faces.synthetic.rays import central_hits, parallel_hits
 
 # Shoulders and up: lower edge and half width of what is kept, decimetres.
 _LOWEST_Y, _HALF_WIDTH = 4.35, 2.3
 _FEATURES = (
-    ("eyes", "eyebrows", "ears", "nose", "mouth", "chin", "cheek", "forehead", "head", "neck")
-) + ("asym",)
+    "eyes",
+    "eyebrows",
+    "ears",
+    "nose",
+    "mouth",
+    "chin",
+    "cheek",
+    "forehead",
+    "head",
+    "neck",
+    "asym",
+)
 _LEVELS = ("min", "average", "max")
 _OCCLUSION_RAYS, _OCCLUSION_REACH = 96, 1.2
 _HAIR_CENTRE = np.array([0.0, 7.35, 0.35])
@@ -206,9 +216,7 @@ def extract_extra(head: dict[str, NDArray]) -> dict[str, NDArray]:
 def _save(path: Path, arrays: dict[str, NDArray]) -> None:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(buffer.getvalue())
-    os.replace(partial, path)
+    write_atomically(path, buffer.getvalue())
     print(f"{path}: {path.stat().st_size / 1e6:.2f} MB")
 
 

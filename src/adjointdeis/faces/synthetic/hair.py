@@ -73,9 +73,7 @@ def _scalp(assets: HeadAssets, stride: int) -> _Scalp:
     pick = torch.arange(full[0] * full[1]).view(full)[::stride, ::stride]
     shape, pick = (pick.shape[0], pick.shape[1]), pick.reshape(-1)
     roots, weights = assets.anchor_vertices[pick], assets.anchor_weights[pick][..., None]
-    azimuth, polar = torch.meshgrid(
-        assets.azimuth[::stride], assets.polar[::stride], indexing="ij"
-    )
+    azimuth, polar = torch.meshgrid(assets.azimuth[::stride], assets.polar[::stride], indexing="ij")
     azimuth, polar = azimuth.reshape(-1), polar.reshape(-1)
     ring = polar.sin()
     direction = torch.stack([ring * azimuth.sin(), polar.cos(), ring * azimuth.cos()], 1)

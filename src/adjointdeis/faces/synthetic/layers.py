@@ -37,9 +37,7 @@ def lash_layer(assets: HeadAssets, look: Appearance, triangles: Tensor) -> Layer
     """Eyelashes: dark at the root, gone 0.1 dm further, stronger above the eye."""
     upper = 0.6 if look.female else 0.35
     dark = torch.tensor(look.brows.colour) * 0.25 + 0.004
-    attributes = torch.cat(
-        [assets.lash_root[:, None], assets.lash_upper[:, None], assets.mean], 1
-    )
+    attributes = torch.cat([assets.lash_root[:, None], assets.lash_upper[:, None], assets.mean], 1)
 
     def colour(values: Tensor) -> tuple[Tensor, Tensor]:
         root, above, rest = values[:, 0], values[:, 1], values[:, 2:5]
@@ -92,9 +90,7 @@ def hair_layer(
         shaded = lighting.shade(albedo, normal, position, occlusion, HAIR_WRAP)
         if cropped:
             return shaded, alpha
-        down = normalize(
-            torch.tensor([0.0, 1.0, 0.0]) - normal * normal[:, 1:2], dim=1
-        )
+        down = normalize(torch.tensor([0.0, 1.0, 0.0]) - normal * normal[:, 1:2], dim=1)
         across = (down * normalize(key + view, dim=1)).sum(1)
         sheen = (1 - across**2).clamp_min(0) ** 30 * 0.3 * (1 + 0.6 * grain).clamp(0, 2)
         return shaded + sheen[:, None] * (base + 0.04), alpha

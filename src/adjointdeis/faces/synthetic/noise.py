@@ -1,4 +1,4 @@
-"""Smooth 3-D value noise on a fixed periodic lattice: the grain of skin, hair, stubble and cloth."""
+"""Smooth 3-D value noise on a fixed periodic lattice: the grain of skin, hair and cloth."""
 
 from functools import lru_cache
 

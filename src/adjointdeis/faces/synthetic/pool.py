@@ -13,8 +13,6 @@ import json
 import multiprocessing
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache, partial
 from pathlib import Path
@@ -25,6 +23,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from adjointdeis.faces.synthetic.pool_spec import GENERATOR_VERSION, PoolSpec, scene
+from adjointdeis.faces.synthetic.process import single_thread, write_atomically
 from adjointdeis.faces.synthetic.renderer import Renderer
 
 _SHARD = 64
@@ -51,23 +50,6 @@ class PoolMismatch(ValueError):
     """The folder holds a pool of another spec or of another generator version."""
 
 
-@contextmanager
-def _single_thread() -> Iterator[None]:
-    """One torch thread: bits must not depend on the machine's number of cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _write(path: Path, content: bytes) -> None:
-    unfinished = path.with_name(path.name + ".partial")
-    unfinished.write_bytes(content)
-    os.replace(unfinished, path)
-
-
 def to_uint8(picture: torch.Tensor) -> NDArray:
     """(3, h, w) floats in [0, 1] as (h, w, 3) bytes."""
     return (picture.permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
@@ -87,7 +69,7 @@ def _render_shard(spec: PoolSpec, directory: Path, first: int) -> int:
     indices = range(first, min(first + _SHARD, len(spec)))
     images = np.empty((len(indices), spec.size, spec.size, 3), np.uint8)
     rows = []
-    with _single_thread():
+    with single_thread():
         for k, index in enumerate(indices):
             shot = scene(spec, index)
             picture = _renderer().render(shot.identity, shot.expression, shot.capture, spec.size)
@@ -95,7 +77,7 @@ def _render_shard(spec: PoolSpec, directory: Path, first: int) -> int:
             rows.append(shot.row)
     buffer = io.BytesIO()
     np.savez(buffer, images=images, rows=np.array(json.dumps(rows)))
-    _write(_shard_path(directory, first), buffer.getvalue())
+    write_atomically(_shard_path(directory, first), buffer.getvalue())
     return len(indices)
 
 
@@ -109,7 +91,7 @@ def _check_spec(spec: PoolSpec, directory: Path) -> None:
             )
         directory.mkdir(parents=True, exist_ok=True)
         content = {"fingerprint": spec.fingerprint, "generator": GENERATOR_VERSION}
-        _write(path, json.dumps({**content, "spec": asdict(spec)}, indent=2).encode())
+        write_atomically(path, json.dumps({**content, "spec": asdict(spec)}, indent=2).encode())
         return
     found = json.loads(path.read_text())
     if found["fingerprint"] != spec.fingerprint:
@@ -143,7 +125,7 @@ def _merge(spec: PoolSpec, directory: Path, shards: list[int]) -> None:
     table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     table.writeheader()
     table.writerows(rows)
-    _write(directory / "meta.csv", text.getvalue().encode())
+    write_atomically(directory / "meta.csv", text.getvalue().encode())
     os.replace(unfinished, directory / "images.npy")
 
 

@@ -204,9 +204,11 @@ def run(cfg: Mapping[str, Any] | Config) -> dict[str, Any]:
     table = ScoreTable.from_rows(rows, metadata=metadata)
     write_scores(table, out / "scores.csv")
     write_json([record.to_dict() for record in thresholds], out / "thresholds.json")
+    # Without the records, so that the bootstrap re-estimates the threshold in every replicate.
     results = evaluate(
         table,
-        thresholds,
+        fmr=(config.fmr,),
+        impostor_policies=config.impostor_policies,
         probe_policies=config.probe_policies,
         subjects=people,
         replicates=config.replicates,

@@ -1,0 +1,227 @@
+"""What each `adjointdeis-eval` command does; `cli.py` parses, this computes and prints."""
+
+import csv
+import hashlib
+import json
+import sys
+from argparse import Namespace
+from pathlib import Path
+from typing import IO, Any
+
+from . import markdown
+from .detection import detection_rows
+from .errors import EvaluationError
+from .formats import Labels, read as read_format, write as write_format
+from .generality import evaluate_attack_potential
+from .paired import compare_attacks
+from .paper import SYSTEMS, paper_table
+from .protocol import INTERVALS, estimate_thresholds, evaluate
+from .provenance import NoProvenance, read_provenance, sources_match
+from .storage import read_scores, write_atomically, write_json, write_scores
+from .subjects import Subjects, read_subjects
+from .thresholds import ThresholdRecord, read_thresholds
+
+RESULT_SCHEMA = "adjointdeis-evaluation/1"
+
+
+def score(options: Namespace) -> None:
+    """Evaluates a score file, prints the tables and writes the result as JSON."""
+    table = read_scores(options.scores)
+    subjects = _subjects(options)
+    _check_confidence(options)
+    if options.thresholds:
+        if options.fmr or options.impostors:
+            raise EvaluationError("--thresholds brings its own FMR and impostor policy; drop those")
+        records = read_thresholds(options.thresholds)
+    else:
+        records = [
+            record
+            for system in options.systems or table.unique("system", kind="morph")
+            for record in estimate_thresholds(
+                table,
+                system,
+                options.fmr or (0.001,),
+                options.impostors or ("all",),
+                subjects,
+                confidence=options.confidence,
+            )
+        ]
+    rows = evaluate(
+        table,
+        records,
+        probe_policies=options.probe,
+        attacks=options.attacks,
+        systems=options.systems,
+        variants=options.variants,
+        subjects=subjects,
+        replicates=options.replicates,
+        seed=options.seed,
+        confidence=options.confidence,
+    )
+    text = f"{markdown.vulnerability_table(rows)}\n\n{markdown.threshold_table(records)}"
+    print(text)
+    result = {
+        "schema": RESULT_SCHEMA,
+        "scores": Path(options.scores).name,
+        "scores_sha256": hashlib.sha256(Path(options.scores).read_bytes()).hexdigest(),
+        "seed": options.seed,
+        "intervals": INTERVALS,
+        "thresholds": [record.to_dict() for record in records],
+        "rows": rows,
+    }
+    out = Path(options.json or f"{options.scores}.result.json")
+    write_json(result, out)
+    if options.markdown:
+        write_atomically(Path(options.markdown), lambda f: f.write(text + "\n"))
+    print(f"wrote {out}", file=sys.stderr)
+
+
+def compare(options: Namespace) -> None:
+    """Compares two attacks pair by pair and prints the table."""
+    _check_confidence(options)
+    found = compare_attacks(
+        read_scores(options.scores),
+        options.first,
+        options.second,
+        probe_policy=options.probe,
+        impostor_policy=options.impostors,
+        fmr=options.fmr,
+        systems=options.systems,
+        subjects=_subjects(options),
+        replicates=options.replicates,
+        seed=options.seed,
+        confidence=options.confidence,
+    )
+    print(markdown.paired_table(found))
+
+
+def map(options: Namespace) -> None:
+    """Prints the matrix MAP[r, c] of every attack and probe policy."""
+    _check_confidence(options)
+    rows = evaluate_attack_potential(
+        read_scores(options.scores),
+        read_thresholds(options.thresholds) if options.thresholds else None,
+        fmr=options.fmr,
+        impostor_policy=options.impostors,
+        subjects=_subjects(options),
+        replicates=options.replicates,
+        seed=options.seed,
+        confidence=options.confidence,
+    )
+    print(markdown.potential_table(rows))
+
+
+def mad(options: Namespace) -> None:
+    """Prints the detection rates of every detector."""
+    rows = detection_rows(read_scores(options.scores))
+    if not rows:
+        raise EvaluationError(f"{options.scores}: no row of kind 'mad'")
+    print(markdown.detection_table(rows))
+
+
+def threshold(options: Namespace) -> None:
+    """Estimates thresholds, prints them and writes the records."""
+    table = read_scores(options.scores)
+    stated = {}
+    if options.alignment:
+        stated["alignment"] = options.alignment
+    if options.impostor_set:
+        stated["impostor_set"] = options.impostor_set
+    systems = options.systems or table.unique("system", kind="nonmated")
+    if not systems:
+        raise EvaluationError(f"{options.scores}: no row of kind 'nonmated'")
+    subjects = _subjects(options)
+    records: list[ThresholdRecord] = []
+    for system in systems:
+        records += estimate_thresholds(
+            table, system, options.fmr, options.impostors, subjects, **stated
+        )
+    print(markdown.threshold_table(records))
+    if options.out:
+        write_json([record.to_dict() for record in records], options.out)
+        print(f"wrote {options.out}", file=sys.stderr)
+
+
+def convert(options: Namespace) -> None:
+    """Reads one format and writes another."""
+    labels = Labels(options.system, options.score_type, options.attack, options.probe)
+    table = read_format(options.source, options.inputs, labels)
+    write_format(options.target, table, options.into)
+    print(f"wrote {len(table)} rows to {', '.join(options.into)}", file=sys.stderr)
+
+
+def verify(options: Namespace) -> int:
+    """Prints the provenance of every image; 1 when one has none or other sources."""
+    failed = False
+    for image in options.images:
+        try:
+            found = read_provenance(image)
+        except NoProvenance as error:
+            print(error, file=sys.stderr)
+            failed = True
+            continue
+        if options.json:
+            print(json.dumps({"file": image, **found}, ensure_ascii=False))
+        else:
+            print(f"{image}: {found['notice']}")
+            for key in ("tool", "version", "attack", "config_hash"):
+                print(f"  {key}: {found[key]}")
+            for source in _listed(found["source_hashes"]):
+                print(f"  source: {source}")
+        if options.source and not sources_match(found, options.source):
+            print(f"{image}: not made from {', '.join(options.source)}", file=sys.stderr)
+            failed = True
+    return int(failed)
+
+
+def synth(options: Namespace) -> None:
+    """Writes synthetic scores and, if asked, the covariates of their subjects."""
+    from .simulate import synthetic_table
+
+    if options.n_subjects < 4 or options.n_morphs < 1:
+        raise EvaluationError("expected at least 4 subjects and 1 morph")
+    table, subjects = synthetic_table(
+        n_subjects=options.n_subjects, n_morphs=options.n_morphs, seed=options.seed
+    )
+    write_scores(table, options.scores)
+    if options.subjects:
+        _write_subjects(subjects, Path(options.subjects))
+    print(f"wrote {len(table)} rows to {options.scores}", file=sys.stderr)
+
+
+def paper(options: Namespace) -> None:
+    """Prints a table of the paper with the counts and Wilson intervals behind its percentages."""
+    rows = paper_table(options.table)
+    labels = [key for key in rows[0] if not key.endswith("_percent") and key not in SYSTEMS]
+    lines = []
+    for row in rows:
+        cells = ["" if row[key] is None else row[key] for key in labels]
+        lines.append([*cells, *(str(row[system]) for system in SYSTEMS)])
+    print(markdown.table([*labels, *SYSTEMS], lines))
+
+
+def _check_confidence(options: Namespace) -> None:
+    if not 0 < options.confidence < 1:
+        raise EvaluationError(f"--confidence {options.confidence}: expected between 0 and 1")
+    if options.replicates < 0:
+        raise EvaluationError(f"--replicates {options.replicates}: expected 0 or more")
+
+
+def _subjects(options: Namespace) -> Subjects | None:
+    return read_subjects(options.subjects) if options.subjects else None
+
+
+def _listed(hashes: Any) -> list[str]:
+    if isinstance(hashes, dict):
+        return [f"{name} {value}" for name, value in hashes.items()]
+    return [str(value) for value in hashes]
+
+
+def _write_subjects(subjects: Subjects, path: Path) -> None:
+    def write(f: IO[str]) -> None:
+        writer = csv.writer(f, lineterminator="\n")
+        writer.writerow(["subject_id", "sex", "group", "age"])
+        for subject in subjects.by_id.values():
+            writer.writerow([subject.subject_id, subject.sex, subject.group, subject.age])
+
+    write_atomically(path, write)

@@ -1,0 +1,66 @@
+"""Other programs' score files: each format family is a module with `read` and `write`.
+
+`read(paths, labels)` gives a checked `ScoreTable`, `write(table, paths)` the files. What a format
+does not say (system, direction, attack, probe policy) comes from `Labels`. Errors name file and
+line. Lists of images and pairs, which are not scores, are in `lists.py`.
+"""
+
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+from ..errors import EvaluationError
+from ..scores import ScoreTable
+from .text import Labels
+
+__all__ = ["FORMATS", "Format", "Labels", "read", "write"]
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format family: the module that reads and writes it, and its files in words."""
+
+    name: str
+    module: str
+    files: str
+
+    def load(self) -> ModuleType:
+        """The module, imported on first use."""
+        return importlib.import_module(f".{self.module}", __name__)
+
+
+FORMATS = {
+    f.name: f
+    for f in (
+        Format("canonical", "canonical", "scores.csv or scores.parquet, with its sidecar JSON"),
+        Format("mvr", "mvr", "`morph; subject; sample; score`, or with five fields bona fide"),
+        Format("map", "attack_potential", "a folder with one TSV per recogniser, FRS_Info.json"),
+        Format("bob", "bob", "4 or 5 columns, comparison CSV, or PAD CSV: seen from the file"),
+        Format("nist", "nist", "FATE MORPH logs of comparison, single or differential detection"),
+        Format("pyeer", "pyeer", "two files, genuine then impostor, score in the last column"),
+        Format("revelio", "revelio", "two files, bona fide then morph, one score per line"),
+    )
+}
+
+
+def read(name: str, paths: Sequence[str | Path], labels: Labels) -> ScoreTable:
+    """Reads score files of a named format.
+
+    Raises:
+        EvaluationError: unknown format; the format's own errors name file and line.
+    """
+    function: Callable[..., ScoreTable] = _format(name).load().read
+    return function([Path(p) for p in paths], labels)
+
+
+def write(name: str, table: ScoreTable, paths: Sequence[str | Path]) -> None:
+    """Writes a table in a named format; refuses what the format cannot hold."""
+    _format(name).load().write(table, [Path(p) for p in paths])
+
+
+def _format(name: str) -> Format:
+    if name not in FORMATS:
+        raise EvaluationError(f"format {name!r}: expected one of {', '.join(FORMATS)}")
+    return FORMATS[name]

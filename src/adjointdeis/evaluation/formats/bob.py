@@ -1,0 +1,201 @@
+"""Files of the bob toolboxes: 4 and 5 columns, comparison CSV, and PAD CSV.
+
+4 columns: `claimed_id real_id test_label score`; 5 columns: `claimed_id model_label real_id
+test_label score`; mated where the two ids are equal. Comparison CSV: `bio_ref_subject_id,
+probe_subject_id, probe_key, probe_attack_type, score` and the template ids where present; a row
+with an attack type is a morph shown as the probe against one claimed subject. PAD CSV:
+`claimed_id,test_label,is_bonafide,attack_type,score`. Comparison scores are similarities; PAD
+scores are high for bona fide images unless `Labels.score_type` says otherwise.
+
+References:
+    | bob.measure
+    | https://www.idiap.ch/software/bob/docs/bob/bob.measure/master/guide.html
+    | bob.pad.base
+    | https://gitlab.idiap.ch/bob/bob.pad.base
+"""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
+
+from ..errors import ScoreError
+from ..scores import BONA_FIDE, ScoreTable, concatenate
+from ..storage import write_atomically
+from .text import Labels, Rows, number, one_path, only, read_fields, refuse_failures, write_lines
+
+COMPARISON_COLUMNS = (
+    "bio_ref_subject_id",
+    "bio_ref_template_id",
+    "probe_subject_id",
+    "probe_key",
+    "probe_attack_type",
+    "score",
+)
+PAD_COLUMNS = ("claimed_id", "test_label", "is_bonafide", "attack_type", "score")
+_TRUE = {"true": True, "1": True, "false": False, "0": False}
+
+
+def read(paths: Sequence[Path], labels: Labels) -> ScoreTable:
+    """Reads one or more files; the kind of each is seen from its first line."""
+    tables = [_read_one(path, labels) for path in paths]
+    return tables[0] if len(tables) == 1 else concatenate(tables)
+
+
+def _read_one(path: Path, labels: Labels) -> ScoreTable:
+    first = next(read_fields(path), None)
+    if first is None:
+        raise ScoreError(f"{path}:1: empty file")
+    if "," not in " ".join(first[1]):
+        return _read_columns(path, labels)
+    lines = read_fields(path, delimiter=",", quotechar='"')
+    header = next(lines)[1]
+    if "score" not in header:
+        raise ScoreError(f"{path}:1: no column 'score' in the header {','.join(header)}")
+    read_row = _pad_row if "is_bonafide" in header else _comparison_row
+    rows = Rows(path)
+    for line, fields in lines:
+        if len(fields) != len(header):
+            raise ScoreError(f"{path}:{line}: {len(fields)} fields, expected {len(header)}")
+        read_row(rows, line, dict(zip(header, fields, strict=True)), labels)
+    return rows.table()
+
+
+def _read_columns(path: Path, labels: Labels) -> ScoreTable:
+    rows = Rows(path)
+    for line, fields in read_fields(path):
+        if len(fields) not in (4, 5):
+            raise ScoreError(
+                f"{path}:{line}: {len(fields)} fields, expected 4 (claimed_id real_id test_label "
+                "score) or 5 (claimed_id model_label real_id test_label score)"
+            )
+        claimed, real, probe, score = fields[0], *fields[-3:]
+        rows.add(
+            line,
+            kind="mated" if claimed == real else "nonmated",
+            subject_id=real,
+            probe_id=probe,
+            ref_id=fields[1] if len(fields) == 5 else "",
+            ref_subject_id=claimed,
+            system=labels.system,
+            score=number(path, line, score),
+            score_type=labels.score_type or "similarity",
+        )
+    return rows.table()
+
+
+def _comparison_row(rows: Rows, line: int, row: dict[str, str], labels: Labels) -> None:
+    for name in ("bio_ref_subject_id", "probe_subject_id"):
+        if name not in row:
+            raise ScoreError(f"{rows.path}:1: no column {name!r} in the header")
+    probe = row.get("probe_key") or row.get("probe_template_id", "")
+    reference, subject = row["bio_ref_subject_id"], row["probe_subject_id"]
+    attack = row.get("probe_attack_type", "")
+    common = {
+        "system": labels.system,
+        "score": number(rows.path, line, row["score"]),
+        "score_type": labels.score_type or "similarity",
+    }
+    if attack:
+        # Here the morph is the probe and the genuine image the reference; the canonical table
+        # has it the other way round, and comparison scores are symmetric.
+        rows.add(
+            line,
+            kind="morph",
+            morph_id=probe,
+            attack=attack,
+            subject_id=reference,
+            probe_id=row.get("bio_ref_template_id", ""),
+            probe_policy=labels.probe_policy,
+            **common,
+        )
+        return
+    rows.add(
+        line,
+        kind="mated" if reference == subject else "nonmated",
+        subject_id=subject,
+        probe_id=probe,
+        ref_id=row.get("bio_ref_template_id", ""),
+        ref_subject_id=reference,
+        **common,
+    )
+
+
+def _pad_row(rows: Rows, line: int, row: dict[str, str], labels: Labels) -> None:
+    for name in PAD_COLUMNS:
+        if name not in row:
+            raise ScoreError(f"{rows.path}:1: no column {name!r} in the header")
+    truth = _TRUE.get(row["is_bonafide"].lower())
+    if truth is None:
+        raise ScoreError(
+            f"{rows.path}:{line}: is_bonafide {row['is_bonafide']!r}, expected True or False"
+        )
+    if not truth and not row["attack_type"]:
+        raise ScoreError(f"{rows.path}:{line}: an attack needs an attack_type")
+    rows.add(
+        line,
+        kind="mad",
+        morph_id="" if truth else row["test_label"],
+        attack=BONA_FIDE if truth else row["attack_type"],
+        subject_id=row["claimed_id"],
+        ref_id=row["test_label"],
+        system=labels.system,
+        score=number(rows.path, line, row["score"]),
+        score_type=labels.score_type or "dissimilarity",
+    )
+
+
+def write(table: ScoreTable, paths: Sequence[Path]) -> None:
+    """Writes a PAD CSV for `mad` rows, else by suffix: `.csv` the comparison CSV, or 5 columns.
+
+    Raises:
+        ScoreError: several systems; both comparisons and detection; failures; morphs in columns.
+    """
+    path = one_path(paths, "one score file")[0]
+    only(table, "system")
+    refuse_failures(table)
+    detection = table.select(kind="mad")
+    if len(detection):
+        if len(detection) != len(table):
+            raise ScoreError("detection scores and comparisons go into separate files")
+        _write_csv(path, PAD_COLUMNS, [_pad_cells(row) for row in table.to_rows()])
+        return
+    if path.suffix == ".csv":
+        cells = [_comparison_cells(row) for row in table.to_rows()]
+        _write_csv(path, COMPARISON_COLUMNS, cells)
+        return
+    if len(table.select(kind="morph")):
+        raise ScoreError("the column formats cannot hold morphs; write a .csv")
+    names = ("ref_subject_id", "ref_id", "subject_id", "probe_id")
+    lines = []
+    for row in table.to_rows():
+        cells = [row[name] for name in names]
+        if any(not cell or " " in cell for cell in cells):
+            raise ScoreError("the 5-column format needs ids without blanks; write a .csv")
+        lines.append(" ".join([*cells, repr(row["score"])]))
+    write_lines(path, lines)
+
+
+def _pad_cells(row: dict[str, object]) -> list[object]:
+    truth = row["attack"] in ("", BONA_FIDE)
+    attack = "" if truth else row["attack"]
+    return [row["subject_id"], row["ref_id"], str(truth), attack, repr(row["score"])]
+
+
+def _comparison_cells(row: dict[str, object]) -> list[object]:
+    score = repr(row["score"])
+    if row["kind"] == "morph":
+        ref, probe = row["subject_id"], row["probe_id"]
+        return [ref, probe, row["morph_id"], row["morph_id"], row["attack"], score]
+    return [
+        row["ref_subject_id"], row["ref_id"], row["subject_id"], row["probe_id"], "", score,
+    ]  # fmt: skip
+
+
+def _write_csv(path: Path, header: Sequence[str], cells: Sequence[Sequence[object]]) -> None:
+    def write_all(f: IO[str]) -> None:
+        writer = csv.writer(f, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(cells)
+
+    write_atomically(path, write_all)

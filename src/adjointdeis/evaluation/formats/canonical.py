@@ -1,0 +1,19 @@
+"""The project's own long table, in the interface of the other formats."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..scores import ScoreTable, concatenate
+from ..storage import read_scores, write_scores
+from .text import Labels, one_path
+
+
+def read(paths: Sequence[Path], labels: Labels) -> ScoreTable:
+    """Reads one or more canonical files as one table; `labels` are not needed, the files say it."""
+    tables = [read_scores(path) for path in paths]
+    return tables[0] if len(tables) == 1 else concatenate(tables)
+
+
+def write(table: ScoreTable, paths: Sequence[Path]) -> None:
+    """Writes one canonical file, CSV or Parquet by suffix."""
+    write_scores(table, one_path(paths, "scores.csv or scores.parquet")[0])

@@ -1,0 +1,96 @@
+"""Files of the MMPMR reference scripts (dasec/mvr): semicolons, similarity scores, no header.
+
+Morphs: `morph; subject; sample; score`. Bona fide: `subject1; sample1; subject2; sample2; score`,
+mated where the subjects are equal; the first is taken for the reference.
+
+References:
+    | Morphing Vulnerability Reporting
+    | https://github.com/dasec/mvr
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import ScoreError
+from ..scores import ScoreTable, concatenate
+from .text import Labels, Rows, expect, number, only, read_fields, refuse_failures, write_lines
+
+MORPH_FIELDS = ("morph", "subject", "sample", "score")
+BONA_FIDE_FIELDS = ("subject1", "sample1", "subject2", "sample2", "score")
+
+
+def read(paths: Sequence[Path], labels: Labels) -> ScoreTable:
+    """Reads morph files (four fields) and bona fide files (five) together.
+
+    Raises:
+        ScoreError: a line with another number of fields; a stated direction but similarity.
+    """
+    if labels.score_type == "dissimilarity":
+        raise ScoreError(f"{paths[0]}: files of this format hold similarities by definition")
+    tables = [_read_one(path, labels) for path in paths]
+    return tables[0] if len(tables) == 1 else concatenate(tables)
+
+
+def _read_one(path: Path, labels: Labels) -> ScoreTable:
+    rows = Rows(path)
+    for line, fields in read_fields(path, delimiter=";", quotechar="|"):
+        common = {"system": labels.system, "score_type": "similarity"}
+        if len(fields) == len(BONA_FIDE_FIELDS):
+            ref_subject, ref, subject, probe, score = fields
+            rows.add(
+                line,
+                kind="mated" if ref_subject == subject else "nonmated",
+                subject_id=subject,
+                probe_id=probe,
+                ref_id=ref,
+                ref_subject_id=ref_subject,
+                score=number(path, line, score),
+                **common,
+            )
+            continue
+        expect(path, line, fields, MORPH_FIELDS)
+        morph, subject, probe, score = fields
+        rows.add(
+            line,
+            kind="morph",
+            morph_id=morph,
+            attack=labels.attack,
+            subject_id=subject,
+            probe_id=probe,
+            score=number(path, line, score),
+            probe_policy=labels.probe_policy,
+            **common,
+        )
+    return rows.table()
+
+
+def write(table: ScoreTable, paths: Sequence[Path]) -> None:
+    """Writes the morphs to the first path and, if given, bona fide comparisons to the second.
+
+    Raises:
+        ScoreError: several systems, attacks or policies; dissimilarities; failed comparisons.
+    """
+    only(table, "system")
+    refuse_failures(table)
+    if "dissimilarity" in table.unique("score_type"):
+        raise ScoreError("this format holds similarities only; negate the scores yourself")
+    morphs = table.select(kind="morph")
+    for column in ("attack", "probe_policy"):
+        only(morphs, column)
+    bona_fide = table.select(kind=("mated", "nonmated"))
+    if len(bona_fide) and len(paths) < 2:
+        raise ScoreError("the table has bona fide comparisons; give a second file for them")
+    names = ("morph_id", "subject_id", "probe_id", "score")
+    write_lines(paths[0], _lines(morphs, names))
+    if len(paths) > 1:
+        names = ("ref_subject_id", "ref_id", "subject_id", "probe_id", "score")
+        write_lines(paths[1], _lines(bona_fide, names))
+
+
+def _lines(table: ScoreTable, names: Sequence[str]) -> list[str]:
+    columns = [table[name].tolist() for name in names]
+    lines = []
+    for row in zip(*columns, strict=True):
+        cells = [str(cell) if isinstance(cell, str) else repr(cell) for cell in row]
+        lines.append("; ".join(f"|{c}|" if ";" in c else c for c in cells))
+    return lines

@@ -1,0 +1,166 @@
+"""What the text formats share: labels they lack, lines with numbers, rows with places."""
+
+import csv
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import ScoreError
+from ..scores import COLUMNS, DEFAULTS, SCORE_TYPES, ScoreTable
+from ..storage import write_atomically
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Facts that a foreign score file leaves out.
+
+    Args:
+        system: the recogniser's or detector's name, where the file has none.
+        score_type: `similarity` or `dissimilarity`; None uses the format's own rule and is an
+            error for formats without one. For detectors `similarity` means high says "morph".
+        attack: the attack behind the morphs.
+        probe_policy: `source` or `other`.
+    """
+
+    system: str = "system"
+    score_type: str | None = None
+    attack: str = "attack"
+    probe_policy: str = "other"
+
+    def direction(self, path: Path) -> str:
+        """The stated score type.
+
+        Raises:
+            ScoreError: when none, or an unknown one, was stated.
+        """
+        if self.score_type not in SCORE_TYPES:
+            raise ScoreError(
+                f"{path}: this format does not say which way scores point; score_type "
+                f"{self.score_type!r}, expected {' or '.join(SCORE_TYPES)}"
+            )
+        return self.score_type
+
+
+@dataclass
+class Rows:
+    """Collects rows with the place each came from and makes the table."""
+
+    path: Path
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    lines: list[int] = field(default_factory=list)
+
+    def add(self, line: int, **row: Any) -> None:
+        """One comparison from one line."""
+        self.rows.append(row)
+        self.lines.append(line)
+
+    def table(self, **metadata: Any) -> ScoreTable:
+        """The checked table; its errors name file and line."""
+        if not self.rows:
+            raise ScoreError(f"{self.path}: no score in this file")
+        columns: dict[str, Any] = {}
+        for name in COLUMNS:
+            default = math.nan if name == "score" else DEFAULTS.get(name, "")
+            kind = np.float64 if name == "score" else np.str_
+            columns[name] = np.array([row.get(name, default) for row in self.rows], dtype=kind)
+        lines = np.array(self.lines, dtype=np.int64)
+        return ScoreTable.from_columns(
+            metadata=metadata, source=str(self.path), lines=lines, **columns
+        )
+
+
+def one_path(paths: Sequence[Path], expected: str, count: int = 1) -> list[Path]:
+    """The paths, if there are as many as the format takes.
+
+    Raises:
+        ScoreError: naming what was expected.
+    """
+    if len(paths) != count:
+        raise ScoreError(f"{len(paths)} files given, expected {count}: {expected}")
+    return list(paths)
+
+
+def read_fields(
+    path: Path, delimiter: str | None = None, quotechar: str | None = None
+) -> Iterator[tuple[int, list[str]]]:
+    """(line number, fields) of every non-empty line that is no comment (`#`).
+
+    Without a delimiter any run of blanks separates.
+    """
+    if not path.is_file():
+        raise ScoreError(f"{path}: no such score file")
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as f:
+            if delimiter is None:
+                for number, text in enumerate(f, start=1):
+                    if text.strip() and not text.startswith("#"):
+                        yield number, text.split()
+                return
+            quoting = csv.QUOTE_NONE if quotechar is None else csv.QUOTE_MINIMAL
+            reader = csv.reader(f, delimiter=delimiter, quotechar=quotechar, quoting=quoting)
+            for row in reader:
+                if row and any(cell.strip() for cell in row) and not row[0].startswith("#"):
+                    yield reader.line_num, [cell.strip() for cell in row]
+    except UnicodeDecodeError:
+        raise ScoreError(f"{path}: not a text file") from None
+
+
+def number(path: Path, line: int, text: str) -> float:
+    """A finite score.
+
+    Raises:
+        ScoreError: naming file and line.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        raise ScoreError(f"{path}:{line}: score {text!r} is not a number") from None
+    if not math.isfinite(value):
+        raise ScoreError(f"{path}:{line}: score {text!r} is not finite")
+    return value
+
+
+def expect(path: Path, line: int, fields: Sequence[str], names: Sequence[str]) -> None:
+    """Checks the number of fields of a line.
+
+    Raises:
+        ScoreError: naming file, line and the fields expected.
+    """
+    if len(fields) != len(names):
+        raise ScoreError(
+            f"{path}:{line}: {len(fields)} fields, expected {len(names)}: {' '.join(names)}"
+        )
+
+
+def write_lines(path: Path, lines: Sequence[str]) -> None:
+    """Writes text lines atomically."""
+    write_atomically(path, lambda f: f.write("".join(line + "\n" for line in lines)))
+
+
+def only(table: ScoreTable, column: str) -> str:
+    """The one value of a column, for formats whose files cannot hold two.
+
+    Raises:
+        ScoreError: when there are several.
+    """
+    values = table.unique(column)
+    if len(values) > 1:
+        raise ScoreError(
+            f"this format holds one {column} per file, the table has {', '.join(values)}; "
+            "select one first"
+        )
+    return values[0] if values else ""
+
+
+def refuse_failures(table: ScoreTable) -> None:
+    """Refuses failed comparisons, for formats that cannot write one."""
+    bad = np.flatnonzero(table["status"] != "ok")
+    if len(bad):
+        raise ScoreError(
+            f"{table.place(int(bad[0]))}: this format cannot hold a failed comparison; "
+            "write the canonical one, or drop such rows and say so"
+        )

@@ -1,0 +1,1 @@
+"""Face recognisers with gradients, and how an aligned image becomes their input."""

@@ -1,0 +1,62 @@
+"""From an aligned square image to a recogniser's input."""
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class FaceCrop:
+    """Crop of a face box, resized bilinearly to the recogniser's input, colours reordered.
+
+    The box is given as fractions of the side, so that one crop serves every resolution. The
+    paper's recognisers take the whole aligned image (``box=(0, 0, 1, 1)``, size 112).
+
+    Arguments:
+        size: Side of the result in pixels.
+        box: Left, top, right, bottom as fractions of the image's side.
+        bgr: Reverse the colour channels, as AdaFace's official network expects.
+        antialias: Low-pass filter before reducing. The paper does not state it; thresholds must
+            be made with the same choice.
+    """
+
+    size: int
+    box: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
+    bgr: bool = False
+    antialias: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "box", tuple(float(v) for v in self.box))
+        left, top, right, bottom = self.box
+        if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+            raise ValueError(
+                f"box={self.box} must be left < right and top < bottom, all within [0, 1]"
+            )
+
+    @property
+    def label(self) -> str:
+        """Name of the alignment that scores made through this crop belong to."""
+        box = "" if self.box == (0.0, 0.0, 1.0, 1.0) else "-crop" + "_".join(
+            f"{100 * v:g}" for v in self.box
+        )
+        return f"ffhq{box}-resize{self.size}{'' if self.antialias else '-aliased'}"
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Crops images in [-1, 1] with shape (B, 3, H, W) to (B, 3, size, size)."""
+        height, width = images.shape[-2:]
+        left, top, right, bottom = self.box
+        x = images[
+            ...,
+            round(top * height) : round(bottom * height),
+            round(left * width) : round(right * width),
+        ]
+        if x.shape[-2:] != (self.size, self.size):
+            x = F.interpolate(
+                x,
+                (self.size, self.size),
+                mode="bilinear",
+                align_corners=False,
+                antialias=self.antialias,
+            )
+        return x.flip(1) if self.bgr else x

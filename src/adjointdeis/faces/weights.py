@@ -1,0 +1,141 @@
+"""Network weights as safetensors files that describe themselves.
+
+The header names the architecture and its numbers, so that a file alone is enough to rebuild the
+network; a SHA-256 recorded beside it tells a damaged or altered file from a good one before any
+tensor is read.
+
+References:
+    | safetensors: simple, safe way to store and distribute tensors
+    | https://github.com/huggingface/safetensors
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from adjointdeis.faces.networks import DiffAE, DiffAEConfig, IResNet, IResNetConfig
+
+_ARCHITECTURES: dict[str, Callable[[dict], nn.Module]] = {
+    "DiffAE": lambda numbers: DiffAE(DiffAEConfig(**numbers)),
+    "IResNet": lambda numbers: IResNet(IResNetConfig(**numbers)),
+}
+
+
+class WeightsError(RuntimeError):
+    """A weight file is missing, damaged, altered, or not of the network it should be."""
+
+
+def fingerprint(path: str | os.PathLike) -> str:
+    """SHA-256 of a file, as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def save_network(
+    network: DiffAE | IResNet,
+    path: str | os.PathLike,
+    metadata: Mapping[str, Any] | None = None,
+    dtype: torch.dtype = torch.float16,
+) -> str:
+    """Writes a network atomically and returns the file's SHA-256.
+
+    Args:
+        network: The network; its ``config`` goes into the header.
+        path: Destination, ending in ``.safetensors``.
+        metadata: JSON values added to the header (recipe, seed, cost).
+        dtype: Stored type of the floating-point weights. Half precision halves the file and moves
+            embeddings by less than 1e-4 in cosine.
+    """
+    path = Path(path)
+    header = {
+        "format": "pt",
+        "architecture": type(network).__name__,
+        "config": json.dumps(asdict(network.config)),
+        **{key: json.dumps(value) for key, value in (metadata or {}).items()},
+    }
+    tensors = {
+        name: (value.to(dtype) if value.is_floating_point() else value).contiguous().cpu()
+        for name, value in network.state_dict().items()
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".partial")
+    save_file(tensors, unfinished, metadata=header)
+    os.replace(unfinished, path)
+    return fingerprint(path)
+
+
+def load_network(
+    path: str | os.PathLike, sha256: str | None = None, *, remedy: str = "restore the file"
+) -> nn.Module:
+    """Builds the network that a weight file describes, strictly, in float32 and evaluation mode.
+
+    Args:
+        path: A file written by :func:`save_network`.
+        sha256: Expected fingerprint; None accepts any.
+        remedy: What the user should do about a bad file, appended to the error.
+
+    Raises:
+        WeightsError: The file is missing, truncated, altered, of an unknown architecture, or its
+            tensors are not exactly the network's.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise WeightsError(f"weight file {path} is missing; {remedy}")
+    if sha256 is not None and (found := fingerprint(path)) != sha256:
+        raise WeightsError(
+            f"weight file {path} has SHA-256 {found[:16]}..., expected {sha256[:16]}...: it was "
+            f"altered or cut short; {remedy}"
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"weight file {path} cannot be read ({error}); {remedy}") from error
+    architecture = header.get("architecture")
+    if architecture not in _ARCHITECTURES:
+        raise WeightsError(
+            f"weight file {path} names the architecture {architecture!r}; known are "
+            f"{', '.join(sorted(_ARCHITECTURES))}; {remedy}"
+        )
+    network = _ARCHITECTURES[architecture](json.loads(header["config"]))
+    wanted = network.state_dict()
+    missing, extra = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
+    wrong = [
+        f"{name} {tuple(tensors[name].shape)} for {tuple(wanted[name].shape)}"
+        for name in wanted.keys() & tensors.keys()
+        if tensors[name].shape != wanted[name].shape
+    ]
+    if missing or extra or wrong:
+        raise WeightsError(
+            f"weight file {path} does not fit {architecture}: missing {missing[:3]}, "
+            f"unexpected {extra[:3]}, wrong shape {wrong[:3]}; {remedy}"
+        )
+    network.load_state_dict(
+        {name: value.to(wanted[name].dtype) for name, value in tensors.items()}, strict=True
+    )
+    return network.eval()
+
+
+def read_header(path: str | os.PathLike) -> dict[str, Any]:
+    """Header of a weight file: architecture, config and recipe."""
+    with safe_open(path, framework="pt") as file:
+        header = dict(file.metadata() or {})
+    for key, value in header.items():
+        try:
+            header[key] = json.loads(value)
+        except json.JSONDecodeError:
+            continue
+    return header

@@ -1,0 +1,1 @@
+"""The only room that imports hydra, lightning and wandb: tasks, training, runs, assets."""

@@ -1,0 +1,114 @@
+"""Training tasks: a network from a rendered pool, budgeted by steps, resumable.
+
+`python run.py task=train/autoencoder` and `python run.py task=train/recogniser
+task.role=arcface` leave `last.ckpt`, `weights.safetensors` and the loss curve in the run directory.
+"""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from hydra.utils import instantiate
+from lightning.pytorch.callbacks import (
+    EMAWeightAveraging,
+    ModelCheckpoint,
+    TQDMProgressBar,
+)
+from omegaconf import DictConfig, OmegaConf
+
+from adjointdeis.faces.synthetic.pool import render_pool
+from adjointdeis.faces.synthetic.pool_spec import PoolSpec
+from adjointdeis.faces.weights import save_network
+from adjointdeis.harness.training.autoencoder import AutoencoderTraining
+from adjointdeis.harness.training.data import PoolData
+from adjointdeis.harness.training.recogniser import RecogniserTraining
+
+
+def precision(choice: str) -> str:
+    """Lightning's precision for "auto": bfloat16 where the processor multiplies it fast.
+
+    A CPU without AMX emulates bfloat16 and is slower with it than with float32.
+    """
+    if choice != "auto":
+        return choice
+    if torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
+    amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
+    return "bf16-mixed" if amx else "32-true"
+
+
+def autoencoder(cfg: DictConfig) -> dict[str, Any]:
+    """Trains the diffusion autoencoder that `cfg.task` describes."""
+    task, data = cfg.task, _data(cfg, studio_only=True)
+    module = AutoencoderTraining(
+        instantiate(task.network), task.steps, task.learning_rate, task.weight_decay, task.warmup
+    )
+    return _fit(cfg, module, data)
+
+
+def recogniser(cfg: DictConfig) -> dict[str, Any]:
+    """Trains the recogniser that `cfg.task` describes."""
+    task, data = cfg.task, _data(cfg)
+    module = RecogniserTraining(
+        instantiate(task.network),
+        instantiate(task.crop),
+        instantiate(task.head),
+        data.dataset.identities,
+        task.steps,
+        task.learning_rate,
+        task.weight_decay,
+        task.warmup,
+    )
+    return _fit(cfg, module, data)
+
+
+def _data(cfg: DictConfig, studio_only: bool = False) -> PoolData:
+    spec = PoolSpec(**OmegaConf.to_container(cfg.task.pool, resolve=True))  # type: ignore[arg-type]
+    directory = Path(cfg.paths.data) / "pools" / spec.role
+    render_pool(spec, directory, workers=cfg.task.render_workers)
+    return PoolData(str(directory), cfg.task.batch_size, cfg.seed or 0, studio_only)
+
+
+def _fit(
+    cfg: DictConfig, module: AutoencoderTraining | RecogniserTraining, data: PoolData
+) -> dict[str, Any]:
+    task, run = cfg.task, Path(cfg.paths.run)
+    checkpoint = ModelCheckpoint(
+        run, filename="{step}", save_last=True, every_n_train_steps=task.checkpoint_every
+    )
+    trainer = L.Trainer(
+        max_steps=task.steps,
+        precision=precision(cfg.trainer.precision),  # type: ignore[arg-type]
+        accelerator=cfg.trainer.accelerator,
+        devices=cfg.trainer.devices,
+        strategy=cfg.trainer.strategy,
+        num_nodes=cfg.trainer.num_nodes,
+        callbacks=[
+            checkpoint,
+            EMAWeightAveraging(decay=task.ema_decay),
+            TQDMProgressBar(refresh_rate=20),
+        ],
+        logger=[instantiate(logger) for logger in cfg.logger.values()],
+        default_root_dir=run,
+        log_every_n_steps=20,
+        enable_model_summary=False,
+        gradient_clip_val=1.0,
+    )
+    last = run / "last.ckpt"
+    start = time.time()
+    trainer.fit(module, data, ckpt_path=str(last) if last.is_file() else None)
+    seconds = time.time() - start
+    # EMAWeightAveraging leaves the averaged weights in the module when training ends.
+    record = {
+        "recipe": OmegaConf.to_container(task, resolve=True),
+        "seed": cfg.seed,
+        "data_fingerprint": data.dataset.fingerprint,
+        "steps": trainer.global_step,
+        "seconds_of_last_session": round(seconds, 1),
+    }
+    path = run / "weights.safetensors"
+    record["sha256"] = save_network(module.network, path, {"training": record})
+    record["final_loss"] = float(trainer.callback_metrics["train/loss"])
+    return record

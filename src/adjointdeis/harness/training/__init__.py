@@ -1,0 +1,1 @@
+"""Training of the embedded networks: Lightning modules, data, and the tasks that run them."""

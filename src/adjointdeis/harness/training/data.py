@@ -1,0 +1,133 @@
+"""Image pools as Lightning data: whole pools in memory, augmented a batch at a time."""
+
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from adjointdeis.faces.synthetic.pool import open_pool
+
+
+class PoolDataset(Dataset):
+    """Batches of a rendered pool: images in [-1, 1] with shape (B, 3, S, S), and labels (B).
+
+    Arguments:
+        directory: Folder that a data task has filled.
+        studio_only: Leave out the images taken under wild conditions.
+    """
+
+    def __init__(self, directory: Path, studio_only: bool = False) -> None:
+        pool = open_pool(Path(directory))
+        keep = np.ones(len(pool.labels), bool)
+        if studio_only:
+            keep = np.asarray(pool.meta["capture"]) == "studio"
+        self.images = torch.from_numpy(np.array(pool.images)[keep]).permute(0, 3, 1, 2).contiguous()
+        self.labels = torch.from_numpy(np.array(pool.labels)[keep]).long()
+        self.identities = int(self.labels.max()) + 1
+        self.fingerprint = pool.spec.fingerprint
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+        # A batch is one fancy index: a loader that collates single images spends more time
+        # copying than a small network spends training.
+        chosen = torch.as_tensor(indices)
+        return self.images[chosen].float() / 127.5 - 1, self.labels[chosen]
+
+
+class EndlessBatches(Sampler[list[int]]):
+    """Shuffled batches for ever; the batch at step k depends on the seed and k only.
+
+    A run that resumes at step k therefore sees the batches it would have seen.
+
+    Arguments:
+        size: Number of images.
+        batch: Images per batch.
+        seed: Seed of the order.
+        first: First step to serve.
+    """
+
+    def __init__(self, size: int, batch: int, seed: int, first: int = 0) -> None:
+        self.size, self.batch, self.seed, self.first = size, batch, seed, first
+
+    def __iter__(self):
+        per_epoch = max(1, self.size // self.batch)
+        step = self.first
+        while True:
+            epoch, position = divmod(step, per_epoch)
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+            order = torch.randperm(self.size, generator=generator)
+            for k in range(position, per_epoch):
+                yield order[k * self.batch : (k + 1) * self.batch].tolist()
+                step += 1
+
+
+class PoolData(L.LightningDataModule):
+    """Training batches from a pool.
+
+    Arguments:
+        directory: Folder of the pool.
+        batch_size: Images per step and process.
+        seed: Seed of the order.
+        studio_only: See :class:`PoolDataset`.
+    """
+
+    def __init__(
+        self, directory: str, batch_size: int, seed: int = 0, studio_only: bool = False
+    ) -> None:
+        super().__init__()
+        self.dataset = PoolDataset(Path(directory), studio_only)
+        self.batch_size, self.seed = batch_size, seed
+
+    def train_dataloader(self) -> DataLoader:
+        trainer = self.trainer
+        rank, first = (trainer.global_rank, trainer.global_step) if trainer else (0, 0)
+        # Every rank draws its own order; the seed keeps them apart.
+        batches = EndlessBatches(
+            len(self.dataset), self.batch_size, self.seed + 7919 * rank, first
+        )
+        return DataLoader(self.dataset, sampler=batches, batch_size=None)
+
+
+def augment_identity(images: Tensor) -> Tensor:
+    """Changes what is not identity: colour, light, blur, noise, position, mirror.
+
+    A small recogniser otherwise learns hair, shirt and skin colour, which tell training identities
+    apart more easily than bones do. Real recognisers read geometry, so this one must.
+
+    Arguments:
+        images: Faces in [-1, 1], with shape (B, 3, S, S).
+    """
+    batch = images.shape[0]
+    if torch.rand(()) < 0.5:
+        images = images.flip(-1)
+    # Random similarity: up to +-6% in scale, +-4% of the side in position, +-4 degrees.
+    scale = 1 + 0.06 * (2 * torch.rand(batch) - 1)
+    angle = 0.07 * (2 * torch.rand(batch) - 1)
+    shift = 0.08 * (2 * torch.rand(batch, 2) - 1)
+    theta = torch.stack(
+        [
+            torch.stack([scale * angle.cos(), -scale * angle.sin(), shift[:, 0]], 1),
+            torch.stack([scale * angle.sin(), scale * angle.cos(), shift[:, 1]], 1),
+        ],
+        1,
+    )
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    images = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+    grey = images.mean(1, keepdim=True)
+    mix = (torch.rand(batch, 1, 1, 1) < 0.35).float()
+    images = torch.lerp(images, grey.expand_as(images), mix)
+    gain = torch.exp(0.18 * torch.randn(batch, 3, 1, 1) + 0.2 * torch.randn(batch, 1, 1, 1))
+    images = ((images + 1) / 2 * gain).clamp(0, 1) * 2 - 1
+    blurred = F.interpolate(
+        F.avg_pool2d(images, 2), scale_factor=2, mode="bilinear", align_corners=False
+    )
+    soft = (torch.rand(batch, 1, 1, 1) < 0.25).float() * torch.rand(batch, 1, 1, 1)
+    images = torch.lerp(images, blurred, soft)
+    noise = 0.03 * torch.rand(batch, 1, 1, 1) * torch.randn_like(images)
+    return (images + noise).clamp(-1, 1)

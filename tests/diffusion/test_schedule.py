@@ -1,0 +1,108 @@
+"""Schedules: inverse, derivative, monotone log-SNR, exact ends, published values."""
+
+import math
+
+import pytest
+import torch
+
+from adjointdeis import DDPM, RectifiedFlow, VPCosine, VPLinear
+from adjointdeis.diffusion import Schedule
+
+SCHEDULES = [VPLinear(), VPLinear(0.2, 12.0), VPCosine(), DDPM(), RectifiedFlow()]
+IDS = ["vp", "vp-other", "cosine", "ddpm", "flow"]
+each_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=IDS)
+
+
+def times(schedule: Schedule, count: int = 401) -> torch.Tensor:
+    return torch.linspace(1e-4, schedule.t_max, count, dtype=torch.float64)
+
+
+@each_schedule
+def test_t_of_inverts_lmbda(schedule: Schedule) -> None:
+    t = times(schedule)
+    torch.testing.assert_close(schedule.t_of(schedule.lmbda(t)), t, rtol=1e-12, atol=0.0)
+
+
+@each_schedule
+def test_derivatives_match_finite_differences(schedule: Schedule) -> None:
+    # Off the corners of the piecewise-linear DDPM table: centres of its cells.
+    t = (torch.arange(20, 980, 7, dtype=torch.float64) + 0.5) / 1000.0
+    step = 1e-5
+    for value, derivative in (
+        (schedule.lmbda, schedule.dlmbda),
+        (schedule.log_alpha, schedule.dlog_alpha),
+    ):
+        slope = (value(t + step) - value(t - step)) / (2.0 * step)
+        torch.testing.assert_close(derivative(t), slope, rtol=1e-5, atol=1e-8)
+
+
+@each_schedule
+def test_the_levels_are_consistent(schedule: Schedule) -> None:
+    t = times(schedule)
+    alpha, sigma, lmbda = schedule.alpha(t), schedule.sigma(t), schedule.lmbda(t)
+    assert (alpha > 0).all() and (sigma > 0).all()
+    assert (lmbda.diff() < 0).all()
+    torch.testing.assert_close((alpha / sigma).log(), lmbda, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(schedule.rho(t), torch.exp(-lmbda), rtol=1e-11, atol=0.0)
+    total = alpha + sigma if isinstance(schedule, RectifiedFlow) else alpha**2 + sigma**2
+    torch.testing.assert_close(total, torch.ones_like(t), rtol=1e-12, atol=0.0)
+
+
+@each_schedule
+def test_clean_data_has_no_noise_exactly(schedule: Schedule) -> None:
+    assert float(schedule.sigma(0.0)) == 0.0
+    assert float(schedule.alpha(0.0)) == 1.0
+    assert float(schedule.lmbda(0.0)) == math.inf
+    assert float(schedule.t_of(math.inf)) == pytest.approx(0.0, abs=1e-15)
+
+
+@each_schedule
+def test_python_floats_do_not_pass_through_float32(schedule: Schedule) -> None:
+    tensor = torch.tensor(0.1, dtype=torch.float64)
+    assert float(schedule.lmbda(0.1)) == float(schedule.lmbda(tensor))
+    assert schedule.alpha(torch.tensor(0.1)).dtype == torch.float64
+
+
+def test_vp_linear_is_the_formula_of_the_paper() -> None:
+    t, beta_0, beta_1 = 0.3, 0.1, 20.0
+    log_alpha = -(beta_1 - beta_0) * t * t / 4.0 - beta_0 * t / 2.0
+    assert float(VPLinear().log_alpha(t)) == pytest.approx(log_alpha, rel=1e-15)
+    # g^2 = -2 sigma^2 dlmbda/dt is the rate beta(t).
+    schedule = VPLinear()
+    rate = -2.0 * schedule.sigma(t) ** 2 * schedule.dlmbda(t)
+    assert float(rate) == pytest.approx(beta_0 + t * (beta_1 - beta_0), rel=1e-13)
+
+
+def test_the_noise_level_near_the_data_keeps_its_digits() -> None:
+    t = 1e-9
+    expected = math.sqrt(0.1 * t)  # 1 - alpha^2 = beta_0 t + O(t^2)
+    assert float(VPLinear().sigma(t)) == pytest.approx(expected, rel=1e-7)
+
+
+def test_ddpm_levels_at_the_published_timesteps() -> None:
+    schedule = DDPM()
+    product = torch.cumprod(1.0 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)
+    t = schedule.t_of_timestep(torch.arange(1000))
+    torch.testing.assert_close(schedule.alpha(t) ** 2, product, rtol=1e-11, atol=0.0)
+    abar = [float(schedule.alpha(schedule.t_of_timestep(k)) ** 2) for k in (0, 950, 999)]
+    assert abar == pytest.approx([0.9999, 1.0604e-4, 4.0358e-5], rel=1e-4)
+
+
+def test_ddpm_timesteps_meet_time_in_one_place() -> None:
+    schedule = DDPM()
+    timesteps = torch.arange(1000, dtype=torch.float64)
+    t = schedule.t_of_timestep(timesteps)
+    assert float(t[0]) == 0.001 and float(t[-1]) == 1.0
+    torch.testing.assert_close(schedule.timestep_of_t(t), timesteps, rtol=0.0, atol=1e-9)
+    assert float(schedule.timestep_of_t(0.0)) == 0.0
+    with pytest.raises(ValueError, match="0..999"):
+        schedule.t_of_timestep(1000)
+
+
+def test_impossible_schedules_are_refused() -> None:
+    with pytest.raises(ValueError, match="beta_0 < beta_1"):
+        VPLinear(2.0, 1.0)
+    with pytest.raises(ValueError, match="offset"):
+        VPCosine(0.0)
+    with pytest.raises(ValueError, match="betas"):
+        DDPM(torch.tensor([0.1, 1.2]))

