@@ -179,7 +179,7 @@ def continuous_gradient(
 
 def relative_error(value: Tensor, reference: Tensor) -> float:
     """Norm of the difference over the norm of the reference."""
-    return float((value - reference).norm() / reference.norm())
+    return float(((value - reference).norm() / reference.norm()).detach())
 
 
 def observed_order(steps: Sequence[int], errors: Sequence[float]) -> float:

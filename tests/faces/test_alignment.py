@@ -29,7 +29,9 @@ def schematic_landmarks(scale: float = 1.0, angle: float = 0.0, centre=(200.0, 2
 
 def smooth_values(x: np.ndarray, y: np.ndarray, wave: float = 1.0) -> np.ndarray:
     x, y = x / wave, y / wave
-    return np.stack([128 + 90 * np.sin(x / 37 + k) * np.cos(y / (29 + 5 * k)) for k in range(3)], -1)
+    return np.stack(
+        [128 + 90 * np.sin(x / 37 + k) * np.cos(y / (29 + 5 * k)) for k in range(3)], -1
+    )
 
 
 def smooth_image(height: int, width: int, wave: float = 1.0) -> np.ndarray:
@@ -125,9 +127,7 @@ def test_similarity_recovers_a_known_transform():
     rng = np.random.default_rng(1)
     source = rng.normal(size=(5, 2))
     angle, scale = 0.8, 2.3
-    linear = scale * np.array(
-        [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
-    )
+    linear = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     found = similarity_transform(source, source @ linear.T + [3.0, -4.0])
     np.testing.assert_allclose(found, np.column_stack([linear, [3.0, -4.0]]), atol=1e-12)
 

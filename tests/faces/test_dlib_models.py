@@ -8,11 +8,10 @@ import sys
 
 import numpy as np
 import pytest
-from frll_photographs import frll_root
 from PIL import Image
 
 from adjointdeis.faces import dlib_models
-from adjointdeis.faces.alignment import align_ffhq, quad_to_square, ffhq_quad
+from adjointdeis.faces.alignment import align_ffhq, ffhq_quad, quad_to_square
 from adjointdeis.faces.dlib_models import (
     FFHQ_FACE_BOX,
     RECOGNITION_FILE,
@@ -33,11 +32,10 @@ needs_dlib = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def photographs():
-    root = frll_root()
-    ids = ("001", "002", "004")
+def photographs(frll_root):
+    ids = ("001", "004")
     names = [f"neutral_front/{i}_03.jpg" for i in ids] + [f"smiling_front/{i}_08.jpg" for i in ids]
-    return [read_image(root / name) for name in names]
+    return [read_image(frll_root / name) for name in names]
 
 
 @pytest.fixture(scope="module")
@@ -128,8 +126,8 @@ def test_photographs_of_one_person_are_alike_and_of_two_are_not(aligned):
     judge = DlibRecogniser()
     embeddings, ok = judge.embed(aligned)
     assert ok.all() and len(judge.fingerprint) == 64
-    similarity = judge.compare(embeddings[:3, None], embeddings[None, 3:])
-    off_diagonal = similarity[~np.eye(3, dtype=bool)]
+    similarity = judge.compare(embeddings[:2, None], embeddings[None, 2:])
+    off_diagonal = similarity[~np.eye(2, dtype=bool)]
     assert similarity.diagonal().min() > 0.5 > off_diagonal.max() + 0.05
 
 

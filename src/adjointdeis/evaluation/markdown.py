@@ -9,7 +9,7 @@ from .thresholds import ThresholdRecord
 
 def percent(value: float | None, digits: int = 2) -> str:
     """A share as percent without its sign; a dash where unknown."""
-    return "–" if value is None else f"{100 * value:.{digits}f}"  # noqa: RUF001
+    return "-" if value is None else f"{100 * value:.{digits}f}"
 
 
 def share(value: float) -> str:
@@ -38,7 +38,7 @@ def vulnerability_table(rows: Sequence[Mapping[str, Any]]) -> str:
     header += ["% of bound"] if bounded else []
     lines = []
     for row in rows:
-        realised = "–"  # noqa: RUF001
+        realised = "-"
         if row["impostors_n"]:
             realised = (
                 f"{percent(row['fmr_realised'], 3)}% ({row['impostors_k']}/{row['impostors_n']})"
@@ -134,10 +134,10 @@ def potential_table(rows: Sequence[Mapping[str, Any]]) -> str:
             f"systems {', '.join(first['systems'])}"
         )
         header = ["r \\ c", *(str(c) for c in range(1, n_columns + 1))]
-        lines = [
-            [r, *(f"{percent(cell[r, c]['value'], 1)} ({cell[r, c]['k']})" for c in range(1, n_columns + 1))]
-            for r in range(1, n_rows + 1)
-        ]  # fmt: skip
+        lines = []
+        for r in range(1, n_rows + 1):
+            row = [cell[r, c] for c in range(1, n_columns + 1)]
+            lines.append([r, *(f"{percent(x['value'], 1)} ({x['k']})" for x in row)])
         parts.append(f"{title}\n\n{table(header, lines)}")
     return "\n\n".join(parts)
 
@@ -159,7 +159,7 @@ def paired_table(comparisons: Sequence[Any]) -> str:
             f"{100 * c.difference:+.2f}",
             f"[{percent(c.lo)}, {percent(c.hi)}]",
             f"{c.p_value:.3g}",
-            "–" if c.p_holm is None else f"{c.p_holm:.3g}",  # noqa: RUF001
+            "-" if c.p_holm is None else f"{c.p_holm:.3g}",
         ]
         for c in comparisons
     ]

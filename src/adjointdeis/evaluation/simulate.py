@@ -67,27 +67,40 @@ class Simulation:
 
 
 def simulate(
-    model: DyadicModel, *, n_subjects: int = 102, n_morphs: int = 489, seed: int = 0
+    model: DyadicModel,
+    *,
+    n_subjects: int = 102,
+    n_morphs: int = 489,
+    seed: int = 0,
+    pairs: np.ndarray | None = None,
 ) -> Simulation:
     """Draws subjects, all ordered impostor pairs and random distinct morph pairs.
+
+    Args:
+        pairs: shape (M, 2), the morph pairs to use instead of random ones.
 
     Returns:
         impostor_scores (N(N-1),), impostor_pairs (N(N-1), 2), morph_scores (M, 2), morph_pairs
         (M, 2).
     """
     generator = np.random.default_rng(seed)
-    every = np.stack(np.triu_indices(n_subjects, 1), axis=1)
-    if n_morphs > len(every):
-        raise EvaluationError(f"{n_morphs} morphs of {n_subjects} subjects: at most {len(every)}")
+    pairs = random_pairs(n_subjects, n_morphs, generator) if pairs is None else pairs
     effect = model.subject_sd * generator.standard_normal(n_subjects)
     i, j = np.nonzero(~np.eye(n_subjects, dtype=bool))
     noise = model.noise_sd * generator.standard_normal(len(i))
     impostor = model.impostor + effect[i] + effect[j] + noise
-    pairs = every[np.sort(generator.permutation(len(every))[:n_morphs])]
-    shared = model.morph_sd * generator.standard_normal((n_morphs, 1))
-    noise = model.noise_sd * generator.standard_normal((n_morphs, 2))
+    shared = model.morph_sd * generator.standard_normal((len(pairs), 1))
+    noise = model.noise_sd * generator.standard_normal((len(pairs), 2))
     morph = model.morph + effect[pairs] + shared + noise
     return Simulation(impostor, np.stack([i, j], axis=1), morph, pairs, n_subjects)
+
+
+def random_pairs(n_subjects: int, n_morphs: int, generator: np.random.Generator) -> np.ndarray:
+    """Distinct unordered pairs of subjects, shape (M, 2), sorted."""
+    every = np.stack(np.triu_indices(n_subjects, 1), axis=1)
+    if n_morphs > len(every):
+        raise EvaluationError(f"{n_morphs} morphs of {n_subjects} subjects: at most {len(every)}")
+    return every[np.sort(generator.permutation(len(every))[:n_morphs])]
 
 
 def synthetic_table(
@@ -110,15 +123,16 @@ def synthetic_table(
     generator = np.random.default_rng(seed)
     attacks = {"weak": 0.24, "strong": 0.32} if attacks is None else attacks
     names = [f"{i:03d}" for i in range(1, n_subjects + 1)]
+    pairs = random_pairs(n_subjects, n_morphs, generator)
     rows: list[dict[str, object]] = []
     for s, system in enumerate(systems):
         base = {"system": system, "score_type": "similarity"}
         drawn: dict[str, Simulation] = {}
         for attack, strength in attacks.items():
-            # One seed per system: the attacks share impostors, subjects and pairs.
+            # One seed per system: its attacks share impostors and subjects.
             model = DyadicModel(morph=strength)
             drawn[attack] = simulate(
-                model, n_subjects=n_subjects, n_morphs=n_morphs, seed=1000 * seed + s
+                model, n_subjects=n_subjects, seed=1000 * seed + s, pairs=pairs
             )
         first = next(iter(drawn.values()))
         for name in names:
@@ -157,7 +171,7 @@ def synthetic_table(
         image = {"attack": BONA_FIDE, "ref_id": f"{name}_03"}
         rows.append({**base, **image, "score": float(generator.normal(0.3, 0.1))})
     for attack in attacks:
-        for a, b in first.morph_pairs:
+        for a, b in pairs:
             image = {"attack": attack, "morph_id": f"{names[a]}_{names[b]}"}
             image["ref_id"] = image["morph_id"]
             rows.append({**base, **image, "score": float(generator.normal(0.55, 0.12))})

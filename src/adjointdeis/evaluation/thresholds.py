@@ -276,10 +276,11 @@ def rule_of_30(k: int, n: int, fmr: float) -> str:
     """
     needed = "infinitely many" if fmr == 0 else f"{math.ceil(30 / fmr):,}"
     if k >= 30:
-        return f"met: {k} false matches of {n:,} (if the comparisons are independent)"
+        return f"met: {k:,} false matches of {n:,} (if the comparisons are independent)"
     zero = f"; without any the FMR is below {3 / n:.2g} at 95% at best" if k == 0 else ""
+    matches = "match" if k == 1 else "matches"
     return (
-        f"not met: {k} false matches of {n:,}, 30 wanted: FMR {100 * fmr:g}% takes {needed} "
+        f"not met: {k} false {matches} of {n:,}, 30 wanted: FMR {100 * fmr:g}% takes {needed} "
         f"independent impostor comparisons{zero}"
     )
 

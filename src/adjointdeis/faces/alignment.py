@@ -119,9 +119,7 @@ def align_ffhq(
         ValueError: Wrong image type, or landmarks from which no crop can be made.
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise ValueError(
-            f"image: expected (H, W, 3) uint8 RGB, got {image.shape} of {image.dtype}"
-        )
+        raise ValueError(f"image: expected (H, W, 3) uint8 RGB, got {image.shape} of {image.dtype}")
     quad = ffhq_quad(landmarks)
     side = np.hypot(*(quad[3] - quad[0]))
     picture = Image.fromarray(image)

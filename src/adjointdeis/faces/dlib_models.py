@@ -331,6 +331,4 @@ def _shape(working: np.ndarray, detection: Detection, scale: float, points: int)
 
 def _check_image(image: np.ndarray) -> None:
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise ValueError(
-            f"image: expected (H, W, 3) uint8 RGB, got {image.shape} of {image.dtype}"
-        )
+        raise ValueError(f"image: expected (H, W, 3) uint8 RGB, got {image.shape} of {image.dtype}")

@@ -5,8 +5,8 @@ dlib and without a compiler. Its peculiarities, which a standard ResNet lacks:
 
 * Strided convolutions and pools have no padding, so that 150 x 150 ends as 2 x 2.
 * The shortcut of a strided block is a 2 x 2 average pool; it has fewer channels than the block and,
-  where 7 becomes 3 or 4, another size. The sum pads *both* with zeros to the larger shape.
-* Batch normalisation is frozen to a channel-wise affine map; here it is folded into the convolution.
+  where 8 becomes 3 or 4, another size. The sum pads *both* with zeros to the larger shape.
+* Batch normalisation is frozen to a channel-wise affine map, here folded into the convolution.
 * The descriptor is neither biased nor normalised; descriptors are compared by Euclidean distance.
 
 Black-box scores of dlib itself come from `dlib_models.DlibRecogniser`. A recogniser that served as
@@ -34,9 +34,10 @@ _PIXEL_SCALE = 256.0  # dlib divides by 256, not 255
 STAGES = ((32, 3, False), (64, 4, True), (128, 3, True), (256, 3, True), (256, 1, True))
 """(channels, residual blocks, first block strided) from the input outwards."""
 
-FFHQ_CHIP_BOX = (0.175, 0.275, 0.800, 0.900)
+FFHQ_CHIP_BOX = (0.158, 0.258, 0.845, 0.945)
 """Where dlib's chip lies in an `ffhq-256` crop (left, top, right, bottom as fractions of the frame):
-the mean over FRLL. A fixed crop is differentiable and needs no detector."""
+the mean over FRLL. A fixed crop is differentiable and needs no detector; over FRLL it moves the
+descriptor by 0.09 on average and 0.15 at most, while two people are 0.5 apart or more."""
 
 
 class Residual(nn.Module):

@@ -44,9 +44,7 @@ def read_image(path: AnyPath | str) -> np.ndarray:
         ) from error
 
 
-def write_image(
-    path: Path | str, image: np.ndarray, text: Mapping[str, str] | None = None
-) -> None:
+def write_image(path: Path | str, image: np.ndarray, text: Mapping[str, str] | None = None) -> None:
     """Writes (H, W, 3) uint8 RGB in the format of the suffix, atomically.
 
     Args:

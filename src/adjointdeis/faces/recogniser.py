@@ -36,12 +36,12 @@ class Recogniser(Protocol):
             images: (B, H, W, 3) uint8 RGB.
 
         Returns:
-            (B, D) float32 embeddings, and (B,) bool: False is a failure to acquire, whose row is NaN.
+            (B, D) float32 embeddings, and (B,) bool: False is a failure to acquire, its row NaN.
         """
         ...
 
     def compare(self, e1: np.ndarray, e2: np.ndarray) -> np.ndarray:
-        """Similarities (...) of embeddings (..., D), broadcast over the leading axes; NaN stays NaN."""
+        """Similarities (...) of embeddings (..., D), broadcast over the leading axes; NaN stays."""
         ...
 
 

@@ -60,7 +60,9 @@ class LandmarkMorph:
 
     def __post_init__(self) -> None:
         if self.variant not in VARIANTS:
-            raise ValueError(f"variant: expected one of {', '.join(VARIANTS)}, got {self.variant!r}")
+            raise ValueError(
+                f"variant: expected one of {', '.join(VARIANTS)}, got {self.variant!r}"
+            )
         if not 0 <= self.weight <= 1:
             raise ValueError(f"weight: expected a share in [0, 1], got {self.weight}")
         if self.feather <= 0 or self.border_points < 1:

@@ -169,7 +169,7 @@ def test_a_root_that_holds_no_face(tmp_path):
     [
         ("", "number of points"),
         ("three\n", "number of points"),
-        ("3\n1 2\n3 4\n", "line 3: expected a point"),
+        ("3\n1 2\n3 4\n", "line 4: expected a point"),
         ("3\n1 2\n3 4 5\n5 6\n", "line 3: expected a point"),
         ("3\n1 2\n3 nan\n5 6\n", "not finite"),
         ("3\n1 2\n3 4\n5 6\n1\n0\n2\n0 3\n", "beyond 2"),

@@ -215,7 +215,7 @@ def extract_extra(head: dict[str, NDArray]) -> dict[str, NDArray]:
 
 def _save(path: Path, arrays: dict[str, NDArray]) -> None:
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
+    np.savez_compressed(buffer, **arrays)  # pyright: ignore[reportArgumentType]
     write_atomically(path, buffer.getvalue())
     print(f"{path}: {path.stat().st_size / 1e6:.2f} MB")
 

@@ -108,5 +108,7 @@ def _notes(result: Mapping[str, Any]) -> list[str]:
     failed = {row["attack"]: row["n_fta"] for row in rows}
     notes.append(f"* Comparisons without a face found in the morph: {failed}.")
     if result["pairs"]["selector"] == result["recogniser"]["name"]:
-        notes.append("* The recogniser that judges also chose the pairs, which favours the attacks.")
+        notes.append(
+            "* The recogniser that judges also chose the pairs, which favours the attacks."
+        )
     return notes

@@ -1,4 +1,4 @@
-"""Where the real photographs are, for the tests that use them when they are there."""
+"""Real photographs for the tests that use them when they are there."""
 
 import os
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 
+@pytest.fixture(scope="session")
 def frll_root() -> Path:
     """FRLL's folder from ADJOINTDEIS_FRLL or beside the repository; skips the test otherwise."""
     named = os.environ.get("ADJOINTDEIS_FRLL")

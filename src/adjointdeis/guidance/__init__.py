@@ -1,0 +1,1 @@
+"""Algorithms that use gradients through sampling, one file each."""

@@ -1,0 +1,59 @@
+"""A diffusion autoencoder as the morphing attacks see it: encode, decode, predict noise."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from adjointdeis.diffusion.denoiser import EpsFromV, FromTimesteps
+from adjointdeis.diffusion.grid import TimeGrid
+from adjointdeis.diffusion.schedule import DDPM
+from adjointdeis.faces.networks import DiffAE
+from adjointdeis.rollout import Encoding, encode
+from adjointdeis.solvers import DDIM
+
+
+@dataclass(frozen=True, eq=False)
+class Autoencoder:
+    """A trained network with the meaning of its output.
+
+    Arguments:
+        network: The diffusion autoencoder, frozen and in evaluation mode.
+        prediction: What the network predicts: "eps" for the official weights, "v" for the
+            embedded ones.
+        fingerprint: SHA-256 of the weight file.
+        licence: Licence of the weights, one line.
+    """
+
+    network: DiffAE
+    prediction: Literal["eps", "v"]
+    fingerprint: str
+    licence: str
+
+    @property
+    def schedule(self) -> DDPM:
+        """The discrete schedule that the network was trained on."""
+        return DDPM()
+
+    @property
+    def denoiser(self) -> nn.Module:
+        """Noise prediction ``(x, t, z) -> eps``."""
+        timed = FromTimesteps(self.network, self.schedule)
+        return timed if self.prediction == "eps" else EpsFromV(timed, self.schedule)
+
+    def code(self, images: Tensor) -> Tensor:
+        """Semantic codes (B, D) of images (B, 3, H, W) in [-1, 1]."""
+        return self.network.encode(images)
+
+    def encode(self, images: Tensor, z: Tensor, steps: int = 250) -> Encoding:
+        r"""Noise of images by the probability-flow ODE run forwards, as the official code does it.
+
+        Arguments:
+            images: Images :math:`x_0` in [-1, 1], with shape (B, 3, H, W).
+            z: Their codes, with shape (B, D).
+            steps: :math:`N_E`; 1000 must be a multiple-of-stride grid for it (DiffAE's "ddimN").
+        """
+        grid = TimeGrid.ddim_stride(self.schedule, steps, encode=True)
+        with torch.no_grad():
+            return encode(self.denoiser, images, z, solver=DDIM(clip_x0=True), grid=grid)

@@ -1,0 +1,110 @@
+"""DiM: morphing by interpolating the latents of a diffusion autoencoder, without optimisation.
+
+References:
+    | Leveraging Diffusion for Strong and High Quality Face Morphing Attacks
+    | https://arxiv.org/abs/2301.04218
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from adjointdeis.diffusion.cycle_sde import CycleSDE
+from adjointdeis.diffusion.grid import TimeGrid
+from adjointdeis.diffusion.noise import RecordedNoise
+from adjointdeis.diffusion.transition import path_scale
+from adjointdeis.morphing.autoencoder import Autoencoder
+from adjointdeis.morphing.blend import lerp, slerp
+
+
+@dataclass(frozen=True, eq=False)
+class MorphLatents:
+    """Everything that a sampler needs to draw a batch of morphs.
+
+    Attributes:
+        x_T: Initial noise, with shape (B, 3, H, W).
+        z: Codes, with shape (B, D).
+        noise: Noises of the SDE's steps, or None for an ODE.
+        nfe: Network evaluations per image spent on encoding, the two sources of a pair being one
+            batch, as the paper counts them.
+    """
+
+    x_T: Tensor
+    z: Tensor
+    noise: RecordedNoise | None
+    nfe: int
+
+
+@dataclass(frozen=True)
+class EncodedFace:
+    """A batch of encoded images: codes (B, D), noise (B, 3, H, W), evaluations per image."""
+
+    z: Tensor
+    x_T: Tensor
+    nfe: int
+
+
+def morph_latents(a: EncodedFace, b: EncodedFace, weight: float = 0.5) -> MorphLatents:
+    """DiM-A's latents: spherical interpolation of the noises, linear of the codes.
+
+    Arguments:
+        a, b: The two sources.
+        weight: Share of ``b``.
+    """
+    return MorphLatents(slerp(a.x_T, b.x_T, weight), lerp(a.z, b.z, weight), None, a.nfe)
+
+
+def sde_morph_latents(
+    autoencoder: Autoencoder,
+    images_a: Tensor,
+    images_b: Tensor,
+    z_a: Tensor,
+    z_b: Tensor,
+    grid: TimeGrid,
+    seeds: list[int],
+    weight: float = 0.5,
+) -> MorphLatents:
+    """Latents of an SDE morph: noise and step noises of both sources, interpolated spherically.
+
+    The paper encodes with Cycle-SDE and does not say how the noises of two sources become one
+    path. Here both sources follow the same Wiener path (one seed a pair), so that at high noise
+    their step noises nearly agree, and every step's noises are interpolated as x_T is: the result
+    keeps the norm of a standard normal, and weight 0 or 1 reproduces a source exactly.
+
+    Arguments:
+        autoencoder: Network.
+        images_a, images_b: Sources in [-1, 1], with shape (B, 3, H, W).
+        z_a, z_b: Their codes.
+        grid: Sampling grid; encoding costs one evaluation per step.
+        seeds: One per pair, so that a pair's noise does not depend on the batch it is in.
+        weight: Share of ``b``.
+    """
+    encodings = [
+        CycleSDE.from_path(autoencoder.denoiser, _forward_path(x, grid, seeds), z, grid)
+        for x, z in ((images_a, z_a), (images_b, z_b))
+    ]
+    first, second = encodings
+    noises = tuple(
+        slerp(p, q, weight)
+        for p, q in zip(first.noise.values, second.noise.values, strict=True)
+    )
+    return MorphLatents(
+        x_T=slerp(first.x_T, second.x_T, weight),
+        z=lerp(z_a, z_b, weight),
+        noise=RecordedNoise(noises),
+        nfe=first.nfe,
+    )
+
+
+def _forward_path(images: Tensor, grid: TimeGrid, seeds: list[int]) -> tuple[Tensor, ...]:
+    """States of the forward chain from the clean end, noisy first, one generator per image."""
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    path = [images]
+    for index in range(grid.steps - 1, -1, -1):
+        s, t = grid[index], grid[index + 1]
+        draw = torch.stack(
+            [torch.randn(images.shape[1:], generator=g, dtype=torch.float64) for g in generators]
+        ).to(images)
+        path.append(s.alpha / t.alpha * path[-1] + s.alpha * path_scale(s, t) * draw)
+    return tuple(reversed(path))
