@@ -1,9 +1,21 @@
+"""Entry point: compose a configuration, then run its task.
+
+    python run.py --help
+    python run.py +experiment=quickstart
+"""
+
 import hydra
-from hydra.utils import get_method
+from omegaconf import DictConfig
+
+from adjointdeis.harness.launch import checked, launch
+
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
-def main(cfg):
-    import lightning as L
-    if cfg.seed is not None: L.seed_everything(cfg.seed)
-    print(get_method(cfg.task._target_)(cfg))
-if __name__ == "__main__": main()
+def main(cfg: DictConfig) -> float | None:
+    """Runs the task of a composed configuration."""
+    return launch(cfg)
+
+
+if __name__ == "__main__":
+    with checked("conf"):
+        main()

@@ -33,9 +33,7 @@ def test_a_coarse_increment_is_the_sum_of_the_fine_ones() -> None:
 def test_recorded_noise_sums_to_the_increment_of_its_path() -> None:
     path, grid = BrownianPath((BATCH, DIM), seed=7), TimeGrid.uniform_time(VPLinear(), 6)
     noise = RecordedNoise([path.normal(grid[i], grid[i + 1], LIKE) for i in range(6)])
-    torch.testing.assert_close(
-        noise.increment(grid, 1, 5, LIKE), path.increment(grid, 1, 5, LIKE)
-    )
+    torch.testing.assert_close(noise.increment(grid, 1, 5, LIKE), path.increment(grid, 1, 5, LIKE))
 
 
 def test_a_path_is_replayed_in_any_order_and_differs_between_seeds() -> None:
@@ -67,7 +65,8 @@ def test_disjoint_increments_are_uncorrelated() -> None:
 
 def test_drawn_noise_depends_on_the_seed_alone() -> None:
     one = RecordedNoise.draw(3, (2, 2), seed=1)
-    assert torch.equal(torch.stack(one.values), torch.stack(RecordedNoise.draw(3, (2, 2), 1).values))
+    again = RecordedNoise.draw(3, (2, 2), seed=1)
+    assert torch.equal(torch.stack(one.values), torch.stack(again.values))
     double = RecordedNoise.draw(3, (2, 2), seed=1, dtype=torch.float64)
     torch.testing.assert_close(torch.stack(double.values).float(), torch.stack(one.values))
 

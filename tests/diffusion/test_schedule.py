@@ -95,7 +95,7 @@ def test_ddpm_timesteps_meet_time_in_one_place() -> None:
     assert float(t[0]) == 0.001 and float(t[-1]) == 1.0
     torch.testing.assert_close(schedule.timestep_of_t(t), timesteps, rtol=0.0, atol=1e-9)
     assert float(schedule.timestep_of_t(0.0)) == 0.0
-    with pytest.raises(ValueError, match="0..999"):
+    with pytest.raises(ValueError, match=r"0\.\.999"):
         schedule.t_of_timestep(1000)
 
 

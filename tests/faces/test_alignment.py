@@ -16,7 +16,7 @@ from adjointdeis.faces.alignment import (
 
 
 def schematic_landmarks(scale: float = 1.0, angle: float = 0.0, centre=(200.0, 210.0)):
-    """68 points of which only eyes, nose tip and mouth corners carry a face; the rest are spread."""
+    """68 points of which only eyes, nose tip and mouth corners make a face."""
     points = np.zeros((68, 2))
     points[:, 0] = np.linspace(-60, 60, 68)
     points[36:42] = np.array([-30.0, -20.0]) + 4 * np.eye(2)[[0, 0, 1, 1, 0, 1]] - 2

@@ -1,4 +1,4 @@
-"""The PyTorch port of dlib's network: dlib's own descriptor to 1e-4, true gradients, safe reading."""
+"""The PyTorch port of dlib's network: dlib's descriptor to 1e-4, true gradients, safe reading."""
 
 import importlib.util
 

@@ -10,6 +10,7 @@ from oracles import (
     AffineDenoiser,
     MLPDenoiser,
     RungeKutta4,
+    agree,
     differentiate,
     inputs,
     normal,
@@ -23,6 +24,9 @@ from adjointdeis.gradients import AdjointDEIS, Backprop, DiscreteAdjoint
 from adjointdeis.gradients.adjoint_kernel import solve_adjoint
 from adjointdeis.solvers import DDIM, DPMSolverPP, SDEDPMSolver
 
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::adjointdeis.gradients.adjoint_deis.LargeAdjointStepWarning"
+)
 SOLVERS = {
     "ddim": DDIM(),
     "ddim-clipped": DDIM(clip_x0=True),
@@ -71,7 +75,8 @@ def test_the_discrete_adjoint_is_autograd(name: str, spacing: str, scheduled: bo
         assert relative_error(found.parts()[part], value) < 1e-12, part
     if scheduled:
         for step in range(grid.steps):
-            assert relative_error(found.z[step], exact.z[step]) < 1e-12, step
+            assert agree(found.z[step], exact.z[step]), step
+        assert (exact.z.flatten(1).norm(dim=1) > 0).sum() >= grid.steps - 3
 
 
 def test_gradients_are_correct_by_finite_differences() -> None:
@@ -107,9 +112,7 @@ def test_the_shared_kernel_at_the_noisy_end_is_the_discrete_adjoint(calculus: st
     with torch.no_grad():
         for i in range(grid.steps):
             n = None if noise is None else noise.values[i]
-            states.append(
-                solver.step(network, states[-1], z, grid[i], grid[i + 1], (), n)[0]
-            )
+            states.append(solver.step(network, states[-1], z, grid[i], grid[i + 1], (), n)[0])
     weights, a_z, a_theta = list(network.parameters()), 0.0, 0.0
 
     def velocity(interval, node, p):
@@ -178,11 +181,11 @@ def test_the_gradient_of_gaussian_data_is_the_closed_form() -> None:
     schedule = VPLinear()
     denoiser = GaussianDenoiser(schedule, normal(DIM, seed=1), 0.7, normal(DIM, 3, seed=2))
     x_T, z = inputs()
-    grid = TimeGrid.uniform_lmbda(schedule, 640)
+    grid = TimeGrid.uniform_lmbda(schedule, 160)
     ratio = (denoiser.variance(grid.t[-1]) / denoiser.variance(grid.t[0])).sqrt().detach()
     a_0 = normal(BATCH, DIM, seed=99)
     shift = grid[-1].alpha - ratio * grid[0].alpha
-    for method, tolerance in ((DiscreteAdjoint(), 2e-4), (AdjointDEIS("2M"), 4e-3)):
+    for method, tolerance in ((DiscreteAdjoint(), 2e-3), (AdjointDEIS("2M"), 3e-2)):
         found = differentiate(denoiser, x_T, z, method, solver=DPMSolverPP(2), grid=grid)
         assert relative_error(found.x_T, ratio * a_0) < tolerance
         assert relative_error(found.z, shift * a_0 @ denoiser.weight.detach()) < tolerance
@@ -287,9 +290,7 @@ def test_an_integer_timestep_network_learns_through_the_chain() -> None:
     schedule = DDPM()
     denoiser, x_T = FromTimesteps(Table(), schedule), inputs()[0]
     grid = TimeGrid.ddim_stride(schedule, 10)
-    exact, found = (
-        theta_gradient(denoiser, x_T, grid, m) for m in (Backprop(), DiscreteAdjoint())
-    )
+    exact, found = (theta_gradient(denoiser, x_T, grid, m) for m in (Backprop(), DiscreteAdjoint()))
     assert relative_error(found, exact) < 1e-12
     visited = exact.reshape(1000, DIM).abs().sum(1).nonzero().flatten().tolist()
     assert visited == list(range(0, 1000, 100))

@@ -69,7 +69,9 @@ def test_landmarks_meet_at_their_mean():
         return np.repeat(np.rint(plane)[..., None], 3, 2).astype(np.uint8)
 
     around = np.array([[-5, -5], [5, -5], [5, 5], [-5, 5], [0, 0]], dtype=float)
-    morph = LandmarkMorph("opencv")(dot(20), dot(40), around + [20, 32], around + [40, 32])
+    morph = LandmarkMorph("opencv")(
+        dot(20), dot(40), around + np.array([20, 32]), around + np.array([40, 32])
+    )
     row = morph[32, :, 0]
     assert row.argmax() == 30 and row.max() > 240
     assert row[20] < 30 and row[40] < 30
@@ -144,7 +146,7 @@ def test_bad_input_is_refused():
         morph(image, image[:32], grid_points(), grid_points())
     with pytest.raises(ValueError, match="equal shapes"):
         morph(image, image, grid_points(), grid_points()[:5])
-    with pytest.raises(ValueError, match="pixels of the given images"):
+    with pytest.raises(ValueError, match="pixels of the images"):
         morph(image, image, grid_points() * 30, grid_points() * 30)
     with pytest.raises(ValueError, match="finite"):
         morph(image, image, grid_points() * np.nan, grid_points())

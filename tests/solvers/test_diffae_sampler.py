@@ -19,7 +19,9 @@ pytestmark = pytest.mark.skipif(not REFERENCE.exists(), reason="no reference val
 
 def closed_form(x, timesteps, z):
     t = timesteps.to(x.dtype).reshape(-1, 1, 1, 1)
-    return 0.6 * torch.tanh(x) + 0.3 * torch.sin(t / 200.0) * x + 0.1 * z.mean(1)[:, None, None, None]
+    return (
+        0.6 * torch.tanh(x) + 0.3 * torch.sin(t / 200.0) * x + 0.1 * z.mean(1)[:, None, None, None]
+    )
 
 
 def image(*shape: int, phase: float) -> torch.Tensor:
@@ -36,9 +38,7 @@ def check(value: torch.Tensor, expected: dict) -> None:
     assert list(value.shape) == expected["shape"]
     scale = expected["std"]
     picked = value.flatten()[torch.tensor(expected["index"])]
-    torch.testing.assert_close(
-        picked, torch.tensor(expected["value"]), rtol=0.0, atol=1e-4 * scale
-    )
+    torch.testing.assert_close(picked, torch.tensor(expected["value"]), rtol=0.0, atol=1e-4 * scale)
     assert float(value.mean()) == pytest.approx(expected["mean"], abs=1e-4 * scale)
     assert float(value.std()) == pytest.approx(scale, rel=1e-4)
 

@@ -89,8 +89,8 @@ def threshold_table(records: Sequence[ThresholdRecord]) -> str:
             ]
         )
     note = (
-        "- Exact: Clopper-Pearson interval of the FMR for independent comparisons; pairs that share "
-        "people are not independent, so the truth is wider."
+        "- Exact: Clopper-Pearson interval of the FMR for independent comparisons; pairs that "
+        "share people are not independent, so the truth is wider."
     )
     return table(header, lines) + "\n\n" + note
 

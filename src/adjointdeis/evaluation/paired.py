@@ -197,8 +197,8 @@ def _keys(groups: MorphScores) -> dict[tuple[str, ...], int]:
 def _take(groups: MorphScores, morphs: Sequence[int]) -> MorphScores:
     pair_ends = np.append(groups.pair_start, len(groups.scores))
     morph_ends = np.append(groups.morph_start, len(groups.subjects))
-    pairs = np.concatenate([np.arange(morph_ends[m], morph_ends[m + 1]) for m in morphs])
-    rows = np.concatenate([np.arange(pair_ends[p], pair_ends[p + 1]) for p in pairs])
+    pairs = np.concatenate([np.arange(int(morph_ends[m]), int(morph_ends[m + 1])) for m in morphs])
+    rows = np.concatenate([np.arange(int(pair_ends[p]), int(pair_ends[p + 1])) for p in pairs])
     probes, sizes = groups.probes[pairs], groups.n_subjects[morphs]
     scores = groups.scores[rows]
     return MorphScores(

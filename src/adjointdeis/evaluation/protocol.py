@@ -147,7 +147,8 @@ def evaluate(
                 if not len(cell):
                     continue
                 groups = group_table(cell, attack=attack, system=system, probe_policy=policy)
-                labels = {"attack": attack, "system": system, "probe_policy": policy}
+                labels: dict[str, Any] = {"attack": attack, "system": system}
+                labels["probe_policy"] = policy
                 labels["n_fta"] = int((cell["status"] == "fta").sum())
                 labels["n_fte"] = int((cell["status"] == "fte").sum())
                 for point in points:

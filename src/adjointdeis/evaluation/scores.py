@@ -219,7 +219,9 @@ def concatenate(tables: Iterable[ScoreTable]) -> ScoreTable:
     metadata: dict[str, Any] = {}
     for table in reversed(listed):
         metadata.update(table.metadata)
-    columns = {name: np.concatenate([table[name] for table in listed]) for name in COLUMNS}
+    columns: dict[str, Any] = {
+        name: np.concatenate([table[name] for table in listed]) for name in COLUMNS
+    }
     return ScoreTable.from_columns(metadata=metadata, **columns)
 
 
@@ -264,9 +266,9 @@ def checked(table: ScoreTable) -> ScoreTable:
     _refuse(table, ok & ~np.isfinite(table["score"]), "score", "status ok needs a finite number")
     same = table["subject_id"] == table["ref_subject_id"]
     known = (table["subject_id"] != "") & (table["ref_subject_id"] != "")
-    for kind, wrong, why in (("nonmated", same, "is of one"), ("mated", ~same, "is of two")):
+    for kind, wrong, why in (("nonmated", same, "one subject"), ("mated", ~same, "two subjects")):
         bad = (table["kind"] == kind) & known & wrong
-        _refuse(table, bad, "ref_subject_id", f"a {kind} comparison {why} subject by its ids")
+        _refuse(table, bad, "ref_subject_id", f"a {kind} comparison is of {why} by its ids")
     _one_direction(table)
     table = _without_repeats(table)
     _subjects_complete(table)

@@ -63,8 +63,9 @@ def write_atomically(path: Path, write: Callable[[IO[Any]], Any], mode: str = "w
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
-        text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
-        with os.fdopen(handle, mode, **text) as f:
+        binary = "b" in mode
+        encoding, newline = (None, None) if binary else ("utf-8", "")
+        with os.fdopen(handle, mode, encoding=encoding, newline=newline) as f:
             write(f)
         os.chmod(name, 0o644)
         os.replace(name, path)

@@ -274,7 +274,7 @@ def rule_of_30(k: int, n: int, fmr: float) -> str:
     With at least 30 errors the true rate lies within 30% of the observed one at 90% confidence,
     for independent comparisons; with none, the 95% upper bound is 3/n.
     """
-    needed = "infinitely many" if fmr == 0 else f"{math.ceil(30 / fmr):,}"
+    needed = f"{math.ceil(30 / fmr):,}" if fmr >= 1e-12 else "more than any number of"
     if k >= 30:
         return f"met: {k:,} false matches of {n:,} (if the comparisons are independent)"
     zero = f"; without any the FMR is below {3 / n:.2g} at 95% at best" if k == 0 else ""

@@ -67,6 +67,12 @@ class ComparisonMetric(Metric):
     plot_lower_bound = 0.0
     plot_upper_bound = 1.0
     _good_for_attack = True
+    scores: list[Tensor]
+    kinds: list[Tensor]
+    systems: list[Tensor]
+    morphs: list[Tensor]
+    subjects: list[Tensor]
+    probes: list[Tensor]
 
     def __init__(
         self,
@@ -140,14 +146,13 @@ class ComparisonMetric(Metric):
         return self._plot(val, ax)
 
     def _ids(self, name: str, values: Ids, like: Tensor) -> Tensor:
-        if isinstance(values, str | int):
-            values = [values]
-        if not isinstance(values, Tensor):
-            values = torch.tensor(
-                [stable_id(v) if isinstance(v, str) else int(v) for v in values],
-                dtype=torch.float64,
-            )
-        ids = values.detach().reshape(-1).to(like.device, torch.float64)
+        if isinstance(values, Tensor):
+            given = values
+        else:
+            listed = [values] if isinstance(values, str | int) else values
+            numbers = [stable_id(v) if isinstance(v, str) else int(v) for v in listed]
+            given = torch.tensor(numbers, dtype=torch.float64)
+        ids = given.detach().reshape(-1).to(like.device, torch.float64)
         if ids.numel() == 1:
             ids = ids.expand_as(like).clone()
         if ids.shape != like.shape:

@@ -15,7 +15,8 @@ Coordinates are (x, y) in pixels with pixel *centres* at integers, as landmark d
 References:
     | A Style-Based Generator Architecture for GANs, appendix C (Karras et al., 2019)
     | https://arxiv.org/abs/1812.04948
-    | Least-squares estimation of transformation parameters between two point patterns (Umeyama, 1991)
+    | Least-squares estimation of transformation parameters between two point patterns
+      (Umeyama, 1991)
     | https://doi.org/10.1109/34.88573
     | ArcFace: Additive Angular Margin Loss for Deep Face Recognition (Deng et al., 2019)
     | https://arxiv.org/abs/1801.07698
@@ -186,8 +187,8 @@ def similarity_transform(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     r"""Least-squares similarity (scale, rotation, translation) from one point set to another.
 
     Umeyama's closed form: with the covariance :math:`\Sigma = U D V^T` of the centred sets,
-    :math:`R = U S V^T`, :math:`s = \operatorname{tr}(D S) / \sigma^2_{source}`, where S flips the last
-    direction when a reflection would otherwise fit better.
+    :math:`R = U S V^T`, :math:`s = \operatorname{tr}(D S) / \sigma^2_{source}`, where S flips the
+    last direction when a reflection would otherwise fit better.
 
     Args:
         source: (K, 2), K >= 2.
@@ -217,11 +218,11 @@ def similarity_transform(source: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 
 def align_arcface(image: np.ndarray, five_points: np.ndarray, size: int = 112) -> np.ndarray:
-    """The ArcFace crop: similarity transform of five points to the template, bilinear, black outside.
+    """The ArcFace crop: five points moved to the template by a similarity, black outside.
 
     Args:
         image: (H, W, 3) uint8.
-        five_points: (5, 2): both eye centres, nose tip, both mouth corners; see `five_points_of_68`.
+        five_points: (5, 2), eye centres, nose tip, mouth corners; see `five_points_of_68`.
         size: Output side; the template is scaled from 112.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Arrays on disk by content hash, so that a run that was stopped does not repeat what it had done."""
+"""Arrays on disk by content hash, so that a run that was stopped does not repeat its work."""
 
 import os
 import tempfile
@@ -47,7 +47,7 @@ class ArrayCache:
         handle, temporary = tempfile.mkstemp(suffix=".npz", prefix=".partial-", dir=self.folder)
         try:
             with os.fdopen(handle, "wb") as stream:
-                np.savez(stream, **arrays)
+                np.savez(stream, allow_pickle=False, **arrays)
             os.replace(temporary, path)
         finally:
             Path(temporary).unlink(missing_ok=True)

@@ -2,8 +2,8 @@
 
 Nothing is executed and nothing is compiled: the file is parsed. The format:
 
-* An integer is one control byte (low four bits: number of bytes that follow; high bit: negative) and
-  its magnitude, little endian.
+* An integer is one control byte (low four bits: number of bytes that follow; high bit: negative)
+  and its magnitude, little endian.
 * A float is two integers, mantissa and binary exponent.
 * A string is its length as an integer, then its bytes; a bool is the character 0 or 1.
 * A tensor is its version (2), four sizes (samples, channels, rows, columns) and raw little-endian
@@ -37,8 +37,8 @@ class DatLayer:
         kind: `con`, `affine`, `relu`, `max_pool`, `avg_pool`, `add_prev` or `fc`.
         params: Flat float32 parameters, empty where the layer has none.
         shape: The layer's integers: con (filters, rows, columns, stride y, stride x, padding y,
-            padding x), pools (rows, columns, stride y, stride x, padding y, padding x), fc (outputs,
-            inputs, bias mode); empty for the others.
+            padding x), pools (rows, columns, stride y, stride x, padding y, padding x), fc
+            (outputs, inputs, bias mode); empty for the others.
     """
 
     kind: str
@@ -125,14 +125,17 @@ class _Reader:
             raise self.fail("negative tensor size")
         return np.frombuffer(self.take(4 * size), dtype="<f4").astype(np.float32)
 
-    def alias(self) -> None:
-        self.integers(5)
+    def aliases(self, count: int) -> None:
+        self.integers(5 * count)
+
+    def reals(self, count: int) -> tuple[float, ...]:
+        return tuple(self.real() for _ in range(count))
 
     def network(self) -> DatNetwork:
         if self.integer() != 1 or self.text() != "loss_metric_2":
             self.position = 0
             raise self.fail("does not begin with loss_metric_2")
-        self.real(), self.real()
+        self.reals(2)
         for _ in range(_VERSION_PREFIX_LIMIT):
             if self.integer() == 3:
                 break
@@ -165,22 +168,20 @@ class _Reader:
         if kind == "con_4":
             params = self.tensor()
             shape = self.integers(7)
-            self.alias(), self.alias()
-            for _ in range(4):
-                self.real()
+            self.aliases(2)
+            self.reals(4)
             return DatLayer("con", params, shape)
         if kind == "affine_":
             params = self.tensor()
-            self.alias(), self.alias()
+            self.aliases(2)
             self.integer()
             return DatLayer("affine", params, ())
         if kind == "fc_2":
             outputs, inputs = self.integers(2)
             params = self.tensor()
-            self.alias(), self.alias()
+            self.aliases(2)
             mode = self.integer()
-            for _ in range(4):
-                self.real()
+            self.reals(4)
             return DatLayer("fc", params, (outputs, inputs, mode))
         if kind in ("max_pool_2", "avg_pool_2"):
             return DatLayer(kind[:-2], nothing, self.integers(6))

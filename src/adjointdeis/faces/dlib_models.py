@@ -18,7 +18,7 @@ References:
 import importlib
 import importlib.util
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
@@ -148,13 +148,14 @@ class DlibLandmarker:
     Several faces in one image: the largest box is taken and `Detection.faces` records the number.
 
     Attributes:
-        box: `hog` detects; `frame` takes `frame_box` without looking, for crops that are known to be
-            aligned; `hog-then-frame` detects and falls back on `frame_box`.
-        frame_box: Fractions (left, top, right, bottom) of the frame where the face is; `WHOLE_FRAME`
-            only if the crop is as tight as the detector's boxes.
+        box: `hog` detects; `frame` takes `frame_box` without looking, for crops that are known to
+            be aligned; `hog-then-frame` detects and falls back on `frame_box`.
+        frame_box: Fractions (left, top, right, bottom) of the frame where the face is;
+            `WHOLE_FRAME` only if the crop is as tight as the detector's boxes.
         upsample: How many times the detector doubles the image first.
-        detection_side: Larger images are shrunk to this side for detection only (landmarks use every
-            pixel). None detects at full size, as the FFHQ recipe does, at a second per FRLL image.
+        detection_side: Larger images are shrunk to this side for detection only (landmarks use
+            every pixel). None detects at full size, as the FFHQ recipe does, at a second per FRLL
+            image.
     """
 
     box: BoxPolicy = "hog"
@@ -192,8 +193,9 @@ class DlibLandmarker:
         if not boxes:
             return None
         best = max(boxes, key=lambda box: box.area())
-        corners = (best.left(), best.top(), best.right() + 1, best.bottom() + 1)
-        return Detection(tuple(float(c / scale) for c in corners), len(boxes), "hog")
+        left, top = best.left() / scale, best.top() / scale
+        right, bottom = (best.right() + 1) / scale, (best.bottom() + 1) / scale
+        return Detection((left, top, right, bottom), len(boxes), "hog")
 
     def landmarks(
         self, image: np.ndarray, points: Literal[5, 68] = 68, name: str = "image"
@@ -227,8 +229,8 @@ class DlibLandmarker:
 class DlibRecogniser:
     """dlib's face recognition ResNet behind the `Recogniser` interface.
 
-    Native score: Euclidean distance of 128-d descriptors (same person below about 0.6 on photographs
-    in the wild). `compare` returns the *similarity* 1 - distance, in (-inf, 1].
+    Native score: Euclidean distance of 128-d descriptors (same person below about 0.6 on
+    photographs in the wild). `compare` returns the *similarity* 1 - distance, in (-inf, 1].
 
     Each image goes through detection, 5-point landmarks, and dlib's own 150 x 150 chip, so any
     upright image with a face in it is a valid input; do not feed it chips with `box="hog"`.
@@ -248,12 +250,12 @@ class DlibRecogniser:
     batch_size: int = 16
     weights: Path | None = None
 
-    name = "dlib"
-    alignment = DLIB_CHIP
-    score_type = "similarity"
-    embedding_dim = 128
-    white_box = False
-    licence = LICENCE
+    name: str = field(default="dlib", init=False)
+    alignment: str = field(default=DLIB_CHIP, init=False)
+    score_type: Literal["similarity", "dissimilarity"] = field(default="similarity", init=False)
+    embedding_dim: int = field(default=128, init=False)
+    white_box: bool = field(default=False, init=False)
+    licence: str = field(default=LICENCE, init=False)
 
     @property
     def fingerprint(self) -> str:
@@ -286,7 +288,7 @@ class DlibRecogniser:
     def embed_with_detections(
         self, images: np.ndarray | Sequence[np.ndarray]
     ) -> tuple[np.ndarray, np.ndarray, list[Detection | None]]:
-        """As `embed`, with the detections: how many faces there were and where the box came from."""
+        """As `embed`, with the detections: how many faces there were, whence the box came."""
         chips, detections = self.chips(images)
         ok = np.array([detection is not None for detection in detections], dtype=bool)
         embeddings = np.full((len(chips), self.embedding_dim), np.nan, dtype=np.float32)

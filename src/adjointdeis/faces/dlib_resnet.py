@@ -1,7 +1,7 @@
 r"""dlib's face recognition ResNet in PyTorch: a real recogniser with gradients.
 
-The 29-convolution network of `dlib_face_recognition_resnet_model_v1.dat`, read from that file without
-dlib and without a compiler. Its peculiarities, which a standard ResNet lacks:
+The 29-convolution network of `dlib_face_recognition_resnet_model_v1.dat`, read from that file
+without dlib and without a compiler. Its peculiarities, which a standard ResNet lacks:
 
 * Strided convolutions and pools have no padding, so that 150 x 150 ends as 2 x 2.
 * The shortcut of a strided block is a 2 x 2 average pool; it has fewer channels than the block and,
@@ -35,9 +35,9 @@ STAGES = ((32, 3, False), (64, 4, True), (128, 3, True), (256, 3, True), (256, 1
 """(channels, residual blocks, first block strided) from the input outwards."""
 
 FFHQ_CHIP_BOX = (0.158, 0.258, 0.845, 0.945)
-"""Where dlib's chip lies in an `ffhq-256` crop (left, top, right, bottom as fractions of the frame):
-the mean over FRLL. A fixed crop is differentiable and needs no detector; over FRLL it moves the
-descriptor by 0.09 on average and 0.15 at most, while two people are 0.5 apart or more."""
+"""Where dlib's chip lies in an `ffhq-256` crop (left, top, right, bottom as fractions of the
+frame): the mean over FRLL. A fixed crop is differentiable and needs no detector; over FRLL it
+moves the descriptor by 0.09 on average and 0.15 at most, while two people are 0.5 apart or more."""
 
 
 class Residual(nn.Module):
@@ -105,6 +105,7 @@ class DlibResNet(nn.Module):
         layers.convolution(self.stem)
         layers.expect("relu", "max_pool")
         for block in self.blocks:
+            assert isinstance(block, Residual)
             layers.convolution(block.conv1)
             layers.expect("relu")
             layers.convolution(block.conv2)

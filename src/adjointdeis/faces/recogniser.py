@@ -13,21 +13,34 @@ class Recogniser(Protocol):
     Attributes:
         name: Short name used in tables and score files.
         alignment: Label of the alignment its input must have (see `adjointdeis.faces.alignment`).
-        score_type: Direction of the recogniser's *native* score. `compare` always returns a
-            similarity, so that higher means more alike whatever the native score is.
+        score_type: Direction of what `compare` returns. The recognisers of this project return
+            similarities, whatever their native score is.
         embedding_dim: D.
         white_box: Whether a differentiable form exists in this process.
         fingerprint: SHA-256 of the weights.
         licence: Licence of the weights, one line.
     """
 
-    name: str
-    alignment: str
-    score_type: Literal["similarity", "dissimilarity"]
-    embedding_dim: int
-    white_box: bool
-    fingerprint: str
-    licence: str
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def alignment(self) -> str: ...
+
+    @property
+    def score_type(self) -> Literal["similarity", "dissimilarity"]: ...
+
+    @property
+    def embedding_dim(self) -> int: ...
+
+    @property
+    def white_box(self) -> bool: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    @property
+    def licence(self) -> str: ...
 
     def embed(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Embeddings of images.

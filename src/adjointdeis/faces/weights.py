@@ -22,9 +22,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from adjointdeis.faces.networks import DiffAE, DiffAEConfig, IResNet, IResNetConfig
+from adjointdeis.faces.networks import (
+    AdaFace,
+    AdaFaceConfig,
+    DiffAE,
+    DiffAEConfig,
+    IResNet,
+    IResNetConfig,
+)
 
 _ARCHITECTURES: dict[str, Callable[[dict], nn.Module]] = {
+    "AdaFace": lambda numbers: AdaFace(AdaFaceConfig(**numbers)),
     "DiffAE": lambda numbers: DiffAE(DiffAEConfig(**numbers)),
     "IResNet": lambda numbers: IResNet(IResNetConfig(**numbers)),
 }
@@ -44,7 +52,7 @@ def fingerprint(path: str | os.PathLike) -> str:
 
 
 def save_network(
-    network: DiffAE | IResNet,
+    network: AdaFace | DiffAE | IResNet,
     path: str | os.PathLike,
     metadata: Mapping[str, Any] | None = None,
     dtype: torch.dtype = torch.float16,
@@ -101,7 +109,7 @@ def load_network(
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"weight file {path} cannot be read ({error}); {remedy}") from error
     architecture = header.get("architecture")
@@ -110,7 +118,13 @@ def load_network(
             f"weight file {path} names the architecture {architecture!r}; known are "
             f"{', '.join(sorted(_ARCHITECTURES))}; {remedy}"
         )
-    network = _ARCHITECTURES[architecture](json.loads(header["config"]))
+    try:
+        network = _ARCHITECTURES[architecture](json.loads(header["config"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise WeightsError(
+            f"weight file {path} does not describe its {architecture} "
+            f"({type(error).__name__}: {error}); {remedy}"
+        ) from error
     wanted = network.state_dict()
     missing, extra = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
     wrong = [

@@ -14,8 +14,7 @@ from adjointdeis.diffusion.noise import BrownianPath
 from adjointdeis.gradients.adjoint_kernel import Velocity, solve_adjoint
 from adjointdeis.gradients.adjoint_nodes import AdjointNodes
 from adjointdeis.gradients.base import Needs, StepwiseMethod, Watch
-from adjointdeis.gradients.chain import Chain, Conditions, Sums, Surroundings, detached
-from adjointdeis.gradients.discrete_adjoint import pull_back
+from adjointdeis.gradients.chain import Chain, Conditions, Sums, Surroundings, detached, pull_back
 
 States = Literal["recorded", "resolved", "interpolated"]
 
@@ -60,9 +59,10 @@ class AdjointDEIS(StepwiseMethod):
     Cost: N evaluations forward, M with a graph and M vector-Jacobian products backward.
 
     Warns:
-        LargeAdjointStepWarning: the largest finite h passes ln 2 (ODE) or ln 1.5 (SDE). At
-            high noise J is about I/sigma, so a step multiplies p by 2 - e^h (3 - 2e^h) where
-            the true factor is e^-h (e^-2h); beyond the limit the sign is wrong.
+        LargeAdjointStepWarning: the largest finite h passes ln 2 (ODE) or ln 1.5 (SDE). In
+            every direction where the data vary less than the noise (all of them at high
+            noise) J is about I/sigma, so a step multiplies p by 2 - e^h (3 - 2e^h) where the
+            true factor is e^-h (e^-2h); beyond the limit the sign is wrong.
 
     Raises:
         ValueError: unknown order or states; more recorded steps than sampling steps.
@@ -116,8 +116,9 @@ class AdjointDEIS(StepwiseMethod):
         return AdjointNodes.between(grid, steps)
 
     def forward_pass(
-        self, chain: Chain, x_T: Tensor, zs: Conditions, watch: Watch
+        self, chain: Chain, x_T: Tensor, zs: Conditions, needs: Needs, watch: Watch
     ) -> tuple[Tensor, "_Record"]:
+        del needs
         nodes = self.nodes(chain.grid)
         if self.states == "resolved" and chain.noise is not None:
             _check_replayable(chain, nodes)
@@ -131,8 +132,8 @@ class AdjointDEIS(StepwiseMethod):
             if step == 0:
                 with watch:
                     x, state = chain.advance(step, x, z, state)
-                    x, *history = watch.inspect(x, *state)
-                    state = tuple(history)
+                x, *history = watch.inspect((x, *state), [])
+                state = tuple(history)
             else:
                 x, state = chain.advance(step, x, z, state)
             states.append(x if step + 1 in keep else None)
@@ -231,10 +232,10 @@ def warn_of_large_steps(grid: TimeGrid, factor: float) -> None:
     form, name = ("2 - e^h", "ln 2") if factor == 1.0 else ("3 - 2e^h", "ln 1.5")
     warnings.warn(
         f"AdjointDEIS: adjoint step {step} of {grid.steps} (t = {float(grid.t[step]):.4g} to "
-        f"{float(grid.t[step + 1]):.4g}) has h = {widest:.3g} > {name}. At high noise a step "
-        f"multiplies the adjoint by {form} = {1.0 - factor * math.expm1(widest):.3g}, where the "
-        "sign of the gradient is lost. Use DiscreteAdjoint, which is exact at the same cost, or "
-        "more steps on TimeGrid.uniform_lmbda",
+        f"{float(grid.t[step + 1]):.4g}) has h = {widest:.3g} > {name}. Where the data vary less "
+        f"than the noise it multiplies the adjoint by {form} = "
+        f"{1.0 - factor * math.expm1(widest):.3g}, whose sign is wrong. Use DiscreteAdjoint, which "
+        "is exact at the same cost, or more steps on TimeGrid.uniform_lmbda",
         LargeAdjointStepWarning,
         stacklevel=2,
     )

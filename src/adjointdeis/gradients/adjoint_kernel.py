@@ -39,10 +39,10 @@ def extrapolated(
 ) -> Velocity:
     """The 2M estimate D of the velocity; the current one when there is none before it.
 
-    A first interval that starts at sigma = 0 has infinite width: the next ratio is infinite
-    and the correction vanishes, which is its limit.
+    A first interval that starts at sigma = 0 has infinite width: the correction of the next
+    one vanishes, which is its limit.
     """
-    if previous is None or math.isinf(h_previous):
+    if previous is None:
         return current
     weight = h / (2.0 * h_previous)
     return [

@@ -53,7 +53,7 @@ class StepwiseMethod(GradientMethod):
 
     @abstractmethod
     def forward_pass(
-        self, chain: Chain, x_T: Tensor, zs: Conditions, watch: "Watch"
+        self, chain: Chain, x_T: Tensor, zs: Conditions, needs: "Needs", watch: "Watch"
     ) -> tuple[Tensor, Any]:
         """Sample without a graph; returns x_0 and whatever the backward pass needs.
 
@@ -113,13 +113,20 @@ class Watch:
     def __exit__(self, *error: object) -> None:
         self.grad_mode.__exit__(*error)
 
-    def inspect(self, *outputs: Tensor) -> tuple[Tensor, ...]:
-        """The outputs without their graph.
+    def inspect(
+        self, outputs: Sequence[Tensor], leaves: Sequence[Tensor] | None
+    ) -> tuple[Tensor, ...]:
+        """The outputs of a step without their graph.
+
+        Args:
+            outputs: the state and the history that the step returned.
+            leaves: the step's own inputs that require a gradient; None skips the search.
 
         Raises:
             UnreachableLeafError: the graph reaches a leaf that is not an input.
         """
-        refuse_hidden_leaves(outputs, self.allowed)
+        if leaves is not None:
+            refuse_hidden_leaves(outputs, [*self.allowed, *leaves])
         return tuple(output.detach() for output in outputs)
 
 
@@ -132,7 +139,9 @@ class _Stepwise(torch.autograd.Function):
     ) -> Tensor:
         zs, parameters = rest[:conditions], rest[conditions:]
         inputs = [tensor.detach() for tensor in (x_T, *zs)]
-        x_0, record = method.forward_pass(chain, inputs[0], tuple(inputs[1:]), Watch(parameters))
+        needs = Needs(ctx.needs_input_grad[3:], conditions)
+        watch = Watch(parameters)
+        x_0, record = method.forward_pass(chain, inputs[0], tuple(inputs[1:]), needs, watch)
         # Saved through autograd, so that changing any of them in place raises.
         ctx.save_for_backward(x_0, x_T, *rest)
         ctx.method, ctx.chain, ctx.conditions, ctx.record = method, chain, conditions, record

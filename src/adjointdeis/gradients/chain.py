@@ -200,3 +200,33 @@ class Sums:
             self.values[slot] = gradient * weight if weight != 1.0 else gradient.clone()
         else:
             total.add_(gradient, alpha=weight)
+
+
+def pull_back(
+    chain: Chain,
+    outputs: Sequence[Tensor],
+    cotangents: Sequence[Tensor | None],
+    inputs: Sequence[Tensor],
+    counted: bool = True,
+) -> list[Tensor | None]:
+    """One vector-Jacobian product, for all inputs that require a gradient at once.
+
+    Outputs without a graph and outputs without a cotangent are left out: both are zero, and
+    the history that the last step leaves behind has none.
+    """
+    pairs = [
+        (out, cotangent)
+        for out, cotangent in zip(outputs, cotangents, strict=False)
+        if out.requires_grad and cotangent is not None
+    ]
+    wanted = [tensor for tensor in inputs if tensor.requires_grad]
+    if not pairs or not wanted:
+        return [None] * len(inputs)
+    if counted:
+        chain.cost.vjps += 1
+    found = iter(
+        torch.autograd.grad(
+            [out for out, _ in pairs], wanted, [a for _, a in pairs], allow_unused=True
+        )
+    )
+    return [next(found) if tensor.requires_grad else None for tensor in inputs]

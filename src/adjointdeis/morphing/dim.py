@@ -59,8 +59,6 @@ def sde_morph_latents(
     autoencoder: Autoencoder,
     images_a: Tensor,
     images_b: Tensor,
-    z_a: Tensor,
-    z_b: Tensor,
     grid: TimeGrid,
     seeds: list[int],
     weight: float = 0.5,
@@ -75,16 +73,15 @@ def sde_morph_latents(
     Arguments:
         autoencoder: Network.
         images_a, images_b: Sources in [-1, 1], with shape (B, 3, H, W).
-        z_a, z_b: Their codes.
         grid: Sampling grid; encoding costs one evaluation per step.
         seeds: One per pair, so that a pair's noise does not depend on the batch it is in.
         weight: Share of ``b``.
     """
-    encodings = [
+    z_a, z_b = autoencoder.code(images_a), autoencoder.code(images_b)
+    first, second = (
         CycleSDE.from_path(autoencoder.denoiser, _forward_path(x, grid, seeds), z, grid)
         for x, z in ((images_a, z_a), (images_b, z_b))
-    ]
-    first, second = encodings
+    )
     noises = tuple(
         slerp(p, q, weight)
         for p, q in zip(first.noise.values, second.noise.values, strict=True)

@@ -1,22 +1,22 @@
 r"""Landmark morphs: two faces warped to their mean shape, triangle by triangle, and averaged.
 
 With corresponding points :math:`p^a_k, p^b_k` and weight :math:`w`, the shape is
-:math:`p_k = (1 - w) p^a_k + w p^b_k`; on each triangle of its Delaunay mesh an affine map leads back
-to both sources, whose pixels are mixed with the same weight:
+:math:`p_k = (1 - w) p^a_k + w p^b_k`; on each triangle of its Delaunay mesh an affine map leads
+back to both sources, whose pixels are mixed with the same weight:
 
 .. math:: m(x) = (1 - w) \, I_a(A^a_{\triangle(x)} x) + w \, I_b(A^b_{\triangle(x)} x).
 
 Three published styles:
 
 =============  =====================================  ===========================================
-`webmorph`     189 points of a .tem template          whole frame averaged; hair and neck have points
+`webmorph`     189 points of a .tem template          whole frame averaged; points on hair and neck
 `opencv`       68 points                              whole frame averaged; ghosts around the hair
 `facemorpher`  68 points                              only their hull is averaged, then spliced into
                                                       a (warped to the mean shape), feathered
 =============  =====================================  ===========================================
 
-These re-implement the methods, not the tools: MAD22's Webmorph morphs were made by webmorph.org at full
-resolution, its FaceMorpher morphs with 77 STASM points.
+These re-implement the methods, not the tools: MAD22's Webmorph morphs were made by webmorph.org at
+full resolution, its FaceMorpher morphs with 77 STASM points.
 
 References:
     | WebMorph (DeBruine, 2018)
@@ -84,8 +84,8 @@ class LandmarkMorph:
 
         Args:
             image_a, image_b: (H, W, 3) uint8, equal shapes.
-            points_a, points_b: (K, 2) corresponding points (x, y), pixel centres at integers. Points
-                outside of either frame are left out.
+            points_a, points_b: (K, 2) corresponding points (x, y), pixel centres at integers.
+                Points outside of either frame are left out.
 
         Returns:
             (H, W, 3) uint8.
@@ -131,17 +131,17 @@ def frame_points(width: int, height: int, per_side: int) -> np.ndarray:
 
 
 def feathered_hull(points: np.ndarray, width: int, height: int, feather: float) -> np.ndarray:
-    """A mask (H, W) of the convex hull: 0 outside, rising smoothly to 1 at `feather` pixels inside."""
+    """A mask (H, W) of the convex hull: 0 outside, smoothly 1 at `feather` pixels inside."""
     pixels = _pixel_centres(width, height)
     inside = (Delaunay(points).find_simplex(pixels) >= 0).reshape(height, width)
     # One ring of outside pixels, so that a hull that fills the frame still fades at its edge.
-    depth = distance_transform_edt(np.pad(inside, 1))[1:-1, 1:-1]
+    depth = np.asarray(distance_transform_edt(np.pad(inside, 1)))[1:-1, 1:-1]
     ramp = np.clip(depth / feather, 0, 1)
     return ramp * ramp * (3 - 2 * ramp)
 
 
 def folded_triangles(points_a: np.ndarray, points_b: np.ndarray, weight: float = 0.5) -> int:
-    """How many triangles of the mean shape's mesh are turned over in a source: 0 in a clean warp."""
+    """How many triangles of the mean shape's mesh turn over in a source: 0 in a clean warp."""
     mesh = Delaunay((1 - weight) * points_a + weight * points_b)
     areas = [_signed_areas(points, mesh.simplices) for points in (mesh.points, points_a, points_b)]
     return int(((areas[0] * areas[1] < 0) | (areas[0] * areas[2] < 0)).sum())
@@ -162,15 +162,15 @@ def _usable(
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         raise ValueError("points: a landmark is not finite")
     limit = np.array([width - 1, height - 1])
-    keep = ((a >= 0) & (a <= limit) & (b >= 0) & (b <= limit)).all(1)
+    keep = np.all((a >= 0) & (a <= limit) & (b >= 0) & (b <= limit), axis=1)
     a, b = a[keep], b[keep]
     mean = (1 - weight) * a + weight * b
-    near = np.linalg.norm(mean[:, None] - mean[None], axis=-1) < _COINCIDENT
+    near = np.less(np.linalg.norm(mean[:, None] - mean[None], axis=-1), _COINCIDENT)
     first = ~np.tril(near, -1).any(1)
     if first.sum() < 3:
         raise ValueError(
-            f"points: {int(first.sum())} of {len(keep)} landmarks lie inside both {width} x {height} "
-            "frames; at least 3 are needed. Landmarks must be in pixels of the given images"
+            f"points: {int(first.sum())} of {len(keep)} landmarks lie inside both frames of "
+            f"{width} x {height}; at least 3 are needed. Expected landmarks in pixels of the images"
         )
     return a[first], b[first]
 

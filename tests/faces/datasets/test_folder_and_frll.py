@@ -101,7 +101,7 @@ def test_equal_copies_are_one_file_and_different_ones_an_error(tmp_path):
     put(tmp_path, {"again/001_03.jpg": picture(1)})
     assert load_frll(tmp_path).ids == IDS
     put(tmp_path, {"again/001_03.jpg": picture(99)})
-    with pytest.raises(DatasetError, match="001_03.jpg and .*001_03.jpg"):
+    with pytest.raises(DatasetError, match=r"001_03\.jpg and .*001_03\.jpg"):
         load_frll(tmp_path)
 
 

@@ -69,7 +69,7 @@ def test_the_pair_rule_refuses_what_it_cannot_do():
         choose(per_group=4)
     with pytest.raises(ValueError, match="at least 1"):
         choose(per_group=0)
-    with pytest.raises(ValueError, match="failure to acquire.*003"):
+    with pytest.raises(ValueError, match=r"failure to acquire.*003"):
         choose(embeddings=np.where(np.arange(6)[:, None] == 2, np.nan, AT))
     with pytest.raises(ValueError, match="5 ids"):
         choose(ids=IDS[:5])

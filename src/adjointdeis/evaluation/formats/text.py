@@ -101,7 +101,13 @@ def read_fields(
                         yield number, text.split()
                 return
             quoting = csv.QUOTE_NONE if quotechar is None else csv.QUOTE_MINIMAL
-            reader = csv.reader(f, delimiter=delimiter, quotechar=quotechar, quoting=quoting)
+            reader = csv.reader(
+                f,
+                delimiter=delimiter,
+                quotechar=quotechar,
+                quoting=quoting,
+                skipinitialspace=True,
+            )
             for row in reader:
                 if row and any(cell.strip() for cell in row) and not row[0].startswith("#"):
                     yield reader.line_num, [cell.strip() for cell in row]

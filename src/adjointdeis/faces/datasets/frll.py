@@ -49,8 +49,8 @@ def load_frll(root: Path | str, need_templates: bool = True) -> FaceDataset:
     info = next((path for path in walk(root) if path.name == INFO_FILE), None)
     if info is None:
         raise DatasetError(
-            f"FRLL at {root}: {INFO_FILE} is missing; the pair rule needs the genders. It is part of "
-            "doi:10.6084/m9.figshare.5047666"
+            f"FRLL at {root}: {INFO_FILE} is missing; the pair rule needs the genders. It is "
+            "part of doi:10.6084/m9.figshare.5047666"
         )
     people = read_info(info)
     unknown = [subject.id for subject in dataset.subjects if subject.id not in people]

@@ -196,10 +196,10 @@ def _pair_of(a: str, b: str, name: str) -> Pair:
     stems = [PurePosixPath(field.replace("\\", "/")).stem for field in (a, b)]
     matches = [NAME.match(stem) for stem in stems]
     wrong = [stem for stem, match in zip(stems, matches, strict=True) if match is None]
-    if matches[0] is None or matches[1] is None:
+    one, two = matches
+    if one is None or two is None:
         raise ValueError(f"{', '.join(map(repr, wrong))}: expected <subject>_<capture>.<suffix>")
     name = PurePosixPath(name.replace("\\", "/")).name or f"{stems[0]}-vs-{stems[1]}.png"
-    (one, two) = matches
     return Pair(one["subject"], two["subject"], one["capture"], two["capture"], name)
 
 
@@ -207,8 +207,8 @@ def validate_pairs(pairs: Sequence[Pair], dataset: FaceDataset, source: str = "p
     """Checks a pair list against a data set before anything expensive runs.
 
     Raises:
-        PairListError: With *all* problems: an empty list, unknown subjects, missing images, a pair of
-            one person with itself, the same pair or the same output name twice.
+        PairListError: With *all* problems: an empty list, unknown subjects, missing images, a pair
+            of one person with itself, the same pair or the same output name twice.
     """
     problems = [] if pairs else ["the list is empty"]
     subjects = {subject.id: subject for subject in dataset.subjects}
@@ -224,7 +224,11 @@ def validate_pairs(pairs: Sequence[Pair], dataset: FaceDataset, source: str = "p
                 problems.append(f"{label}: unknown subject {subject_id}")
             elif capture not in subjects[subject_id].images:
                 problems.append(f"{label}: no image {subject_id}_{capture}")
-        key = (pair.subjects, *sorted((pair.capture_a, pair.capture_b)))
+        key = (
+            pair.subjects,
+            min(pair.capture_a, pair.capture_b),
+            max(pair.capture_a, pair.capture_b),
+        )
         if key in seen:
             problems.append(f"{label}: the same pair as {seen[key]}")
         elif pair.name in names:

@@ -1,8 +1,8 @@
 """The .tem landmark template of PsychoMorph and WebMorph.
 
-A text file: the number of points, one `x y` per line, the number of curves, and for each curve three
-lines: open (0) or closed (1), the number of points, their indices. FRLL's templates have 189 points,
-of which 0 and 1 are the pupils.
+A text file: the number of points, one `x y` per line, the number of curves, and for each curve
+three lines: open (0) or closed (1), the number of points, their indices. FRLL's templates have 189
+points, of which 0 and 1 are the pupils.
 
 Reference:
     | webmorphR: Reproducible Stimuli (DeBruine, 2022)

@@ -1,6 +1,7 @@
 """Network architectures, with the state-dict keys of the official checkpoints they must load."""
 
+from adjointdeis.faces.networks.adaface import AdaFace, AdaFaceConfig
 from adjointdeis.faces.networks.diffae import DiffAE, DiffAEConfig
 from adjointdeis.faces.networks.iresnet import IResNet, IResNetConfig
 
-__all__ = ["DiffAE", "DiffAEConfig", "IResNet", "IResNetConfig"]
+__all__ = ["AdaFace", "AdaFaceConfig", "DiffAE", "DiffAEConfig", "IResNet", "IResNetConfig"]

@@ -1,4 +1,4 @@
-r"""Building blocks of the diffusion autoencoder: group norm, residual block, attention, time embedding.
+r"""Building blocks of the diffusion autoencoder: norm, residual block, attention, time embedding.
 
 The order of modulation inside a residual block is part of the checkpoint's meaning: the time
 embedding scales and shifts first, the code then scales,
@@ -92,7 +92,9 @@ class ResidualBlock(nn.Module):
             nn.Identity() if channels == out_channels else nn.Conv2d(channels, out_channels, 1)
         )
 
-    def forward(self, x: Tensor, embedding: Tensor | None = None, z: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, embedding: Tensor | None = None, z: Tensor | None = None
+    ) -> Tensor:
         norm, activation, convolution = self.in_layers
         h = convolution(self.resample(activation(norm(x))))
         x = self.resample(x)

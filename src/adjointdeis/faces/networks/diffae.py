@@ -145,7 +145,9 @@ class DiffAE(nn.Module):
                 self.input_blocks.append(Stage(residual(width, width, direction=-1)))
                 laterals.append([width])
                 resolution //= 2
-        self.middle_block = Stage(residual(width, width), SelfAttention(width), residual(width, width))
+        self.middle_block = Stage(
+            residual(width, width), SelfAttention(width), residual(width, width)
+        )
         self.output_blocks = nn.ModuleList()
         for level in reversed(range(len(widths))):
             for index in range(config.residual_blocks + 1):
@@ -199,4 +201,3 @@ class DiffAE(nn.Module):
                 f"{size}), got {tuple(x.shape)}; align or resize them first"
             )
         return F.pixel_unshuffle(x, self.config.patch_size) if self.config.patch_size > 1 else x
-

@@ -1,1 +1,1 @@
-"""Face recognisers with gradients, and how an aligned image becomes their input."""
+"""Face recognisers, with gradients and without, and how an image becomes their input."""

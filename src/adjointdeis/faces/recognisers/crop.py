@@ -37,8 +37,10 @@ class FaceCrop:
     @property
     def label(self) -> str:
         """Name of the alignment that scores made through this crop belong to."""
-        box = "" if self.box == (0.0, 0.0, 1.0, 1.0) else "-crop" + "_".join(
-            f"{100 * v:g}" for v in self.box
+        box = (
+            ""
+            if self.box == (0.0, 0.0, 1.0, 1.0)
+            else "-crop" + "_".join(f"{100 * v:g}" for v in self.box)
         )
         return f"ffhq{box}-resize{self.size}{'' if self.antialias else '-aliased'}"
 

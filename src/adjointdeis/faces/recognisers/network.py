@@ -35,6 +35,7 @@ class NetworkRecogniser:
     label: str = ""
     score_type: Literal["similarity", "dissimilarity"] = "similarity"
     white_box: bool = True
+    metric: Literal["cosine"] = "cosine"
 
     @property
     def alignment(self) -> str:
@@ -62,7 +63,9 @@ class NetworkRecogniser:
         if not chunks:
             return np.empty((0, self.embedding_dim), np.float32), np.empty(0, bool)
         embeddings = torch.cat(chunks).numpy()
-        return embeddings, np.isfinite(embeddings).all(1)
+        acquired = np.isfinite(embeddings).all(1)
+        embeddings[~acquired] = np.nan
+        return embeddings, acquired
 
     def compare(self, e1: np.ndarray, e2: np.ndarray) -> np.ndarray:
         """Cosine similarities, broadcast over leading axes."""

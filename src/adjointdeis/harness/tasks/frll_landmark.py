@@ -1,12 +1,12 @@
 """Landmark morphs of real photographs, judged by a real recogniser under every policy.
 
 Reads FRLL, aligns it, takes the most similar pairs of each gender, morphs each in several styles,
-and scores the morphs with dlib. The thresholds come from the same photographs. The result is one row per
-style x probe policy x impostor policy: on the same morphs, these labels move MMPMR by tens of
-percentage points, which is why every row carries them.
+and scores the morphs with dlib. The thresholds come from the same photographs. The result is one
+row per style x probe policy x impostor policy: on the same morphs, these labels move MMPMR by tens
+of percentage points, which is why every row carries them.
 
-dlib selects the pairs *and* judges the morphs: an easier game for the attack than a pair list made by
-another recogniser (`pairs_file` takes one).
+dlib selects the pairs *and* judges the morphs: an easier game for the attack than a pair list made
+by another recogniser (`pairs_file` takes one).
 """
 
 import dataclasses
@@ -16,9 +16,10 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
 from adjointdeis.evaluation import (
@@ -49,7 +50,6 @@ from adjointdeis.faces.recogniser import NoFaceError, Recogniser, require_faces
 from adjointdeis.harness.tasks.frll_report import morph_grid, write_report
 from adjointdeis.morphing.landmark import VARIANTS, LandmarkMorph
 
-SECTION = "frll_landmark"
 ATTACK_PREFIX = "landmark-"
 TEMPLATES = ("auto", "tem", "dlib68")
 
@@ -67,7 +67,7 @@ class Config:
         variants: Styles of `LandmarkMorph`.
         template: Landmarks: `tem` (FRLL's 189), `dlib68`, or `auto` (each style's own).
         weight: Share of the second image.
-        fmr: Target false match rate, a share.
+        fmr: Target false match rates, shares.
         probe_policies: `source` and/or `other` (the smiling photograph).
         impostor_policies: `all`, `same-sex`, `same-sex-and-group`.
         size: Side of the aligned image.
@@ -85,7 +85,7 @@ class Config:
     variants: tuple[str, ...] = VARIANTS
     template: str = "auto"
     weight: float = 0.5
-    fmr: float = 0.001
+    fmr: tuple[float, ...] = (0.001,)
     probe_policies: tuple[str, ...] = ("source", "other")
     impostor_policies: tuple[str, ...] = ("all", "same-sex", "same-sex-and-group")
     size: int = 256
@@ -97,41 +97,48 @@ class Config:
     def __post_init__(self) -> None:
         if self.template not in TEMPLATES:
             raise ValueError(
-                f"{SECTION}.template: expected one of {', '.join(TEMPLATES)}, got {self.template!r}"
+                f"task.template: expected one of {', '.join(TEMPLATES)}, got {self.template!r}"
             )
         wrong = [v for v in self.variants if v not in VARIANTS]
         if wrong or not self.variants:
             raise ValueError(
-                f"{SECTION}.variants: expected some of {', '.join(VARIANTS)}, got {wrong or 'none'}"
+                f"task.variants: expected some of {', '.join(VARIANTS)}, got {wrong or 'none'}"
             )
 
     @classmethod
     def from_mapping(cls, cfg: Mapping[str, Any]) -> "Config":
-        """From a composed configuration: `data.root`, `run_dir`, `seed` and the section
-        `frll_landmark`.
+        """From a composed configuration: `data.root`, `paths.run`, `protocol` and `task`.
 
         Raises:
-            ValueError: Unknown key (with the nearest valid one) or no `data.root`.
+            ValueError: Unknown key of `task` (with the nearest valid one), or no `data.root`.
         """
-        names = [field.name for field in dataclasses.fields(cls)]
-        section = dict(cfg.get(SECTION) or {})
-        for key in section:
-            if key not in names:
-                near = difflib.get_close_matches(key, names, n=1)
-                hint = f"; did you mean {near[0]}?" if near else f"; valid: {', '.join(names)}"
-                raise ValueError(f"{SECTION}.{key}: unknown key{hint}")
+        section = {k: v for k, v in (cfg.get("task") or {}).items() if k != "_target_"}
+        protocol = dict(cfg.get("protocol") or {})
+        for key in set(section) - set(TASK_KEYS):
+            near = difflib.get_close_matches(key, TASK_KEYS, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"valid are {', '.join(TASK_KEYS)}"
+            raise ValueError(f"task.{key}: unknown key; {hint}")
         root = (cfg.get("data") or {}).get("root")
-        if not root:
+        if not root or root == "???":
             raise ValueError(
                 "data.root: expected the folder of the Face Research Lab London Set "
                 "(doi:10.6084/m9.figshare.5047666), for example data.root=/data/frll"
             )
-        if cfg.get("seed") is not None:
-            section.setdefault("seed", int(cfg["seed"]))
-        for key in ("variants", "probe_policies", "impostor_policies"):
+        section |= {
+            k: protocol[k] for k in ("fmr", "impostor_policies", "replicates") if k in protocol
+        }
+        section["seed"] = int(protocol.get("bootstrap_seed") or 0)
+        for key in ("variants", "probe_policies", "impostor_policies", "fmr"):
             if key in section:
                 section[key] = tuple(section[key])
-        return cls(root=str(root), run_dir=str(cfg["run_dir"]), **section)
+        return cls(root=str(root), run_dir=str(cfg["paths"]["run"]), **section)
+
+
+TASK_KEYS = tuple(
+    field.name
+    for field in dataclasses.fields(Config)
+    if field.name not in ("root", "run_dir", "fmr", "impostor_policies", "replicates", "seed")
+)
 
 
 @dataclass(frozen=True)
@@ -143,12 +150,12 @@ class Face:
     tem: np.ndarray | None
 
 
-def run(cfg: Mapping[str, Any] | Config) -> dict[str, Any]:
-    """Runs the experiment and writes scores.csv, thresholds.json, result.json, report.md, table.csv,
-    pairs.csv, morphs.png and morphs/<style>/*.png into the run directory.
+def run(cfg: DictConfig | Mapping[str, Any] | Config) -> dict[str, Any]:
+    """Runs the experiment and writes its results into the run directory.
 
-    A run that was stopped and is started again takes alignments, morphs and embeddings that it finds
-    there.
+    Written: scores.csv, thresholds.json, result.json, report.md, table.csv, pairs.csv, morphs.png
+    and morphs/<style>/*.png. A run that was stopped and is started again takes the alignments and
+    embeddings that it finds in cache/.
 
     Returns:
         What result.json holds.
@@ -157,6 +164,8 @@ def run(cfg: Mapping[str, Any] | Config) -> dict[str, Any]:
         ValueError, DatasetError, PairListError, NoFaceError, MissingDependency: Bad settings or
             input, before any morph is made.
     """
+    if isinstance(cfg, DictConfig):
+        cfg = cast(Mapping[str, Any], OmegaConf.to_container(cfg, resolve=False))
     config = cfg if isinstance(cfg, Config) else Config.from_mapping(cfg)
     started = time.perf_counter()
     out = Path(config.run_dir)
@@ -182,7 +191,7 @@ def run(cfg: Mapping[str, Any] | Config) -> dict[str, Any]:
     thresholds = estimate_thresholds(
         ScoreTable.from_rows(bona_fide, metadata=metadata),
         judge.name,
-        fmr=(config.fmr,),
+        fmr=config.fmr,
         impostor_policies=config.impostor_policies,
         subjects=people,
         impostor_set="FRLL neutral x smiling, ordered, without self",
@@ -207,7 +216,7 @@ def run(cfg: Mapping[str, Any] | Config) -> dict[str, Any]:
     # Without the records, so that the bootstrap re-estimates the threshold in every replicate.
     results = evaluate(
         table,
-        fmr=(config.fmr,),
+        fmr=config.fmr,
         impostor_policies=config.impostor_policies,
         probe_policies=config.probe_policies,
         subjects=people,
@@ -338,7 +347,7 @@ def make_morphs(
         points_a, points_b = getattr(a, which), getattr(b, which)
         if points_a is None or points_b is None:
             raise ValueError(
-                f"{pair.image_a} + {pair.image_b}: no .tem template; set {SECTION}.template=dlib68"
+                f"{pair.image_a} + {pair.image_b}: no .tem template; set task.template=dlib68"
             )
         morph = attack(a.image, b.image, points_a, points_b)
         sources = {"a": sha256_of(a.image), "b": sha256_of(b.image)}
@@ -442,8 +451,11 @@ def _pair_facts(
         "false_matching_pairs_excluded": config.exclude_false_matches and not config.pairs_file,
         "similarity_lowest": float(similar.min()),
         "similarity_highest": float(similar.max()),
-        "bona_fide_matches_by_policy": {
-            record.impostor_policy: int((similar > record.value).sum()) for record in thresholds
+        "matching_before_morphing": {
+            f"{record.impostor_policy} at FMR {record.target_fmr:g}": int(
+                record.matches(similar).sum()
+            )
+            for record in thresholds
         },
     }
 

@@ -71,7 +71,7 @@ def morph_grid(
     morphs: Mapping[str, Sequence[np.ndarray]],
     rows: int = 6,
 ) -> np.ndarray:
-    """Identity a, each style, identity b for pairs spread over the list; (rows * S, columns * S, 3)."""
+    """Identity a, each style, identity b, for pairs spread over the list, one pair per row."""
     chosen = np.unique(np.linspace(0, len(pairs) - 1, min(rows, len(pairs))).round().astype(int))
     lines = []
     for index in chosen:

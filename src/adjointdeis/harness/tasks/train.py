@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import (
     EMAWeightAveraging,
@@ -23,20 +22,8 @@ from adjointdeis.faces.synthetic.pool_spec import PoolSpec
 from adjointdeis.faces.weights import save_network
 from adjointdeis.harness.training.autoencoder import AutoencoderTraining
 from adjointdeis.harness.training.data import PoolData
+from adjointdeis.harness.training.precision import precision
 from adjointdeis.harness.training.recogniser import RecogniserTraining
-
-
-def precision(choice: str) -> str:
-    """Lightning's precision for "auto": bfloat16 where the processor multiplies it fast.
-
-    A CPU without AMX emulates bfloat16 and is slower with it than with float32.
-    """
-    if choice != "auto":
-        return choice
-    if torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
-    amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
-    return "bf16-mixed" if amx else "32-true"
 
 
 def autoencoder(cfg: DictConfig) -> dict[str, Any]:
@@ -80,7 +67,7 @@ def _fit(
     )
     trainer = L.Trainer(
         max_steps=task.steps,
-        precision=precision(cfg.trainer.precision),  # type: ignore[arg-type]
+        precision=precision(cfg.task.precision),  # type: ignore[arg-type]
         accelerator=cfg.trainer.accelerator,
         devices=cfg.trainer.devices,
         strategy=cfg.trainer.strategy,

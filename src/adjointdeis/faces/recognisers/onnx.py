@@ -1,0 +1,220 @@
+"""Any face recogniser in an ONNX file, with its input spelt out rather than guessed."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from adjointdeis.faces.dlib_models import MissingDependency
+from adjointdeis.faces.recogniser import cosine_similarity, euclidean_distance
+from adjointdeis.faces.recognisers.crop import FaceCrop
+from adjointdeis.faces.weights import WeightsError, fingerprint
+
+
+@dataclass(frozen=True)
+class OnnxSpec:
+    """What an ONNX file does not say about itself and a threshold depends on.
+
+    Arguments:
+        name: Short name used in tables and score files.
+        size: Side of the square input in pixels.
+        colours: Order of the channels that the network expects.
+        mean: Taken from each channel, in pixel units 0..255, in the network's channel order.
+        std: What the result is divided by, in pixel units.
+        alignment: Label of the alignment that the images have (see `adjointdeis.faces.alignment`).
+        sha256: Fingerprint of the file.
+        licence: Licence of the weights, one line.
+        origin: Where the file comes from.
+        score_type: "similarity" compares by cosine, "dissimilarity" by Euclidean distance.
+        output: Index of the embedding among the outputs.
+        resize: Resize images of another side, bilinearly; otherwise they are an error, since a
+            resized crop is another alignment.
+        box: Part of the image that is resized, as fractions (left, top, right, bottom).
+        antialias: Low-pass filter before reducing.
+        layout: Order of the input's axes.
+    """
+
+    name: str
+    size: int
+    colours: Literal["rgb", "bgr"]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    alignment: str
+    sha256: str
+    licence: str
+    origin: str = "unknown"
+    score_type: Literal["similarity", "dissimilarity"] = "similarity"
+    output: int = 0
+    resize: bool = False
+    box: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
+    antialias: bool = True
+    layout: Literal["nchw", "nhwc"] = "nchw"
+
+    def __post_init__(self) -> None:
+        for name in ("mean", "std"):
+            # JSON and YAML give lists.
+            object.__setattr__(self, name, tuple(float(v) for v in getattr(self, name)))
+            if len(getattr(self, name)) != 3:
+                raise ValueError(f"{name}={getattr(self, name)} must have one number per channel")
+        if not all(math.isfinite(v) and v > 0 for v in self.std):
+            raise ValueError(f"std={self.std} must be positive pixel units, such as 127.5")
+        for name, known in (
+            ("colours", ("rgb", "bgr")),
+            ("score_type", ("similarity", "dissimilarity")),
+            ("layout", ("nchw", "nhwc")),
+        ):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name}={getattr(self, name)!r} must be one of {known}")
+        if self.size < 1 or self.output < 0:
+            raise ValueError(f"size={self.size} and output={self.output} must not be negative")
+
+    @property
+    def crop(self) -> FaceCrop:
+        """From an image to the network's pixels, before mean and std."""
+        return FaceCrop(self.size, self.box, self.colours == "bgr", self.antialias)
+
+
+class OnnxRecogniser:
+    """Black-box recogniser over aligned images, run by onnxruntime on the CPU.
+
+    Satisfies :class:`adjointdeis.faces.recogniser.Recogniser`. An image whose embedding is not
+    finite counts as a failure to acquire.
+
+    Arguments:
+        path: The ``.onnx`` file.
+        spec: What the file does not say.
+        batch_size: Images per run, where the file leaves the batch open.
+
+    Raises:
+        MissingDependency: onnxruntime is not installed.
+        WeightsError: The file is missing, altered, unreadable, or contradicts the spec.
+    """
+
+    white_box = False
+
+    def __init__(self, path: str | Path, spec: OnnxSpec, batch_size: int = 32) -> None:
+        self.path, self.spec = Path(path), spec
+        self.name, self.alignment, self.licence = spec.name, spec.alignment, spec.licence
+        self.score_type: Literal["similarity", "dissimilarity"] = spec.score_type
+        remedy = f"it comes from: {spec.origin}; its licence: {spec.licence}"
+        if not self.path.is_file():
+            raise WeightsError(f"recogniser file {self.path} is missing; {remedy}")
+        self.fingerprint = fingerprint(self.path)
+        if self.fingerprint != spec.sha256:
+            raise WeightsError(
+                f"recogniser file {self.path} has SHA-256 {self.fingerprint}, the spec of "
+                f"{spec.name} says {spec.sha256}: it was altered or is another model; {remedy}"
+            )
+        runtime = import_onnxruntime()
+        try:
+            self._session = runtime.InferenceSession(
+                str(self.path), providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime's exceptions have no common base
+            raise WeightsError(
+                f"recogniser file {self.path} cannot be run ({error}); {remedy}"
+            ) from error
+        self._input, batch = self._check_interface()
+        self._batch_size = batch or batch_size
+        self._output = self._session.get_outputs()[spec.output].name
+        blank = np.zeros((1, spec.size, spec.size, 3), np.uint8)
+        self.embedding_dim = self._run(blank).shape[1]
+
+    def embed(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Embeddings (B, D) float32 of aligned images (B, H, W, 3) uint8, (B) acquired flags.
+
+        Raises:
+            ValueError: The images are not uint8 RGB, or have another side while the spec forbids
+                resizing.
+        """
+        images = np.asarray(images)
+        if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8:
+            raise ValueError(
+                f"images: expected (B, H, W, 3) uint8 RGB, got {images.shape} of {images.dtype}"
+            )
+        size = self.spec.size
+        if images.shape[1:3] != (size, size) and not self.spec.resize:
+            raise ValueError(
+                f"{self.name} takes {self.alignment} images of {size} x {size} pixels, got "
+                f"{images.shape[2]} x {images.shape[1]}; align them first, or set resize=True in "
+                "its spec if a resized image is what its alignment label means"
+            )
+        embeddings = np.empty((len(images), self.embedding_dim), np.float32)
+        for start in range(0, len(images), self._batch_size):
+            stop = start + self._batch_size
+            embeddings[start:stop] = self._run(images[start:stop])
+        acquired = np.isfinite(embeddings).all(1)
+        embeddings[~acquired] = np.nan
+        return embeddings, acquired
+
+    def compare(self, e1: np.ndarray, e2: np.ndarray) -> np.ndarray:
+        """Cosine, or 1 - Euclidean distance for a dissimilarity; broadcast over leading axes."""
+        if self.score_type == "similarity":
+            return cosine_similarity(e1, e2)
+        return 1.0 - euclidean_distance(e1, e2)
+
+    def _run(self, images: np.ndarray) -> np.ndarray:
+        pixels = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float()
+        blob = self.spec.crop(pixels).numpy()
+        mean, std = (
+            np.array(v, np.float32)[:, None, None] for v in (self.spec.mean, self.spec.std)
+        )
+        blob = (blob - mean) / std
+        if self.spec.layout == "nhwc":
+            blob = blob.transpose(0, 2, 3, 1)
+        # A file exported with a fixed batch gets exactly that many; the padding is cut off again.
+        short = (self._batch_size if self._fixed else len(blob)) - len(blob)
+        blob = np.concatenate([blob, np.zeros((short, *blob.shape[1:]), np.float32)])
+        (output,) = self._session.run([self._output], {self._input: np.ascontiguousarray(blob)})
+        output = np.asarray(output, np.float32)
+        if output.shape[0] != len(blob) or output.size % len(blob):
+            raise WeightsError(
+                f"recogniser file {self.path}: output {self.spec.output} has shape {output.shape} "
+                f"for {len(blob)} images; expected ({len(blob)}, D): choose another output"
+            )
+        return output.reshape(len(blob), -1)[: len(images)]
+
+    def _check_interface(self) -> tuple[str, int]:
+        """Name of the input, and its fixed batch or 0, after comparison with the spec."""
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].type != "tensor(float)":
+            found = [f"{entry.name} {entry.type} {entry.shape}" for entry in inputs]
+            raise WeightsError(
+                f"recogniser file {self.path} has the inputs {found}; expected one float image "
+                "with four axes"
+            )
+        side, shape = self.spec.size, inputs[0].shape
+        wanted = (3, side, side) if self.spec.layout == "nchw" else (side, side, 3)
+        if any(isinstance(a, int) and a != b for a, b in zip(shape[1:], wanted, strict=True)):
+            raise WeightsError(
+                f"recogniser file {self.path} takes {shape}, the spec of {self.name} says "
+                f"(B, {', '.join(map(str, wanted))}); correct size or layout"
+            )
+        if self.spec.output >= len(outputs):
+            raise WeightsError(
+                f"recogniser file {self.path} has {len(outputs)} outputs, the spec of {self.name} "
+                f"asks for output {self.spec.output}"
+            )
+        batch = shape[0] if isinstance(shape[0], int) else 0
+        self._fixed = batch > 0
+        return inputs[0].name, batch
+
+
+def import_onnxruntime() -> Any:
+    """The `onnxruntime` module, its usage reports off.
+
+    Raises:
+        MissingDependency: It is not installed; the message says how to install it.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingDependency(
+            "onnxruntime is not installed, and ONNX recognisers need it: "
+            "pip install adjointdeis[insightface]"
+        ) from error
+    onnxruntime.disable_telemetry_events()
+    return onnxruntime

@@ -1,0 +1,119 @@
+"""Assets of a profile: network weights, thresholds, faces; found, checked and loaded.
+
+A profile is a folder with a ``manifest.json`` that lists its files with their SHA-256. The profile
+``mini`` ships inside the package; ``paper`` is a folder that the user fills.
+"""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import adjointdeis
+from adjointdeis.evaluation import ThresholdRecord
+from adjointdeis.faces.networks import DiffAE
+from adjointdeis.faces.recognisers.crop import FaceCrop
+from adjointdeis.faces.recognisers.network import NetworkRecogniser
+from adjointdeis.faces.weights import WeightsError, fingerprint, load_network
+from adjointdeis.morphing.autoencoder import Autoencoder
+
+MINI = Path(adjointdeis.__file__).parent / "assets" / "mini"
+
+
+class AssetError(RuntimeError):
+    """An asset is missing or is not what the manifest says."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Files of one profile.
+
+    Arguments:
+        name: "mini" or "paper".
+        root: Folder with ``manifest.json``; the package's own for ``mini``.
+        remedy: What to do about a missing or damaged file.
+    """
+
+    name: str
+    root: Path
+    remedy: str
+
+    @cached_property
+    def manifest(self) -> dict[str, dict[str, Any]]:
+        """Entry per file name: sha256, kind, licence, and what loading needs."""
+        path = self.root / "manifest.json"
+        if not path.is_file():
+            raise AssetError(f"{path} is missing; {self.remedy}")
+        try:
+            return json.loads(path.read_text())["files"]
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise AssetError(f"{path} is not a manifest ({error}); {self.remedy}") from error
+
+    def entry(self, name: str) -> dict[str, Any]:
+        """Manifest entry of a file."""
+        if name not in self.manifest:
+            raise AssetError(
+                f"{self.root / 'manifest.json'} has no entry for {name}; it lists "
+                f"{', '.join(sorted(self.manifest))}"
+            )
+        return self.manifest[name]
+
+    def path(self, name: str) -> Path:
+        """Path of a file, checked against the manifest.
+
+        Raises:
+            AssetError: The file is missing or its SHA-256 differs.
+        """
+        path, expected = self.root / name, self.entry(name)["sha256"]
+        if not path.is_file():
+            raise AssetError(f"{path} is missing; {self.remedy}")
+        if (found := fingerprint(path)) != expected:
+            raise AssetError(
+                f"{path} has SHA-256 {found[:16]}..., the manifest says {expected[:16]}...: it was "
+                f"altered or cut short; {self.remedy}"
+            )
+        return path
+
+
+def profile(name: str = "mini", root: str | None = None) -> Profile:
+    """The profile of a name; ``root`` overrides where its files are."""
+    if name == "mini":
+        remedy = "restore it with `git checkout -- src/adjointdeis/assets/mini`"
+        return Profile(name, Path(root) if root else MINI, remedy)
+    remedy = "run `python run.py task=assets` for what it is and where it comes from"
+    return Profile(name, Path(root or "data/paper"), remedy)
+
+
+def autoencoder(file: str, profile: Profile) -> Autoencoder:
+    """The diffusion autoencoder of a profile, frozen."""
+    entry = profile.entry(file)
+    network = _load(profile, file)
+    if not isinstance(network, DiffAE):
+        raise WeightsError(f"{profile.root / file} holds a {type(network).__name__}, not a DiffAE")
+    prediction: Literal["eps", "v"] = entry["prediction"]
+    return Autoencoder(network, prediction, entry["sha256"], entry["licence"])
+
+
+def recogniser(file: str, profile: Profile) -> NetworkRecogniser:
+    """A torch recogniser of a profile, frozen."""
+    entry = profile.entry(file)
+    return NetworkRecogniser(
+        name=entry["name"],
+        label=entry["label"],
+        network=_load(profile, file),
+        crop=FaceCrop(**entry["crop"]),
+        fingerprint=entry["sha256"],
+        licence=entry["licence"],
+    )
+
+
+def thresholds(file: str, profile: Profile) -> list[ThresholdRecord]:
+    """Threshold records of a profile."""
+    path = profile.path(file)
+    return [ThresholdRecord.from_dict(row) for row in json.loads(path.read_text())["records"]]
+
+
+def _load(profile: Profile, file: str):
+    path = profile.path(file)
+    return load_network(path, remedy=profile.remedy).requires_grad_(False)

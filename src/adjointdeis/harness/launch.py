@@ -1,0 +1,248 @@
+"""From the command line to a run: readable errors, run directories, seeds, skipping what is done."""
+
+import contextlib
+import difflib
+import json
+import logging
+import os
+import shutil
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import ConfigCompositionException, HydraException
+from hydra.utils import get_method
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from adjointdeis.harness.provenance import config_hash, environment, git_revision
+from adjointdeis.harness.validation import ConfigError, flat_keys, validate
+
+
+@contextlib.contextmanager
+def checked(config_dir: str) -> Iterator[None]:
+    """Composes the command line once before Hydra does, so that its mistakes fit in one line.
+
+    With ``HYDRA_FULL_ERROR=1`` Hydra's own messages and traces come through instead.
+    """
+    arguments = sys.argv[1:]
+    if not os.environ.get("HYDRA_FULL_ERROR"):
+        try:
+            check_overrides(Path(sys.argv[0]).resolve().parent / config_dir, arguments)
+        except ConfigError as error:
+            sys.exit(f"error: {error}")
+    yield
+
+
+def check_overrides(config_dir: Path, arguments: list[str]) -> None:
+    """Raises :class:`ConfigError` for an unknown group, option or key, or a value of a wrong type."""
+    tokens = [a for a in arguments if not a.startswith("-")]
+    if any(a in ("--help", "-h", "--hydra-help", "--version", "--shell-completion") for a in arguments):
+        return
+    try:
+        overrides = OverridesParser.create().parse_overrides(tokens)
+    except HydraException as error:
+        raise ConfigError(f"cannot read the command line: {_first_line(error)}") from error
+    plain = [_first_choice(override) for override in overrides]
+    with initialize_config_dir(str(config_dir), version_base="1.3"):
+        try:
+            cfg = compose("config", plain)
+        except ConfigCompositionException as error:
+            raise ConfigError(_explain(error, plain, config_dir)) from error
+        except (HydraException, OmegaConfBaseException) as error:
+            raise ConfigError(_explain(error, plain, config_dir)) from error
+    validate(cfg)
+
+
+def _first_choice(override: Override) -> str:
+    """An override with the first value of its sweep: every value has the same key and type."""
+    if not override.is_sweep_override():
+        return str(override.input_line)
+    key = override.get_key_element()
+    for value in override.sweep_string_iterator():
+        return f"{key}={value}"
+    raise ConfigError(f"{override.input_line}: the sweep has no value")
+
+
+def _explain(error: Exception, overrides: list[str], config_dir: Path) -> str:
+    text = str(error)
+    keys, groups = _vocabulary(config_dir, overrides)
+    for override in overrides:
+        name, _, value = override.lstrip("+~").partition("=")
+        group = name.split("@")[0]
+        folder = config_dir / group
+        if folder.is_dir() and f"{group}/{value}" in text:
+            options = sorted(
+                p.relative_to(folder).with_suffix("").as_posix() for p in folder.rglob("*.yaml")
+            )
+            return f"{override}: {group} has no option {value!r}{_nearest(value, options)}"
+        if not folder.is_dir() and (f"'{name}'" in text or f"{name}" in text):
+            known = keys | groups
+            if name not in known:
+                return f"{override}: there is no key {name!r}{_nearest(name, sorted(known))}"
+    return _first_line(error)
+
+
+def _vocabulary(config_dir: Path, overrides: list[str]) -> tuple[set[str], set[str]]:
+    """Keys that exist once the group choices of the command line are made, and all groups."""
+    groups = {
+        p.relative_to(config_dir).as_posix() for p in config_dir.rglob("*") if p.is_dir()
+    }
+    choices = [o for o in overrides if o.lstrip("+").partition("=")[0].split("@")[0] in groups]
+    for attempt in (choices, []):
+        try:
+            return flat_keys(compose("config", attempt)), groups
+        except Exception:
+            continue
+    return set(), groups
+
+
+def _nearest(word: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; known are {', '.join(known[:12])}{', ...' if len(known) > 12 else ''}"
+
+
+def _first_line(error: Exception) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def launch(cfg: DictConfig) -> float | None:
+    """Runs ``cfg.task`` in its run directory, unless that run is finished already.
+
+    Returns:
+        The task's objective, for sweepers that minimise one, or None.
+    """
+    directory = run_directory(cfg)
+    with open_dict(cfg):
+        cfg.paths.run = str(directory)
+    os.environ.setdefault("WANDB_MODE", "offline")
+    # wandb and matplotlib otherwise write below the working directory and the home.
+    os.environ.setdefault("WANDB_SILENT", "true")
+    identifier, marker = config_hash(cfg), directory / "done.json"
+    if marker.is_file() and not cfg.force:
+        if json.loads(marker.read_text()).get("config_hash") == identifier:
+            print(f"{directory} is finished; force=true runs it again")
+            return None
+    if not _child():
+        prepare(directory, cfg, identifier, force=cfg.force)
+    import lightning as L
+    import torch
+
+    if cfg.threads is not None:
+        torch.set_num_threads(cfg.threads)
+    if cfg.seed is not None:
+        L.seed_everything(cfg.seed, verbose=False)
+    _quieten()
+    start = time.time()
+    try:
+        result = get_method(cfg.task._target_)(cfg) or {}
+    except Exception as error:
+        if not _child():
+            (directory / "error.txt").write_text(traceback.format_exc())
+        _close_wandb(1)
+        if os.environ.get("HYDRA_FULL_ERROR"):
+            raise
+        sys.exit(f"error: {_message(error)}\n(the trace is in {directory / 'error.txt'})")
+    _close_wandb(0)
+    if not _child():
+        (directory / "error.txt").unlink(missing_ok=True)
+        done = {"config_hash": identifier, "seconds": round(time.time() - start, 1)}
+        marker.write_text(json.dumps(done))
+        _announce(directory)
+    return result.get("objective")
+
+
+def run_directory(cfg: DictConfig) -> Path:
+    """Where a run writes: stated, or ``outputs/<name>``, or with overrides below that by its hash.
+
+    The bare experiment gets the plain name, so that everyone finds ``outputs/quickstart``; each
+    point of a sweep, and each run with settings of its own, gets a folder of its own.
+    """
+    if cfg.paths.run:
+        return Path(cfg.paths.run)
+    base = Path(cfg.paths.outputs) / cfg.name
+    if not HydraConfig.initialized():
+        return base
+    chosen = [
+        o
+        for o in HydraConfig.get().overrides.task
+        if not o.lstrip("+").startswith(
+            ("experiment=", "debug=", "paths.", "logger", "trainer", "force=", "task=", "name=")
+        )
+    ]
+    return base / config_hash(cfg) if chosen else base
+
+
+def prepare(directory: Path, cfg: DictConfig, identifier: str, force: bool) -> None:
+    """Makes the run directory and records what will run in it.
+
+    A directory that holds an unfinished run of the same configuration is continued. One of another
+    configuration is set aside, never overwritten.
+    """
+    record = directory / "run.json"
+    if record.is_file():
+        found = json.loads(record.read_text()).get("config_hash")
+        if force or found != identifier:
+            aside = directory.with_name(f"{directory.name}.{time.strftime('%Y%m%d-%H%M%S')}")
+            print(f"{directory} holds another run; it moves to {aside}")
+            shutil.move(directory, aside)
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=False))
+    facts: dict[str, Any] = {
+        "config_hash": identifier,
+        "git": git_revision(),
+        "command": ["python", *sys.argv],
+        "seed": cfg.seed,
+        **environment(),
+    }
+    record.write_text(json.dumps(facts, indent=1))
+
+
+def _quieten() -> None:
+    """Keeps Lightning's advice, which is meant for weight training, off the user's screen."""
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for message in (
+        ".*configure_optimizers.*returned.*None.*",
+        ".*treespec, LeafSpec.*",
+        ".*IterableDataset.*has.*__len__.*",
+        ".*module.s. in eval mode.*",
+        ".*does not have many workers.*",
+        ".*checkpoint directory.*exists.*",
+        ".*Checkpoint directory.*exists.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)
+
+
+def _child() -> bool:
+    """Whether this process was started by another one of the same run."""
+    return int(os.environ.get("LOCAL_RANK", "0")) > 0 or int(os.environ.get("NODE_RANK", "0")) > 0
+
+
+def _message(error: Exception) -> str:
+    # Hydra wraps the errors of what it instantiates; the cause is what the user can mend.
+    while error.__cause__ is not None and isinstance(error, HydraException):
+        error = error.__cause__  # type: ignore[assignment]
+    return str(error) or type(error).__name__
+
+
+def _close_wandb(exit_code: int) -> None:
+    if "wandb" in sys.modules and (run := sys.modules["wandb"].run) is not None:
+        run.finish(exit_code=exit_code)
+
+
+def _announce(directory: Path) -> None:
+    report = directory / "report.md"
+    if report.is_file():
+        print(report.read_text())
+    print(f"Written to {directory}")

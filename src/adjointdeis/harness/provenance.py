@@ -1,0 +1,83 @@
+"""What every run and every written morph says about its origin."""
+
+import hashlib
+import json
+import platform
+import subprocess
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+import adjointdeis
+from adjointdeis.evaluation.provenance import NOTICE, TEXT_KEY
+
+# What decides where and how a run is executed, but not what it computes.
+_NOT_IDENTITY = ("paths", "logger", "trainer", "force", "hydra", "progress", "workers")
+
+
+def config_hash(cfg: DictConfig) -> str:
+    """Sixteen hexadecimal digits that identify what a configuration computes.
+
+    Devices, loggers and paths are left out: the same experiment on another machine is the same.
+    """
+    plain = OmegaConf.to_container(cfg, resolve=False)
+    assert isinstance(plain, dict)
+    kept = {key: value for key, value in plain.items() if key not in _NOT_IDENTITY}
+    text = json.dumps(kept, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def morph_text(attack: str, config: str, sources: Mapping[str, str]) -> dict[str, str]:
+    """PNG text chunks of a morph.
+
+    Arguments:
+        attack: Name of the attack.
+        config: Hash of the run's configuration.
+        sources: SHA-256 of each source file by its name.
+    """
+    record = {
+        "tool": "adjointdeis",
+        "version": adjointdeis.__version__,
+        "attack": attack,
+        "config_hash": config,
+        "source_hashes": dict(sources),
+        "notice": NOTICE,
+    }
+    return {TEXT_KEY: json.dumps(record), "Description": NOTICE}
+
+
+def git_revision() -> str | None:
+    """Commit of the working tree, with ``+`` when it has uncommitted changes; None outside git."""
+    root = Path(adjointdeis.__file__).parent
+    try:
+        commit = _git(root, "rev-parse", "--short=12", "HEAD")
+        return commit + ("+" if _git(root, "status", "--porcelain", "--", ".") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(root: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        ["git", *arguments], cwd=root, capture_output=True, text=True, check=True, timeout=10
+    )
+    return done.stdout.strip()
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine class of this process, without names or addresses."""
+    import torch
+
+    packages = ("torch", "lightning", "hydra-core", "numpy", "scipy", "torchmetrics", "dlib-bin")
+    versions = {"python": platform.python_version(), "adjointdeis": adjointdeis.__version__}
+    for name in packages:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    device = (
+        torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
+    )
+    return {"versions": versions, "machine": f"{device}, {torch.get_num_threads()} threads"}

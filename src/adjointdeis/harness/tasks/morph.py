@@ -1,0 +1,262 @@
+"""The main task: make morphs by every attack of the experiment, score them, report.
+
+`python run.py +experiment=quickstart` and everything else that ends in a table of morphs.
+"""
+
+import warnings
+from datetime import UTC, datetime
+from pathlib import Path
+from shutil import copyfile
+from time import time
+from typing import Any
+
+import lightning as L
+import numpy as np
+from hydra.utils import instantiate
+from lightning.pytorch.callbacks import TQDMProgressBar
+from omegaconf import DictConfig
+
+import adjointdeis
+from adjointdeis.evaluation import evaluate, write_scores
+from adjointdeis.gradients.adjoint_deis import LargeAdjointStepWarning
+from adjointdeis.harness import assets
+from adjointdeis.harness.attacks import Attack
+from adjointdeis.harness.benchmark import SOURCE, Benchmark, load_benchmark
+from adjointdeis.harness.encodings import Encodings
+from adjointdeis.harness.latent_morphing import (
+    LatentMorphing,
+    PairData,
+    read_records,
+    write_record,
+)
+from adjointdeis.harness.provenance import config_hash, environment, git_revision
+from adjointdeis.harness.scoring import score_morphs
+from adjointdeis.reporting import write_report
+
+
+def run(cfg: DictConfig) -> dict[str, Any]:
+    """Runs the experiment and returns its result, which is also written to ``result.json``."""
+    start, directory = time(), Path(cfg.paths.run)
+    profile = assets.profile(cfg.assets.name, cfg.assets.root)
+    benchmark = load_benchmark(cfg.data.faces, cfg.data.pairs, cfg.data.limit)
+    attacks = chosen_attacks(cfg)
+    autoencoder = assets.autoencoder(cfg.assets.autoencoder, profile)
+    identity = assets.recogniser(cfg.assets.identity, profile)
+    judges = [assets.recogniser(name, profile) for name in cfg.assets.recognisers]
+    judges += [instantiate(judge) for judge in (cfg.judges or {}).values()]
+    records = assets.thresholds(cfg.assets.thresholds, profile)
+    identifier = config_hash(cfg)
+
+    encodings: dict[int, Encodings] = {}
+    done: dict[str, dict[str, dict[str, Any]]] = {}
+    logger = [instantiate(entry) for entry in (cfg.logger or {}).values()]
+    for attack in attacks:
+        folder = directory / "morphs" / attack.name
+        finished = read_records(folder, benchmark.pairs, identifier)
+        todo = [pair for pair in benchmark.pairs if pair.morph_id not in finished]
+        if todo:
+            module = LatentMorphing(
+                attack,
+                autoencoder,
+                identity,
+                benchmark,
+                encodings.setdefault(
+                    attack.encoding_steps,
+                    Encodings(
+                        autoencoder, attack.encoding_steps, Path(cfg.paths.data) / "encodings"
+                    ),
+                ),
+                folder,
+                identifier,
+                cfg.seed or 0,
+                cfg.optimisation.measure_gradient,
+            )
+            data = PairData(todo, cfg.optimisation.batch_size, attack.optimisation_steps)
+            print(f"{attack.label}: {len(todo)} pairs, {len(finished)} already done")
+            with warnings.catch_warnings():
+                # A method's warning about its own accuracy is for the user, once an attack.
+                warnings.simplefilter("once", LargeAdjointStepWarning)
+                trainer = _trainer(cfg, logger)
+                trainer.fit(module, data)
+                trainer.strategy.barrier()
+        done[attack.name] = read_records(folder, benchmark.pairs, identifier)
+    for entry in logger:
+        entry.finalize("success")
+    if L.pytorch.utilities.rank_zero_only.rank:
+        return {}
+    return _conclude(cfg, directory, benchmark, attacks, done, judges, records, identifier, start, {
+        "autoencoder": autoencoder, "identity": identity
+    })  # fmt: skip
+
+
+def chosen_attacks(cfg: DictConfig) -> list[Attack]:
+    """The experiment's rows; or, when a gradient is chosen at the top, the baseline and that one.
+
+    `gradient=...` on the command line therefore answers "how does this gradient do?" beside DiM-A,
+    whatever rows the experiment has.
+    """
+    rows = [instantiate(row) for row in cfg.rows.values() if row is not None]
+    if cfg.gradient is None:
+        if not rows:
+            raise ValueError(
+                "the experiment has no rows and no gradient: choose one, for example "
+                "gradient=discrete_adjoint, or an experiment, for example +experiment=quickstart"
+            )
+        return rows
+    return [row for row in rows if not row.optimisation_steps] + [instantiate(cfg.guided)]
+
+
+def _trainer(cfg: DictConfig, logger: list) -> L.Trainer:
+    strategy = cfg.trainer.strategy
+    return L.Trainer(
+        accelerator=cfg.trainer.accelerator,
+        devices=cfg.trainer.devices,
+        num_nodes=cfg.trainer.num_nodes,
+        strategy=instantiate(strategy) if isinstance(strategy, DictConfig) else strategy,
+        precision=cfg.trainer.precision,
+        max_epochs=1,
+        logger=logger,
+        log_every_n_steps=1,
+        callbacks=[TQDMProgressBar(refresh_rate=1)],
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+
+
+def _conclude(
+    cfg: DictConfig,
+    directory: Path,
+    benchmark: Benchmark,
+    attacks: list[Attack],
+    done: dict[str, dict[str, dict[str, Any]]],
+    judges: list[Any],
+    thresholds: list[Any],
+    identifier: str,
+    start: float,
+    used: dict[str, Any],
+) -> dict[str, Any]:
+    """Scores the morphs and writes scores.csv, result.json and the report."""
+    morphs = {
+        attack.name: {
+            pair: directory / "morphs" / attack.name / f"{pair}.png"
+            for pair, record in done[attack.name].items()
+            if not record["failed"]
+        }
+        for attack in attacks
+    }
+    table = score_morphs(benchmark, morphs, judges, benchmark.pairs)
+    write_scores(table, directory / "scores.csv")
+    wanted = [
+        record
+        for record in thresholds
+        if record.target_fmr in cfg.protocol.fmr
+        and record.impostor_policy in cfg.protocol.impostor_policies
+        and record.model in {judge.name for judge in judges}
+    ]
+    rows = evaluate(
+        table, wanted, replicates=cfg.protocol.replicates, seed=cfg.protocol.bootstrap_seed
+    )
+    result = {
+        "schema": 1,
+        "tool": f"adjointdeis {adjointdeis.__version__}",
+        "experiment": cfg.name,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "run": {
+            "config_hash": identifier,
+            "git": git_revision(),
+            "seed": cfg.seed,
+            **environment(),
+            "wall_seconds": round(time() - start, 1),
+            "assets": {
+                name: {"fingerprint": item.fingerprint, "licence": item.licence}
+                for name, item in used.items()
+            },
+        },
+        "attacks": {
+            attack.name: _summary(attack, done[attack.name], len(benchmark.pairs))
+            for attack in attacks
+        },
+        "systems": {
+            judge.name: {
+                "label": getattr(judge, "label", "") or judge.name,
+                "alignment": judge.alignment,
+                "fingerprint": judge.fingerprint,
+                "licence": judge.licence,
+                "score_type": judge.score_type,
+            }
+            for judge in judges
+        },
+        "rows": rows,
+        "thresholds": [record.to_dict() for record in wanted],
+        "pairs": _copy_sources(directory, benchmark, attacks, morphs),
+        "scores": "scores.csv",
+    }
+    write_record(directory / "result.json", result)
+    write_report(directory)
+    return result
+
+
+def _summary(attack: Attack, records: dict[str, dict[str, Any]], pairs: int) -> dict[str, Any]:
+    good = [record for record in records.values() if not record["failed"]]
+    first = good[0] if good else None
+    summary: dict[str, Any] = {
+        "label": attack.label,
+        "paper_row": attack.paper_row,
+        "settings": attack.settings(),
+        "nfe_paper": attack.nfe_paper,
+        "nfe": first["nfe"] if first else None,
+        "seconds_per_pair": float(np.mean([r["seconds"] for r in good])) if good else None,
+        "pairs": pairs,
+        "failed": [
+            {"pair_id": pair, "reason": record["failed"]}
+            for pair, record in records.items()
+            if record["failed"]
+        ],
+        "notes": attack.notes(),
+    }
+    if good and attack.optimisation_steps:
+        summary["curves"] = {
+            key: np.mean([record[key] for record in good], 0).tolist()
+            for key in ("loss", "gradient_norm")
+        }
+        measured = [r["gradient_error"] for r in good if r["gradient_error"]]
+        if measured:
+            summary["gradient_error"] = {
+                **{
+                    key: float(np.median([m[key] for m in measured]))
+                    for key in ("relative", "cosine", "norm_ratio")
+                },
+                "pairs": len(measured),
+            }
+    return summary
+
+
+def _copy_sources(
+    directory: Path,
+    benchmark: Benchmark,
+    attacks: list[Attack],
+    morphs: dict[str, dict[str, Path]],
+) -> list[dict[str, Any]]:
+    """Copies the sources beside the morphs, so that the run directory stands alone."""
+    (directory / "sources").mkdir(parents=True, exist_ok=True)
+    rows = []
+    for pair in benchmark.pairs:
+        row: dict[str, Any] = {
+            "pair_id": pair.morph_id,
+            "subject_a": pair.subject_a,
+            "subject_b": pair.subject_b,
+            "morphs": {
+                attack.name: f"morphs/{attack.name}/{pair.morph_id}.png"
+                for attack in attacks
+                if pair.morph_id in morphs[attack.name]
+            },
+        }
+        for side, subject in (("source_a", pair.subject_a), ("source_b", pair.subject_b)):
+            path = benchmark.image(subject, SOURCE)
+            target = directory / "sources" / path.name
+            if not target.is_file():
+                copyfile(str(path), target)
+            row[side] = f"sources/{path.name}"
+        rows.append(row)
+    return rows

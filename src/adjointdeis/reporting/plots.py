@@ -1,0 +1,303 @@
+"""Plots of one run: distributions, pairs of scores, cost against success, loss against step."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from .document import Figure
+from .run import Condition, Run
+from .style import INK, PAPER, QUIET, figure, halo, look, save, spread
+from .text import of, percent, share
+
+WIDTH = 4.6
+
+
+def density_figure(run: Run, system: str, at: Condition, stem: Path) -> Figure | None:
+    """Score densities of impostors, mated pairs and every attack, one ridge each, with tau."""
+    scores = run.scores.select(system=system)
+    dissimilar = scores.direction(system) == "dissimilarity"
+    ridges = []
+    for kind, name in (("nonmated", "different people"), ("mated", "same person")):
+        values = _finite(scores.select(kind=kind)["score"])
+        if len(values) > 1:
+            ridges.append((name, values, None))
+    for i, attack in enumerate(run.attacks):
+        own = scores.select(kind="morph", attack=attack, probe_policy=at.probe)
+        values = _finite(own["score"])
+        if len(values) > 1:
+            ridges.append((run.attack_label(attack), values, i))
+    tau = run.oriented_tau(system, at)
+    if not ridges or tau is None:
+        return None
+    tau = -tau if dissimilar else tau
+    every = np.concatenate([values for _, values, _ in ridges] + [np.array([tau])])
+    pad = 0.06 * np.ptp(every)
+    x = np.linspace(every.min() - pad, every.max() + pad, 400)
+    label = run.system_label(system)
+    shares = []
+    with figure(WIDTH, 0.75 + 0.42 * len(ridges)) as (made, axes):
+        for level, (name, values, index) in enumerate(reversed(ridges)):
+            y = _density(values, x)
+            y = level + 0.86 * y / y.max()
+            colour = QUIET if index is None else look(index).colour
+            axes.fill_between(x, level, y, color=colour, alpha=0.28, linewidth=0)
+            axes.plot(x, y, color=INK if index is None else colour, linewidth=1.1)
+            beyond = float(np.mean(values < tau if dissimilar else values > tau))
+            shares.append(f"{name} {percent(beyond)}%")
+            axes.text(
+                1.015, level + 0.12, f"{percent(beyond, 100)}%", transform=_mixed(axes), fontsize=8
+            )
+        axes.axvline(tau, color=INK, linewidth=1, linestyle=(0, (4, 2)))
+        axes.set_yticks([i + 0.12 for i in range(len(ridges))], [r[0] for r in reversed(ridges)])
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
+        axes.set_ylim(-0.05, len(ridges) + 0.12)
+        axes.set_xlim(x[0], x[-1])
+        axes.set_xlabel("distance (match: below τ)" if dissimilar else "similarity (match: above τ)")
+        axes.set_title(label)
+        axes.text(
+            tau, 1.0, f" τ = {tau:.3f}", transform=_mixed(axes, x_data=True), va="bottom", fontsize=8,
+            ha="right" if dissimilar else "left",
+        )  # fmt: skip
+        axes.text(1.015, 1.0, "beyond τ", transform=axes.transAxes, fontsize=7.5, va="bottom")
+        svg, png = save(made, stem)
+    alt = f"{label}: share of comparisons beyond the threshold: " + ", ".join(reversed(shares))
+    caption = (
+        f"{label}. Each ridge is scaled to its own height. At the right: single comparisons beyond "
+        f"the threshold at FMR {share(at.fmr)}, not MMPMR; probe {at.probe}."
+    )
+    return Figure(stem.name, svg, png, caption, alt)
+
+
+def scatter_figure(run: Run, system: str, at: Condition, stem: Path) -> Figure | None:
+    """S_a against S_b of every morph, one panel per attack, with the threshold as a cross."""
+    tau = run.oriented_tau(system, at)
+    points = [
+        (i, attack, found)
+        for i, attack in enumerate(run.attacks)
+        if len(found := _pairs_of_scores(run, attack, system, at))
+    ]
+    if tau is None or not points:
+        return None
+    sign = -1.0 if run.result["systems"][system]["score_type"] == "dissimilarity" else 1.0
+    every = np.concatenate([found for _, _, found in points])
+    every = np.append(every[np.isfinite(every)], tau)
+    pad = 0.08 * max(np.ptp(every), 1e-6)
+    limits = sorted((sign * (every.min() - pad), sign * (every.max() + pad)))
+    columns = min(2, len(points))
+    rows = -(-len(points) // columns)
+    label = run.system_label(system)
+    found_in_words = []
+    with figure(WIDTH, 0.45 + 2.2 * rows, rows, columns, squeeze=False, sharex=True, sharey=True) as (
+        made,
+        grid,
+    ):
+        for axes in grid.flat[len(points) :]:
+            axes.set_visible(False)
+        for axes, (i, attack, found) in zip(grid.flat, points, strict=False):
+            hit = found.min(axis=1) > tau
+            style = look(i)
+            axes.axvline(sign * tau, color=INK, linewidth=0.9, linestyle=(0, (4, 2)))
+            axes.axhline(sign * tau, color=INK, linewidth=0.9, linestyle=(0, (4, 2)))
+            for mask, face in ((hit, style.colour), (~hit, PAPER)):
+                at_x, at_y = sign * found[mask, 0], sign * found[mask, 1]
+                axes.scatter(
+                    at_x, at_y, s=16, marker=style.marker, facecolor=face,
+                    edgecolor=style.colour, linewidth=0.9, zorder=3,
+                )  # fmt: skip
+            axes.set_title(run.attack_label(attack), fontsize=8.5)
+            words = f"{int(hit.sum())}/{len(hit)} match both"
+            axes.text(
+                0.97, 0.97 if sign > 0 else 0.03, words, transform=axes.transAxes, ha="right",
+                va="top" if sign > 0 else "bottom", fontsize=7.5, path_effects=halo(),
+            )  # fmt: skip
+            axes.set_xlim(limits)
+            axes.set_ylim(limits)
+            axes.set_aspect("equal")
+            found_in_words.append(f"{run.attack_label(attack)} {int(hit.sum())} of {len(hit)}")
+        name = "D" if sign < 0 else "S"
+        made.supxlabel(f"${name}_a$, morph against subject a", fontsize=8.5)
+        made.supylabel(f"${name}_b$, morph against subject b", fontsize=8.5)
+        made.suptitle(label, fontsize=9, fontweight="bold", x=0.01, ha="left")
+        svg, png = save(made, stem)
+    side = "below" if sign < 0 else "above"
+    caption = (
+        f"{label}. One mark per morph; filled marks lie {side} τ for both subjects and count for "
+        f"MMPMR. FMR {share(at.fmr)}, probe {at.probe}."
+    )
+    return Figure(stem.name, svg, png, caption, f"{label}: {', '.join(found_in_words)}")
+
+
+def cost_figure(run: Run, system: str, at: Condition, stem: Path) -> Figure | None:
+    """MMPMR with its Wilson interval against NFE by the paper's accounting, with Pareto front."""
+    points = []
+    for i, attack in enumerate(run.attacks):
+        row = run.row(attack, system, at)
+        nfe = run.result["attacks"].get(attack, {}).get("nfe_paper")
+        if row is not None and nfe and row["value"] is not None:
+            points.append((i, attack, float(nfe), row))
+    if not points:
+        return None
+    label = run.system_label(system)
+    nfe = np.array([p[2] for p in points])
+    value = np.array([100 * p[3]["value"] for p in points])
+    # Attacks of equal cost stand side by side, no further apart than reads as equal.
+    shift = np.ones(len(points))
+    for cost in np.unique(nfe):
+        same = np.flatnonzero(nfe == cost)
+        shift[same] = 1.035 ** (np.arange(len(same)) - (len(same) - 1) / 2)
+    x = nfe * shift
+    with figure(WIDTH, 2.9) as (made, axes):
+        axes.set_xscale("log")
+        for (i, _attack, _, row), at_x, y in zip(points, x, value, strict=True):
+            style = look(i)
+            lo, hi = 100 * row["wilson_lo"], 100 * row["wilson_hi"]
+            axes.plot([at_x, at_x], [lo, hi], color=style.colour, linewidth=1.3, alpha=0.8)
+            axes.plot(at_x, y, marker=style.marker, color=style.colour, markersize=6, linestyle="")
+        front = _pareto(nfe, value)
+        if len(front) > 1:
+            axes.step(
+                nfe[front], value[front], where="post", color=QUIET, linewidth=1, linestyle=":",
+                zorder=1,
+            )  # fmt: skip
+        low, high = nfe.min() / 1.6, nfe.max() * 1.25
+        axes.set_xlim(low, high)
+        axes.set_ylim(-3, 103)
+        places = spread(value, 7.5, 0, 100)
+        for (i, attack, _, _), at_x, y, text_y in zip(points, x, value, places, strict=True):
+            text = f"{run.attack_label(attack)} {percent(y / 100, 100)}%"
+            axes.annotate(
+                text, (at_x, y), xytext=(1.02, text_y), textcoords=_mixed(axes), fontsize=8,
+                va="center", annotation_clip=False, color=INK,
+                arrowprops={"arrowstyle": "-", "color": look(i).colour, "linewidth": 0.6,
+                            "shrinkA": 1, "shrinkB": 4},
+            )  # fmt: skip
+        ticks = np.unique(nfe)
+        axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
+        axes.set_xticks([], minor=True)
+        axes.set_xlabel("NFE, the paper's accounting (log scale)")
+        axes.set_ylabel(f"{at.variant} (%)")
+        axes.set_title(label)
+        svg, png = save(made, stem)
+    words = ", ".join(
+        f"{run.attack_label(a)} {percent(r['value'])}% at {n:g}" for _, a, n, r in points
+    )
+    caption = (
+        f"{label}. Bars: Wilson interval. Dotted: the Pareto front, the best rate at no more than "
+        f"that cost. Marks of equal NFE are set side by side. FMR {share(at.fmr)}, probe {at.probe}."
+    )
+    return Figure(stem.name, svg, png, caption, f"{label}: {words}")
+
+
+def curve_figure(run: Run, key: str, stem: Path) -> Figure | None:
+    """A curve of the optimisation, `loss` or `gradient_norm`, mean over pairs, per attack."""
+    curves = [
+        (i, attack, np.asarray(values, dtype=np.float64))
+        for i, (attack, entry) in enumerate(run.result["attacks"].items())
+        if (values := (entry.get("curves") or {}).get(key))
+    ]
+    if not curves:
+        return None
+    name = {"loss": "identity loss", "gradient_norm": "gradient norm"}.get(key, key)
+    with figure(5.6, 3.0) as (made, axes):
+        logarithmic = key != "loss" and all((v > 0).all() for _, _, v in curves)
+        if logarithmic:
+            axes.set_yscale("log")
+        last = max(len(v) for _, _, v in curves)
+        for i, _, values in curves:
+            style = look(i)
+            axes.plot(
+                np.arange(1, len(values) + 1), values, color=style.colour, linestyle=style.dash,
+                marker=style.marker if len(values) == 1 else None,
+            )  # fmt: skip
+        axes.set_xlim(1 if last > 1 else 0.5, last)
+        made.draw_without_rendering()
+        ends = np.array([float(v[-1]) for _, _, v in curves])
+        at = axes.transAxes.inverted().transform(
+            axes.transData.transform(np.stack([np.full(len(ends), last), ends], axis=1))
+        )[:, 1]
+        for (i, attack, values), y, text_y in zip(
+            curves, ends, spread(at, 0.085, 0.02, 1.0), strict=True
+        ):
+            axes.annotate(
+                f"{run.attack_label(attack)}  {y:.3g}", (len(values), y), xytext=(1.03, text_y),
+                textcoords="axes fraction", va="center", fontsize=8, annotation_clip=False,
+                arrowprops={"arrowstyle": "-", "color": look(i).colour, "linewidth": 0.7,
+                            "shrinkA": 0, "shrinkB": 0},
+            )  # fmt: skip
+        axes.set_xlabel("optimisation step")
+        axes.set_ylabel(name + (" (log scale)" if logarithmic else ""))
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        svg, png = save(made, stem)
+    ends_in_words = ", ".join(
+        f"{run.attack_label(a)} from {v[0]:.3g} to {v[-1]:.3g}" for _, a, v in curves
+    )
+    caption = f"Mean {name} over pairs at each optimisation step; the label gives the last value."
+    return Figure(stem.name, svg, png, caption, f"{name}: {ends_in_words}")
+
+
+def _pairs_of_scores(run: Run, attack: str, system: str, at: Condition) -> np.ndarray:
+    """Oriented best scores, shape (M, 2), subject a first, of morphs without a failure."""
+    groups = run.groups(attack, system, at.probe)
+    if groups is None or (groups.n_subjects != 2).any():
+        return np.empty((0, 2))
+    best = groups.best.reshape(-1, 2)
+    subjects = groups.subjects.reshape(-1, 2)
+    first = {pair["pair_id"]: pair["subject_a"] for pair in run.result["pairs"]}
+    swap = np.array(
+        [first.get(str(m)) == str(s[1]) for m, s in zip(groups.morphs, subjects, strict=True)],
+        dtype=bool,
+    )
+    best = np.where(swap[:, None], best[:, ::-1], best)
+    return best[np.isfinite(best).all(axis=1)]
+
+
+def _pareto(cost: np.ndarray, value: np.ndarray) -> list[int]:
+    front: list[int] = []
+    for i in np.lexsort((-value, cost)):
+        if not front or value[i] > value[front[-1]]:
+            front.append(int(i))
+    return front
+
+
+def _density(values: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """A Gaussian kernel estimate by Silverman's rule, from a fine histogram when n is large."""
+    spread_of = min(values.std(ddof=1), np.subtract(*np.percentile(values, [75, 25])) / 1.34)
+    width = 0.9 * (spread_of or values.std() or 1e-3) * len(values) ** -0.2
+    if len(values) > 2000:
+        weight, edges = np.histogram(values, bins=1000)
+        values = (edges[1:] + edges[:-1]) / 2
+    else:
+        weight = np.ones(len(values))
+    kernel = np.exp(-0.5 * ((x[:, None] - values[None, :]) / width) ** 2)
+    return kernel @ weight / (weight.sum() * width * np.sqrt(2 * np.pi))
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    return values[np.isfinite(values)]
+
+
+def _mixed(axes: object, x_data: bool = False) -> object:
+    """Axes fraction in x and data in y, or the reverse."""
+    from matplotlib.transforms import blended_transform_factory
+
+    a = axes
+    if x_data:
+        return blended_transform_factory(a.transData, a.transAxes)  # type: ignore[attr-defined]
+    return blended_transform_factory(a.transAxes, a.transData)  # type: ignore[attr-defined]
+
+
+def run_figures(run: Run, at: Condition, directory: Path) -> dict[str, Sequence[Figure]]:
+    """Every plot of a run under one condition, by kind."""
+    makers = {"densities": density_figure, "scatter": scatter_figure, "cost": cost_figure}
+    found: dict[str, Sequence[Figure]] = {}
+    for kind, make in makers.items():
+        made = [make(run, s, at, directory / f"{kind}_{s}") for s in run.systems]
+        found[kind] = [f for f in made if f is not None]
+    for key in ("loss", "gradient_norm"):
+        one = curve_figure(run, key, directory / key)
+        found[key] = [one] if one is not None else []
+    return found
+
+

@@ -1,0 +1,269 @@
+"""The report of one run: `report.md`, `report.html`, `morphs.png` and the plots, in its directory."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from adjointdeis.evaluation import INTERVALS
+from adjointdeis.evaluation.storage import write_atomically
+
+from . import run_tables as tables
+from .document import (
+    Block,
+    Bullets,
+    Cell,
+    Document,
+    Facts,
+    FigureRow,
+    Folded,
+    Picture,
+    Prose,
+    Section,
+    Strips,
+    Table,
+)
+from .errors import ReportError
+from .morph_grid import GridRow, morph_grid, write_morph_grid
+from .plots import run_figures
+from .render_html import html
+from .render_markdown import markdown
+from .run import Condition, Run
+from .schema import RESULT, Pair
+from .text import PROBES, duration, listed, plural, share
+
+PLOTS = "plots"
+RESPONSIBLE = (
+    "Responsible use: morphs are attacks on face recognition. These were made for research, carry "
+    "that mark in their metadata, and must not be used to obtain or forge a document. Use only "
+    "images of people who agreed to this use."
+)
+
+
+def write_report(run_directory: Path, *, pairs: int = 8) -> list[Path]:
+    """Writes the report of a finished run beside its `result.json`.
+
+    Args:
+        run_directory: holds `result.json`, the scores and the images that it names.
+        pairs: how many pairs the morph grid shows, the first of the pair list, never a selection.
+
+    Returns:
+        the files written: report.md, report.html, morphs.png, then the plots as SVG and PNG.
+
+    Raises:
+        ReportError: a result that is absent or breaks the schema, a missing score file, an
+            unreadable image. A morph that does not exist leaves an empty cell.
+    """
+    if pairs < 1:
+        raise ReportError(f"pairs {pairs}: the morph grid needs at least 1")
+    run = Run.read(run_directory)
+    if not run.headline:
+        raise ReportError(f"{run.directory / RESULT}: rows: empty, there is no rate to report")
+    at = run.headline[0]
+    sheet = _grid(run, at, pairs)
+    figures = run_figures(run, at, run.directory / PLOTS)
+    document = run_document(run, figures, pairs)
+    written = []
+    for name, text in (
+        ("report.md", markdown(document, run.directory)),
+        ("report.html", html(document)),
+    ):
+        path = run.directory / name
+        write_atomically(path, lambda f, text=text: f.write(text))
+        written.append(path)
+    plots = [path for kind in figures.values() for f in kind for path in (f.svg, f.png)]
+    return [*written, sheet, *plots]
+
+
+def run_document(run: Run, figures: dict[str, Sequence], pairs: int = 8) -> Document:
+    """The report as a document; `figures` come from `run_figures`."""
+    result, at = run.result, run.headline[0]
+    results: list[Block] = [*(tables.rate_table(run, c) for c in run.headline), _reading(run)]
+    optional = [
+        tables.gradient_table(run),
+        tables.paired_table(run, at),
+        tables.bootstrap_table(run, at),
+        tables.bound_table(run, at),
+        tables.sensitivity_table(run, at),
+    ]
+    closer = [table for table in optional if table is not None]
+    paper = tables.paper_rows_table(run, at)
+    sections = [
+        Section("results", "Results", tuple(results)),
+        Section("morphs", "Morphs", _morphs(run, at, pairs)),
+        Section("plots", "Plots", _plots(figures)),
+    ]
+    if paper is not None:
+        sections.insert(1, Section("beside-the-paper", "Beside the paper", (paper,)))
+    if closer:
+        sections.append(Section("closer", "A closer look", tuple(closer)))
+    sections += [
+        Section("thresholds-section", "Thresholds", (tables.threshold_table(run),)),
+        Section("outcomes", "Outcome of every pair", _outcomes(run, at)),
+        Section("run", "How it was run", _provenance(run)),
+    ]
+    n = len(result["pairs"])
+    lead = (
+        f"{plural(len(result['attacks']), 'attack')} on {plural(n, 'pair')} of faces, judged by "
+        f"{listed([run.system_label(s) for s in run.systems])}. {result['tool']}, "
+        f"{result['created'][:10]}."
+    )
+    return Document(
+        f"Morphing attack report: {result['experiment']}", lead, tuple(sections), (RESPONSIBLE,)
+    )
+
+
+def _reading(run: Run) -> Bullets:
+    """What the words and intervals of the headline tables mean."""
+    lines: list[str] = []
+    lines.append(
+        "MMPMR (mated morph presentation match rate): the share of morphs that match both "
+        "contributing subjects. A comparison in which no face was found counts as a non-match."
+    )
+    if any(row["n_fta"] or row["n_fte"] for row in run.result["rows"]):
+        shown = {(r["attack"], r["system"], r["probe_policy"]): r for r in run.result["rows"]}
+        worst = max(shown.values(), key=lambda r: r["n_fta"] + r["n_fte"])
+        lines.append(
+            f"Failures to acquire or enrol occurred; most at {run.system_label(worst['system'])}, "
+            f"{run.attack_label(worst['attack'])}, probe {worst['probe_policy']}: "
+            f"{worst['n_fta'] + worst['n_fte']} comparisons."
+        )
+    lines.append(f"{INTERVALS['wilson'][0].upper()}{INTERVALS['wilson'][1:]}.")
+    return Bullets(tuple(lines))
+
+
+def _plots(figures: dict[str, Sequence]) -> tuple[Block, ...]:
+    words = {
+        "cost": "Success against cost.",
+        "scatter": "Both subjects at once. The dashed cross is the threshold.",
+        "densities": "Scores of every kind of comparison against the threshold.",
+        "loss": "",
+        "gradient_norm": "",
+    }
+    blocks: list[Block] = []
+    for kind, text in words.items():
+        if figures.get(kind):
+            blocks += [Prose(text)] if text else []
+            blocks.append(FigureRow(tuple(figures[kind])))
+    return tuple(blocks)
+
+
+def _morphs(run: Run, at: Condition, pairs: int) -> tuple[Block, ...]:
+    attacks = list(run.result["attacks"])
+    verdicts = {(a, s): run.verdicts(a, s, at) for a in attacks for s in run.systems}
+    strips = []
+    for pair in run.result["pairs"][:pairs]:
+        faces = [_source(run, pair, "a")]
+        for attack in attacks:
+            marks = [
+                (run.system_label(s), verdict)
+                for s in run.systems
+                if (verdict := verdicts[attack, s].get(pair["pair_id"]))
+            ]
+            path = pair["morphs"].get(attack, "")
+            href = path if path and run.path(path).is_file() else ""
+            face = Picture(
+                run.path(path) if path else run.directory / "absent",
+                run.attack_label(attack),
+                tuple(marks),
+                href,
+            )
+            faces.append(face)
+        faces.append(_source(run, pair, "b"))
+        strips.append((f"Pair {pair['pair_id']}", tuple(faces)))
+    shown, total = len(strips), len(run.result["pairs"])
+    text = (
+        f"The first {shown} of {plural(total, 'pair')} in the order of the pair list, not a "
+        f"selection. Under each morph the recognisers: filled where it matches both subjects at FMR "
+        f"{share(at.fmr)} (probe: {PROBES.get(at.probe, at.probe)}), hollow where it does not, dashed "
+        "where a comparison failed."
+    )
+    alt = "Morph grid: identity a, each attack, identity b; one row per pair"
+    return (Prose(text), Strips(tuple(strips), run.directory / "morphs.png", alt))
+
+
+def _source(run: Run, pair: Pair, side: str) -> Picture:
+    path = pair["source_a"] if side == "a" else pair["source_b"]
+    subject = pair["subject_a"] if side == "a" else pair["subject_b"]
+    href = path if run.path(path).is_file() else ""
+    return Picture(run.path(path), f"Identity {side}: {subject}", (), href)
+
+
+def _outcomes(run: Run, at: Condition) -> tuple[Block, ...]:
+    blocks: list[Block] = [
+        Prose(
+            "Behind every count: which pairs it counts. A pair's name leads to its morph, where "
+            "the run's folder holds it."
+        )
+    ]
+    for attack in run.attacks:
+        table = tables.outcome_table(run, attack, at)
+        if isinstance(table, Table):
+            blocks.append(
+                Folded(
+                    f"{run.attack_label(attack)}: {plural(len(table.rows), 'pair')}",
+                    (table,),
+                    f"pairs-{attack}",
+                )
+            )
+    return tuple(blocks)
+
+
+def _provenance(run: Run) -> tuple[Block, ...]:
+    r = run.result["run"]
+    facts = [
+        ("Experiment", run.result["experiment"]),
+        ("Created", run.result["created"]),
+        ("Tool", run.result["tool"]),
+        ("Config hash", str(r["config_hash"])),
+        ("Git revision", str(r["git"] or "unknown")),
+        ("Seed", str(r["seed"])),
+        ("Machine", str(r.get("machine") or "unstated")),
+        ("Wall time", duration(r.get("wall_seconds"))),
+    ]
+    if r.get("versions"):
+        facts.append(("Versions", ", ".join(f"{k} {v}" for k, v in r["versions"].items())))
+    for name, asset in (r.get("assets") or {}).items():
+        facts.append((f"Asset: {name}", _asset(asset)))
+    for system in run.systems:
+        facts.append((f"Recogniser: {run.system_label(system)}", _asset(run.result["systems"][system])))
+    links = [Cell(RESULT, ("every number of this page",), RESULT)]
+    for name, what in (
+        (run.result["scores"], "every comparison"),
+        ("config.yaml", "the resolved configuration"),
+        (".hydra/config.yaml", "the resolved configuration"),
+        ("metrics.jsonl", "every optimisation step"),
+        ("citations.bib", "what to cite for what ran"),
+        ("morphs.png", "the morph grid as one image"),
+    ):
+        if run.path(name).is_file():
+            links.append(Cell(name, (what,), name))
+    return (tables.cost_table(run), Facts(tuple(facts)), Bullets(tuple(links)))
+
+
+def _asset(asset: dict) -> str:
+    parts = [str(asset.get("fingerprint") or "no fingerprint")[:16]]
+    parts += [f"licence {asset['licence']}"] if asset.get("licence") else []
+    parts += [f"alignment {asset['alignment']}"] if asset.get("alignment") else []
+    return ", ".join(parts)
+
+
+def _grid(run: Run, at: Condition, pairs: int) -> Path:
+    attacks = list(run.result["attacks"])
+    verdicts = {(a, s): run.verdicts(a, s, at) for a in attacks for s in run.systems}
+    rows = []
+    for pair in run.result["pairs"][:pairs]:
+        paths = [pair["source_a"], *(pair["morphs"].get(a, "") for a in attacks), pair["source_b"]]
+        images = tuple(
+            run.path(p) if p and run.path(p).is_file() else None for p in paths
+        )
+        marks = [
+            {s: v for s in run.systems if (v := verdicts[a, s].get(pair["pair_id"]))}
+            for a in attacks
+        ]
+        rows.append(GridRow(pair["pair_id"], images, ({}, *marks, {})))
+    header = ["Identity a", *(run.attack_label(a) for a in attacks), "Identity b"]
+    caption = (
+        f"FMR {share(at.fmr)}, probe: {at.probe}, impostors: {at.impostors}. Synthetic morphs, "
+        "research use."
+    )
+    sheet = morph_grid(rows, header, {s: run.system_label(s) for s in run.systems}, caption)
+    return write_morph_grid(sheet, run.directory / "morphs.png")

@@ -1,0 +1,164 @@
+"""A finished run as the reports see it: its result, its scores, and which rows are the headline."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from adjointdeis.evaluation import (
+    WORST_CASE,
+    EvaluationError,
+    MorphScores,
+    ScoreTable,
+    ThresholdRecord,
+    group_table,
+    read_scores,
+)
+
+from .errors import ReportError
+from .schema import Result, read_result, threshold_record
+
+PROBE_ORDER = ("other", "source")
+HEADLINE_VARIANTS = ("MMPMR", "MinMax")
+
+
+@dataclass(frozen=True, order=True)
+class Condition:
+    """What a rate was measured under; two rates compare only under one condition."""
+
+    probe: str
+    impostors: str
+    variant: str
+    fmr: float
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One run directory.
+
+    Attributes:
+        directory: where the paths of the result start.
+        result: `result.json`, validated.
+    """
+
+    directory: Path
+    result: Result
+
+    @classmethod
+    def read(cls, directory: Path | str) -> "Run":
+        """Reads `result.json`; the scores are read when first asked for."""
+        return cls(Path(directory), read_result(directory))
+
+    @cached_property
+    def scores(self) -> ScoreTable:
+        """The comparison scores behind the rows.
+
+        Raises:
+            ReportError: when the file that the result names is absent or malformed.
+        """
+        try:
+            return read_scores(self.path(self.result["scores"]))
+        except EvaluationError as error:
+            raise ReportError(f"scores: {error}") from None
+
+    @property
+    def attacks(self) -> list[str]:
+        """Attacks in the order of the result; `worst-case` last if it has rows."""
+        names = list(self.result["attacks"])
+        scored = {row["attack"] for row in self.result["rows"]}
+        if WORST_CASE in scored and WORST_CASE not in names:
+            names.append(WORST_CASE)
+        return names
+
+    @property
+    def systems(self) -> list[str]:
+        """Recognisers that have rows, in the order of the result."""
+        scored = {row["system"] for row in self.result["rows"]}
+        return [name for name in self.result["systems"] if name in scored]
+
+    @property
+    def profile(self) -> str:
+        """`mini` or `paper` assets; `mini` unless the run states otherwise."""
+        return str(self.result["run"].get("profile", "mini"))
+
+    def path(self, relative: str) -> Path:
+        """A path of the result on this machine."""
+        return self.directory / relative
+
+    def attack_label(self, name: str) -> str:
+        """The attack's printed name."""
+        if name == WORST_CASE and name not in self.result["attacks"]:
+            return "worst-case bound"
+        return self.result["attacks"][name]["label"]
+
+    def system_label(self, name: str) -> str:
+        """The recogniser's printed name."""
+        return self.result["systems"][name]["label"]
+
+    @cached_property
+    def _index(self) -> dict[tuple[str, str, Condition], dict[str, Any]]:
+        return {(row["attack"], row["system"], condition(row)): row for row in self.result["rows"]}
+
+    def row(self, attack: str, system: str, at: Condition) -> dict[str, Any] | None:
+        """The row of one cell, or None."""
+        return self._index.get((attack, system, at))
+
+    @cached_property
+    def conditions(self) -> list[Condition]:
+        """Every condition that has a row, in order of first appearance."""
+        return list(dict.fromkeys(condition(row) for row in self.result["rows"]))
+
+    @cached_property
+    def headline(self) -> list[Condition]:
+        """One condition per probe policy: the other image first, then the source image.
+
+        Impostor policy `all` and FMR 0.1% where present, for these are what papers mostly mean;
+        MMPMR, or MinMax where subjects have several probes.
+        """
+        found = []
+        policies = {c.probe for c in self.conditions}
+        for probe in (*PROBE_ORDER, *sorted(policies - set(PROBE_ORDER))):
+            own = [c for c in self.conditions if c.probe == probe]
+            own = [c for c in own if c.variant in HEADLINE_VARIANTS] or own
+            if own:
+                found.append(min(own, key=lambda c: (c.impostors != "all", abs(c.fmr - 0.001))))
+        return found
+
+    def groups(self, attack: str, system: str, probe: str) -> MorphScores | None:
+        """Scores of one attack at one system, or None where nothing was scored."""
+        try:
+            return group_table(self.scores, attack=attack, system=system, probe_policy=probe)
+        except EvaluationError:
+            return None
+
+    def oriented_tau(self, system: str, at: Condition) -> float | None:
+        """The threshold of a system for scores turned so that larger means more alike."""
+        for row in self.result["rows"]:
+            if row["system"] == system and condition(row) == at:
+                return -row["tau"] if row["score_type"] == "dissimilarity" else row["tau"]
+        return None
+
+    def verdicts(self, attack: str, system: str, at: Condition) -> dict[str, str]:
+        """Per morph: `yes` if it matches all its subjects, `no`, or `failed`."""
+        groups, tau = self.groups(attack, system, at.probe), self.oriented_tau(system, at)
+        if groups is None or tau is None:
+            return {}
+        return {
+            str(morph): "failed" if np.isneginf(score) else "yes" if score > tau else "no"
+            for morph, score in zip(groups.morphs, groups.min_of_best, strict=True)
+        }
+
+    @cached_property
+    def thresholds(self) -> list[ThresholdRecord]:
+        """The threshold records."""
+        return [threshold_record(values) for values in self.result["thresholds"]]
+
+
+def condition(row: Mapping[str, Any]) -> Condition:
+    """The condition of a row of `evaluate`."""
+    return Condition(
+        row["probe_policy"], row["impostor_policy"], row["variant"], row["fmr_target"]
+    )

@@ -1,0 +1,144 @@
+"""How plots look: one ink, one ground, hues that differ in lightness, labels instead of legends.
+
+Colours are those of Okabe and Ito, ordered so that neighbours differ in grey value; every colour
+comes with its own dash and marker, so that none of the plots needs colour to be read.
+
+References:
+    | Color Universal Design (Okabe and Ito)
+    | https://jfly.uni-koeln.de/color/
+"""
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from adjointdeis.evaluation.storage import write_atomically
+
+# Read back when a plot is set inline in HTML, hence two hex values that nothing else uses.
+INK = "#1b1d21"
+PAPER = "#fefefe"
+QUIET = "#7a818c"
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#8c6bb1", "#5b5b5b")
+_DASHES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)))
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+
+
+@dataclass(frozen=True)
+class Look:
+    """Colour, dash and marker of one attack, the same in every plot of a report."""
+
+    colour: str
+    dash: Any
+    marker: str
+
+
+def look(index: int) -> Look:
+    """The look of the index-th attack."""
+    return Look(
+        _COLOURS[index % len(_COLOURS)],
+        _DASHES[index % len(_DASHES)],
+        _MARKERS[index % len(_MARKERS)],
+    )
+
+
+@contextmanager
+def figure(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> Iterator[Any]:
+    """A figure and its axes in the reports' style; closed on leaving.
+
+    Args:
+        width, height: inches. Reports show plots about 22 rem wide, so 4.6 inches keep the type
+            at the size of captions.
+    """
+    import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    settings = {
+        "font.family": "DejaVu Sans",
+        "font.size": 8.5,
+        "axes.titlesize": 9,
+        "axes.titleweight": "bold",
+        "axes.titlelocation": "left",
+        "axes.labelsize": 8.5,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.edgecolor": INK,
+        "axes.labelcolor": INK,
+        "axes.titlecolor": INK,
+        "axes.linewidth": 0.7,
+        "text.color": INK,
+        "xtick.color": INK,
+        "ytick.color": INK,
+        "xtick.labelsize": 8,
+        "ytick.labelsize": 8,
+        "axes.facecolor": PAPER,
+        "figure.facecolor": PAPER,
+        "savefig.facecolor": PAPER,
+        "lines.linewidth": 1.5,
+        "svg.fonttype": "path",
+        "svg.hashsalt": "adjointdeis",
+    }
+    with mpl.rc_context(settings):
+        made = Figure(figsize=(width, height), layout="constrained")
+        FigureCanvasAgg(made)
+        axes = made.subplots(rows, columns, **options)
+        yield made, axes
+
+
+def save(made: Any, stem: Path) -> tuple[Path, Path]:
+    """Writes `stem`.svg and `stem`.png atomically and returns both paths."""
+    # The layout is solved once; both files then share it.
+    made.draw_without_rendering()
+    made.set_layout_engine("none")
+    paths = []
+    for suffix, options in (("svg", {"metadata": {"Date": None}}), ("png", {"dpi": 160})):
+        data = io.BytesIO()
+        made.savefig(data, format=suffix, **options)
+        path = stem.with_name(f"{stem.name}.{suffix}")
+        write_atomically(path, lambda f, data=data: f.write(data.getvalue()), mode="wb")
+        paths.append(path)
+    return paths[0], paths[1]
+
+
+def spread(positions: Sequence[float], gap: float, low: float, high: float) -> np.ndarray:
+    """Label positions at least `gap` apart, near the given ones, within [low, high] if they fit.
+
+    Neighbours that are too close become one block centred on its mean (pool adjacent violators),
+    so labels keep the order of what they name.
+    """
+    order = np.argsort(positions, kind="stable")
+    blocks: list[list[float]] = []
+    for value in np.asarray(positions, dtype=np.float64)[order]:
+        blocks.append([float(value), 1.0])
+        while len(blocks) > 1 and blocks[-1][0] - blocks[-2][0] < gap * (
+            blocks[-1][1] + blocks[-2][1]
+        ) / 2:
+            centre, size = blocks.pop()
+            other, count = blocks.pop()
+            total = size + count
+            blocks.append([(centre * size + other * count) / total, total])
+    placed = np.concatenate(
+        [c + gap * (np.arange(int(n)) - (n - 1) / 2) for c, n in blocks] or [np.empty(0)]
+    )
+    if placed.size:
+        for i in range(len(placed)):
+            floor = low if i == 0 else placed[i - 1] + gap
+            placed[i] = max(placed[i], floor)
+        for i in range(len(placed) - 1, -1, -1):
+            ceiling = high if i == len(placed) - 1 else placed[i + 1] - gap
+            placed[i] = min(placed[i], ceiling)
+    result = np.empty(len(placed))
+    result[order] = placed
+    return result
+
+
+def halo() -> list[Any]:
+    """A ground-coloured outline that keeps a label readable on top of data."""
+    from matplotlib import patheffects
+
+    return [patheffects.withStroke(linewidth=2.4, foreground=PAPER)]

@@ -1,0 +1,133 @@
+"""The command: every subcommand end to end, errors of one line, and nothing heavy at start."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from adjointdeis.evaluation import read_scores, read_thresholds
+from adjointdeis.evaluation.cli import COMMANDS, main
+
+
+@pytest.fixture(scope="module")
+def scores(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("eval")
+    path = folder / "scores.csv"
+    size = ["--n-subjects", "20", "--n-morphs", "20"]
+    assert main(["synth", str(path), "--subjects", str(folder / "subjects.csv"), *size]) == 0
+    return path
+
+
+def test_scoring_prints_a_table_and_writes_json(scores, capsys):
+    subjects = str(scores.with_name("subjects.csv"))
+    code = main(
+        [str(scores), "--fmr", "0.001", "0.05", "--impostors", "all", "same-sex",
+         "--subjects", subjects, "--replicates", "30"]
+    )  # fmt: skip
+    out = capsys.readouterr().out
+    assert code == 0
+    assert "| attack | system" in out and "not met: " in out and "share subjects" in out
+    result = json.loads(scores.with_name("scores.csv.result.json").read_text())
+    assert result["schema"] == "adjointdeis-evaluation/1"
+    assert len(result["rows"]) == 2 * 3 * 2 * 2 * 2
+    assert len(result["thresholds"]) == 3 * 2 * 2
+    for row in result["rows"]:
+        assert f"{row['k']}/{row['n']}" in out
+        assert row["bootstrap_tau"] == "re-estimated"
+
+
+def test_thresholds_are_written_and_used_again(scores, tmp_path, capsys):
+    out = tmp_path / "tau.json"
+    assert main(["threshold", str(scores), "--fmr", "0.01", "--out", str(out)]) == 0
+    assert len(read_thresholds(out)) == 3
+    result = tmp_path / "r.json"
+    options = ["--thresholds", str(out), "--json", str(result), "--replicates", "0"]
+    assert main([str(scores), *options]) == 0
+    assert {r["fmr_target"] for r in json.loads(result.read_text())["rows"]} == {0.01}
+    assert main([str(scores), *options, "--fmr", "0.1"]) == 2
+    assert "drop those" in capsys.readouterr().err
+
+
+def test_other_commands_print_their_tables(scores, capsys):
+    assert main(["compare", str(scores), "strong", "weak", "--probe", "other",
+                 "--replicates", "20"]) == 0  # fmt: skip
+    assert "McNemar p" in capsys.readouterr().out
+    assert main(["map", str(scores), "--replicates", "0"]) == 0
+    assert "MAP[r, c] in % of N = 20: strong, probe other" in capsys.readouterr().out
+    assert main(["mad", str(scores)]) == 0
+    assert "max over attacks" in capsys.readouterr().out
+    assert main(["paper", "table4"]) == 0
+    assert "94.89% (464/489)" in capsys.readouterr().out
+
+
+def test_convert(tmp_path, capsys):
+    source = tmp_path / "m.txt"
+    source.write_text("m; a; 1; 0.5\nm; b; 1; 0.4\n")
+    out = tmp_path / "scores.csv"
+    code = main(["convert", "--from", "mvr", str(source), "--into", str(out), "--system", "arc"])
+    assert code == 0
+    assert read_scores(out).unique("system") == ["arc"]
+    again = tmp_path / "again.txt"
+    assert (
+        main(["convert", "--from", "canonical", "--to", "mvr", str(out), "--into", str(again)]) == 0
+    )
+    assert again.read_text() == source.read_text()
+
+
+def test_verify(tmp_path, capsys):
+    info = PngInfo()
+    keys = ("tool", "version", "attack", "config_hash")
+    provenance = dict.fromkeys(keys, "x") | {"source_hashes": ["0" * 64], "notice": "synthetic"}
+    info.add_itxt("adjointdeis", json.dumps(provenance))
+    marked, plain = tmp_path / "m.png", tmp_path / "p.png"
+    Image.new("RGB", (2, 2)).save(marked, pnginfo=info)
+    Image.new("RGB", (2, 2)).save(plain)
+    assert main(["verify", str(marked)]) == 0
+    assert "source: " + "0" * 64 in capsys.readouterr().out
+    assert main(["verify", "--json", str(marked)]) == 0
+    assert json.loads(capsys.readouterr().out)["notice"] == "synthetic"
+    assert main(["verify", str(marked), str(plain)]) == 1
+    assert "was not written by this project" in capsys.readouterr().err
+    assert main(["verify", str(marked), "--source", str(plain)]) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["absent.csv"], "absent.csv: no such score file"),
+        (["{scores}", "--fmr", "5"], "expected a share"),
+        (["{scores}", "--impostors", "same-sex"], "needs a subjects table"),
+        (["{scores}", "--attacks", "mipgan"], "attack 'mipgan' is not in the table"),
+        (["{scores}", "--confidence", "95"], "--confidence 95.0: expected between 0 and 1"),
+        (["{scores}", "--replicates", "-1"], "--replicates -1"),
+        (["convert", "--from", "x", "a", "--into", "b"], "format 'x': expected one of"),
+        (["verify", "{scores}"], "not a PNG file"),
+        (["synth", "x.csv", "--n-subjects", "2"], "at least 4 subjects"),
+    ],
+)
+def test_errors_are_one_line_and_exit_2(scores, capsys, arguments, message):
+    assert main([a.format(scores=scores) for a in arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("adjointdeis-eval: ") and message in error
+    assert error.count("\n") == 1
+
+
+def test_help_names_every_command(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--help"])
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    assert all(command in text for command in COMMANDS)
+
+
+def test_importing_the_library_imports_no_torch():
+    code = (
+        "import sys, adjointdeis.evaluation.cli, adjointdeis.evaluation.commands; "
+        "heavy = {'torch', 'lightning', 'hydra', 'wandb', 'matplotlib', 'pandas', 'scipy.stats'}; "
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (done.stderr, done.stdout) == ("", "[]\n")

@@ -1,0 +1,225 @@
+"""Rows of `evaluate`: against direct computation, under every policy, and what they refuse."""
+
+import json
+
+import numpy as np
+import pytest
+
+from adjointdeis.evaluation import (
+    ALL_VARIANTS,
+    ROW_KEYS,
+    WORST_CASE,
+    EvaluationError,
+    PolicyError,
+    ScoreError,
+    ScoreTable,
+    ThresholdMismatch,
+    ThresholdRecord,
+    estimate_thresholds,
+    evaluate,
+    group_table,
+    impostors,
+    threshold_at_fmr,
+    vulnerability,
+)
+
+
+def test_rows_equal_direct_computation(table):
+    rows = evaluate(table, fmr=(0.01, 0.1), replicates=0)
+    assert len(rows) == 3 * 2 * 2 * 2
+    for row in rows:
+        nonmated = table.select(kind="nonmated", system=row["system"])
+        record = threshold_at_fmr(nonmated["score"], row["fmr_target"])
+        groups = group_table(
+            table, attack=row["attack"], system=row["system"], probe_policy=row["probe_policy"]
+        )
+        expected = vulnerability(groups, record.value, "MMPMR")
+        assert (row["k"], row["n"], row["value"]) == (expected.k, expected.n, expected.value)
+        assert (row["wilson_lo"], row["wilson_hi"]) == expected.interval
+        assert (row["tau"], row["impostors_k"], row["impostors_n"]) == (
+            record.value,
+            record.k,
+            record.n,
+        )
+        assert row["fmr_realised"] <= row["fmr_target"]
+
+
+def test_rows_are_json_with_all_keys(table):
+    rows = evaluate(table, replicates=20, variants=ALL_VARIANTS)
+    assert json.loads(json.dumps(rows, allow_nan=False)) == rows
+    assert all(tuple(row) == ROW_KEYS for row in rows)
+
+
+def test_failures_are_counted_and_are_no_matches(table):
+    rows = evaluate(table, replicates=0)
+    for row in rows:
+        cell = table.select(
+            kind="morph",
+            attack=row["attack"],
+            system=row["system"],
+            probe_policy=row["probe_policy"],
+        )
+        failed = cell["status"] != "ok"
+        assert row["n_fta"] == failed.sum()
+        tau = row["tau"]
+        hits = {}
+        for morph, score, bad in zip(cell["morph_id"], cell["score"], failed, strict=True):
+            hits.setdefault(morph, []).append(not bad and score > tau)
+        assert row["k"] == sum(all(h) for h in hits.values())
+    assert sum(row["n_fta"] for row in rows) > 0
+
+
+def test_impostor_policies_select_by_both_people(table, subjects):
+    rows = table.select(kind="nonmated", system="adaface")
+    for policy, names in (("all", ()), ("same-sex", ("sex",)), ("same-sex-and-group", None)):
+        names = ("sex", "group") if names is None else names
+        expected = [
+            score
+            for score, a, b in zip(
+                rows["score"], rows["subject_id"], rows["ref_subject_id"], strict=True
+            )
+            if all(
+                getattr(subjects.by_id[a], name) == getattr(subjects.by_id[b], name)
+                for name in names
+            )
+        ]
+        found = impostors(table, "adaface", policy, subjects)
+        assert sorted(found.scores) == sorted(expected)
+    sizes = [len(impostors(table, "adaface", p, subjects).scores) for p in ("all", "same-sex")]
+    assert sizes == [24 * 23, 2 * 12 * 11]
+
+
+def test_sensitivity_table_names_all_four_labels(table, subjects):
+    rows = evaluate(
+        table,
+        fmr=(0.01,),
+        impostor_policies=("all", "same-sex", "same-sex-and-group"),
+        subjects=subjects,
+        systems=["arcface"],
+        attacks=["weak"],
+        replicates=0,
+    )
+    labels = {(r["probe_policy"], r["impostor_policy"], r["variant"]) for r in rows}
+    assert len(labels) == len(rows) == 6
+    by_policy = {r["impostor_policy"]: r["impostors_n"] for r in rows}
+    assert by_policy == {"all": 24 * 23, "same-sex": 2 * 12 * 11, "same-sex-and-group": 6 * 4 * 3}
+
+
+def test_bootstrap_says_what_it_did_with_the_threshold(table, subjects):
+    rows = evaluate(table, systems=["arcface"], replicates=200)
+    assert {r["bootstrap_tau"] for r in rows} == {"re-estimated"}
+    assert all(r["bootstrap_lo"] <= r["value"] <= r["bootstrap_hi"] for r in rows)
+    stated = {"model_fingerprint": "synthetic:arcface", "alignment": "none"}
+    literal = ThresholdRecord.literal(rows[0]["tau"], target_fmr=0.001, model="arcface", **stated)
+    fixed = evaluate(table, [literal], systems=["arcface"], replicates=200)
+    assert {r["bootstrap_tau"] for r in fixed} == {"fixed"}
+    for a, b in zip(rows, fixed, strict=True):
+        assert a["value"] == b["value"]
+        width = [r["bootstrap_hi"] - r["bootstrap_lo"] for r in (a, b)]
+        assert width[0] >= width[1]
+
+
+def test_record_of_the_same_impostors_is_re_estimated(table, subjects):
+    records = estimate_thresholds(table, "arcface", (0.01,), ("all", "same-sex"), subjects)
+    given = evaluate(table, records, systems=["arcface"], subjects=subjects, replicates=50)
+    own = evaluate(
+        table,
+        fmr=(0.01,),
+        impostor_policies=("all", "same-sex"),
+        systems=["arcface"],
+        subjects=subjects,
+        replicates=50,
+    )
+    assert given == own
+    assert {r["bootstrap_tau"] for r in given} == {"re-estimated"}
+
+
+def test_without_names_of_the_impostors_the_threshold_stays_fixed(table):
+    columns = dict(table.columns)
+    columns["ref_subject_id"] = np.where(table["kind"] == "nonmated", "", table["ref_subject_id"])
+    anonymous = ScoreTable(columns)
+    rows = evaluate(anonymous, systems=["arcface"], replicates=20)
+    assert {r["bootstrap_tau"] for r in rows} == {"fixed"}
+    with pytest.raises(PolicyError, match="needs a subjects table"):
+        evaluate(anonymous, impostor_policies=("same-sex",), replicates=0)
+
+
+def test_policies_that_the_data_cannot_serve(table, subjects):
+    with pytest.raises(PolicyError, match="expected all, same-sex, same-sex-and-group"):
+        impostors(table, "arcface", "same-age", subjects)
+    with pytest.raises(PolicyError, match="no nonmated row of system 'dlib'"):
+        impostors(table, "dlib")
+    columns = dict(table.columns)
+    columns["ref_subject_id"] = np.full(len(table), "")
+    with pytest.raises(PolicyError, match="needs subject_id and ref_subject_id"):
+        impostors(ScoreTable(columns), "arcface", "same-sex", subjects)
+
+
+def test_record_of_another_alignment_is_refused(table):
+    records = estimate_thresholds(table, "arcface", alignment="arcface-5pt")
+    with pytest.raises(ThresholdMismatch, match="made with alignment 'arcface-5pt'"):
+        evaluate(table, records, systems=["arcface"], replicates=0)
+    records = estimate_thresholds(table, "arcface", model_fingerprint="f" * 64)
+    with pytest.raises(ThresholdMismatch, match="made with model_fingerprint"):
+        evaluate(table, records, systems=["arcface"], replicates=0)
+
+
+def test_missing_record_and_unknown_choices(table):
+    records = estimate_thresholds(table, "arcface")
+    with pytest.raises(PolicyError, match="no threshold record for system 'adaface'"):
+        evaluate(table, records, replicates=0)
+    with pytest.raises(EvaluationError, match="attack 'mipgan' is not in the table; it has strong"):
+        evaluate(table, attacks=["mipgan"])
+    with pytest.raises(EvaluationError, match="variant 'mean'"):
+        evaluate(table, variants=["mean"])
+    with pytest.raises(ScoreError, match="no row of kind 'morph'"):
+        evaluate(table.select(kind="nonmated"))
+
+
+def test_rmmr_rows_add_fnmr(table):
+    rows = evaluate(table, fmr=(0.01,), variants=["MMPMR", "RMMR-MMPMR"], replicates=100)
+    for plain, relative in zip(rows[::2], rows[1::2], strict=True):
+        assert relative["value"] == pytest.approx(plain["value"] + plain["fnmr"])
+        assert relative["bootstrap_lo"] <= relative["value"] <= relative["bootstrap_hi"]
+    with pytest.raises(ScoreError, match="needs mated rows"):
+        evaluate(table.select(kind=("morph", "nonmated")), variants=["RMMR-MMPMR"], replicates=0)
+
+
+def test_several_probes_give_minmax_and_prodavg(table):
+    rows = table.select(kind=("morph", "nonmated"), system="arcface").to_rows()
+    extra = [r | {"probe_id": r["probe_id"] + "b"} for r in rows if r["kind"] == "morph"]
+    found = evaluate(ScoreTable.from_rows([*rows, *extra]), replicates=0)
+    assert {r["variant"] for r in found} == {"MinMax", "ProdAvg"}
+
+
+def test_share_of_the_worst_case_bound(table):
+    rows = table.select(kind=("morph", "nonmated"), system="arcface").to_rows()
+    best = [
+        r | {"attack": WORST_CASE, "score": 1.0, "status": "ok"}
+        for r in rows
+        if r["attack"] == "weak"
+    ]
+    found = evaluate(ScoreTable.from_rows([*rows, *best]), replicates=0)
+    for row in found:
+        assert row["bound"] == 1.0
+        assert row["share_of_bound"] == row["value"]
+    # A bound over other pairs of people would compare different things.
+    fewer = [r for r in best if r["morph_id"] != best[0]["morph_id"]]
+    found = evaluate(ScoreTable.from_rows([*rows, *fewer]), replicates=0)
+    assert all(r["bound"] is None for r in found if r["attack"] != WORST_CASE)
+
+
+def test_invariant_to_row_order(table):
+    shuffled = table.where(np.random.default_rng(1).permutation(len(table)))
+    assert evaluate(shuffled, replicates=30) == evaluate(table, replicates=30)
+
+
+def test_separate_impostor_people_are_drawn_apart(table):
+    rows = table.select(kind=("morph", "nonmated"), system="arcface").to_rows()
+    for row in rows:
+        if row["kind"] == "nonmated":
+            row |= {"subject_id": "i" + row["subject_id"]}
+            row |= {"ref_subject_id": "i" + row["ref_subject_id"]}
+    found = evaluate(ScoreTable.from_rows(rows), replicates=100)
+    assert {r["bootstrap_tau"] for r in found} == {"re-estimated"}
+    assert all(r["bootstrap_lo"] < r["bootstrap_hi"] for r in found)

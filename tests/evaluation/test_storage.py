@@ -1,0 +1,105 @@
+"""Canonical files: exact round trips, atomic writes, errors with file and line."""
+
+import importlib.util
+import json
+
+import pytest
+
+from adjointdeis.evaluation import ScoreError, read_scores, write_scores
+from adjointdeis.evaluation.storage import sidecar_of, write_atomically
+
+HEADER = "kind,morph_id,attack,subject_id,probe_id,ref_id,system,score,score_type,status,"
+HEADER += "probe_policy\n"
+GOOD = "morph,a_b,dim,a,a_08,a_b,arc,0.4,similarity,ok,other\n"
+GOOD += "morph,a_b,dim,b,b_08,a_b,arc,0.3,similarity,ok,other\n"
+
+
+def write(path, text):
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_round_trip_is_exact(table, tmp_path, suffix):
+    if suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
+        pytest.skip("pyarrow is not installed")
+    path = tmp_path / f"scores{suffix}"
+    write_scores(table, path)
+    again = read_scores(path)
+    assert again.fingerprint() == table.fingerprint()
+    assert again.metadata == table.metadata
+    assert again.to_rows() == table.to_rows()
+
+
+def test_sidecar_holds_rows_and_fingerprint(table, tmp_path):
+    write_scores(table, tmp_path / "scores.csv")
+    sidecar = json.loads(sidecar_of(tmp_path / "scores.csv").read_text())
+    assert sidecar["rows"] == len(table)
+    assert sidecar["fingerprint"] == table.fingerprint()
+    assert sidecar["systems"]["adaface"]["alignment"] == "none"
+
+
+def test_eleven_columns_without_ref_subject_are_enough(tmp_path):
+    table = read_scores(write(tmp_path / "s.csv", HEADER + GOOD))
+    assert len(table) == 2
+    assert set(table["ref_subject_id"]) == {""}
+
+
+@pytest.mark.parametrize(
+    ("bad", "line", "message"),
+    [
+        ("morph,a_b,dim,a,a_09,a_b,arc,0.x,similarity,ok,other", 4, "score '0.x' is not a number"),
+        ("morph,a_b,dim,a,a_09,a_b,arc,,similarity,ok,other", 4, "status ok needs a finite"),
+        ("morph,a_b,dim,a,a_09,a_b,arc,0.1,distance,ok,other", 4, "score_type 'distance'"),
+        ("morph,a_b,dim,a,a_08,a_b,arc,0.5,similarity,ok,other", 4, "duplicate comparison"),
+        ("morph,c_d,dim,c,c_08,c_d,arc,0.5,similarity,ok,other", 4, "probes of one subject"),
+        ("morph,a_b,dim,a,a_09,a_b", 4, "6 fields, expected 11"),
+        ("mroph,a_b,dim,a,a_09,a_b,arc,0.1,similarity,ok,other", 4, "kind 'mroph'"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path, bad, line, message):
+    path = write(tmp_path / "s.csv", HEADER + GOOD + bad + "\n")
+    with pytest.raises(ScoreError) as error:
+        read_scores(path)
+    assert f"{path}:{line}: " in str(error.value)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_header_errors(tmp_path):
+    with pytest.raises(ScoreError, match=r":1: column 'score' is missing"):
+        read_scores(write(tmp_path / "a.csv", "kind,system,score_type\n"))
+    with pytest.raises(ScoreError, match=r":1: unknown column 'colour'"):
+        read_scores(write(tmp_path / "b.csv", "kind,system,score,score_type,colour\n"))
+    with pytest.raises(ScoreError, match=r":1: a column appears twice"):
+        read_scores(write(tmp_path / "c.csv", "kind,kind,system,score,score_type\n"))
+    with pytest.raises(ScoreError, match=r":1: empty file"):
+        read_scores(write(tmp_path / "d.csv", ""))
+    with pytest.raises(ScoreError, match="no such score file"):
+        read_scores(tmp_path / "absent.csv")
+
+
+def test_quoted_newline_does_not_shift_line_numbers(tmp_path):
+    text = HEADER + GOOD.replace("a_08", '"a\n08"') + "x,,,,,,,,,,\n"
+    with pytest.raises(ScoreError, match=r"s\.csv:5: kind 'x'"):
+        read_scores(write(tmp_path / "s.csv", text))
+
+
+def test_broken_sidecar(tmp_path):
+    path = write(tmp_path / "s.csv", HEADER + GOOD)
+    write(sidecar_of(path), "{\n oops")
+    with pytest.raises(ScoreError, match=r"s\.csv\.json:2: not JSON"):
+        read_scores(path)
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = write(tmp_path / "s.csv", "old")
+
+    def fail(f):
+        f.write("half")
+        raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        write_atomically(path, fail)
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["s.csv"]
