@@ -4,6 +4,11 @@
     python run.py +experiment=quickstart
 """
 
+import os
+
+# Threads that spin while they wait bring a busy machine to a halt; set before torch loads OpenMP.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import hydra
 from omegaconf import DictConfig
 

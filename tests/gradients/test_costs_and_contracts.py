@@ -74,7 +74,7 @@ def test_guidance_is_counted_as_two_evaluations() -> None:
     x_T, z = inputs()
     guided = ClassifierFreeGuidance(MLPDenoiser(), torch.zeros(3, dtype=torch.float64), 2.0)
     cost = differentiate(guided, x_T, z, DiscreteAdjoint(), solver=DDIM(), grid=GRID).rollout.cost
-    assert (cost.nfe_forward, cost.nfe_backward, cost.vjps) == (2 * N, 2 * N, N)
+    assert (cost.nfe_forward, cost.nfe_backward, cost.vjps) == (2 * N, 2 * N, 2 * N)
 
 
 def test_the_history_of_a_multistep_solver_counts_as_latents() -> None:

@@ -12,7 +12,7 @@ recognisers: r is robustness, c generality. With one recogniser MAP[1, 1] is Min
     \sum_{i,j} 1\{S_{n,i}^{j} > \tau_l \; \forall n\} \, (1 - \mathrm{FTAR}(i, l))
 
 averages over attack types d and paired attempts i; `agg` over recognisers l is the minimum unless
-asked otherwise.
+asked otherwise. Publications differ in that aggregation: name it beside the number.
 
 References:
     | Morphing Attack Potential (Ferrara, Franco, Maltoni and Busch, 2022)

@@ -4,7 +4,8 @@ Every metric keeps the raw comparisons in one-dimensional `cat` states and compu
 float64 when asked. Comparisons are keyed by (kind, system, morph, subject, probe), so that the
 repeats of a padded distributed sampler count once; ranks may hold any share of the data, one
 morph's comparisons may lie on several ranks, and a rank may hold none. All metrics have the same
-states, so a `MetricCollection` updates and gathers them once.
+states, so a `MetricCollection` updates and gathers them once (unless the first batch holds a NaN,
+for which torchmetrics finds equal states unequal; only speed suffers).
 
 Two habits differ from other metrics. A batch has no value of its own, for the threshold depends on
 all impostors: `forward` only updates. And `higher_is_better` depends on who asks; it is None unless

@@ -12,8 +12,9 @@ When not to use it: with a handful of subjects the multiplicities are too coarse
 twenty subjects read the interval as a lower bound on the uncertainty.
 
 References:
-    | Non-parametric standard errors and tests for network statistics (Snijders, Borgatti, 1999)
-    | https://www.insna.org/PDF/Connections/v22/1999_I-2_161-170.pdf
+    | Snowboot: Bootstrap Methods for Network Inference (Chen et al., 2018), on the vertex bootstrap
+      of Snijders and Borgatti (1999)
+    | https://rjournal.github.io/articles/RJ-2018-056
     | Confidence Intervals for Error Rates in 1:1 Matching Tasks (Fogliato, Patil, Perona, 2024)
     | https://arxiv.org/abs/2306.01198
 """

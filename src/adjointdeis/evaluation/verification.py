@@ -54,7 +54,9 @@ def equal_error_rate(
     impostor = np.sort(_valid(nonmated, score_type)[0])
     lowest = min(genuine[0], impostor[0])
     # Below every score nothing is rejected; that threshold is part of the curve too.
-    taus = np.concatenate([[np.nextafter(lowest, -np.inf)], np.unique([*genuine, *impostor])])
+    taus = np.concatenate(
+        [[np.nextafter(lowest, -np.inf)], np.unique(np.concatenate([genuine, impostor]))]
+    )
     fmr = 1.0 - np.searchsorted(impostor, taus, side="right") / len(impostor)
     fnmr = np.searchsorted(genuine, taus, side="right") / len(genuine)
     at = int(np.argmin(np.abs(fmr - fnmr)))

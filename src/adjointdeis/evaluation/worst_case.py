@@ -7,7 +7,10 @@ subjects it is a strong reference, not a strict bound. The share that an attack 
 MMPMR of these embeddings (wcMMPMR) says how much of the room an attack has used.
 
 References:
-    | Worst-case morph (Kelly et al., 2026)
+    | Worst-Case Morphs: a Theoretical and a Practical Approach (Kelly et al., 2021)
+    | https://arxiv.org/abs/2111.15416
+    | Find the Differences: Differential Morphing Attack Detection vs Face Recognition
+      (Kelly et al., 2026), which names the wcMMPMR
     | https://arxiv.org/abs/2604.14734
 """
 

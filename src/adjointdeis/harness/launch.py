@@ -218,6 +218,7 @@ def _quieten() -> None:
         ".*IterableDataset.*has.*__len__.*",
         ".*module.s. in eval mode.*",
         ".*does not have many workers.*",
+        ".*overridden `transfer_batch_to_device`.*",
         ".*checkpoint directory.*exists.*",
         ".*Checkpoint directory.*exists.*",
     ):

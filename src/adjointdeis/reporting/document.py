@@ -83,7 +83,7 @@ class Figure:
 
     Attributes:
         svg: its file, set inline in HTML; png: the same for Markdown.
-        caption: what is seen; alt: the finding in words, for readers who cannot see it.
+        caption: how to read it; alt: the finding in words, for readers who cannot see it.
     """
 
     key: str
@@ -95,9 +95,15 @@ class Figure:
 
 @dataclass(frozen=True)
 class FigureRow:
-    """Figures of one kind, one per system, set side by side where there is room."""
+    """Figures of one kind, one per system, side by side where there is room; captions said once."""
 
+    title: str
     figures: tuple[Figure, ...]
+
+    @property
+    def captions(self) -> tuple[str, ...]:
+        """The distinct captions in order."""
+        return tuple(dict.fromkeys(figure.caption for figure in self.figures))
 
 
 @dataclass(frozen=True)

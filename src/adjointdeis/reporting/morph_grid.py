@@ -1,4 +1,4 @@
-"""The morph grid: identity a, each attack, identity b, one row per pair, and whom each morph fooled.
+"""The morph grid: identity a, each attack, identity b, a row per pair, and whom morphs fooled.
 
 Under each morph stands one box per recogniser: filled where the morph matches both subjects, hollow
 where it does not, crossed out where a comparison failed. Filled and hollow need no colour.
@@ -91,7 +91,11 @@ def write_morph_grid(sheet: Image.Image, path: Path) -> Path:
 
 
 def _boxes(
-    draw: ImageDraw.ImageDraw, x: int, y: int, verdicts: Mapping[str, str], systems: Mapping[str, str]
+    draw: ImageDraw.ImageDraw,
+    x: int,
+    y: int,
+    verdicts: Mapping[str, str],
+    systems: Mapping[str, str],
 ) -> None:
     short = _abbreviations(systems)
     shown = [name for name in systems if name in verdicts]

@@ -8,7 +8,7 @@ import numpy as np
 from .document import Figure
 from .run import Condition, Run
 from .style import INK, PAPER, QUIET, figure, halo, look, save, spread
-from .text import of, percent, share
+from .text import percent, share
 
 WIDTH = 4.6
 
@@ -54,18 +54,20 @@ def density_figure(run: Run, system: str, at: Condition, stem: Path) -> Figure |
         axes.spines["left"].set_visible(False)
         axes.set_ylim(-0.05, len(ridges) + 0.12)
         axes.set_xlim(x[0], x[-1])
-        axes.set_xlabel("distance (match: below τ)" if dissimilar else "similarity (match: above τ)")
+        axes.set_xlabel(
+            "distance (match: below τ)" if dissimilar else "similarity (match: above τ)"
+        )
         axes.set_title(label)
         axes.text(
-            tau, 1.0, f" τ = {tau:.3f}", transform=_mixed(axes, x_data=True), va="bottom", fontsize=8,
-            ha="right" if dissimilar else "left",
+            tau, 1.0, f" τ = {tau:.3f}", transform=_mixed(axes, x_data=True), va="bottom",
+            fontsize=8, ha="right" if dissimilar else "left",
         )  # fmt: skip
         axes.text(1.015, 1.0, "beyond τ", transform=axes.transAxes, fontsize=7.5, va="bottom")
         svg, png = save(made, stem)
     alt = f"{label}: share of comparisons beyond the threshold: " + ", ".join(reversed(shares))
     caption = (
-        f"{label}. Each ridge is scaled to its own height. At the right: single comparisons beyond "
-        f"the threshold at FMR {share(at.fmr)}, not MMPMR; probe {at.probe}."
+        "Each ridge is scaled to its own height. At the right: single comparisons beyond the "
+        f"threshold at FMR {share(at.fmr)}, not MMPMR; probe {at.probe}."
     )
     return Figure(stem.name, svg, png, caption, alt)
 
@@ -75,8 +77,8 @@ def scatter_figure(run: Run, system: str, at: Condition, stem: Path) -> Figure |
     tau = run.oriented_tau(system, at)
     points = [
         (i, attack, found)
-        for i, attack in enumerate(run.attacks)
-        if len(found := _pairs_of_scores(run, attack, system, at))
+        for i, attack in enumerate(run.result["attacks"])
+        if np.isfinite(found := _pairs_of_scores(run, attack, system, at)).any()
     ]
     if tau is None or not points:
         return None
@@ -89,18 +91,21 @@ def scatter_figure(run: Run, system: str, at: Condition, stem: Path) -> Figure |
     rows = -(-len(points) // columns)
     label = run.system_label(system)
     found_in_words = []
-    with figure(WIDTH, 0.45 + 2.2 * rows, rows, columns, squeeze=False, sharex=True, sharey=True) as (
+    with figure(
+        WIDTH, 0.45 + 2.2 * rows, rows, columns, squeeze=False, sharex=True, sharey=True
+    ) as (
         made,
         grid,
     ):
         for axes in grid.flat[len(points) :]:
             axes.set_visible(False)
         for axes, (i, attack, found) in zip(grid.flat, points, strict=False):
+            failed = ~np.isfinite(found).all(axis=1)
             hit = found.min(axis=1) > tau
             style = look(i)
             axes.axvline(sign * tau, color=INK, linewidth=0.9, linestyle=(0, (4, 2)))
             axes.axhline(sign * tau, color=INK, linewidth=0.9, linestyle=(0, (4, 2)))
-            for mask, face in ((hit, style.colour), (~hit, PAPER)):
+            for mask, face in ((hit, style.colour), (~hit & ~failed, PAPER)):
                 at_x, at_y = sign * found[mask, 0], sign * found[mask, 1]
                 axes.scatter(
                     at_x, at_y, s=16, marker=style.marker, facecolor=face,
@@ -108,6 +113,7 @@ def scatter_figure(run: Run, system: str, at: Condition, stem: Path) -> Figure |
                 )  # fmt: skip
             axes.set_title(run.attack_label(attack), fontsize=8.5)
             words = f"{int(hit.sum())}/{len(hit)} match both"
+            words += f"\n({int(failed.sum())} failed)" if failed.any() else ""
             axes.text(
                 0.97, 0.97 if sign > 0 else 0.03, words, transform=axes.transAxes, ha="right",
                 va="top" if sign > 0 else "bottom", fontsize=7.5, path_effects=halo(),
@@ -121,10 +127,9 @@ def scatter_figure(run: Run, system: str, at: Condition, stem: Path) -> Figure |
         made.supylabel(f"${name}_b$, morph against subject b", fontsize=8.5)
         made.suptitle(label, fontsize=9, fontweight="bold", x=0.01, ha="left")
         svg, png = save(made, stem)
-    side = "below" if sign < 0 else "above"
     caption = (
-        f"{label}. One mark per morph; filled marks lie {side} τ for both subjects and count for "
-        f"MMPMR. FMR {share(at.fmr)}, probe {at.probe}."
+        "One mark per morph; filled marks match both subjects and count for MMPMR. The dashed "
+        f"cross is τ. FMR {share(at.fmr)}, probe {at.probe}."
     )
     return Figure(stem.name, svg, png, caption, f"{label}: {', '.join(found_in_words)}")
 
@@ -164,15 +169,18 @@ def cost_figure(run: Run, system: str, at: Condition, stem: Path) -> Figure | No
         low, high = nfe.min() / 1.6, nfe.max() * 1.25
         axes.set_xlim(low, high)
         axes.set_ylim(-3, 103)
-        places = spread(value, 7.5, 0, 100)
-        for (i, attack, _, _), at_x, y, text_y in zip(points, x, value, places, strict=True):
-            text = f"{run.attack_label(attack)} {percent(y / 100, 100)}%"
-            axes.annotate(
-                text, (at_x, y), xytext=(1.02, text_y), textcoords=_mixed(axes), fontsize=8,
-                va="center", annotation_clip=False, color=INK,
-                arrowprops={"arrowstyle": "-", "color": look(i).colour, "linewidth": 0.6,
-                            "shrinkA": 1, "shrinkB": 4},
-            )  # fmt: skip
+        for members in _clusters(nfe):
+            last = members[-1] == np.argsort(nfe, kind="stable")[-1]
+            for p, text_y in zip(members, spread(value[members], 7.5, 0, 100), strict=True):
+                i, attack = points[p][:2]
+                axes.annotate(
+                    f"{run.attack_label(attack)} {percent(value[p] / 100, 100)}%", (x[p], value[p]),
+                    xytext=(1.02 if last else x[members].max() * 1.09, text_y),
+                    textcoords=_mixed(axes) if last else "data", fontsize=8, va="center",
+                    annotation_clip=False, path_effects=halo(), zorder=5,
+                    arrowprops={"arrowstyle": "-", "color": look(i).colour, "linewidth": 0.6,
+                                "shrinkA": 1, "shrinkB": 4},
+                )  # fmt: skip
         ticks = np.unique(nfe)
         axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
         axes.set_xticks([], minor=True)
@@ -184,8 +192,8 @@ def cost_figure(run: Run, system: str, at: Condition, stem: Path) -> Figure | No
         f"{run.attack_label(a)} {percent(r['value'])}% at {n:g}" for _, a, n, r in points
     )
     caption = (
-        f"{label}. Bars: Wilson interval. Dotted: the Pareto front, the best rate at no more than "
-        f"that cost. Marks of equal NFE are set side by side. FMR {share(at.fmr)}, probe {at.probe}."
+        "Bars: Wilson interval. Dotted: the Pareto front, the best rate at no more than that cost. "
+        f"Marks of equal NFE stand side by side. FMR {share(at.fmr)}, probe {at.probe}."
     )
     return Figure(stem.name, svg, png, caption, f"{label}: {words}")
 
@@ -229,16 +237,19 @@ def curve_figure(run: Run, key: str, stem: Path) -> Figure | None:
         axes.set_xlabel("optimisation step")
         axes.set_ylabel(name + (" (log scale)" if logarithmic else ""))
         axes.xaxis.get_major_locator().set_params(integer=True)
+        if logarithmic:
+            axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            axes.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if _leading(value) else "")
         svg, png = save(made, stem)
     ends_in_words = ", ".join(
         f"{run.attack_label(a)} from {v[0]:.3g} to {v[-1]:.3g}" for _, a, v in curves
     )
-    caption = f"Mean {name} over pairs at each optimisation step; the label gives the last value."
+    caption = "Means over pairs at each optimisation step; the labels give the last value."
     return Figure(stem.name, svg, png, caption, f"{name}: {ends_in_words}")
 
 
 def _pairs_of_scores(run: Run, attack: str, system: str, at: Condition) -> np.ndarray:
-    """Oriented best scores, shape (M, 2), subject a first, of morphs without a failure."""
+    """Oriented best scores, shape (M, 2), subject a first; -inf where every comparison failed."""
     groups = run.groups(attack, system, at.probe)
     if groups is None or (groups.n_subjects != 2).any():
         return np.empty((0, 2))
@@ -249,8 +260,14 @@ def _pairs_of_scores(run: Run, attack: str, system: str, at: Condition) -> np.nd
         [first.get(str(m)) == str(s[1]) for m, s in zip(groups.morphs, subjects, strict=True)],
         dtype=bool,
     )
-    best = np.where(swap[:, None], best[:, ::-1], best)
-    return best[np.isfinite(best).all(axis=1)]
+    return np.where(swap[:, None], best[:, ::-1], best)
+
+
+def _clusters(cost: np.ndarray) -> list[np.ndarray]:
+    """Indices in order of cost, split where the next cost is more than 1.3 times the last."""
+    order = np.argsort(cost, kind="stable")
+    splits = np.flatnonzero(np.diff(np.log(cost[order])) > np.log(1.3)) + 1
+    return np.split(order, splits)
 
 
 def _pareto(cost: np.ndarray, value: np.ndarray) -> list[int]:
@@ -272,6 +289,11 @@ def _density(values: np.ndarray, x: np.ndarray) -> np.ndarray:
         weight = np.ones(len(values))
     kernel = np.exp(-0.5 * ((x[:, None] - values[None, :]) / width) ** 2)
     return kernel @ weight / (weight.sum() * width * np.sqrt(2 * np.pi))
+
+
+def _leading(value: float) -> bool:
+    """Whether a logarithmic tick starts with 2 or 5, the only minor ones worth a number."""
+    return f"{value:e}"[0] in "25"
 
 
 def _finite(values: np.ndarray) -> np.ndarray:
@@ -299,5 +321,3 @@ def run_figures(run: Run, at: Condition, directory: Path) -> dict[str, Sequence[
         one = curve_figure(run, key, directory / key)
         found[key] = [one] if one is not None else []
     return found
-
-

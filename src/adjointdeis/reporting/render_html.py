@@ -39,9 +39,7 @@ VERDICTS = {"yes": "matches both subjects", "no": "does not", "failed": "compari
 def html(document: Document) -> str:
     """The document as a complete page."""
     css = files(__package__).joinpath("report.css").read_text(encoding="utf-8")
-    links = "".join(
-        f'<li><a href="#{s.key}">{escape(s.title)}</a></li>' for s in document.sections
-    )
+    links = "".join(f'<li><a href="#{s.key}">{escape(s.title)}</a></li>' for s in document.sections)
     sections = "\n".join(_section(s) for s in document.sections)
     footer = "".join(f"<p>{_text(line)}</p>" for line in document.footer)
     return (
@@ -76,7 +74,8 @@ def html_table(table: Table) -> str:
     name = f'aria-labelledby="{table.key}-title"' if table.title else 'aria-label="Table"'
     parts.append(
         f'<div class="scroll" role="region" tabindex="0" {name}>'
-        f'<table role="table"{fold} {name}><thead role="rowgroup"><tr role="row">{head}</tr></thead>'
+        f'<table role="table"{fold} {name}><thead role="rowgroup"><tr role="row">{head}</tr>'
+        "</thead>"
         f'<tbody role="rowgroup">{body}</tbody></table></div>'
     )
     if notes:
@@ -90,7 +89,8 @@ def _row(row: tuple[Cell, ...], header: tuple[str, ...], words: set[int]) -> str
         names = [name for name, on in ((cell.mark, cell.mark), ("words", i in words)) if on]
         style = f' class="{" ".join(names)}"' if names else ""
         parts.append(
-            f'<td role="cell"{style} data-label="{escape(header[i])}"><span>{_cell(cell)}</span></td>'
+            f'<td role="cell"{style} data-label="{escape(header[i])}">'
+            f"<span>{_cell(cell)}</span></td>"
         )
     return "".join([*parts, "</tr>\n"])
 
@@ -121,9 +121,14 @@ def _block(block: object) -> str:
         case Table():
             return html_table(block)
         case Figure():
-            return f'<div class="figs single">{_figure(block)}</div>'
-        case FigureRow(figures):
-            return '<div class="figs">' + "\n".join(_figure(f) for f in figures) + "</div>"
+            return f'<div class="figs">{_figure(block)}</div>'
+        case FigureRow(title, figures):
+            drawn = "\n".join(_figure(f) for f in figures)
+            caption = _text(" ".join(block.captions))
+            return (
+                f'<h3>{escape(title)}</h3><p class="caption">{caption}</p>'
+                f'<div class="figs">{drawn}</div>'
+            )
         case Strips():
             return "\n".join(_strip(title, faces) for title, faces in block.strips)
         case Folded(summary, blocks, key):
@@ -149,10 +154,7 @@ def _text(text: str) -> str:
 
 
 def _figure(figure: Figure) -> str:
-    return (
-        f'<figure class="plot" id="{figure.key}">{_inline_svg(figure)}'
-        f"<figcaption>{_text(figure.caption)}</figcaption></figure>"
-    )
+    return f'<figure class="plot" id="{figure.key}">{_inline_svg(figure)}</figure>'
 
 
 def _inline_svg(figure: Figure) -> str:

@@ -62,9 +62,10 @@ def _block(block: object, directory: Path) -> str:
             return markdown_table(block)
         case Figure():
             path = block.png.relative_to(directory).as_posix()
-            return f"![{_escape_link(block.alt)}]({path})\n\n*{block.caption}*"
-        case FigureRow(figures):
-            return "\n\n".join(_block(figure, directory) for figure in figures)
+            return f"![{_escape_link(block.alt)}]({path})"
+        case FigureRow(title, figures):
+            drawn = [_block(figure, directory) for figure in figures]
+            return "\n\n".join([f"### {title}", " ".join(block.captions), *drawn])
         case Strips():
             path = block.sheet.relative_to(directory).as_posix()
             return f"![{_escape_link(block.alt)}]({path})"

@@ -1,4 +1,4 @@
-"""The report of one run: `report.md`, `report.html`, `morphs.png` and the plots, in its directory."""
+"""The report of one run: `report.md`, `report.html`, `morphs.png` and plots, in its directory."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -76,7 +76,8 @@ def write_report(run_directory: Path, *, pairs: int = 8) -> list[Path]:
 def run_document(run: Run, figures: dict[str, Sequence], pairs: int = 8) -> Document:
     """The report as a document; `figures` come from `run_figures`."""
     result, at = run.result, run.headline[0]
-    results: list[Block] = [*(tables.rate_table(run, c) for c in run.headline), _reading(run)]
+    results: list[Block] = [tables.rate_table(run, c, explained=c == at) for c in run.headline]
+    results.append(_reading(run))
     optional = [
         tables.gradient_table(run),
         tables.paired_table(run, at),
@@ -103,7 +104,7 @@ def run_document(run: Run, figures: dict[str, Sequence], pairs: int = 8) -> Docu
     n = len(result["pairs"])
     lead = (
         f"{plural(len(result['attacks']), 'attack')} on {plural(n, 'pair')} of faces, judged by "
-        f"{listed([run.system_label(s) for s in run.systems])}. {result['tool']}, "
+        f"{listed([run.system_label(s) for s in run.systems])}. Made by {result['tool']} on "
         f"{result['created'][:10]}."
     )
     return Document(
@@ -132,17 +133,16 @@ def _reading(run: Run) -> Bullets:
 
 def _plots(figures: dict[str, Sequence]) -> tuple[Block, ...]:
     words = {
-        "cost": "Success against cost.",
-        "scatter": "Both subjects at once. The dashed cross is the threshold.",
-        "densities": "Scores of every kind of comparison against the threshold.",
-        "loss": "",
-        "gradient_norm": "",
+        ("cost",): "Success against cost",
+        ("scatter",): "Both subjects at once",
+        ("densities",): "Scores of every kind of comparison",
+        ("loss", "gradient_norm"): "The optimisation",
     }
     blocks: list[Block] = []
-    for kind, text in words.items():
-        if figures.get(kind):
-            blocks += [Prose(text)] if text else []
-            blocks.append(FigureRow(tuple(figures[kind])))
+    for kinds, title in words.items():
+        found = tuple(figure for kind in kinds for figure in figures.get(kind, ()))
+        if found:
+            blocks.append(FigureRow(title, found))
     return tuple(blocks)
 
 
@@ -172,9 +172,9 @@ def _morphs(run: Run, at: Condition, pairs: int) -> tuple[Block, ...]:
     shown, total = len(strips), len(run.result["pairs"])
     text = (
         f"The first {shown} of {plural(total, 'pair')} in the order of the pair list, not a "
-        f"selection. Under each morph the recognisers: filled where it matches both subjects at FMR "
-        f"{share(at.fmr)} (probe: {PROBES.get(at.probe, at.probe)}), hollow where it does not, dashed "
-        "where a comparison failed."
+        f"selection. Under each morph the recognisers: filled where it matches both subjects at "
+        f"FMR {share(at.fmr)} (against {PROBES.get(at.probe, at.probe)}), hollow where it does "
+        "not, dashed where a comparison failed."
     )
     alt = "Morph grid: identity a, each attack, identity b; one row per pair"
     return (Prose(text), Strips(tuple(strips), run.directory / "morphs.png", alt))
@@ -224,7 +224,9 @@ def _provenance(run: Run) -> tuple[Block, ...]:
     for name, asset in (r.get("assets") or {}).items():
         facts.append((f"Asset: {name}", _asset(asset)))
     for system in run.systems:
-        facts.append((f"Recogniser: {run.system_label(system)}", _asset(run.result["systems"][system])))
+        facts.append(
+            (f"Recogniser: {run.system_label(system)}", _asset(run.result["systems"][system]))
+        )
     links = [Cell(RESULT, ("every number of this page",), RESULT)]
     for name, what in (
         (run.result["scores"], "every comparison"),
@@ -252,9 +254,7 @@ def _grid(run: Run, at: Condition, pairs: int) -> Path:
     rows = []
     for pair in run.result["pairs"][:pairs]:
         paths = [pair["source_a"], *(pair["morphs"].get(a, "") for a in attacks), pair["source_b"]]
-        images = tuple(
-            run.path(p) if p and run.path(p).is_file() else None for p in paths
-        )
+        images = tuple(run.path(p) if p and run.path(p).is_file() else None for p in paths)
         marks = [
             {s: v for s in run.systems if (v := verdicts[a, s].get(pair["pair_id"]))}
             for a in attacks

@@ -159,6 +159,4 @@ class Run:
 
 def condition(row: Mapping[str, Any]) -> Condition:
     """The condition of a row of `evaluate`."""
-    return Condition(
-        row["probe_policy"], row["impostor_policy"], row["variant"], row["fmr_target"]
-    )
+    return Condition(row["probe_policy"], row["impostor_policy"], row["variant"], row["fmr_target"])

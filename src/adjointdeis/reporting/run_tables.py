@@ -1,4 +1,4 @@
-"""The tables of one run: rates per attack and recogniser, policies, thresholds, paper, gradients."""
+"""The tables of one run: rates, policies, thresholds, the paper's cells, gradients, costs."""
 
 from collections.abc import Sequence
 
@@ -28,7 +28,7 @@ WILSON = "Under each rate: k/N and its {level} Wilson interval."
 def labels(run: Run, at: Condition) -> tuple[tuple[str, str], ...]:
     """The labels without which a rate means nothing."""
     found = [
-        ("Probe", PROBES.get(at.probe, at.probe)),
+        ("Probe", at.probe),
         ("Impostors", IMPOSTORS.get(at.impostors, at.impostors)),
         ("Variant", at.variant),
         ("FMR target", share(at.fmr)),
@@ -45,8 +45,13 @@ def labels(run: Run, at: Condition) -> tuple[tuple[str, str], ...]:
     return tuple(found)
 
 
-def rate_table(run: Run, at: Condition, *, link: bool = True) -> Table:
-    """The headline: attack, both accountings of NFE, the rate at each recogniser."""
+def rate_table(run: Run, at: Condition, *, link: bool = True, explained: bool = True) -> Table:
+    """The headline: attack, both accountings of NFE, the rate at each recogniser.
+
+    Args:
+        link: rates lead to the outcomes of the pairs that they count.
+        explained: notes say what NFE and the intervals are; once in a report is enough.
+    """
     rows = []
     for attack in run.attacks:
         found = [run.row(attack, system, at) for system in run.systems]
@@ -57,8 +62,8 @@ def rate_table(run: Run, at: Condition, *, link: bool = True) -> Table:
         rates = (rate_cell(row, href if row else "") for row in found)
         rows.append((name, *_nfe(run, attack), *rates))
     level = share(next(iter(run.result["rows"]), {"confidence": 0.95})["confidence"])
-    notes = [
-        *attack_notes(run),
+    notes = attack_notes(run)
+    notes += explained * [
         WILSON.format(level=level),
         "NFE (paper): N_E + n_opt (N + M), one backward product counted as one evaluation and the "
         "pair's encoding counted once. NFE (counted): network evaluations and vector-Jacobian "
@@ -66,7 +71,7 @@ def rate_table(run: Run, at: Condition, *, link: bool = True) -> Table:
     ]
     return Table(
         key=f"rates-{at.probe}",
-        title=f"{at.variant} in %, probe: {PROBES.get(at.probe, at.probe)}",
+        title=f"{at.variant} in %, against {PROBES.get(at.probe, at.probe)}",
         header=("Attack", "NFE (paper)", "NFE (counted)", *map(run.system_label, run.systems)),
         rows=tuple(rows),
         labels=labels(run, at),
@@ -88,9 +93,7 @@ def attack_notes(run: Run) -> list[str]:
 
 def sensitivity_table(run: Run, at: Condition) -> Table | None:
     """The headline variant under every probe and impostor policy; None where there is just one."""
-    columns = [
-        c for c in run.conditions if c.variant in HEADLINE_VARIANTS and c.fmr == at.fmr
-    ]
+    columns = [c for c in run.conditions if c.variant in HEADLINE_VARIANTS and c.fmr == at.fmr]
     columns.sort(key=lambda c: (c.probe != "other", list(IMPOSTORS).index(c.impostors)
                                 if c.impostors in IMPOSTORS else len(IMPOSTORS)))  # fmt: skip
     if len({c.impostors for c in columns}) < 2:
@@ -135,7 +138,11 @@ def bootstrap_table(run: Run, at: Condition) -> Table | None:
     notes = (
         "The interval that holds for new people: the subject (vertex) bootstrap draws subjects, "
         "not comparisons, and estimates the threshold again in every replicate.",
-        *(("* threshold held fixed, for its impostor comparisons name no subjects.",) if fixed else ()),
+        *(
+            ("* threshold held fixed, for its impostor comparisons name no subjects.",)
+            if fixed
+            else ()
+        ),
     )
     return Table(
         key=f"bootstrap-{at.probe}",
@@ -194,22 +201,32 @@ def threshold_table(run: Run) -> Table:
                     label,
                     r.impostor_policy or "unstated",
                     share(r.target_fmr),
-                    Cell(f"{r.value:.4f}", ("D < τ" if r.score_type == "dissimilarity" else "S > τ",)),
+                    Cell(
+                        f"{r.value:.4f}", ("D < τ" if r.score_type == "dissimilarity" else "S > τ",)
+                    ),
                     Cell(realised, (fmr_bounds,) if fmr_bounds else ()),
                     f"{r.k}/{r.n}" if known else DASH,
                     r.rule_of_30,
                 )
             )
         )
-    header = ("Recogniser", "Impostors", "FMR target", "τ", "FMR realised, %", "k/N_I", "Rule of 30")
+    header = (
+        "Recogniser",
+        "Impostors",
+        "FMR target",
+        "τ",
+        "FMR realised, %",
+        "k/N_I",
+        "Rule of 30",
+    )
     return Table(
         key="thresholds",
         title="Thresholds",
         header=header,
         rows=tuple(rows),
         notes=(
-            "In brackets: Clopper-Pearson interval of the FMR for independent comparisons. Impostor "
-            "pairs share people, so the truth is wider.",
+            "In brackets: Clopper-Pearson interval of the FMR for independent comparisons. "
+            "Impostor pairs share people, so the truth is wider.",
             "Rule of 30 (Doddington): thirty false matches must lie above a threshold before its "
             "FMR is known to within 30%.",
         ),
@@ -255,14 +272,19 @@ def paper_rows_table(run: Run, at: Condition) -> Table | None:
             "Attack",
             "NFE, ours",
             "NFE, paper",
-            *(h for s in systems for h in (f"{run.system_label(s)}, ours", f"{run.system_label(s)}, paper")),
+            *(
+                h
+                for s in systems
+                for h in (f"{run.system_label(s)}, ours", f"{run.system_label(s)}, paper")
+            ),
         ),
         rows=tuple(rows),
         labels=labels(run, at)[:4],
         notes=(
             verdict,
-            "Paper: Table 1, MMPMR at FMR 0.1%; every cell is k/489, from which its Wilson interval "
-            "is ours. The paper gives no interval, no probe policy and no origin of its thresholds.",
+            "Paper: Table 1, MMPMR at FMR 0.1%; every cell is k/489, from which its Wilson "
+            "interval is ours. The paper gives no interval, no probe policy and no origin of its "
+            "thresholds.",
         ),
     )
 
@@ -293,8 +315,8 @@ def gradient_table(run: Run) -> Table | None:
         header=("Attack", "Relative error", "Cosine", "Length ratio", "Pairs"),
         rows=tuple(rows),
         notes=(
-            "Relative error ‖g − g*‖/‖g*‖, cosine of the angle between g and g*, and ‖g‖/‖g*‖, with g "
-            "over (x_T, z) at the first optimisation step; 0, 1 and 1 are exact.",
+            "Relative error ‖g − g*‖/‖g*‖, cosine of the angle between g and g*, and ‖g‖/‖g*‖, "
+            "with g over (x_T, z) at the first optimisation step; 0, 1 and 1 are exact.",
         ),
     )
 
@@ -307,7 +329,11 @@ def paired_table(run: Run, at: Condition) -> Table | None:
     rows = []
     for attack in attacks[1:]:
         for c in _paired(run, attack, attacks[0], at):
-            bounds = f"[{100 * c.lo:+.1f}, {100 * c.hi:+.1f}]" if c.lo is not None and c.hi is not None else ""
+            bounds = (
+                f"[{100 * c.lo:+.1f}, {100 * c.hi:+.1f}]"
+                if c.lo is not None and c.hi is not None
+                else ""
+            )
             rows.append(
                 (
                     Cell(run.attack_label(attack), (run.system_label(c.system),)),
@@ -326,14 +352,22 @@ def paired_table(run: Run, at: Condition) -> Table | None:
     return Table(
         key="paired",
         title=f"Is the difference to {base} more than chance?",
-        header=("Attack, recogniser", "Difference, points", "Only this", f"Only {base}", "Both",
-                "Neither", "McNemar p", "Holm p"),  # fmt: skip
+        header=(
+            "Attack, recogniser",
+            "Difference, points",
+            "Only this",
+            f"Only {base}",
+            "Both",
+            "Neither",
+            "McNemar p",
+            "Holm p",
+        ),
         rows=tuple(rows),
         labels=labels(run, at)[:4],
         notes=(
             "Both attacks morph the same people: compare them here, never by overlapping Wilson "
-            "intervals. Counts of pairs; exact McNemar test; Holm over the recognisers; in brackets "
-            "the paired subject bootstrap of the difference.",
+            "intervals. Counts of pairs; exact McNemar test; Holm over the recognisers; in "
+            "brackets the paired subject bootstrap of the difference.",
         ),
     )
 
@@ -341,17 +375,25 @@ def paired_table(run: Run, at: Condition) -> Table | None:
 def cost_table(run: Run) -> Table:
     """What each attack did and cost."""
     rows = []
-    for attack, entry in run.result["attacks"].items():
+    for entry in run.result["attacks"].values():
         s, nfe = entry["settings"], entry["nfe"]
         method = str(s.get("gradient") or "none")
         guided = s.get("optimisation_steps")
-        steps = f"{guided} × {s.get('optimizer') or 'SGD'}, η = {s.get('learning_rate')}" if guided else "none"
+        steps = (
+            f"{guided} × {s.get('optimizer') or 'SGD'}, η = {s.get('learning_rate')}"
+            if guided
+            else "none"
+        )
         rows.append(
             cells(
                 (
                     entry["label"],
-                    Cell(str(s.get("solver") or DASH), (f"{s.get('sampling_steps') or DASH} steps",)),
-                    Cell(method, (f"{s['adjoint_steps']} steps",) if s.get("adjoint_steps") else ()),
+                    Cell(
+                        str(s.get("solver") or DASH), (f"{s.get('sampling_steps') or DASH} steps",)
+                    ),
+                    Cell(
+                        method, (f"{s['adjoint_steps']} steps",) if s.get("adjoint_steps") else ()
+                    ),
                     Cell(steps, (f"keeps {s['keep']}",) if guided and s.get("keep") else ()),
                     count(nfe["encode"]),
                     count(nfe["forward"]),
@@ -363,8 +405,16 @@ def cost_table(run: Run) -> Table:
     return Table(
         key="cost",
         title="What each attack ran, per pair",
-        header=("Attack", "Sampler", "Gradient", "Optimisation", "Encoding evaluations",
-                "Sampling evaluations", "Vector-Jacobian products", "Time"),  # fmt: skip
+        header=(
+            "Attack",
+            "Sampler",
+            "Gradient",
+            "Optimisation",
+            "Encoding evaluations",
+            "Sampling evaluations",
+            "Vector-Jacobian products",
+            "Time",
+        ),
         rows=tuple(rows),
     )
 
@@ -417,10 +467,9 @@ def _paired(run: Run, attack: str, base: str, at: Condition) -> Sequence[PairedC
 
 
 def _belongs(record: object, at: Condition) -> bool:
-    return (
-        getattr(record, "target_fmr", None) == at.fmr
-        and getattr(record, "impostor_policy", "") in ("", at.impostors)
-    )
+    return getattr(record, "target_fmr", None) == at.fmr and getattr(
+        record, "impostor_policy", ""
+    ) in ("", at.impostors)
 
 
 def _short(row: dict[str, object] | None) -> Cell:

@@ -165,7 +165,9 @@ def read_result(run_directory: Path | str) -> Result:
     """
     path = Path(run_directory) / RESULT
     if not path.is_file():
-        raise ReportError(f"{path}: no such file; a finished run leaves it, run the experiment first")
+        raise ReportError(
+            f"{path}: no such file; a finished run leaves it, run the experiment first"
+        )
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

@@ -47,7 +47,9 @@ def look(index: int) -> Look:
 
 
 @contextmanager
-def figure(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> Iterator[Any]:
+def figure(
+    width: float, height: float, rows: int = 1, columns: int = 1, **options: Any
+) -> Iterator[Any]:
     """A figure and its axes in the reports' style; closed on leaving.
 
     Args:
@@ -115,9 +117,10 @@ def spread(positions: Sequence[float], gap: float, low: float, high: float) -> n
     blocks: list[list[float]] = []
     for value in np.asarray(positions, dtype=np.float64)[order]:
         blocks.append([float(value), 1.0])
-        while len(blocks) > 1 and blocks[-1][0] - blocks[-2][0] < gap * (
-            blocks[-1][1] + blocks[-2][1]
-        ) / 2:
+        while (
+            len(blocks) > 1
+            and blocks[-1][0] - blocks[-2][0] < gap * (blocks[-1][1] + blocks[-2][1]) / 2
+        ):
             centre, size = blocks.pop()
             other, count = blocks.pop()
             total = size + count

@@ -7,8 +7,8 @@ from typing import Any
 from .document import DASH, Cell
 
 PROBES = {
-    "other": "another image of the subject (other)",
-    "source": "the very image that made the morph (source)",
+    "other": "another image of each subject",
+    "source": "the very images that made the morph",
 }
 IMPOSTORS = {
     "all": "all pairs of different people (all)",

@@ -41,7 +41,9 @@ def test_a_package_detects_aligns_and_embeds(insightface, package):
     assert np.isnan(embeddings[1]).all()
     face = align_arcface(photograph(), POINTS, 112)
     blob = (face.astype(np.float64).transpose(2, 0, 1) - 127.5) / 127.5
-    np.testing.assert_allclose(embeddings[0], blob.ravel() @ matrix, rtol=1e-3, atol=0.05)
+    # The package's landmarks are float32, which rounds a few pixels of the crop differently.
+    np.testing.assert_allclose(embeddings[0], blob.ravel() @ matrix, rtol=0, atol=1.5)
+    assert np.abs(embeddings[0] - blob[::-1].ravel() @ matrix).max() > 10
     assert judge.compare(embeddings[0], embeddings[2]) < 0.999
     assert (judge.name, judge.alignment, judge.embedding_dim) == ("package", "arcface-5pt", 5)
     assert "non commercial" in judge.licence

@@ -146,7 +146,7 @@ class OnnxRecogniser:
         for start in range(0, len(images), self._batch_size):
             stop = start + self._batch_size
             embeddings[start:stop] = self._run(images[start:stop])
-        acquired = np.isfinite(embeddings).all(1)
+        acquired = np.asarray(np.isfinite(embeddings).all(1))
         embeddings[~acquired] = np.nan
         return embeddings, acquired
 

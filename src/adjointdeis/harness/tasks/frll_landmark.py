@@ -165,7 +165,9 @@ def run(cfg: DictConfig | Mapping[str, Any] | Config) -> dict[str, Any]:
             input, before any morph is made.
     """
     if isinstance(cfg, DictConfig):
-        cfg = cast(Mapping[str, Any], OmegaConf.to_container(cfg, resolve=False))
+        parts = {key: cfg[key] for key in ("data", "task", "protocol")}
+        plain = OmegaConf.to_container(OmegaConf.create(parts), resolve=True)
+        cfg = cast(dict[str, Any], plain) | {"paths": {"run": cfg.paths.run}}
     config = cfg if isinstance(cfg, Config) else Config.from_mapping(cfg)
     started = time.perf_counter()
     out = Path(config.run_dir)

@@ -30,7 +30,11 @@ def autoencoder(cfg: DictConfig) -> dict[str, Any]:
     """Trains the diffusion autoencoder that `cfg.task` describes."""
     task, data = cfg.task, _data(cfg, studio_only=True)
     module = AutoencoderTraining(
-        instantiate(task.network), task.steps, task.learning_rate, task.weight_decay, task.warmup
+        instantiate(task.network),
+        task.learning_rate_steps or task.steps,
+        task.learning_rate,
+        task.weight_decay,
+        task.warmup,
     )
     return _fit(cfg, module, data)
 
@@ -43,7 +47,7 @@ def recogniser(cfg: DictConfig) -> dict[str, Any]:
         instantiate(task.crop),
         instantiate(task.head),
         data.dataset.identities,
-        task.steps,
+        task.learning_rate_steps or task.steps,
         task.learning_rate,
         task.weight_decay,
         task.warmup,

@@ -1,0 +1,209 @@
+"""Curves over thresholds and recognisers: DET, MMPMR against FMR, and the MAP heat map."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from adjointdeis.evaluation import mmpmr_curve
+from adjointdeis.evaluation.attack_potential import attack_potential
+from adjointdeis.evaluation.errors import EvaluationError
+from adjointdeis.evaluation.thresholds import allowed_false_matches
+
+from .document import Figure
+from .plots import WIDTH
+from .run import Condition, Run
+from .style import INK, PAPER, QUIET, figure, look, save, spread
+from .text import percent, share
+
+_DET_TICKS = np.array([0.0001, 0.001, 0.01, 0.05, 0.2, 0.5])
+
+
+def det_figure(run: Run, at: Condition, stem: Path) -> Figure | None:
+    """Detection error trade-off of every recogniser on bona fide comparisons, tau marked.
+
+    Both axes are normal deviates, on which two normal score distributions give a straight line.
+    """
+    from scipy.special import ndtri
+
+    curves = []
+    for i, system in enumerate(run.systems):
+        rows = run.scores.select(system=system)
+        mated = _finite(rows.select(kind="mated").oriented)
+        nonmated = _finite(rows.select(kind="nonmated").oriented)
+        if len(mated) and len(nonmated):
+            curves.append((i, system, np.sort(mated), np.sort(nonmated)))
+    if not curves:
+        return None
+    words = []
+    with figure(WIDTH, 3.4) as (made, axes):
+        ends = []
+        for i, system, mated, nonmated in curves:
+            taus = np.concatenate([mated, nonmated])
+            taus.sort()
+            fmr = 1 - np.searchsorted(nonmated, taus, side="right") / len(nonmated)
+            fnmr = np.searchsorted(mated, taus, side="right") / len(mated)
+            # Shares of 0 and 1 lie at infinity on this scale; half a comparison is where they go.
+            x = ndtri(np.clip(fmr, 0.5 / len(nonmated), 1 - 0.5 / len(nonmated)))
+            y = ndtri(np.clip(fnmr, 0.5 / len(mated), 1 - 0.5 / len(mated)))
+            style = look(i)
+            axes.plot(x, y, color=style.colour, linestyle=style.dash, drawstyle="steps-post")
+            tau = run.oriented_tau(system, at)
+            if tau is not None:
+                at_fmr, at_fnmr = np.mean(nonmated > tau), np.mean(mated <= tau)
+                axes.plot(
+                    ndtri(max(at_fmr, 0.5 / len(nonmated))),
+                    ndtri(np.clip(at_fnmr, 0.5 / len(mated), 1 - 0.5 / len(mated))),
+                    marker=style.marker,
+                    color=style.colour,
+                    markeredgecolor=INK,
+                    linestyle="",
+                    clip_on=False,
+                    zorder=4,
+                )
+                words.append(f"{run.system_label(system)} FNMR {percent(at_fnmr)}%")
+            ends.append((i, system, x, y))
+        ticks = ndtri(_DET_TICKS)
+        axes.set_xticks(ticks, [share(t) for t in _DET_TICKS])
+        axes.set_yticks(ticks, [share(t) for t in _DET_TICKS])
+        axes.set_xlim(ndtri(0.00005), ndtri(0.6))
+        axes.set_ylim(ndtri(0.0005), ndtri(0.6))
+        heights = np.array([float(np.interp(ndtri(0.3), x[::-1], y[::-1])) for _, _, x, y in ends])
+        low, high = axes.get_ylim()
+        gap = 0.06 * (high - low)
+        for (i, system, _, _), y, text_y in zip(
+            ends, heights, spread(heights, gap, low, high), strict=True
+        ):
+            axes.annotate(
+                run.system_label(system),
+                (ndtri(0.3), max(y, low)),
+                xytext=(ndtri(0.65), text_y),
+                fontsize=8,
+                va="center",
+                annotation_clip=False,
+                arrowprops={"arrowstyle": "-", "color": look(i).colour, "linewidth": 0.7},
+            )
+        axes.set_xlabel("FMR (normal deviate)")
+        axes.set_ylabel("FNMR (normal deviate)")
+        axes.set_title("DET of the recognisers")
+        svg, png = save(made, stem)
+    caption = (
+        "Bona fide comparisons only; marks stand at the thresholds used. Rates of zero are drawn at "
+        "half a comparison."
+    )
+    return Figure(stem.name, svg, png, caption, f"DET; at the thresholds: {', '.join(words)}")
+
+
+def operating_curve_figure(run: Run, system: str, at: Condition, stem: Path) -> Figure | None:
+    """MMPMR of every attack against the FMR that the threshold is set to."""
+    impostors = _finite(run.scores.select(system=system, kind="nonmated").oriented)
+    curves = []
+    for i, attack in enumerate(run.attacks):
+        groups = run.groups(attack, system, at.probe)
+        if groups is not None:
+            curves.append((i, attack, groups))
+    if len(impostors) < 2 or not curves:
+        return None
+    lowest = max(1 / len(impostors), 1e-6)
+    targets = np.geomspace(lowest, 0.1, 120)
+    ordered = np.sort(impostors)[::-1]
+    taus = ordered[[allowed_false_matches(len(ordered), float(f)) for f in targets]]
+    label = run.system_label(system)
+    words = []
+    with figure(WIDTH, 2.9) as (made, axes):
+        axes.set_xscale("log")
+        starts = []
+        for i, attack, groups in curves:
+            style = look(i)
+            y = 100 * mmpmr_curve(groups, taus)
+            axes.plot(targets, y, color=style.colour, linestyle=style.dash, drawstyle="steps-post")
+            starts.append(float(y[-1]))
+            words.append(f"{run.attack_label(attack)} {y[0]:.0f} to {y[-1]:.0f}%")
+        axes.axvline(at.fmr, color=INK, linewidth=0.9, linestyle=(0, (4, 2)))
+        axes.text(at.fmr, 104, f"{share(at.fmr)}", ha="center", va="bottom", fontsize=8)
+        axes.set_ylim(-3, 103)
+        axes.set_xlim(lowest, 0.1)
+        places = spread(starts, 7.5, 0, 100)
+        for (i, attack, _), y, text_y in zip(curves, starts, places, strict=True):
+            axes.annotate(
+                run.attack_label(attack),
+                (0.1, y),
+                xytext=(0.125, text_y),
+                fontsize=8,
+                va="center",
+                annotation_clip=False,
+                arrowprops={"arrowstyle": "-", "color": look(i).colour, "linewidth": 0.7},
+            )
+        axes.xaxis.set_major_formatter(lambda value, _: share(value))
+        axes.set_xlabel("FMR the threshold is set to (log scale)")
+        axes.set_ylabel("MinMax-MMPMR (%)" if at.variant != "MMPMR" else "MMPMR (%)")
+        axes.set_title(label, pad=12)
+        svg, png = save(made, stem)
+    caption = (
+        f"Thresholds from all impostor pairs, probe {at.probe}. The curves start where one false "
+        f"match is left; the dashed line is the operating point of the tables."
+    )
+    return Figure(stem.name, svg, png, caption, f"{label}: {', '.join(words)}")
+
+
+def potential_figure(run: Run, at: Condition, stem: Path) -> Figure | None:
+    """MAP[r, c] of every attack: morphs that get in r times at c recognisers at least."""
+    matrices = _potentials(run, at)
+    if not matrices:
+        return None
+    columns = min(2, len(matrices))
+    rows = -(-len(matrices) // columns)
+    n_r, n_c = matrices[0][1].counts.shape
+    height = 0.55 + rows * (0.75 + 0.34 * n_r)
+    words = []
+    with figure(WIDTH, height, rows, columns, squeeze=False) as (made, grid):
+        for axes in grid.flat[len(matrices) :]:
+            axes.set_visible(False)
+        for axes, (attack, found) in zip(grid.flat, matrices, strict=False):
+            values = found.values
+            axes.imshow(values, cmap="Greys", vmin=0, vmax=1, aspect="auto")
+            for r in range(n_r):
+                for c in range(n_c):
+                    axes.text(
+                        c,
+                        r,
+                        f"{100 * values[r, c]:.0f}",
+                        ha="center",
+                        va="center",
+                        fontsize=8.5,
+                        color=PAPER if values[r, c] > 0.55 else INK,
+                    )
+            axes.set_xticks(range(n_c), [str(c + 1) for c in range(n_c)])
+            axes.set_yticks(range(n_r), [str(r + 1) for r in range(n_r)])
+            axes.tick_params(length=0)
+            axes.set_title(run.attack_label(attack), fontsize=8.5)
+            for spine in axes.spines.values():
+                spine.set(visible=True, color=QUIET)
+            words.append(f"{run.attack_label(attack)} {100 * values[0, -1]:.0f}% at all")
+        made.supxlabel("c, recognisers at least", fontsize=8.5)
+        made.supylabel("r, attempts", fontsize=8.5)
+        svg, png = save(made, stem)
+    caption = (
+        f"MAP[r, c] in %: the share of morphs with which both subjects get in at least r times at "
+        f"c of {n_c} recognisers or more. FMR {share(at.fmr)}, probe {at.probe}."
+    )
+    return Figure(stem.name, svg, png, caption, f"Morphing attack potential: {', '.join(words)}")
+
+
+def _potentials(run: Run, at: Condition) -> list[tuple[str, Any]]:
+    taus = {s: run.oriented_tau(s, at) for s in run.systems}
+    found = []
+    for attack in run.result["attacks"]:
+        groups = {s: run.groups(attack, s, at.probe) for s in run.systems}
+        if any(g is None for g in groups.values()) or any(t is None for t in taus.values()):
+            continue
+        try:
+            found.append((attack, attack_potential(groups, taus)))  # type: ignore[arg-type]
+        except EvaluationError:
+            # Recognisers that scored different morphs have no common potential.
+            continue
+    return found
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    return values[np.isfinite(values)]

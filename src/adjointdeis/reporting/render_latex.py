@@ -1,0 +1,77 @@
+"""A table as LaTeX for booktabs: `\\input` it where the preamble has `\\usepackage{booktabs}`."""
+
+from .document import Cell, Table
+
+_ESCAPES = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "–": "--",
+    "−": r"$-$",
+    "×": r"$\times$",
+    "τ": r"$\tau$",
+    "η": r"$\eta$",
+    "‖": r"$\|$",
+    "≤": r"$\le$",
+    "*": r"$^*$",
+    "<": r"$<$",
+    ">": r"$>$",
+    "ρ": r"$\rho$",
+}
+
+
+def latex_table(table: Table) -> str:
+    """A `table` environment: booktabs rules, details in script size, labels and notes below.
+
+    Cells marked `paper` are in italics, so that ours and theirs differ without colour.
+    """
+    columns = "l" + "r" * (len(table.header) - 1)
+    header = " & ".join(_header(name) for name in table.header)
+    lines = [
+        "% needs \\usepackage{booktabs} and \\usepackage{graphicx}",
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{escape(table.title)}.}}",
+        rf"\label{{tab:{table.key}}}",
+        r"\resizebox{\linewidth}{!}{%",
+        rf"\begin{{tabular}}{{{columns}}}",
+        r"\toprule",
+        rf"{header} \\",
+        r"\midrule",
+    ]
+    lines += [" & ".join(_cell(cell) for cell in row) + r" \\" for row in table.rows]
+    lines += [r"\bottomrule", r"\end{tabular}}"]
+    words = [f"{name}: {value}" for name, value in table.labels]
+    small = [". ".join([*words, ""]).strip()] if words else []
+    for note in (*small, *table.notes):
+        lines.append(rf"\par\smallskip{{\footnotesize {escape(note)}\par}}")
+    return "\n".join([*lines, r"\end{table}", ""])
+
+
+def escape(text: str) -> str:
+    """Text with every character LaTeX would act on made literal."""
+    return "".join(_ESCAPES.get(character, character) for character in text)
+
+
+def _header(name: str) -> str:
+    first, comma, rest = name.partition(", ")
+    if not comma:
+        return escape(name)
+    return rf"\shortstack[r]{{{escape(first)}\\{escape(rest)}}}"
+
+
+def _cell(cell: Cell) -> str:
+    text = escape(cell.text)
+    if cell.mark == "paper":
+        text = rf"\textit{{{text}}}"
+    if not cell.detail:
+        return text
+    # Braces keep an opening bracket from being read as the optional argument of a line break.
+    return rf"{text} {{\scriptsize {escape(' '.join(cell.detail))}}}"

@@ -1,0 +1,34 @@
+"""The coverage study: a quick check that it counts right, and the claim itself as a slow study."""
+
+import pytest
+
+from adjointdeis.evaluation.coverage import METHODS, coverage_study
+from adjointdeis.evaluation.simulate import DyadicModel
+
+MODEL = DyadicModel(subject_sd=0.03, morph=0.27, noise_sd=0.07)
+
+
+def test_counts_and_widths_are_consistent():
+    found = coverage_study(
+        MODEL, fmr=0.01, n_subjects=30, n_morphs=60, studies=30, replicates=60, seed=2
+    )
+    assert [c.method for c in found] == list(METHODS)
+    for c in found:
+        assert c.covered + c.truth_below + c.truth_above == c.studies == 30
+        assert c.share == c.covered / 30
+    wilson, fixed, propagated = found
+    assert wilson.mean_width < fixed.mean_width < propagated.mean_width
+    # With thirty studies only a gross failure shows: nominal 95% must not fall below 80%.
+    assert propagated.share >= 0.8
+    assert wilson.share < propagated.share
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("separate", [False, True])
+def test_bootstrap_with_tau_covers_at_frll_size(separate):
+    found = {
+        c.method: c
+        for c in coverage_study(MODEL, studies=300, replicates=300, separate_impostors=separate)
+    }
+    assert found["bootstrap, tau re-estimated"].share >= 0.93
+    assert found["wilson"].share < 0.8
