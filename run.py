@@ -1,7 +1,7 @@
 """Entry point: compose a configuration, then run its task.
 
-    python run.py --help
-    python run.py +experiment=quickstart
+python run.py --help
+python run.py +experiment=quickstart
 """
 
 import os

@@ -222,7 +222,7 @@ class _Layers:
 class DlibPortRecogniser:
     """The port as a white-box recogniser of `ffhq-256` crops, or of any aligned like them.
 
-    A fixed crop stands in for dlib's landmarks, so that every step is differentiable and there is no
+    A fixed crop stands in for dlib's landmarks: every step is differentiable and there is no
     failure to acquire. Its thresholds are its own: descriptors differ a little from those of
     `DlibRecogniser`, which looks for the face.
 

@@ -20,6 +20,9 @@ class Backprop(GradientMethod):
 
     When not to use: when N times the activations of the network do not fit in memory;
     ``DiscreteAdjoint`` gives the same numbers with the activations of one step.
+
+    References:
+        Learning representations by back-propagating errors, https://doi.org/10.1038/323533a0
     """
 
     ode: ClassVar[bool] = True

@@ -1,7 +1,8 @@
 r"""Descent of a loss on generated samples over their initial noise and condition.
 
 .. math::
-    (x_T, z) \gets (x_T, z) - \eta\,\nabla_{(x_T, z)} \sum_b L\big(x_0^{(b)}(x_T^{(b)}, z^{(b)})\big)
+    (x_T, z) \gets (x_T, z)
+        - \eta\,\nabla_{(x_T, z)} \sum_b L\big(x_0^{(b)}(x_T^{(b)}, z^{(b)})\big)
 
 The loss is summed over the batch, so every sample descends as if it were alone and the learning
 rate means the same at every batch size.  Paper: section 5 (the published program divides by the

@@ -59,7 +59,7 @@ class Attack:
             )
         if self.optimisation_steps < 0:
             raise ValueError(
-                f"attack {self.name}: optimisation_steps={self.optimisation_steps} must be 0 or more"
+                f"attack {self.name}: optimisation_steps={self.optimisation_steps}, expected >= 0"
             )
         if self.optimisation_steps and (self.gradient is None or self.optimizer is None):
             raise ValueError(
@@ -91,7 +91,7 @@ class Attack:
 
     @property
     def nfe_paper(self) -> int:
-        """Evaluations by the paper's accounting: N_E + N without gradients, N_E + n (N + M) with."""
+        """Evaluations as the paper counts them: N_E + N without gradients, N_E + n (N + M) with."""
         if not self.optimisation_steps:
             return self.encoding_steps + self.sampling_steps
         per_step = self.sampling_steps + self.adjoint_steps
@@ -128,9 +128,9 @@ class Attack:
         """Where the row departs from the paper's settings, in words."""
         notes = []
         if self.paper_row and self.optimisation_steps and self.optimisation_steps != 50:
-            notes.append(
-                f"{self.optimisation_steps} optimisation steps instead of the paper's 50"
-            )
+            notes.append(f"{self.optimisation_steps} optimisation steps instead of the paper's 50")
         if self.keep == "best":
-            notes.append("returns the best iterate by the identity loss; the paper returns the last")
+            notes.append(
+                "returns the best iterate by the identity loss; the paper returns the last"
+            )
         return notes

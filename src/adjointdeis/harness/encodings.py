@@ -41,7 +41,10 @@ class Encodings:
                 z = self.autoencoder.code(batch)
             x_T = self.autoencoder.encode(batch, z, self.steps).x_T
             for row, index in enumerate(missing):
-                found[index] = {"z": z[row].cpu().clone(), "x_T": x_T[row].cpu().contiguous().clone()}
+                found[index] = {
+                    "z": z[row].cpu().clone(),
+                    "x_T": x_T[row].cpu().contiguous().clone(),
+                }
                 self._write(images[index], found[index])
         return EncodedFace(
             z=torch.stack([entry["z"] for entry in found]).to(device),  # type: ignore[index]

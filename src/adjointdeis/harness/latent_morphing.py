@@ -124,7 +124,7 @@ class LatentMorphing(L.LightningModule):
         benchmark: Faces.
         encodings: Encoder with its cache.
         directory: Where morphs and records go.
-        config: Hash of the run's configuration, for provenance.
+        config: Hash of all that determines a morph, for provenance and for resuming.
         seed: Seed of the SDE's noises; each pair derives its own from it.
         measure_gradient: Compare the attack's gradient with the exact one at the first step of
             every batch. Costs one exact gradient a batch, not counted as the attack's.
@@ -156,7 +156,9 @@ class LatentMorphing(L.LightningModule):
     def configure_optimizers(self) -> None:
         """None: every batch of latents has an optimiser of its own."""
 
-    def transfer_batch_to_device(self, batch: WorkItem, device: torch.device, index: int) -> WorkItem:
+    def transfer_batch_to_device(
+        self, batch: WorkItem, device: torch.device, index: int
+    ) -> WorkItem:
         """Nothing to move: an item names pairs, and their images are read where they are needed."""
         return batch
 

@@ -1,4 +1,4 @@
-"""From the command line to a run: readable errors, run directories, seeds, skipping what is done."""
+"""From the command line to a run: readable errors, run directories, seeds, no work twice."""
 
 import contextlib
 import difflib
@@ -43,9 +43,11 @@ def checked(config_dir: str) -> Iterator[None]:
 
 
 def check_overrides(config_dir: Path, arguments: list[str]) -> None:
-    """Raises :class:`ConfigError` for an unknown group, option or key, or a value of a wrong type."""
+    """Raises :class:`ConfigError` for an unknown group, option or key, or a wrong type."""
     tokens = [a for a in arguments if not a.startswith("-")]
-    if any(a in ("--help", "-h", "--hydra-help", "--version", "--shell-completion") for a in arguments):
+    if any(
+        a in ("--help", "-h", "--hydra-help", "--version", "--shell-completion") for a in arguments
+    ):
         return
     try:
         overrides = OverridesParser.create().parse_overrides(tokens)
@@ -93,9 +95,7 @@ def _explain(error: Exception, overrides: list[str], config_dir: Path) -> str:
 
 def _vocabulary(config_dir: Path, overrides: list[str]) -> tuple[set[str], set[str]]:
     """Keys that exist once the group choices of the command line are made, and all groups."""
-    groups = {
-        p.relative_to(config_dir).as_posix() for p in config_dir.rglob("*") if p.is_dir()
-    }
+    groups = {p.relative_to(config_dir).as_posix() for p in config_dir.rglob("*") if p.is_dir()}
     choices = [o for o in overrides if o.lstrip("+").partition("=")[0].split("@")[0] in groups]
     for attempt in (choices, []):
         try:
@@ -210,6 +210,8 @@ def prepare(directory: Path, cfg: DictConfig, identifier: str, force: bool) -> N
 
 def _quieten() -> None:
     """Keeps Lightning's advice, which is meant for weight training, off the user's screen."""
+    # A warning of this package is a sentence to the user; the line that raised it says nothing.
+    warnings.formatwarning = lambda message, category, *_: f"{category.__name__}: {message}\n"
     for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.ERROR)
     for message in (

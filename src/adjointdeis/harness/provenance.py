@@ -25,8 +25,12 @@ def config_hash(cfg: DictConfig) -> str:
     """
     plain = OmegaConf.to_container(cfg, resolve=False)
     assert isinstance(plain, dict)
-    kept = {key: value for key, value in plain.items() if key not in _NOT_IDENTITY}
-    text = json.dumps(kept, sort_keys=True, default=str)
+    return digest({key: value for key, value in plain.items() if key not in _NOT_IDENTITY})
+
+
+def digest(values: Mapping[Any, Any]) -> str:
+    """Sixteen hexadecimal digits of a JSON-like mapping, independent of the order of its keys."""
+    text = json.dumps(values, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

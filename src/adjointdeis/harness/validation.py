@@ -92,7 +92,7 @@ def _hints(callable_: Any) -> dict[str, Any]:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a plain value can be of a type; anything beyond scalars and unions of them is let by."""
+    """Whether a plain value can be of a type; only scalars and unions of them are judged."""
     origin = typing.get_origin(hint)
     if origin is typing.Literal:
         return value in typing.get_args(hint)
@@ -116,7 +116,9 @@ def _describe(hint: Any) -> str:
     if origin in (typing.Union, types.UnionType):
         return " or ".join(_describe(part) for part in typing.get_args(hint))
     names = {type(None): "null", int: "a whole number", float: "a number", str: "a text"}
-    return names.get(hint, "true or false" if hint is bool else getattr(hint, "__name__", str(hint)))
+    return names.get(
+        hint, "true or false" if hint is bool else getattr(hint, "__name__", str(hint))
+    )
 
 
 def _check_ranges(cfg: DictConfig) -> None:
@@ -143,4 +145,6 @@ def _check_ranges(cfg: DictConfig) -> None:
             raise ConfigError(f"{key}={OmegaConf.select(cfg, key)}: expected {least} or more")
     for fmr in cfg.protocol.fmr:
         if not isinstance(fmr, float) or not 0 < fmr < 1:
-            raise ConfigError(f"protocol.fmr={fmr!r}: expected shares between 0 and 1, such as 0.001")
+            raise ConfigError(
+                f"protocol.fmr={fmr!r}: expected shares between 0 and 1, such as 0.001"
+            )

@@ -27,7 +27,9 @@ def slerp(a: Tensor, b: Tensor, weight: float = 0.5) -> Tensor:
     sine = theta.sin()
     parallel = sine < 1e-6
     safe = torch.where(parallel, torch.ones_like(sine), sine)
-    left = torch.where(parallel, torch.full_like(sine, 1 - weight), ((1 - weight) * theta).sin() / safe)
+    left = torch.where(
+        parallel, torch.full_like(sine, 1 - weight), ((1 - weight) * theta).sin() / safe
+    )
     right = torch.where(parallel, torch.full_like(sine, weight), (weight * theta).sin() / safe)
     return (left * x + right * y).to(a.dtype)
 

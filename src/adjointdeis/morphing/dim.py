@@ -83,8 +83,7 @@ def sde_morph_latents(
         for x, z in ((images_a, z_a), (images_b, z_b))
     )
     noises = tuple(
-        slerp(p, q, weight)
-        for p, q in zip(first.noise.values, second.noise.values, strict=True)
+        slerp(p, q, weight) for p, q in zip(first.noise.values, second.noise.values, strict=True)
     )
     return MorphLatents(
         x_T=slerp(first.x_T, second.x_T, weight),

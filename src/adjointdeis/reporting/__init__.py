@@ -1,11 +1,28 @@
 """Reports of runs and tables over runs; numpy, matplotlib and Pillow, no torch.
 
-`write_report` turns one run directory into `report.md`, `report.html`, `morphs.png` and plots.
-`validate_result` says what is wrong with a result before it is written.
+`write_report` turns one run directory into `report.md`, `report.html`, `morphs.png` and plots;
+`aggregate` rebuilds the paper's tables over all runs of a folder; `validate_result` says what is
+wrong with a result before it is written.
 """
 
+from .aggregate import aggregate
+from .collect import Collection, Entry, collect, entries
 from .errors import ReportError
 from .report import write_report
+from .run import Condition, Run
 from .schema import SCHEMA, read_result, validate_result
 
-__all__ = ["SCHEMA", "ReportError", "read_result", "validate_result", "write_report"]
+__all__ = [
+    "SCHEMA",
+    "Collection",
+    "Condition",
+    "Entry",
+    "ReportError",
+    "Run",
+    "aggregate",
+    "collect",
+    "entries",
+    "read_result",
+    "validate_result",
+    "write_report",
+]

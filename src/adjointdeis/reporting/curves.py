@@ -81,15 +81,15 @@ def det_figure(run: Run, at: Condition, stem: Path) -> Figure | None:
                 fontsize=8,
                 va="center",
                 annotation_clip=False,
-                arrowprops={"arrowstyle": "-", "color": look(i).colour, "linewidth": 0.7},
+                arrowprops={"arrowstyle": "-", "relpos": (0, 0.5), "color": look(i).colour, "linewidth": 0.7},
             )
         axes.set_xlabel("FMR (normal deviate)")
         axes.set_ylabel("FNMR (normal deviate)")
         axes.set_title("DET of the recognisers")
         svg, png = save(made, stem)
     caption = (
-        "Bona fide comparisons only; marks stand at the thresholds used. Rates of zero are drawn at "
-        "half a comparison."
+        "Bona fide comparisons only; marks stand at the thresholds used. Rates of zero are drawn "
+        "at half a comparison."
     )
     return Figure(stem.name, svg, png, caption, f"DET; at the thresholds: {', '.join(words)}")
 
@@ -120,7 +120,6 @@ def operating_curve_figure(run: Run, system: str, at: Condition, stem: Path) -> 
             starts.append(float(y[-1]))
             words.append(f"{run.attack_label(attack)} {y[0]:.0f} to {y[-1]:.0f}%")
         axes.axvline(at.fmr, color=INK, linewidth=0.9, linestyle=(0, (4, 2)))
-        axes.text(at.fmr, 104, f"{share(at.fmr)}", ha="center", va="bottom", fontsize=8)
         axes.set_ylim(-3, 103)
         axes.set_xlim(lowest, 0.1)
         places = spread(starts, 7.5, 0, 100)
@@ -132,12 +131,12 @@ def operating_curve_figure(run: Run, system: str, at: Condition, stem: Path) -> 
                 fontsize=8,
                 va="center",
                 annotation_clip=False,
-                arrowprops={"arrowstyle": "-", "color": look(i).colour, "linewidth": 0.7},
+                arrowprops={"arrowstyle": "-", "relpos": (0, 0.5), "color": look(i).colour, "linewidth": 0.7},
             )
         axes.xaxis.set_major_formatter(lambda value, _: share(value))
         axes.set_xlabel("FMR the threshold is set to (log scale)")
         axes.set_ylabel("MinMax-MMPMR (%)" if at.variant != "MMPMR" else "MMPMR (%)")
-        axes.set_title(label, pad=12)
+        axes.set_title(label)
         svg, png = save(made, stem)
     caption = (
         f"Thresholds from all impostor pairs, probe {at.probe}. The curves start where one false "

@@ -92,7 +92,7 @@ def scatter_figure(run: Run, system: str, at: Condition, stem: Path) -> Figure |
     label = run.system_label(system)
     found_in_words = []
     with figure(
-        WIDTH, 0.45 + 2.2 * rows, rows, columns, squeeze=False, sharex=True, sharey=True
+        WIDTH, 0.5 + 2.35 * rows, rows, columns, squeeze=False, sharex=True, sharey=True
     ) as (
         made,
         grid,
@@ -111,13 +111,10 @@ def scatter_figure(run: Run, system: str, at: Condition, stem: Path) -> Figure |
                     at_x, at_y, s=16, marker=style.marker, facecolor=face,
                     edgecolor=style.colour, linewidth=0.9, zorder=3,
                 )  # fmt: skip
-            axes.set_title(run.attack_label(attack), fontsize=8.5)
+            axes.set_title(run.attack_label(attack), fontsize=8.5, pad=14)
             words = f"{int(hit.sum())}/{len(hit)} match both"
-            words += f"\n({int(failed.sum())} failed)" if failed.any() else ""
-            axes.text(
-                0.97, 0.97 if sign > 0 else 0.03, words, transform=axes.transAxes, ha="right",
-                va="top" if sign > 0 else "bottom", fontsize=7.5, path_effects=halo(),
-            )  # fmt: skip
+            words += f", {int(failed.sum())} failed" if failed.any() else ""
+            axes.text(0, 1.02, words, transform=axes.transAxes, fontsize=7.5, va="bottom")
             axes.set_xlim(limits)
             axes.set_ylim(limits)
             axes.set_aspect("equal")
@@ -160,7 +157,7 @@ def cost_figure(run: Run, system: str, at: Condition, stem: Path) -> Figure | No
             lo, hi = 100 * row["wilson_lo"], 100 * row["wilson_hi"]
             axes.plot([at_x, at_x], [lo, hi], color=style.colour, linewidth=1.3, alpha=0.8)
             axes.plot(at_x, y, marker=style.marker, color=style.colour, markersize=6, linestyle="")
-        front = _pareto(nfe, value)
+        front = pareto_front(nfe, value)
         if len(front) > 1:
             axes.step(
                 nfe[front], value[front], where="post", color=QUIET, linewidth=1, linestyle=":",
@@ -178,7 +175,7 @@ def cost_figure(run: Run, system: str, at: Condition, stem: Path) -> Figure | No
                     xytext=(1.02 if last else x[members].max() * 1.09, text_y),
                     textcoords=_mixed(axes) if last else "data", fontsize=8, va="center",
                     annotation_clip=False, path_effects=halo(), zorder=5,
-                    arrowprops={"arrowstyle": "-", "color": look(i).colour, "linewidth": 0.6,
+                    arrowprops={"arrowstyle": "-", "relpos": (0, 0.5), "color": look(i).colour, "linewidth": 0.6,
                                 "shrinkA": 1, "shrinkB": 4},
                 )  # fmt: skip
         ticks = np.unique(nfe)
@@ -231,7 +228,7 @@ def curve_figure(run: Run, key: str, stem: Path) -> Figure | None:
             axes.annotate(
                 f"{run.attack_label(attack)}  {y:.3g}", (len(values), y), xytext=(1.03, text_y),
                 textcoords="axes fraction", va="center", fontsize=8, annotation_clip=False,
-                arrowprops={"arrowstyle": "-", "color": look(i).colour, "linewidth": 0.7,
+                arrowprops={"arrowstyle": "-", "relpos": (0, 0.5), "color": look(i).colour, "linewidth": 0.7,
                             "shrinkA": 0, "shrinkB": 0},
             )  # fmt: skip
         axes.set_xlabel("optimisation step")
@@ -270,7 +267,8 @@ def _clusters(cost: np.ndarray) -> list[np.ndarray]:
     return np.split(order, splits)
 
 
-def _pareto(cost: np.ndarray, value: np.ndarray) -> list[int]:
+def pareto_front(cost: np.ndarray, value: np.ndarray) -> list[int]:
+    """Indices of the points that no cheaper or equally cheap point equals, in order of cost."""
     front: list[int] = []
     for i in np.lexsort((-value, cost)):
         if not front or value[i] > value[front[-1]]:

@@ -7,12 +7,14 @@ from adjointdeis.evaluation import INTERVALS
 from adjointdeis.evaluation.storage import write_atomically
 
 from . import run_tables as tables
+from .curves import det_figure, operating_curve_figure, potential_figure
 from .document import (
     Block,
     Bullets,
     Cell,
     Document,
     Facts,
+    Figure,
     FigureRow,
     Folded,
     Picture,
@@ -38,12 +40,13 @@ RESPONSIBLE = (
 )
 
 
-def write_report(run_directory: Path, *, pairs: int = 8) -> list[Path]:
+def write_report(run_directory: Path | str, *, pairs: int = 8, plots: bool = True) -> list[Path]:
     """Writes the report of a finished run beside its `result.json`.
 
     Args:
         run_directory: holds `result.json`, the scores and the images that it names.
         pairs: how many pairs the morph grid shows, the first of the pair list, never a selection.
+        plots: whether to draw plots; they take most of the time.
 
     Returns:
         the files written: report.md, report.html, morphs.png, then the plots as SVG and PNG.
@@ -59,7 +62,7 @@ def write_report(run_directory: Path, *, pairs: int = 8) -> list[Path]:
         raise ReportError(f"{run.directory / RESULT}: rows: empty, there is no rate to report")
     at = run.headline[0]
     sheet = _grid(run, at, pairs)
-    figures = run_figures(run, at, run.directory / PLOTS)
+    figures = figures_of(run, at) if plots else {}
     document = run_document(run, figures, pairs)
     written = []
     for name, text in (
@@ -69,12 +72,24 @@ def write_report(run_directory: Path, *, pairs: int = 8) -> list[Path]:
         path = run.directory / name
         write_atomically(path, lambda f, text=text: f.write(text))
         written.append(path)
-    plots = [path for kind in figures.values() for f in kind for path in (f.svg, f.png)]
-    return [*written, sheet, *plots]
+    drawn = [path for kind in figures.values() for f in kind for path in (f.svg, f.png)]
+    return [*written, sheet, *drawn]
 
 
-def run_document(run: Run, figures: dict[str, Sequence], pairs: int = 8) -> Document:
-    """The report as a document; `figures` come from `run_figures`."""
+def figures_of(run: Run, at: Condition) -> dict[str, Sequence[Figure]]:
+    """Every plot of a run under one condition, by kind, written into its folder `plots`."""
+    folder = run.directory / PLOTS
+    curves = [operating_curve_figure(run, s, at, folder / f"operating_{s}") for s in run.systems]
+    single = [det_figure(run, at, folder / "det"), potential_figure(run, at, folder / "potential")]
+    return {
+        **run_figures(run, at, folder),
+        "operating": [f for f in curves if f is not None],
+        "recognisers": [f for f in single if f is not None],
+    }
+
+
+def run_document(run: Run, figures: dict[str, Sequence[Figure]], pairs: int = 8) -> Document:
+    """The report as a document; `figures` come from `figures_of`."""
     result, at = run.result, run.headline[0]
     results: list[Block] = [tables.rate_table(run, c, explained=c == at) for c in run.headline]
     results.append(_reading(run))
@@ -90,8 +105,9 @@ def run_document(run: Run, figures: dict[str, Sequence], pairs: int = 8) -> Docu
     sections = [
         Section("results", "Results", tuple(results)),
         Section("morphs", "Morphs", _morphs(run, at, pairs)),
-        Section("plots", "Plots", _plots(figures)),
     ]
+    if figures:
+        sections.append(Section("plots", "Plots", _plots(figures)))
     if paper is not None:
         sections.insert(1, Section("beside-the-paper", "Beside the paper", (paper,)))
     if closer:
@@ -131,12 +147,14 @@ def _reading(run: Run) -> Bullets:
     return Bullets(tuple(lines))
 
 
-def _plots(figures: dict[str, Sequence]) -> tuple[Block, ...]:
+def _plots(figures: dict[str, Sequence[Figure]]) -> tuple[Block, ...]:
     words = {
         ("cost",): "Success against cost",
         ("scatter",): "Both subjects at once",
         ("densities",): "Scores of every kind of comparison",
+        ("operating",): "Success at other operating points",
         ("loss", "gradient_norm"): "The optimisation",
+        ("recognisers",): "Across recognisers",
     }
     blocks: list[Block] = []
     for kinds, title in words.items():

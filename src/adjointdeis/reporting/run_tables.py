@@ -376,28 +376,30 @@ def cost_table(run: Run) -> Table:
     """What each attack did and cost."""
     rows = []
     for entry in run.result["attacks"].values():
-        s, nfe = entry["settings"], entry["nfe"]
-        method = str(s.get("gradient") or "none")
+        s, nfe = entry["settings"], entry["nfe"] or {}
+        method, arguments = _call(s.get("gradient"))
+        solver, options = _call(s.get("solver"))
         guided = s.get("optimisation_steps")
         steps = (
             f"{guided} × {s.get('optimizer') or 'SGD'}, η = {s.get('learning_rate')}"
             if guided
             else "none"
         )
+        of_solver = (f"{s.get('sampling_steps') or DASH} steps", *options)
+        of_method = (
+            *((f"{s['adjoint_steps']} steps",) if s.get("adjoint_steps") else ()),
+            *arguments,
+        )
         rows.append(
             cells(
                 (
                     entry["label"],
-                    Cell(
-                        str(s.get("solver") or DASH), (f"{s.get('sampling_steps') or DASH} steps",)
-                    ),
-                    Cell(
-                        method, (f"{s['adjoint_steps']} steps",) if s.get("adjoint_steps") else ()
-                    ),
-                    Cell(steps, (f"keeps {s['keep']}",) if guided and s.get("keep") else ()),
-                    count(nfe["encode"]),
-                    count(nfe["forward"]),
-                    count(nfe["vjps"]),
+                    Cell(solver, of_solver),
+                    Cell(method, of_method),
+                    Cell(steps, (f"keeps the {s['keep']}",) if guided and s.get("keep") else ()),
+                    count(nfe.get("encode")),
+                    count(nfe.get("forward")),
+                    count(nfe.get("vjps")),
                     duration(entry.get("seconds_per_pair")),
                 )
             )
@@ -441,6 +443,15 @@ def outcome_table(run: Run, attack: str, at: Condition) -> Table | None:
         labels=labels(run, at)[:4],
         fold=False,
     )
+
+
+def _call(text: object) -> tuple[str, tuple[str, ...]]:
+    """`Name(a=1, b=None)` as its name and its arguments that are set."""
+    if not text:
+        return "none", ()
+    name, _, rest = str(text).partition("(")
+    arguments = [a for a in rest.removesuffix(")").split(", ") if a]
+    return name, tuple(a for a in arguments if not a.endswith(("=None", "=False")))
 
 
 def _paired(run: Run, attack: str, base: str, at: Condition) -> Sequence[PairedComparison]:
@@ -488,6 +499,8 @@ def _nfe(run: Run, attack: str) -> tuple[Cell, Cell]:
     if entry is None:
         return Cell(DASH), Cell(DASH)
     nfe = entry["nfe"]
+    if nfe is None:
+        return Cell(count(entry["nfe_paper"])), Cell(DASH)
     evaluations = nfe["encode"] + nfe["forward"]
     total = evaluations + nfe["vjps"]
     detail = (f"{count(evaluations)} + {count(nfe['vjps'])} VJPs",) if nfe["vjps"] else ()

@@ -48,7 +48,7 @@ class Attack(TypedDict):
     paper_row: str | None
     settings: dict[str, Any]
     nfe_paper: float | None
-    nfe: Nfe
+    nfe: Nfe | None
     seconds_per_pair: float | None
     pairs: int
     failed: list[dict[str, str]]
@@ -112,7 +112,7 @@ _ATTACK = {
     "paper_row": (str, type(None)),
     "settings": Mapping,
     "nfe_paper": (*_NUMBER, type(None)),
-    "nfe": Mapping,
+    "nfe": (Mapping, type(None)),
     "pairs": int,
     "failed": list,
     "notes": list,
@@ -189,7 +189,10 @@ def _attack(attack: Any, where: str) -> Iterator[str]:
     yield from found
     if found:
         return
-    yield from _missing(attack["nfe"], dict.fromkeys(Nfe.__annotations__, _NUMBER), f"{where}.nfe.")
+    # An attack that failed on every pair has counted nothing.
+    if attack["nfe"] is not None:
+        keys = dict.fromkeys(Nfe.__annotations__, _NUMBER)
+        yield from _missing(attack["nfe"], keys, f"{where}.nfe.")
     for i, failure in enumerate(attack["failed"]):
         yield from _object(failure, {"pair_id": str, "reason": str}, f"{where}.failed[{i}]")
     for i, note in enumerate(attack["notes"]):

@@ -17,6 +17,7 @@ from adjointdeis.faces.datasets.pairs import PairListError
 from adjointdeis.faces.recogniser import NoFaceError, cosine_similarity
 from adjointdeis.harness.tasks import frll_landmark
 from adjointdeis.harness.tasks.frll_landmark import Config, run
+from adjointdeis.morphing.landmark import LandmarkMorph
 
 SIDE = 120
 LABELS = ("attack", "probe_policy", "impostor_policy", "variant", "tau", "fmr_target")
@@ -146,17 +147,28 @@ def test_a_stopped_run_takes_what_it_finds_and_a_damaged_cache_is_remade(
     first = run(settings(drawn, out))["rows"]
     files = sorted((out / "cache").iterdir())
     files[0].write_bytes(files[0].read_bytes()[:50])
-    calls = []
+    calls, morphed = [], []
     embed = ColourRecogniser.embed
 
     def counted(self, images):
         calls.append(len(images))
         return embed(self, images)
 
+    morph = LandmarkMorph.__call__
+
+    def watched(self, *arguments):
+        morphed.append(self.variant)
+        return morph(self, *arguments)
+
     monkeypatch.setattr(ColourRecogniser, "embed", counted)
+    monkeypatch.setattr(LandmarkMorph, "__call__", watched)
+    cut = next((out / "morphs" / "opencv").iterdir())
+    cut.write_bytes(cut.read_bytes()[:300])
     assert run(settings(drawn, out))["rows"] == first
-    assert sum(calls) <= 1
-    assert sorted((out / "cache").iterdir()) == files
+    assert sum(calls) <= 1 and morphed == ["opencv"]
+    run(settings(drawn, out, weight=0.4, variants=["webmorph"]))
+    assert morphed[1:] == ["webmorph"] * 4
+    assert set(files) <= set((out / "cache").iterdir())
 
 
 def test_a_given_pair_list_is_used_and_a_bad_one_stops_everything(drawn, tmp_path):

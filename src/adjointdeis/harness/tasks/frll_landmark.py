@@ -20,6 +20,7 @@ from typing import Any, cast
 
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
+from PIL import Image
 from tqdm import tqdm
 
 from adjointdeis.evaluation import (
@@ -51,6 +52,8 @@ from adjointdeis.harness.tasks.frll_report import morph_grid, write_report
 from adjointdeis.morphing.landmark import VARIANTS, LandmarkMorph
 
 ATTACK_PREFIX = "landmark-"
+PROVENANCE = "adjointdeis"
+DESCRIPTION = "Synthetic face morph of two people, for research on its detection"
 TEMPLATES = ("auto", "tem", "dlib68")
 
 
@@ -154,8 +157,8 @@ def run(cfg: DictConfig | Mapping[str, Any] | Config) -> dict[str, Any]:
     """Runs the experiment and writes its results into the run directory.
 
     Written: scores.csv, thresholds.json, result.json, report.md, table.csv, pairs.csv, morphs.png
-    and morphs/<style>/*.png. A run that was stopped and is started again takes the alignments and
-    embeddings that it finds in cache/.
+    and morphs/<style>/*.png. A run that was stopped and is started again takes the alignments,
+    embeddings and morphs that it finds.
 
     Returns:
         What result.json holds.
@@ -340,7 +343,7 @@ def false_matches(
 def make_morphs(
     pairs: Sequence[Pair], faces: Mapping[str, Face], variant: str, config: Config, folder: Path
 ) -> list[np.ndarray]:
-    """The morphs of all pairs; each is also saved with its provenance."""
+    """The morphs of all pairs, saved with their provenance; those found finished are not remade."""
     attack = LandmarkMorph(variant, weight=config.weight)  # type: ignore[arg-type]
     which = _template_of(variant, config)
     morphs = []
@@ -351,15 +354,18 @@ def make_morphs(
             raise ValueError(
                 f"{pair.image_a} + {pair.image_b}: no .tem template; set task.template=dlib68"
             )
-        morph = attack(a.image, b.image, points_a, points_b)
-        sources = {"a": sha256_of(a.image), "b": sha256_of(b.image)}
-        text = {
-            "Description": "Synthetic face morph of two people, for research on its detection",
-            "adjointdeis": json.dumps(
-                {"attack": ATTACK_PREFIX + variant, "weight": config.weight, "sources": sources}
-            ),
+        made_of = {
+            "attack": ATTACK_PREFIX + variant,
+            "weight": config.weight,
+            "sources": [sha256_of(a.image), sha256_of(b.image)],
+            "landmarks": [sha256_of(points_a), sha256_of(points_b)],
         }
-        write_image(folder / f"{pair.morph_id}.png", morph, text)
+        path = folder / f"{pair.morph_id}.png"
+        morph = _finished(path, json.dumps(made_of))
+        if morph is None:
+            morph = attack(a.image, b.image, points_a, points_b)
+            text = {"Description": DESCRIPTION, PROVENANCE: json.dumps(made_of)}
+            write_image(path, morph, text)
         morphs.append(morph)
     return morphs
 
@@ -399,6 +405,18 @@ def morph_rows(
                     }
                 )
     return rows
+
+
+def _finished(path: Path, made_of: str) -> np.ndarray | None:
+    """The morph in a file, if it was made of exactly this; None for another or a damaged one."""
+    try:
+        with Image.open(path) as stored:
+            stored.load()
+            if stored.info.get(PROVENANCE) == made_of:
+                return np.array(stored.convert("RGB"))
+    except OSError:
+        pass
+    return None
 
 
 def _template_of(variant: str, config: Config) -> str:

@@ -29,7 +29,7 @@ from adjointdeis.harness.latent_morphing import (
     read_records,
     write_record,
 )
-from adjointdeis.harness.provenance import config_hash, environment, git_revision
+from adjointdeis.harness.provenance import config_hash, digest, environment, git_revision
 from adjointdeis.harness.scoring import score_morphs
 from adjointdeis.reporting import write_report
 
@@ -50,9 +50,12 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     encodings: dict[int, Encodings] = {}
     done: dict[str, dict[str, dict[str, Any]]] = {}
     logger = [instantiate(entry) for entry in (cfg.logger or {}).values()]
+    made_of = {"autoencoder": autoencoder.fingerprint, "identity": identity.fingerprint}
     for attack in attacks:
         folder = directory / "morphs" / attack.name
-        finished = read_records(folder, benchmark.pairs, identifier)
+        # A morph depends on its attack, the networks and the seed; not on how it is judged.
+        recipe = digest({"attack": attack.settings(), "assets": made_of, "seed": cfg.seed})
+        finished = read_records(folder, benchmark.pairs, recipe)
         todo = [pair for pair in benchmark.pairs if pair.morph_id not in finished]
         if todo:
             module = LatentMorphing(
@@ -67,19 +70,20 @@ def run(cfg: DictConfig) -> dict[str, Any]:
                     ),
                 ),
                 folder,
-                identifier,
+                recipe,
                 cfg.seed or 0,
                 cfg.optimisation.measure_gradient,
             )
             data = PairData(todo, cfg.optimisation.batch_size, attack.optimisation_steps)
-            print(f"{attack.label}: {len(todo)} pairs, {len(finished)} already done")
+            if not L.pytorch.utilities.rank_zero_only.rank:
+                print(f"{attack.label}: {len(todo)} pairs, {len(finished)} already done")
             with warnings.catch_warnings():
                 # A method's warning about its own accuracy is for the user, once an attack.
                 warnings.simplefilter("once", LargeAdjointStepWarning)
                 trainer = _trainer(cfg, logger)
                 trainer.fit(module, data)
                 trainer.strategy.barrier()
-        done[attack.name] = read_records(folder, benchmark.pairs, identifier)
+        done[attack.name] = read_records(folder, benchmark.pairs, recipe)
     for entry in logger:
         entry.finalize("success")
     if L.pytorch.utilities.rank_zero_only.rank:

@@ -88,9 +88,7 @@ class PoolData(L.LightningDataModule):
         trainer = self.trainer
         rank, first = (trainer.global_rank, trainer.global_step) if trainer else (0, 0)
         # Every rank draws its own order; the seed keeps them apart.
-        batches = EndlessBatches(
-            len(self.dataset), self.batch_size, self.seed + 7919 * rank, first
-        )
+        batches = EndlessBatches(len(self.dataset), self.batch_size, self.seed + 7919 * rank, first)
         return DataLoader(self.dataset, sampler=batches, batch_size=None)
 
 

@@ -44,9 +44,7 @@ def autoencoder_quality(
     x_T = autoencoder.encode(x_0, z, 250).x_T
     reconstruction = decode(autoencoder, x_T, z)
     generator = torch.Generator().manual_seed(seed)
-    drawn = [
-        decode(autoencoder, torch.randn(x_T.shape, generator=generator), z) for _ in range(2)
-    ]
+    drawn = [decode(autoencoder, torch.randn(x_T.shape, generator=generator), z) for _ in range(2)]
     rows = [torch.cat(column, 2) for column in zip(x_0, reconstruction, *drawn, strict=True)]
     sheet = torch.cat([torch.cat(rows[k : k + 4], 1) for k in range(0, len(rows), 4)], 2)
     directory.mkdir(parents=True, exist_ok=True)

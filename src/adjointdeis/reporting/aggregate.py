@@ -1,0 +1,288 @@
+"""The aggregator: the paper's Tables 1, 4, 5, 6 over all finished runs, in every format."""
+
+import csv
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from adjointdeis.evaluation.storage import write_atomically, write_json
+
+from .collect import Collection, Entry, collect
+from .comparability import ASSUMED
+from .document import DASH, Block, Bullets, Cell, Document, Figure, FigureRow, Prose, Section, Table
+from .paper_tables import NUMBERS, TITLES, Line, headline, lines, records, systems_of
+from .render_html import html
+from .render_latex import latex_table
+from .render_markdown import markdown, markdown_table
+from .report import RESPONSIBLE
+from .run import Condition
+from .sweep_plots import pareto_figure, sweep_figure
+from .text import PROBES, count, duration, interval, of, plural, rate_cell, share
+
+
+def aggregate(outputs: Path | str, destination: Path | str, *, plots: bool = True) -> list[Path]:
+    """Collects runs and writes the tables with ours beside the paper's.
+
+    Args:
+        outputs: the folder that holds `<experiment>/<hash>/result.json`.
+        destination: where to write; made if absent. It links to the runs by relative paths.
+        plots: whether to draw; drawing takes most of the time.
+
+    Returns:
+        the files written: report.html, report.md, then per table and probe policy .md, .tex, .csv
+        and .json, then the plots.
+
+    Raises:
+        ReportError: no readable run under `outputs`.
+    """
+    destination = Path(destination)
+    collection = collect(outputs)
+    found = {name: lines(name, collection) for name in NUMBERS}
+    figures = _figures(found, destination / "plots") if plots else {}
+    document = _document(collection, found, figures, destination)
+    written = []
+    for name, text in (
+        ("report.html", html(document)),
+        ("report.md", markdown(document, destination)),
+    ):
+        written.append(_write(destination / name, text))
+    for name, rows in found.items():
+        written += _write_table(name, rows, destination / "tables", destination)
+    drawn = [path for row in figures.values() for f in row for path in (f.svg, f.png)]
+    return [*written, *drawn]
+
+
+def comparison_table(
+    name: str, rows: Sequence[Line], at: Condition | None, destination: Path
+) -> Table:
+    """One table under one condition; ours and the paper's in neighbouring columns."""
+    systems = systems_of(rows)
+    names = _system_labels(rows)
+    both = [s for s in systems if any(line.paper and s in line.paper for line in rows)]
+    header = ["Row", "NFE, ours", "NFE, counted", "NFE, paper", "Time per pair"]
+    for system in systems:
+        header.append(f"{names.get(system, system)}, ours")
+        header += [f"{names.get(system, system)}, paper"] if system in both else []
+    errors = any(line.ours and line.ours.first.get("gradient_error") for line in rows)
+    header += ["Gradient error"] if errors else []
+    header.append("Comparable")
+    reasons = list(dict.fromkeys(reason for line in rows for reason in line.reasons))
+    body = [_cells(line, systems, both, at, reasons, errors, destination) for line in rows]
+    labels = (
+        (
+            ("Probe", at.probe),
+            ("Impostors", at.impostors),
+            ("Variant", at.variant),
+            ("FMR target", share(at.fmr)),
+        )
+        if at
+        else ()
+    )
+    against = f", against {PROBES.get(at.probe, at.probe)}" if at else ""
+    notes = [f"({_letter(i)}) Not comparable: {reason}." for i, reason in enumerate(reasons)]
+    notes.append(f"Even where a row says yes: {ASSUMED}.")
+    notes.append(
+        "Under each rate: k/N and its Wilson interval. The paper's cells are k/489; their "
+        "intervals are ours. NFE, ours: the paper's accounting N_E + n_opt (N + M); counted: "
+        "evaluations and vector-Jacobian products that ran."
+    )
+    if any(line.ours and len(line.ours.runs) > 1 for line in rows):
+        notes.append(
+            "Rows of several seeds: k is the mean count over seeds and N the pairs, which the "
+            "seeds share; ± is the standard deviation over seeds."
+        )
+    if errors:
+        notes.append("Gradient error: ‖g − g*‖/‖g*‖ against the exact gradient, and the cosine.")
+    suffix = f"-{at.probe}" if at else ""
+    return Table(
+        key=f"{name}{suffix}",
+        title=f"{TITLES[name]}, MMPMR in %{against}",
+        header=tuple(header),
+        rows=tuple(body),
+        labels=labels,
+        notes=tuple(notes),
+    )
+
+
+def _cells(
+    line: Line,
+    systems: Sequence[str],
+    both: Sequence[str],
+    at: Condition | None,
+    reasons: Sequence[str],
+    errors: bool,
+    destination: Path,
+) -> tuple[Cell, ...]:
+    e = line.ours
+    detail = []
+    if e and e.label != line.label and line.paper:
+        detail.append(f"ours: {e.label}")
+    if e and len(e.runs) > 1:
+        detail.append(plural(len(e.runs), "seed"))
+    if e is None:
+        detail.append("(not run)")
+    source = str((line.paper or {}).get("source", ""))
+    if source and not source.startswith("AdjointDEIS"):
+        detail.append(f"({source})")
+    theirs_nfe = line.paper.get("nfe") if line.paper else None
+    cells = [
+        Cell(line.label, tuple(detail)),
+        Cell(count(e.number("nfe_paper")) if e else DASH),
+        Cell(count(e.counted()) if e else DASH),
+        Cell(count(theirs_nfe), mark="paper"),
+        Cell(duration(e.number("seconds_per_pair")) if e else DASH),
+    ]
+    for system in systems:
+        cells.append(_ours(e, system, at, destination))
+        if system in both:
+            theirs = line.paper.get(system) if line.paper else None
+            if theirs is None or line.paper is None:
+                cells.append(Cell(DASH, mark="paper"))
+            else:
+                bounds = (of(theirs.k, theirs.n), interval(theirs.lo, theirs.hi, theirs.n))
+                cells.append(Cell(f"{line.paper[f'{system}_percent']:g}", bounds, mark="paper"))
+    if errors:
+        error = (e.first.get("gradient_error") or None) if e else None
+        cells.append(
+            Cell(f"{error['relative']:.3g}", (f"cosine {error['cosine']:.2f}",))
+            if error
+            else Cell(DASH)
+        )
+    if e is None or line.paper is None:
+        cells.append(Cell("ours alone" if e else DASH))
+    elif line.reasons:
+        cells.append(Cell("no", tuple(f"({_letter(reasons.index(r))})" for r in line.reasons)))
+    else:
+        cells.append(Cell("yes"))
+    return tuple(cells)
+
+
+def _ours(entry: Entry | None, system: str, at: Condition | None, destination: Path) -> Cell:
+    if entry is None or at is None:
+        return Cell(DASH)
+    found = entry.rate(system, at)
+    if found is None:
+        return Cell(DASH)
+    cell = rate_cell(found, _link(entry, destination))
+    if found["seed_sd"] is not None:
+        cell = Cell(cell.text, (*cell.detail, f"± {100 * found['seed_sd']:.1f}"), cell.href)
+    return cell
+
+
+def _link(entry: Entry, destination: Path) -> str:
+    """The report of the entry's first run, or its result, relative to the destination."""
+    directory = entry.runs[0].directory
+    page = directory / "report.html"
+    target = page if page.is_file() else directory / "result.json"
+    return Path(os.path.relpath(target, destination)).as_posix()
+
+
+def _document(
+    collection: Collection,
+    found: dict[str, list[Line]],
+    figures: dict[str, Sequence[Figure]],
+    destination: Path,
+) -> Document:
+    sections = []
+    for name, rows in found.items():
+        blocks: list[Block] = []
+        if not any(line.ours for line in rows):
+            blocks.append(Prose("No run of this table was found; the paper's numbers stand alone."))
+        blocks += [comparison_table(name, rows, at, destination) for at in headline(rows) or [None]]
+        if figures.get(name):
+            blocks.append(FigureRow("Ours and the paper's", tuple(figures[name])))
+        sections.append(Section(name, TITLES[name], tuple(blocks)))
+    sections.append(Section("runs", "Runs", _runs(collection, destination)))
+    n = len(collection)
+    experiments = len({run.result["experiment"] for run in collection})
+    lead = (
+        f"The paper's Tables 1, 4, 5 and 6 rebuilt from {plural(n, 'run')} of "
+        f"{plural(experiments, 'experiment')}. Every rate leads to its run."
+    )
+    return Document("Ours beside the paper's", lead, tuple(sections), (RESPONSIBLE,))
+
+
+def _runs(collection: Collection, destination: Path) -> tuple[Block, ...]:
+    rows = []
+    for run in collection:
+        r = run.result["run"]
+        page = run.directory / "report.html"
+        target = page if page.is_file() else run.directory / "result.json"
+        href = Path(os.path.relpath(target, destination)).as_posix()
+        rows.append(
+            (
+                Cell(run.result["experiment"], (r["config_hash"],), href),
+                Cell(str(len(run.result["attacks"]))),
+                Cell(str(len(run.result["pairs"]))),
+                Cell(str(r["seed"])),
+                Cell(run.profile),
+                Cell(duration(r.get("wall_seconds"))),
+                Cell(run.result["created"][:16].replace("T", " ")),
+                Cell(str(r["git"] or DASH)[:12]),
+            )
+        )
+    table = Table(
+        key="runs-table",
+        title="Every run behind these tables",
+        header=("Experiment", "Attacks", "Pairs", "Seed", "Assets", "Wall time", "Created", "Git"),
+        rows=tuple(rows),
+    )
+    if not collection.skipped:
+        return (table,)
+    left = tuple(
+        f"{path.relative_to(collection.outputs).as_posix()}: {why}"
+        for path, why in collection.skipped
+    )
+    return (table, Prose("Left out:"), Bullets(left))
+
+
+def _figures(found: dict[str, list[Line]], directory: Path) -> dict[str, Sequence[Figure]]:
+    figures: dict[str, Sequence[Figure]] = {}
+    for name, rows in found.items():
+        conditions = headline(rows)
+        if not conditions:
+            continue
+        at = conditions[0]
+        make = pareto_figure if name == "table1" else sweep_figure
+        names = _system_labels(rows)
+        made = [
+            make(name, rows, system, names.get(system, system), at, directory / f"{name}_{system}")
+            for system in systems_of(rows)
+        ]
+        figures[name] = [f for f in made if f is not None]
+    return figures
+
+
+def _write_table(name: str, rows: list[Line], folder: Path, destination: Path) -> list[Path]:
+    written = []
+    for at in headline(rows) or [None]:
+        table = comparison_table(name, rows, at, destination)
+        written.append(_write(folder / f"{table.key}.md", markdown_table(table, level=2) + "\n"))
+        written.append(_write(folder / f"{table.key}.tex", latex_table(table)))
+    found = records(name, rows)
+    path = folder / f"{name}.json"
+    write_json({"schema": 1, "table": name, "rows": found}, path)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, fieldnames=list(found[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(found)
+    return [*written, _write(folder / f"{name}.csv", text.getvalue()), path]
+
+
+def _write(path: Path, text: str) -> Path:
+    write_atomically(path, lambda f: f.write(text))
+    return path
+
+
+def _system_labels(rows: Sequence[Line]) -> dict[str, str]:
+    names = {"adaface": "AdaFace", "arcface": "ArcFace", "elasticface": "ElasticFace"}
+    for line in rows:
+        if line.ours:
+            run = line.ours.runs[0]
+            names.update({s: run.system_label(s) for s in run.systems})
+    return names
+
+
+def _letter(index: int) -> str:
+    return chr(ord("a") + index) if index < 26 else str(index + 1)

@@ -1,0 +1,188 @@
+"""Finished runs under a folder, each attack of each as an entry, entries of several seeds as one.
+
+Seeds change the noise, not the pairs: a mean over seeds therefore keeps N, the number of pairs,
+and its interval is that of the mean count, not of a pooled N times as many comparisons.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from adjointdeis.evaluation import WORST_CASE, wilson
+
+from .errors import ReportError
+from .run import Condition, Run, condition
+from .schema import RESULT, SCHEMA
+
+
+@dataclass(frozen=True)
+class Collection:
+    """What was found under a folder.
+
+    Attributes:
+        outputs: the folder.
+        runs: readable runs, ordered by experiment and path; of two runs of one configuration and
+            seed only the later one.
+        skipped: (path, reason) of every result that was left out.
+    """
+
+    outputs: Path
+    runs: tuple[Run, ...]
+    skipped: tuple[tuple[Path, str], ...] = ()
+
+    def __iter__(self) -> Iterator[Run]:
+        return iter(self.runs)
+
+    def __len__(self) -> int:
+        return len(self.runs)
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """One attack under one configuration, over the seeds that ran it.
+
+    Attributes:
+        attack: its name in `attacks`; runs: one per seed.
+    """
+
+    attack: str
+    runs: tuple[Run, ...]
+
+    @property
+    def first(self) -> dict[str, Any]:
+        """The attack as the first run states it; settings are the same in all."""
+        return self.runs[0].result["attacks"][self.attack]  # type: ignore[return-value]
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The settings that the seeds share."""
+        return self.first["settings"]
+
+    @property
+    def label(self) -> str:
+        """The attack's printed name."""
+        return self.first["label"]
+
+    @property
+    def seeds(self) -> list[Any]:
+        """The seed of each run."""
+        return [run.result["run"]["seed"] for run in self.runs]
+
+    def number(self, key: str) -> float | None:
+        """The mean over seeds of a number of the attack; None where a run lacks it."""
+        values = [run.result["attacks"][self.attack].get(key) for run in self.runs]
+        return None if any(v is None for v in values) else float(np.mean(values))  # type: ignore[arg-type]
+
+    def counted(self) -> float | None:
+        """Mean over seeds of network evaluations and products that ran, per pair."""
+        found = [run.result["attacks"][self.attack]["nfe"] for run in self.runs]
+        return None if None in found else float(np.mean([sum(n.values()) for n in found]))
+
+    def conditions(self) -> list[Condition]:
+        """Conditions that every run has rows for."""
+        sets = [
+            dict.fromkeys(condition(r) for r in run.result["rows"] if r["attack"] == self.attack)
+            for run in self.runs
+        ]
+        return [c for c in sets[0] if all(c in other for other in sets)]
+
+    def rate(self, system: str, at: Condition) -> dict[str, Any] | None:
+        """The mean count over seeds as a row: k, n, value, wilson_lo, wilson_hi, values."""
+        rows = [run.row(self.attack, system, at) for run in self.runs]
+        rows = [row for row in rows if row is not None and row["value"] is not None]
+        if not rows or len({row["n"] for row in rows}) != 1:
+            return None
+        n = rows[0]["n"]
+        k = float(np.mean([row["k"] for row in rows]))
+        lo, hi = wilson(min(k, n), n, rows[0]["confidence"])
+        values = [row["value"] for row in rows]
+        return {
+            "k": int(k) if k.is_integer() else k,
+            "n": n,
+            "value": k / n,
+            "wilson_lo": lo,
+            "wilson_hi": hi,
+            "values": values,
+            "seed_sd": float(np.std(values, ddof=1)) if len(values) > 1 else None,
+        }
+
+
+def collect(outputs: Path | str) -> Collection:
+    """Reads every `result.json` below a folder, such as `outputs/<experiment>/<hash>/result.json`.
+
+    Results of another schema, unfinished or broken ones are left out and named in `skipped`.
+
+    Raises:
+        ReportError: no such folder, or no result in it that can be read.
+    """
+    outputs = Path(outputs)
+    if not outputs.is_dir():
+        raise ReportError(f"{outputs}: no such folder; expected one that holds finished runs")
+    found: dict[tuple[Any, ...], Run] = {}
+    skipped: list[tuple[Path, str]] = []
+    for path in sorted(outputs.rglob(RESULT)):
+        reason = _other_schema(path)
+        if reason:
+            skipped.append((path, reason))
+            continue
+        try:
+            run = Run.read(path.parent)
+        except ReportError as error:
+            skipped.append((path, str(error).removeprefix(f"{path}: ")))
+            continue
+        identity = (run.result["experiment"], *_identity(run))
+        other = found.get(identity)
+        if other is not None:
+            old, new = sorted((other, run), key=lambda r: r.result["created"])
+            skipped.append((old.directory / RESULT, f"run again later in {new.directory.name}"))
+            run = new
+        found[identity] = run
+    if not found:
+        why = f"; {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
+        raise ReportError(f"{outputs}: no readable {RESULT} of schema {SCHEMA} below it{why}")
+    runs = sorted(found.values(), key=lambda r: (r.result["experiment"], str(r.directory)))
+    return Collection(outputs, tuple(runs), tuple(skipped))
+
+
+def entries(runs: Sequence[Run]) -> list[Entry]:
+    """Attacks of runs, those that differ in nothing but the seed grouped into one entry."""
+    grouped: dict[str, list[tuple[str, Run]]] = {}
+    for run in runs:
+        pairs = [pair["pair_id"] for pair in run.result["pairs"]]
+        for name, attack in run.result["attacks"].items():
+            key = {
+                "experiment": run.result["experiment"],
+                "profile": run.profile,
+                "attack": name,
+                "label": attack["label"],
+                "settings": attack["settings"],
+                "pairs": hashlib.sha256("\n".join(pairs).encode()).hexdigest(),
+                "systems": {s: v.get("fingerprint") for s, v in run.result["systems"].items()},
+            }
+            grouped.setdefault(json.dumps(key, sort_keys=True), []).append((name, run))
+    found = []
+    for members in grouped.values():
+        by_seed = {run.result["run"]["seed"]: run for _, run in members}
+        found.append(Entry(members[0][0], tuple(by_seed.values())))
+    return [entry for entry in found if entry.attack != WORST_CASE]
+
+
+def _identity(run: Run) -> tuple[Any, ...]:
+    stated = run.result["run"]
+    return stated["config_hash"], stated["seed"]
+
+
+def _other_schema(path: Path) -> str:
+    """A reason to pass over a result of another kind, or nothing."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
+        return f"not JSON ({error})"
+    if isinstance(found, dict) and found.get("schema") != SCHEMA:
+        return f"schema {found.get('schema')!r}, this report reads {SCHEMA}"
+    return ""

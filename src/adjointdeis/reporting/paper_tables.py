@@ -1,0 +1,219 @@
+"""The paper's Tables 1, 4, 5 and 6 with ours beside the paper's, cell by cell.
+
+Runs are matched to rows by what they ran, never by their folder alone: Table 1 by the row that an
+attack names, Tables 4 to 6 by adjoint steps, learning rate, states and calculus. Guided attacks
+of a table's experiment that the paper has no row for are shown too; they are ours alone.
+
+Paper: Tables 1, 4, 5, 6. Table 5 prints eta = 0.001 for what Table 6 calls 0.01, so a run of either
+rate is set beside it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from adjointdeis.evaluation.paper import SYSTEMS, paper_table
+
+from .collect import Collection, Entry, entries
+from .comparability import ASSUMED, GUIDED, data_reasons, reasons_not_comparable, setting_reasons
+from .run import Condition
+
+NUMBERS = ("table1", "table4", "table5", "table6")
+TITLES = {
+    "table1": "Table 1: attacks",
+    "table4": "Table 4: number of adjoint steps",
+    "table5": "Table 5: recorded states or a backward solve",
+    "table6": "Table 6: learning rate, adjoint steps, ODE and SDE",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Line:
+    """One row of a rebuilt table.
+
+    Attributes:
+        label: what the row is.
+        paper: the paper's row (`<system>` a Rate, `<system>_percent`), or None where ours alone.
+        ours: the entry that ran it, or None where no run did.
+        reasons: why ours and the paper's do not compare; empty where they do or one is absent.
+    """
+
+    label: str
+    paper: Mapping[str, Any] | None
+    ours: Entry | None
+    reasons: tuple[str, ...] = ()
+
+
+def lines(name: str, collection: Collection) -> list[Line]:
+    """The rows of a table: the paper's in its order, each with our entries, then ours alone."""
+    own = [e for e in entries(collection.runs) if _experiment(e).split("_")[0] == name]
+    own.sort(key=_order)
+    found: list[Line] = []
+    used: set[int] = set()
+    for row in paper_table(name):
+        matched = [e for e in own if _matches(name, row, e)]
+        used.update(id(e) for e in matched)
+        label = _paper_label(name, row)
+        found += [Line(label, row, e, _reasons(name, row, e)) for e in matched]
+        if not matched:
+            found.append(Line(label, row, None))
+    found += [Line(_own_label(name, e), None, e) for e in own if id(e) not in used]
+    return found
+
+
+def systems_of(found: Sequence[Line]) -> list[str]:
+    """The paper's recognisers in its order, then those that only we have."""
+    extra = [
+        s for line in found if line.ours for s in line.ours.runs[0].systems if s not in SYSTEMS
+    ]
+    return list(dict.fromkeys((*SYSTEMS, *extra)))
+
+
+def headline(found: Sequence[Line]) -> list[Condition]:
+    """One condition per probe policy that our entries have, the other image first."""
+    conditions: list[Condition] = []
+    for line in found:
+        if line.ours:
+            conditions += line.ours.runs[0].headline
+    # A stable sort keeps the first condition of each policy in front.
+    unique = dict.fromkeys(conditions)
+    by_probe: dict[str, Condition] = {}
+    for at in sorted(unique, key=lambda c: c.probe != "other"):
+        by_probe.setdefault(at.probe, at)
+    return list(by_probe.values())
+
+
+def records(name: str, found: Sequence[Line]) -> list[dict[str, Any]]:
+    """The table in long form, one record per row, recogniser and condition; JSON-ready."""
+    rows = []
+    for line in found:
+        conditions = headline(found) or [None]
+        for at in conditions:
+            for system in systems_of(found):
+                ours = line.ours.rate(system, at) if line.ours and at else None
+                theirs = line.paper.get(system) if line.paper else None
+                if ours is None and theirs is None:
+                    continue
+                rows.append(_record(name, line, system, at, ours, theirs))
+    return rows
+
+
+def _record(
+    name: str,
+    line: Line,
+    system: str,
+    at: Condition | None,
+    ours: Mapping[str, Any] | None,
+    theirs: Any,
+) -> dict[str, Any]:
+    e = line.ours
+    error = (e.first.get("gradient_error") or {}) if e else {}
+    settings = e.settings if e else {}
+    comparable = bool(e and line.paper and not line.reasons)
+    return {
+        "table": name,
+        "row": line.label,
+        "system": system,
+        "probe_policy": at.probe if ours and at else None,
+        "impostor_policy": at.impostors if ours and at else None,
+        "variant": at.variant if ours and at else None,
+        "fmr_target": at.fmr if ours and at else None,
+        "k": ours["k"] if ours else None,
+        "n": ours["n"] if ours else None,
+        "value": ours["value"] if ours else None,
+        "wilson_lo": ours["wilson_lo"] if ours else None,
+        "wilson_hi": ours["wilson_hi"] if ours else None,
+        "seeds": len(e.runs) if e else 0,
+        "seed_sd": ours["seed_sd"] if ours else None,
+        "paper_percent": line.paper[f"{system}_percent"] if line.paper and theirs else None,
+        "paper_k": theirs.k if theirs else None,
+        "paper_n": theirs.n if theirs else None,
+        "paper_lo": theirs.lo if theirs else None,
+        "paper_hi": theirs.hi if theirs else None,
+        "paper_nfe": line.paper.get("nfe") if line.paper else None,
+        "nfe_paper_accounting": e.number("nfe_paper") if e else None,
+        "nfe_counted": e.counted() if e else None,
+        "seconds_per_pair": e.number("seconds_per_pair") if e else None,
+        "gradient_relative_error": error.get("relative"),
+        "gradient_cosine": error.get("cosine"),
+        "solver": settings.get("solver"),
+        "gradient": settings.get("gradient"),
+        "states": settings.get("states"),
+        "sampling_steps": settings.get("sampling_steps"),
+        "adjoint_steps": settings.get("adjoint_steps"),
+        "learning_rate": settings.get("learning_rate"),
+        "optimisation_steps": settings.get("optimisation_steps"),
+        "comparable": comparable if e and line.paper else None,
+        "reasons": "; ".join(line.reasons or ((ASSUMED,) if comparable else ())),
+        "config_hashes": " ".join(r.result["run"]["config_hash"] for r in e.runs) if e else "",
+    }
+
+
+def _experiment(entry: Entry) -> str:
+    return entry.runs[0].result["experiment"].split("/")[0]
+
+
+def is_adjoint_deis_1(settings: Mapping[str, Any]) -> bool:
+    """Whether the gradient is the paper's: AdjointDEIS of first order."""
+    gradient = str(settings.get("gradient") or "")
+    return gradient.startswith("AdjointDEIS") and "2M" not in gradient
+
+
+def is_sde(settings: Mapping[str, Any]) -> bool:
+    """Whether the sampler is of the SDE."""
+    return "SDE" in str(settings.get("solver") or "").upper()
+
+
+def _matches(name: str, row: Mapping[str, Any], entry: Entry) -> bool:
+    if name == "table1":
+        return entry.first["paper_row"] == row["attack"]
+    s = entry.settings
+    if not is_adjoint_deis_1(s) or s.get("adjoint_steps") != row["steps_M"]:
+        return False
+    eta = s.get("learning_rate")
+    if name == "table5":
+        recorded = s.get("states") in (None, "recorded")
+        return not is_sde(s) and recorded == row["recorded"] and eta in (0.001, 0.01)
+    return eta == row["eta"] and is_sde(s) == bool(row.get("sde", False))
+
+
+def _reasons(name: str, row: Mapping[str, Any], entry: Entry) -> tuple[str, ...]:
+    if name == "table1":
+        return tuple(reasons_not_comparable(entry.runs[0], entry.attack))
+    # The cell's own coordinates matched already; the rest of the paper's setting must hold too.
+    wanted = {k: GUIDED[k] for k in ("sampling_steps", "optimisation_steps")}
+    reasons = [*data_reasons(entry.runs[0]), *setting_reasons(entry.settings, wanted)]
+    if name == "table5" and entry.settings.get("learning_rate") != row["eta"]:
+        reasons.append("the paper labels this row 0.001 here and 0.01 in Table 6")
+    return tuple(reasons)
+
+
+def _paper_label(name: str, row: Mapping[str, Any]) -> str:
+    if name == "table1":
+        return str(row["attack"])
+    if name == "table5":
+        return f"{'recorded' if row['recorded'] else 'backward solve'}, M = {row['steps_M']}"
+    calculus = ("SDE, " if row["sde"] else "ODE, ") if "sde" in row else ""
+    return f"{calculus}η = {row['eta']:g}, M = {row['steps_M']}"
+
+
+def _own_label(name: str, entry: Entry) -> str:
+    s = entry.settings
+    if name == "table1" or not s.get("optimisation_steps"):
+        return entry.label
+    parts = ["SDE" if is_sde(s) else "ODE"]
+    parts += [f"η = {s['learning_rate']:g}"] if s.get("learning_rate") is not None else []
+    parts += [f"M = {s['adjoint_steps']}"] if s.get("adjoint_steps") else []
+    parts += [str(s["states"])] if s.get("states") not in (None, "recorded") else []
+    return f"{entry.label}: {', '.join(parts)}"
+
+
+def _order(entry: Entry) -> tuple[Any, ...]:
+    s = entry.settings
+    return (
+        is_sde(s),
+        -(s.get("learning_rate") or 0),
+        -(s.get("adjoint_steps") or 0),
+        entry.label,
+        str(entry.runs[0].directory),
+    )

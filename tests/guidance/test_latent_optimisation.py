@@ -1,0 +1,180 @@
+"""Latent optimisation on a problem with a closed form: updates, independence, failures."""
+
+from functools import partial
+
+import pytest
+import torch
+
+from adjointdeis.guidance.latent_optimisation import LatentOptimisation
+from adjointdeis.rollout import Rollout
+
+TARGET = torch.linspace(-1, 1, 4, dtype=torch.float64)
+CURVATURE = torch.tensor([0.5, 1.0, 2.0, 4.0], dtype=torch.float64)
+
+
+def generate(x_T: torch.Tensor, z: torch.Tensor) -> Rollout:
+    return Rollout(x_T + 2 * z)
+
+
+def quadratic(x_0: torch.Tensor) -> torch.Tensor:
+    return 0.5 * (CURVATURE * (x_0 - TARGET).square()).sum(1)
+
+
+def latents(batch: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    x_T, z = torch.randn(2, batch, 4, generator=generator, dtype=torch.float64)
+    return x_T, z
+
+
+SGD = partial(torch.optim.SGD, lr=0.02)
+ADAM = partial(torch.optim.Adam, lr=0.05)
+MOMENTUM = partial(torch.optim.SGD, lr=0.02, momentum=0.9, weight_decay=0.1)
+
+
+def test_one_step_is_the_analytic_update() -> None:
+    x_T, z = latents()
+    optimisation = LatentOptimisation(generate, quadratic, x_T, z, SGD)
+    step = optimisation.step()
+    slope = CURVATURE * (x_T + 2 * z - TARGET)
+    moved_x, moved_z = optimisation.result()
+    torch.testing.assert_close(moved_x, x_T - 0.02 * slope, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(moved_z, z - 0.02 * 2 * slope, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(step.loss, quadratic(x_T + 2 * z))
+    torch.testing.assert_close(step.gradient_norm, 5**0.5 * slope.norm(dim=1))
+    assert optimisation.steps == 1
+
+
+def test_z_has_a_learning_rate_of_its_own() -> None:
+    x_T, z = latents()
+    optimisation = LatentOptimisation(generate, quadratic, x_T, z, SGD, z_learning_rate=0.001)
+    optimisation.step()
+    slope = CURVATURE * (x_T + 2 * z - TARGET)
+    torch.testing.assert_close(optimisation.x_T.detach(), x_T - 0.02 * slope)
+    torch.testing.assert_close(optimisation.z.detach(), z - 0.001 * 2 * slope)
+
+
+def test_inputs_are_not_modified() -> None:
+    x_T, z = latents()
+    before = x_T.clone(), z.clone()
+    optimisation = LatentOptimisation(generate, quadratic, x_T, z, SGD)
+    for _ in range(3):
+        optimisation.step()
+    assert torch.equal(x_T, before[0]) and torch.equal(z, before[1])
+    assert x_T.grad is None and not x_T.requires_grad
+
+
+@pytest.mark.parametrize("optimizer", [SGD, ADAM, MOMENTUM], ids=["sgd", "adam", "momentum"])
+@pytest.mark.parametrize("keep", ["last", "best"])
+def test_a_batch_is_its_samples_one_by_one(optimizer, keep: str) -> None:
+    x_T, z = latents()
+    together = LatentOptimisation(generate, quadratic, x_T, z, optimizer, keep=keep)
+    alone = [
+        LatentOptimisation(generate, quadratic, x_T[k : k + 1], z[k : k + 1], optimizer, keep=keep)
+        for k in range(3)
+    ]
+    for _ in range(12):
+        step = together.step()
+        singles = [single.step() for single in alone]
+        losses = torch.cat([single.loss for single in singles])
+        torch.testing.assert_close(step.loss, losses, rtol=1e-12, atol=1e-12)
+    _, final = together.evaluate()
+    torch.testing.assert_close(
+        final, torch.cat([single.evaluate()[1] for single in alone]), rtol=1e-12, atol=1e-12
+    )
+    for index, whole in enumerate(together.result()):
+        parts = torch.cat([single.result()[index] for single in alone])
+        torch.testing.assert_close(whole, parts, rtol=1e-12, atol=1e-12)
+
+
+def test_descends_to_the_minimum() -> None:
+    x_T, z = latents()
+    optimisation = LatentOptimisation(generate, quadratic, x_T, z, SGD)
+    losses = torch.stack([optimisation.step().loss for _ in range(400)])
+    assert (losses[1:] <= losses[:-1] + 1e-15).all()
+    assert (losses[-1] < 1e-6).all()
+
+
+def test_best_and_last_differ_when_the_loss_rises() -> None:
+    x_T, z = latents()
+    too_long = partial(torch.optim.SGD, lr=0.15)  # 5 * 4 * 0.15 > 2: the stiffest axis diverges
+    last, best = (
+        LatentOptimisation(generate, quadratic, x_T, z, too_long, keep=keep)
+        for keep in ("last", "best")
+    )
+    history = [last.step().loss for _ in range(8)]
+    for _ in range(8):
+        best.step()
+    (_, at_last), (rollout, at_best) = last.evaluate(), best.evaluate()
+    torch.testing.assert_close(at_best, torch.stack([*history, at_last]).min(0).values)
+    assert (at_last > at_best).all()
+    torch.testing.assert_close(quadratic(rollout.x_0), at_best)
+
+
+def test_best_may_be_the_iterate_after_the_last_step() -> None:
+    x_T, z = latents()
+    optimisation = LatentOptimisation(generate, quadratic, x_T, z, SGD, keep="best")
+    step = optimisation.step()
+    _, loss = optimisation.evaluate()
+    assert (loss < step.loss).all()
+    torch.testing.assert_close(optimisation.result()[0], optimisation.x_T.detach())
+
+
+def poisoned(calls: list[int], when: int, kind: str):
+    """The quadratic problem whose second sample fails from a given step on."""
+
+    def objective(x_0: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        loss = quadratic(x_0)
+        if len(calls) <= when:
+            return loss
+        if kind == "loss":
+            return torch.stack([loss[0], loss[1] * float("nan"), loss[2]])
+        # Finite loss, infinite slope: the square root at zero.
+        root = (x_0[1, 0] - x_0[1, 0].detach()).sqrt()
+        return torch.stack([loss[0], loss[1] + root, loss[2]])
+
+    return objective
+
+
+@pytest.mark.parametrize("kind", ["loss", "gradient"])
+@pytest.mark.parametrize("optimizer", [SGD, MOMENTUM, ADAM], ids=["sgd", "momentum", "adam"])
+def test_a_failing_sample_is_frozen_and_the_others_go_on(optimizer, kind: str) -> None:
+    x_T, z = latents()
+    optimisation = LatentOptimisation(generate, poisoned([], 2, kind), x_T, z, optimizer)
+    healthy = LatentOptimisation(generate, quadratic, x_T, z, optimizer)
+    for _ in range(2):
+        optimisation.step()
+        healthy.step()
+    good = optimisation.x_T.detach()[1].clone(), optimisation.z.detach()[1].clone()
+    for _ in range(3):
+        optimisation.step()
+        healthy.step()
+    assert list(optimisation.failed) == [1]
+    assert optimisation.failed[1].startswith("step 2:")
+    x_now, z_now = optimisation.result()
+    assert torch.equal(x_now[1], good[0]) and torch.equal(z_now[1], good[1])
+    torch.testing.assert_close(x_now[[0, 2]], healthy.result()[0][[0, 2]], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(z_now[[0, 2]], healthy.result()[1][[0, 2]], rtol=1e-12, atol=1e-12)
+
+
+def test_failure_at_once_leaves_the_start() -> None:
+    x_T, z = latents()
+    for keep in ("last", "best"):
+        optimisation = LatentOptimisation(
+            generate, poisoned([], 0, "loss"), x_T, z, SGD, keep=keep
+        )
+        optimisation.step()
+        assert torch.equal(optimisation.result()[0][1], x_T[1])
+
+
+def test_unknown_keep() -> None:
+    with pytest.raises(ValueError, match=r"keep='first' must be 'last' or 'best'"):
+        LatentOptimisation(generate, quadratic, *latents(), SGD, keep="first")
+
+
+def test_works_where_the_caller_disabled_gradients() -> None:
+    with torch.no_grad():
+        optimisation = LatentOptimisation(generate, quadratic, *latents(), SGD)
+        first = optimisation.step().loss
+        second = optimisation.step().loss
+    assert (second < first).all()

@@ -1,0 +1,117 @@
+"""Plots: what they draw, that they are reproducible, and that labels do not overlap."""
+
+import re
+
+import numpy as np
+import pytest
+
+from adjointdeis.reporting import Run, collect
+from adjointdeis.reporting.curves import det_figure, operating_curve_figure, potential_figure
+from adjointdeis.reporting.document import Document, FigureRow, Section
+from adjointdeis.reporting.paper_tables import lines
+from adjointdeis.reporting.plots import (
+    cost_figure,
+    curve_figure,
+    density_figure,
+    pareto_front,
+    scatter_figure,
+)
+from adjointdeis.reporting.render_html import html
+from adjointdeis.reporting.style import INK, look, spread
+from adjointdeis.reporting.sweep_plots import sweep_figure
+
+
+@pytest.fixture(scope="module")
+def run(bare_run):
+    return Run.read(bare_run[0])
+
+
+def test_a_plot_is_written_twice_alike(run, tmp_path):
+    at = run.headline[0]
+    first = density_figure(run, "dlib", at, tmp_path / "first" / "densities")
+    second = density_figure(run, "dlib", at, tmp_path / "second" / "densities")
+    assert first.svg.read_bytes() == second.svg.read_bytes()
+    assert first.png.read_bytes()[:4] == b"\x89PNG"
+    assert first.alt.startswith("dlib ResNet: share of comparisons beyond the threshold")
+
+
+def test_the_scatter_counts_what_the_table_counts(run, tmp_path):
+    at = run.headline[0]
+    figure = scatter_figure(run, "dlib", at, tmp_path / "scatter")
+    row = run.row("exact", "dlib", at)
+    assert f"exact gradient {row['k']} of {row['n']}" in figure.alt
+
+
+def test_the_cost_plot_states_rate_and_cost(run, tmp_path):
+    at = run.headline[0]
+    figure = cost_figure(run, "arcface", at, tmp_path / "cost")
+    row = run.row("dim_a", "arcface", at)
+    assert f"DiM-A {100 * row['value']:.2f}% at 350" in figure.alt
+
+
+def test_curves_end_in_their_last_value(run, tmp_path):
+    figure = curve_figure(run, "loss", tmp_path / "loss")
+    last = run.result["attacks"]["exact"]["curves"]["loss"][-1]
+    assert f"to {last:.3g}" in figure.alt
+    assert curve_figure(run, "absent", tmp_path / "none") is None
+
+
+def test_curves_over_thresholds_agree_with_the_rates(run, tmp_path):
+    at = run.headline[0]
+    assert "FNMR" in det_figure(run, at, tmp_path / "det").alt
+    assert operating_curve_figure(run, "arcface", at, tmp_path / "operating") is not None
+    potential = potential_figure(run, at, tmp_path / "potential")
+    both = [run.verdicts("exact", s, at) for s in run.systems]
+    share = np.mean([all(v[m] == "yes" for v in both) for m in both[0]])
+    assert f"exact gradient {100 * share:.0f}% at all" in potential.alt
+
+
+def test_inline_plots_follow_the_page_and_share_no_id(run, tmp_path):
+    at = run.headline[0]
+    figures = tuple(cost_figure(run, s, at, tmp_path / f"cost_{s}") for s in run.systems)
+    page = html(Document("t", "l", (Section("s", "S", (FigureRow("Cost", figures),)),)))
+    ids = re.findall(r' id="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    assert INK not in page.partition("</style>")[2]
+    assert "currentColor" in page
+    assert page.count('<svg role="img" aria-label=') == 2
+    for target in re.findall(r'(?:href="#|url\(#)([^")]+)', page):
+        assert target in ids
+
+
+def test_the_sweep_plot_names_every_cell(tmp_path, make_run):
+    for steps in (5, 10):
+        make_run(
+            tmp_path / str(steps), experiment="table4", systems=("arcface",), images=False,
+            n_pairs=10, replicates=0, attacks={"a": ("AdjointDEIS-1", None, 0.3, 1, 900)},
+            settings={"adjoint_steps": steps},
+        )  # fmt: skip
+    found = lines("table4", collect(tmp_path))
+    at = Run.read(tmp_path / "5").headline[0]
+    figure = sweep_figure("table4", found, "arcface", "ArcFace", at, tmp_path / "sweep")
+    assert "at M = 5" in figure.alt
+    assert "at M = 10" in figure.alt
+
+
+def test_labels_keep_their_distance_their_order_and_their_place():
+    generator = np.random.default_rng(0)
+    for _ in range(50):
+        positions = generator.uniform(0, 100, 8)
+        placed = spread(positions, 7.5, 0, 100)
+        ordered = placed[np.argsort(positions)]
+        assert (np.diff(ordered) >= 7.5 - 1e-9).all()
+        assert placed.min() >= -1e-9
+        assert placed.max() <= 100 + 1e-9
+    assert spread([10.0, 50.0, 90.0], 5, 0, 100).tolist() == [10.0, 50.0, 90.0]
+    assert spread([], 5, 0, 1).size == 0
+
+
+def test_the_front_has_only_points_that_pay():
+    cost = np.array([350.0, 650.0, 650.0, 900.0])
+    assert pareto_front(cost, np.array([20.0, 30.0, 60.0, 55.0])) == [0, 2]
+
+
+def test_neighbouring_looks_differ_without_colour():
+    looks = [look(i) for i in range(4)]
+    assert len({x.marker for x in looks}) == 4
+    assert len({str(x.dash) for x in looks}) == 4

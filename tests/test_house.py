@@ -1,0 +1,139 @@
+"""What a stranger meets first is in step: versions, requirements, links, the weight budget."""
+
+import re
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+MEGABYTES = 1_000_000
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def required(extras: tuple[str, ...]) -> set[str]:
+    lines = [*PROJECT["dependencies"]]
+    for extra in extras:
+        lines += PROJECT["optional-dependencies"][extra]
+    names = {normal(re.match(r"[\w.-]+", line)[0]) for line in lines}
+    return names - {"adjointdeis"}
+
+
+def constraints() -> dict[str, str]:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = [line.split("==") for line in lines if line.strip() and not line.startswith("#")]
+    return {normal(name): version for name, version in pins}
+
+
+ALL_EXTRAS = tuple(PROJECT["optional-dependencies"])
+
+
+def test_every_requirement_is_pinned() -> None:
+    assert required(ALL_EXTRAS) <= constraints().keys()
+
+
+def test_pins_satisfy_the_lower_bounds() -> None:
+    pins, wrong = constraints(), []
+    lines = [*PROJECT["dependencies"]]
+    lines += [line for extra in ALL_EXTRAS for line in PROJECT["optional-dependencies"][extra]]
+    for line in lines:
+        found = re.match(r"([\w.-]+)>=([\d.]+)", line)
+        if found is None:
+            continue
+        pinned = [int(part) for part in re.findall(r"\d+", pins[normal(found[1])])[:3]]
+        if pinned < [int(part) for part in found[2].split(".")]:
+            wrong.append(f"{line}: {pins[normal(found[1])]}")
+    assert not wrong
+
+
+def test_constraints_install_anywhere() -> None:
+    text = (ROOT / "constraints.txt").read_text()
+    assert constraints()["torch"] == "2.13.0"
+    rows = [line for line in text.splitlines() if line and not line.startswith("#")]
+    # No build tag, no local file, no editable install, no direct address: an index is enough.
+    assert all(re.fullmatch(r"[\w.-]+==[\w.!]+", row) for row in rows)
+    assert len({normal(row.split("==")[0]) for row in rows}) == len(rows)
+
+
+def test_environment_yml_is_in_step() -> None:
+    yaml = pytest.importorskip("yaml")
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    assert environment["name"] == PROJECT["name"]
+    conda = [entry for entry in environment["dependencies"] if isinstance(entry, str)]
+    pip = next(entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
+    assert "pip" in conda
+    python = next(entry for entry in conda if entry.startswith("python"))
+    assert python.removeprefix("python") == "=3.11"
+    assert PROJECT["requires-python"] == ">=3.11"
+    # The list of packages is written once, in pyproject.toml: the environment installs that.
+    assert "--constraint constraints.txt" in pip
+    editable = next(entry for entry in pip if entry.startswith("--editable"))
+    extras = re.search(r"\[(.+)\]", editable)[1].split(",")
+    assert set(extras) <= set(ALL_EXTRAS)
+    # Anything it names beside that must be pinned to the version of the constraints.
+    for entry in pip:
+        if not entry.startswith("--"):
+            name, _, version = entry.partition("==")
+            assert constraints()[normal(name)] == version
+
+
+def test_version_is_said_once_everywhere() -> None:
+    text = (ROOT / "src" / "adjointdeis" / "__init__.py").read_text()
+    version = re.search(r'^__version__ = "(.+)"$', text, re.M)[1]
+    assert version == PROJECT["version"]
+    assert re.search(rf"^## {re.escape(version)}\b", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    assert f"version: {version}" in (ROOT / "CITATION.cff").read_text()
+
+
+def test_citation_file_is_valid() -> None:
+    yaml = pytest.importorskip("yaml")
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert {"cff-version", "message", "title", "authors"} <= citation.keys()
+    paper = citation["preferred-citation"]
+    assert [author["family-names"] for author in paper["authors"]] == ["Blasingame", "Liu"]
+    assert "2405.15020" in str(paper["identifiers"])
+    assert citation["license"] == PROJECT["license"]
+
+
+PAGES = [ROOT / "README.md", ROOT / "RESPONSIBLE_USE.md", ROOT / "CHANGELOG.md"]
+PAGES += sorted((ROOT / "experiments").rglob("*.md"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere(page: Path) -> None:
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.S)
+    targets = re.findall(r"\]\(([^)\s]+)\)", text)
+    broken = [
+        target
+        for target in targets
+        if not re.match(r"(https?|mailto):|#", target)
+        and not (page.parent / target.partition("#")[0]).exists()
+    ]
+    assert not broken
+
+
+def test_commands_of_the_readme_name_what_exists() -> None:
+    text = (ROOT / "README.md").read_text()
+    named = set(re.findall(r"\+experiment=([\w/]+)", text))
+    assert "quickstart" in named
+    assert not [n for n in named if not (ROOT / "conf" / "experiment" / f"{n}.yaml").is_file()]
+    made = set(re.findall(r"`?make (\w+)", text))
+    rules = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.M))
+    assert made <= rules
+
+
+def test_weights_stay_small() -> None:
+    folder = ROOT / "src" / "adjointdeis" / "assets"
+    weights = [p for p in folder.rglob("*") if p.suffix in (".safetensors", ".onnx", ".pt")]
+    if not weights:
+        pytest.skip("no embedded weights yet")
+    assert sum(p.stat().st_size for p in weights) < 30 * MEGABYTES
+
+
+def test_installed_metadata_is_of_this_version() -> None:
+    assert metadata.version("adjointdeis") == PROJECT["version"]

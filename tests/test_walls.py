@@ -1,0 +1,158 @@
+"""The walls of the house, read from the sources: who may import whom, and what no file may hold."""
+
+import ast
+import importlib
+import inspect
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "src" / "adjointdeis"
+FORWARD = ("diffusion", "solvers", "gradients", "rollout", "guidance", "morphing")
+ALLOWED: dict[str, set[str]] = {
+    **{room: set(FORWARD[: k + 1]) for k, room in enumerate(FORWARD)},
+    "faces": {"faces"},
+    "evaluation": {"evaluation"},
+    "reporting": {"evaluation", "reporting"},
+    "harness": {*FORWARD, "faces", "evaluation", "reporting", "harness", ""},
+    "__init__": {"diffusion", "solvers", "gradients", "rollout"},
+}
+ALLOWED["morphing"] |= {"faces"}
+FRAMEWORKS = {"hydra", "lightning", "pytorch_lightning", "omegaconf", "wandb"}
+TORCH = {"torch", "torchmetrics", "torchvision"}
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path, text: str | None = None) -> Iterator[str]:
+    """Every module that a source imports, relative imports made absolute."""
+    package = ["adjointdeis", *path.relative_to(PACKAGE).parts[:-1]]
+    for node in ast.walk(ast.parse(path.read_text() if text is None else text)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = [node.module] if node.module else []
+            if node.level:
+                base = package[: len(package) - node.level + 1] + base
+            module = ".".join(base)
+            # `from adjointdeis import x` may name a room; `from a.b import x` is in room b anyway.
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def rooms(path: Path, text: str | None = None) -> set[str]:
+    found = set()
+    for name in imports(path, text):
+        top, _, rest = name.partition(".")
+        if top == "adjointdeis":
+            room = rest.partition(".")[0]
+            is_room = (PACKAGE / room).is_dir() or (PACKAGE / f"{room}.py").is_file()
+            found.add(room if room and is_room else "")
+    return found
+
+
+def outside(path: Path, text: str | None = None) -> set[str]:
+    return {name.partition(".")[0] for name in imports(path, text)}
+
+
+def test_every_room_is_known() -> None:
+    assert {room_of(path) for path in SOURCES} <= ALLOWED.keys()
+
+
+@pytest.mark.parametrize("room", sorted(ALLOWED))
+def test_arrows_point_one_way(room: str) -> None:
+    wrong = {
+        path.relative_to(ROOT).as_posix(): sorted(rooms(path) - ALLOWED[room])
+        for path in SOURCES
+        if room_of(path) == room and rooms(path) - ALLOWED[room]
+    }
+    assert not wrong, f"{room} may import {sorted(ALLOWED[room])} only"
+
+
+def test_the_reader_of_imports_sees_each_form() -> None:
+    path = PACKAGE / "solvers" / "ddim.py"
+    text = "from ..gradients.base import X\nfrom .base import Y\nimport adjointdeis.guidance.a\n"
+    assert rooms(path, text + "from adjointdeis import morphing, sample") == {
+        "gradients",
+        "solvers",
+        "guidance",
+        "morphing",
+        "",
+    }
+    assert "hydra" in outside(path, "def f():\n    from hydra.utils import instantiate\n")
+
+
+def test_only_the_harness_knows_hydra_and_lightning() -> None:
+    wrong = [p for p in SOURCES if room_of(p) != "harness" and outside(p) & FRAMEWORKS]
+    assert not wrong
+
+
+def test_evaluation_and_reporting_know_no_torch() -> None:
+    free = [p for p in SOURCES if room_of(p) in ("evaluation", "reporting")]
+    wrong = [p.relative_to(PACKAGE).as_posix() for p in free if outside(p) & TORCH]
+    assert wrong == ["evaluation/torchmetrics.py"]
+    # The package's torchmetrics module must be asked for by name.
+    assert not [p for p in free if any("evaluation.torchmetrics" in name for name in imports(p))]
+
+
+def tracked() -> list[Path]:
+    """Text files under version control; without git, the sources and settings."""
+    try:
+        listed = subprocess.run(
+            ["git", "ls-files", "-co", "--exclude-standard"],
+            cwd=ROOT, capture_output=True, text=True, check=True,
+        ).stdout.splitlines()  # fmt: skip
+        paths = [ROOT / name for name in listed]
+    except (OSError, subprocess.SubprocessError):
+        paths = [p for folder in ("src", "tests", "conf") for p in (ROOT / folder).rglob("*")]
+    kinds = {".py", ".yaml", ".yml", ".toml", ".md", ".txt", ".cff", ".json", ".csv", ""}
+    return [p for p in paths if p.suffix in kinds and p.is_file()]
+
+
+def test_no_path_of_a_machine_is_in_the_sources() -> None:
+    # In two parts, so that this file does not hold what it looks for.
+    pattern = re.compile(r"(?<![\w.~$}>-])/" + r"(work|tmp|root|home)/")
+    wrong = []
+    for path in tracked():
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue
+        wrong += [
+            f"{path.relative_to(ROOT)}:{number}"
+            for number, line in enumerate(text.splitlines(), 1)
+            if pattern.search(line)
+        ]
+    assert not wrong
+
+
+@pytest.mark.parametrize(("room", "base"), [("solvers", "Solver"), ("gradients", "GradientMethod")])
+def test_methods_cite_their_source(room: str, base: str) -> None:
+    module = importlib.import_module(f"adjointdeis.{room}")
+    public = [getattr(module, name) for name in module.__all__]
+    methods = [
+        value
+        for value in public
+        if inspect.isclass(value)
+        and issubclass(value, getattr(module, base))
+        and value.__name__ not in (base, "StepwiseMethod")
+    ]
+    assert len(methods) >= 3
+    wanted = re.compile(r"Paper:|https?://")
+    missing = [v.__name__ for v in methods if not wanted.search(v.__doc__ or "")]
+    assert not missing
+
+
+def test_every_module_says_what_it_is() -> None:
+    missing = [
+        p.relative_to(ROOT).as_posix()
+        for p in SOURCES
+        if not ast.get_docstring(ast.parse(p.read_text()))
+    ]
+    assert not missing
