@@ -153,6 +153,7 @@ def test_similarity_is_least_squares():
         assert error(*(parameters + step)) > least
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_similarity_equals_insightface():
     face_align = pytest.importorskip("insightface.utils.face_align")
     rng = np.random.default_rng(3)

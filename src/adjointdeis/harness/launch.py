@@ -123,13 +123,13 @@ def launch(cfg: DictConfig) -> float | None:
         The task's objective, for sweepers that minimise one, or None.
     """
     directory = run_directory(cfg)
+    identifier, marker = config_hash(cfg), directory / "done.json"
     with open_dict(cfg):
-        cfg.paths.run = str(directory)
+        cfg.paths.run, cfg.paths.id = str(directory), identifier
     os.environ.setdefault("WANDB_MODE", "offline")
     # wandb and matplotlib otherwise write below the working directory and the home.
     os.environ.setdefault("WANDB_SILENT", "true")
-    identifier, marker = config_hash(cfg), directory / "done.json"
-    if marker.is_file() and not cfg.force:
+    if marker.is_file() and not cfg.force and not cfg.task.get("repeat", False):
         if json.loads(marker.read_text()).get("config_hash") == identifier:
             print(f"{directory} is finished; force=true runs it again")
             return None
@@ -170,7 +170,7 @@ def run_directory(cfg: DictConfig) -> Path:
     """
     if cfg.paths.run:
         return Path(cfg.paths.run)
-    base = Path(cfg.paths.outputs) / cfg.name
+    base = Path(cfg.paths.outputs) / (cfg.task.get("name") or cfg.name)
     if not HydraConfig.initialized():
         return base
     chosen = [

@@ -81,7 +81,12 @@ def det_figure(run: Run, at: Condition, stem: Path) -> Figure | None:
                 fontsize=8,
                 va="center",
                 annotation_clip=False,
-                arrowprops={"arrowstyle": "-", "relpos": (0, 0.5), "color": look(i).colour, "linewidth": 0.7},
+                arrowprops={
+                    "arrowstyle": "-",
+                    "relpos": (0, 0.5),
+                    "color": look(i).colour,
+                    "linewidth": 0.7,
+                },
             )
         axes.set_xlabel("FMR (normal deviate)")
         axes.set_ylabel("FNMR (normal deviate)")
@@ -131,7 +136,12 @@ def operating_curve_figure(run: Run, system: str, at: Condition, stem: Path) -> 
                 fontsize=8,
                 va="center",
                 annotation_clip=False,
-                arrowprops={"arrowstyle": "-", "relpos": (0, 0.5), "color": look(i).colour, "linewidth": 0.7},
+                arrowprops={
+                    "arrowstyle": "-",
+                    "relpos": (0, 0.5),
+                    "color": look(i).colour,
+                    "linewidth": 0.7,
+                },
             )
         axes.xaxis.set_major_formatter(lambda value, _: share(value))
         axes.set_xlabel("FMR the threshold is set to (log scale)")

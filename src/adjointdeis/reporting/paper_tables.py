@@ -201,7 +201,8 @@ def _own_label(name: str, entry: Entry) -> str:
     s = entry.settings
     if name == "table1" or not s.get("optimisation_steps"):
         return entry.label
-    parts = ["SDE" if is_sde(s) else "ODE"]
+    calculus = "SDE" if is_sde(s) else "ODE"
+    parts = [] if calculus in entry.label else [calculus]
     parts += [f"η = {s['learning_rate']:g}"] if s.get("learning_rate") is not None else []
     parts += [f"M = {s['adjoint_steps']}"] if s.get("adjoint_steps") else []
     parts += [str(s["states"])] if s.get("states") not in (None, "recorded") else []

@@ -172,7 +172,7 @@ def cost_figure(run: Run, system: str, at: Condition, stem: Path) -> Figure | No
                 i, attack = points[p][:2]
                 axes.annotate(
                     f"{run.attack_label(attack)} {percent(value[p] / 100, 100)}%", (x[p], value[p]),
-                    xytext=(1.02 if last else x[members].max() * 1.09, text_y),
+                    xytext=(1.02, text_y) if last else (x[members].max() * 1.09, text_y + 4),
                     textcoords=_mixed(axes) if last else "data", fontsize=8, va="center",
                     annotation_clip=False, path_effects=halo(), zorder=5,
                     arrowprops={"arrowstyle": "-", "relpos": (0, 0.5), "color": look(i).colour, "linewidth": 0.6,

@@ -94,8 +94,10 @@ def figure(
 
 def save(made: Any, stem: Path) -> tuple[Path, Path]:
     """Writes `stem`.svg and `stem`.png atomically and returns both paths."""
-    # The layout is solved once; both files then share it.
-    made.draw_without_rendering()
+    # The layout is solved before writing, so that both files share it; labels outside of the axes
+    # move when the axes shrink, hence the second pass.
+    for _ in range(2):
+        made.draw_without_rendering()
     made.set_layout_engine("none")
     paths = []
     for suffix, options in (("svg", {"metadata": {"Date": None}}), ("png", {"dpi": 160})):

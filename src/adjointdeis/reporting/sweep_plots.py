@@ -57,7 +57,12 @@ def pareto_figure(
                 fontsize=8,
                 va="center",
                 annotation_clip=False,
-                arrowprops={"arrowstyle": "-", "relpos": (0, 0.5), "color": look(i).colour, "linewidth": 0.6},
+                arrowprops={
+                    "arrowstyle": "-",
+                    "relpos": (0, 0.5),
+                    "color": look(i).colour,
+                    "linewidth": 0.6,
+                },
             )
         ticks = [t for t in (100, 200, 500, 1000, 2000, 5000) if every.min() <= t <= every.max()]
         axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
@@ -126,7 +131,12 @@ def sweep_figure(
                 va="center",
                 annotation_clip=False,
                 path_effects=halo(),
-                arrowprops={"arrowstyle": "-", "relpos": (0, 0.5), "color": look(i).colour, "linewidth": 0.5},
+                arrowprops={
+                    "arrowstyle": "-",
+                    "relpos": (0, 0.5),
+                    "color": look(i).colour,
+                    "linewidth": 0.5,
+                },
             )
         steps = sorted({x for source in (ours, theirs) for v in source.values() for x, _ in v})
         axes.set_xticks(steps, [f"{s:g}" for s in steps])

@@ -1,0 +1,75 @@
+"""Every experiment composes, passes validation, and states attacks that can be built."""
+
+import pytest
+from hydra import compose, initialize_config_dir
+from tiny_profile import ROOT
+
+from adjointdeis.harness.attacks import Attack
+from adjointdeis.harness.launch import check_overrides
+from adjointdeis.harness.tasks.morph import chosen_attacks
+
+CONF = ROOT / "conf"
+EXPERIMENTS = sorted(
+    path.relative_to(CONF / "experiment").with_suffix("").as_posix()
+    for path in (CONF / "experiment").rglob("*.yaml")
+)
+TASKS = sorted(
+    path.relative_to(CONF / "task").with_suffix("").as_posix()
+    for path in (CONF / "task").rglob("*.yaml")
+    if path.parent.name != "head"
+)
+
+
+def command(experiment: str) -> list[str]:
+    lines = [f"+experiment={experiment}", "paths.root=."]
+    return [*lines, "data.root=somewhere"] if experiment.startswith("frll") else lines
+
+
+def test_the_required_experiments_exist() -> None:
+    assert {"quickstart", "table1_first", "frll/landmark"} <= set(EXPERIMENTS)
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_composes_and_passes_validation(experiment: str) -> None:
+    check_overrides(CONF, command(experiment))
+    check_overrides(CONF, [*command(experiment), "logger=wandb"])
+
+
+@pytest.mark.parametrize("experiment", [name for name in EXPERIMENTS if "frll" not in name])
+def test_rows_are_attacks(experiment: str) -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("config", command(experiment))
+        tiny = compose("config", [*command(experiment), "+debug=tiny"])
+    if cfg.task._target_.rpartition(".")[0] != "adjointdeis.harness.tasks.morph":
+        pytest.skip("not a morphing experiment")
+    attacks = chosen_attacks(cfg)
+    assert attacks and all(isinstance(attack, Attack) for attack in attacks)
+    assert len({attack.name for attack in attacks}) == len(attacks)
+    assert cfg.name == experiment
+    # The smoke run of the same experiment wins over the experiment's own numbers.
+    assert {attack.optimisation_steps for attack in chosen_attacks(tiny)} <= {0, 2}
+    assert tiny.data.limit == 2
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_tasks_compose(task: str) -> None:
+    check_overrides(CONF, [f"task={task}", "paths.root=."])
+
+
+def test_a_gradient_on_the_command_line_joins_the_baseline() -> None:
+    lines = ["gradient=adjoint_deis", "gradient.steps=5", "optimizer.lr=0.5", "solver=sde_dpm"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("config", [*command("quickstart"), *lines])
+    baseline, chosen = chosen_attacks(cfg)
+    assert baseline.name == "dim_a"
+    assert chosen.optimisation_steps == cfg.optimisation.steps == 10
+    assert chosen.gradient.steps == 5
+    assert chosen.stochastic
+    assert "lr 0.5" in chosen.label
+
+
+def test_no_rows_and_no_gradient_is_an_error() -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("config", ["paths.root=."])
+    with pytest.raises(ValueError, match=r"no rows and no gradient.*\+experiment=quickstart"):
+        chosen_attacks(cfg)

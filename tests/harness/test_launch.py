@@ -1,0 +1,191 @@
+"""Run directories, what is skipped, what is set aside, seeds, and errors as one line."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf, open_dict
+from tiny_profile import ROOT
+
+from adjointdeis.harness.launch import launch, run_directory
+from adjointdeis.harness.provenance import config_hash
+
+COUNTING = "task._target_=tiny_profile.counting_task"
+
+
+def made(run: Path, *more: str):
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return compose("config", [COUNTING, f"paths.root={run.parent}", f"paths.run={run}", *more])
+
+
+def calls(run: Path) -> list[str]:
+    return (run / "calls.txt").read_text().splitlines()
+
+
+@pytest.fixture
+def hydra_of():
+    """Makes Hydra's own record of a command line, as run.py has it."""
+
+    def of(*arguments: str):
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            cfg = compose(
+                "config", ["paths.root=here", *arguments], return_hydra_config=True
+            )
+        HydraConfig.instance().set_config(cfg)
+        plain = cfg.copy()
+        with open_dict(plain):
+            del plain["hydra"]
+        return plain
+
+    yield of
+    HydraConfig.instance().cfg = None
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["+experiment=quickstart"],
+        ["+experiment=quickstart", "logger=none"],
+        ["+experiment=quickstart", "trainer.devices=2"],
+        ["+experiment=quickstart", "force=true"],
+    ],
+)
+def test_the_bare_experiment_gets_the_plain_name(hydra_of, arguments: list[str]) -> None:
+    assert run_directory(hydra_of(*arguments)) == Path("here/outputs/quickstart")
+
+
+def test_settings_of_ones_own_get_a_folder_of_their_own(hydra_of) -> None:
+    directories = set()
+    for lr in ("0.1", "1"):
+        cfg = hydra_of("+experiment=quickstart", f"optimizer.lr={lr}")
+        directory = run_directory(cfg)
+        assert directory.parent == Path("here/outputs/quickstart")
+        assert directory.name == config_hash(cfg)
+        directories.add(directory)
+    assert len(directories) == 2
+
+
+def test_a_stated_directory_is_obeyed(hydra_of) -> None:
+    cfg = hydra_of("+experiment=quickstart", "optimizer.lr=0.5", "paths.run=mine")
+    assert run_directory(cfg) == Path("mine")
+
+
+def test_without_hydra_the_name_is_the_folder(tmp_path) -> None:
+    cfg = made(tmp_path / "run")
+    cfg.paths.run = None
+    assert run_directory(cfg) == tmp_path / "outputs" / "morph"
+
+
+def test_a_run_leaves_its_record(tmp_path, capsys) -> None:
+    run = tmp_path / "run"
+    assert launch(made(run)) == 1.5
+    record = json.loads((run / "run.json").read_text())
+    assert record["config_hash"] == config_hash(made(run))
+    assert record["seed"] == 0
+    assert {"git", "command", "versions", "machine"} <= record.keys()
+    stored = OmegaConf.load(run / "config.yaml")
+    assert stored.optimisation.batch_size == 8
+    assert json.loads((run / "done.json").read_text())["config_hash"] == record["config_hash"]
+    assert f"Written to {run}" in capsys.readouterr().out
+
+
+def test_a_finished_run_is_skipped_unless_forced(tmp_path, capsys) -> None:
+    run = tmp_path / "run"
+    launch(made(run))
+    assert launch(made(run)) is None
+    assert "is finished; force=true runs it again" in capsys.readouterr().out
+    assert launch(made(run, "trainer=gpu", "logger=none")) is None
+    assert len(calls(run)) == 1
+    assert launch(made(run, "force=true")) == 1.5
+    assert len(calls(run)) == 1  # a fresh folder
+    aside = [p for p in tmp_path.iterdir() if p.name.startswith("run.")]
+    assert len(aside) == 1 and len(calls(aside[0])) == 1
+
+
+def test_an_unfinished_run_is_continued_in_place(tmp_path) -> None:
+    run = tmp_path / "run"
+    launch(made(run))
+    (run / "done.json").unlink()
+    launch(made(run))
+    assert len(calls(run)) == 2
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]
+
+
+def test_another_configurations_directory_is_set_aside(tmp_path, capsys) -> None:
+    run = tmp_path / "run"
+    launch(made(run))
+    launch(made(run, "seed=1"))
+    assert "holds another run; it moves to" in capsys.readouterr().out
+    assert calls(run)[0].startswith("1 ")
+    aside = next(p for p in tmp_path.iterdir() if p.name.startswith("run."))
+    assert calls(aside)[0].startswith("0 ")
+
+
+def test_two_runs_set_aside_in_one_second_both_survive(tmp_path) -> None:
+    run = tmp_path / "run"
+    for seed in range(4):
+        launch(made(run, f"seed={seed}"))
+    found = {calls(path)[0].split()[0] for path in tmp_path.iterdir()}
+    assert found == {"0", "1", "2", "3"}
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_a_seed_fixes_every_generator_and_zero_is_one(tmp_path) -> None:
+    for name in ("a", "b"):
+        launch(made(tmp_path / name, "seed=0"))
+    launch(made(tmp_path / "c", "seed=7"))
+    first, second, other = (calls(tmp_path / name)[0] for name in "abc")
+    assert first == second
+    assert first.split()[1:] != other.split()[1:]
+
+
+def test_no_seed_leaves_the_generators_alone(tmp_path) -> None:
+    import torch
+
+    torch.manual_seed(99)
+    expected = torch.rand(())
+    torch.manual_seed(99)
+    launch(made(tmp_path / "run", "seed=null"))
+    assert calls(tmp_path / "run")[0].split()[1] == f"{expected.item():.9f}"
+
+
+def test_a_failure_is_one_line_and_leaves_its_trace(tmp_path, monkeypatch) -> None:
+    run = tmp_path / "run"
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    with pytest.raises(SystemExit) as caught:
+        launch(made(run, "task._target_=tiny_profile.failing_task"))
+    text = str(caught.value)
+    assert text.startswith("error: the file x.png is no image; give another\n")
+    assert "failing_task" in (run / "error.txt").read_text()
+    assert not (run / "done.json").exists()
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    with pytest.raises(ValueError, match=r"x\.png is no image"):
+        launch(made(run, "task._target_=tiny_profile.failing_task"))
+
+
+def test_a_repaired_run_forgets_its_error(tmp_path, monkeypatch) -> None:
+    run = tmp_path / "run"
+    launch(made(run))
+    (run / "done.json").unlink()
+    (run / "error.txt").write_text("old")
+    launch(made(run))
+    assert not (run / "error.txt").exists()
+
+
+def test_a_damaged_marker_does_not_stop_a_run(tmp_path) -> None:
+    run = tmp_path / "run"
+    launch(made(run))
+    (run / "done.json").write_text("{")
+    assert launch(made(run)) == 1.5
+
+
+def test_help_and_a_typo_from_the_shell(program) -> None:
+    good = program(["--help"])
+    assert good.returncode == 0
+    assert "python run.py +experiment=quickstart" in good.stdout
+    bad = program(["+experiment=quickstart", "optimisation.stepps=3"])
+    assert bad.returncode != 0
+    assert bad.stderr.strip().splitlines()[-1].startswith("error: optimisation.stepps=3")
+    assert "Traceback" not in bad.stderr

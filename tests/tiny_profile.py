@@ -1,0 +1,138 @@
+"""A tiny profile with random weights, a folder of drawn faces, and configurations that use them."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+from PIL import Image
+
+from adjointdeis.evaluation import ThresholdRecord
+from adjointdeis.faces.networks import DiffAE, DiffAEConfig, IResNet, IResNetConfig
+from adjointdeis.faces.recognisers.crop import FaceCrop
+from adjointdeis.faces.weights import fingerprint, save_network
+
+ROOT = Path(__file__).parents[1]
+SIZE = 16
+PAIRS = ("001_002", "003_004", "001_003")
+ROWS = ("dim_a", "adjoint_deis_ode", "adjoint_deis_sde", "exact")
+STEPS, ENCODING, OPTIMISATION = 4, 10, 2
+
+
+def draw_face(seed: int, smiling: bool) -> np.ndarray:
+    """An oval with eyes and a mouth; enough for networks that know nothing."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[0:SIZE, 0:SIZE] / (SIZE - 1) * 2 - 1
+    image = np.full((SIZE, SIZE, 3), 90.0)
+    image[(x / rng.uniform(0.5, 0.8)) ** 2 + (y / 0.9) ** 2 < 1] = rng.uniform(120, 230, 3)
+    gap = rng.uniform(0.2, 0.4)
+    image[((abs(x) - gap) ** 2 + (y + 0.25) ** 2) < 0.02] = rng.uniform(0, 90, 3)
+    curve = 0.15 if smiling else 0.0
+    image[(abs(y - 0.5 + curve * x**2) < 0.1) & (abs(x) < 0.4)] = (150, 40, 40)
+    return np.clip(image + rng.normal(0, 6, image.shape), 0, 255).astype(np.uint8)
+
+
+def excite(network: torch.nn.Module, seed: int) -> torch.nn.Module:
+    """Random weights everywhere: official initialisations have zeros that would hide z."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in network.parameters():
+            if weight.ndim > 1:
+                scale = 0.8 / weight[0].numel() ** 0.5
+                weight.copy_(torch.randn(weight.shape, generator=generator) * scale)
+    return network
+
+
+def small_autoencoder() -> DiffAEConfig:
+    return DiffAEConfig(
+        image_size=SIZE,
+        model_channels=8,
+        channel_mult=(1, 2),
+        encoder_channel_mult=(1, 2),
+        residual_blocks=1,
+        attention_resolutions=(),
+        embed_channels=16,
+        code_channels=8,
+        patch_size=2,
+        dropout=0.0,
+    )
+
+
+def write_profile(root: Path) -> None:
+    """Weights, thresholds and manifest, as `task=mini` writes them."""
+    licence, files, records = "none (random weights)", {}, []
+    network = excite(DiffAE(small_autoencoder()), 1)
+    sha256 = save_network(network, root / "diffae.safetensors", dtype=torch.float32)
+    files["diffae.safetensors"] = {"sha256": sha256, "licence": licence, "prediction": "v"}
+    for seed, name in enumerate(("guide", "arcface", "adaface"), 2):
+        config = IResNetConfig(SIZE, (1, 1, 1, 1), (8, 8, 8, 8), embedding_dim=8)
+        network = excite(IResNet(config), seed)
+        sha256 = save_network(network, root / f"{name}.safetensors", dtype=torch.float32)
+        crop = {"size": SIZE, "box": [0.0, 0.0, 1.0, 1.0]}
+        entry = {"sha256": sha256, "licence": licence, "name": name, "label": name, "crop": crop}
+        files[f"{name}.safetensors"] = entry
+        records.append(
+            ThresholdRecord(
+                value=0.5,
+                score_type="similarity",
+                rule="conservative order statistic",
+                target_fmr=0.001,
+                realised_fmr=0.001,
+                k=1,
+                n=1000,
+                impostor_policy="all",
+                model=name,
+                model_fingerprint=sha256,
+                alignment=FaceCrop(**crop).label,
+            ).to_dict()
+        )
+    (root / "thresholds.json").write_text(json.dumps({"records": records}))
+    files["thresholds.json"] = {"sha256": fingerprint(root / "thresholds.json")}
+    (root / "manifest.json").write_text(json.dumps({"profile": "tiny", "files": files}))
+
+
+def overrides(tiny: Path, run: Path | None, *more: str, root: Path | None = None) -> list[str]:
+    """Command line of a run in seconds; `root` holds its caches."""
+    lines = [
+        "+experiment=quickstart",
+        "judges=none",
+        f"paths.root={root or tiny}",
+        f"assets.root={tiny}/profile",
+        "assets.recognisers=[arcface.safetensors,adaface.safetensors]",
+        f"data.faces={tiny}/faces",
+        f"data.pairs={tiny}/pairs.csv",
+        "data.limit=null",
+        f"optimisation.steps={OPTIMISATION}",
+        "optimisation.batch_size=2",
+        "protocol.replicates=20",
+    ]
+    for row in ROWS:
+        lines += [f"rows.{row}.sampling_steps={STEPS}", f"rows.{row}.encoding_steps={ENCODING}"]
+    if run is not None:
+        lines.append(f"paths.run={run}")
+    return [*lines, *more]
+
+
+def composed(arguments: list[str]) -> DictConfig:
+    """What run.py would hand to `launch`."""
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return compose("config", arguments)
+
+
+def command_line(arguments: list[str]) -> list[str]:
+    return [sys.executable, str(ROOT / "run.py"), *arguments]
+
+
+def counting_task(cfg: DictConfig) -> dict[str, float]:
+    """A task that leaves one line a run, for tests of how runs are launched."""
+    with (Path(cfg.paths.run) / "calls.txt").open("a") as file:
+        file.write(f"{cfg.seed} {torch.rand(()).item():.9f} {np.random.rand():.9f}\n")
+    return {"objective": 1.5}
+
+
+def failing_task(cfg: DictConfig) -> None:
+    """A task that cannot do its work."""
+    raise ValueError("the file x.png is no image; give another")
