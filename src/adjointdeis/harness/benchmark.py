@@ -56,7 +56,7 @@ def load_benchmark(faces: str, pairs: str, limit: int | None = None) -> Benchmar
     source = MINI / "pairs.csv" if pairs == "mini" else Path(pairs)
     listed = read_pairs(source)
     validate_pairs(listed, dataset, str(source))
-    dataset.require((SOURCE,))
+    dataset.require((SOURCE, OTHER))
     if limit is not None:
         if limit < 1:
             raise PairListError(f"data.limit={limit}: expected 1 or more, or null for all pairs")

@@ -18,7 +18,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import ConfigCompositionException, HydraException
+from hydra.errors import HydraException
 from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -53,25 +53,33 @@ def check_overrides(config_dir: Path, arguments: list[str]) -> None:
         overrides = OverridesParser.create().parse_overrides(tokens)
     except HydraException as error:
         raise ConfigError(f"cannot read the command line: {_first_line(error)}") from error
-    plain = [_first_choice(override) for override in overrides]
+    choices = [_choices(override) for override in overrides]
+    first = [values[0] for values in choices]
+    # The first point of a sweep, then every other value in the place of the first one.
+    points = [first]
+    points += [
+        [*first[:k], value, *first[k + 1 :]]
+        for k, values in enumerate(choices)
+        for value in values[1:]
+    ]
     with initialize_config_dir(str(config_dir), version_base="1.3"):
-        try:
-            cfg = compose("config", plain)
-        except ConfigCompositionException as error:
-            raise ConfigError(_explain(error, plain, config_dir)) from error
-        except (HydraException, OmegaConfBaseException) as error:
-            raise ConfigError(_explain(error, plain, config_dir)) from error
-    validate(cfg)
+        for plain in points:
+            try:
+                cfg = compose("config", plain)
+            except (HydraException, OmegaConfBaseException) as error:
+                raise ConfigError(_explain(error, plain, config_dir)) from error
+            validate(cfg)
 
 
-def _first_choice(override: Override) -> str:
-    """An override with the first value of its sweep: every value has the same key and type."""
+def _choices(override: Override) -> list[str]:
+    """An override with each value of its sweep; of a range, with the first."""
     if not override.is_sweep_override():
-        return str(override.input_line)
-    key = override.get_key_element()
-    for value in override.sweep_string_iterator():
-        return f"{key}={value}"
-    raise ConfigError(f"{override.input_line}: the sweep has no value")
+        return [str(override.input_line)]
+    key, values = override.get_key_element(), override.sweep_string_iterator()
+    found = [f"{key}={value}" for value in values]
+    if not found:
+        raise ConfigError(f"{override.input_line}: the sweep has no value")
+    return found if override.is_choice_sweep() else found[:1]
 
 
 def _explain(error: Exception, overrides: list[str], config_dir: Path) -> str:
@@ -129,10 +137,10 @@ def launch(cfg: DictConfig) -> float | None:
     os.environ.setdefault("WANDB_MODE", "offline")
     # wandb and matplotlib otherwise write below the working directory and the home.
     os.environ.setdefault("WANDB_SILENT", "true")
-    if marker.is_file() and not cfg.force and not cfg.task.get("repeat", False):
-        if json.loads(marker.read_text()).get("config_hash") == identifier:
-            print(f"{directory} is finished; force=true runs it again")
-            return None
+    repeat = cfg.force or cfg.task.get("repeat", False)
+    if not repeat and _recorded_hash(marker) == identifier:
+        print(f"{directory} is finished; force=true runs it again")
+        return None
     if not _child():
         prepare(directory, cfg, identifier, force=cfg.force)
     import lightning as L
@@ -190,12 +198,10 @@ def prepare(directory: Path, cfg: DictConfig, identifier: str, force: bool) -> N
     configuration is set aside, never overwritten.
     """
     record = directory / "run.json"
-    if record.is_file():
-        found = json.loads(record.read_text()).get("config_hash")
-        if force or found != identifier:
-            aside = directory.with_name(f"{directory.name}.{time.strftime('%Y%m%d-%H%M%S')}")
-            print(f"{directory} holds another run; it moves to {aside}")
-            shutil.move(directory, aside)
+    if record.is_file() and (force or _recorded_hash(record) != identifier):
+        aside = _unused(f"{directory}.{time.strftime('%Y%m%d-%H%M%S')}")
+        print(f"{directory} holds another run; it moves to {aside}")
+        shutil.move(directory, aside)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=False))
     facts: dict[str, Any] = {
@@ -206,6 +212,22 @@ def prepare(directory: Path, cfg: DictConfig, identifier: str, force: bool) -> N
         **environment(),
     }
     record.write_text(json.dumps(facts, indent=1))
+
+
+def _recorded_hash(path: Path) -> str | None:
+    """Hash in a record or marker; None where there is none, or the file is damaged."""
+    try:
+        return json.loads(path.read_text()).get("config_hash")
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def _unused(name: str) -> Path:
+    """A path that does not exist: moving a folder onto another one would move it inside."""
+    path, number = Path(name), 1
+    while path.exists():
+        path, number = Path(f"{name}-{number}"), number + 1
+    return path
 
 
 def _quieten() -> None:

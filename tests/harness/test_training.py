@@ -1,0 +1,205 @@
+"""Training tasks on a pool of a few pictures: steps, checkpoints, resume, the same batches."""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_profile import composed
+
+from adjointdeis.faces.networks import DiffAE, IResNet
+from adjointdeis.faces.synthetic.pool_spec import PoolSpec
+from adjointdeis.faces.weights import load_network, read_header
+from adjointdeis.harness.launch import launch
+from adjointdeis.harness.tasks import train
+from adjointdeis.harness.training.autoencoder import AutoencoderTraining, warmup_cosine
+from adjointdeis.harness.training.data import EndlessBatches, PoolDataset, augment_identity
+from adjointdeis.harness.training.precision import precision
+from adjointdeis.harness.training.recogniser import RecogniserTraining
+
+COMMON = (
+    "logger=none",
+    "task.pool.identities=8",
+    "+task.pool.size=16",
+    "task.render_workers=0",
+    "task.batch_size=4",
+    "task.learning_rate_steps=8",
+    "task.warmup=2",
+    "task.precision=32-true",
+    "task.checkpoint_every=1",
+)
+AUTOENCODER = (
+    "task=train/autoencoder",
+    "task.pool.images_per_identity=1",
+    "task.network.image_size=16",
+    "task.network.patch_size=2",
+    "task.network.model_channels=8",
+    "task.network.channel_mult=[1,2]",
+    "task.network.encoder_channel_mult=[1,2]",
+    "task.network.attention_resolutions=[]",
+    "task.network.embed_channels=16",
+    "task.network.code_channels=8",
+)
+RECOGNISER = (
+    "task=train/recogniser",
+    "task.pool.images_per_identity=2",
+    "task.network.image_size=16",
+    "task.network.layers=[1,1,1,1]",
+    "task.network.widths=[8,8,8,8]",
+    "task.network.stem_stride=1",
+    "task.network.embedding_dim=8",
+    "task.crop.size=16",
+)
+
+
+@pytest.fixture(scope="module")
+def pools(tmp_path_factory) -> Path:
+    """Both pools are rendered once, by the first task that needs them."""
+    return tmp_path_factory.mktemp("pools")
+
+
+def configured(pools: Path, run: Path, task: tuple[str, ...], *more: str):
+    return composed([*task, *COMMON, f"paths.root={pools}", f"paths.run={run}", *more])
+
+
+@pytest.fixture
+def seen(monkeypatch) -> list[torch.Tensor]:
+    """Every batch that a training step got."""
+    batches: list[torch.Tensor] = []
+    for kind in (AutoencoderTraining, RecogniserTraining):
+        inner = kind.training_step
+
+        def step(self, batch, index, inner=inner):
+            batches.append(batch[0].clone())
+            return inner(self, batch, index)
+
+        monkeypatch.setattr(kind, "training_step", step)
+    return batches
+
+
+TASKS = [
+    pytest.param(AUTOENCODER, train.autoencoder, DiffAE, id="autoencoder"),
+    pytest.param(RECOGNISER, train.recogniser, IResNet, id="recogniser"),
+]
+
+
+@pytest.mark.parametrize(("task", "function", "kind"), TASKS)
+def test_trains_and_continues(pools, tmp_path, seen, task, function, kind) -> None:
+    first = function(configured(pools, tmp_path / "a", task, "task.steps=2"))
+    assert first["steps"] == 2 and len(seen) == 2
+    assert np.isfinite(first["final_loss"])
+    weights = tmp_path / "a" / "weights.safetensors"
+    network = load_network(weights, first["sha256"])
+    assert isinstance(network, kind)
+    recipe = read_header(weights)["training"]
+    assert recipe["seed"] == 0 and recipe["steps"] == 2
+    assert recipe["recipe"]["batch_size"] == 4
+    assert (tmp_path / "a" / "last.ckpt").is_file()
+
+    # More steps in the same folder go on where the checkpoint is, not at zero.
+    more = function(configured(pools, tmp_path / "a", task, "task.steps=4"))
+    assert more["steps"] == 4 and len(seen) == 4
+    assert more["sha256"] != first["sha256"]
+
+    # A run that was never interrupted sees the same batches at the same steps.
+    function(configured(pools, tmp_path / "b", task, "task.steps=4"))
+    assert len(seen) == 8
+    for interrupted, whole in zip(seen[:4], seen[4:], strict=True):
+        assert torch.equal(interrupted, whole)
+
+
+def test_a_finished_training_is_skipped_and_a_stopped_one_continues(
+    pools, tmp_path, seen, capsys
+) -> None:
+    run = tmp_path / "run"
+    cfg = ("task.steps=2",)
+    launch(configured(pools, run, AUTOENCODER, *cfg))
+    assert len(seen) == 2
+    launch(configured(pools, run, AUTOENCODER, *cfg))
+    assert len(seen) == 2
+    assert "is finished" in capsys.readouterr().out
+    # Killed after its first checkpoint: its second step is still to do.
+    (run / "done.json").unlink()
+    (run / "weights.safetensors").unlink()
+    checkpoint = next(path for path in run.glob("*.ckpt") if path.name == "step=1.ckpt")
+    (run / "last.ckpt").unlink()
+    checkpoint.rename(run / "last.ckpt")
+    launch(configured(pools, run, AUTOENCODER, *cfg))
+    assert len(seen) == 3
+    assert torch.equal(seen[2], seen[1])
+    assert (run / "weights.safetensors").is_file()
+
+
+def test_weights_are_the_averaged_ones(pools, tmp_path) -> None:
+    frozen = train.autoencoder(
+        configured(pools, tmp_path / "a", AUTOENCODER, "task.steps=2", "task.ema_decay=1.0")
+    )
+    free = train.autoencoder(
+        configured(pools, tmp_path / "b", AUTOENCODER, "task.steps=2", "task.ema_decay=0.0")
+    )
+    assert frozen["sha256"] != free["sha256"]
+
+
+# Batches
+
+
+def test_the_batch_of_a_step_depends_on_the_seed_and_the_step_only() -> None:
+    whole = list(itertools.islice(EndlessBatches(10, 3, seed=4), 12))
+    for first in (0, 1, 3, 5, 11):
+        part = list(itertools.islice(EndlessBatches(10, 3, seed=4, first=first), 12 - first))
+        assert part == whole[first:]
+    assert whole != list(itertools.islice(EndlessBatches(10, 3, seed=5), 12))
+    # Within an epoch of three batches no image comes twice; the order changes between epochs.
+    for epoch in range(4):
+        images = sum(whole[3 * epoch : 3 * epoch + 3], [])
+        assert len(images) == len(set(images)) == 9
+    assert whole[:3] != whole[3:6]
+
+
+def test_a_pool_smaller_than_a_batch_still_serves(pools) -> None:
+    batches = list(itertools.islice(EndlessBatches(2, 8, seed=0), 3))
+    assert all(sorted(batch) == [0, 1] for batch in batches)
+
+
+def test_studio_only_leaves_out_the_wild_pictures(tmp_path) -> None:
+    from adjointdeis.faces.synthetic.pool import render_pool
+
+    spec = PoolSpec("probe", identities=4, images_per_identity=2, size=16, wild=0.5)
+    pool = render_pool(spec, tmp_path / "pool", workers=0, progress=False)
+    studio = int((np.asarray(pool.meta["capture"]) == "studio").sum())
+    assert 0 < studio < 8
+    assert len(PoolDataset(tmp_path / "pool")) == 8
+    kept = PoolDataset(tmp_path / "pool", studio_only=True)
+    assert len(kept) == studio
+    images, labels = kept[list(range(studio))]
+    assert images.shape == (studio, 3, 16, 16) and images.dtype == torch.float32
+    assert images.min() >= -1 and images.max() <= 1
+    assert labels.max() < 4
+
+
+def test_augmentation_keeps_shape_and_range() -> None:
+    images = torch.rand(8, 3, 16, 16) * 2 - 1
+    out = augment_identity(images)
+    assert out.shape == images.shape
+    assert out.min() >= -1 and out.max() <= 1
+    assert not torch.allclose(out, images)
+
+
+def test_learning_rate_rises_and_falls_to_zero() -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=2.0)
+    schedule = warmup_cosine(optimizer, 5, 25)
+    rates = []
+    for _ in range(25):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates[0] == pytest.approx(0.04)
+    assert max(rates) == pytest.approx(2.0)
+    assert int(np.argmax(rates)) == 5
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_stated_precision_is_obeyed() -> None:
+    assert precision("16-mixed") == "16-mixed"
+    assert precision("auto") in ("32-true", "bf16-mixed")
