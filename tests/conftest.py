@@ -23,7 +23,7 @@ import pytest
 def _seeded() -> None:
     """Every test starts from the same generators, alone or in any order."""
     random.seed(0)
-    np.random.seed(0)
+    np.random.seed(0)  # noqa: NPY002 - the generator that libraries share
     # Tests of the evaluation never load torch; they shall not pay for it here.
     if "torch" in sys.modules:
         import torch

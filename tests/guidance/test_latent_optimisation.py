@@ -160,9 +160,7 @@ def test_a_failing_sample_is_frozen_and_the_others_go_on(optimizer, kind: str) -
 def test_failure_at_once_leaves_the_start() -> None:
     x_T, z = latents()
     for keep in ("last", "best"):
-        optimisation = LatentOptimisation(
-            generate, poisoned([], 0, "loss"), x_T, z, SGD, keep=keep
-        )
+        optimisation = LatentOptimisation(generate, poisoned([], 0, "loss"), x_T, z, SGD, keep=keep)
         optimisation.step()
         assert torch.equal(optimisation.result()[0][1], x_T[1])
 

@@ -1,4 +1,4 @@
-"""The cache of encodings: hits, misses, damage, and keys that change with what they were made of."""
+"""The cache of encodings: hits, misses, damage, and what the keys depend on."""
 
 from dataclasses import replace
 

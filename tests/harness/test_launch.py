@@ -30,9 +30,7 @@ def hydra_of():
 
     def of(*arguments: str):
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            cfg = compose(
-                "config", ["paths.root=here", *arguments], return_hydra_config=True
-            )
+            cfg = compose("config", ["paths.root=here", *arguments], return_hydra_config=True)
         HydraConfig.instance().set_config(cfg)
         plain = cfg.copy()
         with open_dict(plain):
@@ -110,6 +108,15 @@ def test_an_unfinished_run_is_continued_in_place(tmp_path) -> None:
     (run / "done.json").unlink()
     launch(made(run))
     assert len(calls(run)) == 2
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]
+
+
+def test_an_unfinished_run_is_continued_with_new_settings(tmp_path) -> None:
+    run = tmp_path / "run"
+    launch(made(run))
+    (run / "done.json").unlink()
+    launch(made(run, "seed=1"))
+    assert [line.split()[0] for line in calls(run)] == ["0", "1"]
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
 
 

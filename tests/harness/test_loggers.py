@@ -75,8 +75,8 @@ def test_wandb_writes_offline_and_can_be_read_back(tiny, tmp_path, quiet_report)
         record = wandb_internal_pb2.Record()
         record.ParseFromString(payload)
         if record.WhichOneof("record_type") == "history":
-            items = record.history.item
-            history.append({(i.key or "/".join(i.nested_key)): json.loads(i.value_json) for i in items})
+            entry = {i.key or "/".join(i.nested_key): i.value_json for i in record.history.item}
+            history.append({key: json.loads(value) for key, value in entry.items()})
     losses = [entry["exact/loss"] for entry in history if "exact/loss" in entry]
     assert len(losses) == 2 * (OPTIMISATION + 1)
     stored = json.loads((run / "morphs" / "exact" / f"{PAIRS[2]}.json").read_text())

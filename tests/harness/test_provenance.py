@@ -72,9 +72,7 @@ def test_everything_else_counts(cfg, key: str, value: object) -> None:
 
 def test_only_execution_is_left_out(cfg) -> None:
     """A key that is added to the root counts until somebody decides otherwise here."""
-    left_out = {
-        key for key in cfg if changed(cfg, str(key), "another value") == config_hash(cfg)
-    }
+    left_out = {key for key in cfg if changed(cfg, str(key), "another value") == config_hash(cfg)}
     assert left_out == {"paths", "trainer", "logger", "force"}
 
 

@@ -152,7 +152,7 @@ def test_the_batch_of_a_step_depends_on_the_seed_and_the_step_only() -> None:
     assert whole != list(itertools.islice(EndlessBatches(10, 3, seed=5), 12))
     # Within an epoch of three batches no image comes twice; the order changes between epochs.
     for epoch in range(4):
-        images = sum(whole[3 * epoch : 3 * epoch + 3], [])
+        images = [i for batch in whole[3 * epoch : 3 * epoch + 3] for i in batch]
         assert len(images) == len(set(images)) == 9
     assert whole[:3] != whole[3:6]
 

@@ -30,7 +30,8 @@ def test_agrees_with_the_formula_for_each_sample(weight: float) -> None:
     for k in range(SHAPE[0]):
         a, b = A[k].flatten(), B[k].flatten()
         theta = math.acos(float(a @ b / (a.norm() * b.norm())))
-        wanted = (math.sin((1 - weight) * theta) * a + math.sin(weight * theta) * b) / math.sin(theta)
+        wanted = math.sin((1 - weight) * theta) * a + math.sin(weight * theta) * b
+        wanted = wanted / math.sin(theta)
         torch.testing.assert_close(blended[k].flatten(), wanted, rtol=1e-12, atol=1e-12)
 
 

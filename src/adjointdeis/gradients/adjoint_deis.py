@@ -78,7 +78,7 @@ class AdjointDEIS(StepwiseMethod):
         AdjointDEIS, https://arxiv.org/abs/2405.15020
     """
 
-    order: int | str = 1
+    order: Literal[1, 2, "2M"] = 1
     steps: int | None = None
     states: States = "recorded"
     ode: ClassVar[bool] = True

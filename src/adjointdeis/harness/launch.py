@@ -49,10 +49,12 @@ def check_overrides(config_dir: Path, arguments: list[str]) -> None:
         a in ("--help", "-h", "--hydra-help", "--version", "--shell-completion") for a in arguments
     ):
         return
-    try:
-        overrides = OverridesParser.create().parse_overrides(tokens)
-    except HydraException as error:
-        raise ConfigError(f"cannot read the command line: {_first_line(error)}") from error
+    parser, overrides = OverridesParser.create(), []
+    for token in tokens:
+        try:
+            overrides += parser.parse_overrides([token])
+        except HydraException as error:
+            raise ConfigError(f"cannot read {token!r}: {_first_line(error)}") from error
     choices = [_choices(override) for override in overrides]
     first = [values[0] for values in choices]
     # The first point of a sweep, then every other value in the place of the first one.
@@ -194,11 +196,13 @@ def run_directory(cfg: DictConfig) -> Path:
 def prepare(directory: Path, cfg: DictConfig, identifier: str, force: bool) -> None:
     """Makes the run directory and records what will run in it.
 
-    A directory that holds an unfinished run of the same configuration is continued. One of another
-    configuration is set aside, never overwritten.
+    A finished run of another configuration is set aside, never overwritten. An unfinished one is
+    continued even when its settings changed: every morph carries the hash of what made it, and
+    those that the new settings would make otherwise are made again.
     """
-    record = directory / "run.json"
-    if record.is_file() and (force or _recorded_hash(record) != identifier):
+    record, finished = directory / "run.json", (directory / "done.json").is_file()
+    other = finished and _recorded_hash(record) != identifier
+    if record.is_file() and (force or other):
         aside = _unused(f"{directory}.{time.strftime('%Y%m%d-%H%M%S')}")
         print(f"{directory} holds another run; it moves to {aside}")
         shutil.move(directory, aside)

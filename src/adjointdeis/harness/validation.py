@@ -6,6 +6,7 @@ of a wrong type fails before anything runs, with the nearest valid name.
 
 import difflib
 import inspect
+import os
 import types
 import typing
 from collections.abc import Iterator
@@ -92,7 +93,7 @@ def _hints(callable_: Any) -> dict[str, Any]:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a plain value can be of a type; only scalars and unions of them are judged."""
+    """Whether a plain value can be of a type; lists and nested nodes are let by."""
     origin = typing.get_origin(hint)
     if origin is typing.Literal:
         return value in typing.get_args(hint)
@@ -106,6 +107,12 @@ def _fits(value: Any, hint: Any) -> bool:
         return isinstance(value, int) and not isinstance(value, bool)
     if hint in _SCALARS:
         return isinstance(value, hint)
+    if isinstance(value, _SCALARS) and inspect.isclass(hint) and not issubclass(hint, os.PathLike):
+        # A text or a number where an object is wanted, such as a tensor or a solver.
+        try:
+            return isinstance(value, hint)
+        except TypeError:  # Any, and protocols that cannot be asked
+            return True
     return True
 
 
@@ -143,6 +150,8 @@ def _check_ranges(cfg: DictConfig) -> None:
     for key, least in (("optimisation.steps", 0), ("optimisation.batch_size", 1)):
         if OmegaConf.select(cfg, key) < least:
             raise ConfigError(f"{key}={OmegaConf.select(cfg, key)}: expected {least} or more")
+    if not OmegaConf.is_list(cfg.protocol.fmr):
+        raise ConfigError(f"protocol.fmr={cfg.protocol.fmr!r}: expected a list, such as [0.001]")
     for fmr in cfg.protocol.fmr:
         if not isinstance(fmr, float) or not 0 < fmr < 1:
             raise ConfigError(

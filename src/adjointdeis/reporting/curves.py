@@ -13,7 +13,7 @@ from adjointdeis.evaluation.thresholds import allowed_false_matches
 from .document import Figure
 from .plots import WIDTH
 from .run import Condition, Run
-from .style import INK, PAPER, QUIET, figure, look, save, spread
+from .style import INK, PAPER, QUIET, beside, figure, leader, look, save, spread
 from .text import percent, share
 
 _DET_TICKS = np.array([0.0001, 0.001, 0.01, 0.05, 0.2, 0.5])
@@ -77,16 +77,12 @@ def det_figure(run: Run, at: Condition, stem: Path) -> Figure | None:
             axes.annotate(
                 run.system_label(system),
                 (ndtri(0.3), max(y, low)),
-                xytext=(ndtri(0.65), text_y),
+                xytext=(1.04, text_y),
+                textcoords=beside(axes),
                 fontsize=8,
                 va="center",
                 annotation_clip=False,
-                arrowprops={
-                    "arrowstyle": "-",
-                    "relpos": (0, 0.5),
-                    "color": look(i).colour,
-                    "linewidth": 0.7,
-                },
+                arrowprops=leader(look(i).colour, 2),
             )
         axes.set_xlabel("FMR (normal deviate)")
         axes.set_ylabel("FNMR (normal deviate)")
@@ -132,16 +128,12 @@ def operating_curve_figure(run: Run, system: str, at: Condition, stem: Path) -> 
             axes.annotate(
                 run.attack_label(attack),
                 (0.1, y),
-                xytext=(0.125, text_y),
+                xytext=(1.04, text_y),
+                textcoords=beside(axes),
                 fontsize=8,
                 va="center",
                 annotation_clip=False,
-                arrowprops={
-                    "arrowstyle": "-",
-                    "relpos": (0, 0.5),
-                    "color": look(i).colour,
-                    "linewidth": 0.7,
-                },
+                arrowprops=leader(look(i).colour, 2),
             )
         axes.xaxis.set_major_formatter(lambda value, _: share(value))
         axes.set_xlabel("FMR the threshold is set to (log scale)")

@@ -7,7 +7,7 @@ import numpy as np
 
 from .document import Figure
 from .run import Condition, Run
-from .style import INK, PAPER, QUIET, figure, halo, look, save, spread
+from .style import INK, PAPER, QUIET, above, beside, figure, halo, leader, look, save, spread
 from .text import percent, share
 
 WIDTH = 4.6
@@ -46,7 +46,7 @@ def density_figure(run: Run, system: str, at: Condition, stem: Path) -> Figure |
             beyond = float(np.mean(values < tau if dissimilar else values > tau))
             shares.append(f"{name} {percent(beyond)}%")
             axes.text(
-                1.015, level + 0.12, f"{percent(beyond, 100)}%", transform=_mixed(axes), fontsize=8
+                1.015, level + 0.12, f"{percent(beyond, 100)}%", transform=beside(axes), fontsize=8
             )
         axes.axvline(tau, color=INK, linewidth=1, linestyle=(0, (4, 2)))
         axes.set_yticks([i + 0.12 for i in range(len(ridges))], [r[0] for r in reversed(ridges)])
@@ -59,7 +59,7 @@ def density_figure(run: Run, system: str, at: Condition, stem: Path) -> Figure |
         )
         axes.set_title(label)
         axes.text(
-            tau, 1.0, f" τ = {tau:.3f}", transform=_mixed(axes, x_data=True), va="bottom",
+            tau, 1.0, f" τ = {tau:.3f}", transform=above(axes), va="bottom",
             fontsize=8, ha="right" if dissimilar else "left",
         )  # fmt: skip
         axes.text(1.015, 1.0, "beyond τ", transform=axes.transAxes, fontsize=7.5, va="bottom")
@@ -173,10 +173,9 @@ def cost_figure(run: Run, system: str, at: Condition, stem: Path) -> Figure | No
                 axes.annotate(
                     f"{run.attack_label(attack)} {percent(value[p] / 100, 100)}%", (x[p], value[p]),
                     xytext=(1.02, text_y) if last else (x[members].max() * 1.09, text_y + 4),
-                    textcoords=_mixed(axes) if last else "data", fontsize=8, va="center",
+                    textcoords=beside(axes) if last else "data", fontsize=8, va="center",
                     annotation_clip=False, path_effects=halo(), zorder=5,
-                    arrowprops={"arrowstyle": "-", "relpos": (0, 0.5), "color": look(i).colour, "linewidth": 0.6,
-                                "shrinkA": 1, "shrinkB": 4},
+                    arrowprops=leader(look(i).colour, 4),
                 )  # fmt: skip
         ticks = np.unique(nfe)
         axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
@@ -228,8 +227,7 @@ def curve_figure(run: Run, key: str, stem: Path) -> Figure | None:
             axes.annotate(
                 f"{run.attack_label(attack)}  {y:.3g}", (len(values), y), xytext=(1.03, text_y),
                 textcoords="axes fraction", va="center", fontsize=8, annotation_clip=False,
-                arrowprops={"arrowstyle": "-", "relpos": (0, 0.5), "color": look(i).colour, "linewidth": 0.7,
-                            "shrinkA": 0, "shrinkB": 0},
+                arrowprops=leader(look(i).colour, 0),
             )  # fmt: skip
         axes.set_xlabel("optimisation step")
         axes.set_ylabel(name + (" (log scale)" if logarithmic else ""))
@@ -296,16 +294,6 @@ def _leading(value: float) -> bool:
 
 def _finite(values: np.ndarray) -> np.ndarray:
     return values[np.isfinite(values)]
-
-
-def _mixed(axes: object, x_data: bool = False) -> object:
-    """Axes fraction in x and data in y, or the reverse."""
-    from matplotlib.transforms import blended_transform_factory
-
-    a = axes
-    if x_data:
-        return blended_transform_factory(a.transData, a.transAxes)  # type: ignore[attr-defined]
-    return blended_transform_factory(a.transAxes, a.transData)  # type: ignore[attr-defined]
 
 
 def run_figures(run: Run, at: Condition, directory: Path) -> dict[str, Sequence[Figure]]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 from .document import (
+    DASH,
     Bullets,
     Cell,
     Document,
@@ -86,7 +87,9 @@ def html_table(table: Table) -> str:
 def _row(row: tuple[Cell, ...], header: tuple[str, ...], words: set[int]) -> str:
     parts = [f'<tr role="row"><th scope="row" role="rowheader">{_cell(row[0])}</th>']
     for i, cell in enumerate(row[1:], start=1):
-        names = [name for name, on in ((cell.mark, cell.mark), ("words", i in words)) if on]
+        empty = cell.text == DASH and not cell.detail
+        kinds = ((cell.mark, cell.mark), ("words", i in words), ("none", empty))
+        names = [name for name, on in kinds if on]
         style = f' class="{" ".join(names)}"' if names else ""
         parts.append(
             f'<td role="cell"{style} data-label="{escape(header[i])}">'
@@ -96,7 +99,7 @@ def _row(row: tuple[Cell, ...], header: tuple[str, ...], words: set[int]) -> str
 
 
 def _cell(cell: Cell) -> str:
-    text = escape(cell.text)
+    text = escape(cell.text.replace(" = ", "\u00a0=\u00a0"))
     if cell.href:
         text = f'<a href="{escape(cell.href)}">{text}</a>'
     detail = "".join(f'<span class="detail">{escape(line)}</span> ' for line in cell.detail)

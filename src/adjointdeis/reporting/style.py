@@ -147,3 +147,23 @@ def halo() -> list[Any]:
     from matplotlib import patheffects
 
     return [patheffects.withStroke(linewidth=2.4, foreground=PAPER)]
+
+
+def leader(colour: str, gap: float) -> dict[str, Any]:
+    """The thin line from a mark, `gap` points away from it, to the left end of its label."""
+    line = {"arrowstyle": "-", "relpos": (0, 0.5), "color": colour, "linewidth": 0.6}
+    return {**line, "shrinkA": 1, "shrinkB": gap}
+
+
+def beside(axes: Any) -> Any:
+    """Coordinates for labels beside the axes: x as a fraction of them, y in data."""
+    from matplotlib.transforms import blended_transform_factory
+
+    return blended_transform_factory(axes.transAxes, axes.transData)
+
+
+def above(axes: Any) -> Any:
+    """Coordinates for labels above the axes: x in data, y as a fraction of them."""
+    from matplotlib.transforms import blended_transform_factory
+
+    return blended_transform_factory(axes.transData, axes.transAxes)

@@ -9,7 +9,7 @@ from .document import Figure
 from .paper_tables import Line, is_adjoint_deis_1, is_sde
 from .plots import WIDTH, pareto_front
 from .run import Condition
-from .style import INK, QUIET, figure, halo, look, save, spread
+from .style import INK, QUIET, beside, figure, halo, leader, look, save, spread
 from .text import share
 
 
@@ -48,21 +48,16 @@ def pareto_figure(
         axes.set_ylim(-3, 103)
         every = np.concatenate([cost, [t[0] for t in theirs]])
         axes.set_xlim(every.min() / 1.3, every.max() * 1.2)
-        right = axes.get_xlim()[1]
         for i, text_y in enumerate(spread(value, 7.0, 0, 100)):
             axes.annotate(
                 points[i][0],
                 (cost[i], value[i]),
-                xytext=(right * 1.06, text_y),
+                xytext=(1.04, text_y),
+                textcoords=beside(axes),
                 fontsize=8,
                 va="center",
                 annotation_clip=False,
-                arrowprops={
-                    "arrowstyle": "-",
-                    "relpos": (0, 0.5),
-                    "color": look(i).colour,
-                    "linewidth": 0.6,
-                },
+                arrowprops=leader(look(i).colour, 2),
             )
         ticks = [t for t in (100, 200, 500, 1000, 2000, 5000) if every.min() <= t <= every.max()]
         axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
@@ -120,23 +115,18 @@ def sweep_figure(
                 who = "ours" if source is ours else "paper"
                 labels.append((f"{series}, {who}", x[-1], y[-1], i))
         axes.set_ylim(-3, 103)
-        left, right = axes.get_xlim()
         places = spread([y for _, _, y, _ in labels], 6.6, -2, 102)
         for (text, x, y, i), text_y in zip(labels, places, strict=True):
             axes.annotate(
                 text,
                 (x, y),
-                xytext=(right + 0.05 * (right - left), text_y),
+                xytext=(1.04, text_y),
+                textcoords=beside(axes),
                 fontsize=7.5,
                 va="center",
                 annotation_clip=False,
                 path_effects=halo(),
-                arrowprops={
-                    "arrowstyle": "-",
-                    "relpos": (0, 0.5),
-                    "color": look(i).colour,
-                    "linewidth": 0.5,
-                },
+                arrowprops=leader(look(i).colour, 2),
             )
         steps = sorted({x for source in (ours, theirs) for v in source.values() for x, _ in v})
         axes.set_xticks(steps, [f"{s:g}" for s in steps])

@@ -37,7 +37,7 @@ class DPMSolverPP(Solver):
         DPM-Solver++, algorithm 2, https://arxiv.org/abs/2211.01095
     """
 
-    order: int | str = 2
+    order: Literal[1, 2, "2M"] = 2
     lower_order_final: bool = False
     calculus: ClassVar[Literal["ode", "sde"]] = "ode"
 
