@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -44,11 +45,12 @@ def checked(config_dir: str) -> Iterator[None]:
 
 def check_overrides(config_dir: Path, arguments: list[str]) -> None:
     """Raises :class:`ConfigError` for an unknown group, option or key, or a wrong type."""
-    tokens = [a for a in arguments if not a.startswith("-")]
-    if any(
-        a in ("--help", "-h", "--hydra-help", "--version", "--shell-completion") for a in arguments
-    ):
+    # Hydra's own parser tells its flags, some of which take a value, from overrides.
+    options, _ = get_args_parser().parse_known_args(arguments)
+    asks = ("help", "hydra_help", "version", "shell_completion", "info", "cfg")
+    if any(getattr(options, name, None) for name in asks):
         return
+    tokens = [token for token in options.overrides if not token.startswith("-")]
     parser, overrides = OverridesParser.create(), []
     for token in tokens:
         try:
