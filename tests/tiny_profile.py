@@ -110,6 +110,9 @@ def overrides(tiny: Path, run: Path | None, *more: str, root: Path | None = None
     ]
     for row in ROWS:
         lines += [f"rows.{row}.sampling_steps={STEPS}", f"rows.{row}.encoding_steps={ENCODING}"]
+    # On so few steps this gradient is thousands of times too long: at the paper's rate, rounding
+    # would decide where the latents end.
+    lines.append("rows.adjoint_deis_sde.optimizer.lr=1e-5")
     if run is not None:
         lines.append(f"paths.run={run}")
     return [*lines, *more]

@@ -209,6 +209,7 @@ def prepare(directory: Path, cfg: DictConfig, identifier: str, force: bool) -> N
         print(f"{directory} holds another run; it moves to {aside}")
         shutil.move(directory, aside)
     directory.mkdir(parents=True, exist_ok=True)
+    _keep_curves(directory / "logs")
     (directory / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=False))
     facts: dict[str, Any] = {
         "config_hash": identifier,
@@ -226,6 +227,13 @@ def _recorded_hash(path: Path) -> str | None:
         return json.loads(path.read_text()).get("config_hash")
     except (OSError, ValueError, AttributeError):
         return None
+
+
+def _keep_curves(logs: Path) -> None:
+    """Numbers the curves of an earlier session: Lightning's CSV logger would delete them."""
+    if (logs / "metrics.csv").is_file():
+        number = 1 + len(list(logs.glob("metrics-*.csv")))
+        (logs / "metrics.csv").rename(logs / f"metrics-{number}.csv")
 
 
 def _unused(name: str) -> Path:
@@ -251,6 +259,7 @@ def _quieten() -> None:
         ".*overridden `transfer_batch_to_device`.*",
         ".*checkpoint directory.*exists.*",
         ".*Checkpoint directory.*exists.*",
+        ".*logs directory.*exists and is not empty.*",
     ):
         warnings.filterwarnings("ignore", message=message)
 

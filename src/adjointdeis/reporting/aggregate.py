@@ -17,7 +17,7 @@ from .render_html import html
 from .render_latex import latex_table
 from .render_markdown import markdown, markdown_table
 from .report import RESPONSIBLE
-from .run import Condition
+from .run import KNOWN, Condition
 from .sweep_plots import pareto_figure, sweep_figure
 from .text import PROBES, count, duration, interval, of, plural, rate_cell, share
 
@@ -287,7 +287,7 @@ def _write(path: Path, text: str) -> Path:
 
 
 def _system_labels(rows: Sequence[Line]) -> dict[str, str]:
-    names = {"adaface": "AdaFace", "arcface": "ArcFace", "elasticface": "ElasticFace"}
+    names = dict(KNOWN)
     for line in rows:
         if line.ours:
             run = line.ours.runs[0]

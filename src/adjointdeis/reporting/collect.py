@@ -81,7 +81,8 @@ class Entry:
     def counted(self) -> float | None:
         """Mean over seeds of network evaluations and products that ran, per pair."""
         found = [run.result["attacks"][self.attack]["nfe"] for run in self.runs]
-        return None if None in found else float(np.mean([sum(n.values()) for n in found]))
+        totals = [n["encode"] + n["forward"] + n["vjps"] for n in found if n is not None]
+        return float(np.mean(totals)) if len(totals) == len(found) else None
 
     def conditions(self) -> list[Condition]:
         """Conditions that every run has rows for."""

@@ -171,7 +171,8 @@ def cost_figure(run: Run, system: str, at: Condition, stem: Path) -> Figure | No
             for p, text_y in zip(members, spread(value[members], 7.5, 0, 100), strict=True):
                 i, attack = points[p][:2]
                 axes.annotate(
-                    f"{run.attack_label(attack)} {percent(value[p] / 100, 100)}%", (x[p], value[p]),
+                    f"{run.attack_label(attack)} {percent(float(value[p]) / 100, 100)}%",
+                    (x[p], value[p]),
                     xytext=(1.02, text_y) if last else (x[members].max() * 1.09, text_y + 4),
                     textcoords=beside(axes) if last else "data", fontsize=8, va="center",
                     annotation_clip=False, path_effects=halo(), zorder=5,

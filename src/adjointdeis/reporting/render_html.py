@@ -39,7 +39,7 @@ VERDICTS = {"yes": "matches both subjects", "no": "does not", "failed": "compari
 
 def html(document: Document) -> str:
     """The document as a complete page."""
-    css = files(__package__).joinpath("report.css").read_text(encoding="utf-8")
+    css = files("adjointdeis.reporting").joinpath("report.css").read_text(encoding="utf-8")
     links = "".join(f'<li><a href="#{s.key}">{escape(s.title)}</a></li>' for s in document.sections)
     sections = "\n".join(_section(s) for s in document.sections)
     footer = "".join(f"<p>{_text(line)}</p>" for line in document.footer)
@@ -59,12 +59,16 @@ def html_table(table: Table) -> str:
     """A table under its title and labels; on a narrow page its rows become cards."""
     labels = "".join(f"<li>{escape(n)}: <b>{escape(v)}</b></li>" for n, v in table.labels)
     fold = ' class="fold"' if table.fold else ""
-    head = "".join(f'<th scope="col" role="columnheader">{escape(h)}</th>' for h in table.header)
     words = {
         i
         for i in range(1, len(table.header))
         if table.rows and not all(_NUMBER.match(row[i].text) for row in table.rows)
     }
+    head = "".join(
+        f'<th scope="col" role="columnheader"{" class=words" if i in words else ""}>'
+        f"{escape(name)}</th>"
+        for i, name in enumerate(table.header)
+    )
     body = "".join(_row(row, table.header, words) for row in table.rows)
     notes = "".join(f"<li>{_text(note)}</li>" for note in table.notes)
     parts = [f'<div class="tbl" id="{table.key}">']

@@ -1,7 +1,8 @@
 """The report of one run: `report.md`, `report.html`, `morphs.png` and plots, in its directory."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from adjointdeis.evaluation import INTERVALS
 from adjointdeis.evaluation.storage import write_atomically
@@ -259,7 +260,7 @@ def _provenance(run: Run) -> tuple[Block, ...]:
     return (tables.cost_table(run), Facts(tuple(facts)), Bullets(tuple(links)))
 
 
-def _asset(asset: dict) -> str:
+def _asset(asset: Mapping[str, Any]) -> str:
     parts = [str(asset.get("fingerprint") or "no fingerprint")[:16]]
     parts += [f"licence {asset['licence']}"] if asset.get("licence") else []
     parts += [f"alignment {asset['alignment']}"] if asset.get("alignment") else []

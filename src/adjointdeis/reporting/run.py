@@ -22,6 +22,13 @@ from .errors import ReportError
 from .schema import Result, read_result, threshold_record
 
 PROBE_ORDER = ("other", "source")
+# How papers write the names that configurations spell in lower case.
+KNOWN = {
+    "adaface": "AdaFace",
+    "arcface": "ArcFace",
+    "elasticface": "ElasticFace",
+    "dlib": "dlib ResNet",
+}
 HEADLINE_VARIANTS = ("MMPMR", "MinMax")
 
 
@@ -96,7 +103,8 @@ class Run:
 
     def system_label(self, name: str) -> str:
         """The recogniser's printed name."""
-        return self.result["systems"][name]["label"]
+        label = self.result["systems"][name]["label"]
+        return KNOWN.get(name, label) if label == name else label
 
     @cached_property
     def _index(self) -> dict[tuple[str, str, Condition], dict[str, Any]]:

@@ -187,7 +187,8 @@ def threshold_table(run: Run) -> Table:
     """Every threshold with what it rests on."""
     rows = []
     for r in run.thresholds:
-        label = run.result["systems"].get(r.model, {}).get("label", r.model or "unnamed")
+        known_system = r.model in run.result["systems"]
+        label = run.system_label(r.model) if known_system else r.model or "unnamed"
         known = r.n is not None
         fmr_bounds = (
             f"[{100 * r.fmr_lo:.3f}, {100 * r.fmr_hi:.3f}]"
@@ -221,7 +222,7 @@ def threshold_table(run: Run) -> Table:
     )
     return Table(
         key="thresholds",
-        title="Thresholds",
+        title="What each threshold rests on",
         header=header,
         rows=tuple(rows),
         notes=(

@@ -284,7 +284,7 @@ def _not_finite(value: Any, where: str) -> Iterator[str]:
 
 def _expected(kind: Any) -> str:
     kinds = kind if isinstance(kind, tuple) else (kind,)
-    words = dict.fromkeys(_WORDS.get(k, k.__name__) for k in kinds)
+    words = list(dict.fromkeys(_WORDS.get(k, str(k)) for k in kinds))
     return " or ".join(words)
 
 

@@ -60,7 +60,7 @@ def figure(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    settings = {
+    settings: dict[Any, Any] = {
         "font.family": "DejaVu Sans",
         "font.size": 8.5,
         "axes.titlesize": 9,
@@ -109,7 +109,9 @@ def save(made: Any, stem: Path) -> tuple[Path, Path]:
     return paths[0], paths[1]
 
 
-def spread(positions: Sequence[float], gap: float, low: float, high: float) -> np.ndarray:
+def spread(
+    positions: Sequence[float] | np.ndarray, gap: float, low: float, high: float
+) -> np.ndarray:
     """Label positions at least `gap` apart, near the given ones, within [low, high] if they fit.
 
     Neighbours that are too close become one block centred on its mean (pool adjacent violators),
