@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from adjointdeis.reporting import ReportError, Run, run_tables as tables, write_report
+from adjointdeis.reporting import (
+    ReportError,
+    Run,
+    run_details as details,
+    run_tables as tables,
+    write_report,
+)
 from adjointdeis.reporting.text import interval, percent
 
 VOID = {"meta", "link", "img", "br", "path", "use", "rect", "hr"}
@@ -139,7 +145,7 @@ def test_verdicts_add_up_to_the_count(bare_run):
 
 def test_the_paired_table_counts_every_pair_once(bare_run):
     run = Run.read(bare_run[0])
-    table = tables.paired_table(run, run.headline[0])
+    table = details.paired_table(run, run.headline[0])
     assert table is not None
     assert len(table.rows) == 2 * 2
     for row in table.rows:
@@ -148,7 +154,7 @@ def test_the_paired_table_counts_every_pair_once(bare_run):
 
 def test_gradient_errors_are_shown_where_measured(bare_run):
     run = Run.read(bare_run[0])
-    table = tables.gradient_table(run)
+    table = details.gradient_table(run)
     assert table is not None
     assert [row[0].text for row in table.rows] == ["AdjointDEIS-1 ODE", "exact gradient"]
     assert [row[1].text for row in table.rows] == ["0.95", "0"]

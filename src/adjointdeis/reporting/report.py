@@ -7,7 +7,7 @@ from typing import Any
 from adjointdeis.evaluation import INTERVALS
 from adjointdeis.evaluation.storage import write_atomically
 
-from . import run_tables as tables
+from . import run_details as details, run_tables as tables
 from .curves import det_figure, operating_curve_figure, potential_figure
 from .document import (
     Block,
@@ -95,8 +95,8 @@ def run_document(run: Run, figures: dict[str, Sequence[Figure]], pairs: int = 8)
     results: list[Block] = [tables.rate_table(run, c, explained=c == at) for c in run.headline]
     results.append(_reading(run))
     optional = [
-        tables.gradient_table(run),
-        tables.paired_table(run, at),
+        details.gradient_table(run),
+        details.paired_table(run, at),
         tables.bootstrap_table(run, at),
         tables.bound_table(run, at),
         tables.sensitivity_table(run, at),
@@ -114,7 +114,7 @@ def run_document(run: Run, figures: dict[str, Sequence[Figure]], pairs: int = 8)
     if closer:
         sections.append(Section("closer", "A closer look", tuple(closer)))
     sections += [
-        Section("thresholds-section", "Thresholds", (tables.threshold_table(run),)),
+        Section("thresholds-section", "Thresholds", (details.threshold_table(run),)),
         Section("outcomes", "Outcome of every pair", _outcomes(run, at)),
         Section("run", "How it was run", _provenance(run)),
     ]
@@ -214,7 +214,7 @@ def _outcomes(run: Run, at: Condition) -> tuple[Block, ...]:
         )
     ]
     for attack in run.attacks:
-        table = tables.outcome_table(run, attack, at)
+        table = details.outcome_table(run, attack, at)
         if isinstance(table, Table):
             blocks.append(
                 Folded(
@@ -257,7 +257,7 @@ def _provenance(run: Run) -> tuple[Block, ...]:
     ):
         if run.path(name).is_file():
             links.append(Cell(name, (what,), name))
-    return (tables.cost_table(run), Facts(tuple(facts)), Bullets(tuple(links)))
+    return (details.cost_table(run), Facts(tuple(facts)), Bullets(tuple(links)))
 
 
 def _asset(asset: Mapping[str, Any]) -> str:

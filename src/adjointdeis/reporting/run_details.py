@@ -1,0 +1,250 @@
+"""The tables of one run behind its rates: thresholds, gradients, paired tests, costs, outcomes."""
+
+from collections.abc import Sequence
+
+from adjointdeis.evaluation import EvaluationError
+from adjointdeis.evaluation.paired import PairedComparison, compare_attacks
+
+from .document import DASH, Cell, Table, cells
+from .run import HEADLINE_VARIANTS, Condition, Run
+from .run_tables import belongs, labels
+from .text import count, duration, share
+
+
+def threshold_table(run: Run) -> Table:
+    """Every threshold with what it rests on."""
+    rows = []
+    for r in run.thresholds:
+        known_system = r.model in run.result["systems"]
+        label = run.system_label(r.model) if known_system else r.model or "unnamed"
+        known = r.n is not None
+        fmr_bounds = (
+            f"[{100 * r.fmr_lo:.3f}, {100 * r.fmr_hi:.3f}]"
+            if r.fmr_lo is not None and r.fmr_hi is not None
+            else ""
+        )
+        realised = DASH if r.realised_fmr is None else f"{100 * r.realised_fmr:.3f}"
+        rows.append(
+            cells(
+                (
+                    label,
+                    r.impostor_policy or "unstated",
+                    share(r.target_fmr),
+                    Cell(
+                        f"{r.value:.4f}", ("D < τ" if r.score_type == "dissimilarity" else "S > τ",)
+                    ),
+                    Cell(realised, (fmr_bounds,) if fmr_bounds else ()),
+                    f"{r.k}/{r.n}" if known else DASH,
+                    r.rule_of_30,
+                )
+            )
+        )
+    header = (
+        "Recogniser",
+        "Impostors",
+        "FMR target",
+        "τ",
+        "FMR realised, %",
+        "k/N_I",
+        "Rule of 30",
+    )
+    return Table(
+        key="thresholds",
+        title="What each threshold rests on",
+        header=header,
+        rows=tuple(rows),
+        notes=(
+            "In brackets: Clopper-Pearson interval of the FMR for independent comparisons. "
+            "Impostor pairs share people, so the truth is wider.",
+            "Rule of 30 (Doddington): thirty false matches must lie above a threshold before its "
+            "FMR is known to within 30%.",
+        ),
+    )
+
+
+def gradient_table(run: Run) -> Table | None:
+    """How wrong each method's gradient was against the exact one; None where none was measured."""
+    rows = []
+    for entry in run.result["attacks"].values():
+        error = entry.get("gradient_error")
+        if error:
+            method = entry["settings"].get("gradient")
+            rows.append(
+                cells(
+                    (
+                        Cell(entry["label"], (str(method),) if method else ()),
+                        f"{error['relative']:.3g}",
+                        f"{error['cosine']:.3f}",
+                        f"{error['norm_ratio']:.3g}",
+                        str(error["pairs"]),
+                    )
+                )
+            )
+    if not rows:
+        return None
+    return Table(
+        key="gradient",
+        title="Gradient of each method against the exact gradient of the sampler that ran",
+        header=("Attack", "Relative error", "Cosine", "Length ratio", "Pairs"),
+        rows=tuple(rows),
+        notes=(
+            "Relative error ‖g − g*‖/‖g*‖, cosine of the angle between g and g*, and ‖g‖/‖g*‖, "
+            "with g over (x_T, z) at the first optimisation step; 0, 1 and 1 are exact.",
+        ),
+    )
+
+
+def paired_table(run: Run, at: Condition) -> Table | None:
+    """Every attack against the first on the same pairs; None where nothing can be paired."""
+    attacks = list(run.result["attacks"])
+    if len(attacks) < 2 or at.variant not in HEADLINE_VARIANTS:
+        return None
+    rows = []
+    for attack in attacks[1:]:
+        for c in _paired(run, attack, attacks[0], at):
+            bounds = (
+                f"[{100 * c.lo:+.1f}, {100 * c.hi:+.1f}]"
+                if c.lo is not None and c.hi is not None
+                else ""
+            )
+            rows.append(
+                (
+                    Cell(run.attack_label(attack), (run.system_label(c.system),)),
+                    Cell(f"{100 * c.difference:+.1f}", (bounds,) if bounds else ()),
+                    Cell(str(c.first_only)),
+                    Cell(str(c.second_only)),
+                    Cell(str(c.both)),
+                    Cell(str(c.neither)),
+                    Cell(f"{c.p_value:.2g}"),
+                    Cell(DASH if c.p_holm is None else f"{c.p_holm:.2g}"),
+                )
+            )
+    if not rows:
+        return None
+    base = run.attack_label(attacks[0])
+    return Table(
+        key="paired",
+        title=f"Is the difference to {base} more than chance?",
+        header=(
+            "Attack, recogniser",
+            "Difference, points",
+            "Only this",
+            f"Only {base}",
+            "Both",
+            "Neither",
+            "McNemar p",
+            "Holm p",
+        ),
+        rows=tuple(rows),
+        labels=labels(run, at)[:4],
+        notes=(
+            "Both attacks morph the same people: compare them here, never by overlapping Wilson "
+            "intervals. Counts of pairs; exact McNemar test; Holm over the recognisers; in "
+            "brackets the paired subject bootstrap of the difference.",
+        ),
+    )
+
+
+def cost_table(run: Run) -> Table:
+    """What each attack did and cost."""
+    rows = []
+    for entry in run.result["attacks"].values():
+        s, nfe = entry["settings"], entry["nfe"] or {}
+        method, arguments = _call(s.get("gradient"))
+        solver, options = _call(s.get("solver"))
+        guided = s.get("optimisation_steps")
+        steps = (
+            f"{guided} × {s.get('optimizer') or 'SGD'}, η = {s.get('learning_rate')}"
+            if guided
+            else "none"
+        )
+        of_solver = (f"{s.get('sampling_steps') or DASH} steps", *options)
+        of_method = (
+            *((f"{s['adjoint_steps']} steps",) if s.get("adjoint_steps") else ()),
+            *arguments,
+        )
+        rows.append(
+            cells(
+                (
+                    entry["label"],
+                    Cell(solver, of_solver),
+                    Cell(method, of_method),
+                    Cell(steps, (f"keeps the {s['keep']}",) if guided and s.get("keep") else ()),
+                    count(nfe.get("encode")),
+                    count(nfe.get("forward")),
+                    count(nfe.get("vjps")),
+                    duration(entry.get("seconds_per_pair")),
+                )
+            )
+        )
+    return Table(
+        key="cost",
+        title="What each attack ran, per pair",
+        header=(
+            "Attack",
+            "Sampler",
+            "Gradient",
+            "Optimisation",
+            "Encoding evaluations",
+            "Sampling evaluations",
+            "Vector-Jacobian products",
+            "Time",
+        ),
+        rows=tuple(rows),
+    )
+
+
+def outcome_table(run: Run, attack: str, at: Condition) -> Table | None:
+    """Every pair of one attack: its images and, per recogniser, the weaker score and verdict."""
+    by_system = {s: run.verdicts(attack, s, at) for s in run.systems}
+    rows = []
+    for pair in run.result["pairs"]:
+        path = pair["morphs"].get(attack)
+        href = path if path and run.path(path).is_file() else ""
+        found = [by_system[s].get(pair["pair_id"]) for s in run.systems]
+        if not any(found):
+            continue
+        words = {"yes": "matches both", "no": DASH, "failed": "failed", None: ""}
+        rows.append((Cell(pair["pair_id"], href=href), *(Cell(words[v]) for v in found)))
+    if not rows:
+        return None
+    return Table(
+        key=f"outcomes-{attack}",
+        title="",
+        header=("Pair", *map(run.system_label, run.systems)),
+        rows=tuple(rows),
+        labels=labels(run, at)[:4],
+        fold=False,
+    )
+
+
+def _call(text: object) -> tuple[str, tuple[str, ...]]:
+    """`Name(a=1, b=None)` as its name and its arguments that are set."""
+    if not text:
+        return "none", ()
+    name, _, rest = str(text).partition("(")
+    arguments = [a for a in rest.removesuffix(")").split(", ") if a]
+    return name, tuple(a for a in arguments if not a.endswith(("=None", "=False")))
+
+
+def _paired(run: Run, attack: str, base: str, at: Condition) -> Sequence[PairedComparison]:
+    found: list[PairedComparison] = []
+    records = [r for r in run.thresholds if belongs(r, at)] or None
+    systems = [s for s in run.systems if run.row(attack, s, at) and run.row(base, s, at)]
+    try:
+        found = compare_attacks(
+            run.scores,
+            attack,
+            base,
+            records,
+            probe_policy=at.probe,
+            impostor_policy=at.impostors,
+            fmr=at.fmr,
+            systems=systems,
+            variant=at.variant,
+            replicates=1000,
+        )
+    except EvaluationError:
+        # No pair in common, or policies whose covariates the report does not have.
+        return []
+    return found
