@@ -112,7 +112,7 @@ def overrides(tiny: Path, run: Path | None, *more: str, root: Path | None = None
         lines += [f"rows.{row}.sampling_steps={STEPS}", f"rows.{row}.encoding_steps={ENCODING}"]
     # On so few steps this gradient is thousands of times too long: at the paper's rate, rounding
     # would decide where the latents end.
-    lines.append("rows.adjoint_deis_sde.optimizer.lr=1e-5")
+    lines.append("rows.adjoint_deis_sde.optimizer.lr=1e-9")
     if run is not None:
         lines.append(f"paths.run={run}")
     return [*lines, *more]

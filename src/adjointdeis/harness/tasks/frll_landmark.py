@@ -10,7 +10,6 @@ by another recogniser (`pairs_file` takes one).
 """
 
 import dataclasses
-import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from adjointdeis.evaluation import (
     evaluate,
     write_scores,
 )
+from adjointdeis.evaluation.provenance import TEXT_KEY
 from adjointdeis.evaluation.storage import write_json
 from adjointdeis.faces.alignment import FFHQ_256, align_ffhq, ffhq_quad, quad_to_square
 from adjointdeis.faces.array_cache import ArrayCache
@@ -47,13 +47,12 @@ from adjointdeis.faces.datasets.tem import read_tem
 from adjointdeis.faces.dlib_models import DlibLandmarker, DlibRecogniser
 from adjointdeis.faces.image_io import read_image, sha256_of, write_image
 from adjointdeis.faces.recogniser import NoFaceError, Recogniser, require_faces
+from adjointdeis.harness.provenance import digest, morph_text
 from adjointdeis.harness.tasks.frll_config import Config
 from adjointdeis.harness.tasks.frll_report import morph_grid, write_report
 from adjointdeis.morphing.landmark import LandmarkMorph
 
 ATTACK_PREFIX = "landmark-"
-PROVENANCE = "adjointdeis"
-DESCRIPTION = "Synthetic face morph of two people, for research on its detection"
 
 
 @dataclass(frozen=True)
@@ -273,10 +272,12 @@ def make_morphs(
             "landmarks": [sha256_of(points_a), sha256_of(points_b)],
         }
         path = folder / f"{pair.morph_id}.png"
-        morph = _finished(path, json.dumps(made_of))
+        # The sources are the aligned pixels: the photographs themselves are not what is morphed.
+        sources = dict(zip((pair.image_a, pair.image_b), made_of["sources"], strict=True))
+        text = morph_text(made_of["attack"], digest(made_of), sources)
+        morph = _finished(path, text[TEXT_KEY])
         if morph is None:
             morph = attack(a.image, b.image, points_a, points_b)
-            text = {"Description": DESCRIPTION, PROVENANCE: json.dumps(made_of)}
             write_image(path, morph, text)
         morphs.append(morph)
     return morphs
@@ -324,7 +325,7 @@ def _finished(path: Path, made_of: str) -> np.ndarray | None:
     try:
         with Image.open(path) as stored:
             stored.load()
-            if stored.info.get(PROVENANCE) == made_of:
+            if stored.info.get(TEXT_KEY) == made_of:
                 return np.array(stored.convert("RGB"))
     except OSError:
         pass

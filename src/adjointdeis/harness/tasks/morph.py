@@ -167,6 +167,7 @@ def _conclude(
         "experiment": cfg.name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "run": {
+            "profile": cfg.assets.name,
             "config_hash": identifier,
             "git": git_revision(),
             "seed": cfg.seed,
