@@ -1,6 +1,6 @@
 """Collects finished runs and rebuilds the paper's tables, ours beside the paper's.
 
-    python run.py task=report
+python run.py task=report
 """
 
 from pathlib import Path
