@@ -74,8 +74,9 @@ def sample(
 
     Raises:
         ValueError: a grid in the wrong direction, a z sequence or noise of the wrong length,
-            noise for an ODE solver or none for an SDE solver, or a gradient method that does
-            not differentiate this kind of solver.
+            noise for an ODE solver or none for an SDE solver.
+        NotSupportedError: the gradient method does not differentiate this kind of solver, or
+            gives no gradient of an input that requires one.
         UnreachableLeafError: a tensor that requires a gradient could not receive one.
     """
     if not grid.sampling:
@@ -125,7 +126,7 @@ def _run(
     parameters: Sequence[Tensor] | None,
 ) -> tuple[Tensor, Cost]:
     method = DiscreteAdjoint() if gradient is None else gradient
-    _check_calculus(solver, method, noise)
+    _check_calculus(solver, noise)
     zs, scheduled = _conditions(z, grid)
     cost = Cost()
     chain = Chain(
@@ -140,6 +141,7 @@ def _run(
     learned = [weight for weight in weights if weight.requires_grad]
     differentiable = any(tensor.requires_grad for tensor in (x, *zs, *learned))
     if torch.is_grad_enabled() and differentiable:
+        method.refuse(solver, x, zs, scheduled, learned)
         return method.rollout(chain, x, zs, learned), cost
     return chain.run(x, zs)[0], cost
 
@@ -159,11 +161,9 @@ def _conditions(z: Condition, grid: TimeGrid) -> tuple[tuple[Tensor, ...], bool]
     return zs, True
 
 
-def _check_calculus(solver: Solver, method: GradientMethod, noise: object) -> None:
+def _check_calculus(solver: Solver, noise: object) -> None:
     calculus = solver.calculus
     if calculus not in ("ode", "sde"):
         raise ValueError(f"{type(solver).__name__}.calculus must be 'ode' or 'sde'")
     if calculus == "ode" and noise is not None:
         raise ValueError(f"{type(solver).__name__} is an ODE solver and takes no noise")
-    if not getattr(method, calculus):
-        raise ValueError(f"{type(method).__name__} does not differentiate {calculus} solvers")

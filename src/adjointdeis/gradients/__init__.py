@@ -2,7 +2,7 @@
 
 from adjointdeis.gradients.adjoint_deis import AdjointDEIS, LargeAdjointStepWarning
 from adjointdeis.gradients.backprop import Backprop
-from adjointdeis.gradients.base import GradientMethod, StepwiseMethod
+from adjointdeis.gradients.base import GradientMethod, NotSupportedError, StepwiseMethod
 from adjointdeis.gradients.chain import Chain, UnreachableLeafError
 from adjointdeis.gradients.cost import Cost
 from adjointdeis.gradients.discrete_adjoint import DiscreteAdjoint
@@ -15,6 +15,7 @@ __all__ = [
     "DiscreteAdjoint",
     "GradientMethod",
     "LargeAdjointStepWarning",
+    "NotSupportedError",
     "StepwiseMethod",
     "UnreachableLeafError",
 ]

@@ -9,6 +9,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from adjointdeis.gradients.chain import Chain, Conditions, refuse_hidden_leaves
+from adjointdeis.solvers.base import Solver
+
+
+class NotSupportedError(ValueError):
+    """A gradient that the chosen method does not give, for this sampler or this input."""
 
 
 class GradientMethod(ABC):
@@ -42,6 +47,45 @@ class GradientMethod(ABC):
 
         Called only when at least one of them requires a gradient and gradients are enabled.
         """
+
+    def refuse(
+        self,
+        solver: Solver,
+        x_T: Tensor,
+        zs: Conditions,
+        scheduled: bool,
+        learned: Sequence[Tensor],
+    ) -> None:
+        """Check a request against the declared capabilities, before anything runs.
+
+        Args:
+            solver: the sampler; its ``calculus`` is "ode" or "sde".
+            x_T, zs: initial state and conditions.
+            scheduled: whether there is one condition per step.
+            learned: the weights that require a gradient.
+
+        Raises:
+            NotSupportedError: naming what was asked for and what to do instead.
+        """
+        name = type(self).__name__
+        if not getattr(self, solver.calculus):
+            raise NotSupportedError(
+                f"{name} does not differentiate {solver.calculus} solvers, and "
+                f"{type(solver).__name__} is one; use gradient=DiscreteAdjoint()"
+            )
+        wants_z = any(z.requires_grad for z in zs)
+        asked = (
+            ("the initial noise x_T", x_T.requires_grad, self.x_T),
+            ("a constant condition z", wants_z and not scheduled, self.z),
+            ("a scheduled condition z_t", wants_z and scheduled, self.z_t),
+            ("the weights", len(learned) > 0, self.theta),
+        )
+        for what, wanted, given in asked:
+            if wanted and not given:
+                raise NotSupportedError(
+                    f"{name} gives no gradient of {what}, which requires one; call "
+                    "requires_grad_(False) on it, or use gradient=DiscreteAdjoint()"
+                )
 
 
 class StepwiseMethod(GradientMethod):

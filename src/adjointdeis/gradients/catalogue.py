@@ -1,0 +1,118 @@
+"""Every gradient method of the package, once: tables, studies and the matrix test read this list.
+
+To add a method, add one :class:`Entry` to :data:`CATALOGUE`. What a method can do is not said
+here but by its class attributes; the matrix test runs every entry for every input and calculus
+and demands the gradient it promises, or :class:`NotSupportedError` where it promises none.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+from typing import Any, Literal
+
+from adjointdeis.gradients.adjoint_deis import AdjointDEIS
+from adjointdeis.gradients.backprop import Backprop
+from adjointdeis.gradients.base import GradientMethod
+from adjointdeis.gradients.discrete_adjoint import DiscreteAdjoint
+from adjointdeis.solvers import DDIM, DPMSolverPP, SDEDPMSolver
+from adjointdeis.solvers.base import Solver
+
+Calculus = Literal["ode", "sde"]
+Target = Literal["chain", "flow", "own"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One gradient method with the samplers it is meant for.
+
+    Attributes:
+        name: unique, as tables print it.
+        method: makes it.
+        ode, sde: make the sampler of each calculus; None where the method supports none.
+        target: what the result is the gradient of: "chain", the sampler that ran (equal to
+            autograd through it); "flow", the continuous equations (converges to their
+            gradient); "own", something else that ``bias`` describes.
+        order: for "flow", the order in the largest step at which the gradient converges when
+            sampled by ``ode`` or ``sde``.
+        paper: its name in the paper's Tables 2 and 3; empty where they do not have it.
+        bias: one sentence on what an approximate result leaves out; empty for exact methods.
+        requires: modules of optional packages that it imports.
+    """
+
+    name: str
+    method: Callable[[], GradientMethod]
+    ode: Callable[[], Solver] | None = DDIM
+    sde: Callable[[], Solver] | None = SDEDPMSolver
+    target: Target = "chain"
+    order: int = 1
+    paper: str = ""
+    bias: str = ""
+    requires: tuple[str, ...] = ()
+
+    @property
+    def available(self) -> bool:
+        """Whether the optional packages are installed."""
+        return all(find_spec(module) is not None for module in self.requires)
+
+    def solver(self, calculus: Calculus) -> Solver | None:
+        """A sampler of this calculus, or None."""
+        make = {"ode": self.ode, "sde": self.sde}[calculus]
+        return None if make is None else make()
+
+    def capability(self, name: str) -> Any:
+        """A declared capability: ode, sde, x_T, z, z_t, theta, exact or memory."""
+        return getattr(self.method(), name)
+
+
+CATALOGUE: tuple[Entry, ...] = (
+    Entry("Backprop", Backprop),
+    Entry("DiscreteAdjoint", DiscreteAdjoint),
+    Entry("DiscreteAdjoint, 2M sampler", DiscreteAdjoint, ode=DPMSolverPP, sde=None),
+    Entry("DiscreteAdjoint, 3 snapshots", partial(DiscreteAdjoint, snapshots=3)),
+    Entry("DiscreteAdjoint, 3 activations", partial(DiscreteAdjoint, keep_activations=3)),
+    Entry(
+        "AdjointDEIS-1",
+        AdjointDEIS,
+        target="flow",
+        paper="AdjointDEIS",
+        bias="the Jacobian is taken at the clean end of every step",
+    ),
+    Entry(
+        "AdjointDEIS-2M",
+        partial(AdjointDEIS, order="2M"),
+        ode=DPMSolverPP,
+        sde=None,
+        target="flow",
+        order=2,
+        paper="AdjointDEIS",
+        bias="an extrapolation of the adjoint velocity, wrong on coarse grids",
+    ),
+    Entry(
+        "AdjointDEIS-2M, SDE",
+        partial(AdjointDEIS, order="2M"),
+        ode=None,
+        target="flow",
+        paper="AdjointDEIS",
+        bias="an extrapolation of the adjoint velocity, wrong on coarse grids",
+    ),
+    Entry(
+        "AdjointDEIS-1, re-solved states",
+        partial(AdjointDEIS, states="resolved"),
+        target="flow",
+        paper="AdjointDEIS",
+        bias="the states of the adjoint are not those of the sampling run",
+    ),
+)
+
+
+def entry(name: str) -> Entry:
+    """The entry of this name.
+
+    Raises:
+        KeyError: there is none; the message lists those there are.
+    """
+    for candidate in CATALOGUE:
+        if candidate.name == name:
+            return candidate
+    raise KeyError(f"no gradient method {name!r}; there are {[e.name for e in CATALOGUE]}")

@@ -1,0 +1,77 @@
+"""The catalogue agrees with what the methods declare, and requests beyond that are refused."""
+
+import pytest
+import torch
+from oracles import BATCH, DIM, MLPDenoiser, inputs
+
+from adjointdeis import TimeGrid, VPLinear, sample
+from adjointdeis.diffusion import BrownianPath
+from adjointdeis.gradients import Backprop, GradientMethod, NotSupportedError
+from adjointdeis.gradients.catalogue import CATALOGUE, Entry, entry
+from adjointdeis.solvers import DDIM, SDEDPMSolver
+
+each_entry = pytest.mark.parametrize("one", CATALOGUE, ids=lambda one: one.name)
+
+
+def test_names_are_unique_and_can_be_asked_for() -> None:
+    names = [one.name for one in CATALOGUE]
+    assert len(set(names)) == len(names)
+    assert entry("DiscreteAdjoint").name == "DiscreteAdjoint"
+    with pytest.raises(KeyError, match="AdjointDEIS-2M"):
+        entry("AdjointDEIS-17")
+
+
+@each_entry
+def test_an_entry_says_no_more_than_its_method(one: Entry) -> None:
+    if not one.available:
+        pytest.skip(f"needs {one.requires}")
+    method = one.method()
+    assert isinstance(method, GradientMethod)
+    for calculus in ("ode", "sde"):
+        solver = one.solver(calculus)
+        if solver is not None:
+            assert solver.calculus == calculus and one.capability(calculus)
+    assert one.ode is not None or one.sde is not None
+    assert (one.target == "chain") == bool(one.capability("exact"))
+    assert bool(one.bias) != bool(one.capability("exact"))
+    assert one.capability("memory")
+
+
+def limited(missing: str) -> GradientMethod:
+    """A method that lacks one capability and would otherwise work."""
+    return type("Limited", (Backprop,), {missing: False})()
+
+
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [
+        ("ode", "Limited does not differentiate ode solvers, and DDIM is one"),
+        ("x_T", "no gradient of the initial noise x_T"),
+        ("z", "no gradient of a constant condition z"),
+        ("z_t", "no gradient of a scheduled condition z_t"),
+        ("theta", "no gradient of the weights"),
+    ],
+)
+def test_what_a_method_does_not_declare_is_refused_by_name(missing: str, message: str) -> None:
+    grid = TimeGrid.uniform_time(VPLinear(), 3)
+    network, (x_T, z) = MLPDenoiser(), inputs(3 if missing == "z_t" else 0)
+    for tensor in (x_T, *(z if isinstance(z, list) else [z])):
+        tensor.requires_grad_()
+    arguments = {"solver": DDIM(), "grid": grid, "gradient": limited(missing)}
+    with pytest.raises(NotSupportedError, match=message):
+        sample(network, x_T, z, **arguments)
+    # Nothing is refused that is not asked for.
+    with torch.no_grad():
+        sample(network, x_T, z, **arguments)
+    if missing == "theta":
+        network.requires_grad_(False)
+        assert sample(network, x_T, z, **arguments).x_0.requires_grad
+
+
+def test_an_sde_sampler_is_refused_by_a_method_for_odes() -> None:
+    grid, (x_T, z) = TimeGrid.uniform_time(VPLinear(), 3), inputs()
+    with pytest.raises(NotSupportedError, match="sde solvers, and SDEDPMSolver is one"):
+        sample(
+            MLPDenoiser(), x_T.requires_grad_(), z, solver=SDEDPMSolver(), grid=grid,
+            noise=BrownianPath((BATCH, DIM), seed=0), gradient=limited("sde"),
+        )  # fmt: skip
