@@ -26,6 +26,7 @@ from tiny_profile import (
 from adjointdeis.evaluation.provenance import read_provenance, sources_match
 from adjointdeis.faces.datasets.pairs import Pair
 from adjointdeis.faces.image_io import read_image
+from adjointdeis.harness.benchmark import load_benchmark
 from adjointdeis.harness.latent_morphing import PairSteps, read_records
 from adjointdeis.harness.launch import launch
 from adjointdeis.harness.provenance import config_hash
@@ -57,6 +58,11 @@ def worst_difference(one: Path, other: Path) -> int:
         int(np.abs(read_image(a).astype(int) - read_image(b).astype(int)).max())
         for a, b in zip(morphs(one).values(), morphs(other).values(), strict=True)
     )
+
+
+@pytest.fixture
+def faces(tiny, tmp_path) -> Path:
+    return Path(shutil.copytree(tiny / "faces", tmp_path / "faces"))
 
 
 # The order of work
@@ -251,12 +257,16 @@ def test_a_killed_run_continues(base, tiny, tmp_path, environ, quiet_report) -> 
     assert worst_difference(base, run) <= 1
 
 
-def test_a_record_of_another_recipe_does_not_count(base, tmp_path) -> None:
-    folder = Path(shutil.copytree(base / "morphs" / "exact", tmp_path / "exact"))
-    pairs = [Pair(p[:3], p[4:], name=f"{p}.png") for p in PAIRS]
+def test_a_record_of_another_recipe_or_of_other_images_does_not_count(base, tiny, faces) -> None:
+    folder = base / "morphs" / "exact"
     recipe = json.loads((folder / f"{PAIRS[0]}.json").read_text())["config_hash"]
-    assert sorted(read_records(folder, pairs, recipe)) == sorted(PAIRS)
-    assert read_records(folder, pairs, "another") == {}
+    benchmark = load_benchmark(str(tiny / "faces"), str(tiny / "pairs.csv"))
+    assert sorted(read_records(folder, benchmark, recipe)) == sorted(PAIRS)
+    assert read_records(folder, benchmark, "another") == {}
+    # Another photograph under the same name: only the morphs that were made of it are stale.
+    shutil.copyfile(faces / "004_08.png", faces / "002_03.png")
+    replaced = load_benchmark(str(faces), str(tiny / "pairs.csv"))
+    assert sorted(read_records(folder, replaced, recipe)) == sorted(PAIRS[1:])
 
 
 # Input that cannot be used
@@ -308,11 +318,6 @@ def test_pairs_of_unknown_people(tiny, tmp_path) -> None:
         launch(composed(overrides(tiny, tmp_path / "run", f"data.pairs={tmp_path}/pairs.csv")))
 
 
-@pytest.fixture
-def faces(tiny, tmp_path) -> Path:
-    return Path(shutil.copytree(tiny / "faces", tmp_path / "faces"))
-
-
 def test_a_file_that_is_no_image(tiny, tmp_path, faces) -> None:
     (faces / "001_03.png").write_text("I am no picture")
     line = failure(overrides(tiny, tmp_path / "run", f"data.faces={faces}"))
@@ -338,7 +343,5 @@ def test_a_limit_below_one(tiny, tmp_path, limit: int) -> None:
 
 
 def test_a_limit_takes_pairs_spread_over_the_list(tiny) -> None:
-    from adjointdeis.harness.benchmark import load_benchmark
-
     chosen = load_benchmark(f"{tiny}/faces", f"{tiny}/pairs.csv", 2).pairs
     assert [pair.morph_id for pair in chosen] == [PAIRS[0], PAIRS[-1]]

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,14 @@ class Benchmark:
     def subjects(self) -> tuple[str, ...]:
         """Subjects that are in some pair, sorted."""
         return tuple(sorted({s for pair in self.pairs for s in pair.subjects}))
+
+    @cached_property
+    def _hashes(self) -> dict[str, str]:
+        return {s: file_hash(self.image(s, SOURCE)) for s in self.subjects}
+
+    def source_hashes(self, pair: Pair) -> dict[str, str]:
+        """SHA-256 of both images that a pair's morphs are made from, by file name."""
+        return {self.image(s, SOURCE).name: self._hashes[s] for s in pair.subjects}
 
 
 def load_benchmark(faces: str, pairs: str, limit: int | None = None) -> Benchmark:

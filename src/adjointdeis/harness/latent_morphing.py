@@ -29,7 +29,6 @@ from adjointdeis.harness.attacks import Attack
 from adjointdeis.harness.benchmark import (
     SOURCE,
     Benchmark,
-    file_hash,
     read_aligned,
     to_tensor,
     to_uint8,
@@ -261,10 +260,7 @@ class LatentMorphing(L.LightningModule):
         images = to_uint8(rollout.x_0)
         seconds = (time.time() - batch.started) / len(batch.pairs)
         for k, pair in enumerate(batch.pairs):
-            sources = {
-                self.benchmark.image(s, SOURCE).name: file_hash(self.benchmark.image(s, SOURCE))
-                for s in (pair.subject_a, pair.subject_b)
-            }
+            sources = self.benchmark.source_hashes(pair)
             failure = batch.optimisation.failed.get(k)
             if not torch.isfinite(rollout.x_0[k]).all():
                 failure = failure or "the sampler's result is not finite"
@@ -272,6 +268,7 @@ class LatentMorphing(L.LightningModule):
                 "pair": pair.morph_id,
                 "attack": self.attack.name,
                 "config_hash": self.config,
+                "sources": sources,
                 "failed": failure,
                 "loss": [float(x[k]) for x in batch.losses] + [float(losses[k])],
                 "gradient_norm": [float(x[k]) for x in batch.norms],
@@ -326,20 +323,24 @@ def write_record(path: Path, record: dict[str, Any]) -> None:
     write_atomically(path, lambda file: file.write(text))
 
 
-def read_records(directory: Path, pairs: Sequence[Pair], config: str) -> dict[str, dict[str, Any]]:
+def read_records(directory: Path, benchmark: Benchmark, config: str) -> dict[str, dict[str, Any]]:
     """Records of the finished pairs of an attack, by pair.
 
-    A record of another configuration, without its morph, or damaged, does not count: its pair is
-    done again.
+    A record of another configuration or of other source images, without its morph, or damaged,
+    does not count: its pair is done again.
     """
     records = {}
-    for pair in pairs:
+    for pair in benchmark.pairs:
         path = directory / f"{pair.morph_id}.json"
         try:
             record = json.loads(path.read_text())
         except (OSError, json.JSONDecodeError):
             continue
+        same = (record.get("config_hash"), record.get("sources")) == (
+            config,
+            benchmark.source_hashes(pair),
+        )
         has_morph = (directory / f"{pair.morph_id}.png").is_file()
-        if record.get("config_hash") == config and (has_morph or record.get("failed")):
+        if same and (has_morph or record.get("failed")):
             records[pair.morph_id] = record
     return records

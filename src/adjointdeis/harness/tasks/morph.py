@@ -55,7 +55,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
         folder = directory / "morphs" / attack.name
         # A morph depends on its attack, the networks and the seed; not on how it is judged.
         recipe = digest({"attack": attack.settings(), "assets": made_of, "seed": cfg.seed})
-        finished = read_records(folder, benchmark.pairs, recipe)
+        finished = read_records(folder, benchmark, recipe)
         todo = [pair for pair in benchmark.pairs if pair.morph_id not in finished]
         if todo:
             module = LatentMorphing(
@@ -83,7 +83,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
                 trainer = _trainer(cfg, logger)
                 trainer.fit(module, data)
                 trainer.strategy.barrier()
-        done[attack.name] = read_records(folder, benchmark.pairs, recipe)
+        done[attack.name] = read_records(folder, benchmark, recipe)
     for entry in logger:
         entry.finalize("success")
     if L.pytorch.utilities.rank_zero_only.rank:
