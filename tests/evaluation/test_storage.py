@@ -6,7 +6,7 @@ import json
 import pytest
 
 from adjointdeis.evaluation import ScoreError, read_scores, write_scores
-from adjointdeis.evaluation.storage import sidecar_of, write_atomically
+from adjointdeis.evaluation.storage import sidecar_of
 
 HEADER = "kind,morph_id,attack,subject_id,probe_id,ref_id,system,score,score_type,status,"
 HEADER += "probe_policy\n"
@@ -90,16 +90,3 @@ def test_broken_sidecar(tmp_path):
     write(sidecar_of(path), "{\n oops")
     with pytest.raises(ScoreError, match=r"s\.csv\.json:2: not JSON"):
         read_scores(path)
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path):
-    path = write(tmp_path / "s.csv", "old")
-
-    def fail(f):
-        f.write("half")
-        raise RuntimeError("power cut")
-
-    with pytest.raises(RuntimeError, match="power cut"):
-        write_atomically(path, fail)
-    assert path.read_text() == "old"
-    assert [p.name for p in tmp_path.iterdir()] == ["s.csv"]

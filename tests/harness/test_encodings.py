@@ -8,7 +8,7 @@ import torch
 from tiny_profile import ENCODING, draw_face
 
 from adjointdeis.harness import assets
-from adjointdeis.harness.encodings import Encodings, write_atomically
+from adjointdeis.harness.encodings import Encodings
 
 CPU = torch.device("cpu")
 
@@ -95,13 +95,3 @@ def test_a_damaged_entry_is_made_again(autoencoder, images, tmp_path, monkeypatc
     assert torch.equal(again.x_T, first.x_T)
     encodings(images[:1], CPU)
     assert counter.count == 1
-
-
-def test_a_write_that_fails_leaves_nothing(tmp_path) -> None:
-    def fail(file) -> None:
-        file.write(b"half")
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        write_atomically(tmp_path / "entry", fail)
-    assert list(tmp_path.iterdir()) == []

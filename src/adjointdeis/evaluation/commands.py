@@ -8,6 +8,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import IO, Any
 
+from ..files import write_atomically
 from . import markdown
 from .detection import detection_rows
 from .errors import EvaluationError
@@ -17,7 +18,7 @@ from .paired import compare_attacks
 from .paper import SYSTEMS, paper_table
 from .protocol import INTERVALS, estimate_thresholds, evaluate
 from .provenance import NoProvenance, read_provenance, sources_match
-from .storage import read_scores, write_atomically, write_json, write_scores
+from .storage import read_scores, write_json, write_scores
 from .subjects import Subjects, read_subjects
 from .thresholds import ThresholdRecord, read_thresholds
 

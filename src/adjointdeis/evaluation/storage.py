@@ -8,13 +8,13 @@ import csv
 import json
 import math
 import os
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
+from ..files import write_atomically
 from .errors import ScoreError
 from .scores import COLUMNS, DEFAULTS, REQUIRED_COLUMNS, TEXT_COLUMNS, ScoreTable
 
@@ -56,22 +56,6 @@ def write_json(value: Any, path: str | os.PathLike[str]) -> None:
     """Writes JSON atomically, keys in the order given, NaN refused."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
     write_atomically(Path(path), lambda f: f.write(text + "\n"))
-
-
-def write_atomically(path: Path, write: Callable[[IO[Any]], Any], mode: str = "w") -> None:
-    """Calls `write` on a temporary file beside `path` and renames it when that succeeded."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        binary = "b" in mode
-        encoding, newline = (None, None) if binary else ("utf-8", "")
-        with os.fdopen(handle, mode, encoding=encoding, newline=newline) as f:
-            write(f)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def _metadata(path: Path) -> dict[str, Any]:
@@ -213,7 +197,6 @@ __all__ = [
     "metadata_with",
     "read_scores",
     "sidecar_of",
-    "write_atomically",
     "write_json",
     "write_scores",
 ]

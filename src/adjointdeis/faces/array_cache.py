@@ -1,7 +1,5 @@
 """Arrays on disk by content hash, so that a run that was stopped does not repeat its work."""
 
-import os
-import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from adjointdeis.faces.image_io import sha256_of
+from adjointdeis.files import write_atomically
 
 
 @dataclass(frozen=True)
@@ -43,12 +42,5 @@ class ArrayCache:
             except (zipfile.BadZipFile, ValueError, OSError, EOFError):
                 path.unlink()
         arrays = dict(make())
-        self.folder.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(suffix=".npz", prefix=".partial-", dir=self.folder)
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                np.savez(stream, allow_pickle=False, **arrays)
-            os.replace(temporary, path)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
+        write_atomically(path, lambda f: np.savez(f, allow_pickle=False, **arrays), "wb")
         return arrays

@@ -1,15 +1,13 @@
 """Encoded faces, computed once and kept on disk by the content they were made from."""
 
 import hashlib
-import os
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors.torch import load, save
 
+from adjointdeis.files import write_atomically
 from adjointdeis.harness.benchmark import to_tensor
 from adjointdeis.morphing.autoencoder import Autoencoder
 from adjointdeis.morphing.dim import EncodedFace
@@ -73,17 +71,4 @@ class Encodings:
         path = self._path(image)
         if path is None:
             return
-        write_atomically(path, lambda file: file.write(save(entry)))
-
-
-def write_atomically(path: Path, write: Callable) -> None:
-    """Calls ``write`` with a binary file that becomes ``path`` only when it is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=".partial-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            write(file)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        write_atomically(path, lambda file: file.write(save(entry)), "wb")

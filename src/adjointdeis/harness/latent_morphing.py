@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from adjointdeis.faces.datasets.pairs import Pair
 from adjointdeis.faces.image_io import write_image
 from adjointdeis.faces.recognisers.network import NetworkRecogniser
+from adjointdeis.files import write_atomically
 from adjointdeis.gradients import DiscreteAdjoint
 from adjointdeis.guidance.latent_optimisation import LatentOptimisation
 from adjointdeis.harness.attacks import Attack
@@ -33,7 +34,7 @@ from adjointdeis.harness.benchmark import (
     to_tensor,
     to_uint8,
 )
-from adjointdeis.harness.encodings import Encodings, write_atomically
+from adjointdeis.harness.encodings import Encodings
 from adjointdeis.harness.provenance import morph_text
 from adjointdeis.morphing.autoencoder import Autoencoder
 from adjointdeis.morphing.dim import MorphLatents, morph_latents, sde_morph_latents
@@ -319,7 +320,7 @@ class _Batch:
 
 def write_record(path: Path, record: dict[str, Any]) -> None:
     """Writes a JSON record atomically."""
-    text = json.dumps(record, indent=1).encode()
+    text = json.dumps(record, indent=1)
     write_atomically(path, lambda file: file.write(text))
 
 

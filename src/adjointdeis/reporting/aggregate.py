@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from adjointdeis.evaluation.storage import write_atomically, write_json
+from adjointdeis.evaluation.storage import write_json
+from adjointdeis.files import write_atomically
 
 from .collect import Collection, Entry, collect
 from .comparability import ASSUMED

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
 
-from adjointdeis.evaluation.storage import write_atomically
+from adjointdeis.files import write_atomically
 
 from .errors import ReportError
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from adjointdeis.evaluation import INTERVALS
-from adjointdeis.evaluation.storage import write_atomically
+from adjointdeis.files import write_atomically
 
 from . import run_details as details, run_tables as tables
 from .curves import det_figure, operating_curve_figure, potential_figure

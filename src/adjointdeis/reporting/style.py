@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from adjointdeis.evaluation.storage import write_atomically
+from adjointdeis.files import write_atomically
 
 # Read back when a plot is set inline in HTML, hence two hex values that nothing else uses.
 INK = "#1b1d21"

@@ -19,9 +19,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
+from ...files import write_atomically
 from ..errors import ScoreError
 from ..scores import BONA_FIDE, ScoreTable, concatenate
-from ..storage import write_atomically
 from .text import Labels, Rows, number, one_path, only, read_fields, refuse_failures, write_lines
 
 COMPARISON_COLUMNS = (

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from ...files import write_atomically
 from ..errors import ScoreError
 from ..scores import COLUMNS, DEFAULTS, SCORE_TYPES, ScoreTable
-from ..storage import write_atomically
 
 
 @dataclass(frozen=True)

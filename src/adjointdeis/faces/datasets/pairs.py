@@ -17,7 +17,6 @@ Reference:
 import csv
 import io
 import itertools
-import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ import numpy as np
 from adjointdeis.faces.datasets.folder import NAME, NEUTRAL, FaceDataset
 from adjointdeis.faces.image_io import IMAGE_SUFFIXES
 from adjointdeis.faces.recogniser import Recogniser
+from adjointdeis.files import write_atomically
 
 _DIM = re.compile(r"^(?P<a>\d{3})_(?P<b>\d{3})$")
 _MAD22 = re.compile(r"^(?P<a>\w*?\d+_\d{2})-vs-(?P<b>\w*?\d+_\d{2})$")
@@ -244,12 +244,8 @@ def validate_pairs(pairs: Sequence[Pair], dataset: FaceDataset, source: str = "p
 
 def write_pairs(path: Path | str, pairs: Sequence[Pair]) -> None:
     """Writes `a.png,b.png,out.png` lines, atomically."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     text = "".join(f"{pair.image_a}.png,{pair.image_b}.png,{pair.name}\n" for pair in pairs)
-    temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    write_atomically(path, lambda f: f.write(text))
 
 
 def overlap(first: Sequence[Pair], second: Sequence[Pair]) -> tuple[int, int]:

@@ -12,16 +12,16 @@ References:
 
 import argparse
 import gzip
-import io
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from adjointdeis.faces.synthetic.assets import ANCESTRIES, BODY, LASHES, PARTS, SEXES, mean_head
-from adjointdeis.faces.synthetic.process import write_atomically
 from adjointdeis.faces.synthetic.rays import central_hits, parallel_hits
+from adjointdeis.files import write_atomically
 
 # Shoulders and up: lower edge and half width of what is kept, decimetres.
 _LOWEST_Y, _HALF_WIDTH = 4.35, 2.3
@@ -214,9 +214,10 @@ def extract_extra(head: dict[str, NDArray]) -> dict[str, NDArray]:
 
 
 def _save(path: Path, arrays: dict[str, NDArray]) -> None:
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)  # pyright: ignore[reportArgumentType]
-    write_atomically(path, buffer.getvalue())
+    def write(file: IO[bytes]) -> None:
+        np.savez_compressed(file, **arrays)  # pyright: ignore[reportArgumentType]
+
+    write_atomically(path, write, "wb")
     print(f"{path}: {path.stat().st_size / 1e6:.2f} MB")
 
 

@@ -27,10 +27,11 @@ from adjointdeis.faces.synthetic.expression import neutral, smile
 from adjointdeis.faces.synthetic.identity import Identity, sample_identity
 from adjointdeis.faces.synthetic.pool import to_uint8
 from adjointdeis.faces.synthetic.pool_spec import GENERATOR_VERSION
-from adjointdeis.faces.synthetic.process import single_thread, write_atomically
+from adjointdeis.faces.synthetic.process import single_thread
 from adjointdeis.faces.synthetic.renderer import Renderer
 from adjointdeis.faces.synthetic.roles import identity_seed
 from adjointdeis.faces.synthetic.seeds import Streams
+from adjointdeis.files import write_atomically
 
 NEUTRAL, SMILE = "03", "08"
 NOTICE = (
@@ -114,15 +115,16 @@ def write_benchmark(
                 capture = sample_capture(streams(f"benchmark capture {code}"))
                 picture = renderer.render(subject.identity, face, capture, size)
                 name = f"{subject.subject_id}_{code}.png"
-                write_atomically(directory / name, _png(picture, subject, face.name))
+                png = _png(picture, subject, face.name)
+                write_atomically(directory / name, lambda f, png=png: f.write(png), "wb")
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["subject_id", "seed", "sex", "group"])
     for s in subjects:
         table.writerow([s.subject_id, s.seed, s.identity.shape.sex, s.identity.shape.group])
-    write_atomically(directory / "subjects.csv", text.getvalue().encode())
+    write_atomically(directory / "subjects.csv", lambda f: f.write(text.getvalue()))
     readme = _README.format(subjects=len(subjects), size=size, version=GENERATOR_VERSION)
-    write_atomically(directory / "README.md", readme.encode())
+    write_atomically(directory / "README.md", lambda f: f.write(readme))
     return subjects
 
 

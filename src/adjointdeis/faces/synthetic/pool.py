@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from adjointdeis.faces.synthetic.pool_spec import GENERATOR_VERSION, PoolSpec, scene
-from adjointdeis.faces.synthetic.process import single_thread, write_atomically
+from adjointdeis.faces.synthetic.process import single_thread
 from adjointdeis.faces.synthetic.renderer import Renderer
+from adjointdeis.files import write_atomically
 
 _SHARD = 64
 
@@ -75,9 +76,8 @@ def _render_shard(spec: PoolSpec, directory: Path, first: int) -> int:
             picture = _renderer().render(shot.identity, shot.expression, shot.capture, spec.size)
             images[k] = to_uint8(picture)
             rows.append(shot.row)
-    buffer = io.BytesIO()
-    np.savez(buffer, images=images, rows=np.array(json.dumps(rows)))
-    write_atomically(_shard_path(directory, first), buffer.getvalue())
+    arrays = {"images": images, "rows": np.array(json.dumps(rows))}
+    write_atomically(_shard_path(directory, first), lambda f: np.savez(f, **arrays), "wb")
     return len(indices)
 
 
@@ -91,7 +91,8 @@ def _check_spec(spec: PoolSpec, directory: Path) -> None:
             )
         directory.mkdir(parents=True, exist_ok=True)
         content = {"fingerprint": spec.fingerprint, "generator": GENERATOR_VERSION}
-        write_atomically(path, json.dumps({**content, "spec": asdict(spec)}, indent=2).encode())
+        described = json.dumps({**content, "spec": asdict(spec)}, indent=2)
+        write_atomically(path, lambda f: f.write(described))
         return
     found = json.loads(path.read_text())
     if found["fingerprint"] != spec.fingerprint:
@@ -125,7 +126,7 @@ def _merge(spec: PoolSpec, directory: Path, shards: list[int]) -> None:
     table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     table.writeheader()
     table.writerows(rows)
-    write_atomically(directory / "meta.csv", text.getvalue().encode())
+    write_atomically(directory / "meta.csv", lambda f: f.write(text.getvalue()))
     os.replace(unfinished, directory / "images.npy")
 
 

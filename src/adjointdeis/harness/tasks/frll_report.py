@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from adjointdeis.evaluation.storage import write_atomically
 from adjointdeis.faces.datasets.pairs import Pair
+from adjointdeis.files import write_atomically
 
 HEADER = (
     "attack",
