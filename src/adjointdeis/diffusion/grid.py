@@ -3,11 +3,14 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from adjointdeis.diffusion.schedule import DDPM, Schedule, as_float64
+
+Clock = Literal["lmbda", "rho", "gamma"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +38,53 @@ class Node:
     def previous(self) -> "Node | None":
         """The node visited just before this one; None at the start of the grid."""
         return self.grid[self.index - 1] if self.index > 0 else None
+
+    def on(self, clock: Clock) -> float:
+        """Reading of a clock at this node; ``inf`` where it has no finite value.
+
+        Raises:
+            ValueError: an unknown clock.
+        """
+        if clock == "gamma":
+            return math.inf if self.sigma == 0.0 else self.alpha / self.sigma
+        if clock not in ("lmbda", "rho"):
+            raise ValueError(f"a clock is 'lmbda', 'rho' or 'gamma', got {clock!r}")
+        return self.lmbda if clock == "lmbda" else self.rho
+
+    def towards(self, other: "Node", fraction: float, clock: Clock = "rho") -> "Node":
+        r"""A node between this one and another: a stage of a step, or an interpolated state.
+
+        Its time is the exact inverse of the clock; nothing is rounded to a grid node. It keeps
+        the ``index`` and the ``grid`` of this node, and is one of the two at fractions 0 and 1.
+
+        Args:
+            other: the node at fraction 1.
+            fraction: place between the two, in [0, 1], linear in the clock.
+            clock: "rho" (noise prediction), "gamma" = alpha/sigma (data prediction), "lmbda".
+
+        Raises:
+            ValueError: a fraction outside [0, 1], or a clock that is infinite at an end.
+        """
+        if fraction in (0.0, 1.0):
+            return other if fraction else self
+        first, last = self.on(clock), other.on(clock)
+        if not (0.0 < fraction < 1.0 and math.isfinite(first) and math.isfinite(last)):
+            raise ValueError(
+                f"no node at fraction {fraction:g} between {clock} = {first:g} and {last:g}: a "
+                "fraction lies in [0, 1] and the clock must be finite at both ends"
+            )
+        place = first + fraction * (last - first)
+        lmbda = place if clock == "lmbda" else math.log(place) * (1 if clock == "gamma" else -1)
+        t = self.grid.schedule.t_of(lmbda)
+        return Node(
+            t=t,
+            alpha=float(self.grid.schedule.alpha(t)),
+            sigma=float(self.grid.schedule.sigma(t)),
+            lmbda=lmbda,
+            rho=math.exp(-lmbda),
+            index=self.index,
+            grid=self.grid,
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -56,13 +56,7 @@ class AdjointNodes:
         times = []
         for c, f in zip(cell, fraction, strict=True):
             s, t = sampling[c], sampling[c + 1]
-            if f in (0.0, 1.0):
-                times.append((t if f else s).t)
-            elif t.sigma > 0.0:
-                times.append(sampling.schedule.t_of(s.lmbda + f * (t.lmbda - s.lmbda)))
-            else:
-                rho = torch.tensor(s.rho + f * (t.rho - s.rho), dtype=torch.float64)
-                times.append(sampling.schedule.t_of(-rho.log()))
+            times.append(s.towards(t, f, "lmbda" if t.sigma > 0.0 else "rho").t)
         exact = all(f in (0.0, 1.0) for f in fraction)
         grid = (
             sampling.at([c + int(f) for c, f in zip(cell, fraction, strict=True)])

@@ -3,6 +3,7 @@
 from adjointdeis.solvers.base import Solver, State
 from adjointdeis.solvers.ddim import DDIM
 from adjointdeis.solvers.dpm_solver import DPMSolverPP
+from adjointdeis.solvers.runge_kutta import RungeKutta
 from adjointdeis.solvers.sde_dpm_solver import SDEDPMSolver
 
-__all__ = ["DDIM", "DPMSolverPP", "SDEDPMSolver", "Solver", "State"]
+__all__ = ["DDIM", "DPMSolverPP", "RungeKutta", "SDEDPMSolver", "Solver", "State"]
