@@ -176,3 +176,114 @@ def test_works_where_the_caller_disabled_gradients() -> None:
         first = optimisation.step().loss
         second = optimisation.step().loss
     assert (second < first).all()
+
+
+# Optimisers that see the whole sample at once
+
+
+LBFGS = partial(torch.optim.LBFGS, lr=1.0, max_iter=1, history_size=10)
+
+
+def test_lbfgs_keeps_the_samples_apart() -> None:
+    x_T, z = latents()
+    together = LatentOptimisation(generate, quadratic, x_T, z, LBFGS)
+    alone = [
+        LatentOptimisation(generate, quadratic, x_T[k : k + 1], z[k : k + 1], LBFGS)
+        for k in range(3)
+    ]
+    for _ in range(10):
+        losses = together.step().loss
+        singles = torch.cat([single.step().loss for single in alone])
+        torch.testing.assert_close(losses, singles, rtol=1e-12, atol=1e-12)
+    # Four curvatures: quasi-Newton is at the minimum of a quadratic after a few pairs.
+    assert (losses < 1e-6).all()
+
+
+@pytest.mark.parametrize("option", [{"max_iter": 4}, {"line_search_fn": "strong_wolfe"}])
+def test_lbfgs_with_iterations_of_its_own_is_refused(option) -> None:
+    factory = partial(torch.optim.LBFGS, **{"max_iter": 1, **option})
+    with pytest.raises(ValueError, match="use max_iter=1 without a line search"):
+        LatentOptimisation(generate, quadratic, *latents(), factory)
+
+
+# Early stopping
+
+
+class Recorder:
+    """The quadratic problem with offsets of each sample, which says which samples it was asked."""
+
+    def __init__(self) -> None:
+        self.offset = torch.tensor([[0.0], [0.3], [-0.2]], dtype=torch.float64)
+        self.asked: list[list[int]] = []
+
+    def sampler(self, x_T: torch.Tensor, z: torch.Tensor, rows: torch.Tensor) -> Rollout:
+        self.asked.append(rows.tolist())
+        return Rollout(x_T + 2 * z + self.offset[rows])
+
+    def objective(self, x_0: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        return quadratic(x_0 - self.offset[rows])
+
+
+def stopping(below: float, problem: Recorder | None = None, optimizer=SGD, keep="last"):
+    problem = problem or Recorder()
+
+    def near(x_0: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        return problem.objective(x_0, rows) < below
+
+    return LatentOptimisation(
+        problem.sampler, problem.objective, *latents(), optimizer, keep=keep, stop=near
+    )
+
+
+@pytest.mark.parametrize("optimizer", [SGD, ADAM, MOMENTUM, LBFGS])
+@pytest.mark.parametrize("keep", ["last", "best"])
+def test_a_stopped_sample_keeps_what_was_accepted(optimizer, keep: str) -> None:
+    problem = Recorder()
+    early = stopping(0.05, problem, optimizer, keep)
+    free = LatentOptimisation(generate, quadratic, *latents(), optimizer)
+    seen = []
+    while not early.finished and early.steps < 300:
+        seen.append((free.x_T.detach().clone(), free.z.detach().clone()))
+        step, whole = early.step(), free.step()
+        # Those still under way are where they would be without any stopping.
+        torch.testing.assert_close(step.loss, whole.loss[step.rows], rtol=1e-12, atol=1e-12)
+    assert early.finished and sorted(early.stopped) == [0, 1, 2]
+    assert len(set(early.stopped.values())) > 1, "the samples stop at different steps"
+    x_T, z = early.result()
+    for index, when in early.stopped.items():
+        torch.testing.assert_close(x_T[index], seen[when][0][index], rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(z[index], seen[when][1][index], rtol=1e-12, atol=1e-12)
+    calls = len(problem.asked)
+    rollout, loss = early.evaluate()
+    assert len(problem.asked) == calls, "an accepted sample is not sampled again"
+    assert (loss < 0.05).all()
+    expected = problem.sampler(x_T, z, torch.arange(3)).x_0
+    torch.testing.assert_close(rollout.x_0, expected, rtol=1e-12, atol=1e-12)
+    with pytest.raises(RuntimeError, match="every sample has stopped"):
+        early.step()
+
+
+def test_a_stopped_sample_costs_nothing() -> None:
+    problem = Recorder()
+    early = stopping(0.05, problem)
+    while not early.finished:
+        early.step()
+    for index, when in early.stopped.items():
+        assert [index in rows for rows in problem.asked] == [
+            step <= when for step in range(len(problem.asked))
+        ]
+
+
+def test_the_rest_is_evaluated_beside_the_stopped() -> None:
+    problem = Recorder()
+    early = stopping(0.05, problem)
+    while not early.stopped:
+        early.step()
+    early.step()
+    left = early.rows.tolist()
+    assert 0 < len(left) < 3
+    rollout, loss = early.evaluate()
+    assert problem.asked[-1] == left
+    expected = problem.sampler(*early.result(), torch.arange(3)).x_0
+    torch.testing.assert_close(rollout.x_0, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(loss, problem.objective(expected, torch.arange(3)))

@@ -16,10 +16,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from adjointdeis.gradients.cost import Cost
 from adjointdeis.rollout import Rollout
 
-Sampler = Callable[[Tensor, Tensor], Rollout]
-Objective = Callable[[Tensor], Tensor]
+Sampler = Callable[..., Rollout]
+Objective = Callable[..., Tensor]
 OptimizerFactory = Callable[[list[dict]], torch.optim.Optimizer]
 
 
@@ -28,32 +29,41 @@ class LatentStep:
     """What one gradient step saw, before it moved the latents.
 
     Attributes:
-        loss: Per-sample loss, with shape (B).
-        gradient_norm: Euclidean norm of each sample's gradient over x_T and z, with shape (B).
-        rollout: The sampling run, with its cost.
+        loss: Per-sample loss, with shape (R).
+        gradient_norm: Euclidean norm of each sample's gradient over x_T and z, with shape (R).
+        rollout: The sampling run of those samples, with its cost.
+        rows: Numbers of the R samples that took part: all, but those that stopped before.
     """
 
     loss: Tensor
     gradient_norm: Tensor
     rollout: Rollout
+    rows: Tensor
 
 
 class LatentOptimisation:
-    """A batch of latents under optimisation.
+    """A batch of latents under optimisation, every sample with an optimiser of its own.
 
     A sample whose loss or gradient is not finite is frozen at its last good latents and reported
-    in ``failed``; the others go on.
+    in ``failed``; the others go on. A sample that ``stop`` accepts keeps the latents that were
+    accepted, and costs nothing from then on.
 
     Arguments:
-        sampler: ``(x_T, z) -> Rollout``, differentiable by whatever method it carries.
-        objective: ``x_0 -> losses`` with shape (B).
+        sampler: ``(x_T, z) -> Rollout``, differentiable by whatever method it carries; with
+            ``stop``, ``(x_T, z, rows) -> Rollout`` for the samples of these numbers.
+        objective: ``x_0 -> losses`` with shape (B); with ``stop``, ``(x_0, rows) -> losses``.
         x_T: Initial noise, with shape (B, *); not modified.
         z: Condition, with shape (B, D); not modified.
-        optimizer: Factory called with parameter groups; elementwise optimisers (SGD, Adam) keep
-            the samples independent, L-BFGS would couple them.
+        optimizer: Factory called with the parameter groups of one sample.
+            ``torch.optim.LBFGS`` needs ``max_iter=1`` and no line search: a step is one gradient.
         z_learning_rate: Learning rate of z when it differs from that of x_T.
         keep: Which iterate :meth:`result` returns: the "last", as the paper does, or the "best"
-            by the objective.
+            by the objective. A stopped sample returns the one that was accepted.
+        stop: ``(x_0, rows) -> accepted`` with shape (R), asked before every update; None makes
+            every step.
+
+    Raises:
+        ValueError: Unknown ``keep``, or an L-BFGS that evaluates more than once a step.
     """
 
     def __init__(
@@ -65,72 +75,148 @@ class LatentOptimisation:
         optimizer: OptimizerFactory,
         z_learning_rate: float | None = None,
         keep: Literal["last", "best"] = "last",
+        stop: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> None:
         if keep not in ("last", "best"):
             raise ValueError(f"keep={keep!r} must be 'last' or 'best'")
-        self.sampler, self.objective, self.keep = sampler, objective, keep
+        self.sampler, self.objective, self.keep, self.stop = sampler, objective, keep, stop
         self.x_T = x_T.detach().clone().requires_grad_()
         self.z = z.detach().clone().requires_grad_()
-        groups: list[dict] = [{"params": [self.x_T]}, {"params": [self.z]}]
-        if z_learning_rate is not None:
-            groups[1]["lr"] = z_learning_rate
-        self.optimizer = optimizer(groups)
+        # Views of one sample each: an optimiser moves its rows of the batch in place.
+        self._samples = [
+            tuple(tensor.detach()[index].requires_grad_() for tensor in (self.x_T, self.z))
+            for index in range(len(x_T))
+        ]
+        self.optimizers = [optimizer(_groups(sample, z_learning_rate)) for sample in self._samples]
+        for made in self.optimizers[:1]:
+            _refuse_inner_iterations(made)
         self.failed: dict[int, str] = {}
+        self.stopped: dict[int, int] = {}
         self.steps = 0
+        self._accepted: dict[int, Tensor] = {}
         self._best = torch.full((len(x_T),), float("inf"), device=x_T.device)
         self._best_latents = (self.x_T.detach().clone(), self.z.detach().clone())
 
+    @property
+    def rows(self) -> Tensor:
+        """Numbers of the samples that have not stopped."""
+        under_way = [index for index in range(len(self.x_T)) if index not in self.stopped]
+        return torch.tensor(under_way, dtype=torch.long, device=self.x_T.device)
+
+    @property
+    def finished(self) -> bool:
+        """Whether every sample has stopped or failed: further steps would change nothing."""
+        return len(self.stopped.keys() | self.failed.keys()) == len(self.x_T)
+
     def step(self) -> LatentStep:
-        """One rollout, one gradient, one update."""
+        """One rollout, one gradient, one update.
+
+        Raises:
+            RuntimeError: Every sample has stopped.
+        """
+        rows = self.rows
+        if not len(rows):
+            raise RuntimeError("every sample has stopped; ask `finished` before another step")
         with torch.enable_grad():
-            rollout = self.sampler(self.x_T, self.z)
-            loss = self.objective(rollout.x_0)
+            rollout, loss = self._evaluated(self.x_T, self.z, rows)
+            held = self._accept(rollout.x_0, rows)
             g_x, g_z = torch.autograd.grad(loss.sum(), (self.x_T, self.z))
         loss = loss.detach()
-        norm = (g_x.flatten(1).square().sum(1) + g_z.flatten(1).square().sum(1)).sqrt()
-        self._note(loss)
-        self._reject(loss, norm)
-        held = (self.x_T.detach().clone(), self.z.detach().clone()) if self.failed else None
-        for index in self.failed:
-            g_x[index] = 0
-            g_z[index] = 0
-        self.x_T.grad, self.z.grad = g_x, g_z
-        self.optimizer.step()
-        if held is not None:
-            # An optimiser with momentum or weight decay moves even where the gradient is zero.
-            for index in self.failed:
-                self.x_T.data[index], self.z.data[index] = held[0][index], held[1][index]
+        norm = (g_x.flatten(1).square().sum(1) + g_z.flatten(1).square().sum(1)).sqrt()[rows]
+        self._note(loss, rows)
+        self._reject(loss, norm, rows)
+        for index, value in zip(rows.tolist(), loss, strict=True):
+            if index in self.failed or index in held:
+                continue
+            for parameter, gradient in zip(self._samples[index], (g_x, g_z), strict=True):
+                parameter.grad = gradient[index].contiguous()
+            self.optimizers[index].step(lambda value=value: value)  # type: ignore[arg-type]
         self.steps += 1
-        return LatentStep(loss, norm, rollout)
+        return LatentStep(loss, norm, rollout, rows)
 
     def result(self) -> tuple[Tensor, Tensor]:
         """The chosen x_T and z, detached."""
-        if self.keep == "best":
-            return self._best_latents
-        return self.x_T.detach(), self.z.detach()
+        if self.keep == "last":
+            return self.x_T.detach(), self.z.detach()
+        chosen = tuple(kept.clone() for kept in self._best_latents)
+        for index in self.stopped:
+            for kept, current in zip(chosen, (self.x_T, self.z), strict=True):
+                kept[index] = current.detach()[index]
+        return chosen[0], chosen[1]
 
     def evaluate(self) -> tuple[Rollout, Tensor]:
-        """Samples and losses of the result, without gradients.
+        """Samples and losses of the result, without gradients; stopped samples are not repeated.
 
         With ``keep="best"`` the last iterate, which no step has seen, competes first: this costs
         a second sampling run.
         """
+        rows = self.rows
         with torch.no_grad():
-            if self.keep == "best":
-                rollout = self.sampler(self.x_T.detach(), self.z.detach())
-                self._note(self.objective(rollout.x_0))
-            rollout = self.sampler(*self.result())
-            return rollout, self.objective(rollout.x_0)
+            if self.keep == "best" and len(rows):
+                _, loss = self._evaluated(self.x_T.detach(), self.z.detach(), rows)
+                self._note(loss, rows)
+            if not self.stopped:
+                return self._evaluated(*self.result(), rows)
+            x_0 = torch.empty_like(self.x_T)
+            cost = Cost()
+            if len(rows):
+                rollout, _ = self._evaluated(*self.result(), rows)
+                x_0[rows], cost = rollout.x_0, rollout.cost
+            for index, accepted in self._accepted.items():
+                x_0[index] = accepted
+            every = torch.arange(len(self.x_T), device=self.x_T.device)
+            return Rollout(x_0, cost), self.objective(x_0, every)
 
-    def _note(self, loss: Tensor) -> None:
-        better = loss < self._best
-        self._best = torch.where(better, loss, self._best)
+    def _evaluated(self, x_T: Tensor, z: Tensor, rows: Tensor) -> tuple[Rollout, Tensor]:
+        if self.stop is None:
+            rollout = self.sampler(x_T, z)
+            return rollout, self.objective(rollout.x_0)
+        rollout = self.sampler(x_T[rows], z[rows], rows)
+        return rollout, self.objective(rollout.x_0, rows)
+
+    def _accept(self, x_0: Tensor, rows: Tensor) -> set[int]:
+        """Numbers of the samples that stop here; they keep their latents and their x_0."""
+        if self.stop is None:
+            return set()
+        x_0 = x_0.detach()
+        accepted = self.stop(x_0, rows)
+        for position in torch.nonzero(accepted).flatten().tolist():
+            index = int(rows[position])
+            if index not in self.failed:
+                self.stopped[index] = self.steps
+                self._accepted[index] = x_0[position].clone()
+        return set(self.stopped)
+
+    def _note(self, loss: Tensor, rows: Tensor) -> None:
+        self._best = self._best.to(loss.dtype)
+        improved = loss < self._best[rows]
+        better = rows[improved]
+        self._best[better] = loss[improved]
         for kept, current in zip(self._best_latents, (self.x_T, self.z), strict=True):
             kept[better] = current.detach()[better]
 
-    def _reject(self, loss: Tensor, norm: Tensor) -> None:
-        for index in torch.nonzero(~(loss.isfinite() & norm.isfinite())).flatten().tolist():
+    def _reject(self, loss: Tensor, norm: Tensor, rows: Tensor) -> None:
+        for position in torch.nonzero(~(loss.isfinite() & norm.isfinite())).flatten().tolist():
             self.failed.setdefault(
-                index,
-                f"step {self.steps}: loss {loss[index]:g}, gradient norm {norm[index]:g}",
+                int(rows[position]),
+                f"step {self.steps}: loss {loss[position]:g}, gradient norm {norm[position]:g}",
             )
+
+
+def _groups(sample: tuple[Tensor, ...], z_learning_rate: float | None) -> list[dict]:
+    # One group where one learning rate serves: L-BFGS takes no more.
+    if z_learning_rate is None:
+        return [{"params": list(sample)}]
+    x_T, z = sample
+    return [{"params": [x_T]}, {"params": [z], "lr": z_learning_rate}]
+
+
+def _refuse_inner_iterations(optimizer: torch.optim.Optimizer) -> None:
+    if not isinstance(optimizer, torch.optim.LBFGS):
+        return
+    group = optimizer.param_groups[0]
+    if group["max_iter"] != 1 or group["line_search_fn"] is not None:
+        raise ValueError(
+            f"L-BFGS with max_iter={group['max_iter']}, line_search_fn={group['line_search_fn']!r} "
+            "samples several times a step; use max_iter=1 without a line search"
+        )
