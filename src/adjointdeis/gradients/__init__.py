@@ -6,6 +6,7 @@ from adjointdeis.gradients.base import GradientMethod, NotSupportedError, Stepwi
 from adjointdeis.gradients.chain import Chain, UnreachableLeafError
 from adjointdeis.gradients.cost import Cost
 from adjointdeis.gradients.discrete_adjoint import DiscreteAdjoint
+from adjointdeis.gradients.symplectic_adjoint import SymplecticAdjoint
 
 __all__ = [
     "AdjointDEIS",
@@ -17,5 +18,6 @@ __all__ = [
     "LargeAdjointStepWarning",
     "NotSupportedError",
     "StepwiseMethod",
+    "SymplecticAdjoint",
     "UnreachableLeafError",
 ]

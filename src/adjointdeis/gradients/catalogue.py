@@ -15,7 +15,8 @@ from adjointdeis.gradients.adjoint_deis import AdjointDEIS
 from adjointdeis.gradients.backprop import Backprop
 from adjointdeis.gradients.base import GradientMethod
 from adjointdeis.gradients.discrete_adjoint import DiscreteAdjoint
-from adjointdeis.solvers import DDIM, DPMSolverPP, SDEDPMSolver
+from adjointdeis.gradients.symplectic_adjoint import SymplecticAdjoint
+from adjointdeis.solvers import DDIM, DPMSolverPP, RungeKutta, SDEDPMSolver
 from adjointdeis.solvers.base import Solver
 
 Calculus = Literal["ode", "sde"]
@@ -71,6 +72,7 @@ CATALOGUE: tuple[Entry, ...] = (
     Entry("DiscreteAdjoint, 2M sampler", DiscreteAdjoint, ode=DPMSolverPP, sde=None),
     Entry("DiscreteAdjoint, 3 snapshots", partial(DiscreteAdjoint, snapshots=3)),
     Entry("DiscreteAdjoint, 3 activations", partial(DiscreteAdjoint, keep_activations=3)),
+    Entry("SymplecticAdjoint", SymplecticAdjoint, ode=RungeKutta, sde=None),
     Entry(
         "AdjointDEIS-1",
         AdjointDEIS,

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from adjointdeis.diffusion.denoiser import Denoiser
 from adjointdeis.diffusion.grid import Node
-from adjointdeis.diffusion.transition import rho_gap
+from adjointdeis.diffusion.transition import eps_weight
 from adjointdeis.solvers.base import Solver, State
 from adjointdeis.solvers.tableau import Tableau, tableau
 
@@ -61,11 +61,26 @@ class RungeKutta(Solver):
         noise: Tensor | None,
     ) -> tuple[Tensor, State]:
         del noise
-        y, width, slopes = x / s.alpha, -rho_gap(s, t), []
+        y, width = x / s.alpha, rho_width(s, t)
+        slopes: list[Tensor] = []
         for row, node in zip(self.tableau.a, self.tableau.nodes(s, t, "rho"), strict=True):
             stage = combined(y, width, row, slopes)
             slopes.append(denoiser(node.alpha * stage, node.t, z))
         return t.alpha * combined(y, width, self.tableau.b, slopes), state
+
+
+def rho_width(s: Node, t: Node) -> float:
+    """rho_t - rho_s, negative when sampling.
+
+    Raises:
+        ValueError: alpha = 0 at an end.
+    """
+    if s.alpha == 0.0 or t.alpha == 0.0:
+        raise ValueError(
+            "RungeKutta steps over rho = sigma/alpha, which is infinite where alpha = 0; end the "
+            "grid at the schedule's t_max, or use DDIM, whose step has a limit there"
+        )
+    return eps_weight(s, t) / t.alpha
 
 
 def combined(
