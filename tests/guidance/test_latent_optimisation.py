@@ -5,7 +5,9 @@ from functools import partial
 import pytest
 import torch
 
+from adjointdeis.gradients import Cost
 from adjointdeis.guidance.latent_optimisation import LatentOptimisation
+from adjointdeis.guidance.per_sample import Sphere
 from adjointdeis.rollout import Rollout
 
 TARGET = torch.linspace(-1, 1, 4, dtype=torch.float64)
@@ -287,3 +289,83 @@ def test_the_rest_is_evaluated_beside_the_stopped() -> None:
     expected = problem.sampler(*early.result(), torch.arange(3)).x_0
     torch.testing.assert_close(rollout.x_0, expected, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(loss, problem.objective(expected, torch.arange(3)))
+
+
+def test_the_norm_constraint_holds_after_every_update() -> None:
+    x_T, z = latents()
+    radius = x_T.norm(dim=1)
+    optimisation = LatentOptimisation(
+        generate, quadratic, x_T, z, ADAM, constraint=Sphere.through(x_T)
+    )
+    for _ in range(20):
+        optimisation.step()
+        torch.testing.assert_close(optimisation.x_T.detach().norm(dim=1), radius)
+    assert not torch.allclose(optimisation.x_T.detach(), x_T)
+
+
+def test_descent_on_the_sphere_ends_where_the_gradient_is_radial() -> None:
+    x_T, z = latents()
+    optimisation = LatentOptimisation(
+        generate, quadratic, x_T, z, SGD, optimise="x_T", constraint=Sphere.through(x_T)
+    )
+    for _ in range(2000):
+        optimisation.step()
+    x = optimisation.x_T.detach()
+    slope = CURVATURE * (x + 2 * z - TARGET)
+    radial = (slope * x).sum(1, keepdim=True) / x.square().sum(1, keepdim=True) * x
+    torch.testing.assert_close(slope, radial, rtol=0, atol=1e-8)
+
+
+def test_a_point_at_the_origin_stays_there() -> None:
+    x = torch.zeros(1, 4, dtype=torch.float64)
+    assert torch.equal(Sphere.through(x)(x), x)
+
+
+@pytest.mark.parametrize("moving", ["x_T", "z"])
+def test_only_one_latent_moves(moving: str) -> None:
+    x_T, z = latents()
+    optimisation = LatentOptimisation(generate, quadratic, x_T, z, ADAM, optimise=moving)
+    step = optimisation.step()
+    moved_x, moved_z = optimisation.result()
+    assert torch.equal(moved_x, x_T) == (moving == "z")
+    assert torch.equal(moved_z, z) == (moving == "x_T")
+    slope = CURVATURE * (x_T + 2 * z - TARGET)
+    factor = 1 if moving == "x_T" else 2
+    torch.testing.assert_close(step.gradient_norm, factor * slope.norm(dim=1))
+    with pytest.raises(ValueError, match="optimise='theta' must be"):
+        LatentOptimisation(generate, quadratic, x_T, z, SGD, optimise="theta")
+
+
+def test_a_penalty_moves_x_T_but_does_not_choose_the_best() -> None:
+    x_T, z = latents()
+    optimisation = LatentOptimisation(
+        generate, quadratic, x_T, z, SGD, optimise="x_T", penalty=lambda x: x.square().sum(1)
+    )
+    step = optimisation.step()
+    slope = CURVATURE * (x_T + 2 * z - TARGET) + 2 * x_T
+    torch.testing.assert_close(optimisation.x_T.detach(), x_T - 0.02 * slope)
+    torch.testing.assert_close(step.loss, quadratic(x_T + 2 * z))
+
+
+def test_a_scheduled_condition_is_one_tensor() -> None:
+    x_T, z = latents()
+    scheduled = torch.stack([z, 0.5 * z], 1)
+    optimisation = LatentOptimisation(
+        lambda x, zs: Rollout(x + sum(zs.unbind(1))), quadratic, x_T, scheduled, SGD
+    )
+    optimisation.step()
+    slope = CURVATURE * (x_T + 1.5 * z - TARGET)
+    wanted = scheduled - 0.02 * slope.unsqueeze(1)
+    torch.testing.assert_close(optimisation.z.detach(), wanted)
+
+
+def test_the_cost_of_all_steps_is_counted() -> None:
+    def counting(x_T: torch.Tensor, z: torch.Tensor) -> Rollout:
+        return Rollout(x_T + 2 * z, Cost(nfe_forward=5, vjps=3, peak_latents=7))
+
+    optimisation = LatentOptimisation(counting, quadratic, *latents(), SGD)
+    for _ in range(4):
+        optimisation.step()
+    optimisation.evaluate()
+    assert (optimisation.cost.nfe, optimisation.cost.vjps) == (25, 15)
+    assert optimisation.cost.peak_latents == 7

@@ -40,6 +40,16 @@ class Cost:
         else:
             self.nfe_forward += count
 
+    def add(self, other: "Cost") -> None:
+        """Add the counters of another rollout of the same algorithm.
+
+        Evaluations and products sum up; of what is held at one time the larger stays.
+        """
+        self.nfe_forward += other.nfe_forward
+        self.nfe_backward += other.nfe_backward
+        self.vjps += other.vjps
+        self.holds(other.peak_latents, other.peak_graphs)
+
     def holds(self, latents: int, graphs: int = 0) -> None:
         """Record what is held now."""
         self.peak_latents = max(self.peak_latents, latents)

@@ -2,7 +2,8 @@ r"""Descent of a loss on generated samples over their initial noise and conditio
 
 .. math::
     (x_T, z) \gets (x_T, z)
-        - \eta\,\nabla_{(x_T, z)} \sum_b L\big(x_0^{(b)}(x_T^{(b)}, z^{(b)})\big)
+        - \eta\,\nabla_{(x_T, z)} \sum_b \Big[ L\big(x_0^{(b)}(x_T^{(b)}, z^{(b)})\big)
+        + P(x_T^{(b)}) \Big]
 
 The loss is summed over the batch, so every sample descends as if it were alone and the learning
 rate means the same at every batch size.  Paper: section 5 (the published program divides by the
@@ -29,7 +30,7 @@ class LatentStep:
     """What one gradient step saw, before it moved the latents.
 
     Attributes:
-        loss: Per-sample loss, with shape (R).
+        loss: Per-sample loss without the penalty, with shape (R).
         gradient_norm: Euclidean norm of each sample's gradient over x_T and z, with shape (R).
         rollout: The sampling run of those samples, with its cost.
         rows: Numbers of the R samples that took part: all, but those that stopped before.
@@ -48,12 +49,16 @@ class LatentOptimisation:
     in ``failed``; the others go on. A sample that ``stop`` accepts keeps the latents that were
     accepted, and costs nothing from then on.
 
+    Optimises x_T and z, or one of them. Cost of a step: one rollout and its gradient; ``cost`` is
+    the sum of all.
+
     Arguments:
         sampler: ``(x_T, z) -> Rollout``, differentiable by whatever method it carries; with
             ``stop``, ``(x_T, z, rows) -> Rollout`` for the samples of these numbers.
         objective: ``x_0 -> losses`` with shape (B); with ``stop``, ``(x_0, rows) -> losses``.
         x_T: Initial noise, with shape (B, *); not modified.
-        z: Condition, with shape (B, D); not modified.
+        z: Condition, with shape (B, *); not modified. A scheduled condition is one tensor
+            (B, N, D) that the sampler unbinds into its N steps.
         optimizer: Factory called with the parameter groups of one sample.
             ``torch.optim.LBFGS`` needs ``max_iter=1`` and no line search: a step is one gradient.
         z_learning_rate: Learning rate of z when it differs from that of x_T.
@@ -61,9 +66,17 @@ class LatentOptimisation:
             by the objective. A stopped sample returns the one that was accepted.
         stop: ``(x_0, rows) -> accepted`` with shape (R), asked before every update; None makes
             every step.
+        optimise: What moves: "both", or only "x_T" or only "z".
+        penalty: ``x_T -> penalties`` with shape (B), added to the objective in the gradient. It
+            does not decide which iterate is best.
+        gradient_rule: Applied to the batch's gradient of each moving tensor before the
+            optimisers, sample by sample, for example ``per_sample.normalised``.
+        constraint: Applied to x_T after every update, sample by sample, for example
+            ``per_sample.Sphere.through(x_T)``.
 
     Raises:
-        ValueError: Unknown ``keep``, or an L-BFGS that evaluates more than once a step.
+        ValueError: Unknown ``keep`` or ``optimise``, or an L-BFGS that evaluates more than once
+            a step.
     """
 
     def __init__(
@@ -76,18 +89,30 @@ class LatentOptimisation:
         z_learning_rate: float | None = None,
         keep: Literal["last", "best"] = "last",
         stop: Callable[[Tensor, Tensor], Tensor] | None = None,
+        optimise: Literal["both", "x_T", "z"] = "both",
+        penalty: Callable[[Tensor], Tensor] | None = None,
+        gradient_rule: Callable[[Tensor], Tensor] | None = None,
+        constraint: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         if keep not in ("last", "best"):
             raise ValueError(f"keep={keep!r} must be 'last' or 'best'")
+        if optimise not in ("both", "x_T", "z"):
+            raise ValueError(f"optimise={optimise!r} must be 'both', 'x_T' or 'z'")
         self.sampler, self.objective, self.keep, self.stop = sampler, objective, keep, stop
-        self.x_T = x_T.detach().clone().requires_grad_()
-        self.z = z.detach().clone().requires_grad_()
+        self.penalty, self.gradient_rule, self.constraint = penalty, gradient_rule, constraint
+        self.x_T = x_T.detach().clone().requires_grad_(optimise != "z")
+        self.z = z.detach().clone().requires_grad_(optimise != "x_T")
+        self._costs: list[Cost] = []
+        self._moving = [latent for latent in (self.x_T, self.z) if latent.requires_grad]
         # Views of one sample each: an optimiser moves its rows of the batch in place.
         self._samples = [
-            tuple(tensor.detach()[index].requires_grad_() for tensor in (self.x_T, self.z))
+            tuple(tensor.detach()[index].requires_grad_() for tensor in self._moving)
             for index in range(len(x_T))
         ]
-        self.optimizers = [optimizer(_groups(sample, z_learning_rate)) for sample in self._samples]
+        self.optimizers = [
+            optimizer(_groups(sample, z_learning_rate, self.z.requires_grad))
+            for sample in self._samples
+        ]
         for made in self.optimizers[:1]:
             _refuse_inner_iterations(made)
         self.failed: dict[int, str] = {}
@@ -96,6 +121,14 @@ class LatentOptimisation:
         self._accepted: dict[int, Tensor] = {}
         self._best = torch.full((len(x_T),), float("inf"), device=x_T.device)
         self._best_latents = (self.x_T.detach().clone(), self.z.detach().clone())
+
+    @property
+    def cost(self) -> Cost:
+        """Counters of every rollout so far, gradients included."""
+        total = Cost()
+        for cost in self._costs:
+            total.add(cost)
+        return total
 
     @property
     def rows(self) -> Tensor:
@@ -120,17 +153,26 @@ class LatentOptimisation:
         with torch.enable_grad():
             rollout, loss = self._evaluated(self.x_T, self.z, rows)
             held = self._accept(rollout.x_0, rows)
-            g_x, g_z = torch.autograd.grad(loss.sum(), (self.x_T, self.z))
+            total = loss.sum()
+            if self.penalty is not None:
+                total = total + self.penalty(self.x_T[rows]).sum()
+            gradients = torch.autograd.grad(total, self._moving)
         loss = loss.detach()
-        norm = (g_x.flatten(1).square().sum(1) + g_z.flatten(1).square().sum(1)).sqrt()[rows]
+        norm = torch.stack([g.flatten(1).square().sum(1) for g in gradients]).sum(0).sqrt()[rows]
         self._note(loss, rows)
         self._reject(loss, norm, rows)
+        if self.gradient_rule is not None:
+            gradients = [self.gradient_rule(gradient) for gradient in gradients]
+        updated = []
         for index, value in zip(rows.tolist(), loss, strict=True):
             if index in self.failed or index in held:
                 continue
-            for parameter, gradient in zip(self._samples[index], (g_x, g_z), strict=True):
+            for parameter, gradient in zip(self._samples[index], gradients, strict=True):
                 parameter.grad = gradient[index].contiguous()
             self.optimizers[index].step(lambda value=value: value)  # type: ignore[arg-type]
+            updated.append(index)
+        if self.constraint is not None and self.x_T.requires_grad:
+            self.x_T.data[updated] = self.constraint(self.x_T.data)[updated]
         self.steps += 1
         return LatentStep(loss, norm, rollout, rows)
 
@@ -170,9 +212,13 @@ class LatentOptimisation:
     def _evaluated(self, x_T: Tensor, z: Tensor, rows: Tensor) -> tuple[Rollout, Tensor]:
         if self.stop is None:
             rollout = self.sampler(x_T, z)
-            return rollout, self.objective(rollout.x_0)
-        rollout = self.sampler(x_T[rows], z[rows], rows)
-        return rollout, self.objective(rollout.x_0, rows)
+            loss = self.objective(rollout.x_0)
+        else:
+            rollout = self.sampler(x_T[rows], z[rows], rows)
+            loss = self.objective(rollout.x_0, rows)
+        # The same object that the gradient adds to later.
+        self._costs.append(rollout.cost)
+        return rollout, loss
 
     def _accept(self, x_0: Tensor, rows: Tensor) -> set[int]:
         """Numbers of the samples that stop here; they keep their latents and their x_0."""
@@ -203,12 +249,13 @@ class LatentOptimisation:
             )
 
 
-def _groups(sample: tuple[Tensor, ...], z_learning_rate: float | None) -> list[dict]:
+def _groups(sample: tuple[Tensor, ...], z_learning_rate: float | None, z_moves: bool) -> list[dict]:
     # One group where one learning rate serves: L-BFGS takes no more.
-    if z_learning_rate is None:
+    if z_learning_rate is None or not z_moves:
         return [{"params": list(sample)}]
-    x_T, z = sample
-    return [{"params": [x_T]}, {"params": [z], "lr": z_learning_rate}]
+    *others, z = sample
+    groups: list[dict] = [{"params": [x_T]} for x_T in others]
+    return [*groups, {"params": [z], "lr": z_learning_rate}]
 
 
 def _refuse_inner_iterations(optimizer: torch.optim.Optimizer) -> None:

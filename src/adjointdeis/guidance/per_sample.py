@@ -1,0 +1,53 @@
+r"""Operations on each sample of a batch as if it were alone: norms, unit gradients, the sphere."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Sphere:
+    r"""Keeps each sample's noise on the sphere where it started, :math:`\|x\| = \|x_T\|`.
+
+    A standard normal in D dimensions has norm near :math:`\sqrt D`; noise that leaves this shell
+    is noise that the network was never trained on.
+
+    Arguments:
+        norm: Radius per sample, with shape (B).
+    """
+
+    norm: Tensor
+
+    @classmethod
+    def through(cls, x_T: Tensor) -> "Sphere":
+        """The spheres that the samples of x_T lie on."""
+        return cls(per_sample_norm(x_T.detach()))
+
+    def __call__(self, x_T: Tensor) -> Tensor:
+        """The nearest point on the sphere; a sample at the origin stays there."""
+        norm = per_sample_norm(x_T)
+        factor = torch.where(norm > 0, self.norm / norm.clamp_min(torch.finfo(norm.dtype).tiny), 0)
+        return x_T * expanded(factor, x_T)
+
+
+def normalised(gradient: Tensor) -> Tensor:
+    """The gradient of each sample divided by its Euclidean norm; a zero gradient stays zero."""
+    norm = per_sample_norm(gradient)
+    factor = torch.where(norm > 0, 1.0 / norm.clamp_min(torch.finfo(norm.dtype).tiny), 0.0)
+    return gradient * expanded(factor, gradient)
+
+
+def per_sample_norm(x: Tensor) -> Tensor:
+    """Euclidean norm of each sample, flattened whole, with shape (B)."""
+    return x.flatten(1).square().sum(1).sqrt()
+
+
+def rms(x: Tensor) -> Tensor:
+    """Root mean square of each sample, with shape (B)."""
+    return x.flatten(1).square().mean(1).sqrt()
+
+
+def expanded(values: Tensor, like: Tensor) -> Tensor:
+    """One value per sample, shaped to multiply a tensor (B, *)."""
+    return values.reshape(-1, *[1] * (like.ndim - 1))

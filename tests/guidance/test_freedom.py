@@ -1,0 +1,235 @@
+"""FreeDoM: plain sampler at scale 0, analytic corrections, time travel, independent samples."""
+
+import math
+
+import pytest
+import torch
+from oracles import COND, MLPDenoiser, agree, gaussian, inputs, mixture, normal
+
+from adjointdeis import TimeGrid, VPLinear, sample
+from adjointdeis.diffusion import MixtureDenoiser
+from adjointdeis.guidance.freedom import FreeDoM, Known, renoised
+from adjointdeis.guidance.lookahead import Lookahead
+from adjointdeis.solvers import DDIM, DPMSolverPP, SDEDPMSolver
+
+GRID = TimeGrid.uniform_lmbda(VPLinear(), 6)
+TARGET = normal(4, seed=5)
+
+
+def loss(x_0: torch.Tensor) -> torch.Tensor:
+    return 0.5 * (x_0 - TARGET).square().sum(1)
+
+
+def draws(count: int, like: torch.Tensor, seed: int = 1) -> list[torch.Tensor]:
+    return [normal(*like.shape, seed=seed + i) for i in range(count)]
+
+
+@pytest.mark.parametrize(
+    "solver", [DDIM(), DPMSolverPP(), SDEDPMSolver()], ids=lambda s: type(s).__name__
+)
+def test_scale_zero_is_the_sampler_bit_for_bit(solver) -> None:
+    denoiser, (x, z) = mixture(), inputs()
+    noise = draws(6, x) if solver.calculus == "sde" else None
+    guided = FreeDoM(scale=0.0).sample(
+        denoiser, x, z, loss=loss, solver=solver, grid=GRID, noise=noise
+    )
+    plain = sample(denoiser, x, z, solver=solver, grid=GRID, noise=noise)
+    assert torch.equal(guided.x_0, plain.x_0)
+    assert (guided.cost.nfe, guided.cost.vjps) == (6, 0)
+    assert guided.loss.shape == (0, 2)
+
+
+@pytest.mark.parametrize("solver", [DDIM(), SDEDPMSolver()], ids=["ode", "sde"])
+@pytest.mark.parametrize("rule", ["alpha", "rms"])
+def test_one_step_on_gaussian_data_is_analytic(rule: str, solver) -> None:
+    """x0h = m + alpha s^2 / v (x - alpha m), so g = alpha s^2 / v (x0h - target)."""
+    denoiser, (x, z) = gaussian(scale=0.7), inputs()
+    grid = TimeGrid.from_times(VPLinear(), [0.6, 0.0])
+    s, t = grid[0], grid[1]
+    noise = draws(1, x) if solver.calculus == "sde" else None
+    guided = FreeDoM(scale=0.3, rule=rule).sample(
+        denoiser, x, z, loss=loss, solver=solver, grid=grid, noise=noise
+    )
+    plain = sample(denoiser, x, z, solver=solver, grid=grid, noise=noise).x_0
+    m, v = denoiser.centre(z), s.alpha**2 * 0.49 + s.sigma**2
+    estimate = m + s.alpha * 0.49 / v * (x - s.alpha * m)
+    g = s.alpha * 0.49 / v * (estimate - TARGET)
+    if rule == "alpha":
+        rho = torch.full((2, 1), 0.3 * s.alpha, dtype=torch.float64)
+    else:
+        eps = s.sigma * (x - s.alpha * m) / v
+        factor = 2.0 if solver.calculus == "sde" else 1.0
+        weight = factor * t.alpha * (s.rho - t.rho)
+        rho = 0.3 * weight * (eps.norm(dim=1) / g.norm(dim=1)).unsqueeze(1)
+    assert agree(guided.x_0, plain - rho * g)
+    assert agree(guided.loss, loss(estimate).unsqueeze(0))
+
+
+def test_the_rms_rule_forgets_the_scale_of_the_loss() -> None:
+    denoiser, (x, z) = mixture(), inputs()
+    results = [
+        FreeDoM(scale=0.4, rule="rms").sample(
+            denoiser, x, z, loss=lambda x_0, c=c: c * loss(x_0), solver=DDIM(), grid=GRID
+        )
+        for c in (1.0, 1e-6, 1e4)
+    ]
+    for other in results[1:]:
+        assert agree(other.x_0, results[0].x_0, 1e-10)
+    by_alpha = [
+        FreeDoM(scale=0.4, rule="alpha").sample(
+            denoiser, x, z, loss=lambda x_0, c=c: c * loss(x_0), solver=DDIM(), grid=GRID
+        )
+        for c in (1.0, 2.0)
+    ]
+    assert not agree(by_alpha[0].x_0, by_alpha[1].x_0, 1e-3)
+
+
+@pytest.mark.parametrize("rule", ["alpha", "rms"])
+def test_a_batch_is_its_samples_one_by_one(rule: str) -> None:
+    denoiser, (x, z) = mixture(), inputs()
+    settings = FreeDoM(scale=0.3, rule=rule, repeats=2)
+    travel = draws(6, x)
+    whole = settings.sample(
+        denoiser, x, z, loss=loss, solver=DDIM(), grid=GRID, travel_noise=travel
+    )
+    for k in range(2):
+        part = slice(k, k + 1)
+        alone = settings.sample(
+            denoiser, x[part], z[part], loss=loss, solver=DDIM(), grid=GRID,
+            travel_noise=[n[part] for n in travel],
+        )  # fmt: skip
+        assert agree(alone.x_0, whole.x_0[part])
+
+
+def test_an_optimum_gets_no_correction() -> None:
+    denoiser, (x, z) = mixture(), inputs()
+    flat = FreeDoM(scale=1.0).sample(
+        denoiser, x, z, loss=lambda x_0: 0.0 * x_0.sum(1), solver=DDIM(), grid=GRID
+    )
+    plain = sample(denoiser, x, z, solver=DDIM(), grid=GRID)
+    assert agree(flat.x_0, plain.x_0)
+
+
+def test_guidance_lowers_the_loss_and_more_of_it_lowers_it_more() -> None:
+    denoiser, x, z = mixture(), normal(16, 4, seed=2), normal(16, COND, seed=3)
+    grid = TimeGrid.uniform_lmbda(VPLinear(), 20)
+    means = [
+        float(
+            loss(
+                FreeDoM(scale=scale).sample(denoiser, x, z, loss=loss, solver=DDIM(), grid=grid).x_0
+            ).mean()
+        )
+        for scale in (0.0, 0.1, 0.4)
+    ]
+    assert means[2] < 0.6 * means[0] and means[2] < means[1] < means[0]
+
+
+def test_the_window_says_which_steps_are_guided() -> None:
+    denoiser, (x, z) = mixture(), inputs()
+    low, high = float(GRID.t[4]), float(GRID.t[2])
+    guided = FreeDoM(scale=0.2, window=(low, high)).sample(
+        denoiser, x, z, loss=loss, solver=DDIM(), grid=GRID
+    )
+    assert guided.loss.shape == (3, 2)
+    assert (guided.cost.nfe, guided.cost.vjps) == (6, 3)
+
+
+def test_a_guided_step_costs_one_evaluation_and_one_product() -> None:
+    denoiser, (x, z) = mixture(), inputs()
+    cost = FreeDoM(scale=0.2).sample(denoiser, x, z, loss=loss, solver=DDIM(), grid=GRID).cost
+    assert (cost.nfe, cost.vjps, cost.peak_graphs) == (6, 6, 1)
+    cost = (
+        FreeDoM(scale=0.2, repeats=3)
+        .sample(denoiser, x, z, loss=loss, solver=DDIM(), grid=GRID, travel_noise=draws(12, x))
+        .cost
+    )
+    assert (cost.nfe, cost.vjps) == (18, 18)
+    ahead = FreeDoM(scale=0.2, lookahead=Lookahead("all")).sample(
+        denoiser, x, z, loss=loss, solver=DDIM(), grid=GRID
+    )
+    assert ahead.cost.vjps == 21 and ahead.cost.nfe == 6 + 2 * 15
+
+
+def test_time_travel_returns_to_the_forward_process() -> None:
+    """Noise one step of x_t = alpha_t x_0 + sigma_t e: mean alpha_s x_0, variance sigma_s^2."""
+    s, t = GRID[2], GRID[3]
+    x_0 = normal(1, 4, seed=1).expand(200_000, 4)
+    x_t = t.alpha * x_0 + t.sigma * normal(200_000, 4, seed=2)
+    back = renoised(x_t, s, t, normal(200_000, 4, seed=3))
+    torch.testing.assert_close(back.mean(0), s.alpha * x_0[0], rtol=0, atol=0.02)
+    torch.testing.assert_close(
+        back.std(0), torch.full((4,), s.sigma, dtype=torch.float64), rtol=0.01, atol=0
+    )
+
+
+def test_time_travel_of_an_unguided_step_is_what_the_formulas_say() -> None:
+    denoiser, (x, z) = MLPDenoiser(), inputs()
+    grid = TimeGrid.uniform_lmbda(VPLinear(), 1, t_min=0.2, t_max=0.7)
+    (n,) = draws(1, x)
+    twice = FreeDoM(scale=0.0, repeats=2).sample(
+        denoiser, x, z, loss=loss, solver=DDIM(), grid=grid, travel_noise=[n]
+    )
+    s, t = grid[0], grid[1]
+    once = sample(denoiser, x, z, solver=DDIM(), grid=grid).x_0
+    ratio = s.alpha / t.alpha
+    back = ratio * once + math.sqrt(s.sigma**2 - ratio**2 * t.sigma**2) * n
+    assert agree(twice.x_0, sample(denoiser, back, z, solver=DDIM(), grid=grid).x_0)
+
+
+def test_the_travel_window_says_which_steps_are_repeated() -> None:
+    low, high = float(GRID.t[4]), float(GRID.t[2])
+    assert FreeDoM(repeats=3, travel=(low, high)).visits(GRID) == [1, 1, 3, 3, 3, 1]
+
+
+def test_a_scheduled_condition_is_followed() -> None:
+    denoiser, (x, z) = MLPDenoiser(), inputs(steps=6)
+    guided = FreeDoM(scale=0.0).sample(denoiser, x, z, loss=loss, solver=DDIM(), grid=GRID)
+    assert torch.equal(guided.x_0, sample(denoiser, x, z, solver=DDIM(), grid=GRID).x_0)
+
+
+def test_the_known_prediction_serves_one_state_only() -> None:
+    x, eps = normal(1, 4, seed=1), normal(1, 4, seed=2)
+    known = Known(lambda x, t, z: x + 1, x, torch.tensor(0.5), eps)
+    assert known(x, torch.tensor(0.5), None) is eps
+    assert torch.equal(known(x, torch.tensor(0.4), None), x + 1)
+    assert torch.equal(known(x.clone(), torch.tensor(0.5), None), x + 1)
+
+
+def test_noises_are_counted() -> None:
+    denoiser, (x, z) = mixture(), inputs()
+    common = {"loss": loss, "grid": GRID}
+    with pytest.raises(ValueError, match="6 tensors of noise are needed here, got 0"):
+        FreeDoM().sample(denoiser, x, z, solver=SDEDPMSolver(), **common)
+    with pytest.raises(ValueError, match="6 tensors of travel_noise are needed here, got 5"):
+        FreeDoM(repeats=2).sample(denoiser, x, z, solver=DDIM(), travel_noise=draws(5, x), **common)
+    with pytest.raises(ValueError, match="later noises"):
+        FreeDoM(lookahead=Lookahead("all")).sample(
+            denoiser, x, z, solver=SDEDPMSolver(), noise=draws(6, x), **common
+        )
+    with pytest.raises(ValueError, match="this one encodes"):
+        FreeDoM().sample(denoiser, x, z, loss=loss, solver=DDIM(), grid=GRID.reversed())
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"scale": -1.0},
+        {"scale": math.nan},
+        {"rule": "norm"},
+        {"repeats": 0},
+        {"window": (0.5, 0.2)},
+        {"travel": (0.0, 2.0)},
+    ],
+)
+def test_wrong_settings(wrong) -> None:
+    with pytest.raises(ValueError, match=f"FreeDoM.{next(iter(wrong))}="):
+        FreeDoM(**wrong)
+
+
+def test_an_unconditional_denoiser_needs_no_z() -> None:
+    denoiser = MixtureDenoiser(VPLinear(), normal(3, 4, seed=1), torch.ones(3).double())
+    x = normal(2, 4, seed=4)
+    guided = FreeDoM(scale=0.2).sample(denoiser, x, loss=loss, solver=DDIM(), grid=GRID)
+    plain = sample(denoiser, x, solver=DDIM(), grid=GRID)
+    assert (loss(guided.x_0) < loss(plain.x_0)).all()
+    assert not guided.x_0.requires_grad
