@@ -13,7 +13,8 @@ from adjointdeis.evaluation import wilson
 from adjointdeis.evaluation.coverage import coverage_study, to_dict
 from adjointdeis.evaluation.markdown import percent, table
 from adjointdeis.evaluation.simulate import DyadicModel
-from adjointdeis.evaluation.storage import write_atomically, write_json
+from adjointdeis.evaluation.storage import write_json
+from adjointdeis.files import write_atomically
 
 # Subject effects as a share of the noise: none, modest, strong; morph strength keeps MMPMR inside.
 SCENARIOS: dict[str, dict[str, Any]] = {

@@ -23,13 +23,20 @@ from .sweep_plots import pareto_figure, sweep_figure
 from .text import PROBES, count, duration, interval, of, plural, rate_cell, share
 
 
-def aggregate(outputs: Path | str, destination: Path | str, *, plots: bool = True) -> list[Path]:
+def aggregate(
+    outputs: Path | str,
+    destination: Path | str,
+    *,
+    plots: bool = True,
+    skipped: Sequence[tuple[Path, str]] = (),
+) -> list[Path]:
     """Collects runs and writes the tables with ours beside the paper's.
 
     Args:
         outputs: the folder that holds `<experiment>/<hash>/result.json`.
         destination: where to write; made if absent. It links to the runs by relative paths.
         plots: whether to draw; drawing takes most of the time.
+        skipped: further files under `outputs` that are no results, each with the reason to print.
 
     Returns:
         the files written: report.html, report.md, then per table and probe policy .md, .tex, .csv
@@ -40,6 +47,7 @@ def aggregate(outputs: Path | str, destination: Path | str, *, plots: bool = Tru
     """
     destination = Path(destination)
     collection = collect(outputs)
+    collection = replace(collection, skipped=(*collection.skipped, *skipped))
     found = {name: lines(name, collection) for name in NUMBERS}
     figures = _figures(found, destination / "plots") if plots else {}
     document = _document(collection, found, figures, destination)

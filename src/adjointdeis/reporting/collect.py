@@ -138,7 +138,10 @@ def collect(outputs: Path | str) -> Collection:
             continue
         identity = (run.result["experiment"], *_identity(run))
         other = found.get(identity)
-        if other is not None:
+        if other is not None and other.result["created"] == run.result["created"]:
+            # A copy, as a logger keeps one; the run directory itself also has the images.
+            run = min(other, run, key=lambda r: len(r.directory.parts))
+        elif other is not None:
             old, new = sorted((other, run), key=lambda r: r.result["created"])
             skipped.append((old.directory / RESULT, f"run again later in {new.directory.name}"))
             run = new

@@ -31,6 +31,7 @@ from adjointdeis.harness.latent_morphing import (
 )
 from adjointdeis.harness.provenance import config_hash, digest, environment, git_revision
 from adjointdeis.harness.scoring import score_morphs
+from adjointdeis.harness.wandb_logger import conclude, loggers
 from adjointdeis.reporting import write_report
 
 
@@ -49,7 +50,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
 
     encodings: dict[int, Encodings] = {}
     done: dict[str, dict[str, dict[str, Any]]] = {}
-    logger = [instantiate(entry) for entry in (cfg.logger or {}).values()]
+    logger = loggers(cfg)
     made_of = {"autoencoder": autoencoder.fingerprint, "identity": identity.fingerprint}
     for attack in attacks:
         folder = directory / "morphs" / attack.name
@@ -88,9 +89,12 @@ def run(cfg: DictConfig) -> dict[str, Any]:
         entry.finalize("success")
     if L.pytorch.utilities.rank_zero_only.rank:
         return {}
-    return _conclude(cfg, directory, benchmark, attacks, done, judges, records, identifier, start, {
-        "autoencoder": autoencoder, "identity": identity
-    })  # fmt: skip
+    result = _conclude(
+        cfg, directory, benchmark, attacks, done, judges, records, identifier, start,
+        {"autoencoder": autoencoder, "identity": identity},
+    )  # fmt: skip
+    conclude(logger, directory, result)
+    return result
 
 
 def chosen_attacks(cfg: DictConfig) -> list[Attack]:

@@ -1,6 +1,7 @@
 """Collects finished runs and rebuilds the paper's tables, ours beside the paper's.
 
 python run.py task=report
+python run.py task=report task.wandb=entity/project
 """
 
 from pathlib import Path
@@ -8,10 +9,18 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from adjointdeis.harness.offline_runs import download, unfinished
 from adjointdeis.reporting import aggregate
 
 
 def run(cfg: DictConfig) -> dict[str, Any]:
-    """Reads every `result.json` below `cfg.task.outputs`; writes below the run directory."""
-    files = aggregate(Path(cfg.task.outputs), Path(cfg.paths.run))
+    """Reads every `result.json` below `cfg.task.outputs`; writes below the run directory.
+
+    The files of offline Weights & Biases runs lie below `outputs` too, and are read like run
+    directories; those of a project on the server are fetched to `outputs/wandb` first.
+    """
+    outputs = Path(cfg.task.outputs)
+    if cfg.task.wandb:
+        download(cfg.task.wandb, outputs / "wandb")
+    files = aggregate(outputs, Path(cfg.paths.run), skipped=unfinished(outputs))
     return {"files": [str(path) for path in files]}

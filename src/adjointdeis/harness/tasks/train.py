@@ -24,6 +24,7 @@ from adjointdeis.harness.training.autoencoder import AutoencoderTraining
 from adjointdeis.harness.training.data import PoolData
 from adjointdeis.harness.training.precision import precision
 from adjointdeis.harness.training.recogniser import RecogniserTraining
+from adjointdeis.harness.wandb_logger import loggers
 
 
 def autoencoder(cfg: DictConfig) -> dict[str, Any]:
@@ -81,7 +82,7 @@ def _fit(
             EMAWeightAveraging(decay=task.ema_decay),
             TQDMProgressBar(refresh_rate=20),
         ],
-        logger=[instantiate(logger) for logger in cfg.logger.values()],
+        logger=loggers(cfg),
         default_root_dir=run,
         log_every_n_steps=20,
         enable_model_summary=False,

@@ -1,0 +1,220 @@
+"""What a run leaves for Weights & Biases, written offline and read back from its own files."""
+
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from tiny_profile import OPTIMISATION, PAIRS, ROWS, composed, overrides
+
+from adjointdeis.evaluation import ROW_KEYS
+from adjointdeis.evaluation.provenance import read_provenance
+from adjointdeis.harness import offline_runs as reading
+from adjointdeis.harness.launch import launch
+from adjointdeis.harness.offline_runs import OfflineRun, download, read_offline, unfinished
+from adjointdeis.harness.provenance import config_hash
+from adjointdeis.harness.tasks import report
+from adjointdeis.harness.wandb_logger import RunLogger, fixed_pairs
+
+pytest.importorskip("wandb")
+
+
+def arguments(tiny: Path, run: Path, *more: str) -> list[str]:
+    numbers = [line for line in overrides(tiny, run) if not line.startswith("rows.")]
+    numbers += ["rows.exact.sampling_steps=4", "rows.exact.encoding_steps=10"]
+    drop = [f"rows.{row}=null" for row in ROWS if row != "exact"]
+    return [*numbers, *drop, "logger=wandb", "logger.wandb.images=2", *more]
+
+
+@pytest.fixture(scope="module")
+def directory(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of one attack on three pairs, without pictures of its own."""
+    from adjointdeis.harness.tasks import morph
+
+    folder = tmp_path_factory.mktemp("wandb") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(morph, "write_report", lambda directory: None)
+        launch(composed(arguments(tiny, folder)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def result(directory: Path) -> dict[str, Any]:
+    return json.loads((directory / "result.json").read_text())
+
+
+def runs_of(folder: Path) -> list[OfflineRun]:
+    import wandb
+
+    # A finished run may still be on its way to the disk; the end of wandb's own process is not.
+    wandb.teardown()
+    return [read_offline(path) for path in reading.offline_runs(folder)]
+
+
+@pytest.fixture(scope="module")
+def run(directory: Path) -> OfflineRun:
+    (found,) = runs_of(directory)
+    return found
+
+
+def test_the_run_is_named_by_what_it_computes_and_ends_well(tiny, directory, run) -> None:
+    assert run.id == config_hash(composed(arguments(tiny, directory)))
+    assert run.exit_code == 0
+    assert run.config["rows"]["exact"]["sampling_steps"] == 4
+    assert run.config["optimisation"]["steps"] == OPTIMISATION
+    assert "paths" not in run.config
+
+
+def test_every_step_has_its_loss_and_gradient_norm(directory, run) -> None:
+    stored = json.loads((directory / "morphs" / "exact" / f"{PAIRS[2]}.json").read_text())
+    # The last pair is alone in its batch, so that its record and the curve are the same numbers.
+    losses, norms = run.curve("exact/loss"), run.curve("exact/gradient_norm")
+    assert len(losses) == 2 * (OPTIMISATION + 1)
+    assert losses[-(OPTIMISATION + 1) :] == pytest.approx(stored["loss"], rel=1e-5)
+    # Lightning repeats the last norm beside the loss of the finished morphs.
+    assert norms[-(OPTIMISATION + 1) : -1] == pytest.approx(stored["gradient_norm"], rel=1e-5)
+
+
+def test_images_are_those_of_the_fixed_pairs_and_keep_their_origin(run) -> None:
+    (shown,) = run.curve("morphs/exact")
+    assert shown["captions"] == [PAIRS[0], PAIRS[2]]
+    for name in shown["filenames"]:
+        assert read_provenance(run.files / name)["attack"] == "exact"
+
+
+def test_the_result_table_holds_every_row(run, result) -> None:
+    (table,) = run.curve("result")
+    stored = json.loads((run.files / table["path"]).read_text())
+    assert stored["columns"] == list(ROW_KEYS)
+    assert [dict(zip(ROW_KEYS, row, strict=True)) for row in stored["data"]] == result["rows"]
+    for row in result["rows"]:
+        key = "/".join(row[k] for k in ("variant", "attack", "system", "probe_policy"))
+        assert run.summary[key] == row["value"]
+    nfe = result["attacks"]["exact"]["nfe"]
+    assert run.summary["nfe_counted/exact"] == nfe["encode"] + nfe["forward"] + nfe["vjps"]
+
+
+def test_the_artifact_holds_records_and_no_face(directory, run, result) -> None:
+    files = run.artifacts[f"morphs-{run.id}"]
+    assert "morphs.jsonl" in files and "result.json" in files and "config.yaml" in files
+    assert not [name for name in files if name.endswith(".png")]
+    asked = RunLogger(photographs=True, id="x", project="x", offline=True)
+    artifact = asked._artifact(directory, result, "morphs-x")
+    pictures = [name for name in artifact.manifest.entries if name.endswith(".png")]
+    assert len([n for n in pictures if n.startswith("morphs/")]) == len(PAIRS)
+    assert len([n for n in pictures if n.startswith("sources/")]) == 4
+    records = Path(artifact.manifest.entries["morphs.jsonl"].local_path).read_text().splitlines()
+    first = json.loads(records[0])
+    assert first["pair"] == PAIRS[0] and first["sources"].keys() == {"001_03.png", "002_03.png"}
+    assert len(records) == len(PAIRS) and all(len(json.loads(r)["sha256"]) == 64 for r in records)
+
+
+def test_a_continued_run_goes_on_under_its_id(tiny, directory, tmp_path, quiet_report, run) -> None:
+    folder = Path(shutil.copytree(directory, tmp_path / "run", symlinks=True))
+    (folder / "done.json").unlink()
+    (folder / "morphs" / "exact" / f"{PAIRS[2]}.png").unlink()
+    launch(composed(arguments(tiny, folder)))
+    parts = runs_of(folder)
+    assert [part.id for part in parts] == [run.id, run.id]
+    assert len(parts[1].curve("exact/loss")) == OPTIMISATION + 1
+    assert parts[1].exit_code == 0 and parts[1].curve("result")
+
+
+def test_a_failed_run_keeps_its_exit_code(tiny, tmp_path, quiet_report) -> None:
+    (tmp_path / "faces").mkdir()
+    for path in (tiny / "faces").iterdir():
+        shutil.copyfile(path, tmp_path / "faces" / path.name)
+    (tmp_path / "faces" / "001_03.png").write_text("no picture")
+    folder = tmp_path / "run"
+    with pytest.raises(SystemExit, match="001_03"):
+        launch(composed(arguments(tiny, folder, f"data.faces={tmp_path}/faces")))
+    (found,) = runs_of(folder)
+    assert found.exit_code == 1
+    assert unfinished(tmp_path) == []  # nothing was logged, so there is nothing to miss
+
+
+# The aggregator
+
+
+def test_the_report_reads_offline_files_and_counts_a_run_once(directory, tmp_path, capsys) -> None:
+    outputs = tmp_path / "outputs"
+    shutil.copytree(directory, outputs / "table1", symlinks=True)
+    once = collected(outputs)
+    assert [r.directory for r in once.runs] == [outputs / "table1"] and not once.skipped
+    # The run directory is lost; what the logger kept is enough for the tables.
+    (outputs / "table1" / "result.json").unlink()
+    (kept,) = collected(outputs).runs
+    assert kept.directory.name == "files"
+    assert len(kept.scores) and kept.result["experiment"] == "quickstart"
+
+
+def collected(outputs: Path) -> Any:
+    from adjointdeis.reporting.collect import collect
+
+    return collect(outputs)
+
+
+def test_a_killed_run_is_read_to_its_end_and_named(run, tmp_path) -> None:
+    lost = tmp_path / "offline-run-20260101_000000-abc" / "run-abc.wandb"
+    lost.parent.mkdir()
+    lost.write_bytes(run.path.read_bytes()[:-3000])
+    found = read_offline(lost)
+    assert found.exit_code is None and 0 < len(found.history) <= len(run.history)
+    ((path, reason),) = unfinished(tmp_path)
+    assert path == lost and "was stopped after" in reason
+
+
+def test_another_file_is_refused(tmp_path) -> None:
+    (tmp_path / "run-x.wandb").write_bytes(b"something else")
+    with pytest.raises(ValueError, match=r"run-x\.wandb: not a Weights & Biases run file"):
+        read_offline(tmp_path / "run-x.wandb")
+
+
+class Server:
+    """Stands in for the public API: two finished runs, one of them without a result."""
+
+    directory: Path
+
+    def runs(self, project: str, filters: dict[str, str]) -> list[Any]:
+        assert filters == {"state": "finished"}
+        if project != "team/project":
+            raise ValueError("Could not find project")
+        return [self.run("with", ["result.json", "scores.csv", "output.log"]), self.run("bare", [])]
+
+    def run(self, identifier: str, names: list[str]) -> Any:
+        def file(name: str) -> Any:
+            def fetch(root: str, replace: bool) -> None:
+                Path(root).mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(self.directory / name, Path(root) / name)
+
+            return SimpleNamespace(name=name, download=fetch)
+
+        return SimpleNamespace(id=identifier, files=lambda: map(file, names), file=file)
+
+
+def test_runs_of_a_project_are_fetched(directory, tmp_path, monkeypatch) -> None:
+    import wandb
+
+    monkeypatch.setattr(wandb, "Api", Server)
+    monkeypatch.setattr(Server, "directory", directory, raising=False)
+    assert download("team/project", tmp_path / "wandb") == [tmp_path / "wandb" / "with"]
+    assert len(collected(tmp_path).runs) == 1
+    with pytest.raises(ValueError, match=r"task\.wandb=nobody/x: Could not find project; expected"):
+        download("nobody/x", tmp_path / "wandb")
+    written: dict[str, Any] = {}
+    monkeypatch.setattr(report, "aggregate", lambda *a, **k: written.update(k) or [])
+    run = tmp_path / "outputs" / "report"
+    line = [f"paths.run={run}", f"paths.outputs={tmp_path}/outputs", "task.wandb=team/project"]
+    report.run(composed(["task=report", *line]))
+    assert (tmp_path / "outputs" / "wandb" / "with" / "result.json").is_file()
+    assert written == {"skipped": []}
+
+
+def test_pairs_are_spread_and_fixed() -> None:
+    pairs = [{"pair_id": str(k)} for k in range(10)]
+    assert [p["pair_id"] for p in fixed_pairs(pairs, 4)] == ["0", "3", "6", "9"]
+    assert len(fixed_pairs(pairs, 50)) == 10 and fixed_pairs(pairs, 0) == []
+    with pytest.raises(ValueError, match=r"logger\.wandb\.images=-1"):
+        RunLogger(images=-1)
