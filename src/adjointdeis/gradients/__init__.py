@@ -6,7 +6,11 @@ from adjointdeis.gradients.base import GradientMethod, NotSupportedError, Stepwi
 from adjointdeis.gradients.chain import Chain, UnreachableLeafError
 from adjointdeis.gradients.cost import Cost
 from adjointdeis.gradients.discrete_adjoint import DiscreteAdjoint
+from adjointdeis.gradients.flowgrad import FlowGrad
+from adjointdeis.gradients.memory_plan import MemoryBudgetError
+from adjointdeis.gradients.one_step import OneStep
 from adjointdeis.gradients.symplectic_adjoint import SymplecticAdjoint
+from adjointdeis.gradients.truncated import Truncated
 
 __all__ = [
     "AdjointDEIS",
@@ -14,10 +18,14 @@ __all__ = [
     "Chain",
     "Cost",
     "DiscreteAdjoint",
+    "FlowGrad",
     "GradientMethod",
     "LargeAdjointStepWarning",
+    "MemoryBudgetError",
     "NotSupportedError",
+    "OneStep",
     "StepwiseMethod",
     "SymplecticAdjoint",
+    "Truncated",
     "UnreachableLeafError",
 ]

@@ -15,7 +15,10 @@ from adjointdeis.gradients.adjoint_deis import AdjointDEIS
 from adjointdeis.gradients.backprop import Backprop
 from adjointdeis.gradients.base import GradientMethod
 from adjointdeis.gradients.discrete_adjoint import DiscreteAdjoint
+from adjointdeis.gradients.flowgrad import FlowGrad
+from adjointdeis.gradients.one_step import OneStep
 from adjointdeis.gradients.symplectic_adjoint import SymplecticAdjoint
+from adjointdeis.gradients.truncated import Truncated
 from adjointdeis.solvers import DDIM, DPMSolverPP, RungeKutta, SDEDPMSolver
 from adjointdeis.solvers.base import Solver
 
@@ -36,6 +39,8 @@ class Entry:
             gradient); "own", something else that ``bias`` describes.
         order: for "flow", the order in the largest step at which the gradient converges when
             sampled by ``ode`` or ``sde``.
+        tolerance: for "chain", the relative error that float64 leaves; solvers that
+            reconstruct their states amplify rounding.
         paper: its name in the paper's Tables 2 and 3; empty where they do not have it.
         bias: one sentence on what an approximate result leaves out; empty for exact methods.
         requires: modules of optional packages that it imports.
@@ -47,6 +52,7 @@ class Entry:
     sde: Callable[[], Solver] | None = SDEDPMSolver
     target: Target = "chain"
     order: int = 1
+    tolerance: float = 1e-12
     paper: str = ""
     bias: str = ""
     requires: tuple[str, ...] = ()
@@ -73,6 +79,7 @@ CATALOGUE: tuple[Entry, ...] = (
     Entry("DiscreteAdjoint, 3 snapshots", partial(DiscreteAdjoint, snapshots=3)),
     Entry("DiscreteAdjoint, 3 activations", partial(DiscreteAdjoint, keep_activations=3)),
     Entry("SymplecticAdjoint", SymplecticAdjoint, ode=RungeKutta, sde=None),
+    Entry("DiscreteAdjoint, 1 MiB", partial(DiscreteAdjoint, budget="1 MiB")),
     Entry(
         "AdjointDEIS-1",
         AdjointDEIS,
@@ -104,6 +111,27 @@ CATALOGUE: tuple[Entry, ...] = (
         target="flow",
         paper="AdjointDEIS",
         bias="the states of the adjoint are not those of the sampling run",
+    ),
+    Entry(
+        "FlowGrad",
+        FlowGrad,
+        sde=None,
+        target="own",
+        paper="FlowGrad",
+        bias="the turning of the velocity inside merged steps",
+    ),
+    Entry(
+        "Truncated, last 3 steps",
+        partial(Truncated, last=3),
+        target="own",
+        bias="the influence of all but the last K steps",
+    ),
+    Entry(
+        "OneStep",
+        OneStep,
+        target="own",
+        paper="FreeDoM",
+        bias="the Jacobian of every step but one long first step; its length means little",
     ),
 )
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass
@@ -62,6 +62,12 @@ class CountedDenoiser:
 
     denoiser: Callable[..., Tensor]
     cost: Cost
+
+    def tensors(self) -> list[Tensor]:
+        """Weights and buffers, where the denoiser is a module."""
+        if not isinstance(self.denoiser, nn.Module):
+            return []
+        return [*self.denoiser.parameters(), *self.denoiser.buffers()]
 
     def __call__(self, x: Tensor, t: Tensor, z: Tensor | None) -> Tensor:
         if not 0.0 <= float(t) <= 1.0:

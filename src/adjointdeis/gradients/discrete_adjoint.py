@@ -9,6 +9,7 @@ from torch import Tensor
 
 from adjointdeis.gradients.base import Needs, StepwiseMethod, Watch
 from adjointdeis.gradients.chain import Chain, Conditions, Sums, Surroundings, detached, pull_back
+from adjointdeis.gradients.memory_plan import MemoryPlan, SavedBytes, choose_plan, parse_bytes
 from adjointdeis.gradients.snapshots import placements
 from adjointdeis.solvers.base import State
 
@@ -52,9 +53,11 @@ class Linear:
 class Record:
     """What a sampling run leaves behind: stored inputs of steps, and kept graphs.
 
-    The input of step 0 is always there: it is x_T, which autograd holds in any case.
+    The input of the first differentiated step is always there; for step 0 it is x_T, which
+    autograd holds in any case.
     """
 
+    plan: MemoryPlan
     carries: dict[int, Carry]
     kept: dict[int, Linear]
 
@@ -62,6 +65,10 @@ class Record:
         """How many latents are held, x_0 included."""
         kept = sum(len(linear.carry) for step, linear in self.kept.items() if step > 0)
         return 1 + kept + sum(carry.latents for carry in self.carries.values())
+
+    def graphs(self) -> int:
+        """How many network evaluations are held with their activations."""
+        return sum(linear.evaluations for linear in self.kept.values())
 
 
 @dataclass(frozen=True)
@@ -89,9 +96,14 @@ class DiscreteAdjoint(StepwiseMethod):
         keep_activations: for how many of the last steps to keep the graph of the sampling run
             instead of recomputing it. Trades k activations for k evaluations; N is plain
             backpropagation in all but its second derivatives.
+        budget: bytes that latents and activations may take together, as a number or a text
+            such as "2 GiB". The other two are then chosen: the bytes of a step are counted at
+            the first one, and the split with the fewest recomputed evaluations is taken.
+            Weights, and what an operation needs while it runs, are not in the budget.
 
     Raises:
-        ValueError: snapshots < 1 or keep_activations < 0.
+        ValueError: snapshots < 1, keep_activations < 0, or a budget beside either.
+        MemoryBudgetError: the budget is less than one snapshot and one step take.
         UnreachableLeafError: the denoiser captured a tensor that requires a gradient.
 
     When not to use: for second derivatives (use ``Backprop``); it is otherwise the default.
@@ -102,6 +114,7 @@ class DiscreteAdjoint(StepwiseMethod):
 
     snapshots: int | None = None
     keep_activations: int = 0
+    budget: int | str | None = None
     ode: ClassVar[bool] = True
     sde: ClassVar[bool] = True
     x_T: ClassVar[bool] = True
@@ -116,23 +129,36 @@ class DiscreteAdjoint(StepwiseMethod):
             raise ValueError(f"snapshots must be at least 1, or None for all: {self.snapshots}")
         if self.keep_activations < 0:
             raise ValueError(f"keep_activations must not be negative: {self.keep_activations}")
+        if self.budget is not None:
+            parse_bytes(self.budget)
+            if self.snapshots is not None or self.keep_activations:
+                raise ValueError("budget chooses snapshots and keep_activations; give it alone")
+
+    def first_step(self, chain: Chain) -> int:
+        """Number of the first step that is differentiated."""
+        del chain
+        return 0
 
     def forward_pass(
         self, chain: Chain, x_T: Tensor, zs: Conditions, needs: Needs, watch: Watch
     ) -> tuple[Tensor, Record]:
-        recomputed = max(0, chain.steps - self.keep_activations)
-        # The input of the last recomputed step is where the backward pass starts; without it
-        # the first thing to do there would be to repeat this whole sweep.
-        stored = {0, *placements(0, recomputed, self._capacity(chain)), recomputed - 1}
-        record = Record({}, {})
+        first = self.first_step(chain)
+        record, stored = Record(MemoryPlan(self.snapshots, self.keep_activations), {}, {}), set()
         x, state = x_T, chain.initial_state(x_T)
         for step in range(chain.steps):
+            linear = None
+            if step == first:
+                if self.budget is not None:
+                    linear, plan = self._measured(chain, step, x, state, zs, needs, watch)
+                    record = Record(plan, {}, {})
+                stored = _stored(first, chain.steps, record.plan)
             if step in stored:
                 record.carries[step] = Carry(x, state, Surroundings.capture(x))
-            if step >= recomputed:
-                linear = linearised(chain, step, x, state, zs, needs)
-                outputs = watch.inspect(linear.outputs, linear.leaves if step == 0 else None)
+            if step >= max(first, chain.steps - record.plan.kept):
+                linear = linear or linearised(chain, step, x, state, zs, needs)
                 record.kept[step] = linear
+            if linear is not None:
+                outputs = watch.inspect(linear.outputs, linear.leaves if step == 0 else None)
             elif step == 0:
                 with watch:
                     x, state = chain.advance(step, x, chain.condition(zs, step), state)
@@ -141,7 +167,7 @@ class DiscreteAdjoint(StepwiseMethod):
                 x, state = chain.advance(step, x, chain.condition(zs, step), state)
                 outputs = (x, *state)
             x, state = outputs[0], outputs[1:]
-        chain.cost.holds(record.latents(), graphs=len(record.kept))
+        chain.cost.holds(record.latents(), graphs=record.graphs())
         return x, record
 
     def backward_pass(
@@ -158,13 +184,15 @@ class DiscreteAdjoint(StepwiseMethod):
         del x_0
         a_z, a_theta = Sums(len(zs)), Sums(len(parameters))
         adjoint: list[Tensor | None] = [a_x]
-        for step in reversed(range(chain.steps)):
+        first = self.first_step(chain)
+        for step in reversed(range(first, chain.steps)):
             linear = record.kept.pop(step, None)
             if linear is None:
                 carry = self._carry(chain, record, step, zs)
                 with carry.surroundings.replayed():
                     linear = linearised(chain, step, carry.x, carry.state, zs, needs)
-                chain.cost.holds(record.latents(), graphs=1 + len(record.kept))
+                graphs = linear.evaluations + record.graphs()
+                chain.cost.holds(record.latents(), graphs=graphs)
             inputs = [*linear.leaves, *parameters]
             found = pull_back(chain, linear.outputs, adjoint, inputs, linear.evaluations)
             adjoint, rest = found[: len(linear.carry)], found[len(linear.carry) :]
@@ -172,20 +200,38 @@ class DiscreteAdjoint(StepwiseMethod):
                 a_z.add(chain.slot(step), rest.pop(0))
             for slot, gradient in enumerate(rest):
                 a_theta.add(slot, gradient)
-        return through_initial_state(chain, x_T, adjoint), a_z.values, a_theta.values
+        a_T = through_initial_state(chain, x_T, adjoint) if first == 0 else None
+        return a_T, a_z.values, a_theta.values
 
-    def _capacity(self, chain: Chain) -> int:
-        return chain.steps if self.snapshots is None else self.snapshots
+    def _measured(
+        self,
+        chain: Chain,
+        step: int,
+        x: Tensor,
+        state: State,
+        zs: Conditions,
+        needs: Needs,
+        watch: Watch,
+    ) -> tuple[Linear, MemoryPlan]:
+        """A step with its graph, and the plan that fits its bytes into the budget."""
+        assert self.budget is not None
+        # What exists anyway: weights, buffers, and the input, which counts as a latent.
+        besides = [x, *state, *zs, *watch.allowed, *chain.denoiser.tensors()]
+        with SavedBytes(besides) as saved:
+            linear = linearised(chain, step, x, state, zs, needs, need_x=True)
+        latent = sum(out.numel() * out.element_size() for out in linear.outputs)
+        steps = chain.steps - step
+        return linear, choose_plan(steps, parse_bytes(self.budget), latent, saved.total)
 
     def _carry(self, chain: Chain, record: Record, step: int, zs: Conditions) -> Carry:
         """The input of a step, recomputed from the last one stored before it where need be."""
-        carries = record.carries
+        carries, capacity = record.carries, record.plan.snapshots
         if step in carries:
-            # A snapshot is spent once; that of step 0 stays, and so do all when all are stored.
-            spent = self.snapshots is not None and step > 0
+            # A snapshot is spent once; the first one stays, and so do all when all are stored.
+            spent = capacity is not None and step > min(carries)
             return carries.pop(step) if spent else carries[step]
         start = max(stored for stored in carries if stored < step)
-        room = self._capacity(chain) - len(carries) + 1
+        room = (chain.steps if capacity is None else capacity) - len(carries) + 1
         stored = placements(start, step - start + 1, room)
         x, state = carries[start].x, carries[start].state
         with carries[start].surroundings.replayed():
@@ -196,11 +242,30 @@ class DiscreteAdjoint(StepwiseMethod):
             return Carry(x, state, Surroundings.capture(x))
 
 
+def _stored(first: int, steps: int, plan: MemoryPlan) -> set[int]:
+    """Numbers of the steps whose input the sampling run stores."""
+    end = max(first, steps - plan.kept)
+    capacity = steps if plan.snapshots is None else plan.snapshots
+    # The input of the last recomputed step is where the backward pass starts; without it the
+    # first thing to do there would be to repeat this whole sweep.
+    return {first, *placements(first, end - first, capacity), max(first, end - 1)}
+
+
 def linearised(
-    chain: Chain, step: int, x: Tensor, state: State, zs: Conditions, needs: Needs
+    chain: Chain,
+    step: int,
+    x: Tensor,
+    state: State,
+    zs: Conditions,
+    needs: Needs,
+    need_x: bool = False,
 ) -> Linear:
-    """Take a step from fresh leaves, with a graph to those that want a gradient."""
-    need_x, before = step > 0 or needs.x_T, chain.cost.nfe
+    """Take a step from fresh leaves, with a graph to those that want a gradient.
+
+    Args:
+        need_x: build the graph to x even for x_T, whose gradient may not be wanted.
+    """
+    need_x, before = need_x or step > 0 or needs.x_T, chain.cost.nfe
     with torch.enable_grad():
         carry = [detached(value, need_x) for value in (x, *state)]
         slot = chain.slot(step)

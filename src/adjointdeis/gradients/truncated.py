@@ -1,0 +1,52 @@
+"""Backpropagation through the last steps only."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from adjointdeis.gradients.chain import Chain
+from adjointdeis.gradients.discrete_adjoint import DiscreteAdjoint
+
+
+@dataclass(frozen=True)
+class Truncated(DiscreteAdjoint):
+    r"""The exact gradient of the last K steps; what comes before counts as a constant.
+
+    With :math:`x_{N-K}` held fixed, theta receives :math:`\sum_{i \ge N-K} a_{i+1}\,
+    \partial\Phi_i/\partial\theta` instead of the sum over all steps, z alike, and a scheduled
+    z_i with i < N - K receives zero. Bias: the influence of the early steps is left out; it
+    vanishes for K >= N, where this is ``DiscreteAdjoint``.
+
+    There is no gradient of x_T: under this definition it is zero, and a zero that looks like
+    an answer is refused.
+
+    Cost: N evaluations forward, K more with a graph, K vector-Jacobian products; K latents.
+
+    Args:
+        snapshots, keep_activations, budget: as in ``DiscreteAdjoint``, for the last K steps.
+        last: K, at least 1. For a random K draw it once per rollout and build the method
+            with it: drawing it again at each step truncates at the smallest of the draws.
+
+    Raises:
+        ValueError: last < 1.
+        NotSupportedError: x_T requires a gradient.
+
+    When not to use: to optimise x_T or z. Early steps decide the layout of an image, so what
+    is left out is not small; it is a choice for fine-tuning weights against a reward.
+
+    References:
+        DRaFT, https://arxiv.org/abs/2309.17400
+        AlignProp, https://arxiv.org/abs/2310.03739
+    """
+
+    last: int = 1
+    x_T: ClassVar[bool] = False
+    exact: ClassVar[bool] = False
+    memory: ClassVar[str] = "K latents"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.last < 1:
+            raise ValueError(f"Truncated.last must be at least 1, got {self.last}")
+
+    def first_step(self, chain: Chain) -> int:
+        return max(0, chain.steps - self.last)
