@@ -13,6 +13,8 @@ from adjointdeis.faces.networks import (
     DiffAEConfig,
     IResNet,
     IResNetConfig,
+    StyleGAN2,
+    StyleGAN2Config,
 )
 from adjointdeis.faces.weights import (
     WeightsError,
@@ -30,6 +32,7 @@ def build(kind: str):
     network = {
         "AdaFace": lambda: AdaFace(AdaFaceConfig(**SMALL)),
         "IResNet": lambda: IResNet(IResNetConfig(**SMALL, stem_stride=1)),
+        "StyleGAN2": lambda: StyleGAN2(StyleGAN2Config(8, 4, 4, 2, 64, 8, clamp=256.0)),
         "DiffAE": lambda: DiffAE(
             DiffAEConfig(
                 image_size=8,
@@ -57,7 +60,7 @@ def saved(tmp_path):
     return path, save_network(build("IResNet"), path, {"seed": 3, "recipe": {"steps": [1, 2]}})
 
 
-@pytest.mark.parametrize("kind", ["AdaFace", "DiffAE", "IResNet"])
+@pytest.mark.parametrize("kind", ["AdaFace", "DiffAE", "IResNet", "StyleGAN2"])
 def test_a_network_survives_the_round_trip(tmp_path, kind):
     network, path = build(kind), tmp_path / "a" / "network.safetensors"
     sha256 = save_network(network, path, dtype=torch.float32)

@@ -8,13 +8,14 @@ import pytest
 import torch
 from tiny_profile import composed
 
-from adjointdeis.faces.networks import DiffAE, IResNet
+from adjointdeis.faces.networks import DiffAE, IResNet, StyleGAN2
 from adjointdeis.faces.synthetic.pool_spec import PoolSpec
 from adjointdeis.faces.weights import load_network, read_header
 from adjointdeis.harness.launch import launch
 from adjointdeis.harness.tasks import train
 from adjointdeis.harness.training.autoencoder import AutoencoderTraining, warmup_cosine
 from adjointdeis.harness.training.data import EndlessBatches, PoolDataset, augment_identity
+from adjointdeis.harness.training.generator import GeneratorTraining
 from adjointdeis.harness.training.precision import precision
 from adjointdeis.harness.training.recogniser import RecogniserTraining
 
@@ -24,13 +25,13 @@ COMMON = (
     "+task.pool.size=16",
     "task.render_workers=0",
     "task.batch_size=4",
-    "task.learning_rate_steps=8",
-    "task.warmup=2",
     "task.precision=32-true",
     "task.checkpoint_every=1",
 )
+SCHEDULE = ("task.learning_rate_steps=8", "task.warmup=2")
 AUTOENCODER = (
     "task=train/autoencoder",
+    *SCHEDULE,
     "task.pool.images_per_identity=1",
     "task.network.image_size=16",
     "task.network.patch_size=2",
@@ -43,6 +44,7 @@ AUTOENCODER = (
 )
 RECOGNISER = (
     "task=train/recogniser",
+    *SCHEDULE,
     "task.pool.images_per_identity=2",
     "task.network.image_size=16",
     "task.network.layers=[1,1,1,1]",
@@ -50,6 +52,17 @@ RECOGNISER = (
     "task.network.stem_stride=1",
     "task.network.embedding_dim=8",
     "task.crop.size=16",
+)
+GENERATOR = (
+    "task=train/generator",
+    "task.pool.images_per_identity=1",
+    "task.network.image_size=16",
+    "task.network.z_dim=8",
+    "task.network.w_dim=8",
+    "task.network.mapping_layers=2",
+    "task.network.channel_base=64",
+    "task.network.channel_max=8",
+    "task.penalty_every=2",
 )
 
 
@@ -67,7 +80,7 @@ def configured(pools: Path, run: Path, task: tuple[str, ...], *more: str):
 def seen(monkeypatch) -> list[torch.Tensor]:
     """Every batch that a training step got."""
     batches: list[torch.Tensor] = []
-    for kind in (AutoencoderTraining, RecogniserTraining):
+    for kind in (AutoencoderTraining, GeneratorTraining, RecogniserTraining):
         inner = kind.training_step
 
         def step(self, batch, index, inner=inner):
@@ -81,6 +94,7 @@ def seen(monkeypatch) -> list[torch.Tensor]:
 TASKS = [
     pytest.param(AUTOENCODER, train.autoencoder, DiffAE, id="autoencoder"),
     pytest.param(RECOGNISER, train.recogniser, IResNet, id="recogniser"),
+    pytest.param(GENERATOR, train.generator, StyleGAN2, id="generator"),
 ]
 
 

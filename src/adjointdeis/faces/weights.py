@@ -29,12 +29,15 @@ from adjointdeis.faces.networks import (
     DiffAEConfig,
     IResNet,
     IResNetConfig,
+    StyleGAN2,
+    StyleGAN2Config,
 )
 
 _ARCHITECTURES: dict[str, Callable[[dict], nn.Module]] = {
     "AdaFace": lambda numbers: AdaFace(AdaFaceConfig(**numbers)),
     "DiffAE": lambda numbers: DiffAE(DiffAEConfig(**numbers)),
     "IResNet": lambda numbers: IResNet(IResNetConfig(**numbers)),
+    "StyleGAN2": lambda numbers: StyleGAN2(StyleGAN2Config(**numbers)),
 }
 
 
@@ -52,7 +55,7 @@ def fingerprint(path: str | os.PathLike) -> str:
 
 
 def save_network(
-    network: AdaFace | DiffAE | IResNet,
+    network: AdaFace | DiffAE | IResNet | StyleGAN2,
     path: str | os.PathLike,
     metadata: Mapping[str, Any] | None = None,
     dtype: torch.dtype = torch.float16,

@@ -259,6 +259,7 @@ def _quieten() -> None:
         ".*overridden `transfer_batch_to_device`.*",
         ".*checkpoint directory.*exists.*",
         ".*Checkpoint directory.*exists.*",
+        ".*Using ModelCheckpoint with manual optimization.*",
         ".*logs directory.*exists and is not empty.*",
     ):
         warnings.filterwarnings("ignore", message=message)

@@ -3,5 +3,15 @@
 from adjointdeis.faces.networks.adaface import AdaFace, AdaFaceConfig
 from adjointdeis.faces.networks.diffae import DiffAE, DiffAEConfig
 from adjointdeis.faces.networks.iresnet import IResNet, IResNetConfig
+from adjointdeis.faces.networks.stylegan2 import StyleGAN2, StyleGAN2Config
 
-__all__ = ["AdaFace", "AdaFaceConfig", "DiffAE", "DiffAEConfig", "IResNet", "IResNetConfig"]
+__all__ = [
+    "AdaFace",
+    "AdaFaceConfig",
+    "DiffAE",
+    "DiffAEConfig",
+    "IResNet",
+    "IResNetConfig",
+    "StyleGAN2",
+    "StyleGAN2Config",
+]

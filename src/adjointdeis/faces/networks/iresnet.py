@@ -116,6 +116,16 @@ class IResNet(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.normal_(module.weight, 0, 0.1)
 
+    def maps(self, x: Tensor) -> list[Tensor]:
+        """Feature maps of images in [-1, 1] of any size: the stem's and those of the four stages.
+
+        They are the features of a perceptual loss; the last one is what the embedding is made of.
+        """
+        maps = [self.prelu(self.bn1(self.conv1(x)))]
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            maps.append(stage(maps[-1]))
+        return maps
+
     def forward(self, x: Tensor) -> Tensor:
         r"""Embeds faces in [-1, 1] with shape :math:`(B, 3, S, S)` to :math:`(B, D)`."""
         size = self.config.image_size
@@ -124,8 +134,7 @@ class IResNet(nn.Module):
                 f"this recogniser takes faces of shape (B, 3, {size}, {size}), "
                 f"got {tuple(x.shape)}; resize the aligned face first"
             )
-        h = self.prelu(self.bn1(self.conv1(x)))
-        h = self.layer4(self.layer3(self.layer2(self.layer1(h))))
+        h = self.maps(x)[-1]
         # The embedding layer runs in the weights' own dtype: autocast covers the trunk only.
         h = self.dropout(self.bn2(h).flatten(1))
         return self.features(self.fc(h))

@@ -18,6 +18,7 @@ ROLES = {
             "detection",
             "probe",
             "example",
+            "generator",
         )
     )
 }
@@ -31,7 +32,8 @@ def identity_seed(role: str, i: int) -> int:
     ``test`` is the frozen benchmark, ``tuning`` chooses hyper-parameters, ``threshold`` sets
     verification thresholds, ``guide`` trains the network of the identity loss, ``arcface``,
     ``elasticface`` and ``adaface`` train the recognisers that judge, ``selector`` the one that
-    chooses look-alike pairs, ``autoencoder`` the generator; ``validation`` watches trainings.
+    chooses look-alike pairs, ``autoencoder`` the diffusion model, ``generator`` the adversarial
+    one; ``validation`` watches trainings.
 
     Raises:
         ValueError: unknown role, or an index outside the role's million.

@@ -1,6 +1,6 @@
 """Training tasks: a network from a rendered pool, budgeted by steps, resumable.
 
-`python run.py task=train/autoencoder` and `python run.py task=train/recogniser
+`python run.py task=train/autoencoder`, `task=train/generator` and `task=train/recogniser
 task.role=arcface` leave `last.ckpt`, `weights.safetensors` and the loss curve in the run directory.
 """
 
@@ -22,6 +22,7 @@ from adjointdeis.faces.synthetic.pool_spec import PoolSpec
 from adjointdeis.faces.weights import save_network
 from adjointdeis.harness.training.autoencoder import AutoencoderTraining
 from adjointdeis.harness.training.data import PoolData
+from adjointdeis.harness.training.generator import GeneratorTraining
 from adjointdeis.harness.training.precision import precision
 from adjointdeis.harness.training.recogniser import RecogniserTraining
 from adjointdeis.harness.wandb_logger import loggers
@@ -56,6 +57,20 @@ def recogniser(cfg: DictConfig) -> dict[str, Any]:
     return _fit(cfg, module, data)
 
 
+def generator(cfg: DictConfig) -> dict[str, Any]:
+    """Trains the StyleGAN2 that `cfg.task` describes."""
+    task, data = cfg.task, _data(cfg, studio_only=True)
+    module = GeneratorTraining(
+        instantiate(task.network),
+        task.learning_rate,
+        task.penalty,
+        task.penalty_every,
+        task.style_mixing,
+        task.w_avg_decay,
+    )
+    return _fit(cfg, module, data)
+
+
 def _data(cfg: DictConfig, studio_only: bool = False) -> PoolData:
     spec = PoolSpec(**OmegaConf.to_container(cfg.task.pool, resolve=True))  # type: ignore[arg-type]
     directory = Path(cfg.paths.data) / "pools" / spec.role
@@ -64,7 +79,9 @@ def _data(cfg: DictConfig, studio_only: bool = False) -> PoolData:
 
 
 def _fit(
-    cfg: DictConfig, module: AutoencoderTraining | RecogniserTraining, data: PoolData
+    cfg: DictConfig,
+    module: AutoencoderTraining | GeneratorTraining | RecogniserTraining,
+    data: PoolData,
 ) -> dict[str, Any]:
     task, run = cfg.task, Path(cfg.paths.run)
     checkpoint = ModelCheckpoint(
@@ -86,7 +103,8 @@ def _fit(
         default_root_dir=run,
         log_every_n_steps=20,
         enable_model_summary=False,
-        gradient_clip_val=1.0,
+        # A module that steps its own optimisers clips, if at all, for itself.
+        gradient_clip_val=1.0 if module.automatic_optimization else None,
     )
     last = run / "last.ckpt"
     start = time.time()
