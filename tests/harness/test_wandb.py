@@ -1,18 +1,23 @@
 """What a run leaves for Weights & Biases, written offline and read back from its own files."""
 
+import importlib.util
+import itertools
 import json
+import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tiny_profile import OPTIMISATION, PAIRS, ROWS, composed, overrides
+import yaml
+from tiny_profile import OPTIMISATION, PAIRS, ROOT, ROWS, composed, overrides
 
 from adjointdeis.evaluation import ROW_KEYS
+from adjointdeis.evaluation.paper import paper_table
 from adjointdeis.evaluation.provenance import read_provenance
 from adjointdeis.harness import offline_runs as reading
-from adjointdeis.harness.launch import launch
+from adjointdeis.harness.launch import check_overrides, launch
 from adjointdeis.harness.offline_runs import OfflineRun, download, read_offline, unfinished
 from adjointdeis.harness.provenance import config_hash
 from adjointdeis.harness.tasks import report
@@ -218,3 +223,71 @@ def test_pairs_are_spread_and_fixed() -> None:
     assert len(fixed_pairs(pairs, 50)) == 10 and fixed_pairs(pairs, 0) == []
     with pytest.raises(ValueError, match=r"logger\.wandb\.images=-1"):
         RunLogger(images=-1)
+
+
+@pytest.mark.parametrize(("offline", "mode"), [("true", "offline"), ("false", "online")])
+def test_runs_are_sent_only_when_asked(tmp_path, monkeypatch, offline: str, mode: str) -> None:
+    monkeypatch.setenv("WANDB_MODE", "")  # so that it is restored, set or not
+    monkeypatch.delenv("WANDB_MODE")
+    lines = [
+        "task._target_=tiny_profile.counting_task",
+        "logger=wandb",
+        f"paths.run={tmp_path}/run",
+    ]
+    launch(composed([*lines, f"logger.wandb.offline={offline}", f"paths.root={tmp_path}"]))
+    assert os.environ["WANDB_MODE"] == mode
+
+
+# The dashboard and the sweeps
+
+DASHBOARD = ROOT / "experiments" / "dashboard"
+SWEEPS = sorted(DASHBOARD.glob("sweep_*.yaml"))
+
+
+def test_every_panel_reads_a_key_that_runs_log(run) -> None:
+    panels = pytest.importorskip("wandb_workspaces.reports.v2")
+    spec = importlib.util.spec_from_file_location("dashboard", DASHBOARD / "dashboard.py")
+    assert spec is not None and spec.loader is not None
+    dashboard = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(dashboard)
+    view = dashboard.view("team", "project", attacks=("exact",), systems=("adaface", "arcface"))
+    logged = {key for entry in run.history for key in entry} | run.summary.keys()
+    read: list[str] = []
+    for panel in (panel for section in view.sections for panel in section.panels):
+        match panel:
+            case panels.BarPlot():
+                read += panel.metrics
+            case panels.ScatterPlot():
+                read += [panel.x.name, panel.y.name]
+            case panels.LinePlot():
+                read += panel.y
+            case panels.MediaBrowser():
+                read += panel.media_keys
+            case panels.WeavePanelSummaryTable():
+                read.append(panel.table_name)
+            case panels.ParallelCoordinatesPlot():
+                pass  # reads the ablations' attack, which this run has not
+            case _:
+                pytest.fail(f"{type(panel).__name__} is not checked")
+    assert len(read) > 10 and set(read) <= logged
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_every_point_of_a_sweep_composes_and_covers_the_table(path: Path) -> None:
+    sweep = yaml.safe_load(path.read_text())
+    table = path.stem.removeprefix("sweep_")
+    fixed = [part for part in sweep["command"] if not part.startswith("$")][1:]
+    assert fixed[0] == f"+experiment={table}" and sweep["command"][-1] == "${args_no_hyphens}"
+    values = {name: entry["values"] for name, entry in sweep["parameters"].items()}
+    for point in itertools.product(*values.values()):
+        chosen = [f"{name}={value}" for name, value in zip(values, point, strict=True)]
+        check_overrides(ROOT / "conf", [*fixed, *chosen, "paths.root=."])
+    rows = paper_table(table)
+    assert {row["steps_M"] for row in rows} <= {*values.get("gradient.steps", ()), 20}
+    if table == "table6":
+        assert {row["eta"] for row in rows} <= set(values["optimizer.lr"])
+    assert sweep["metric"]["name"].split("/")[1] == "guided"
+
+
+def test_there_is_a_sweep_for_every_ablation() -> None:
+    assert [path.stem for path in SWEEPS] == ["sweep_table4", "sweep_table5", "sweep_table6"]

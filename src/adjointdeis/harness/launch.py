@@ -138,7 +138,8 @@ def launch(cfg: DictConfig) -> float | None:
     identifier, marker = config_hash(cfg), directory / "done.json"
     with open_dict(cfg):
         cfg.paths.run, cfg.paths.id = str(directory), identifier
-    os.environ.setdefault("WANDB_MODE", "offline")
+    sends = OmegaConf.select(cfg, "logger.wandb.offline") is False
+    os.environ.setdefault("WANDB_MODE", "online" if sends else "offline")
     # wandb and matplotlib otherwise write below the working directory and the home.
     os.environ.setdefault("WANDB_SILENT", "true")
     repeat = cfg.force or cfg.task.get("repeat", False)
