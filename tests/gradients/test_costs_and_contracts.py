@@ -347,7 +347,7 @@ def test_impossible_methods_are_refused() -> None:
         return sample(network, x_T, z, **arguments)
 
     for build, message in (
-        (lambda: AdjointDEIS(3), "orders 1 and 2"),
+        (lambda: AdjointDEIS(7), "orders 1 to 4"),
         (lambda: AdjointDEIS(states="guessed"), "states"),
         (lambda: AdjointDEIS(steps=0), "at least 1"),
         (lambda: attempt(AdjointDEIS(steps=N + 1)), "states='interpolated'"),

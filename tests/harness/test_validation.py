@@ -35,7 +35,7 @@ def message(*arguments: str) -> str:
         (["solver=ddmi"], ["solver", "ddim"]),
         # A value of the wrong type, or outside its set.
         (["gradient=adjoint_deis", "gradient.steps=five"], ["gradient.steps", "five", "whole"]),
-        (["gradient=adjoint_deis", "gradient.order=3"], ["gradient.order", "3", "2M"]),
+        (["gradient=adjoint_deis", "gradient.order=7"], ["gradient.order", "7", "2M"]),
         (["gradient=adjoint_deis", "gradient.states=record"], ["gradient.states", "recorded"]),
         (["optimizer.lr=big"], ["optimizer.lr", "big", "number"]),
         (["optimisation.keep=first"], ["keep", "first", "best"]),

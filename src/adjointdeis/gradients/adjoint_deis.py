@@ -1,7 +1,5 @@
 """AdjointDEIS: exponential integrators for the continuous adjoint equations."""
 
-import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -11,16 +9,17 @@ from torch import Tensor
 
 from adjointdeis.diffusion.grid import Node, TimeGrid
 from adjointdeis.diffusion.noise import BrownianPath
-from adjointdeis.gradients.adjoint_kernel import Velocity, solve_adjoint
+from adjointdeis.diffusion.prediction import x0_from_eps
+from adjointdeis.gradients.adjoint_kernel import Form, Prediction, Velocity, solve_adjoint
 from adjointdeis.gradients.adjoint_nodes import AdjointNodes
-from adjointdeis.gradients.base import Needs, StepwiseMethod, Watch
+from adjointdeis.gradients.base import Needs, NotSupportedError, StepwiseMethod, Watch
 from adjointdeis.gradients.chain import Chain, Conditions, Sums, Surroundings, detached, pull_back
+from adjointdeis.gradients.large_steps import LargeAdjointStepWarning, warn_of_large_steps
+from adjointdeis.solvers.base import Solver
 
 States = Literal["recorded", "resolved", "interpolated"]
 
-
-class LargeAdjointStepWarning(UserWarning):
-    """A step so wide that the first-order adjoint may flip the sign of the gradient."""
+__all__ = ["AdjointDEIS", "LargeAdjointStepWarning"]
 
 
 @dataclass(frozen=True)
@@ -34,8 +33,10 @@ class AdjointDEIS(StepwiseMethod):
               + c\, \sigma_s (e^H - 1) \tfrac{\alpha_t^2}{\alpha_s^2}\,
               a_x(t)^\top \partial_x \epsilon(x_t, z, t),
 
-    2M as in Algorithm 1; a_z and a_theta alike. Solved in the equivalent p-form of
-    ``adjoint_kernel``.  Paper: eq. 2.14, eq. 2.15, Algorithm 1, Theorem 2.2, Prop. 3.1.
+    2M as in Algorithm 1; a_z and a_theta alike. Orders 3 and 4, which the paper leaves open,
+    integrate the interpolated velocity of eq. 2.8 to 2.10 exactly by the phi functions. Solved in
+    the equivalent p-form of ``adjoint_kernel``, where the data-prediction form is derived too.
+    Paper: eq. 2.8 to 2.10, 2.14, 2.15, Algorithm 1, Theorem 2.2, Prop. 3.1.
 
     The gradient of a scheduled z_i is the increment of a_z over sampling step i. An adjoint
     interval that covers several sampling steps evaluates the network under the condition of
@@ -43,7 +44,10 @@ class AdjointDEIS(StepwiseMethod):
     rho.
 
     Args:
-        order: 1, or 2 (also written "2M").
+        order: 1, 2 (also written "2M"), 3 ("3M") or 4 ("4M"). Order k is reached only on states
+            that are right to order k: sample with ``DPMSolverPP`` for 2, ``RungeKutta`` beyond.
+            Orders 3 and 4 start by correcting their first steps (``solve_adjoint``); order 4
+            spends 3 evaluations on it, and with a scheduled z both spend k - 1 more.
         steps: M, the number of adjoint steps; None takes M = N.
         states: where x_t comes from. The M + 1 nodes lie at the fractional places jN/M of
             the sampling grid.
@@ -54,18 +58,27 @@ class AdjointDEIS(StepwiseMethod):
               an SDE path, which is rough, this costs accuracy of order sqrt(h).
             * "resolved": x is integrated back from x_0 with the same order and the same
               Wiener path, from the evaluations that the adjoint makes anyway. Holds O(1)
-              latents. The backward solve amplifies errors where the flow contracts.
+              latents. The backward solve amplifies errors where the flow contracts. Orders 1
+              and 2 only.
+        prediction: what is interpolated. "noise" is the paper's form. "data" integrates the
+            Jacobian of the data prediction over :math:`e^{c\lambda}`; the linear part, exact,
+            then carries the whole factor at high noise, where the noise form may flip the
+            sign. Needs sigma > 0 at the clean end; at low noise its error is the larger one.
 
     Cost: N evaluations forward, M with a graph and M vector-Jacobian products backward.
 
     Warns:
-        LargeAdjointStepWarning: the largest finite h passes ln 2 (ODE) or ln 1.5 (SDE). In
-            every direction where the data vary less than the noise (all of them at high
-            noise) J is about I/sigma, so a step multiplies p by 2 - e^h (3 - 2e^h) where the
-            true factor is e^-h (e^-2h); beyond the limit the sign is wrong.
+        LargeAdjointStepWarning: the largest finite h passes ln 2 (ODE) or ln 1.5 (SDE); less
+            for higher orders (see ``large_steps``). In every direction where the data vary
+            less than the noise (all of them at high noise) J is about I/sigma, so a step
+            multiplies p by 2 - e^h (3 - 2e^h) where the true factor is e^-h (e^-2h); beyond
+            the limit the sign is wrong. The data form has the exact factor there and is silent.
 
     Raises:
-        ValueError: unknown order or states; more recorded steps than sampling steps.
+        ValueError: unknown order, states or prediction; more recorded steps than sampling
+            steps; re-solved states beyond order 2; data prediction to sigma = 0.
+        NotSupportedError: data prediction with re-solved states of an SDE, whose noise in that
+            variable is no increment of the path.
         UnreachableLeafError: the denoiser captured a tensor that requires a gradient.
 
     When not to use: wherever ``DiscreteAdjoint`` fits. With M = N and recorded states that
@@ -78,9 +91,10 @@ class AdjointDEIS(StepwiseMethod):
         AdjointDEIS, https://arxiv.org/abs/2405.15020
     """
 
-    order: Literal[1, 2, "2M"] = 1
+    order: Literal[1, 2, 3, 4, "2M", "3M", "4M"] = 1
     steps: int | None = None
     states: States = "recorded"
+    prediction: Prediction = "noise"
     ode: ClassVar[bool] = True
     sde: ClassVar[bool] = True
     x_T: ClassVar[bool] = True
@@ -91,9 +105,11 @@ class AdjointDEIS(StepwiseMethod):
     memory: ClassVar[str] = "N latents; O(1) latents with re-solved states"
 
     def __post_init__(self) -> None:
-        orders: dict[int | str, int] = {1: 1, 2: 2, "2M": 2}
+        orders: dict[int | str, int] = {1: 1, 2: 2, 3: 3, 4: 4, "2M": 2, "3M": 3, "4M": 4}
         if self.order not in orders:
-            raise ValueError(f"AdjointDEIS has orders 1 and 2 (or '2M'), got {self.order!r}")
+            raise ValueError(
+                f"AdjointDEIS has orders 1 to 4 (or '2M', '3M', '4M'), got {self.order!r}"
+            )
         if self.states not in ("recorded", "resolved", "interpolated"):
             raise ValueError(
                 "AdjointDEIS.states must be 'recorded', 'resolved' or 'interpolated', "
@@ -101,7 +117,32 @@ class AdjointDEIS(StepwiseMethod):
             )
         if self.steps is not None and self.steps < 1:
             raise ValueError(f"AdjointDEIS.steps must be at least 1, got {self.steps}")
+        if self.prediction not in ("noise", "data"):
+            raise ValueError(
+                f"AdjointDEIS.prediction must be 'noise' or 'data', got {self.prediction!r}"
+            )
         object.__setattr__(self, "order", orders[self.order])
+        if self.states == "resolved" and int(self.order) > 2:
+            raise ValueError(
+                f"AdjointDEIS of order {self.order} corrects its first steps and needs their "
+                "states beforehand: use states='recorded', or order 2 with re-solved states"
+            )
+
+    def refuse(
+        self,
+        solver: Solver,
+        x_T: Tensor,
+        zs: Conditions,
+        scheduled: bool,
+        learned: Sequence[Tensor],
+    ) -> None:
+        super().refuse(solver, x_T, zs, scheduled, learned)
+        if (self.prediction, self.states, solver.calculus) == ("data", "resolved", "sde"):
+            raise NotSupportedError(
+                "AdjointDEIS does not re-solve the states of an SDE in data prediction, where the "
+                "noise is an integral of the path and not its increment; use states='recorded' or "
+                "prediction='noise'"
+            )
 
     def nodes(self, grid: TimeGrid) -> AdjointNodes:
         """The nodes of the adjoint solve on this sampling grid."""
@@ -109,6 +150,11 @@ class AdjointDEIS(StepwiseMethod):
             raise ValueError(
                 "AdjointDEIS differentiates sampling grids (noise to data, alpha > 0); use "
                 "DiscreteAdjoint or Backprop for an encoding"
+            )
+        if self.prediction == "data" and grid[-1].sigma == 0.0:
+            raise ValueError(
+                "AdjointDEIS in data prediction integrates over (alpha/sigma)^c, which is infinite "
+                "at sigma = 0: end the grid at t_min > 0, or use prediction='noise'"
             )
         steps = grid.steps if self.steps is None else self.steps
         if self.states == "recorded" or (self.states == "resolved" and steps <= grid.steps):
@@ -122,7 +168,7 @@ class AdjointDEIS(StepwiseMethod):
         nodes = self.nodes(chain.grid)
         if self.states == "resolved" and chain.noise is not None:
             _check_replayable(chain, nodes)
-        warn_of_large_steps(nodes.grid, chain.factor)
+        warn_of_large_steps(nodes.grid, chain.factor, int(self.order), self.prediction)
         surroundings = Surroundings.capture(x_T)
         keep = self._kept(nodes)
         states: list[Tensor | None] = [x_T if 0 in keep else None]
@@ -156,22 +202,25 @@ class AdjointDEIS(StepwiseMethod):
         nodes, grid = record.nodes, record.nodes.grid
         states: list[Any] = [*record.states[:-1], x_0]
         a_z, a_theta = Sums(len(zs)), Sums(len(parameters))
-        resolved = self.states == "resolved"
-        y = x_0 / grid[-1].alpha
+        resolved, data = self.states == "resolved", self.prediction == "data"
+        form = Form(self.prediction, chain.factor)
+        y = x_0 / form.scale(grid[-1])
         chain.cost.holds(1, graphs=1)
 
         def velocity(interval: int, t: Node, p: Tensor | None) -> Velocity:
-            x = t.alpha * y if resolved else nodes.state(interval + 1, states)
+            x = form.scale(t) * y if resolved else nodes.state(interval + 1, states)
             slot = chain.slot(nodes.shares(interval)[0][0])
             before = chain.cost.nfe
             with torch.enable_grad(), record.surroundings.replayed():
                 x = detached(x)
                 z = detached(zs[slot], needs.zs[slot]) if zs else None
-                eps = chain.denoiser(x, t.t, z)
+                out = chain.denoiser(x, t.t, z)
+                if data:
+                    out = x0_from_eps(x, out, t.alpha, t.sigma)
             inputs = [x, *([] if z is None else [z]), *parameters]
-            pJ, *rest = pull_back(chain, (eps,), (p,), inputs, chain.cost.nfe - before)
+            pJ, *rest = pull_back(chain, (out,), (p,), inputs, chain.cost.nfe - before)
             pJz = None if z is None else rest.pop(0)
-            return [None if pJ is None else t.alpha * pJ, pJz, *rest, eps.detach()]
+            return [None if pJ is None else form.scale(t) * pJ, pJz, *rest, out.detach()]
 
         def integrate(interval: int, weight: float, D: Velocity) -> None:
             nonlocal y
@@ -181,23 +230,27 @@ class AdjointDEIS(StepwiseMethod):
                 for step, share in nodes.shares(interval):
                     if needs.zs[step]:
                         a_z.add(step, D[1], weight * share)
-            *gradients, eps = D[2:]
+            *gradients, out = D[2:]
             for slot, gradient in enumerate(gradients):
                 a_theta.add(slot, gradient, weight)
-            if resolved and eps is not None:
-                y = y - weight * eps  # weight = -c r, and y_s = y_t + c r eps - dB
+            if resolved and out is not None:
+                # weight = -c r, and y_s = y_t + c r eps - dB; or Gamma_t - Gamma_s, and
+                # w_s = w_t - (Gamma_t - Gamma_s) x0.
+                y = y - weight * out
                 if chain.noise is not None:
                     y = y - path_increment(chain, nodes, interval, y)
 
         p = solve_adjoint(
             grid,
-            grid[-1].alpha * a_x,
+            form.scale(grid[-1]) * a_x,
             velocity,
             integrate,
             factor=chain.factor,
             order=int(self.order),
+            prediction=self.prediction,
+            refine=chain.scheduled,
         )
-        a_T = None if p is None else p / grid[0].alpha
+        a_T = None if p is None else p / form.scale(grid[0])
         return a_T, a_z.values, a_theta.values
 
     def _kept(self, nodes: AdjointNodes) -> set[int]:
@@ -221,25 +274,6 @@ class _Record:
     nodes: AdjointNodes
     states: list[Tensor | None]
     surroundings: Surroundings
-
-
-def warn_of_large_steps(grid: TimeGrid, factor: float) -> None:
-    """Warn once if the widest finite step can flip the sign of a first-order adjoint."""
-    h = torch.where(grid.h.isfinite(), grid.h, 0.0)
-    widest, step = float(h.max()), int(h.argmax())
-    limit = math.log1p(1.0 / factor)
-    if widest <= limit:
-        return
-    form, name = ("2 - e^h", "ln 2") if factor == 1.0 else ("3 - 2e^h", "ln 1.5")
-    warnings.warn(
-        f"AdjointDEIS: adjoint step {step} of {grid.steps} (t = {float(grid.t[step]):.4g} to "
-        f"{float(grid.t[step + 1]):.4g}) has h = {widest:.3g} > {name}. Where the data vary less "
-        f"than the noise it multiplies the adjoint by {form} = "
-        f"{1.0 - factor * math.expm1(widest):.3g}, whose sign is wrong. Use DiscreteAdjoint, which "
-        "is exact at the same cost, or more steps on TimeGrid.uniform_lmbda",
-        LargeAdjointStepWarning,
-        stacklevel=2,
-    )
 
 
 def path_increment(chain: Chain, nodes: AdjointNodes, interval: int, like: Tensor) -> Tensor:

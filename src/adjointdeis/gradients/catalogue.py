@@ -106,6 +106,23 @@ CATALOGUE: tuple[Entry, ...] = (
         bias="an extrapolation of the adjoint velocity, wrong on coarse grids",
     ),
     Entry(
+        "AdjointDEIS-3M",
+        partial(AdjointDEIS, order="3M"),
+        ode=RungeKutta,
+        sde=None,
+        target="flow",
+        order=3,
+        paper="AdjointDEIS",
+        bias="an extrapolation of the adjoint velocity, wrong on coarse grids",
+    ),
+    Entry(
+        "AdjointDEIS-1, data prediction",
+        partial(AdjointDEIS, prediction="data"),
+        target="flow",
+        paper="AdjointDEIS",
+        bias="too small a gradient: at low noise a step may at most double the adjoint",
+    ),
+    Entry(
         "AdjointDEIS-1, re-solved states",
         partial(AdjointDEIS, states="resolved"),
         target="flow",
