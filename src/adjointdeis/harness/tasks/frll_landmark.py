@@ -68,7 +68,7 @@ def run(cfg: DictConfig | Mapping[str, Any] | Config) -> dict[str, Any]:
     """Runs the experiment and writes its results into the run directory.
 
     Written: scores.csv, thresholds.json, result.json, report.md, table.csv, pairs.csv, morphs.png
-    and morphs/<style>/*.png. A run that was stopped and is started again takes the alignments,
+    and ``morphs/<style>/*.png``. A run that was stopped and is started again takes the alignments,
     embeddings and morphs that it finds.
 
     Returns:
