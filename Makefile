@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Two threads suit a laptop; a workstation can say THREADS=16.
 THREADS ?= 2
 
-.PHONY: quickstart test studies lint format clean help
+.PHONY: quickstart test studies docs lint format clean help
 
 help:            ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/'
@@ -18,6 +18,9 @@ test: $(VENV)/.installed-dev     ## Run the test suite (under 15 minutes on two 
 
 studies: $(VENV)/.installed-dev  ## Run the slower studies marked `slow`
 	$(BIN)/python -m pytest -m slow -s
+
+docs: $(VENV)/.installed-dev     ## Build the pages into docs/_build, strictly: a warning fails
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build
 
 lint: $(VENV)/.installed-dev     ## Check style and types
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright

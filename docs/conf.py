@@ -58,9 +58,7 @@ napoleon_custom_sections = [
 ]
 
 
-def escape_shapes(
-    app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]
-) -> None:
+def escape_shapes(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     """Shapes are written (B, *) in the sources; in reStructuredText a star opens emphasis."""
     del app, what, name, obj, options
     lines[:] = [re.sub(r"(?<=, )\*(?=[,)])|(?<=/)\*(?=\.)", r"\\*", line) for line in lines]
