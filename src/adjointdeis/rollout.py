@@ -63,7 +63,7 @@ def sample(
         denoiser: ``denoiser(x, t, z) -> eps``, t a 0-d float64 tensor in [0, 1].
         x_T: state at the first node, shape (B, *).
         z: condition of every step, or a sequence of N tensors with z_i for step i, or None.
-        solver: any object with ``step`` and ``calculus``.
+        solver: any object with ``step`` and ``calculus``, such as ``StepFunction(function)``.
         grid: sampling grid, noise to data, N steps.
         noise: for an SDE solver, a list of N standard normals, ``RecordedNoise``,
             ``BrownianPath``; None for an ODE solver.
@@ -109,7 +109,7 @@ def encode(
     """
     if grid.sampling:
         raise ValueError("encode() needs a grid from data to noise: pass grid.reversed()")
-    if solver.calculus == "sde":
+    if getattr(solver, "calculus", None) == "sde":
         raise ValueError("an SDE is not encoded by running it backwards; use CycleSDE.encode")
     x_T, cost = _run(denoiser, x_0, z, solver, grid, None, gradient, parameters)
     return Encoding(x_T, cost)
@@ -162,7 +162,11 @@ def _conditions(z: Condition, grid: TimeGrid) -> tuple[tuple[Tensor, ...], bool]
 
 
 def _check_calculus(solver: Solver, noise: object) -> None:
-    calculus = solver.calculus
+    calculus = getattr(solver, "calculus", None)
+    if not callable(getattr(solver, "step", None)):
+        raise TypeError(
+            f"a solver needs a method step(); wrap a plain function in StepFunction({solver!r})"
+        )
     if calculus not in ("ode", "sde"):
         raise ValueError(f"{type(solver).__name__}.calculus must be 'ode' or 'sde'")
     if calculus == "ode" and noise is not None:

@@ -98,7 +98,13 @@ def test_memory_falls_with_the_number_of_snapshots() -> None:
 
 
 @pytest.mark.parametrize(
-    "method", [DiscreteAdjoint(snapshots=2), DiscreteAdjoint(keep_activations=5)], ids=["s", "k"]
+    "method",
+    [
+        DiscreteAdjoint(snapshots=2),
+        DiscreteAdjoint(keep_activations=5),
+        DiscreteAdjoint(budget="4 KB"),
+    ],
+    ids=["s", "k", "bytes"],
 )
 def test_random_layers_are_repeated_and_a_second_pass_is_possible(method) -> None:
     class Dropout(nn.Module):

@@ -1,5 +1,6 @@
 """The forward world: schedules, time grids, denoisers, and noise paths."""
 
+from adjointdeis.diffusion.checkpointing import checkpoint_blocks
 from adjointdeis.diffusion.cycle_sde import CycleSDE
 from adjointdeis.diffusion.denoiser import (
     ClassifierFreeGuidance,
@@ -35,4 +36,5 @@ __all__ = [
     "VPCosine",
     "VPLinear",
     "as_noise",
+    "checkpoint_blocks",
 ]

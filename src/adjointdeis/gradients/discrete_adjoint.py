@@ -148,11 +148,14 @@ class DiscreteAdjoint(StepwiseMethod):
         for step in range(chain.steps):
             linear = None
             if step == first:
+                # Before the measured step draws anything.
+                entry = Carry(x, state, Surroundings.capture(x))
                 if self.budget is not None:
                     linear, plan = self._measured(chain, step, x, state, zs, needs, watch)
                     record = Record(plan, {}, {})
                 stored = _stored(first, chain.steps, record.plan)
-            if step in stored:
+                record.carries[first] = entry
+            elif step in stored:
                 record.carries[step] = Carry(x, state, Surroundings.capture(x))
             if step >= max(first, chain.steps - record.plan.kept):
                 linear = linear or linearised(chain, step, x, state, zs, needs)

@@ -5,5 +5,6 @@ from adjointdeis.solvers.ddim import DDIM
 from adjointdeis.solvers.dpm_solver import DPMSolverPP
 from adjointdeis.solvers.runge_kutta import RungeKutta
 from adjointdeis.solvers.sde_dpm_solver import SDEDPMSolver
+from adjointdeis.solvers.step_function import StepFunction
 
-__all__ = ["DDIM", "DPMSolverPP", "RungeKutta", "SDEDPMSolver", "Solver", "State"]
+__all__ = ["DDIM", "DPMSolverPP", "RungeKutta", "SDEDPMSolver", "Solver", "State", "StepFunction"]
