@@ -7,8 +7,6 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from adjointdeis.faces.datasets.folder import FaceDataset, load_folder
 from adjointdeis.faces.datasets.pairs import Pair, PairListError, read_pairs, validate_pairs
@@ -40,12 +38,13 @@ class Benchmark:
         return tuple(sorted({s for pair in self.pairs for s in pair.subjects}))
 
     @cached_property
-    def _hashes(self) -> dict[str, str]:
-        return {s: file_hash(self.image(s, SOURCE)) for s in self.subjects}
+    def _hashes(self) -> dict[tuple[str, str], str]:
+        sides = {side for pair in self.pairs for side in pair.sides}
+        return {side: file_hash(self.image(*side)) for side in sides}
 
     def source_hashes(self, pair: Pair) -> dict[str, str]:
         """SHA-256 of both images that a pair's morphs are made from, by file name."""
-        return {self.image(s, SOURCE).name: self._hashes[s] for s in pair.subjects}
+        return {self.image(*side).name: self._hashes[side] for side in pair.sides}
 
 
 def load_benchmark(faces: str, pairs: str, limit: int | None = None) -> Benchmark:
@@ -74,35 +73,26 @@ def load_benchmark(faces: str, pairs: str, limit: int | None = None) -> Benchmar
     return Benchmark(dataset, tuple(listed))
 
 
-def read_aligned(paths: Sequence[AnyPath], size: int) -> np.ndarray:
-    """Aligned images as (B, size, size, 3) uint8.
+def read_aligned(paths: Sequence[AnyPath], size: int | None) -> np.ndarray:
+    """Aligned images as (B, size, size, 3) uint8; without a size, that of the first.
 
     Raises:
         ValueError: Images of another size, all listed.
     """
     images = [read_image(path) for path in paths]
+    wanted = images[0].shape if size is None else (size, size, 3)
     wrong = [
         f"{path} is {image.shape[1]}x{image.shape[0]}"
         for path, image in zip(paths, images, strict=True)
-        if image.shape != (size, size, 3)
+        if image.shape != wanted
     ]
     if wrong:
+        reason = "as the autoencoder needs" if size is not None else "like the first of the batch"
         raise ValueError(
-            f"{len(wrong)} images are not {size}x{size} as the autoencoder needs: "
+            f"{len(wrong)} images are not {wanted[1]}x{wanted[0]} {reason}: "
             f"{', '.join(wrong[:5])}; align them first (see adjointdeis.faces.alignment)"
         )
     return np.stack(images)
-
-
-def to_tensor(images: np.ndarray) -> Tensor:
-    """(B, H, W, 3) uint8 to (B, 3, H, W) float32 in [-1, 1]."""
-    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
-def to_uint8(images: Tensor) -> np.ndarray:
-    """(B, 3, H, W) in [-1, 1], clipped, to (B, H, W, 3) uint8."""
-    scaled = ((images.detach().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    return scaled.permute(0, 2, 3, 1).cpu().numpy()
 
 
 def file_hash(path: AnyPath) -> str:

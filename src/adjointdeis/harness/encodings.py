@@ -7,58 +7,74 @@ import numpy as np
 import torch
 from safetensors.torch import load, save
 
+from adjointdeis.faces.tensors import to_tensor
 from adjointdeis.files import write_atomically
-from adjointdeis.harness.benchmark import to_tensor
-from adjointdeis.morphing.autoencoder import Autoencoder
-from adjointdeis.morphing.dim import EncodedFace
+from adjointdeis.morphing.attack import EncodedFace
+from adjointdeis.morphing.autoencoder import Autoencoder, EncodingGrid
 
 
 class Encodings:
-    """Codes and noises of images under one autoencoder.
+    """Codes and noises of images under one autoencoder; an :class:`Encoder` with a memory.
 
-    The key of an entry hashes the pixels, the weights and the number of steps, so that a changed
-    image or network never meets a stale encoding. Encoding 250 steps costs as much as several
-    optimisation steps, and every attack and every pair of a subject needs the same one.
+    The key of an entry hashes the pixels, the weights, the grid and the number of steps, so that a
+    changed image or network never meets a stale encoding. Encoding 250 steps costs as much as
+    several optimisation steps, and every attack and every pair of a subject needs the same one.
 
     Arguments:
         autoencoder: Network.
-        steps: N_E.
         cache: Folder of the cache, or None to keep nothing.
     """
 
-    def __init__(self, autoencoder: Autoencoder, steps: int, cache: Path | None) -> None:
-        self.autoencoder, self.steps, self.cache = autoencoder, steps, cache
+    def __init__(self, autoencoder: Autoencoder, cache: Path | None) -> None:
+        self.autoencoder, self.cache = autoencoder, cache
 
-    def __call__(self, images: np.ndarray, device: torch.device) -> EncodedFace:
+    def __call__(
+        self,
+        images: np.ndarray,
+        device: torch.device,
+        steps: int,
+        grid: EncodingGrid = "ddim_stride",
+        codes_of: np.ndarray | None = None,
+    ) -> EncodedFace:
         """Encodes images (B, H, W, 3) uint8; only those not in the cache cost anything."""
-        found = [self._read(image) for image in images]
+        coded = images if codes_of is None else codes_of
+        paths = [
+            self._path(image, code, steps, grid) for image, code in zip(images, coded, strict=True)
+        ]
+        found = [self._read(path) for path in paths]
         missing = [i for i, entry in enumerate(found) if entry is None]
         if missing:
             batch = to_tensor(images[missing]).to(device)
             with torch.no_grad():
-                z = self.autoencoder.code(batch)
-            x_T = self.autoencoder.encode(batch, z, self.steps).x_T
+                z = self.autoencoder.code(to_tensor(coded[missing]).to(device))
+            x_T = self.autoencoder.encode(batch, z, steps, grid).x_T
             for row, index in enumerate(missing):
                 found[index] = {
                     "z": z[row].cpu().clone(),
                     "x_T": x_T[row].cpu().contiguous().clone(),
                 }
-                self._write(images[index], found[index])
+                self._write(paths[index], found[index])
         return EncodedFace(
             z=torch.stack([entry["z"] for entry in found]).to(device),  # type: ignore[index]
             x_T=torch.stack([entry["x_T"] for entry in found]).to(device),  # type: ignore[index]
-            nfe=self.steps,
+            nfe=steps,
         )
 
-    def _path(self, image: np.ndarray) -> Path | None:
+    def _path(
+        self, image: np.ndarray, coded: np.ndarray, steps: int, grid: EncodingGrid
+    ) -> Path | None:
         if self.cache is None:
             return None
         digest = hashlib.sha256(np.ascontiguousarray(image).tobytes())
-        digest.update(f"{image.shape}|{self.autoencoder.fingerprint}|{self.steps}".encode())
+        digest.update(f"{image.shape}|{self.autoencoder.fingerprint}|{steps}".encode())
+        # The official encoding of an image under its own code is what earlier caches hold.
+        if grid != "ddim_stride":
+            digest.update(f"|{grid}".encode())
+        if not np.array_equal(image, coded):
+            digest.update(b"|under|" + np.ascontiguousarray(coded).tobytes())
         return self.cache / f"{digest.hexdigest()[:32]}.safetensors"
 
-    def _read(self, image: np.ndarray) -> dict[str, torch.Tensor] | None:
-        path = self._path(image)
+    def _read(self, path: Path | None) -> dict[str, torch.Tensor] | None:
         if path is None or not path.is_file():
             return None
         try:
@@ -67,8 +83,6 @@ class Encodings:
             # A damaged entry is only a cache miss; it is overwritten below.
             return None
 
-    def _write(self, image: np.ndarray, entry: dict[str, torch.Tensor]) -> None:
-        path = self._path(image)
-        if path is None:
-            return
-        write_atomically(path, lambda file: file.write(save(entry)), "wb")
+    def _write(self, path: Path | None, entry: dict[str, torch.Tensor]) -> None:
+        if path is not None:
+            write_atomically(path, lambda file: file.write(save(entry)), "wb")

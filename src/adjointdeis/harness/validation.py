@@ -137,6 +137,7 @@ def _check_ranges(cfg: DictConfig) -> None:
         "name": (str, "a folder name"),
         "data.limit": ((int, type(None)), "a whole number of pairs, or null for all"),
         "optimisation.steps": (int, "a whole number, 0 or more"),
+        "optimisation.inner_steps": (int, "a whole number, 0 or more"),
         "optimisation.batch_size": (int, "a whole number, 1 or more"),
         "optimisation.keep": (str, "last or best"),
         "optimisation.measure_gradient": (bool, "true or false"),
@@ -147,7 +148,8 @@ def _check_ranges(cfg: DictConfig) -> None:
         fits = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
         if not fits:
             raise ConfigError(f"{key}={value!r}: expected {text}")
-    for key, least in (("optimisation.steps", 0), ("optimisation.batch_size", 1)):
+    least_of = {"optimisation.steps": 0, "optimisation.inner_steps": 0, "optimisation.batch_size": 1}
+    for key, least in least_of.items():
         if OmegaConf.select(cfg, key) < least:
             raise ConfigError(f"{key}={OmegaConf.select(cfg, key)}: expected {least} or more")
     if not OmegaConf.is_list(cfg.protocol.fmr):

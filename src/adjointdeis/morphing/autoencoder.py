@@ -1,7 +1,7 @@
 """A diffusion autoencoder as the morphing attacks see it: encode, decode, predict noise."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,8 @@ from adjointdeis.diffusion.schedule import DDPM
 from adjointdeis.faces.networks import DiffAE
 from adjointdeis.rollout import Encoding, encode
 from adjointdeis.solvers import DDIM
+
+EncodingGrid = Literal["ddim_stride", "greedy_dim"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,14 +48,26 @@ class Autoencoder:
         """Semantic codes (B, D) of images (B, 3, H, W) in [-1, 1]."""
         return self.network.encode(images)
 
-    def encode(self, images: Tensor, z: Tensor, steps: int = 250) -> Encoding:
-        r"""Noise of images by the probability-flow ODE run forwards, as the official code does it.
+    def encode(
+        self, images: Tensor, z: Tensor, steps: int = 250, grid: EncodingGrid = "ddim_stride"
+    ) -> Encoding:
+        r"""Noise of images by the probability-flow ODE run forwards.
 
         Arguments:
             images: Images :math:`x_0` in [-1, 1], with shape (B, 3, H, W).
             z: Their codes, with shape (B, D).
-            steps: :math:`N_E`; 1000 must be a multiple-of-stride grid for it (DiffAE's "ddimN").
+            steps: :math:`N_E`.
+            grid: "ddim_stride" encodes as the official autoencoder does: timesteps 0, i, 2i, ...,
+                the data prediction clipped, the last step to pure noise; 1000 must have a stride i
+                for the steps ("ddimN"). "greedy_dim" runs the grid of the published morphing
+                scheduler backwards, from timestep 0 to 999, unclipped, as Fast-DiM-ode does.
         """
-        grid = TimeGrid.ddim_stride(self.schedule, steps, encode=True)
+        if grid not in get_args(EncodingGrid):
+            raise ValueError(f"grid={grid!r} must be one of {', '.join(get_args(EncodingGrid))}")
+        if grid == "ddim_stride":
+            nodes = TimeGrid.ddim_stride(self.schedule, steps, encode=True)
+        else:
+            nodes = TimeGrid.greedy_dim(self.schedule, steps).reversed()
+        solver = DDIM(clip_x0=grid == "ddim_stride")
         with torch.no_grad():
-            return encode(self.denoiser, images, z, solver=DDIM(clip_x0=True), grid=grid)
+            return encode(self.denoiser, images, z, solver=solver, grid=nodes)

@@ -1,106 +1,209 @@
 """DiM: morphing by interpolating the latents of a diffusion autoencoder, without optimisation.
 
+=============  ===========================  =========================  ===================
+attack         pre-morph that is encoded    noises are interpolated    sampling
+=============  ===========================  =========================  ===================
+DiM-A          none                         spherically                DDIM, N = 100
+DiM-B          none                         linearly                   DDIM, N = 100
+DiM-C          mean of the pixels           spherically                DDIM, N = 100
+DiM-D          landmark morph (OpenCV)      spherically                DDIM, N = 100
+Fast-DiM       none                         spherically                DPM-Solver++ 2M, 50
+Fast-DiM-ode   none; encoded by the         spherically                DPM-Solver++ 2M, 50
+               scheduler's ODE in 100
+=============  ===========================  =========================  ===================
+
+The codes z are always those of the original photographs, interpolated linearly; a pre-morph
+replaces the photographs only in the ODE that finds the noises, once under each code.
+
 References:
     | Leveraging Diffusion for Strong and High Quality Face Morphing Attacks
     | https://arxiv.org/abs/2301.04218
+    | Fast-DiM: Towards Fast Diffusion Morphs
+    | https://arxiv.org/abs/2310.09484
 """
 
-from dataclasses import dataclass
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from adjointdeis.diffusion.cycle_sde import CycleSDE
 from adjointdeis.diffusion.grid import TimeGrid
-from adjointdeis.diffusion.noise import RecordedNoise
-from adjointdeis.diffusion.transition import path_scale
-from adjointdeis.morphing.autoencoder import Autoencoder
+from adjointdeis.diffusion.schedule import DDPM
+from adjointdeis.gradients.base import GradientMethod
+from adjointdeis.morphing.attack import (
+    Attack,
+    EncodedFace,
+    Morphs,
+    Need,
+    Progress,
+    Sources,
+    Spent,
+    Work,
+    Workbench,
+)
+from adjointdeis.morphing.autoencoder import EncodingGrid
 from adjointdeis.morphing.blend import lerp, slerp
+from adjointdeis.morphing.landmark import LandmarkMorph
+from adjointdeis.morphing.landmark_attack import landmark_morphs
+from adjointdeis.morphing.latents import MorphLatents, morph_latents, sde_morph_latents
+from adjointdeis.rollout import Rollout, sample
+from adjointdeis.solvers import DDIM
+from adjointdeis.solvers.base import Solver
+
+GRIDS: dict[str, Callable[[DDPM, int], TimeGrid]] = {
+    "greedy_dim": TimeGrid.greedy_dim,
+    "ddim_stride": TimeGrid.ddim_stride,
+}
+BLENDS: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {"slerp": slerp, "lerp": lerp}
 
 
-@dataclass(frozen=True, eq=False)
-class MorphLatents:
-    """Everything that a sampler needs to draw a batch of morphs.
-
-    Attributes:
-        x_T: Initial noise, with shape (B, 3, H, W).
-        z: Codes, with shape (B, D).
-        noise: Noises of the SDE's steps, or None for an ODE.
-        nfe: Network evaluations per image spent on encoding, the two sources of a pair being one
-            batch, as the paper counts them.
-    """
-
-    x_T: Tensor
-    z: Tensor
-    noise: RecordedNoise | None
-    nfe: int
-
-
-@dataclass(frozen=True)
-class EncodedFace:
-    """A batch of encoded images: codes (B, D), noise (B, 3, H, W), evaluations per image."""
-
-    z: Tensor
-    x_T: Tensor
-    nfe: int
-
-
-def morph_latents(a: EncodedFace, b: EncodedFace, weight: float = 0.5) -> MorphLatents:
-    """DiM-A's latents: spherical interpolation of the noises, linear of the codes.
+@dataclass(frozen=True, kw_only=True)
+class DiM(Attack):
+    """The DiM family: encode both sources, interpolate, sample.
 
     Arguments:
-        a, b: The two sources.
-        weight: Share of ``b``.
+        solver: Sampler; an SDE solver takes its noises from Cycle-SDE.
+        grid: "greedy_dim", the rounding of the paper's scheduler (999 ... 50, then index 0), or
+            "ddim_stride", the diffusion autoencoder's own (950 ... 0, then clean), to which belongs
+            ``solver.clip_x0=true``.
+        sampling_steps: N.
+        encoding_steps: N_E, of the probability-flow ODE that encodes the sources.
+        encoding_grid: Grid of that ODE, see :meth:`Autoencoder.encode`.
+        pre_morph: What is encoded in the place of each photograph.
+        noise_blend: How the two noises are interpolated.
+        weight: Share of the second source in codes, noises and pre-morph.
     """
-    return MorphLatents(slerp(a.x_T, b.x_T, weight), lerp(a.z, b.z, weight), None, a.nfe)
+
+    solver: Solver = DDIM()
+    grid: str = "greedy_dim"
+    sampling_steps: int = 100
+    encoding_steps: int = 250
+    encoding_grid: EncodingGrid = "ddim_stride"
+    pre_morph: Literal["none", "average", "landmark"] = "none"
+    noise_blend: Literal["slerp", "lerp"] = "slerp"
+    weight: float = 0.5
+
+    needs: ClassVar[frozenset[Need]] = frozenset({"autoencoder"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for key, known in (
+            ("grid", tuple(GRIDS)),
+            ("encoding_grid", get_args(EncodingGrid)),
+            ("pre_morph", ("none", "average", "landmark")),
+            ("noise_blend", tuple(BLENDS)),
+        ):
+            if getattr(self, key) not in known:
+                raise ValueError(
+                    f"attack {self.name}: {key}={getattr(self, key)!r} must be one of "
+                    f"{', '.join(known)}"
+                )
+        if not 0 <= self.weight <= 1:
+            raise ValueError(f"attack {self.name}: weight={self.weight}, expected a share in [0, 1]")
+        if self.stochastic and (self.pre_morph, self.noise_blend) != ("none", "slerp"):
+            raise ValueError(
+                f"attack {self.name}: an SDE solver encodes by Cycle-SDE, which has no pre-morph "
+                "and interpolates spherically; choose an ODE solver, or pre_morph=none and "
+                "noise_blend=slerp"
+            )
+        if self.pre_morph == "landmark":
+            object.__setattr__(self, "needs", self.needs | {"landmarks"})
+
+    def _derived_label(self) -> str:
+        return type(self.solver).__name__
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether the sampler is an SDE solver."""
+        return self.solver.calculus == "sde"
+
+    def sampling_grid(self, schedule: DDPM) -> TimeGrid:
+        """Grid of the N sampling steps."""
+        return GRIDS[self.grid](schedule, self.sampling_steps)
+
+    @property
+    def nfe_paper(self) -> int | None:
+        """N_E + N: the two sources are encoded as one batch."""
+        return self.encoding_steps + self.sampling_steps
+
+    def settings(self) -> dict[str, Any]:
+        return super().settings() | {"optimisation_steps": 0}
+
+    def begin(self, sources: Sources, bench: Workbench) -> Work:
+        return _Sampling(self, bench, self.latents(sources, bench))
+
+    def latents(self, sources: Sources, bench: Workbench) -> MorphLatents:
+        """Interpolated latents of a batch of pairs."""
+        autoencoder, _ = bench.generator()
+        if self.stochastic:
+            seeds = [bench.seed + zlib.crc32(pair.morph_id.encode()) for pair in sources.pairs]
+            x_a, x_b = sources.tensors(bench.device)
+            grid = self.sampling_grid(autoencoder.schedule)
+            with torch.no_grad():
+                return sde_morph_latents(autoencoder, x_a, x_b, grid, seeds, self.weight)
+        a, b, failed = self.encoded(sources, bench)
+        latents = morph_latents(a, b, self.weight, BLENDS[self.noise_blend])
+        return replace(latents, failed=failed)
+
+    def encoded(
+        self, sources: Sources, bench: Workbench
+    ) -> tuple[EncodedFace, EncodedFace, dict[int, str]]:
+        """Codes and noises of both sides, and why some pairs have no pre-morph."""
+        _, encoder = bench.generator()
+        sides, failed = (sources.images_a, sources.images_b), {}
+        encoded = sides
+        if self.pre_morph != "none":
+            mixed, failed = self._mixed(sources, bench)
+            encoded = (mixed, mixed)
+        a, b = (
+            encoder(image, bench.device, self.encoding_steps, self.encoding_grid, codes_of=side)
+            for image, side in zip(encoded, sides, strict=True)
+        )
+        return a, b, failed
+
+    def _mixed(self, sources: Sources, bench: Workbench) -> tuple[np.ndarray, dict[int, str]]:
+        if self.pre_morph == "landmark":
+            return landmark_morphs(LandmarkMorph("opencv", self.weight), sources, bench)
+        share_b = self.weight * sources.images_b.astype(np.float64)
+        mean = (1 - self.weight) * sources.images_a + share_b
+        return np.rint(mean).astype(np.uint8), {}
+
+    def draw(
+        self,
+        bench: Workbench,
+        latents: MorphLatents,
+        x_T: Tensor,
+        z: Tensor,
+        gradient: GradientMethod | None = None,
+    ) -> Rollout:
+        """Samples from given latents along this attack's grid."""
+        autoencoder, _ = bench.generator()
+        return sample(
+            autoencoder.denoiser,
+            x_T,
+            z,
+            solver=self.solver,
+            grid=self.sampling_grid(autoencoder.schedule),
+            noise=latents.noise,
+            gradient=gradient,
+        )
 
 
-def sde_morph_latents(
-    autoencoder: Autoencoder,
-    images_a: Tensor,
-    images_b: Tensor,
-    grid: TimeGrid,
-    seeds: list[int],
-    weight: float = 0.5,
-) -> MorphLatents:
-    """Latents of an SDE morph: noise and step noises of both sources, interpolated spherically.
+class _Sampling:
+    """DiM on a batch: nothing is iterated."""
 
-    The paper encodes with Cycle-SDE and does not say how the noises of two sources become one
-    path. Here both sources follow the same Wiener path (one seed a pair), so that at high noise
-    their step noises nearly agree, and every step's noises are interpolated as x_T is: the result
-    keeps the norm of a standard normal, and weight 0 or 1 reproduces a source exactly.
+    def __init__(self, attack: DiM, bench: Workbench, latents: MorphLatents) -> None:
+        self.attack, self.bench, self.latents = attack, bench, latents
 
-    Arguments:
-        autoencoder: Network.
-        images_a, images_b: Sources in [-1, 1], with shape (B, 3, H, W).
-        grid: Sampling grid; encoding costs one evaluation per step.
-        seeds: One per pair, so that a pair's noise does not depend on the batch it is in.
-        weight: Share of ``b``.
-    """
-    z_a, z_b = autoencoder.code(images_a), autoencoder.code(images_b)
-    first, second = (
-        CycleSDE.from_path(autoencoder.denoiser, _forward_path(x, grid, seeds), z, grid)
-        for x, z in ((images_a, z_a), (images_b, z_b))
-    )
-    noises = tuple(
-        slerp(p, q, weight) for p, q in zip(first.noise.values, second.noise.values, strict=True)
-    )
-    return MorphLatents(
-        x_T=slerp(first.x_T, second.x_T, weight),
-        z=lerp(z_a, z_b, weight),
-        noise=RecordedNoise(noises),
-        nfe=first.nfe,
-    )
+    def step(self) -> Progress:
+        raise RuntimeError("DiM makes no steps before it samples")
 
-
-def _forward_path(images: Tensor, grid: TimeGrid, seeds: list[int]) -> tuple[Tensor, ...]:
-    """States of the forward chain from the clean end, noisy first, one generator per image."""
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    path = [images]
-    for index in range(grid.steps - 1, -1, -1):
-        s, t = grid[index], grid[index + 1]
-        draw = torch.stack(
-            [torch.randn(images.shape[1:], generator=g, dtype=torch.float64) for g in generators]
-        ).to(images)
-        path.append(s.alpha / t.alpha * path[-1] + s.alpha * path_scale(s, t) * draw)
-    return tuple(reversed(path))
+    def finish(self) -> Morphs:
+        with torch.no_grad():
+            rollout = self.attack.draw(self.bench, self.latents, self.latents.x_T, self.latents.z)
+        spent = Spent(self.latents.nfe, rollout.cost.nfe_forward)
+        return Morphs(rollout.x_0, spent, self.latents.failed)

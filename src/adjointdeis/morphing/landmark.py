@@ -12,7 +12,9 @@ Three published styles:
 `webmorph`     189 points of a .tem template          whole frame averaged; points on hair and neck
 `opencv`       68 points                              whole frame averaged; ghosts around the hair
 `facemorpher`  68 points                              only their hull is averaged, then spliced into
-                                                      a (warped to the mean shape), feathered
+                                                      a (warped to the mean shape), feathered; without
+                                                      the splice the hull stands on black, which is the
+                                                      tool's own default
 =============  =====================================  ===========================================
 
 These re-implement the methods, not the tools: MAD22's Webmorph morphs were made by webmorph.org at
@@ -51,12 +53,15 @@ class LandmarkMorph:
         weight: Share of b in shape and texture; 0.5 in every published set.
         feather: Width of the blend at the seam of `facemorpher`, fraction of the frame.
         border_points: Points per side of the frame that keep the background in place.
+        splice: Whether `facemorpher` puts the averaged hull into the first source, or leaves it on
+            black; the other styles average the whole frame and take no notice.
     """
 
     variant: Variant = "webmorph"
     weight: float = 0.5
     feather: float = 0.06
     border_points: int = 4
+    splice: bool = True
 
     def __post_init__(self) -> None:
         if self.variant not in VARIANTS:
@@ -111,7 +116,7 @@ class LandmarkMorph:
         morph = (1 - self.weight) * warped_a + self.weight * warped_b
         if self.variant == "facemorpher":
             mask = feathered_hull(mean, width, height, self.feather * width)[..., None]
-            morph = mask * morph + (1 - mask) * warped_a
+            morph = mask * morph + (1 - mask) * (warped_a if self.splice else 0.0)
         return np.clip(np.rint(morph), 0, 255).astype(np.uint8)
 
 

@@ -68,6 +68,11 @@ class Pair:
         return f"{self.subject_b}_{self.capture_b}"
 
     @property
+    def sides(self) -> tuple[tuple[str, str], tuple[str, str]]:
+        """(subject, capture) of both images, first and second."""
+        return (self.subject_a, self.capture_a), (self.subject_b, self.capture_b)
+
+    @property
     def morph_id(self) -> str:
         """Stem of the morph's file name."""
         return PurePosixPath(self.name).stem or f"{self.subject_a}_{self.subject_b}"

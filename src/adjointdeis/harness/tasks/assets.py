@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from adjointdeis.faces.checkpoints import KINDS
 from adjointdeis.faces.weights import fingerprint, read_header
 from adjointdeis.harness import assets
-from adjointdeis.harness.latent_morphing import write_record
+from adjointdeis.harness.records import write_record
 
 
 @dataclass(frozen=True)

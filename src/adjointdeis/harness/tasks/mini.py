@@ -33,7 +33,7 @@ from adjointdeis.faces.synthetic.pool_spec import PoolSpec, probe_specs
 from adjointdeis.faces.weights import fingerprint, load_network, read_header, save_network
 from adjointdeis.harness import assets
 from adjointdeis.harness.benchmark import OTHER, SOURCE
-from adjointdeis.harness.latent_morphing import write_record
+from adjointdeis.harness.records import write_record
 from adjointdeis.harness.model_cards import model_cards
 from adjointdeis.harness.training.quality import autoencoder_quality
 

@@ -4,6 +4,7 @@
 """
 
 import warnings
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from shutil import copyfile
@@ -12,6 +13,7 @@ from typing import Any
 
 import lightning as L
 import numpy as np
+import torch
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import TQDMProgressBar
 from omegaconf import DictConfig
@@ -20,18 +22,17 @@ import adjointdeis
 from adjointdeis.evaluation import evaluate, write_scores
 from adjointdeis.gradients.adjoint_deis import LargeAdjointStepWarning
 from adjointdeis.harness import assets
-from adjointdeis.harness.attacks import Attack
 from adjointdeis.harness.benchmark import SOURCE, Benchmark, load_benchmark
 from adjointdeis.harness.encodings import Encodings
-from adjointdeis.harness.latent_morphing import (
-    LatentMorphing,
-    PairData,
-    read_records,
-    write_record,
-)
+from adjointdeis.harness.landmarks import BenchmarkLandmarks
+from adjointdeis.harness.latent_morphing import LatentMorphing
+from adjointdeis.harness.pair_data import PairData
 from adjointdeis.harness.provenance import config_hash, digest, environment, git_revision
+from adjointdeis.harness.records import read_records, write_record
 from adjointdeis.harness.scoring import score_morphs
 from adjointdeis.harness.wandb_logger import conclude, loggers
+from adjointdeis.morphing.adjoint_dim import GuidedDiM
+from adjointdeis.morphing.attack import Attack, Workbench
 from adjointdeis.reporting import write_report
 
 
@@ -41,41 +42,22 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     profile = assets.profile(cfg.assets.name, cfg.assets.root)
     benchmark = load_benchmark(cfg.data.faces, cfg.data.pairs, cfg.data.limit)
     attacks = chosen_attacks(cfg)
-    autoencoder = assets.autoencoder(cfg.assets.autoencoder, profile)
-    identity = assets.recogniser(cfg.assets.identity, profile)
-    judges = [assets.recogniser(name, profile) for name in cfg.assets.recognisers]
+    bench = workbench(cfg, profile, attacks, benchmark)
+    judges: list[Any] = [assets.recogniser(name, profile) for name in cfg.assets.recognisers]
     judges += [instantiate(judge) for judge in (cfg.judges or {}).values()]
     records = assets.thresholds(cfg.assets.thresholds, profile)
     identifier = config_hash(cfg)
 
-    encodings: dict[int, Encodings] = {}
     done: dict[str, dict[str, dict[str, Any]]] = {}
     logger = loggers(cfg)
-    made_of = {"autoencoder": autoencoder.fingerprint, "identity": identity.fingerprint}
     for attack in attacks:
         folder = directory / "morphs" / attack.name
-        # A morph depends on its attack, the networks and the seed; not on how it is judged.
-        recipe = digest({"attack": attack.settings(), "assets": made_of, "seed": cfg.seed})
+        recipe = recipe_of(attack, bench)
         finished = read_records(folder, benchmark, recipe)
         todo = [pair for pair in benchmark.pairs if pair.morph_id not in finished]
         if todo:
-            module = LatentMorphing(
-                attack,
-                autoencoder,
-                identity,
-                benchmark,
-                encodings.setdefault(
-                    attack.encoding_steps,
-                    Encodings(
-                        autoencoder, attack.encoding_steps, Path(cfg.paths.data) / "encodings"
-                    ),
-                ),
-                folder,
-                recipe,
-                cfg.seed or 0,
-                cfg.optimisation.measure_gradient,
-            )
-            data = PairData(todo, cfg.optimisation.batch_size, attack.optimisation_steps)
+            module = LatentMorphing(attack, bench, benchmark, folder, recipe)
+            data = PairData(todo, cfg.optimisation.batch_size, attack.steps)
             if not L.pytorch.utilities.rank_zero_only.rank:
                 print(f"{attack.label}: {len(todo)} pairs, {len(finished)} already done")
             with warnings.catch_warnings():
@@ -90,11 +72,42 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     if L.pytorch.utilities.rank_zero_only.rank:
         return {}
     result = _conclude(
-        cfg, directory, benchmark, attacks, done, judges, records, identifier, start,
-        {"autoencoder": autoencoder, "identity": identity},
-    )  # fmt: skip
+        cfg, directory, benchmark, attacks, done, judges, records, identifier, start, bench
+    )
     conclude(logger, directory, result)
     return result
+
+
+def workbench(
+    cfg: DictConfig, profile: assets.Profile, attacks: Sequence[Attack], benchmark: Benchmark
+) -> Workbench:
+    """Networks and landmarks that some attack needs; a profile may lack what none does."""
+    needs = frozenset().union(*(attack.needs for attack in attacks))
+    autoencoder = identity = None
+    if "autoencoder" in needs:
+        autoencoder = assets.autoencoder(cfg.assets.autoencoder, profile)
+    if "identity" in needs:
+        identity = assets.recogniser(cfg.assets.identity, profile)
+    cache = Path(cfg.paths.data) / "encodings"
+    return Workbench(
+        autoencoder,
+        identity,
+        Encodings(autoencoder, cache) if autoencoder is not None else None,
+        BenchmarkLandmarks(benchmark.dataset),
+        torch.device("cpu"),
+        cfg.seed or 0,
+        cfg.optimisation.measure_gradient,
+    )
+
+
+def recipe_of(attack: Attack, bench: Workbench) -> str:
+    """Hash of what a morph depends on: its attack, the networks and the seed; not its judges."""
+    made_of = dict(attack.fingerprints())
+    if bench.autoencoder is not None and "autoencoder" in attack.needs:
+        made_of["autoencoder"] = bench.autoencoder.fingerprint
+    if bench.identity is not None and "identity" in attack.needs:
+        made_of["identity"] = bench.identity.fingerprint
+    return digest({"attack": attack.settings(), "assets": made_of, "seed": bench.seed})
 
 
 def chosen_attacks(cfg: DictConfig) -> list[Attack]:
@@ -111,7 +124,7 @@ def chosen_attacks(cfg: DictConfig) -> list[Attack]:
                 "gradient=discrete_adjoint, or an experiment, for example +experiment=quickstart"
             )
         return rows
-    return [row for row in rows if not row.optimisation_steps] + [instantiate(cfg.guided)]
+    return [row for row in rows if not isinstance(row, GuidedDiM)] + [instantiate(cfg.guided)]
 
 
 def _trainer(cfg: DictConfig, logger: list) -> L.Trainer:
@@ -142,7 +155,7 @@ def _conclude(
     thresholds: list[Any],
     identifier: str,
     start: float,
-    used: dict[str, Any],
+    bench: Workbench,
 ) -> dict[str, Any]:
     """Scores the morphs and writes scores.csv, result.json and the report."""
     morphs = {
@@ -179,7 +192,11 @@ def _conclude(
             "wall_seconds": round(time() - start, 1),
             "assets": {
                 name: {"fingerprint": item.fingerprint, "licence": item.licence}
-                for name, item in used.items()
+                for name, item in (
+                    ("autoencoder", bench.autoencoder),
+                    ("identity", bench.identity),
+                )
+                if item is not None
             },
         },
         "attacks": {
@@ -224,10 +241,11 @@ def _summary(attack: Attack, records: dict[str, dict[str, Any]], pairs: int) -> 
         ],
         "notes": attack.notes(),
     }
-    if good and attack.optimisation_steps:
+    if good and attack.steps:
         summary["curves"] = {
             key: np.mean([record[key] for record in good], 0).tolist()
             for key in ("loss", "gradient_norm")
+            if good[0][key]
         }
         measured = [r["gradient_error"] for r in good if r["gradient_error"]]
         if measured:

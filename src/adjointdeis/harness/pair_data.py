@@ -1,0 +1,67 @@
+"""Pairs as a data set of steps: dealt to the processes, batched, repeated once per step."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import lightning as L
+from torch.utils.data import DataLoader, IterableDataset
+
+from adjointdeis.faces.datasets.pairs import Pair
+
+
+@dataclass(frozen=True)
+class WorkItem:
+    """One step of one batch of pairs; the one after the attack's last step finishes the batch."""
+
+    pairs: tuple[Pair, ...]
+    step: int
+
+
+class PairSteps(IterableDataset):
+    """Every batch of pairs, repeated once per step of the attack and once to finish.
+
+    Pairs are dealt to the processes like cards, without padding: no pair is done twice and none is
+    lost, and the shares may differ by one pair.
+
+    Arguments:
+        pairs: The pairs that are not finished yet.
+        batch_size: Pairs optimised together.
+        steps: Steps of a batch, see :attr:`Attack.steps`.
+        rank, world: This process and the number of processes.
+    """
+
+    def __init__(
+        self, pairs: Sequence[Pair], batch_size: int, steps: int, rank: int = 0, world: int = 1
+    ) -> None:
+        own = list(pairs)[rank::world]
+        self.batches = [
+            tuple(own[start : start + batch_size]) for start in range(0, len(own), batch_size)
+        ]
+        self.steps = steps
+
+    def __len__(self) -> int:
+        return len(self.batches) * (self.steps + 1)
+
+    def __iter__(self) -> Iterator[WorkItem]:
+        for pairs in self.batches:
+            for step in range(self.steps + 1):
+                yield WorkItem(pairs, step)
+
+
+class PairData(L.LightningDataModule):
+    """The unfinished pairs of an attack, sharded over the processes."""
+
+    def __init__(self, pairs: Sequence[Pair], batch_size: int, steps: int) -> None:
+        super().__init__()
+        self.pairs, self.batch_size, self.steps = tuple(pairs), batch_size, steps
+
+    def train_dataloader(self) -> DataLoader:
+        assert self.trainer is not None
+        dataset = PairSteps(
+            self.pairs,
+            self.batch_size,
+            self.steps,
+            self.trainer.global_rank,
+            self.trainer.world_size,
+        )
+        return DataLoader(dataset, batch_size=None)

@@ -1,0 +1,292 @@
+"""What an attack is to the program that runs it: settings, a price, and work on a batch of pairs.
+
+An attack is a frozen description.  :meth:`Attack.begin` turns it and a batch of sources into
+:class:`Work`, which is asked for :attr:`Attack.steps` steps and then to finish.  What an attack
+works with (networks, landmarks, encodings) comes from the :class:`Workbench`; an attack names what
+it needs in ``needs``, and nothing else has to be there.
+
+A new attack is one file: a dataclass that derives from :class:`Attack`, and its work.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
+from functools import partial
+from typing import Any, ClassVar, Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from adjointdeis.faces.datasets.pairs import Pair
+from adjointdeis.faces.image_io import AnyPath
+from adjointdeis.faces.recognisers.network import NetworkRecogniser
+from adjointdeis.faces.tensors import to_tensor
+from adjointdeis.morphing.autoencoder import Autoencoder, EncodingGrid
+from adjointdeis.morphing.identity_loss import IdentityDistances, IdentityLoss
+
+Need = Literal["autoencoder", "identity", "landmarks"]
+Template = Literal["dlib68", "tem"]
+Objective = Callable[[Tensor], Tensor]
+
+_REPORTED = (
+    "solver",
+    "grid",
+    "sampling_steps",
+    "encoding_steps",
+    "optimisation_steps",
+    "gradient",
+    "adjoint_steps",
+    "states",
+    "learning_rate",
+    "z_learning_rate",
+    "optimizer",
+    "keep",
+)
+_NAMES = ("name", "label", "paper_row")
+
+
+@dataclass(frozen=True)
+class EncodedFace:
+    """A batch of encoded images: codes (B, D), noise (B, 3, H, W), evaluations per image."""
+
+    z: Tensor
+    x_T: Tensor
+    nfe: int
+
+
+class Encoder(Protocol):
+    """Encodes images, from a cache where it can."""
+
+    def __call__(
+        self,
+        images: np.ndarray,
+        device: torch.device,
+        steps: int,
+        grid: EncodingGrid = "ddim_stride",
+        codes_of: np.ndarray | None = None,
+    ) -> EncodedFace:
+        """Codes and noises of images (B, H, W, 3) uint8.
+
+        Arguments:
+            images: What the noise is found for.
+            device: Where the result lives.
+            steps: Evaluations of the probability-flow ODE.
+            grid: Its grid, see :meth:`Autoencoder.encode`.
+            codes_of: Images whose codes condition the ODE; ``images`` by default.
+        """
+        ...
+
+
+class Landmarks(Protocol):
+    """Finds landmarks on aligned faces."""
+
+    def __call__(self, path: AnyPath, image: np.ndarray, template: Template) -> np.ndarray:
+        """Points (K, 2) of a face, (x, y) in pixels, pixel centres at integers.
+
+        Raises:
+            NoFaceError: There is none for this image; the message names it.
+        """
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Sources:
+    """A batch of pairs and their aligned images.
+
+    Attributes:
+        pairs: B pairs.
+        images_a, images_b: First and second images, (B, H, W, 3) uint8.
+        paths_a, paths_b: The files that they were read from.
+    """
+
+    pairs: tuple[Pair, ...]
+    images_a: np.ndarray
+    images_b: np.ndarray
+    paths_a: tuple[AnyPath, ...]
+    paths_b: tuple[AnyPath, ...]
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def tensors(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Both sides in [-1, 1], with shape (B, 3, H, W)."""
+        return to_tensor(self.images_a).to(device), to_tensor(self.images_b).to(device)
+
+
+@dataclass(frozen=True, eq=False)
+class Workbench:
+    """What attacks work with.
+
+    Attributes:
+        autoencoder: Generator of the DiM family, or None where no attack needs it.
+        identity: Recogniser of the identity loss, or None.
+        encoder: Encodes for the autoencoder, or None.
+        landmarks: Finds landmarks, or None.
+        device: Where tensors live.
+        seed: Of everything random; each pair derives its own from it.
+        measure_gradient: Compare an approximate gradient with the exact one at the first step.
+    """
+
+    autoencoder: Autoencoder | None
+    identity: NetworkRecogniser | None
+    encoder: Encoder | None
+    landmarks: Landmarks | None
+    device: torch.device
+    seed: int = 0
+    measure_gradient: bool = False
+
+    def generator(self) -> tuple[Autoencoder, Encoder]:
+        """The autoencoder and its encoder; an attack that calls this lists "autoencoder"."""
+        if self.autoencoder is None or self.encoder is None:
+            raise ValueError("this attack needs an autoencoder, and the workbench has none")
+        return self.autoencoder, self.encoder
+
+    def against(self, sources: Sources) -> Callable[[Tensor], IdentityDistances]:
+        """Identity distances of images in [-1, 1] to their two sources, differentiably."""
+        if self.identity is None:
+            raise ValueError("this attack needs an identity network, and the workbench has none")
+        loss = IdentityLoss(self.identity.features)
+        with torch.no_grad():
+            v_a, v_b = (self.identity.features(side) for side in sources.tensors(self.device))
+        return lambda images: loss(images, v_a, v_b)
+
+
+@dataclass
+class Spent:
+    """What a batch has cost, per pair; every pair of a batch costs the same.
+
+    Attributes:
+        encode: Network evaluations of encoding, both sources of a pair being one batch, as the
+            paper counts them.
+        forward: Evaluations of sampling.
+        backward: Evaluations made for gradients.
+        vjps: Vector-Jacobian products of the generator.
+        loss_gradients: Gradients of the identity loss alone.
+    """
+
+    encode: int = 0
+    forward: int = 0
+    backward: int = 0
+    vjps: int = 0
+    loss_gradients: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Progress:
+    """What one step saw.
+
+    Attributes:
+        loss: With shape (B).
+        gradient_norm: With shape (B), or None where the step has no gradient.
+    """
+
+    loss: Tensor
+    gradient_norm: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Morphs:
+    """The morphs of a batch.
+
+    Attributes:
+        images: With shape (B, 3, H, W) in [-1, 1]; clipped when written.
+        spent: What they cost.
+        failed: Reason by position in the batch, of pairs without a morph.
+        details: Per pair, what its record says beside loss and cost.
+    """
+
+    images: Tensor
+    spent: Spent
+    failed: dict[int, str] = field(default_factory=dict)
+    details: Sequence[dict[str, Any]] = ()
+
+
+class Work(Protocol):
+    """A batch of pairs under way."""
+
+    def step(self) -> Progress:
+        """The next of the attack's steps."""
+        ...
+
+    def finish(self) -> Morphs:
+        """The morphs, after all steps."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attack(ABC):
+    """One row of a morphing table.
+
+    Arguments:
+        name: Identifier, used as a folder name.
+        label: Name in printed tables.
+        paper_row: Name of the paper's row that this one corresponds to, or None.
+    """
+
+    name: str
+    label: str = ""
+    paper_row: str | None = None
+
+    needs: ClassVar[frozenset[Need]] = frozenset()
+
+    def __post_init__(self) -> None:
+        if not self.label:
+            object.__setattr__(self, "label", self._derived_label())
+
+    def _derived_label(self) -> str:
+        return self.name
+
+    @property
+    def steps(self) -> int:
+        """How many steps a batch takes before it is finished; 0 where nothing is iterated."""
+        return 0
+
+    @property
+    def nfe_paper(self) -> int | None:
+        """Network evaluations as the paper counts them; None for attacks without a network."""
+        return None
+
+    @abstractmethod
+    def begin(self, sources: Sources, bench: Workbench) -> Work:
+        """Takes up a batch."""
+
+    def modules(self) -> tuple[nn.Module, ...]:
+        """Networks of the attack's own, to be moved to the device that it runs on."""
+        return ()
+
+    def fingerprints(self) -> dict[str, str]:
+        """SHA-256 of the attack's own files by name: a morph depends on them."""
+        return {}
+
+    def settings(self) -> dict[str, Any]:
+        """Everything that determines the attack's morphs, as plain values, for report and resume.
+
+        The keys that reports know are always there, None where they do not apply.
+        """
+        settings: dict[str, Any] = dict.fromkeys(_REPORTED)
+        settings["method"] = type(self).__name__
+        for entry in fields(self):
+            if entry.name not in _NAMES:
+                settings[entry.name] = _plain(getattr(self, entry.name))
+        return settings
+
+    def notes(self) -> list[str]:
+        """Where the row departs from the paper's settings, in words."""
+        return []
+
+
+def optimizer_name(factory: Any) -> str | None:
+    """Class name of an optimiser factory such as ``partial(torch.optim.SGD, lr=0.1)``."""
+    return getattr(getattr(factory, "func", factory), "__name__", None)
+
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, partial):
+        arguments = ", ".join(f"{key}={_plain(v)!r}" for key, v in sorted(value.keywords.items()))
+        return f"{optimizer_name(value)}({arguments})"
+    return repr(value)
