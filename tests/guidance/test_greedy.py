@@ -1,6 +1,7 @@
 """Greedy guidance: the gradient's formula, the network's price, plain sampling as its limit."""
 
 from functools import partial
+from itertools import pairwise
 
 import pytest
 import torch
@@ -95,7 +96,7 @@ def test_the_network_is_asked_once_a_step_and_never_with_a_graph(inner: int) -> 
 def test_the_best_loss_falls_with_every_inner_step() -> None:
     denoiser = MLPDenoiser(seed=4)
     losses = [run(denoiser, OptimiseEps(n)).step().loss for n in range(12)]
-    for shorter, longer in zip(losses, losses[1:], strict=False):
+    for shorter, longer in pairwise(losses):
         assert (longer <= shorter).all()
     assert (losses[-1] < losses[0]).all()
 

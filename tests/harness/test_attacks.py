@@ -17,7 +17,7 @@ from adjointdeis.morphing.dim import DiM
 from adjointdeis.morphing.greedy_dim import GreedyDiM, GreedyDiMSearch
 from adjointdeis.morphing.landmark_attack import LandmarkAttack
 from adjointdeis.morphing.morph_pipe import MorphPIPE
-from adjointdeis.solvers import DDIM, SDEDPMSolver
+from adjointdeis.solvers import SDEDPMSolver
 
 SGD = partial(torch.optim.SGD, lr=0.1)
 CHOICES = sorted(p.stem for p in (ROOT / "conf" / "attack").glob("*.yaml"))

@@ -7,6 +7,7 @@ import pytest
 import torch
 from tiny_profile import ENCODING, draw_face
 
+from adjointdeis.faces.tensors import to_tensor
 from adjointdeis.harness import assets
 from adjointdeis.harness.encodings import Encodings
 
@@ -29,9 +30,9 @@ class Counting:
     def __init__(self, autoencoder, monkeypatch) -> None:
         self.count, inner = 0, type(autoencoder).encode
 
-        def encode(this, images, z, steps=250):
+        def encode(this, images, z, *settings):
             self.count += len(images)
-            return inner(this, images, z, steps)
+            return inner(this, images, z, *settings)
 
         monkeypatch.setattr(type(autoencoder), "encode", encode)
 
@@ -40,10 +41,10 @@ def test_a_second_call_costs_nothing_and_gives_the_same(
     autoencoder, images, tmp_path, monkeypatch
 ) -> None:
     counter = Counting(autoencoder, monkeypatch)
-    encodings = Encodings(autoencoder, ENCODING, tmp_path / "cache")
-    first = encodings(images, CPU)
+    encodings = Encodings(autoencoder, tmp_path / "cache")
+    first = encodings(images, CPU, ENCODING)
     assert counter.count == 3
-    again = Encodings(autoencoder, ENCODING, tmp_path / "cache")(images[[2, 0]], CPU)
+    again = Encodings(autoencoder, tmp_path / "cache")(images[[2, 0]], CPU, ENCODING)
     assert counter.count == 3
     assert torch.equal(again.x_T, first.x_T[[2, 0]])
     assert torch.equal(again.z, first.z[[2, 0]])
@@ -53,19 +54,19 @@ def test_a_second_call_costs_nothing_and_gives_the_same(
 
 def test_only_what_is_missing_is_encoded(autoencoder, images, tmp_path, monkeypatch) -> None:
     counter = Counting(autoencoder, monkeypatch)
-    encodings = Encodings(autoencoder, ENCODING, tmp_path)
-    encodings(images[:1], CPU)
-    whole = encodings(images, CPU)
+    encodings = Encodings(autoencoder, tmp_path)
+    encodings(images[:1], CPU, ENCODING)
+    whole = encodings(images, CPU, ENCODING)
     assert counter.count == 3
-    fresh = Encodings(autoencoder, ENCODING, None)(images, CPU)
+    fresh = Encodings(autoencoder, None)(images, CPU, ENCODING)
     torch.testing.assert_close(whole.x_T, fresh.x_T, rtol=1e-4, atol=1e-4)
 
 
 def test_without_a_cache_nothing_is_kept(autoencoder, images, monkeypatch) -> None:
     counter = Counting(autoencoder, monkeypatch)
-    encodings = Encodings(autoencoder, ENCODING, None)
-    encodings(images, CPU)
-    encodings(images, CPU)
+    encodings = Encodings(autoencoder, None)
+    encodings(images, CPU, ENCODING)
+    encodings(images, CPU, ENCODING)
     assert counter.count == 6
 
 
@@ -73,25 +74,42 @@ def test_pixels_weights_and_steps_are_in_the_key(
     autoencoder, images, tmp_path, monkeypatch
 ) -> None:
     counter = Counting(autoencoder, monkeypatch)
-    Encodings(autoencoder, ENCODING, tmp_path)(images[:1], CPU)
+    Encodings(autoencoder, tmp_path)(images[:1], CPU, ENCODING)
     other = images[:1].copy()
     other[0, 0, 0, 0] ^= 1
-    Encodings(autoencoder, ENCODING, tmp_path)(other, CPU)
+    Encodings(autoencoder, tmp_path)(other, CPU, ENCODING)
     assert counter.count == 2
-    Encodings(autoencoder, 20, tmp_path)(images[:1], CPU)
+    Encodings(autoencoder, tmp_path)(images[:1], CPU, 20)
     assert counter.count == 3
-    Encodings(replace(autoencoder, fingerprint="1" * 64), ENCODING, tmp_path)(images[:1], CPU)
+    Encodings(replace(autoencoder, fingerprint="1" * 64), tmp_path)(images[:1], CPU, ENCODING)
     assert counter.count == 4
+    Encodings(autoencoder, tmp_path)(images[:1], CPU, ENCODING, "greedy_dim")
+    assert counter.count == 5
+    Encodings(autoencoder, tmp_path)(images[:1], CPU, ENCODING, codes_of=images[1:2])
+    assert counter.count == 6
+    # An image under its own code is the plain encoding, however it is asked for.
+    Encodings(autoencoder, tmp_path)(images[:1], CPU, ENCODING, codes_of=images[:1].copy())
+    assert counter.count == 6
+
+
+def test_a_pre_morph_is_encoded_under_the_code_of_the_photograph(autoencoder, images) -> None:
+    encodings = Encodings(autoencoder, None)
+    mixed = encodings(images[:1], CPU, ENCODING, codes_of=images[1:2])
+    z = autoencoder.code(to_tensor(images[1:2]))
+    torch.testing.assert_close(mixed.z, z)
+    x_T = autoencoder.encode(to_tensor(images[:1]), z, ENCODING).x_T
+    torch.testing.assert_close(mixed.x_T, x_T)
+    assert not torch.allclose(mixed.x_T, encodings(images[:1], CPU, ENCODING).x_T, atol=1e-3)
 
 
 def test_a_damaged_entry_is_made_again(autoencoder, images, tmp_path, monkeypatch) -> None:
-    encodings = Encodings(autoencoder, ENCODING, tmp_path)
-    first = encodings(images[:1], CPU)
+    encodings = Encodings(autoencoder, tmp_path)
+    first = encodings(images[:1], CPU, ENCODING)
     entry = next(tmp_path.iterdir())
     entry.write_bytes(entry.read_bytes()[:20])
     counter = Counting(autoencoder, monkeypatch)
-    again = encodings(images[:1], CPU)
+    again = encodings(images[:1], CPU, ENCODING)
     assert counter.count == 1
     assert torch.equal(again.x_T, first.x_T)
-    encodings(images[:1], CPU)
+    encodings(images[:1], CPU, ENCODING)
     assert counter.count == 1

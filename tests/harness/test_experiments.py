@@ -4,9 +4,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 from tiny_profile import ROOT
 
-from adjointdeis.harness.attacks import Attack
 from adjointdeis.harness.launch import check_overrides
 from adjointdeis.harness.tasks.morph import chosen_attacks
+from adjointdeis.morphing.adjoint_dim import GuidedDiM
+from adjointdeis.morphing.attack import Attack
 
 CONF = ROOT / "conf"
 EXPERIMENTS = sorted(
@@ -47,7 +48,8 @@ def test_rows_are_attacks(experiment: str) -> None:
     assert len({attack.name for attack in attacks}) == len(attacks)
     assert cfg.name == experiment
     # The smoke run of the same experiment wins over the experiment's own numbers.
-    assert {attack.optimisation_steps for attack in chosen_attacks(tiny)} <= {0, 2}
+    guided = [a for a in chosen_attacks(tiny) if isinstance(a, GuidedDiM)]
+    assert {attack.optimisation_steps for attack in guided} <= {2}
     assert tiny.data.limit == 2
 
 

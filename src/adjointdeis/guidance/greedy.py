@@ -38,6 +38,9 @@ Objective = Callable[[Tensor], Tensor]
 OptimizerFactory = Callable[[list[Tensor]], torch.optim.Optimizer]
 Predict = Callable[[Tensor], Tensor]
 
+ADAM: OptimizerFactory = partial(torch.optim.Adam, lr=0.01, betas=(0.5, 0.9))
+"""The optimiser of Greedy-DiM*."""
+
 
 @dataclass(frozen=True, eq=False)
 class Choice:
@@ -90,7 +93,7 @@ class OptimiseEps:
     """
 
     steps: int = 50
-    optimizer: OptimizerFactory = partial(torch.optim.Adam, lr=0.01, betas=(0.5, 0.9))
+    optimizer: OptimizerFactory = ADAM
 
     def __post_init__(self) -> None:
         if self.steps < 0:

@@ -148,7 +148,11 @@ def _check_ranges(cfg: DictConfig) -> None:
         fits = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
         if not fits:
             raise ConfigError(f"{key}={value!r}: expected {text}")
-    least_of = {"optimisation.steps": 0, "optimisation.inner_steps": 0, "optimisation.batch_size": 1}
+    least_of = {
+        "optimisation.steps": 0,
+        "optimisation.inner_steps": 0,
+        "optimisation.batch_size": 1,
+    }
     for key, least in least_of.items():
         if OmegaConf.select(cfg, key) < least:
             raise ConfigError(f"{key}={OmegaConf.select(cfg, key)}: expected {least} or more")

@@ -59,6 +59,7 @@ GRIDS: dict[str, Callable[[DDPM, int], TimeGrid]] = {
     "ddim_stride": TimeGrid.ddim_stride,
 }
 BLENDS: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {"slerp": slerp, "lerp": lerp}
+PLAIN = DDIM()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +79,7 @@ class DiM(Attack):
         weight: Share of the second source in codes, noises and pre-morph.
     """
 
-    solver: Solver = DDIM()
+    solver: Solver = PLAIN
     grid: str = "greedy_dim"
     sampling_steps: int = 100
     encoding_steps: int = 250
@@ -103,7 +104,9 @@ class DiM(Attack):
                     f"{', '.join(known)}"
                 )
         if not 0 <= self.weight <= 1:
-            raise ValueError(f"attack {self.name}: weight={self.weight}, expected a share in [0, 1]")
+            raise ValueError(
+                f"attack {self.name}: weight={self.weight}, expected a share in [0, 1]"
+            )
         if self.stochastic and (self.pre_morph, self.noise_blend) != ("none", "slerp"):
             raise ValueError(
                 f"attack {self.name}: an SDE solver encodes by Cycle-SDE, which has no pre-morph "

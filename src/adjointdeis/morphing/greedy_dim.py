@@ -6,8 +6,8 @@ network: the price is N_E + N evaluations, and the loss network's gradients.
 
 Open in the public sources, and decided here:
 
-* Which optimiser.  The public configuration names rate and betas only; the gradient methods'
-  literature says Adam, the authors' pseudo-code RAdam.  Adam here; ``optimizer=radam`` is the other.
+* Which optimiser.  The public configuration names rate and betas only; the authors' pseudo-code
+  says RAdam, later descriptions Adam.  Adam here; ``conf/optimizer/radam.yaml`` is the other.
 * Greedy-DiM-S is reported at 350 evaluations, while its configuration samples in N = 20 steps. Both
   predictions of a step counted as one batch, as the sources' encodings are, make 350 = 250 + 100:
   N = 100 here. What is counted beside it is 250 + 200.
@@ -23,14 +23,13 @@ References:
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from adjointdeis.guidance.greedy import (
+    ADAM,
     GreedyRun,
     OptimiseEps,
     OptimizerFactory,
@@ -93,7 +92,7 @@ class GreedyDiM(_Greedy):
 
     sampling_steps: int = 20
     inner_steps: int = 50
-    optimizer: OptimizerFactory = partial(torch.optim.Adam, lr=0.01, betas=(0.5, 0.9))
+    optimizer: OptimizerFactory = ADAM
 
     def _derived_label(self) -> str:
         return f"Greedy-DiM*, {self.inner_steps} inner steps"

@@ -12,9 +12,8 @@ Three published styles:
 `webmorph`     189 points of a .tem template          whole frame averaged; points on hair and neck
 `opencv`       68 points                              whole frame averaged; ghosts around the hair
 `facemorpher`  68 points                              only their hull is averaged, then spliced into
-                                                      a (warped to the mean shape), feathered; without
-                                                      the splice the hull stands on black, which is the
-                                                      tool's own default
+                                                      a (warped to the mean shape), feathered;
+                                                      without `splice` it stands on black
 =============  =====================================  ===========================================
 
 These re-implement the methods, not the tools: MAD22's Webmorph morphs were made by webmorph.org at

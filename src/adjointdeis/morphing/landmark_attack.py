@@ -100,7 +100,7 @@ def landmark_morphs(
         points: Which landmarks; None takes those of the published style.
 
     Returns:
-        (B, H, W, 3) uint8, and the reason of each pair that has none: its image is the first source.
+        (B, H, W, 3) uint8, and why pairs have none; their image is the first source.
     """
     if bench.landmarks is None:
         raise ValueError("a landmark morph needs landmarks, and the workbench has none")

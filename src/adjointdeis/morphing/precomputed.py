@@ -113,9 +113,9 @@ class Precomputed(Attack):
             return image
         if not self.resize:
             raise ValueError(
-                f"{path} is {image.shape[1]}x{image.shape[0]}, its sources are {size[1]}x{size[0]}: "
-                "align it like them (adjointdeis.faces.alignment), or set resize=true if it is an "
-                "aligned image of another size"
+                f"{path} is {image.shape[1]}x{image.shape[0]}, its sources are "
+                f"{size[1]}x{size[0]}: align it like them (adjointdeis.faces.alignment), or set "
+                "resize=true if it is an aligned image of another size"
             )
         picture = Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR)
         return np.asarray(picture)

@@ -33,8 +33,8 @@ from adjointdeis.faces.synthetic.pool_spec import PoolSpec, probe_specs
 from adjointdeis.faces.weights import fingerprint, load_network, read_header, save_network
 from adjointdeis.harness import assets
 from adjointdeis.harness.benchmark import OTHER, SOURCE
-from adjointdeis.harness.records import write_record
 from adjointdeis.harness.model_cards import model_cards
+from adjointdeis.harness.records import write_record
 from adjointdeis.harness.training.quality import autoencoder_quality
 
 LICENCE = "MIT (trained by this repository on synthetic faces made from CC0 data)"

@@ -14,8 +14,8 @@ from torchmetrics.functional.image import (
 
 from adjointdeis.diffusion.grid import TimeGrid
 from adjointdeis.faces.datasets.folder import load_folder
-from adjointdeis.harness.assets import MINI
 from adjointdeis.faces.tensors import to_tensor, to_uint8
+from adjointdeis.harness.assets import MINI
 from adjointdeis.harness.benchmark import SOURCE, read_aligned
 from adjointdeis.morphing.autoencoder import Autoencoder
 from adjointdeis.rollout import sample

@@ -5,9 +5,10 @@ import torch
 
 from adjointdeis.diffusion.grid import TimeGrid
 from adjointdeis.faces.networks import DiffAE, DiffAEConfig
+from adjointdeis.morphing.attack import EncodedFace
 from adjointdeis.morphing.autoencoder import Autoencoder
 from adjointdeis.morphing.blend import lerp, slerp
-from adjointdeis.morphing.dim import EncodedFace, morph_latents, sde_morph_latents
+from adjointdeis.morphing.latents import morph_latents, sde_morph_latents
 from adjointdeis.rollout import sample
 from adjointdeis.solvers import SDEDPMSolver
 
