@@ -2,7 +2,6 @@
 
 import csv
 import io
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,19 @@ from adjointdeis.files import write_atomically
 
 from .collect import Collection, Entry, collect
 from .comparability import ASSUMED
-from .document import DASH, Block, Bullets, Cell, Document, Figure, FigureRow, Prose, Section, Table
+from .document import (
+    DASH,
+    Block,
+    Bullets,
+    Cell,
+    Document,
+    Figure,
+    FigureRow,
+    Prose,
+    Section,
+    Strips,
+    Table,
+)
 from .paper_tables import NUMBERS, TITLES, Line, headline, lines, records, systems_of
 from .render_html import html
 from .render_latex import latex_table
@@ -20,6 +31,7 @@ from .render_markdown import markdown, markdown_table
 from .report import RESPONSIBLE
 from .run import KNOWN, Condition
 from .sweep_plots import pareto_figure, sweep_figure
+from .table_grids import relative, run_links, table_grid
 from .text import PROBES, count, duration, interval, of, plural, rate_cell, share
 
 
@@ -50,7 +62,8 @@ def aggregate(
     collection = replace(collection, skipped=(*collection.skipped, *skipped))
     found = {name: lines(name, collection) for name in NUMBERS}
     figures = _figures(found, destination / "plots") if plots else {}
-    document = _document(collection, found, figures, destination)
+    grids = _grids(found, destination) if plots else {}
+    document = _document(collection, found, figures, grids, destination)
     written = []
     for name, text in (
         ("report.html", html(document)),
@@ -60,6 +73,8 @@ def aggregate(
     for name, rows in found.items():
         written += _write_table(name, rows, destination / "tables", destination)
     drawn = [path for row in figures.values() for f in row for path in (f.svg, f.png)]
+    sheets = [strips.sheet for _, strips in grids.values()]
+    drawn += [path for sheet in sheets for path in (sheet.with_suffix(".svg"), sheet)]
     return [*written, *drawn]
 
 
@@ -73,7 +88,8 @@ def comparison_table(
     header = ["Row", "NFE"]
     for system in systems:
         header.append(f"{names.get(system, system)}, ours")
-        header += [f"{names.get(system, system)}, paper"] if system in both else []
+        # The paper judged by its own networks, whatever ours are called.
+        header += [f"{KNOWN.get(system, system)}, paper"] if system in both else []
     errors = any(line.ours and line.ours.first.get("gradient_error") for line in rows)
     header += ["Gradient error"] if errors else []
     header.append("Comparable")
@@ -136,7 +152,8 @@ def _cells(
     source = str((line.paper or {}).get("source", ""))
     if source and not source.startswith("AdjointDEIS"):
         detail.append(f"({source})")
-    cells = [Cell(line.label, tuple(detail)), _cost(line)]
+    links = run_links(e, destination) if e else ()
+    cells = [Cell(line.label, tuple(detail), links=links), _cost(line)]
     for system in systems:
         cells.append(_ours(e, system, at, destination))
         if system in both:
@@ -191,13 +208,14 @@ def _link(entry: Entry, destination: Path) -> str:
     directory = entry.runs[0].directory
     page = directory / "report.html"
     target = page if page.is_file() else directory / "result.json"
-    return Path(os.path.relpath(target, destination)).as_posix()
+    return relative(target, destination)
 
 
 def _document(
     collection: Collection,
     found: dict[str, list[Line]],
     figures: dict[str, Sequence[Figure]],
+    grids: dict[str, tuple[Prose, Strips]],
     destination: Path,
 ) -> Document:
     sections = []
@@ -210,6 +228,7 @@ def _document(
             # The section's own title names the table already.
             short = table.title.removeprefix(f"{TITLES[name]}, ")
             blocks.append(replace(table, title=short))
+        blocks += grids.get(name, ())
         if figures.get(name):
             blocks.append(FigureRow("Ours and the paper's", tuple(figures[name])))
         sections.append(Section(name, TITLES[name], tuple(blocks)))
@@ -229,7 +248,7 @@ def _runs(collection: Collection, destination: Path) -> tuple[Block, ...]:
         r = run.result["run"]
         page = run.directory / "report.html"
         target = page if page.is_file() else run.directory / "result.json"
-        href = Path(os.path.relpath(target, destination)).as_posix()
+        href = relative(target, destination)
         rows.append(
             (
                 Cell(run.result["experiment"], (r["config_hash"],), href),
@@ -272,6 +291,16 @@ def _figures(found: dict[str, list[Line]], directory: Path) -> dict[str, Sequenc
         ]
         figures[name] = [f for f in made if f is not None]
     return figures
+
+
+def _grids(found: dict[str, list[Line]], destination: Path) -> dict[str, tuple[Prose, Strips]]:
+    grids = {}
+    for name, rows in found.items():
+        for at in headline(rows)[:1]:
+            grid = table_grid(rows, at, destination / "plots" / f"{name}_morphs.png", destination)
+            if grid is not None:
+                grids[name] = grid
+    return grids
 
 
 def _write_table(name: str, rows: list[Line], folder: Path, destination: Path) -> list[Path]:

@@ -20,12 +20,14 @@ class Cell:
         detail: further lines, shown smaller or after the text.
         href: where the number leads; `#id` stays within an HTML report.
         mark: `ours`, `paper` or empty; how the cell is set.
+        links: (word, target) pairs set under the details; HTML alone shows them.
     """
 
     text: str
     detail: tuple[str, ...] = ()
     href: str = ""
     mark: str = ""
+    links: tuple[tuple[str, str], ...] = ()
 
     @property
     def flat(self) -> str:

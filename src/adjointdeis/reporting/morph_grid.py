@@ -4,9 +4,12 @@ Under each morph stands one box per recogniser: filled where the morph matches b
 where it does not, crossed out where a comparison failed. Filled and hollow need no colour.
 """
 
-from collections.abc import Mapping, Sequence
+import base64
+import io
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from html import escape
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
@@ -15,6 +18,7 @@ from adjointdeis.files import write_atomically
 
 from .errors import ReportError
 
+Colour = tuple[int, int, int]
 CELL = 144
 GAP = 10
 INK = (27, 29, 33)
@@ -35,10 +39,86 @@ class GridRow:
     verdicts: tuple[Mapping[str, str], ...]
 
 
+@dataclass(frozen=True)
+class Text:
+    """A line of text; `anchor` is Pillow's: `la` left and top, `mm` centred both ways."""
+
+    x: float
+    y: float
+    line: str
+    size: int
+    ink: Colour = INK
+    bold: bool = False
+    anchor: str = "la"
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle, or with `stroke` alone a line from one corner to the other."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+    fill: Colour | None = None
+    stroke: Colour | None = None
+
+
+@dataclass(frozen=True)
+class Face:
+    """An image, a square of CELL pixels."""
+
+    x: float
+    y: float
+    image: Image.Image
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A grid laid out, to be drawn as pixels or as vectors.
+
+    Attributes:
+        width, height: in pixels.
+        items: what is drawn, in that order.
+    """
+
+    width: int
+    height: int
+    items: tuple[Text | Box | Face, ...]
+
+    def pixels(self) -> Image.Image:
+        """The sheet as an image."""
+        sheet = Image.new("RGB", (self.width, self.height), PAPER)
+        draw = ImageDraw.Draw(sheet)
+        for item in self.items:
+            match item:
+                case Face():
+                    sheet.paste(item.image, (round(item.x), round(item.y)))
+                case Text():
+                    font = _font(item.size, bold=item.bold)
+                    draw.text((item.x, item.y), item.line, item.ink, font, anchor=item.anchor)
+                case Box(fill=None):
+                    draw.line((item.left, item.bottom, item.right, item.top), item.stroke, 1)
+                case Box():
+                    corners = (item.left, item.top, item.right, item.bottom)
+                    draw.rectangle(corners, fill=item.fill, outline=item.stroke, width=1)
+        return sheet
+
+    def svg(self) -> str:
+        """The sheet as SVG: text and boxes as vectors, faces as the pixels they are."""
+        parts = [
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {self.width} {self.height}" '
+            f'width="{self.width}" height="{self.height}" '
+            'font-family="DejaVu Sans, Verdana, sans-serif">',
+            f'<rect width="{self.width}" height="{self.height}" fill="{_hex(PAPER)}"/>',
+        ]
+        return "\n".join([*parts, *map(_svg, self.items), "</svg>\n"])
+
+
 def morph_grid(
     rows: Sequence[GridRow], header: Sequence[str], systems: Mapping[str, str], caption: str
-) -> Image.Image:
-    """Draws the grid.
+) -> Sheet:
+    """Lays the grid out.
 
     Args:
         rows: pairs from top to bottom.
@@ -61,60 +141,83 @@ def morph_grid(
     foot = [line for text in (*legend, caption) for line in _wrap(text, width - 2 * GAP, 13)]
     row_height = CELL + box_height + GAP
     height = GAP + head + len(rows) * row_height + GAP + 18 * len(foot) + GAP
-    sheet = Image.new("RGB", (width, height), PAPER)
-    draw = ImageDraw.Draw(sheet)
+    items: list[Text | Box | Face] = []
     for column, lines in enumerate(head_lines):
         x = left + column * (CELL + GAP)
         top = GAP + head - GAP // 2 - 18 * len(lines)
-        for i, line in enumerate(lines):
-            draw.text((x, top + 18 * i), line, INK, _font(14, bold=True))
+        items += [Text(x, top + 18 * i, line, 14, bold=True) for i, line in enumerate(lines)]
     for r, row in enumerate(rows):
         y = GAP + head + r * row_height
-        draw.text((GAP, y + CELL // 2 - 8), row.label, INK, _font(13))
+        items.append(Text(GAP, y + CELL // 2 - 8, row.label, 13))
         for column, (path, verdicts) in enumerate(zip(row.images, row.verdicts, strict=True)):
             x = left + column * (CELL + GAP)
             if path is None:
-                draw.rectangle((x, y, x + CELL - 1, y + CELL - 1), fill=EMPTY)
-                draw.text((x + CELL // 2, y + CELL // 2), "no image", QUIET, _font(12), anchor="mm")
+                middle = Text(x + CELL // 2, y + CELL // 2, "no image", 12, QUIET, anchor="mm")
+                items += [Box(x, y, x + CELL - 1, y + CELL - 1, fill=EMPTY), middle]
             else:
-                sheet.paste(_face(path), (x, y))
-            _boxes(draw, x, y + CELL + 3, verdicts, systems)
+                items.append(Face(x, y, _face(path)))
+            items += _boxes(x, y + CELL + 3, verdicts, systems)
     for i, line in enumerate(foot):
-        draw.text((GAP, height - GAP - 18 * (len(foot) - i)), line, QUIET, _font(13))
-    return sheet
+        items.append(Text(GAP, height - GAP - 18 * (len(foot) - i), line, 13, QUIET))
+    return Sheet(width, height, tuple(items))
 
 
-def write_morph_grid(sheet: Image.Image, path: Path) -> Path:
-    """Writes the sheet as PNG, atomically."""
-    write_atomically(path, lambda f: sheet.save(f, "PNG"), mode="wb")
+def write_morph_grid(sheet: Sheet, path: Path) -> Path:
+    """Writes the sheet as PNG, and as SVG beside it, atomically; returns the PNG's path."""
+    image = sheet.pixels()
+    write_atomically(path, lambda f: image.save(f, "PNG"), mode="wb")
+    write_atomically(path.with_suffix(".svg"), lambda f: f.write(sheet.svg()))
     return path
 
 
 def _boxes(
-    draw: ImageDraw.ImageDraw,
-    x: int,
-    y: int,
-    verdicts: Mapping[str, str],
-    systems: Mapping[str, str],
-) -> None:
+    x: int, y: int, verdicts: Mapping[str, str], systems: Mapping[str, str]
+) -> Iterator[Text | Box]:
     short = _abbreviations(systems)
-    shown = [name for name in systems if name in verdicts]
-    if not shown:
-        return
     step = CELL / max(len(systems), 1)
-    for name in shown:
+    for name in (name for name in systems if name in verdicts):
         at = list(systems).index(name)
         left, right = round(x + at * step), round(x + (at + 1) * step) - 4
-        box = (left, y, right, y + 16)
-        verdict = verdicts[name]
-        filled = verdict == "yes"
-        draw.rectangle(box, fill=INK if filled else PAPER, outline=INK, width=1)
-        draw.text(
-            ((left + right) // 2, y + 8), short[name][0], PAPER if filled else INK, _font(11),
-            anchor="mm",
-        )  # fmt: skip
-        if verdict == "failed":
-            draw.line((left, y + 16, right, y), INK, 1)
+        filled = verdicts[name] == "yes"
+        yield Box(left, y, right, y + 16, fill=INK if filled else PAPER, stroke=INK)
+        middle = ((left + right) // 2, y + 8)
+        yield Text(*middle, short[name][0], 11, PAPER if filled else INK, anchor="mm")
+        if verdicts[name] == "failed":
+            yield Box(left, y, right, y + 16, stroke=INK)
+
+
+def _svg(item: Text | Box | Face) -> str:
+    match item:
+        case Face():
+            data = io.BytesIO()
+            item.image.save(data, "PNG", optimize=True)
+            encoded = base64.b64encode(data.getvalue()).decode("ascii")
+            return (
+                f'<image x="{item.x}" y="{item.y}" width="{CELL}" height="{CELL}" '
+                f'href="data:image/png;base64,{encoded}"/>'
+            )
+        case Text():
+            middle = item.anchor == "mm"
+            where = 'text-anchor="middle" dominant-baseline="central"' if middle else ""
+            # SVG sets text on its baseline, Pillow from its top.
+            y = item.y if middle else item.y + 0.93 * item.size
+            weight = ' font-weight="bold"' if item.bold else ""
+            return (
+                f'<text x="{item.x}" y="{y:g}" font-size="{item.size}" fill="{_hex(item.ink)}"'
+                f"{weight} {where}>{escape(item.line)}</text>"
+            )
+        case Box(fill=None):
+            ends = f'x1="{item.left}" y1="{item.bottom}" x2="{item.right}" y2="{item.top}"'
+            return f'<line {ends} stroke="{_hex(item.stroke or INK)}"/>'
+    stroke = f' stroke="{_hex(item.stroke)}"' if item.stroke else ""
+    return (
+        f'<rect x="{item.left}" y="{item.top}" width="{item.right - item.left}" '
+        f'height="{item.bottom - item.top}" fill="{_hex(item.fill or PAPER)}"{stroke}/>'
+    )
+
+
+def _hex(colour: Colour) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*colour)
 
 
 def _abbreviations(systems: Mapping[str, str]) -> dict[str, tuple[str, str]]:

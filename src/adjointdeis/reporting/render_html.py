@@ -107,7 +107,9 @@ def _cell(cell: Cell) -> str:
     if cell.href:
         text = f'<a href="{escape(cell.href)}">{text}</a>'
     detail = "".join(f'<span class="detail">{escape(line)}</span> ' for line in cell.detail)
-    return f'<span class="value">{text}</span> {detail}'.rstrip()
+    links = "".join(f'<a href="{escape(to)}">{escape(word)}</a> ' for word, to in cell.links)
+    links = f'<span class="detail links">{links.rstrip()}</span>' if links else ""
+    return f'<span class="value">{text}</span> {detail}{links}'.rstrip()
 
 
 def _section(section: Section) -> str:

@@ -5,7 +5,7 @@ from adjointdeis.evaluation.paper import paper_table
 
 from .comparability import reasons_not_comparable
 from .document import DASH, Cell, Table
-from .run import HEADLINE_VARIANTS, Condition, Run
+from .run import HEADLINE_VARIANTS, KNOWN, Condition, Run
 from .text import IMPOSTORS, PROBES, count, interval, listed, of, percent, rate_cell, share
 
 WILSON = "Under each rate: k/N and its {level} Wilson interval."
@@ -211,7 +211,7 @@ def paper_rows_table(run: Run, at: Condition) -> Table | None:
             *(
                 h
                 for s in systems
-                for h in (f"{run.system_label(s)}, ours", f"{run.system_label(s)}, paper")
+                for h in (f"{run.system_label(s)}, ours", f"{KNOWN.get(s, s)}, paper")
             ),
         ),
         rows=tuple(rows),
