@@ -11,12 +11,15 @@ from safetensors import safe_open
 
 from adjointdeis.faces.checkpoints import KINDS, convert_checkpoint, main
 from adjointdeis.faces.networks import (
+    VGG16,
     AdaFace,
     AdaFaceConfig,
     DiffAE,
     DiffAEConfig,
     IResNet,
     IResNetConfig,
+    StyleGAN2,
+    StyleGAN2Config,
 )
 from adjointdeis.faces.torch_file import CheckpointError
 from adjointdeis.faces.weights import fingerprint, load_network, read_header
@@ -41,6 +44,10 @@ def small_network(kind: str, seed: int = 0):
         )
     elif kind == "adaface":
         network = AdaFace(AdaFaceConfig(**SMALL))
+    elif kind == "stylegan2":
+        network = StyleGAN2(StyleGAN2Config(8, 4, 4, 2, 64, 8))
+    elif kind == "vgg16":
+        network = VGG16()
     else:
         network = IResNet(IResNetConfig(**SMALL))
     for value in network.state_dict().values():
@@ -60,6 +67,11 @@ def official_content(kind: str, network) -> dict:
         weights["x_T"] = torch.randn(2, 3, 8, 8)
     elif kind == "adaface":
         weights = prefixed("model.", network) | {"head.kernel": torch.randn(5, 70)}
+    elif kind == "vgg16":
+        # The official file has no classifier to speak of: its values are not numbers.
+        rest = {f"features.{k}.weight": torch.randn(2, 2, 3, 3) for k in (17, 19, 28)}
+        rest["classifier.0.weight"] = torch.full((2, 2), float("nan"))
+        return dict(network.state_dict()) | rest
     else:
         return dict(network.state_dict())
     return {
@@ -107,7 +119,30 @@ def test_an_official_file_converts_and_loads(tmp_path, monkeypatch, kind, zipped
     assert header["licence"] == KINDS[kind].licence
     assert header["colours"] == ("bgr" if kind == "adaface" else "rgb")
     entries = len(network.state_dict())
-    assert header["dropped"] == {"diffae": entries + 1, "adaface": 1}.get(kind, 0)
+    assert header["dropped"] == {"diffae": entries + 1, "adaface": 1, "vgg16": 4}.get(kind, 0)
+
+
+def test_an_official_stylegan2_pickle_is_refused_unexecuted_and_says_what_to_do(tmp_path):
+    """It names a function that is given the network's source, and would run it."""
+    source = tmp_path / "ffhq.pkl"
+    reached = tmp_path / "reached"
+    code = f"open({str(reached)!r}, 'w').close()"
+    # Protocol 2 by hand: the module need not exist where the file is made.
+    source.write_bytes(
+        b"\x80\x02}U\x05G_emactorch_utils.persistence\n_reconstruct_persistent_obj\n"
+        + b"}U\x0amodule_srcX"
+        + len(code).to_bytes(4, "little")
+        + code.encode()
+        + b"s\x85Rs."
+    )
+    destination = tmp_path / "out.safetensors"
+    with pytest.raises(CheckpointError) as raised:
+        convert_checkpoint(source, destination, "stylegan2")
+    message = str(raised.value)
+    assert "torch_utils.persistence._reconstruct_persistent_obj" in message
+    assert "nothing of the file was executed" in message
+    assert "save the state dict of its G_ema in the official environment" in message
+    assert not reached.exists() and not destination.exists()
 
 
 def test_half_precision_weights_are_stored_as_float32(tmp_path):

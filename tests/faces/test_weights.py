@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from adjointdeis.faces.networks import (
+    VGG16,
     AdaFace,
     AdaFaceConfig,
     DiffAE,
@@ -15,6 +16,7 @@ from adjointdeis.faces.networks import (
     IResNetConfig,
     StyleGAN2,
     StyleGAN2Config,
+    VGG16Config,
 )
 from adjointdeis.faces.weights import (
     WeightsError,
@@ -33,6 +35,7 @@ def build(kind: str):
         "AdaFace": lambda: AdaFace(AdaFaceConfig(**SMALL)),
         "IResNet": lambda: IResNet(IResNetConfig(**SMALL, stem_stride=1)),
         "StyleGAN2": lambda: StyleGAN2(StyleGAN2Config(8, 4, 4, 2, 64, 8, clamp=256.0)),
+        "VGG16": lambda: VGG16(VGG16Config(None)),
         "DiffAE": lambda: DiffAE(
             DiffAEConfig(
                 image_size=8,
@@ -60,7 +63,7 @@ def saved(tmp_path):
     return path, save_network(build("IResNet"), path, {"seed": 3, "recipe": {"steps": [1, 2]}})
 
 
-@pytest.mark.parametrize("kind", ["AdaFace", "DiffAE", "IResNet", "StyleGAN2"])
+@pytest.mark.parametrize("kind", ["AdaFace", "DiffAE", "IResNet", "StyleGAN2", "VGG16"])
 def test_a_network_survives_the_round_trip(tmp_path, kind):
     network, path = build(kind), tmp_path / "a" / "network.safetensors"
     sha256 = save_network(network, path, dtype=torch.float32)

@@ -13,7 +13,19 @@ arcface         ``backbone.pth`` of an arcface_torch r100 folder, no prefix, RGB
 elasticface     ``295672backbone.pth`` of any of the four ElasticFace folders, no prefix, RGB
 adaface         ``adaface_ir101_*.ckpt``: ``model.*``; the classification head ``head.*`` is left
                 behind; the network takes **BGR**
+stylegan2       state dict of ``G_ema`` of a StyleGAN2 at 1024x1024, see below
+vgg16           torchvision's ``VGG16_Weights.IMAGENET1K_FEATURES`` (the original weights): the
+                layers up to conv3_3; the others, classifier included, are left behind
 ==============  =================================================================================
+
+The official StyleGAN2 files (``ffhq.pkl``) are not weights but programs: they carry the source of
+the network and run it when they are read. They are refused. Whoever trusts one reads it in the
+official environment, once, and saves what it holds; in a checkout of stylegan2-ada-pytorch::
+
+    import legacy, torch
+    with open("ffhq.pkl", "rb") as file:
+        generator = legacy.load_network_pkl(file)["G_ema"]
+    torch.save(generator.state_dict(), "stylegan2_ffhq.pt")
 
 References:
     | Diffusion Autoencoders (konpatp/diffae)
@@ -24,6 +36,8 @@ References:
     | https://github.com/fdbtrs/ElasticFace
     | AdaFace
     | https://github.com/mk-minchul/AdaFace
+    | StyleGAN2-ADA, PyTorch implementation
+    | https://github.com/NVlabs/stylegan2-ada-pytorch
 """
 
 import argparse
@@ -38,15 +52,20 @@ import torch
 from torch import Tensor
 
 from adjointdeis.faces.networks import (
+    VGG16,
     AdaFace,
     AdaFaceConfig,
     DiffAE,
     DiffAEConfig,
     IResNet,
     IResNetConfig,
+    StyleGAN2,
+    StyleGAN2Config,
 )
 from adjointdeis.faces.torch_file import INERT, CheckpointError, read_torch_file
 from adjointdeis.faces.weights import fingerprint, save_network
+
+Network = AdaFace | DiffAE | IResNet | StyleGAN2 | VGG16
 
 
 @dataclass(frozen=True)
@@ -61,15 +80,17 @@ class CheckpointKind:
         licence: Licence of the weights, one line.
         source: Where the user obtains the file.
         colours: Order of the input channels that the weights expect.
+        advice: What to do when the official file itself cannot be read; empty if it can.
     """
 
-    network: Callable[[], DiffAE | IResNet | AdaFace]
+    network: Callable[[], Network]
     container: str | None
     prefix: str
     dropped: tuple[str, ...]
     licence: str
     source: str
     colours: str
+    advice: str = ""
 
 
 KINDS: Mapping[str, CheckpointKind] = {
@@ -110,6 +131,28 @@ KINDS: Mapping[str, CheckpointKind] = {
         source="https://github.com/mk-minchul/AdaFace, adaface_ir101_<set>.ckpt",
         colours="bgr",
     ),
+    "stylegan2": CheckpointKind(
+        network=lambda: StyleGAN2(StyleGAN2Config.ffhq1024()),
+        container=None,
+        prefix="",
+        dropped=(),
+        licence="NVIDIA Source Code License, non-commercial; FFHQ is CC BY-NC-SA 4.0",
+        source="https://github.com/NVlabs/stylegan2-ada-pytorch, G_ema of ffhq.pkl, saved as a "
+        "state dict",
+        colours="rgb",
+        advice="the official .pkl is a program and is not read here: save the state dict of its "
+        "G_ema in the official environment (the lines are in the documentation of "
+        "adjointdeis.faces.checkpoints) and convert that",
+    ),
+    "vgg16": CheckpointKind(
+        network=VGG16,
+        container=None,
+        prefix="",
+        dropped=("classifier.", *(f"features.{k}." for k in range(16, 31))),
+        licence="CC BY 4.0 (VGG, University of Oxford)",
+        source="torchvision, VGG16_Weights.IMAGENET1K_FEATURES, vgg16_features-amdegroot-*.pth",
+        colours="rgb",
+    ),
 }
 
 
@@ -118,7 +161,7 @@ def convert_checkpoint(
     destination: str | os.PathLike,
     kind: str,
     *,
-    network: DiffAE | IResNet | AdaFace | None = None,
+    network: Network | None = None,
     inert: Collection[str] = (),
 ) -> str:
     """Converts an official checkpoint and returns the SHA-256 of the file written.
@@ -141,7 +184,10 @@ def convert_checkpoint(
     if destination.suffix != ".safetensors":
         raise ValueError(f"destination {destination} must end in .safetensors")
     layout = KINDS[kind]
-    held = read_torch_file(source, inert)
+    try:
+        held = read_torch_file(source, inert)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; {layout.advice}" if layout.advice else error) from error
     if network is None:
         with torch.device("meta"):
             network = layout.network()
@@ -187,10 +233,10 @@ def select_tensors(held: Any, layout: CheckpointKind) -> tuple[dict[str, Tensor]
     for key, value in held.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             strangers.append(str(key))
-        elif key.startswith(layout.prefix):
-            tensors[key.removeprefix(layout.prefix)] = value
         elif key.startswith(layout.dropped):
             dropped += 1
+        elif key.startswith(layout.prefix):
+            tensors[key.removeprefix(layout.prefix)] = value
         else:
             strangers.append(key)
     if strangers:

@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from adjointdeis.faces.networks import (
+    VGG16,
     AdaFace,
     AdaFaceConfig,
     DiffAE,
@@ -31,6 +32,7 @@ from adjointdeis.faces.networks import (
     IResNetConfig,
     StyleGAN2,
     StyleGAN2Config,
+    VGG16Config,
 )
 
 _ARCHITECTURES: dict[str, Callable[[dict], nn.Module]] = {
@@ -38,6 +40,7 @@ _ARCHITECTURES: dict[str, Callable[[dict], nn.Module]] = {
     "DiffAE": lambda numbers: DiffAE(DiffAEConfig(**numbers)),
     "IResNet": lambda numbers: IResNet(IResNetConfig(**numbers)),
     "StyleGAN2": lambda numbers: StyleGAN2(StyleGAN2Config(**numbers)),
+    "VGG16": lambda numbers: VGG16(VGG16Config(**numbers)),
 }
 
 
@@ -55,7 +58,7 @@ def fingerprint(path: str | os.PathLike) -> str:
 
 
 def save_network(
-    network: AdaFace | DiffAE | IResNet | StyleGAN2,
+    network: AdaFace | DiffAE | IResNet | StyleGAN2 | VGG16,
     path: str | os.PathLike,
     metadata: Mapping[str, Any] | None = None,
     dtype: torch.dtype = torch.float16,

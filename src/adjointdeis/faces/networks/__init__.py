@@ -4,8 +4,10 @@ from adjointdeis.faces.networks.adaface import AdaFace, AdaFaceConfig
 from adjointdeis.faces.networks.diffae import DiffAE, DiffAEConfig
 from adjointdeis.faces.networks.iresnet import IResNet, IResNetConfig
 from adjointdeis.faces.networks.stylegan2 import StyleGAN2, StyleGAN2Config
+from adjointdeis.faces.networks.vgg import VGG16, VGG16Config
 
 __all__ = [
+    "VGG16",
     "AdaFace",
     "AdaFaceConfig",
     "DiffAE",
@@ -14,4 +16,5 @@ __all__ = [
     "IResNetConfig",
     "StyleGAN2",
     "StyleGAN2Config",
+    "VGG16Config",
 ]
