@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from adjointdeis.faces.networks import StyleGAN2Config
+from adjointdeis.faces.networks import IResNet, IResNetConfig, StyleGAN2, StyleGAN2Config
 from adjointdeis.harness.training.discriminator import Discriminator, ScaledConvolution
 from adjointdeis.harness.training.generator import GeneratorTraining
 
@@ -16,7 +16,8 @@ CONFIG = StyleGAN2Config(16, z_dim=8, w_dim=8, mapping_layers=2, channel_base=64
 @pytest.fixture
 def training() -> GeneratorTraining:
     torch.manual_seed(0)
-    return GeneratorTraining(CONFIG).double()
+    trunk = IResNet(IResNetConfig(16, (1, 1, 1, 1), (4, 4, 4, 4), embedding_dim=4)).double()
+    return GeneratorTraining(CONFIG, trunk).double()
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -38,73 +39,113 @@ def test_the_penalty_is_the_mean_squared_norm_of_the_gradient(training) -> None:
     assert training.discriminator.from_rgb.weight.grad.abs().sum() > 0
 
 
-def test_a_step_moves_each_network_down_its_own_loss(training) -> None:
-    """Adam without momentum moves every weight against the sign of its own loss's gradient."""
-    real = draw(4, 3, 16, 16, seed=1)
-    before = {name: value.detach().clone() for name, value in training.named_parameters()}
+class Alone:
+    """What a step asks of its trainer, without one."""
 
-    class Steps:
-        global_step = 1  # not a penalty step
+    def __init__(self, training: GeneratorTraining, step: int) -> None:
+        self.global_step, self.logged = step, {}
+        optimizers = training.configure_optimizers()
+        optimizers[1].optimizer = optimizers[1]
+        training.optimizers = lambda: optimizers  # type: ignore[method-assign]
+        training.manual_backward = lambda loss: loss.backward()  # type: ignore[method-assign]
+        training.log = lambda name, value, **_: self.logged.update({name: value})
+        training._trainer = self  # type: ignore[assignment]
 
-    generator, discriminator = training.configure_optimizers()
-    discriminator.optimizer = discriminator
-    training.optimizers = lambda: (generator, discriminator)  # type: ignore[method-assign]
-    training.manual_backward = lambda loss: loss.backward()  # type: ignore[method-assign]
-    training.log = lambda *_, **__: None  # type: ignore[method-assign]
-    training._trainer = Steps()  # type: ignore[assignment]
-    training._fabric = None
-    images = [draw(4, 3, 16, 16, seed=k) for k in (2, 3)]
-    served = iter(images)
-    weight = training.network.synthesis.b4.const
-    # Generated images: fixed ones, tied to a weight so that a gradient flows to it.
-    training.generate = lambda count: next(served) * weight.sum()  # type: ignore[method-assign]
-    torch.manual_seed(5)
-    training.training_step((real, torch.zeros(4)), 0)
 
-    torch.manual_seed(5)
-    real = torch.where(torch.rand(4, 1, 1, 1) < 0.5, real.flip(-1), real)
-    critic = Discriminator(CONFIG).double()
-    stored = {
-        name.removeprefix("discriminator."): value
-        for name, value in before.items()
-        if name.startswith("discriminator.")
-    }
-    critic.load_state_dict(stored, strict=False)
-    total = before["network.synthesis.b4.const"].sum()
-    loss = -(F.logsigmoid(critic(real)) + F.logsigmoid(-critic(images[0] * total))).mean()
+def weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.detach().clone() for name, value in module.named_parameters()}
+
+
+def assert_descends(moved, before, gradients) -> None:
+    """Adam without momentum moves every weight against the sign of its gradient."""
+    for name, gradient in gradients.items():
+        large = gradient.abs() > 1e-6
+        step = moved[name] - before[name]
+        assert large.any(), name
+        assert torch.equal(step[large].sign(), -gradient[large].sign()), name
+
+
+def test_the_reconstruction_is_of_pixels_and_features(training) -> None:
+    drawn, faces = draw(4, 3, 16, 16), draw(4, 3, 16, 16, seed=1)
+    training.pixel, training.perceptual = 3.0, 0.5
+    (maps,) = training._maps
+    features = 0.0
+    for x, y in zip(maps(drawn), maps(faces), strict=True):
+        features += ((x - y) ** 2).mean()
+    expected = 3 * (drawn - faces).abs().mean() + 0.5 * features
+    torch.testing.assert_close(training.reconstruction(drawn, faces), expected)
+    assert training.reconstruction(faces, faces) == 0
+
+
+def test_before_the_game_the_generator_draws_the_faces_of_their_codes(training) -> None:
+    trainer = Alone(training, step=3)
+    training.adversarial_from = 4
+    real, codes = draw(4, 3, 16, 16, seed=1), draw(4, 8, seed=2)
+    critic, before = weights(training.discriminator), weights(training.network)
+    drawn = training.network.synthesise(training.network.map(codes))
+    loss = training.reconstruction(drawn, real)
+    names = ("synthesis.b16.conv1.weight", "mapping.fc0.weight", "synthesis.b4.const")
+    parameters = dict(training.network.named_parameters())
+    gradients = torch.autograd.grad(loss, [parameters[name] for name in names])
+    # No noise enters yet: its strength begins at zero.
+    training.training_step((real, codes), 0)
+    torch.testing.assert_close(trainer.logged["train/loss"], loss.detach())
+    gradients = dict(zip(names, gradients, strict=True))
+    assert_descends(weights(training.network), before, gradients)
+    assert all(torch.equal(v, critic[k]) for k, v in weights(training.discriminator).items())
+
+
+def test_in_the_game_each_network_descends_its_own_loss(training) -> None:
+    trainer = Alone(training, step=1)  # not a penalty step
+    real, codes = draw(4, 3, 16, 16, seed=1), draw(4, 8, seed=2)
+    styles = draw(4, CONFIG.styles, 8, seed=3)
+    seen = []
+    training.styles = lambda codes, normal: seen.append((len(codes), normal)) or styles
+    critic, before = weights(training.discriminator), weights(training.network)
+    twin = Discriminator(CONFIG).double()
+    twin.load_state_dict(training.discriminator.state_dict())
+    fake = training.network.synthesise(styles)
+    loss = -(F.logsigmoid(twin(real)) + F.logsigmoid(-twin(fake.detach()))).mean()
     loss.backward()
-    moved = dict(training.discriminator.named_parameters())
-    for name, value in critic.named_parameters():
-        step = moved[name].detach() - stored[name]
-        large = value.grad.abs() > 1e-6
-        assert large.any()
-        assert torch.equal(step[large].sign(), -value.grad[large].sign())
-    # The generator then fools the discriminator as it has become.
-    const = before["network.synthesis.b4.const"].clone().requires_grad_()
-    fooled = -F.logsigmoid(training.discriminator(images[1] * const.sum())).mean()
-    (slope,) = torch.autograd.grad(fooled, const)
-    step = weight.detach() - before["network.synthesis.b4.const"]
-    assert torch.equal(step.sign(), -slope.sign())
+    training.training_step((real, codes), 0)
+    assert seen == [(2, 2), (2, 2)]
+    torch.testing.assert_close(trainer.logged["train/discriminator"], loss.detach())
+    gradients = {name: value.grad for name, value in twin.named_parameters()}
+    moved = weights(training.discriminator)
+    assert_descends(moved, critic, gradients)
+    # The generator then fools the discriminator as it has become, and keeps to its faces.
+    twin.load_state_dict(moved, strict=False)
+    generator = StyleGAN2(CONFIG).double()
+    generator.load_state_dict(training.network.state_dict())
+    generator.load_state_dict(before, strict=False)
+    fake = generator.synthesise(styles)
+    game = -F.logsigmoid(twin(fake)).mean()
+    torch.testing.assert_close(trainer.logged["train/game"], game.detach())
+    names = ("synthesis.b16.conv1.weight", "synthesis.b4.const")
+    parameters = dict(generator.named_parameters())
+    total = game + training.reconstruction(fake[:2], real[:2])
+    gradients = torch.autograd.grad(total, [parameters[name] for name in names])
+    assert_descends(weights(training.network), before, dict(zip(names, gradients, strict=True)))
 
 
 def test_the_average_style_follows_the_styles(training) -> None:
     training.style_mixing, training.w_avg_decay = 0.0, 0.75
     torch.manual_seed(3)
-    training.float().generate(4)
+    codes = draw(3, 8).float()
+    training.float().styles(codes, 2)
     torch.manual_seed(3)
-    w = training.network.mapping(torch.randn(8, 8))
+    w = training.network.mapping(torch.cat([codes, torch.randn(4, 8)]))
     torch.testing.assert_close(training.network.mapping.w_avg, 0.25 * w.mean(0))
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
-def test_style_mixing_gives_fine_layers_another_style(training, share) -> None:
+def test_style_mixing_gives_fine_layers_of_normal_latents_another_style(training, share) -> None:
     training.style_mixing = share
-    seen = []
-    training.network.synthesise = lambda styles, noise: seen.append(styles)
-    training.float().generate(64)
-    (styles,) = seen
+    styles = training.styles(draw(5, 8), 64)
+    assert styles.shape == (69, CONFIG.styles, 8)
+    torch.testing.assert_close(styles[:5], training.network.map(draw(5, 8)))
     changes = (styles[:, 1:] != styles[:, :-1]).any(2).sum(1)
-    assert (changes == int(share)).all()
+    assert (changes[:5] == 0).all() and (changes[5:] == int(share)).all()
 
 
 def test_a_spread_of_features_is_shown_to_the_last_layer() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_profile import composed
+from tiny_profile import composed, write_profile
 
 from adjointdeis.faces.networks import DiffAE, IResNet, StyleGAN2
 from adjointdeis.faces.synthetic.pool_spec import PoolSpec
@@ -14,7 +14,13 @@ from adjointdeis.faces.weights import load_network, read_header
 from adjointdeis.harness.launch import launch
 from adjointdeis.harness.tasks import train
 from adjointdeis.harness.training.autoencoder import AutoencoderTraining, warmup_cosine
-from adjointdeis.harness.training.data import EndlessBatches, PoolDataset, augment_identity
+from adjointdeis.harness.training.data import (
+    CodedPool,
+    EndlessBatches,
+    PoolDataset,
+    augment_identity,
+    whiten,
+)
 from adjointdeis.harness.training.generator import GeneratorTraining
 from adjointdeis.harness.training.precision import precision
 from adjointdeis.harness.training.recogniser import RecogniserTraining
@@ -62,18 +68,23 @@ GENERATOR = (
     "task.network.mapping_layers=2",
     "task.network.channel_base=64",
     "task.network.channel_max=8",
+    "task.trunk=guide.safetensors",
+    "task.adversarial_from=1",
     "task.penalty_every=2",
 )
 
 
 @pytest.fixture(scope="module")
 def pools(tmp_path_factory) -> Path:
-    """Both pools are rendered once, by the first task that needs them."""
-    return tmp_path_factory.mktemp("pools")
+    """Each pool is rendered once, by the first task that needs it."""
+    folder = tmp_path_factory.mktemp("pools")
+    write_profile(folder / "profile")
+    return folder
 
 
 def configured(pools: Path, run: Path, task: tuple[str, ...], *more: str):
-    return composed([*task, *COMMON, f"paths.root={pools}", f"paths.run={run}", *more])
+    places = (f"paths.root={pools}", f"assets.root={pools}/profile", f"paths.run={run}")
+    return composed([*task, *COMMON, *places, *more])
 
 
 @pytest.fixture
@@ -195,6 +206,41 @@ def test_studio_only_leaves_out_the_wild_pictures(tmp_path) -> None:
     assert images.shape == (studio, 3, 16, 16) and images.dtype == torch.float32
     assert images.min() >= -1 and images.max() <= 1
     assert labels.max() < 4
+
+
+def test_whitened_codes_are_standard_and_flat_directions_stay_small() -> None:
+    generator = torch.Generator().manual_seed(0)
+    mixing = torch.randn(6, 6, generator=generator)
+    codes = torch.randn(4000, 6, generator=generator) @ mixing + 3
+    codes = torch.cat([codes, 1 + 1e-6 * torch.randn(4000, 1, generator=generator)], 1)
+    white = whiten(codes)
+    assert white.mean(0).abs().max() < 1e-4
+    covariance = white.T @ white / len(white)
+    torch.testing.assert_close(covariance[1:, 1:], torch.eye(6), rtol=0, atol=1e-3)
+    assert covariance[0, 0] < 1e-3
+
+
+def test_a_face_keeps_its_code_and_codes_are_made_once(pools, tmp_path) -> None:
+    from adjointdeis.harness import assets
+
+    autoencoder = assets.autoencoder(
+        "diffae.safetensors", assets.profile("mini", str(pools / "profile"))
+    )
+    directory = pools / "data" / "pools" / "generator"
+    pool = CodedPool(directory, autoencoder)
+    images, codes = pool[[5, 2]]
+    torch.testing.assert_close(images, PoolDataset(directory)[[5, 2]][0])
+    torch.testing.assert_close(codes, whiten(autoencoder.code(pool[list(range(8))][0]))[[5, 2]])
+    (kept,) = directory.glob("codes-*.npy")
+    stamp = kept.stat().st_mtime_ns
+    assert torch.equal(CodedPool(directory, autoencoder).codes, pool.codes)
+    assert kept.stat().st_mtime_ns == stamp
+
+
+def test_a_latent_of_another_length_than_the_codes_is_refused(pools, tmp_path) -> None:
+    cfg = configured(pools, tmp_path, GENERATOR, "task.steps=1", "task.network.z_dim=9")
+    with pytest.raises(ValueError, match=r"z_dim=9: .* of length 8"):
+        train.generator(cfg)
 
 
 def test_augmentation_keeps_shape_and_range() -> None:

@@ -20,12 +20,24 @@ from omegaconf import DictConfig, OmegaConf
 from adjointdeis.faces.synthetic.pool import render_pool
 from adjointdeis.faces.synthetic.pool_spec import PoolSpec
 from adjointdeis.faces.weights import save_network
+from adjointdeis.harness import assets
 from adjointdeis.harness.training.autoencoder import AutoencoderTraining
-from adjointdeis.harness.training.data import PoolData
+from adjointdeis.harness.training.data import CodedPool, PoolData, PoolDataset
 from adjointdeis.harness.training.generator import GeneratorTraining
 from adjointdeis.harness.training.precision import precision
 from adjointdeis.harness.training.recogniser import RecogniserTraining
 from adjointdeis.harness.wandb_logger import loggers
+
+GENERATOR_KEYS = (
+    "learning_rate",
+    "pixel",
+    "perceptual",
+    "adversarial_from",
+    "penalty",
+    "penalty_every",
+    "style_mixing",
+    "w_avg_decay",
+)
 
 
 def autoencoder(cfg: DictConfig) -> dict[str, Any]:
@@ -59,23 +71,33 @@ def recogniser(cfg: DictConfig) -> dict[str, Any]:
 
 def generator(cfg: DictConfig) -> dict[str, Any]:
     """Trains the StyleGAN2 that `cfg.task` describes."""
-    task, data = cfg.task, _data(cfg, studio_only=True)
+    task, profile = cfg.task, assets.profile(cfg.assets.name, cfg.assets.root)
+    autoencoder = assets.autoencoder(cfg.assets.autoencoder, profile)
+    network = instantiate(task.network)
+    if network.z_dim != autoencoder.network.config.code_channels:
+        raise ValueError(
+            f"task.network.z_dim={network.z_dim}: the faces' latents are the autoencoder's codes, "
+            f"of length {autoencoder.network.config.code_channels}"
+        )
     module = GeneratorTraining(
-        instantiate(task.network),
-        task.learning_rate,
-        task.penalty,
-        task.penalty_every,
-        task.style_mixing,
-        task.w_avg_decay,
+        network,
+        assets.recogniser(task.trunk, profile).network,  # type: ignore[arg-type]
+        **{name: task[name] for name in GENERATOR_KEYS},
     )
+    data = PoolData(CodedPool(_pool(cfg), autoencoder), task.batch_size, cfg.seed or 0)
     return _fit(cfg, module, data)
 
 
 def _data(cfg: DictConfig, studio_only: bool = False) -> PoolData:
+    return PoolData(PoolDataset(_pool(cfg), studio_only), cfg.task.batch_size, cfg.seed or 0)
+
+
+def _pool(cfg: DictConfig) -> Path:
+    """Folder of the task's pool, rendered if it is not there."""
     spec = PoolSpec(**OmegaConf.to_container(cfg.task.pool, resolve=True))  # type: ignore[arg-type]
     directory = Path(cfg.paths.data) / "pools" / spec.role
     render_pool(spec, directory, workers=cfg.task.render_workers)
-    return PoolData(str(directory), cfg.task.batch_size, cfg.seed or 0, studio_only)
+    return directory
 
 
 def _fit(

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from adjointdeis.faces.synthetic.pool import open_pool
+from adjointdeis.morphing.autoencoder import Autoencoder
 
 
 class PoolDataset(Dataset):
@@ -38,6 +39,42 @@ class PoolDataset(Dataset):
         # copying than a small network spends training.
         chosen = torch.as_tensor(indices)
         return self.images[chosen].float() / 127.5 - 1, self.labels[chosen]
+
+
+class CodedPool(PoolDataset):
+    """Batches of studio faces and their latents: codes by an autoencoder, whitened over the pool.
+
+    Codes are computed once and kept beside the pool.
+
+    Arguments:
+        directory: Folder that a data task has filled.
+        autoencoder: Encoder.
+    """
+
+    def __init__(self, directory: Path, autoencoder: Autoencoder) -> None:
+        super().__init__(directory, studio_only=True)
+        path = Path(directory) / f"codes-{autoencoder.fingerprint[:16]}.npy"
+        if not path.is_file():
+            chunks = [autoencoder.code(x.float() / 127.5 - 1) for x in self.images.split(64)]
+            with path.with_suffix(".partial").open("wb") as file:
+                np.save(file, torch.cat(chunks).numpy())
+            path.with_suffix(".partial").replace(path)
+        self.codes = whiten(torch.from_numpy(np.load(path)))
+
+    def __getitem__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+        chosen = torch.as_tensor(indices)
+        return self.images[chosen].float() / 127.5 - 1, self.codes[chosen]
+
+
+def whiten(codes: Tensor) -> Tensor:
+    """Codes (n, D) moved and rotated to mean 0 and covariance 1.
+
+    Directions in which the codes hardly vary are left small: their noise would become signal.
+    """
+    centred = (codes - codes.mean(0)).double()
+    variances, axes = torch.linalg.eigh(centred.T @ centred / len(codes))
+    floor = 1e-4 * variances[-1]
+    return (centred @ axes * variances.clamp_min(floor).rsqrt()).to(codes.dtype)
 
 
 class EndlessBatches(Sampler[list[int]]):
@@ -71,17 +108,14 @@ class PoolData(L.LightningDataModule):
     """Training batches from a pool.
 
     Arguments:
-        directory: Folder of the pool.
+        dataset: The pool.
         batch_size: Images per step and process.
         seed: Seed of the order.
-        studio_only: See :class:`PoolDataset`.
     """
 
-    def __init__(
-        self, directory: str, batch_size: int, seed: int = 0, studio_only: bool = False
-    ) -> None:
+    def __init__(self, dataset: PoolDataset, batch_size: int, seed: int = 0) -> None:
         super().__init__()
-        self.dataset = PoolDataset(Path(directory), studio_only)
+        self.dataset = dataset
         self.batch_size, self.seed = batch_size, seed
 
     def train_dataloader(self) -> DataLoader:
