@@ -175,4 +175,8 @@ def test_cell(one: Entry, calculus: str, data: str, wrt: str) -> None:
         # One increment of a_z sees the Jacobian at one end of a step of a rough path: its error
         # is of the size of the noise in the step, sqrt(h), and averages out only in the sum.
         promised = 0.5 if (calculus, wrt) == ("sde", "z_t") else one.order
-        assert errors[1] < 0.25 and order > promised - 0.3, (errors, order)
+        # Between steps a schedule jumps by O(h), and a multistep velocity extrapolates over it.
+        promised = min(promised, 2) if wrt == "z_t" else promised
+        # The data form comes to its order from below; finer grids are in test_adjoint_high_order.
+        slack = 0.45 if "data prediction" in one.name else 0.3
+        assert errors[1] < 0.25 and order > promised - slack, (errors, order)

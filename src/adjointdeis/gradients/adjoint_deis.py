@@ -41,7 +41,8 @@ class AdjointDEIS(StepwiseMethod):
     The gradient of a scheduled z_i is the increment of a_z over sampling step i. An adjoint
     interval that covers several sampling steps evaluates the network under the condition of
     the cleanest one and shares its increment between them in proportion to their widths in
-    rho.
+    rho. A schedule jumps between steps, and so does the velocity that orders above 1
+    extrapolate: the increments then have the full order only where z_i hardly changes.
 
     Args:
         order: 1, 2 (also written "2M"), 3 ("3M") or 4 ("4M"). Order k is reached only on states
