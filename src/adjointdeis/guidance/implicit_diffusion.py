@@ -1,0 +1,174 @@
+r"""Implicit Diffusion: sampling and optimising the weights in one loop, by a queue of particles.
+
+Slot m of the queue holds samples after m of N steps. Every iteration all slots advance one step
+with the present weights, the oldest leave as samples, and the weights take one step:
+
+.. math:: x^{(m+1)}_{k+1} = \Phi_m\big(x^{(m)}_k; \theta_k\big),\qquad
+          \theta_{k+1} = \theta_k - \eta\,\Gamma\big(x^{(N)}_{k+1}, \theta_k\big),
+
+Gamma being the adjoint of the loss along the path that the leaving sample came,
+:math:`a_N = dL`, :math:`a_m = a_{m+1}\,\partial\Phi_m/\partial x`,
+:math:`\Gamma = \sum_m a_{m+1}\,\partial\Phi_m/\partial\theta`, with the Jacobians at the stored
+states and the present weights. The path was made by the weights of the last N iterations: the
+gradient is exact for eta = 0 and biased in proportion to eta.
+
+References:
+    Implicit Diffusion, https://arxiv.org/abs/2402.05468
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from adjointdeis.diffusion.grid import TimeGrid
+from adjointdeis.diffusion.noise import Noise, as_noise
+from adjointdeis.gradients.base import Needs
+from adjointdeis.gradients.chain import Chain, Surroundings
+from adjointdeis.gradients.cost import Cost, CountedDenoiser
+from adjointdeis.gradients.discrete_adjoint import Carry, DiscreteAdjoint, Record
+from adjointdeis.guidance.fine_tuning import ThetaStep, update
+from adjointdeis.solvers.base import Solver
+
+
+@dataclass(frozen=True, eq=False)
+class Fresh:
+    """What a new batch of particles starts from.
+
+    Attributes:
+        x_T: initial noise, shape (B, *).
+        z: condition, or None.
+        noise: of the N steps, for an SDE solver.
+    """
+
+    x_T: Tensor
+    z: Tensor | None = None
+    noise: Noise | Sequence[Tensor] | None = None
+
+
+@dataclass(eq=False)
+class _Particles:
+    """A slot of the queue: a batch under way, with the inputs of the steps it has made."""
+
+    chain: Chain
+    z: Tensor | None
+    now: Carry
+    carries: dict[int, Carry]
+
+
+class ImplicitDiffusion:
+    """The single loop for a finite number of sampling steps.
+
+    Optimises theta. Cost of an update: N evaluations (one per slot, independent of each other),
+    N more with a graph and N products for the adjoint of the leaving batch; a nested loop pays
+    the same but waits for N steps in a row. Memory: the paths of all slots, N(N + 3)/2 latents.
+
+    Arguments:
+        denoiser: Network; changed in place.
+        objective: ``x_0 -> losses`` with shape (B); its mean is descended.
+        optimizer: Factory called with the list of weights that require a gradient.
+        draw: ``iteration -> Fresh``, the noise that enters at each iteration.
+        solver, grid: Sampler with N steps.
+        clip_norm: Largest norm of the gradient over all weights; None leaves it.
+
+    Raises:
+        ValueError: No weight requires a gradient, or the grid encodes.
+
+    When not to use: with learning rates at which the weights move visibly within N iterations;
+    the gradient is then that of a sampler that no longer exists. ``FineTuning`` has no such bias.
+    """
+
+    def __init__(
+        self,
+        denoiser: nn.Module,
+        objective: Callable[[Tensor], Tensor],
+        optimizer: Callable[[list[Tensor]], torch.optim.Optimizer],
+        draw: Callable[[int], Fresh],
+        *,
+        solver: Solver,
+        grid: TimeGrid,
+        clip_norm: float | None = None,
+    ) -> None:
+        self.parameters = [p for p in denoiser.parameters() if p.requires_grad]
+        if not self.parameters:
+            raise ValueError("no weight of the denoiser requires a gradient")
+        if not grid.sampling:
+            raise ValueError("ImplicitDiffusion needs a grid from noise to data; this one encodes")
+        self.denoiser, self.objective, self.draw = denoiser, objective, draw
+        self.solver, self.grid, self.clip_norm = solver, grid, clip_norm
+        self.optimizer = optimizer(self.parameters)
+        self.cost = Cost()
+        self.iterations = 0
+        self._queue: deque[_Particles] = deque()
+
+    def step(self) -> ThetaStep | None:
+        """One iteration; None while the queue fills, which takes N - 1 iterations.
+
+        Raises:
+            FloatingPointError: The gradient is not finite; the weights are unchanged.
+        """
+        self._queue.append(self._enter(self.draw(self.iterations)))
+        self.iterations += 1
+        for particles in self._queue:
+            self._advance(particles)
+        self.cost.holds(self._latents())
+        if len(self._queue) < self.grid.steps:
+            return None
+        return self._learn(self._queue.popleft())
+
+    def _enter(self, fresh: Fresh) -> _Particles:
+        x = fresh.x_T.detach()
+        stochastic = self.solver.calculus == "sde"
+        chain = Chain(
+            denoiser=CountedDenoiser(self.denoiser, self.cost),
+            solver=self.solver,
+            grid=self.grid,
+            noise=as_noise(fresh.noise, self.grid, x) if stochastic else None,
+            scheduled=False,
+            cost=self.cost,
+        )
+        z = None if fresh.z is None else fresh.z.detach()
+        start = Carry(x, chain.initial_state(x), Surroundings.capture(x))
+        return _Particles(chain, z, start, {})
+
+    def _advance(self, particles: _Particles) -> None:
+        step, chain, carry = len(particles.carries), particles.chain, particles.now
+        here = Carry(carry.x, carry.state, Surroundings.capture(carry.x))
+        particles.carries[step] = here
+        with torch.no_grad():
+            x, state = chain.advance(step, here.x, particles.z, here.state)
+        particles.now = Carry(x, state, here.surroundings)
+
+    def _learn(self, leaving: _Particles) -> ThetaStep:
+        before = Cost(nfe_backward=self.cost.nfe_backward, vjps=self.cost.vjps)
+        x_0 = leaving.now.x
+        with torch.enable_grad():
+            leaf = x_0.detach().requires_grad_()
+            loss = self.objective(leaf)
+            (a_x,) = torch.autograd.grad(loss.mean(), leaf)
+        zs = () if leaving.z is None else (leaving.z,)
+        needs = Needs([False] * (1 + len(zs)) + [True] * len(self.parameters), len(zs))
+        record = Record(leaving.carries, {})
+        with leaving.chain.backward_pass():
+            _, _, gradients = DiscreteAdjoint().backward_pass(
+                leaving.chain, record, record.carries[0].x, x_0, zs, self.parameters, needs, a_x
+            )
+        found = [
+            torch.zeros_like(parameter) if gradient is None else gradient
+            for parameter, gradient in zip(self.parameters, gradients, strict=True)
+        ]
+        norm = update(self.optimizer, self.parameters, found, self.clip_norm)
+        spent = Cost(
+            nfe_forward=self.grid.steps,
+            nfe_backward=self.cost.nfe_backward - before.nfe_backward,
+            vjps=self.cost.vjps - before.vjps,
+        )
+        return ThetaStep(loss.detach(), norm, x_0, spent)
+
+    def _latents(self) -> int:
+        return sum(
+            particles.now.latents + sum(carry.latents for carry in particles.carries.values())
+            for particles in self._queue
+        )
