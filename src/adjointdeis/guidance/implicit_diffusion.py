@@ -29,6 +29,7 @@ from adjointdeis.gradients.base import Needs
 from adjointdeis.gradients.chain import Chain, Surroundings
 from adjointdeis.gradients.cost import Cost, CountedDenoiser
 from adjointdeis.gradients.discrete_adjoint import Carry, DiscreteAdjoint, Record
+from adjointdeis.gradients.memory_plan import MemoryPlan
 from adjointdeis.guidance.fine_tuning import ThetaStep, update
 from adjointdeis.solvers.base import Solver
 
@@ -150,7 +151,7 @@ class ImplicitDiffusion:
             (a_x,) = torch.autograd.grad(loss.mean(), leaf)
         zs = () if leaving.z is None else (leaving.z,)
         needs = Needs([False] * (1 + len(zs)) + [True] * len(self.parameters), len(zs))
-        record = Record(leaving.carries, {})
+        record = Record(MemoryPlan(None, 0), leaving.carries, {})
         with leaving.chain.backward_pass():
             _, _, gradients = DiscreteAdjoint().backward_pass(
                 leaving.chain, record, record.carries[0].x, x_0, zs, self.parameters, needs, a_x

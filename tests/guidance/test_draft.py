@@ -1,0 +1,56 @@
+"""DRaFT-K: the last K steps by autograd, the full gradient at K = N, K products."""
+
+from functools import partial
+
+import pytest
+import torch
+from oracles import DIM, MLPDenoiser, agree, inputs, normal
+
+from adjointdeis import TimeGrid, VPLinear, sample
+from adjointdeis.guidance.draft import draft
+from adjointdeis.guidance.fine_tuning import FineTuning
+from adjointdeis.solvers import DDIM
+
+GRID = TimeGrid.uniform_time(VPLinear(), 6)
+TARGET = normal(DIM, seed=5)
+SGD = partial(torch.optim.SGD, lr=0.1)
+
+
+def loss(x_0: torch.Tensor) -> torch.Tensor:
+    return 0.5 * (x_0 - TARGET).square().sum(1)
+
+
+def flat(tensors) -> torch.Tensor:
+    return torch.cat([tensor.detach().flatten() for tensor in tensors])
+
+
+@pytest.mark.parametrize("last", [1, 2, 4])
+def test_the_gradient_is_that_of_the_last_steps(last: int) -> None:
+    x_T, z = inputs()
+    tuned, reference = MLPDenoiser(), MLPDenoiser()
+    step = draft(tuned, loss, SGD, last=last, solver=DDIM(), grid=GRID).step(x_T, z)
+    with torch.no_grad():
+        before = sample(
+            reference, x_T, z, solver=DDIM(), grid=GRID.at(range(7 - last))
+        ).x_0  # fmt: skip
+    y = before / GRID[6 - last].alpha
+    for i in range(6 - last, 6):
+        s, t = GRID[i], GRID[i + 1]
+        y = y + (t.rho - s.rho) * reference(s.alpha * y, s.t, z)
+    loss(GRID[-1].alpha * y).mean().backward()
+    wanted = flat(p.grad for p in reference.parameters())
+    assert agree(flat(tuned.parameters()), flat(reference.parameters()) - 0.1 * wanted)
+    assert (step.cost.nfe, step.cost.vjps) == (6 + last, last)
+
+
+def test_all_steps_are_the_full_gradient() -> None:
+    x_T, z = inputs()
+    whole, full = MLPDenoiser(), MLPDenoiser()
+    draft(whole, loss, SGD, last=6, solver=DDIM(), grid=GRID).step(x_T, z)
+    FineTuning(full, loss, SGD, solver=DDIM(), grid=GRID).step(x_T, z)
+    assert agree(flat(whole.parameters()), flat(full.parameters()))
+
+
+def test_no_step_is_refused() -> None:
+    with pytest.raises(ValueError, match="must be at least 1"):
+        draft(MLPDenoiser(), loss, SGD, last=0, solver=DDIM(), grid=GRID)
