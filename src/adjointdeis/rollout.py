@@ -7,12 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from adjointdeis.diffusion.grid import TimeGrid
-from adjointdeis.diffusion.noise import Noise, as_noise
+from adjointdeis.diffusion.noise import Noise, ReversedNoise, as_noise
 from adjointdeis.gradients.base import GradientMethod
 from adjointdeis.gradients.chain import Chain
 from adjointdeis.gradients.cost import Cost, CountedDenoiser
 from adjointdeis.gradients.discrete_adjoint import DiscreteAdjoint
 from adjointdeis.solvers.base import Solver
+from adjointdeis.solvers.reversible import Pair, ReversibleSolver, warn_of_amplification
 
 Condition = Tensor | Sequence[Tensor] | None
 
@@ -92,26 +93,47 @@ def encode(
     *,
     solver: Solver,
     grid: TimeGrid,
+    noise: Noise | Sequence[Tensor] | None = None,
     gradient: GradientMethod | None = None,
     parameters: Sequence[Tensor] | None = None,
 ) -> Encoding:
     """Run the probability-flow ODE from data to noise (DDIM inversion for ``DDIM``).
 
+    A reversible solver (``EDICT``, ``BDIA``, ``OBELM``, ``Rex``) is not run in the other
+    direction but undone: the encoding is the exact inverse of its sampling run on
+    ``grid.reversed()``, the partner of x_0 being a copy of it (one DDIM step away for the
+    two-step methods). That x_T alone is only the first latent of a pair; to decode x_0 to the
+    last digit keep both, with ``Pair(solver, tied=True)`` here and ``Pair(solver)`` in
+    :func:`sample`.
+
     Args:
-        denoiser, z, gradient, parameters: as in :func:`sample`.
+        denoiser, z, gradient, parameters: as in :func:`sample`; a z sequence is in the order
+            of this grid.
         x_0: state at the first, clean node, shape (B, *).
-        solver: an ODE solver.
+        solver: an ODE solver, or a reversible one.
         grid: encoding grid, data to noise: ``grid.reversed()`` of a sampling grid, or
             ``TimeGrid.ddim_stride(schedule, steps, encode=True)``.
+        noise: for a reversible SDE solver, the noise of the sampling run to undo, in the order
+            of the sampling grid.
+
+    Warns:
+        AmplificationWarning: undoing this many steps enlarges rounding beyond 1e-3.
 
     Raises:
-        ValueError: a sampling grid, or an SDE solver (use ``CycleSDE.encode``).
+        ValueError: a sampling grid, or an SDE solver without inverse (use
+            ``CycleSDE.encode``).
     """
     if grid.sampling:
         raise ValueError("encode() needs a grid from data to noise: pass grid.reversed()")
-    if getattr(solver, "calculus", None) == "sde":
+    if isinstance(solver, ReversibleSolver):
+        sampling = grid.reversed()
+        warn_of_amplification(solver, sampling, x_0.dtype)
+        if solver.calculus == "sde":
+            noise = ReversedNoise(as_noise(noise, sampling, _latent(solver, x_0)), sampling)
+        solver = solver.inverted(sampling)
+    elif getattr(solver, "calculus", None) == "sde":
         raise ValueError("an SDE is not encoded by running it backwards; use CycleSDE.encode")
-    x_T, cost = _run(denoiser, x_0, z, solver, grid, None, gradient, parameters)
+    x_T, cost = _run(denoiser, x_0, z, solver, grid, noise, gradient, parameters)
     return Encoding(x_T, cost)
 
 
@@ -133,7 +155,7 @@ def _run(
         denoiser=CountedDenoiser(denoiser, cost),
         solver=solver,
         grid=grid,
-        noise=as_noise(noise, grid, x) if solver.calculus == "sde" else None,
+        noise=as_noise(noise, grid, _latent(solver, x)) if solver.calculus == "sde" else None,
         scheduled=scheduled,
         cost=cost,
     )
@@ -144,6 +166,11 @@ def _run(
         method.refuse(solver, x, zs, scheduled, learned)
         return method.rollout(chain, x, zs, learned), cost
     return chain.run(x, zs)[0], cost
+
+
+def _latent(solver: Solver, x: Tensor) -> Tensor:
+    """One latent as the network sees it, where x may hold a pair of them."""
+    return x[0] if isinstance(solver, Pair) and not solver.tied else x
 
 
 def _weights(denoiser: Callable[..., Tensor]) -> list[Tensor]:

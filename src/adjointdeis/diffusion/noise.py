@@ -152,6 +152,29 @@ class BrownianPath:
         return self._between(grid[first], grid[last]).to(like)
 
 
+@dataclass(frozen=True, eq=False)
+class ReversedNoise:
+    """The noise of a sampling grid as the steps of its reversal need it, to undo them.
+
+    Args:
+        noise: noise of the sampling grid.
+        grid: the sampling grid.
+    """
+
+    noise: Noise
+    grid: TimeGrid
+
+    def normal(self, s: Node, t: Node, like: Tensor) -> Tensor:
+        """The normal of the sampling step that s -> t, of the reversed grid, undoes."""
+        steps = self.grid.steps
+        return self.noise.normal(self.grid[steps - t.index], self.grid[steps - s.index], like)
+
+    def increment(self, grid: TimeGrid, first: int, last: int, like: Tensor) -> Tensor:
+        """Minus the increment over the same nodes visited in the opposite order."""
+        steps = grid.steps
+        return -self.noise.increment(self.grid, steps - last, steps - first, like)
+
+
 def as_noise(noise: Noise | Sequence[Tensor] | None, grid: TimeGrid, x: Tensor) -> Noise:
     """A noise source for this grid, with a list of tensors taken as recorded noise.
 

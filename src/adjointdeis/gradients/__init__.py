@@ -9,6 +9,7 @@ from adjointdeis.gradients.discrete_adjoint import DiscreteAdjoint
 from adjointdeis.gradients.flowgrad import FlowGrad
 from adjointdeis.gradients.memory_plan import MemoryBudgetError
 from adjointdeis.gradients.one_step import OneStep
+from adjointdeis.gradients.reversible import Reversible
 from adjointdeis.gradients.symplectic_adjoint import SymplecticAdjoint
 from adjointdeis.gradients.truncated import Truncated
 
@@ -24,6 +25,7 @@ __all__ = [
     "MemoryBudgetError",
     "NotSupportedError",
     "OneStep",
+    "Reversible",
     "StepwiseMethod",
     "SymplecticAdjoint",
     "Truncated",

@@ -17,9 +17,10 @@ from adjointdeis.gradients.base import GradientMethod
 from adjointdeis.gradients.discrete_adjoint import DiscreteAdjoint
 from adjointdeis.gradients.flowgrad import FlowGrad
 from adjointdeis.gradients.one_step import OneStep
+from adjointdeis.gradients.reversible import Reversible
 from adjointdeis.gradients.symplectic_adjoint import SymplecticAdjoint
 from adjointdeis.gradients.truncated import Truncated
-from adjointdeis.solvers import DDIM, DPMSolverPP, RungeKutta, SDEDPMSolver
+from adjointdeis.solvers import BDIA, DDIM, EDICT, OBELM, DPMSolverPP, Rex, RungeKutta, SDEDPMSolver
 from adjointdeis.solvers.base import Solver
 
 Calculus = Literal["ode", "sde"]
@@ -80,6 +81,16 @@ CATALOGUE: tuple[Entry, ...] = (
     Entry("DiscreteAdjoint, 3 activations", partial(DiscreteAdjoint, keep_activations=3)),
     Entry("SymplecticAdjoint", SymplecticAdjoint, ode=RungeKutta, sde=None),
     Entry("DiscreteAdjoint, 1 MiB", partial(DiscreteAdjoint, budget="1 MiB")),
+    Entry("Reversible, EDICT", Reversible, ode=EDICT, sde=None, tolerance=1e-10, paper="DOODL"),
+    Entry("Reversible, BDIA", Reversible, ode=BDIA, sde=None, tolerance=1e-10),
+    Entry("Reversible, O-BELM", Reversible, ode=OBELM, sde=None, tolerance=1e-10),
+    Entry(
+        "Reversible, Rex",
+        Reversible,
+        ode=partial(Rex, "midpoint"),
+        sde=partial(Rex, calculus="sde"),
+        tolerance=1e-10,
+    ),
     Entry(
         "AdjointDEIS-1",
         AdjointDEIS,

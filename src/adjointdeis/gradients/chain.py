@@ -114,6 +114,15 @@ class Surroundings:
             autocast_dtype=torch.get_autocast_dtype(device.type) if autocast else None,
         )
 
+    def same_as(self, other: "Surroundings") -> bool:
+        """Whether nothing differs between the two, random state included."""
+        rngs = ((self.rng, other.rng), (self.device_rng, other.device_rng))
+        return (self.device, self.autocast, self.autocast_dtype) == (
+            other.device,
+            other.autocast,
+            other.autocast_dtype,
+        ) and all(a is b or (a is not None and torch.equal(a, b)) for a, b in rngs)
+
     def restore_rng(self) -> None:
         """Set the random state back to this one."""
         torch.set_rng_state(self.rng)

@@ -1,10 +1,36 @@
 """Samplers, each with its declared order and calculus."""
 
 from adjointdeis.solvers.base import Solver, State
+from adjointdeis.solvers.bdia import BDIA
+from adjointdeis.solvers.belm import OBELM
 from adjointdeis.solvers.ddim import DDIM
 from adjointdeis.solvers.dpm_solver import DPMSolverPP
+from adjointdeis.solvers.edict import EDICT
+from adjointdeis.solvers.reversible import (
+    AmplificationWarning,
+    GridEndError,
+    Pair,
+    ReversibleSolver,
+)
+from adjointdeis.solvers.rex import Rex
 from adjointdeis.solvers.runge_kutta import RungeKutta
 from adjointdeis.solvers.sde_dpm_solver import SDEDPMSolver
 from adjointdeis.solvers.step_function import StepFunction
 
-__all__ = ["DDIM", "DPMSolverPP", "RungeKutta", "SDEDPMSolver", "Solver", "State", "StepFunction"]
+__all__ = [
+    "BDIA",
+    "DDIM",
+    "EDICT",
+    "OBELM",
+    "AmplificationWarning",
+    "DPMSolverPP",
+    "GridEndError",
+    "Pair",
+    "ReversibleSolver",
+    "Rex",
+    "RungeKutta",
+    "SDEDPMSolver",
+    "Solver",
+    "State",
+    "StepFunction",
+]
