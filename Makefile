@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Two threads suit a laptop; a workstation can say THREADS=16.
 THREADS ?= 2
 
-.PHONY: quickstart test studies docs lint format clean help
+.PHONY: quickstart test studies benchmarks docs lint format clean help
 
 help:            ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/'
@@ -21,6 +21,9 @@ studies: $(VENV)/.installed-dev  ## Run the slower studies marked `slow`
 
 docs: $(VENV)/.installed-dev     ## Build the pages into docs/_build, strictly: a warning fails
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build
+
+benchmarks: $(VENV)/.installed-dev  ## Time every gradient against its floor and its peers (12 minutes)
+	$(BIN)/python -W ignore experiments/benchmarks/run.py
 
 lint: $(VENV)/.installed-dev     ## Check style and types
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright

@@ -105,7 +105,9 @@ class Surroundings:
     def capture(cls, like: Tensor) -> "Surroundings":
         """The present surroundings on the device of ``like``."""
         device = like.device
-        autocast = torch.is_autocast_enabled(device.type)
+        # The meta device, on which memory is planned, has no autocast to ask about.
+        has_autocast = torch.amp.is_autocast_available(device.type)
+        autocast = has_autocast and torch.is_autocast_enabled(device.type)
         return cls(
             device=device,
             rng=torch.get_rng_state(),
