@@ -16,6 +16,7 @@ from adjointdeis.reporting import (
     run_tables as tables,
     write_report,
 )
+from adjointdeis.reporting.paired_tables import paired_table
 from adjointdeis.reporting.text import interval, percent
 
 VOID = {"meta", "link", "img", "br", "path", "use", "rect", "hr"}
@@ -145,7 +146,7 @@ def test_verdicts_add_up_to_the_count(bare_run):
 
 def test_the_paired_table_counts_every_pair_once(bare_run):
     run = Run.read(bare_run[0])
-    table = details.paired_table(run, run.headline[0])
+    table = paired_table(run, run.headline[0])
     assert table is not None
     assert len(table.rows) == 2 * 2
     for row in table.rows:

@@ -9,6 +9,7 @@ from pathlib import Path
 from adjointdeis.evaluation.storage import write_json
 from adjointdeis.files import write_atomically
 
+from . import paired_tables
 from .collect import Collection, Entry, collect
 from .comparability import ASSUMED
 from .document import (
@@ -24,6 +25,7 @@ from .document import (
     Strips,
     Table,
 )
+from .paired_tables import paired_lines
 from .paper_tables import NUMBERS, TITLES, Line, headline, lines, records, systems_of
 from .render_html import html
 from .render_latex import latex_table
@@ -32,7 +34,7 @@ from .report import RESPONSIBLE
 from .run import KNOWN, Condition
 from .sweep_plots import pareto_figure, sweep_figure
 from .table_grids import relative, run_links, table_grid
-from .text import PROBES, count, duration, interval, of, plural, rate_cell, share
+from .text import PROBES, count, duration, interval, of, plural, rate_cell, share, small
 
 
 def aggregate(
@@ -143,7 +145,7 @@ def _cells(
 ) -> tuple[Cell, ...]:
     e = line.ours
     detail = []
-    if e and e.label != line.label and line.paper:
+    if e and e.label != line.label and line.paper and "attack" in line.paper:
         detail.append(f"ours: {e.label}")
     if e and len(e.runs) > 1:
         detail.append(plural(len(e.runs), "seed"))
@@ -166,7 +168,7 @@ def _cells(
     if errors:
         error = (e.first.get("gradient_error") or None) if e else None
         cells.append(
-            Cell(f"{error['relative']:.3g}", (f"cosine {error['cosine']:.2f}",))
+            Cell(small(error["relative"]), (f"cosine {error['cosine']:.2f}",))
             if error
             else Cell(DASH)
         )
@@ -228,6 +230,9 @@ def _document(
             # The section's own title names the table already.
             short = table.title.removeprefix(f"{TITLES[name]}, ")
             blocks.append(replace(table, title=short))
+        for at in headline(rows)[:1]:
+            paired = paired_lines(name, rows, at)
+            blocks += [paired] if paired is not None else []
         blocks += grids.get(name, ())
         if figures.get(name):
             blocks.append(FigureRow("Ours and the paper's", tuple(figures[name])))
@@ -311,7 +316,8 @@ def _write_table(name: str, rows: list[Line], folder: Path, destination: Path) -
         written.append(_write(folder / f"{table.key}.tex", latex_table(table)))
     found = records(name, rows)
     path = folder / f"{name}.json"
-    write_json({"schema": 1, "table": name, "rows": found}, path)
+    tests = [r for at in headline(rows) for r in paired_tables.records(name, rows, at)]
+    write_json({"schema": 1, "table": name, "rows": found, "paired": tests}, path)
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, fieldnames=list(found[0]), lineterminator="\n")
     writer.writeheader()

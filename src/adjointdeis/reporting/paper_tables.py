@@ -201,6 +201,11 @@ def _own_label(name: str, entry: Entry) -> str:
     s = entry.settings
     if name == "table1" or not s.get("optimisation_steps"):
         return entry.label
+    if is_adjoint_deis_1(s) and s.get("learning_rate") is not None:
+        # The coordinates that the paper's own rows are named by.
+        states = f"{s['states']}, " if name == "table5" and s.get("states") else ""
+        calculus = f"{'SDE' if is_sde(s) else 'ODE'}, " if name == "table6" or is_sde(s) else ""
+        return f"{states}{calculus}η = {s['learning_rate']:g}, M = {s['adjoint_steps']}"
     calculus = "SDE" if is_sde(s) else "ODE"
     parts = [] if calculus in entry.label else [calculus]
     parts += [f"η = {s['learning_rate']:g}"] if s.get("learning_rate") is not None else []

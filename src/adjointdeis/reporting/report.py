@@ -26,6 +26,7 @@ from .document import (
 )
 from .errors import ReportError
 from .morph_grid import GridRow, morph_grid, write_morph_grid
+from .paired_tables import paired_table
 from .plots import run_figures
 from .render_html import html
 from .render_markdown import markdown
@@ -96,7 +97,7 @@ def run_document(run: Run, figures: dict[str, Sequence[Figure]], pairs: int = 8)
     results.append(_reading(run))
     optional = [
         details.gradient_table(run),
-        details.paired_table(run, at),
+        paired_table(run, at),
         tables.bootstrap_table(run, at),
         tables.bound_table(run, at),
         tables.sensitivity_table(run, at),

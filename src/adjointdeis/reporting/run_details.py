@@ -1,14 +1,9 @@
-"""The tables of one run behind its rates: thresholds, gradients, paired tests, costs, outcomes."""
-
-from collections.abc import Sequence
-
-from adjointdeis.evaluation import EvaluationError
-from adjointdeis.evaluation.paired import PairedComparison, compare_attacks
+"""The tables of one run behind its rates: thresholds, gradients, costs, outcomes."""
 
 from .document import DASH, Cell, Table, cells
-from .run import HEADLINE_VARIANTS, Condition, Run
-from .run_tables import belongs, labels
-from .text import count, duration, share
+from .run import Condition, Run
+from .run_tables import labels
+from .text import count, duration, share, small
 
 
 def threshold_table(run: Run) -> Table:
@@ -73,9 +68,9 @@ def gradient_table(run: Run) -> Table | None:
                 cells(
                     (
                         Cell(entry["label"], (str(method),) if method else ()),
-                        f"{error['relative']:.3g}",
+                        small(error["relative"]),
                         f"{error['cosine']:.3f}",
-                        f"{error['norm_ratio']:.3g}",
+                        small(error["norm_ratio"]),
                         str(error["pairs"]),
                     )
                 )
@@ -90,57 +85,6 @@ def gradient_table(run: Run) -> Table | None:
         notes=(
             "Relative error ‖g − g*‖/‖g*‖, cosine of the angle between g and g*, and ‖g‖/‖g*‖, "
             "with g over (x_T, z) at the first optimisation step; 0, 1 and 1 are exact.",
-        ),
-    )
-
-
-def paired_table(run: Run, at: Condition) -> Table | None:
-    """Every attack against the first on the same pairs; None where nothing can be paired."""
-    attacks = list(run.result["attacks"])
-    if len(attacks) < 2 or at.variant not in HEADLINE_VARIANTS:
-        return None
-    rows = []
-    for attack in attacks[1:]:
-        for c in _paired(run, attack, attacks[0], at):
-            bounds = (
-                f"[{100 * c.lo:+.1f}, {100 * c.hi:+.1f}]"
-                if c.lo is not None and c.hi is not None
-                else ""
-            )
-            rows.append(
-                (
-                    Cell(run.attack_label(attack), (run.system_label(c.system),)),
-                    Cell(f"{100 * c.difference:+.1f}", (bounds,) if bounds else ()),
-                    Cell(str(c.first_only)),
-                    Cell(str(c.second_only)),
-                    Cell(str(c.both)),
-                    Cell(str(c.neither)),
-                    Cell(f"{c.p_value:.2g}"),
-                    Cell(DASH if c.p_holm is None else f"{c.p_holm:.2g}"),
-                )
-            )
-    if not rows:
-        return None
-    base = run.attack_label(attacks[0])
-    return Table(
-        key="paired",
-        title=f"Is the difference to {base} more than chance?",
-        header=(
-            "Attack, recogniser",
-            "Difference, points",
-            "Only this",
-            f"Only {base}",
-            "Both",
-            "Neither",
-            "McNemar p",
-            "Holm p",
-        ),
-        rows=tuple(rows),
-        labels=labels(run, at)[:4],
-        notes=(
-            "Both attacks morph the same people: compare them here, never by overlapping Wilson "
-            "intervals. Counts of pairs; exact McNemar test; Holm over the recognisers; in "
-            "brackets the paired subject bootstrap of the difference.",
         ),
     )
 
@@ -225,26 +169,3 @@ def _call(text: object) -> tuple[str, tuple[str, ...]]:
     name, _, rest = str(text).partition("(")
     arguments = [a for a in rest.removesuffix(")").split(", ") if a]
     return name, tuple(a for a in arguments if not a.endswith(("=None", "=False")))
-
-
-def _paired(run: Run, attack: str, base: str, at: Condition) -> Sequence[PairedComparison]:
-    found: list[PairedComparison] = []
-    records = [r for r in run.thresholds if belongs(r, at)] or None
-    systems = [s for s in run.systems if run.row(attack, s, at) and run.row(base, s, at)]
-    try:
-        found = compare_attacks(
-            run.scores,
-            attack,
-            base,
-            records,
-            probe_policy=at.probe,
-            impostor_policy=at.impostors,
-            fmr=at.fmr,
-            systems=systems,
-            variant=at.variant,
-            replicates=1000,
-        )
-    except EvaluationError:
-        # No pair in common, or policies whose covariates the report does not have.
-        return []
-    return found

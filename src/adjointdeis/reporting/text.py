@@ -25,6 +25,11 @@ def percent(value: float | None, n: int | None = None) -> str:
     return f"{100 * value:.{digits}f}"
 
 
+def small(value: float) -> str:
+    """A ratio to three digits, without an exponent above one."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
 def share(value: float) -> str:
     """A target share as a reader writes it: 0.001 is `0.1%`."""
     return f"{100 * value:g}%"

@@ -1,0 +1,199 @@
+"""Is one attack stronger than another on the same pairs, within a run or across runs?
+
+Runs of one benchmark morph the same pairs and are judged at the same thresholds by the same
+networks, so that a row of a sweep may be tested against another one pair by pair. Where a network
+or a threshold differs between two runs, that recogniser is left out.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from adjointdeis.evaluation import EvaluationError, ScoreTable, concatenate
+from adjointdeis.evaluation.paired import PairedComparison, compare_attacks
+
+from .document import DASH, Cell, Table
+from .paper_tables import Line, is_adjoint_deis_1, is_sde
+from .run import HEADLINE_VARIANTS, Condition, Run
+from .run_tables import belongs, labels
+from .text import share
+
+FIRST, SECOND = "first", "second"
+REPLICATES = 1000
+NOTES = (
+    "Both attacks morph the same people: compare them here, never by overlapping Wilson "
+    "intervals. Counts of pairs; exact McNemar test; Holm over the recognisers; in "
+    "brackets the paired subject bootstrap of the difference.",
+)
+
+
+def paired_table(run: Run, at: Condition) -> Table | None:
+    """Every attack of a run against its first; None where nothing can be paired."""
+    attacks = list(run.result["attacks"])
+    found = [
+        (run.attack_label(attack), c, run)
+        for attack in attacks[1:]
+        for c in comparisons((run, attack), (run, attacks[0]), at)
+    ]
+    if not found:
+        return None
+    return _table("paired", run.attack_label(attacks[0]), found, labels(run, at)[:4])
+
+
+def paired_lines(name: str, rows: Sequence[Line], at: Condition) -> Table | None:
+    """Every row of a rebuilt table against its `baseline`, of several seeds the first."""
+    base = baseline(rows)
+    if base is None or base.ours is None:
+        return None
+    found = [
+        (line.label, c, base.ours.runs[0])
+        for line in rows
+        if line.ours is not None and line.ours is not base.ours
+        for c in comparisons(_side(line), _side(base), at)
+    ]
+    if not found:
+        return None
+    stated = (
+        ("Probe", at.probe),
+        ("Impostors", at.impostors),
+        ("Variant", at.variant),
+        ("FMR target", share(at.fmr)),
+    )
+    return _table(f"{name}-paired", base.label, found, stated)
+
+
+def baseline(rows: Sequence[Line]) -> Line | None:
+    """The row that others are compared with: DiM-A, or the paper's own setting, or the first."""
+    ours = [line for line in rows if line.ours is not None]
+    for line in ours:
+        if line.paper and line.paper.get("attack") == "DiM-A":
+            return line
+    for line in ours:
+        assert line.ours is not None
+        s = line.ours.settings
+        chosen = (s.get("learning_rate"), s.get("adjoint_steps"), s.get("states") or "recorded")
+        if is_adjoint_deis_1(s) and not is_sde(s) and chosen in (
+            (0.1, 20, "recorded"), (0.01, 20, "recorded"),
+        ):  # fmt: skip
+            return line
+    return ours[0] if ours else None
+
+
+def comparisons(
+    first: tuple[Run, str], second: tuple[Run, str], at: Condition
+) -> Sequence[PairedComparison]:
+    """The first attack against the second on every recogniser that judged both alike."""
+    if at.variant not in HEADLINE_VARIANTS:
+        return []
+    (run, attack), (other, base) = first, second
+    systems = [
+        s
+        for s in other.systems
+        if s in run.systems
+        and _fingerprint(run, s) == _fingerprint(other, s)
+        and _judged_alike(run.row(attack, s, at), other.row(base, s, at))
+    ]
+    if not systems:
+        return []
+    try:
+        return compare_attacks(
+            _joined(first, second, systems),
+            FIRST,
+            SECOND,
+            [r for r in other.thresholds if belongs(r, at)] or None,
+            probe_policy=at.probe,
+            impostor_policy=at.impostors,
+            fmr=at.fmr,
+            systems=systems,
+            variant=at.variant,
+            replicates=REPLICATES,
+        )
+    except EvaluationError:
+        # No pair in common, or policies whose covariates the report does not have.
+        return []
+
+
+def records(name: str, rows: Sequence[Line], at: Condition) -> list[dict[str, Any]]:
+    """The comparisons of `paired_lines` as JSON-ready records."""
+    base = baseline(rows)
+    if base is None:
+        return []
+    return [
+        {
+            "table": name,
+            "probe_policy": at.probe,
+            "impostor_policy": at.impostors,
+            "fmr_target": at.fmr,
+            **c.to_dict(),
+            "first": line.label,
+            "second": base.label,
+        }
+        for line in rows
+        if line.ours is not None and line.ours is not base.ours
+        for c in comparisons(_side(line), _side(base), at)
+    ]
+
+
+def _side(line: Line) -> tuple[Run, str]:
+    assert line.ours is not None
+    return line.ours.runs[0], line.ours.attack
+
+
+def _fingerprint(run: Run, system: str) -> str | None:
+    return run.result["systems"][system].get("fingerprint")
+
+
+def _judged_alike(one: dict[str, Any] | None, two: dict[str, Any] | None) -> bool:
+    return one is not None and two is not None and one["tau"] == two["tau"]
+
+
+def _joined(first: tuple[Run, str], second: tuple[Run, str], systems: Sequence[str]) -> ScoreTable:
+    """Both attacks' morphs under two plain names, with the bona fide rows of the second's run."""
+    parts = []
+    for (run, attack), name in ((first, FIRST), (second, SECOND)):
+        own = run.scores.select(kind="morph", attack=attack, system=systems)
+        columns = {**own.columns, "attack": np.full(len(own), name)}
+        parts.append(ScoreTable.from_columns(**columns))
+    scores = second[0].scores
+    parts.append(scores.select(kind=("mated", "nonmated"), system=systems))
+    joined = concatenate(parts)
+    return ScoreTable(joined.columns, scores.metadata, joined.source, joined.lines)
+
+
+def _table(
+    key: str,
+    base: str,
+    found: Sequence[tuple[str, PairedComparison, Run]],
+    stated: tuple[tuple[str, str], ...],
+) -> Table:
+    rows = []
+    for label, c, run in found:
+        known = c.lo is not None and c.hi is not None
+        bounds = (f"[{100 * c.lo:+.1f}, {100 * c.hi:+.1f}]",) if known else ()  # type: ignore[operator]
+        rows.append(
+            (
+                Cell(label, (run.system_label(c.system),)),
+                Cell(f"{100 * c.difference:+.1f}", bounds),
+                *(Cell(str(k)) for k in (c.first_only, c.second_only, c.both, c.neither)),
+                Cell(f"{c.p_value:.2g}"),
+                Cell(DASH if c.p_holm is None else f"{c.p_holm:.2g}"),
+            )
+        )
+    return Table(
+        key=key,
+        title=f"Is the difference to {base} more than chance?",
+        header=(
+            "Attack, recogniser",
+            "Difference, points",
+            "Only this",
+            f"Only {base}",
+            "Both",
+            "Neither",
+            "McNemar p",
+            "Holm p",
+        ),
+        rows=tuple(rows),
+        labels=stated,
+        notes=NOTES,
+    )
