@@ -101,7 +101,7 @@ def test_citation_file_is_valid() -> None:
 
 
 PAGES = [ROOT / "README.md", ROOT / "RESPONSIBLE_USE.md", ROOT / "CHANGELOG.md"]
-PAGES += sorted((ROOT / "experiments").rglob("*.md"))
+PAGES += sorted((ROOT / "experiments").rglob("*.md")) + sorted((ROOT / "docs").rglob("*.md"))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())

@@ -10,6 +10,7 @@ from adjointdeis.diffusion.denoiser import (
     EpsFromX0,
     FromTimesteps,
 )
+from adjointdeis.diffusion.from_diffusers import DiffusersModel, from_diffusers
 from adjointdeis.diffusion.grid import Node, TimeGrid
 from adjointdeis.diffusion.noise import BrownianPath, Noise, RecordedNoise, as_noise
 from adjointdeis.diffusion.oracles import GaussianDenoiser, MixtureDenoiser
@@ -21,6 +22,7 @@ __all__ = [
     "ClassifierFreeGuidance",
     "CycleSDE",
     "Denoiser",
+    "DiffusersModel",
     "EpsFromFlow",
     "EpsFromV",
     "EpsFromX0",
@@ -37,4 +39,5 @@ __all__ = [
     "VPLinear",
     "as_noise",
     "checkpoint_blocks",
+    "from_diffusers",
 ]

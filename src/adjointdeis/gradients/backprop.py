@@ -32,6 +32,7 @@ class Backprop(GradientMethod):
     z_t: ClassVar[bool] = True
     theta: ClassVar[bool] = True
     exact: ClassVar[bool] = True
+    any_network: ClassVar[bool] = True
     memory: ClassVar[str] = "N activations"
 
     def rollout(

@@ -27,6 +27,8 @@ class GradientMethod(ABC):
         x_T, z, z_t, theta: what it differentiates with respect to: initial noise, constant
             condition, scheduled condition, weights.
         exact: whether the result is the gradient of the sampler that ran.
+        any_network: whether the sampler is a black box to it, so that the network need not
+            predict eps.
         memory: what is held between the passes, for N steps.
     """
 
@@ -37,6 +39,7 @@ class GradientMethod(ABC):
     z_t: ClassVar[bool]
     theta: ClassVar[bool]
     exact: ClassVar[bool]
+    any_network: ClassVar[bool] = False
     memory: ClassVar[str]
 
     @abstractmethod
@@ -72,6 +75,13 @@ class GradientMethod(ABC):
             raise NotSupportedError(
                 f"{name} does not differentiate {solver.calculus} solvers, and "
                 f"{type(solver).__name__} is one; use gradient=DiscreteAdjoint()"
+            )
+        predicts = getattr(solver, "predicts", "eps")
+        if predicts != "eps" and not self.any_network:
+            raise NotSupportedError(
+                f"{name} needs a network that predicts eps, and {type(solver).__name__} takes one "
+                f"that predicts {predicts}; convert it (EpsFromFlow, EpsFromV, EpsFromX0), or "
+                "use gradient=DiscreteAdjoint()"
             )
         wants_z = any(z.requires_grad for z in zs)
         asked = (

@@ -122,6 +122,7 @@ class DiscreteAdjoint(StepwiseMethod):
     z_t: ClassVar[bool] = True
     theta: ClassVar[bool] = True
     exact: ClassVar[bool] = True
+    any_network: ClassVar[bool] = True
     memory: ClassVar[str] = "N latents; s latents with s snapshots"
 
     def __post_init__(self) -> None:

@@ -69,6 +69,7 @@ class FlowGrad(StepwiseMethod):
     z_t: ClassVar[bool] = True
     theta: ClassVar[bool] = True
     exact: ClassVar[bool] = False
+    any_network: ClassVar[bool] = True
     memory: ClassVar[str] = "N latents"
 
     def __post_init__(self) -> None:

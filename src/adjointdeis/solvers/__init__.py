@@ -6,6 +6,7 @@ from adjointdeis.solvers.belm import OBELM
 from adjointdeis.solvers.ddim import DDIM
 from adjointdeis.solvers.dpm_solver import DPMSolverPP
 from adjointdeis.solvers.edict import EDICT
+from adjointdeis.solvers.flow_euler import FlowEuler
 from adjointdeis.solvers.reversible import (
     AmplificationWarning,
     GridEndError,
@@ -24,6 +25,7 @@ __all__ = [
     "OBELM",
     "AmplificationWarning",
     "DPMSolverPP",
+    "FlowEuler",
     "GridEndError",
     "Pair",
     "ReversibleSolver",

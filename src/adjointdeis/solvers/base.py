@@ -21,9 +21,12 @@ class Solver:
         order: order of convergence in the largest step, for the ODE or in the strong sense.
         calculus: "ode" for the probability flow, "sde" for the reverse SDE.
         multistep: whether ``state`` carries earlier predictions.
+        predicts: what the network given to ``sample`` predicts; all but "eps" is refused by the
+            gradient methods that evaluate the network themselves.
     """
 
     calculus: ClassVar[Literal["ode", "sde"]] = "ode"
+    predicts: ClassVar[str] = "eps"
 
     def initial_state(self, x_T: Tensor, grid: TimeGrid) -> State:
         """State before the first step; may depend on x_T, differentiably."""
