@@ -10,7 +10,14 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from adjointdeis.evaluation import ThresholdRecord
-from adjointdeis.faces.networks import DiffAE, DiffAEConfig, IResNet, IResNetConfig
+from adjointdeis.faces.networks import (
+    DiffAE,
+    DiffAEConfig,
+    IResNet,
+    IResNetConfig,
+    StyleGAN2,
+    StyleGAN2Config,
+)
 from adjointdeis.faces.recognisers.crop import FaceCrop
 from adjointdeis.faces.weights import fingerprint, save_network
 
@@ -66,6 +73,9 @@ def write_profile(root: Path) -> None:
     network = excite(DiffAE(small_autoencoder()), 1)
     sha256 = save_network(network, root / "diffae.safetensors", dtype=torch.float32)
     files["diffae.safetensors"] = {"sha256": sha256, "licence": licence, "prediction": "v"}
+    generator = StyleGAN2(StyleGAN2Config(SIZE, 8, 8, 2, channel_base=64, channel_max=8))
+    sha256 = save_network(excite(generator, 9), root / "stylegan2.safetensors", dtype=torch.float32)
+    files["stylegan2.safetensors"] = {"sha256": sha256, "licence": licence}
     for seed, name in enumerate(("guide", "arcface", "adaface"), 2):
         config = IResNetConfig(SIZE, (1, 1, 1, 1), (8, 8, 8, 8), embedding_dim=8)
         network = excite(IResNet(config), seed)

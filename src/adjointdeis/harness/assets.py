@@ -12,12 +12,17 @@ from typing import Any, Literal
 
 import adjointdeis
 from adjointdeis.evaluation import ThresholdRecord
-from adjointdeis.faces.networks import DiffAE
+from adjointdeis.faces.networks import VGG16, DiffAE, IResNet, StyleGAN2
 from adjointdeis.faces.recognisers.crop import FaceCrop
 from adjointdeis.faces.recognisers.network import NetworkRecogniser
 from adjointdeis.faces.weights import WeightsError, fingerprint, load_network
 from adjointdeis.morphing.autoencoder import Autoencoder
+from adjointdeis.morphing.perceptual import TrunkMaps
+from adjointdeis.morphing.style_generator import StyleGenerator
 
+# Features of a recogniser's trunk have unit scale; the weight makes their loss as large as that of
+# structure, as the published weight does for VGG16's.
+TRUNK_WEIGHT = 0.2
 MINI = Path(adjointdeis.__file__).parent / "assets" / "mini"
 
 
@@ -104,6 +109,40 @@ def recogniser(file: str, profile: Profile) -> NetworkRecogniser:
         network=_load(profile, file),
         crop=FaceCrop(**entry["crop"]),
         fingerprint=entry["sha256"],
+        licence=entry["licence"],
+    )
+
+
+def style_generator(file: str, features: str, profile: Profile) -> StyleGenerator:
+    """The StyleGAN2 of a profile and the features of its perceptual loss, frozen.
+
+    Arguments:
+        file: The generator's file.
+        features: A VGG16's file, or an IResNet recogniser's for want of one.
+        profile: Where they are.
+    """
+    network, behind = _load(profile, file), _load(profile, features)
+    if not isinstance(network, StyleGAN2):
+        raise WeightsError(
+            f"{profile.root / file} holds a {type(network).__name__}, not a StyleGAN2"
+        )
+    if isinstance(behind, VGG16):
+        maps, weight = behind, 0.0002  # the published weight
+    elif isinstance(behind, IResNet):
+        maps, weight = TrunkMaps(behind), TRUNK_WEIGHT
+    else:
+        raise WeightsError(
+            f"{profile.root / features} holds a {type(behind).__name__}; the perceptual loss takes "
+            "a VGG16 or an IResNet"
+        )
+    entry = profile.entry(file)
+    return StyleGenerator(
+        network=network,
+        maps=maps,
+        maps_network=behind,
+        perceptual_weight=weight,
+        fingerprint=entry["sha256"],
+        maps_fingerprint=profile.entry(features)["sha256"],
         licence=entry["licence"],
     )
 

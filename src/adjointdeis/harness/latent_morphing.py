@@ -66,7 +66,8 @@ class LatentMorphing(L.LightningModule):
         self.directory, self.config = directory, config
         # Registered so that Lightning moves them to the device; frozen, so nothing is reduced.
         own = [used.network for used in (bench.autoencoder, bench.identity) if used is not None]
-        self.networks = torch.nn.ModuleList([*own, *attack.modules()])
+        gan = () if bench.gan is None else (bench.gan.network, bench.gan.maps_network)
+        self.networks = torch.nn.ModuleList([*own, *gan, *attack.modules()])
         self._batch: _Batch | None = None
 
     def configure_optimizers(self) -> None:

@@ -24,8 +24,9 @@ from adjointdeis.faces.recognisers.network import NetworkRecogniser
 from adjointdeis.faces.tensors import to_tensor
 from adjointdeis.morphing.autoencoder import Autoencoder, EncodingGrid
 from adjointdeis.morphing.identity_loss import IdentityDistances, IdentityLoss
+from adjointdeis.morphing.style_generator import StyleGenerator
 
-Need = Literal["autoencoder", "identity", "landmarks"]
+Need = Literal["autoencoder", "identity", "landmarks", "gan"]
 Template = Literal["dlib68", "tem"]
 Objective = Callable[[Tensor], Tensor]
 
@@ -126,6 +127,7 @@ class Workbench:
         device: Where tensors live.
         seed: Of everything random; each pair derives its own from it.
         measure_gradient: Compare an approximate gradient with the exact one at the first step.
+        gan: Style generator of MIPGAN and the features of its perceptual loss, or None.
     """
 
     autoencoder: Autoencoder | None
@@ -135,6 +137,7 @@ class Workbench:
     device: torch.device
     seed: int = 0
     measure_gradient: bool = False
+    gan: StyleGenerator | None = None
 
     def generator(self) -> tuple[Autoencoder, Encoder]:
         """The autoencoder and its encoder; an attack that calls this lists "autoencoder"."""
@@ -142,13 +145,23 @@ class Workbench:
             raise ValueError("this attack needs an autoencoder, and the workbench has none")
         return self.autoencoder, self.encoder
 
-    def against(self, sources: Sources) -> Callable[[Tensor], IdentityDistances]:
-        """Identity distances of images in [-1, 1] to their two sources, differentiably."""
+    def style_generator(self) -> StyleGenerator:
+        """The style generator; an attack that calls this lists "gan"."""
+        if self.gan is None:
+            raise ValueError("this attack needs a style generator, and the workbench has none")
+        return self.gan
+
+    def identity_loss(self) -> IdentityLoss:
+        """The identity loss; an attack that calls this lists "identity"."""
         if self.identity is None:
             raise ValueError("this attack needs an identity network, and the workbench has none")
-        loss = IdentityLoss(self.identity.features)
+        return IdentityLoss(self.identity.features)
+
+    def against(self, sources: Sources) -> Callable[[Tensor], IdentityDistances]:
+        """Identity distances of images in [-1, 1] to their two sources, differentiably."""
+        loss = self.identity_loss()
         with torch.no_grad():
-            v_a, v_b = (self.identity.features(side) for side in sources.tensors(self.device))
+            v_a, v_b = (loss.features(side) for side in sources.tensors(self.device))
         return lambda images: loss(images, v_a, v_b)
 
 

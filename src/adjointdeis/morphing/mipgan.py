@@ -48,7 +48,7 @@ from adjointdeis.morphing.ms_ssim import ms_ssim
 from adjointdeis.morphing.perceptual import FeatureMaps, perceptual_distance
 
 
-class StyleGenerator(Protocol):
+class Synthesis(Protocol):
     """What MIPGAN needs of a generator: images as a differentiable function of styles."""
 
     def synthesise(self, styles: Tensor) -> Tensor:
@@ -224,7 +224,7 @@ class StyleOptimisation:
 
     def __init__(
         self,
-        generator: StyleGenerator,
+        generator: Synthesis,
         objective: Callable[[Tensor], Tensor],
         styles: Tensor,
         descent: StyleDescent,
@@ -233,9 +233,12 @@ class StyleOptimisation:
         self.styles = styles.detach().clone().requires_grad_()
         self.optimizer = torch.optim.Adam([self.styles], lr=descent.rate(0))
         self.steps = 0
+        self.gradient_norm: Tensor | None = None
 
     def step(self) -> Tensor:
         """One gradient step; returns the losses (B) before it.
+
+        ``gradient_norm`` then holds the Euclidean norm of each sample's gradient, (B).
 
         Raises:
             RuntimeError: A loss is not finite.
@@ -251,6 +254,7 @@ class StyleOptimisation:
                 f"({self.descent.learning_rate}) or check the sources"
             )
         self.styles.grad = gradient
+        self.gradient_norm = gradient.flatten(1).norm(dim=1)
         self.optimizer.step()
         self.steps += 1
         return losses.detach()
@@ -315,7 +319,7 @@ class MIPGAN:
         projection_loss: From feature maps and images to the loss of a projection.
     """
 
-    generator: StyleGenerator
+    generator: Synthesis
     maps: FeatureMaps
     identity: IdentityLoss
     weights: MIPGANWeights = MIPGANWeights()
@@ -334,21 +338,21 @@ class MIPGAN:
 
     def begin(
         self, images_a: Tensor, images_b: Tensor, styles: Sequence[Tensor]
-    ) -> tuple[StyleOptimisation, MIPGANLoss]:
+    ) -> tuple[StyleOptimisation, "WeightedLoss"]:
         """The morph's optimisation, at the mean of the sources' styles, and its loss."""
         loss = MIPGANLoss(self.maps, self.identity, images_a, images_b)
+        objective = WeightedLoss(loss, self.weights)
         start = (styles[0] + styles[1]).detach() / 2
-        objective = _Weighted(loss, self.weights)
-        return StyleOptimisation(self.generator, objective, start, self.descent), loss
+        return StyleOptimisation(self.generator, objective, start, self.descent), objective
 
     def __call__(self, images_a: Tensor, images_b: Tensor) -> StyleMorphs:
         """Morphs two batches of sources in [-1, 1], (B, 3, S, S)."""
         sources = [self.project(images) for images in (images_a, images_b)]
-        optimisation, loss = self.begin(images_a, images_b, [s.styles for s in sources])
+        optimisation, objective = self.begin(images_a, images_b, [s.styles for s in sources])
         losses = optimisation.run()
         images = optimisation.images()
         with torch.no_grad():
-            terms = loss(images)
+            terms = objective.loss(images)
         return StyleMorphs(
             images=images,
             styles=optimisation.styles.detach(),
@@ -364,10 +368,13 @@ class MIPGAN:
         return self.projection.steps + self.descent.steps + 1
 
 
-@dataclass(frozen=True, eq=False)
-class _Weighted:
-    loss: MIPGANLoss
-    weights: MIPGANWeights
+class WeightedLoss:
+    """The weighted sum of MIPGAN's losses; ``terms`` are those of the last images it saw."""
+
+    def __init__(self, loss: MIPGANLoss, weights: MIPGANWeights) -> None:
+        self.loss, self.weights = loss, weights
+        self.terms: MIPGANTerms | None = None
 
     def __call__(self, images: Tensor) -> Tensor:
-        return self.loss(images).total(self.weights)
+        self.terms = self.loss(images)
+        return self.terms.total(self.weights)

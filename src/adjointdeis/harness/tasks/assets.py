@@ -28,7 +28,7 @@ class OfficialFile:
         kind: Entry of :data:`adjointdeis.faces.checkpoints.KINDS`.
         use: What it is for.
         source: Which of the published files it is.
-        system: Name of the recogniser in score files, or None for the autoencoder.
+        system: Name of the recogniser in score files, or None for another network.
         label: Its name in tables.
     """
 
@@ -80,6 +80,19 @@ PAPER = (
         "adaface_ir101_ms1mv2.ckpt",
         "adaface",
         "AdaFace",
+    ),
+    OfficialFile(
+        "stylegan2_ffhq1024.safetensors",
+        "stylegan2",
+        # MIPGAN's own generators were fine-tuned on passport-like photographs and are not public.
+        "generator of MIPGAN, if you run it",
+        "stylegan2_ffhq.pt, the state dict of G_ema of ffhq.pkl",
+    ),
+    OfficialFile(
+        "vgg16.safetensors",
+        "vgg16",
+        "features of MIPGAN's perceptual loss",
+        "vgg16_features-amdegroot-88682ab5.pth",
     ),
 )
 
@@ -135,7 +148,7 @@ def _official(profile: assets.Profile) -> list[dict[str, Any]]:
         else:
             row["convert"] = (
                 f"python -m adjointdeis.faces.checkpoints --kind {wanted.kind} "
-                f"{Path(wanted.source).name} {path}"
+                f"{Path(wanted.source.partition(',')[0]).name} {path}"
             )
         rows.append(row)
     if files:
@@ -150,8 +163,10 @@ def _manifest_entry(wanted: OfficialFile, path: Path) -> dict[str, Any]:
         "licence": header.get("licence") or KINDS[wanted.kind].licence,
         "source_sha256": header.get("source_sha256"),
     }
-    if wanted.system is None:
+    if wanted.kind == "diffae":
         return entry | {"kind": "autoencoder", "prediction": "eps"}
+    if wanted.system is None:
+        return entry | {"kind": {"stylegan2": "generator", "vgg16": "features"}[wanted.kind]}
     # The paper feeds the whole aligned image, resized; AdaFace's network wants blue first.
     crop = {"size": 112, "bgr": KINDS[wanted.kind].colours == "bgr"}
     return entry | {

@@ -83,11 +83,13 @@ def workbench(
 ) -> Workbench:
     """Networks and landmarks that some attack needs; a profile may lack what none does."""
     needs = frozenset().union(*(attack.needs for attack in attacks))
-    autoencoder = identity = None
+    autoencoder = identity = gan = None
     if "autoencoder" in needs:
         autoencoder = assets.autoencoder(cfg.assets.autoencoder, profile)
     if "identity" in needs:
         identity = assets.recogniser(cfg.assets.identity, profile)
+    if "gan" in needs:
+        gan = assets.style_generator(cfg.assets.generator, cfg.assets.perceptual, profile)
     cache = Path(cfg.paths.data) / "encodings"
     return Workbench(
         autoencoder,
@@ -97,6 +99,7 @@ def workbench(
         torch.device("cpu"),
         cfg.seed or 0,
         cfg.optimisation.measure_gradient,
+        gan,
     )
 
 
@@ -107,6 +110,10 @@ def recipe_of(attack: Attack, bench: Workbench) -> str:
         made_of["autoencoder"] = bench.autoencoder.fingerprint
     if bench.identity is not None and "identity" in attack.needs:
         made_of["identity"] = bench.identity.fingerprint
+    if bench.gan is not None and "gan" in attack.needs:
+        made_of["generator"] = bench.gan.fingerprint
+        made_of["perceptual"] = bench.gan.maps_fingerprint
+        made_of["perceptual_weight"] = str(bench.gan.perceptual_weight)
     return digest({"attack": attack.settings(), "assets": made_of, "seed": bench.seed})
 
 
@@ -195,6 +202,7 @@ def _conclude(
                 for name, item in (
                     ("autoencoder", bench.autoencoder),
                     ("identity", bench.identity),
+                    ("generator", bench.gan),
                 )
                 if item is not None
             },
