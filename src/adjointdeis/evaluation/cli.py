@@ -4,7 +4,18 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-COMMANDS = ("score", "compare", "map", "mad", "threshold", "convert", "verify", "synth", "paper")
+COMMANDS = (
+    "score",
+    "compare",
+    "map",
+    "mad",
+    "threshold",
+    "convert",
+    "verify",
+    "sign",
+    "synth",
+    "paper",
+)
 _EPILOG = """\
 examples:
   adjointdeis-eval synth demo.csv --subjects demo-subjects.csv
@@ -89,6 +100,12 @@ def parser() -> argparse.ArgumentParser:
     verify.add_argument("--source", nargs="+", default=[], metavar="IMAGE",
                         help="also check that these images are among the sources")  # fmt: skip
     verify.add_argument("--json", action="store_true", help="print JSON, one object a line")
+
+    sign = commands.add_parser("sign", help="sign morphs with content credentials (C2PA)")
+    sign.add_argument("images", nargs="+", metavar="FILE")
+    sign.add_argument("--certificate", required=True, metavar="PEM", help="chain, your own first")
+    sign.add_argument("--key", required=True, metavar="PEM", help="private key, PKCS 8")
+    sign.add_argument("--algorithm", default="es256", help="what the key is for (default es256)")
 
     synth = commands.add_parser("synth", help="write synthetic scores to try the command on")
     synth.add_argument("scores", metavar="OUT.csv")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..files import write_atomically
-from . import markdown
+from . import credentials, markdown
 from .detection import detection_rows
 from .errors import EvaluationError
 from .formats import Labels, read as read_format, write as write_format
@@ -152,7 +152,7 @@ def convert(options: Namespace) -> None:
 
 
 def verify(options: Namespace) -> int:
-    """Prints the provenance of every image; 1 when one has none or other sources."""
+    """Prints the provenance of every image; 1 when one has none, other sources or a broken signature."""
     failed = False
     for image in options.images:
         try:
@@ -161,18 +161,31 @@ def verify(options: Namespace) -> int:
             print(error, file=sys.stderr)
             failed = True
             continue
+        signed = credentials.read_credentials(image)
+        failed |= signed is not None and signed["state"] == "Invalid"
         if options.json:
-            print(json.dumps({"file": image, **found}, ensure_ascii=False))
+            line = {"file": image, **found, "credentials": signed}
+            print(json.dumps(line, ensure_ascii=False))
         else:
             print(f"{image}: {found['notice']}")
             for key in ("tool", "version", "attack", "config_hash"):
                 print(f"  {key}: {found[key]}")
             for source in _listed(found["source_hashes"]):
                 print(f"  source: {source}")
+            if signed is not None:
+                why = f" ({', '.join(signed['problems'])})" if signed["problems"] else ""
+                print(f"  signature: {signed['state']}, by {signed['signer']}{why}")
         if options.source and not sources_match(found, options.source):
             print(f"{image}: not made from {', '.join(options.source)}", file=sys.stderr)
             failed = True
     return int(failed)
+
+
+def sign(options: Namespace) -> None:
+    """Signs every image in place."""
+    for image in options.images:
+        credentials.sign(image, options.certificate, options.key, options.algorithm)
+        print(f"{image}: signed", file=sys.stderr)
 
 
 def synth(options: Namespace) -> None:

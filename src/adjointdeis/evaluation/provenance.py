@@ -14,7 +14,7 @@ import json
 import os
 import struct
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -65,12 +65,22 @@ def png_texts(path: str | os.PathLike[str]) -> dict[str, str]:
         EvaluationError: missing file, not a PNG, truncated, or with a wrong checksum.
     """
     path = Path(path)
+    found = (chunk for chunk in chunks(path) if chunk[0] in (b"tEXt", b"zTXt", b"iTXt"))
+    return dict(_text(path, kind, body) for kind, body in found)
+
+
+def chunks(path: str | os.PathLike[str]) -> Iterator[tuple[bytes, bytes]]:
+    """(kind, body) of every chunk of a PNG up to its end; checksums are verified.
+
+    Raises:
+        EvaluationError: missing file, not a PNG, truncated, or with a wrong checksum.
+    """
+    path = Path(path)
     if not path.is_file():
         raise EvaluationError(f"{path}: no such file")
     data = path.read_bytes()
     if not data.startswith(_SIGNATURE):
         raise EvaluationError(f"{path}: not a PNG file; morphs of this project are PNG")
-    texts: dict[str, str] = {}
     at = len(_SIGNATURE)
     while at < len(data):
         if at + 12 > len(data):
@@ -83,12 +93,10 @@ def png_texts(path: str | os.PathLike[str]) -> dict[str, str]:
             raise EvaluationError(f"{path}: truncated PNG")
         if zlib.crc32(kind + body) != struct.unpack(">I", check)[0]:
             raise EvaluationError(f"{path}: chunk {kind.decode('latin-1')} has a wrong checksum")
-        if kind in (b"tEXt", b"zTXt", b"iTXt"):
-            key, text = _text(path, kind, body)
-            texts[key] = text
+        yield kind, body
         at += 12 + length
         if kind == b"IEND":
-            return texts
+            return
     raise EvaluationError(f"{path}: truncated PNG")
 
 
