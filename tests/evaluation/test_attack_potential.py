@@ -4,13 +4,25 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from adjointdeis.evaluation import EvaluationError, ScoreError, group, vulnerability
+from adjointdeis.evaluation import (
+    EvaluationError,
+    ScoreError,
+    ScoreTable,
+    concatenate,
+    estimate_thresholds,
+    group,
+    vulnerability,
+)
 from adjointdeis.evaluation.attack_potential import (
     attack_potential,
     bootstrap_attack_potential,
     generalised_attack_potential,
 )
-from adjointdeis.evaluation.generality import MAP_ROW_KEYS, evaluate_attack_potential
+from adjointdeis.evaluation.generality import (
+    MAP_ROW_KEYS,
+    evaluate_attack_potential,
+    evaluate_generality,
+)
 from adjointdeis.evaluation.uncertainty import draw_subjects
 
 
@@ -137,3 +149,40 @@ def test_rows_carry_labels_and_intervals(table):
         assert row["bootstrap_tau"] == "re-estimated"
     one = evaluate_attack_potential(table, fmr=0.01, systems=["adaface"], replicates=0)
     assert {(row["r"], row["c"]) for row in one} == {(1, 1)}
+
+
+def test_generality_rows_average_over_attacks(table):
+    rows = evaluate_generality(table, fmr=0.01)
+    assert [row["probe_policy"] for row in rows] == ["other", "source"]
+    systems = table.unique("system", kind="morph")
+    records = {s: estimate_thresholds(table, s, (0.01,))[0] for s in systems}
+    for row in rows:
+        by_system = []
+        for system, record in records.items():
+            # By hand: with one probe a subject, the share of morphs whose every score matches.
+            shares = []
+            for attack in row["attacks"]:
+                own = table.select(
+                    kind="morph", system=system, attack=attack, probe_policy=row["probe_policy"]
+                )
+                matched: dict[str, bool] = {}
+                for morph, score in zip(own["morph_id"], own["score"], strict=True):
+                    matched[morph] = matched.get(morph, True) and bool(record.matches(score))
+                shares.append(np.mean(list(matched.values())))
+            by_system.append(shares)
+        per_attack = np.array(by_system)
+        for over, take in (("min", np.min), ("mean", np.mean), ("max", np.max)):
+            assert row[over] == pytest.approx(take(per_attack, axis=0).mean(), abs=1e-12)
+        failed = table.select(kind="morph", probe_policy=row["probe_policy"])["status"] != "ok"
+        assert row["n_failed"] == failed.sum() > 0
+
+
+def test_the_worst_case_is_no_attack_and_ragged_probes_have_no_generality(table):
+    rows = table.select(kind="morph", attack="weak").to_rows()
+    bound = ScoreTable.from_rows([row | {"attack": "worst-case"} for row in rows])
+    with_bound = evaluate_generality(concatenate([table, bound]), fmr=0.01)
+    assert with_bound == evaluate_generality(table, fmr=0.01)
+    extra = next(r for r in rows if r["probe_policy"] == "other") | {"probe_id": "one more"}
+    ragged = concatenate([table, ScoreTable.from_rows([*rows, extra])])
+    other, source = evaluate_generality(ragged, fmr=0.01)
+    assert other["min"] is None and source["min"] is not None

@@ -1,5 +1,6 @@
 """The command: every subcommand end to end, errors of one line, and nothing heavy at start."""
 
+import csv
 import json
 import subprocess
 import sys
@@ -56,9 +57,19 @@ def test_other_commands_print_their_tables(scores, capsys):
                  "--replicates", "20"]) == 0  # fmt: skip
     assert "McNemar p" in capsys.readouterr().out
     assert main(["map", str(scores), "--replicates", "0"]) == 0
-    assert "MAP[r, c] in % of N = 20: strong, probe other" in capsys.readouterr().out
-    assert main(["mad", str(scores)]) == 0
+    printed = capsys.readouterr().out
+    assert "MAP[r, c] in % of N = 20: strong, probe other" in printed
+    assert "G-MAP over all attacks" in printed and "strong, weak" in printed
+    det = scores.with_name("det.csv")
+    assert main(["mad", str(scores), "--det", str(det)]) == 0
     assert "max over attacks" in capsys.readouterr().out
+    with det.open(newline="") as file:
+        points = list(csv.DictReader(file))
+    for attack in ("strong", "weak", "max over attacks"):
+        curve = [(float(p["macer"]), float(p["bscer"])) for p in points if p["attack"] == attack]
+        # From "everything is a morph" to "nothing is": one rate rises, the other falls.
+        assert curve[0] == (0.0, 1.0) and curve[-1] == (1.0, 0.0)
+        assert curve == sorted(curve, key=lambda point: (point[0], -point[1]))
     assert main(["paper", "table4"]) == 0
     assert "94.89% (464/489)" in capsys.readouterr().out
 
@@ -121,6 +132,24 @@ def test_help_names_every_command(capsys):
     assert stopped.value.code == 0
     text = capsys.readouterr().out
     assert all(command in text for command in COMMANDS)
+
+
+def test_help_waits_for_nothing():
+    code = (
+        "import sys, adjointdeis.evaluation.cli as cli; cli.parser().format_help(); "
+        "print(sorted({'numpy', 'scipy', 'torch', 'c2pa'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (done.stderr, done.stdout) == ("", "[]\n")
+
+
+def test_every_public_name_is_at_home():
+    import adjointdeis.evaluation as evaluation
+
+    assert all(getattr(evaluation, name) is not None for name in evaluation.__all__)
+    assert set(evaluation.__all__) <= set(dir(evaluation))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        evaluation.nothing  # noqa: B018 - the access is the test
 
 
 def test_importing_the_library_imports_no_torch():

@@ -98,6 +98,9 @@ def test_rows_of_a_table(table):
     detector = DetectionScores.from_table(table, "detector")
     assert rows[2]["d_eer"] == detector.d_eer()[0]
     assert rows[0]["bscer10"]["k"] == detector.bscer_at_macer(0.1, "strong").k
+    assert rows[1]["macer100"]["k"] == detector.macer_at_bscer(0.01, "weak").k
+    worst = max((row["macer10"] for row in rows[:2]), key=lambda found: found["value"])
+    assert rows[2]["macer10"] == worst
     with pytest.raises(DetectionError, match="no mad row of system 'other'"):
         DetectionScores.from_table(table, "other")
 

@@ -3,37 +3,45 @@
 The way through: a `ScoreTable` (`read_scores`, `ScoreTable.from_rows`), a `ThresholdRecord`
 (`threshold_at_fmr`), and `evaluate` for rows with counts and intervals. `torchmetrics.py` holds
 the metric classes and is the only module here that imports torch; import it by its own name.
+Names are imported when first used, so that a command that only prints its help waits for nothing.
 """
 
-from .errors import DetectionError, EvaluationError, PolicyError, ScoreError, ThresholdMismatch
-from .groups import MorphScores, group, group_table
-from .metrics import (
-    VARIANTS,
-    fmmpmr,
-    iapmr,
-    minmax_mmpmr,
-    mmpmr,
-    mmpmr_curve,
-    prodavg_mmpmr,
-    rmmr,
-    vulnerability,
-)
-from .policies import IMPOSTOR_POLICIES, impostors
-from .protocol import (
-    ALL_VARIANTS,
-    INTERVALS,
-    ROW_KEYS,
-    WORST_CASE,
-    estimate_thresholds,
-    evaluate,
-)
-from .rates import Rate, clopper_pearson, rate, wilson
-from .scores import COLUMNS, ScoreTable, concatenate
-from .storage import read_scores, write_scores
-from .subjects import Subject, Subjects, read_subjects
-from .thresholds import ThresholdRecord, read_thresholds, threshold_at_fmr
-from .verification import equal_error_rate, false_match_rate, false_non_match_rate
-from .worst_case import worst_case_bound, worst_case_embedding, worst_case_scores
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .detection import DetectionScores, detection_rows
+    from .errors import DetectionError, EvaluationError, PolicyError, ScoreError, ThresholdMismatch
+    from .generality import evaluate_attack_potential, evaluate_generality
+    from .groups import MorphScores, group, group_table
+    from .metrics import (
+        VARIANTS,
+        fmmpmr,
+        iapmr,
+        minmax_mmpmr,
+        mmpmr,
+        mmpmr_curve,
+        prodavg_mmpmr,
+        rmmr,
+        vulnerability,
+    )
+    from .paired import compare_attacks, holm, mcnemar_exact
+    from .policies import IMPOSTOR_POLICIES, impostors
+    from .protocol import (
+        ALL_VARIANTS,
+        INTERVALS,
+        ROW_KEYS,
+        WORST_CASE,
+        estimate_thresholds,
+        evaluate,
+    )
+    from .rates import Rate, clopper_pearson, rate, wilson
+    from .scores import COLUMNS, ScoreTable, concatenate
+    from .storage import read_scores, write_scores
+    from .subjects import Subject, Subjects, read_subjects
+    from .thresholds import ThresholdRecord, read_thresholds, threshold_at_fmr
+    from .verification import equal_error_rate, false_match_rate, false_non_match_rate
+    from .worst_case import worst_case_bound, worst_case_embedding, worst_case_scores
 
 __all__ = [
     "ALL_VARIANTS",
@@ -44,6 +52,7 @@ __all__ = [
     "VARIANTS",
     "WORST_CASE",
     "DetectionError",
+    "DetectionScores",
     "EvaluationError",
     "MorphScores",
     "PolicyError",
@@ -55,17 +64,23 @@ __all__ = [
     "ThresholdMismatch",
     "ThresholdRecord",
     "clopper_pearson",
+    "compare_attacks",
     "concatenate",
+    "detection_rows",
     "equal_error_rate",
     "estimate_thresholds",
     "evaluate",
+    "evaluate_attack_potential",
+    "evaluate_generality",
     "false_match_rate",
     "false_non_match_rate",
     "fmmpmr",
     "group",
     "group_table",
+    "holm",
     "iapmr",
     "impostors",
+    "mcnemar_exact",
     "minmax_mmpmr",
     "mmpmr",
     "mmpmr_curve",
@@ -83,3 +98,90 @@ __all__ = [
     "worst_case_scores",
     "write_scores",
 ]
+
+_HOMES = {
+    "paired": ("compare_attacks", "holm", "mcnemar_exact"),
+    "generality": ("evaluate_attack_potential", "evaluate_generality"),
+    "detection": ("DetectionScores", "detection_rows"),
+    "errors": (
+        "DetectionError",
+        "EvaluationError",
+        "PolicyError",
+        "ScoreError",
+        "ThresholdMismatch",
+    ),
+    "groups": (
+        "MorphScores",
+        "group",
+        "group_table",
+    ),
+    "metrics": (
+        "VARIANTS",
+        "fmmpmr",
+        "iapmr",
+        "minmax_mmpmr",
+        "mmpmr",
+        "mmpmr_curve",
+        "prodavg_mmpmr",
+        "rmmr",
+        "vulnerability",
+    ),
+    "policies": (
+        "IMPOSTOR_POLICIES",
+        "impostors",
+    ),
+    "protocol": (
+        "ALL_VARIANTS",
+        "INTERVALS",
+        "ROW_KEYS",
+        "WORST_CASE",
+        "estimate_thresholds",
+        "evaluate",
+    ),
+    "rates": (
+        "Rate",
+        "clopper_pearson",
+        "rate",
+        "wilson",
+    ),
+    "scores": (
+        "COLUMNS",
+        "ScoreTable",
+        "concatenate",
+    ),
+    "storage": (
+        "read_scores",
+        "write_scores",
+    ),
+    "subjects": (
+        "Subject",
+        "Subjects",
+        "read_subjects",
+    ),
+    "thresholds": (
+        "ThresholdRecord",
+        "read_thresholds",
+        "threshold_at_fmr",
+    ),
+    "verification": (
+        "equal_error_rate",
+        "false_match_rate",
+        "false_non_match_rate",
+    ),
+    "worst_case": (
+        "worst_case_bound",
+        "worst_case_embedding",
+        "worst_case_scores",
+    ),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f".{module}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

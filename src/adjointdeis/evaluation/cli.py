@@ -75,6 +75,7 @@ def parser() -> argparse.ArgumentParser:
 
     mad = commands.add_parser("mad", help="morphing attack detection: MACER, BSCER, D-EER")
     _scores(mad, subjects=False)
+    mad.add_argument("--det", metavar="CSV", help="also write every operating point (DET curve)")
 
     threshold = commands.add_parser("threshold", help="estimate thresholds and write records")
     _scores(threshold)

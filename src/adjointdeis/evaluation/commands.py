@@ -5,19 +5,21 @@ import hashlib
 import json
 import sys
 from argparse import Namespace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
 from ..files import write_atomically
 from . import credentials, markdown
-from .detection import detection_rows
+from .detection import WORST, DetectionScores, detection_rows
 from .errors import EvaluationError
 from .formats import Labels, read as read_format, write as write_format
-from .generality import evaluate_attack_potential
+from .generality import evaluate_attack_potential, evaluate_generality
 from .paired import compare_attacks
 from .paper import SYSTEMS, paper_table
 from .protocol import INTERVALS, estimate_thresholds, evaluate
 from .provenance import NoProvenance, read_provenance, sources_match
+from .scores import ScoreTable
 from .storage import read_scores, write_json, write_scores
 from .subjects import Subjects, read_subjects
 from .thresholds import ThresholdRecord, read_thresholds
@@ -97,27 +99,37 @@ def compare(options: Namespace) -> None:
 
 
 def map(options: Namespace) -> None:
-    """Prints the matrix MAP[r, c] of every attack and probe policy."""
+    """Prints the matrix MAP[r, c] of every attack and probe policy, then G-MAP over the attacks."""
     _check_confidence(options)
+    table = read_scores(options.scores)
+    records = read_thresholds(options.thresholds) if options.thresholds else None
+    asked = {
+        "fmr": options.fmr,
+        "impostor_policy": options.impostors,
+        "subjects": _subjects(options),
+    }
     rows = evaluate_attack_potential(
-        read_scores(options.scores),
-        read_thresholds(options.thresholds) if options.thresholds else None,
-        fmr=options.fmr,
-        impostor_policy=options.impostors,
-        subjects=_subjects(options),
+        table,
+        records,
+        **asked,
         replicates=options.replicates,
         seed=options.seed,
         confidence=options.confidence,
     )
     print(markdown.potential_table(rows))
+    print(f"\n{markdown.generality_table(evaluate_generality(table, records, **asked))}")
 
 
 def mad(options: Namespace) -> None:
-    """Prints the detection rates of every detector."""
-    rows = detection_rows(read_scores(options.scores))
+    """Prints the detection rates of every detector, and writes their DET curves if asked."""
+    table = read_scores(options.scores)
+    rows = detection_rows(table)
     if not rows:
         raise EvaluationError(f"{options.scores}: no row of kind 'mad'")
     print(markdown.detection_table(rows))
+    if options.det:
+        write_atomically(Path(options.det), lambda f: csv.writer(f).writerows(_det(table)))
+        print(f"wrote {options.det}", file=sys.stderr)
 
 
 def threshold(options: Namespace) -> None:
@@ -152,7 +164,7 @@ def convert(options: Namespace) -> None:
 
 
 def verify(options: Namespace) -> int:
-    """Prints the provenance of every image; 1 when one has none, other sources or a broken signature."""
+    """Prints the provenance of every image; 1 for none, other sources or a broken signature."""
     failed = False
     for image in options.images:
         try:
@@ -223,6 +235,16 @@ def _check_confidence(options: Namespace) -> None:
 
 def _subjects(options: Namespace) -> Subjects | None:
     return read_subjects(options.subjects) if options.subjects else None
+
+
+def _det(table: ScoreTable) -> Iterator[tuple[Any, ...]]:
+    """Header, then an operating point a line, per detector and attack and for the worst case."""
+    yield ("system", "attack", "tau", "macer", "bscer")
+    for system in table.unique("system", kind="mad"):
+        scores = DetectionScores.from_table(table, system)
+        for attack in (*scores.attacks, None):
+            for point in zip(*scores.det(attack), strict=True):
+                yield (system, attack or WORST, *(repr(float(value)) for value in point))
 
 
 def _listed(hashes: Any) -> list[str]:

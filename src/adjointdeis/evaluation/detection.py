@@ -184,7 +184,8 @@ def detection_rows(
     """One row per detector and attack, and one for the worst case; JSON-ready.
 
     Keys: system, attack, d_eer, then k, n, value, lo, hi of bscer10, bscer20, bscer100 (BSCER at
-    MACER 10, 5 and 1%), n_failed_morph, n_failed_bonafide.
+    MACER 10, 5 and 1%) and of macer10, macer100 (MACER at BSCER 10 and 1%; of the worst case, that
+    of the attack with the largest), n_failed_morph, n_failed_bonafide.
     """
     rows = []
     for system in systems or table.unique("system", kind="mad"):
@@ -193,19 +194,24 @@ def detection_rows(
             row: dict[str, object] = {"system": system, "attack": attack or WORST}
             row["d_eer"] = scores.d_eer(attack)[0]
             for name, target in (("bscer10", 0.1), ("bscer20", 0.05), ("bscer100", 0.01)):
-                found = scores.bscer_at_macer(target, attack, confidence)
-                row[name] = {
-                    "k": found.k,
-                    "n": found.n,
-                    "value": found.value,
-                    "lo": found.lo,
-                    "hi": found.hi,
-                }
+                row[name] = _record(scores.bscer_at_macer(target, attack, confidence))
+            for name, target in (("macer10", 0.1), ("macer100", 0.01)):
+                tau = scores.tau_at_bscer(target)
+                found = (
+                    scores.macer(tau, attack, confidence)
+                    if attack
+                    else scores.macer_max(tau, confidence)[1]
+                )
+                row[name] = _record(found)
             failed = scores.n_failed
             row["n_failed_bonafide"] = failed.pop(BONA_FIDE)
             row["n_failed_morph"] = failed[attack] if attack else sum(failed.values())
             rows.append(row)
     return rows
+
+
+def _record(found: Rate) -> dict[str, object]:
+    return {"k": found.k, "n": found.n, "value": found.value, "lo": found.lo, "hi": found.hi}
 
 
 def _sorted(scores: np.ndarray, sign: float, name: str) -> np.ndarray:

@@ -1,16 +1,28 @@
-"""Rows of MAP[r, c] from a table of scores, with the labels and intervals of `protocol`."""
+"""Rows of MAP[r, c] and G-MAP from a table of scores, with the labels of `protocol`."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from .attack_potential import attack_potential, bootstrap_attack_potential
-from .errors import EvaluationError
-from .groups import group_table
-from .protocol import TAU_FIXED, TAU_REESTIMATED, chosen, draw_for, operating_points
+from .attack_potential import (
+    attack_potential,
+    bootstrap_attack_potential,
+    generalised_attack_potential,
+)
+from .errors import EvaluationError, ScoreError
+from .groups import MorphScores, group_table
+from .protocol import (
+    TAU_FIXED,
+    TAU_REESTIMATED,
+    WORST_CASE,
+    OperatingPoint,
+    chosen,
+    draw_for,
+    operating_points,
+)
 from .scores import ScoreTable
 from .subjects import Subjects
 from .thresholds import ThresholdRecord
-from .uncertainty import percentile_interval
+from .uncertainty import SubjectDraws, percentile_interval
 
 MAP_ROW_KEYS = (
     "attack",
@@ -61,15 +73,7 @@ def evaluate_attack_potential(
     policies = chosen(morphs, "probe_policy", probe_policies)
     draws = draw_for(table, replicates, seed) if replicates else None
     records = None if thresholds is None else list(thresholds)
-    points = {}
-    for system in systems:
-        found = operating_points(
-            table, system, records, (fmr,), (impostor_policy,), subjects, draws, confidence
-        )
-        wanted = [p for p in found if p.record.target_fmr == fmr]
-        if not wanted:
-            raise EvaluationError(f"no threshold record of {system!r} at FMR {fmr:g}")
-        points[system] = wanted[0]
+    points = _points(table, systems, records, fmr, impostor_policy, subjects, draws, confidence)
     taus = {s: p.record.oriented for s, p in points.items()}
     replicate_taus = {s: taus[s] if p.taus is None else p.taus for s, p in points.items()}
     fixed = any(p.taus is None for p in points.values())
@@ -100,3 +104,77 @@ def evaluate_attack_potential(
                     row = (*labels, *numbers, *tail)
                     rows.append(dict(zip(MAP_ROW_KEYS, row, strict=True)))
     return rows
+
+
+def evaluate_generality(
+    table: ScoreTable,
+    thresholds: Iterable[ThresholdRecord] | None = None,
+    *,
+    fmr: float = 0.001,
+    impostor_policy: str = "all",
+    subjects: Subjects | None = None,
+) -> list[dict[str, Any]]:
+    """G-MAP over all attacks, one row per probe policy: minimum, mean and maximum over systems.
+
+    The worst-case bound is no attack and is left out. Failures in the scores count as non-matches.
+
+    Returns:
+        probe_policy, impostor_policy, fmr_target, attacks, systems, min, mean, max, n_failed; the
+        three shares are None where some subject has another number of probes, for G-MAP pairs them.
+
+    Raises:
+        EvaluationError: when a system has no threshold at this FMR and policy.
+    """
+    morphs = table.select(kind="morph")
+    systems = chosen(morphs, "system", None)
+    attacks = [a for a in chosen(morphs, "attack", None) if a != WORST_CASE]
+    records = None if thresholds is None else list(thresholds)
+    points = _points(table, systems, records, fmr, impostor_policy, subjects, None, 0.95)
+    taus = {s: p.record.oriented for s, p in points.items()}
+    rows = []
+    for policy in chosen(morphs, "probe_policy", None):
+        groups: dict[str, dict[str, MorphScores]] = {
+            attack: {
+                s: group_table(morphs, attack=attack, system=s, probe_policy=policy)
+                for s in systems
+            }
+            for attack in attacks
+            if len(morphs.select(attack=attack, probe_policy=policy))
+        }
+        row: dict[str, Any] = {
+            "probe_policy": policy,
+            "impostor_policy": impostor_policy,
+            "fmr_target": fmr,
+            "attacks": list(groups),
+            "systems": systems,
+        }
+        for over in ("min", "mean", "max"):
+            try:
+                row[over] = generalised_attack_potential(groups, taus, over_systems=over)
+            except ScoreError:
+                row[over] = None
+        failed = [g.n_failed for own in groups.values() for g in own.values()]
+        rows.append({**row, "n_failed": sum(failed)})
+    return rows
+
+
+def _points(
+    table: ScoreTable,
+    systems: Sequence[str],
+    records: list[ThresholdRecord] | None,
+    fmr: float,
+    impostor_policy: str,
+    subjects: Subjects | None,
+    draws: SubjectDraws | None,
+    confidence: float,
+) -> dict[str, OperatingPoint]:
+    points = {}
+    for system in systems:
+        found = operating_points(
+            table, system, records, (fmr,), (impostor_policy,), subjects, draws, confidence
+        )
+        wanted = [p for p in found if p.record.target_fmr == fmr]
+        if not wanted:
+            raise EvaluationError(f"no threshold record of {system!r} at FMR {fmr:g}")
+        points[system] = wanted[0]
+    return points

@@ -98,11 +98,11 @@ def threshold_table(records: Sequence[ThresholdRecord]) -> str:
 def detection_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Rows of `detection_rows` as a table."""
     header = ["detector", "attack", "D-EER %", "BSCER10 %", "BSCER20 %", "BSCER100 %",
-              "failed morph/bona fide"]  # fmt: skip
+              "MACER10 %", "MACER100 %", "failed morph/bona fide"]  # fmt: skip
     lines = []
     for row in rows:
         cells = [row["system"], row["attack"], percent(row["d_eer"])]
-        for name in ("bscer10", "bscer20", "bscer100"):
+        for name in ("bscer10", "bscer20", "bscer100", "macer10", "macer100"):
             r = row[name]
             cells.append(
                 f"{percent(r['value'])} ({r['k']}/{r['n']}) "
@@ -111,10 +111,35 @@ def detection_table(rows: Sequence[Mapping[str, Any]]) -> str:
         lines.append([*cells, f"{row['n_failed_morph']}/{row['n_failed_bonafide']}"])
     note = (
         "- BSCER10/20/100: share of bona fide images flagged where MACER is at most 10, 5, 1% "
-        "(older names BPCER at APCER), with Wilson interval; the last line of a detector takes the "
-        "worst attack, which is the headline."
+        "(older names BPCER at APCER), with Wilson interval; MACER10/100: share of morphs missed "
+        "where BSCER is at most 10, 1%. The last line of a detector takes the worst attack, which "
+        "is the headline."
     )
     return table(header, lines) + "\n\n" + note
+
+
+def generality_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows of `evaluate_generality`; publications differ in the aggregation over recognisers."""
+    header = ["probe", "impostors", "FMR target %", "attacks", "recognisers", "min %", "mean %",
+              "max %", "failed comparisons"]  # fmt: skip
+    lines = [
+        [
+            row["probe_policy"],
+            row["impostor_policy"],
+            f"{100 * row['fmr_target']:g}",
+            ", ".join(row["attacks"]),
+            ", ".join(row["systems"]),
+            *("-" if row[k] is None else percent(row[k]) for k in ("min", "mean", "max")),
+            str(row["n_failed"]),
+        ]
+        for row in rows
+    ]
+    note = (
+        "- G-MAP: share of paired attempts that match all subjects, averaged over attacks; "
+        "minimum, mean and maximum over recognisers. A dash: unequal numbers of probes, which "
+        "cannot be paired."
+    )
+    return "G-MAP over all attacks\n\n" + table(header, lines) + "\n\n" + note
 
 
 def potential_table(rows: Sequence[Mapping[str, Any]]) -> str:
