@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from tiny_profile import PAIRS, command_line, draw_face, write_profile
+from tiny_profile import PAIRS, command_line, draw_face, write_landmarks, write_profile
 
 
 @pytest.fixture(scope="session")
@@ -19,6 +19,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for capture in ("03", "08"):
             image = Image.fromarray(draw_face(subject, capture == "08"))
             image.save(root / "faces" / f"{subject:03d}_{capture}.png")
+    write_landmarks(root / "faces")
     lines = (f"{p[:3]}_03.png,{p[4:]}_03.png,{p}.png" for p in PAIRS)
     (root / "pairs.csv").write_text("\n".join(lines) + "\n")
     (root / "profile").mkdir()

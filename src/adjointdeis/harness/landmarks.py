@@ -1,26 +1,36 @@
 """Landmarks of a benchmark's faces: the ones that came with them, else what dlib finds."""
 
 import hashlib
+import zipfile
+from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
-from adjointdeis.faces.datasets.folder import NAME, FaceDataset
+from adjointdeis.faces.datasets.folder import NAME, DatasetError, FaceDataset
 from adjointdeis.faces.datasets.tem import read_tem
 from adjointdeis.faces.dlib_models import DlibLandmarker
 from adjointdeis.faces.image_io import AnyPath
 from adjointdeis.faces.recogniser import NoFaceError
 from adjointdeis.morphing.attack import Template
 
+STORED = "landmarks.npz"
+"""File beside the images: ``stems``, ``points`` (images, K, 2) of which 68 lead, and ``size``."""
+
 
 class BenchmarkLandmarks:
     """Landmarks of aligned faces, each found once.
 
-    "tem" reads the template ``<subject>_<capture>.tem`` beside the image, in pixels of that image.
-    "dlib68" asks dlib; the benchmark's faces are aligned, so its usual box stands in where the
-    detector sees none.
+    ==========  ==================================================================================
+    "dlib68"    the first 68 points of ``landmarks.npz`` beside the images; else what dlib finds
+    "tem"       ``<subject>_<capture>.tem`` beside the image; else all points of ``landmarks.npz``
+    ==========  ==================================================================================
+
+    All in pixels of the aligned image. The faces are aligned, so that dlib takes its usual box
+    where its detector sees no face.
 
     Arguments:
-        dataset: The faces, with their templates where there are some.
+        dataset: The faces.
         landmarker: Finds the 68 points.
     """
 
@@ -33,19 +43,67 @@ class BenchmarkLandmarks:
         pixels = hashlib.sha256(np.ascontiguousarray(image).tobytes()).hexdigest()
         key = f"{template} {path} {image.shape} {pixels}"
         if key not in self._found:
-            find = self._template if template == "tem" else self._dlib
+            find = self._template if template == "tem" else self._dlib68
             self._found[key] = find(path, image)
         return self._found[key]
 
-    def _dlib(self, path: AnyPath, image: np.ndarray) -> np.ndarray:
-        return self.landmarker.landmarks(image, 68, name=str(path))
+    def _dlib68(self, path: AnyPath, image: np.ndarray) -> np.ndarray:
+        points = self._of_file(path, image)
+        if points is None:
+            return self.landmarker.landmarks(image, 68, name=str(path))
+        return points[:68]
 
     def _template(self, path: AnyPath, image: np.ndarray) -> np.ndarray:
-        named = NAME.match(path.name.rpartition(".")[0])
+        named = NAME.match(_stem(path))
         templates = self.dataset.subject(named["subject"]).templates if named else {}
-        if named is None or named["capture"] not in templates:
+        if named is not None and named["capture"] in templates:
+            return read_tem(templates[named["capture"]]).points
+        points = self._of_file(path, image)
+        if points is None:
             raise NoFaceError(
-                f"{path}: there is no template {path.name.rpartition('.')[0]}.tem beside it; give "
-                "one, or choose points=dlib68"
+                f"{path}: there is no template {_stem(path)}.tem beside it, in pixels of the "
+                "aligned image; give one, or choose points=dlib68"
             )
-        return read_tem(templates[named["capture"]]).points
+        return points
+
+    def _of_file(self, path: AnyPath, image: np.ndarray) -> np.ndarray | None:
+        points = self._stored.get(_stem(path))
+        if points is not None and self._size != image.shape[0]:
+            raise DatasetError(
+                f"{self.dataset.root / STORED} holds landmarks of images of {self._size} pixels, "
+                f"{path} has {image.shape[0]}; remove it, or scale it with the images"
+            )
+        return points
+
+    @cached_property
+    def _file(self) -> dict[str, np.ndarray]:
+        path = Path(self.dataset.root) / STORED
+        if not path.is_file():
+            return {}
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                found = {key: stored[key] for key in ("stems", "points", "size")}
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise DatasetError(f"{path}: not a landmark file ({error})") from error
+        points = found["points"]
+        if points.shape != (len(found["stems"]), points.shape[1], 2) or points.shape[1] < 68:
+            raise DatasetError(
+                f"{path}: points of shape {points.shape} for {len(found['stems'])} stems; expected "
+                "(images, 68 or more, 2)"
+            )
+        return found
+
+    @cached_property
+    def _stored(self) -> dict[str, np.ndarray]:
+        if not self._file:
+            return {}
+        points = self._file["points"].astype(np.float64)
+        return dict(zip(self._file["stems"].tolist(), points, strict=True))
+
+    @property
+    def _size(self) -> int:
+        return int(self._file["size"])
+
+
+def _stem(path: AnyPath) -> str:
+    return path.name.rpartition(".")[0]

@@ -96,8 +96,9 @@ class LatentMorphing(L.LightningModule):
         if "loss" in values:
             size = len(item.pairs)
             self.log("loss", values["loss"], prog_bar=True, logger=False, batch_size=size)
-        named = {f"{self.attack.name}/{key}": value for key, value in values.items()}
-        self.log_dict(named, logger=True, prog_bar=False, batch_size=len(item.pairs))
+        if self.loggers:
+            named = {f"{self.attack.name}/{key}": value for key, value in values.items()}
+            self.log_dict(named, logger=True, prog_bar=False, batch_size=len(item.pairs))
 
     def _begin(self, pairs: tuple[Pair, ...]) -> "_Batch":
         autoencoder = self.bench.autoencoder
