@@ -1,19 +1,23 @@
 """Faces and pairs of a morphing experiment, validated before anything runs."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from adjointdeis.faces.datasets.folder import FaceDataset, load_folder
+from adjointdeis.faces.datasets.folder import DatasetError, FaceDataset, load_folder
 from adjointdeis.faces.datasets.pairs import Pair, PairListError, read_pairs, validate_pairs
 from adjointdeis.faces.image_io import AnyPath, read_image
 from adjointdeis.harness.assets import MINI
 
 SOURCE, OTHER = "03", "08"  # captures: neutral, which is morphed, and smiling, which probes
+
+
+class BenchmarkError(ValueError):
+    """Faces and pairs cannot be used; the message lists every problem."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,12 @@ class Benchmark:
         return {self.image(*side).name: self._hashes[side] for side in pair.sides}
 
 
-def load_benchmark(faces: str, pairs: str, limit: int | None = None) -> Benchmark:
+def load_benchmark(
+    faces: str,
+    pairs: str,
+    limit: int | None = None,
+    check: Callable[[Benchmark], list[str]] | None = None,
+) -> Benchmark:
     """Faces and pairs, with every problem of the list reported at once.
 
     Arguments:
@@ -56,21 +65,41 @@ def load_benchmark(faces: str, pairs: str, limit: int | None = None) -> Benchmar
         pairs: Pair list; "mini" for the embedded one.
         limit: Use this many pairs, spread evenly over the list; None uses all. Evenly, because a
             list is sorted by similarity within its groups and its head is its easiest part.
+        check: Finds problems of the images themselves, see :class:`ImageCheck`.
 
     Raises:
         PairListError, DatasetError: See the messages.
+        BenchmarkError: Problems of more than one kind, or of images; all are listed.
     """
     dataset = load_folder(MINI / "faces" if faces == "mini" else faces, faces)
     source = MINI / "pairs.csv" if pairs == "mini" else Path(pairs)
     listed = read_pairs(source)
-    validate_pairs(listed, dataset, str(source))
-    dataset.require((SOURCE, OTHER))
     if limit is not None:
         if limit < 1:
             raise PairListError(f"data.limit={limit}: expected 1 or more, or null for all pairs")
         chosen = np.unique(np.linspace(0, len(listed) - 1, min(limit, len(listed))).round())
         listed = [listed[int(i)] for i in chosen]
-    return Benchmark(dataset, tuple(listed))
+    found: list[Exception] = []
+    for examine in (
+        lambda: validate_pairs(listed, dataset, str(source)),
+        lambda: dataset.require((SOURCE, OTHER)),
+    ):
+        try:
+            examine()
+        except (PairListError, DatasetError) as error:
+            found.append(error)
+    benchmark = Benchmark(dataset, tuple(listed))
+    problems = [] if check is None else check(benchmark)
+    if len(found) == 1 and not problems:
+        raise found[0]
+    if found or problems:
+        texts = [str(error) for error in found]
+        if len(problems) == 1:
+            texts += problems
+        elif problems:
+            texts.append(f"{len(problems)} images cannot be used:\n  " + "\n  ".join(problems))
+        raise BenchmarkError("\n".join(texts))
+    return benchmark
 
 
 def read_aligned(paths: Sequence[AnyPath], size: int | None) -> np.ndarray:

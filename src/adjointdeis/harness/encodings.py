@@ -16,9 +16,10 @@ from adjointdeis.morphing.autoencoder import Autoencoder, EncodingGrid
 class Encodings:
     """Codes and noises of images under one autoencoder; an :class:`Encoder` with a memory.
 
-    The key of an entry hashes the pixels, the weights, the grid and the number of steps, so that a
-    changed image or network never meets a stale encoding. Encoding 250 steps costs as much as
-    several optimisation steps, and every attack and every pair of a subject needs the same one.
+    The key of an entry hashes the pixels, the weights, how they are run, the grid and the steps,
+    so that a changed image or network never meets a stale encoding. Encoding 250 steps costs as
+    much as several optimisation steps, and every attack and every pair of a subject needs the same
+    one.
 
     Arguments:
         autoencoder: Network.
@@ -70,6 +71,8 @@ class Encodings:
         # The official encoding of an image under its own code is what earlier caches hold.
         if grid != "ddim_stride":
             digest.update(f"|{grid}".encode())
+        if not self.autoencoder.execution.plain:
+            digest.update(f"|{self.autoencoder.execution}".encode())
         if not np.array_equal(image, coded):
             digest.update(b"|under|" + np.ascontiguousarray(coded).tobytes())
         return self.cache / f"{digest.hexdigest()[:32]}.safetensors"

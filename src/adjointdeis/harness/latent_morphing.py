@@ -8,6 +8,7 @@ processes.
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from torch import Tensor
 from adjointdeis.faces.datasets.pairs import Pair
 from adjointdeis.faces.image_io import write_image
 from adjointdeis.faces.tensors import to_uint8
+from adjointdeis.harness.batch_size import MemoryWatch, best_batch_size
 from adjointdeis.harness.benchmark import Benchmark, read_aligned
 from adjointdeis.harness.pair_data import WorkItem
 from adjointdeis.harness.provenance import morph_text
@@ -73,6 +75,23 @@ class LatentMorphing(L.LightningModule):
     def configure_optimizers(self) -> None:
         """None: every batch of latents has an optimiser of its own."""
 
+    def find_batch_size(self, pairs: Sequence[Pair], device: torch.device) -> int:
+        """The batch size with which a step takes the least time per pair on a device.
+
+        Nothing of what is tried is kept but the encodings.
+        """
+        self.networks.to(device)
+        watch = MemoryWatch(device)
+
+        def step(size: int) -> None:
+            batch = self._begin(tuple(pairs[:size]), device)
+            if self.attack.steps:
+                batch.work.step()
+            else:
+                batch.work.finish()
+
+        return best_batch_size(step, len(pairs), watch.fits)
+
     def transfer_batch_to_device(
         self, batch: WorkItem, device: torch.device, index: int
     ) -> WorkItem:
@@ -100,7 +119,7 @@ class LatentMorphing(L.LightningModule):
             named = {f"{self.attack.name}/{key}": value for key, value in values.items()}
             self.log_dict(named, logger=True, prog_bar=False, batch_size=len(item.pairs))
 
-    def _begin(self, pairs: tuple[Pair, ...]) -> "_Batch":
+    def _begin(self, pairs: tuple[Pair, ...], device: torch.device | None = None) -> "_Batch":
         autoencoder = self.bench.autoencoder
         needed = autoencoder is not None and "autoencoder" in self.attack.needs
         size = autoencoder.network.config.image_size if needed else None  # type: ignore[union-attr]
@@ -109,7 +128,7 @@ class LatentMorphing(L.LightningModule):
             for sides in zip(*(pair.sides for pair in pairs), strict=True)
         ]
         sources = Sources(pairs, *(read_aligned(side, size) for side in paths), *paths)
-        bench = replace(self.bench, device=self.device)
+        bench = replace(self.bench, device=device or self.device)
         return _Batch(sources, bench, self.attack)
 
     def _finish(self, batch: "_Batch") -> dict[str, Tensor]:

@@ -138,7 +138,11 @@ def _check_ranges(cfg: DictConfig) -> None:
         "data.limit": ((int, type(None)), "a whole number of pairs, or null for all"),
         "optimisation.steps": (int, "a whole number, 0 or more"),
         "optimisation.inner_steps": (int, "a whole number, 0 or more"),
-        "optimisation.batch_size": (int, "a whole number, 1 or more"),
+        "optimisation.batch_size": ((int, str), "a whole number, 1 or more, or auto"),
+        "optimisation.stop_similarity": (
+            (int, float, type(None)),
+            "a cosine between -1 and 1, or null",
+        ),
         "optimisation.keep": (str, "last or best"),
         "optimisation.measure_gradient": (bool, "true or false"),
         "protocol.replicates": (int, "a whole number, 0 or more"),
@@ -154,7 +158,12 @@ def _check_ranges(cfg: DictConfig) -> None:
         "optimisation.batch_size": 1,
     }
     for key, least in least_of.items():
-        if OmegaConf.select(cfg, key) < least:
+        value = OmegaConf.select(cfg, key)
+        if key == "optimisation.batch_size" and value == "auto":
+            continue
+        if isinstance(value, str):
+            raise ConfigError(f"{key}={value!r}: expected {wanted[key][1]}")
+        if value < least:
             raise ConfigError(f"{key}={OmegaConf.select(cfg, key)}: expected {least} or more")
     if not OmegaConf.is_list(cfg.protocol.fmr):
         raise ConfigError(f"protocol.fmr={cfg.protocol.fmr!r}: expected a list, such as [0.001]")

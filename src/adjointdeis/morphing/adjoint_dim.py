@@ -10,7 +10,7 @@ steps of plain gradient descent, and the last iterate.
 Paper: Section 5, Algorithm 2, Appendix H.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -43,6 +43,9 @@ class GuidedDiM(DiM):
         optimizer: Factory of the optimiser of (x_T, z).
         z_learning_rate: Learning rate of z when it differs from that of x_T.
         keep: Iterate to return, "last" as in the paper, or "best" by the identity loss.
+        stop_similarity: Stop a pair at the first iterate that the identity network finds at least
+            this similar (cosine) to both sources; it costs nothing from then on. None makes every
+            step, as the paper does.
     """
 
     sampling_steps: int = 20
@@ -51,6 +54,7 @@ class GuidedDiM(DiM):
     optimizer: OptimizerFactory | None = None
     z_learning_rate: float | None = None
     keep: Literal["last", "best"] = "last"
+    stop_similarity: float | None = None
 
     needs: ClassVar[frozenset[Need]] = frozenset({"autoencoder", "identity"})
 
@@ -64,6 +68,12 @@ class GuidedDiM(DiM):
             raise ValueError(
                 f"attack {self.name} makes {self.optimisation_steps} optimisation steps and needs "
                 "both a gradient method and an optimizer"
+            )
+
+        if self.stop_similarity is not None and not -1 < self.stop_similarity < 1:
+            raise ValueError(
+                f"attack {self.name}: stop_similarity={self.stop_similarity}, expected a cosine "
+                "between -1 and 1, or null to make every step"
             )
 
     def _derived_label(self) -> str:
@@ -119,6 +129,11 @@ class GuidedDiM(DiM):
             notes.append(
                 "returns the best iterate by the identity loss; the paper returns the last"
             )
+        if self.stop_similarity is not None:
+            notes.append(
+                f"stops a pair once both similarities reach {self.stop_similarity:g}; evaluations "
+                "are means over pairs"
+            )
         return notes
 
     def begin(self, sources: Sources, bench: Workbench) -> "_Descent":
@@ -126,45 +141,74 @@ class GuidedDiM(DiM):
 
 
 class _Descent:
-    """A batch whose latents descend."""
+    """A batch whose latents descend; pairs that have stopped are sampled no more."""
 
     def __init__(self, attack: GuidedDiM, sources: Sources, bench: Workbench) -> None:
         self.attack, self.bench = attack, bench
         self.latents = attack.latents(sources, bench)
         self.distances = bench.against(sources)
-        self.spent = Spent(encode=self.latents.nfe)
+        self.spent = [Spent(encode=self.latents.nfe) for _ in sources.pairs]
+        self.seen = torch.full((2, len(sources)), float("nan"))
         self.gradient_error: list[dict[str, float]] | None = None
         optimizer = attack.optimizer or (lambda groups: torch.optim.SGD(groups, lr=0.0))
         self.optimisation = LatentOptimisation(
-            lambda x_T, z: self._draw(x_T, z, attack.gradient),
-            lambda x_0: self.distances(x_0).loss,
+            lambda x_T, z, rows=None: self._draw(x_T, z, attack.gradient, rows),
+            self._loss,
             self.latents.x_T,
             self.latents.z,
             optimizer,
             attack.z_learning_rate,
             attack.keep,
+            None if attack.stop_similarity is None else self._accepts,
         )
 
     def step(self) -> Progress:
         if self.bench.measure_gradient and not self.optimisation.steps:
             self.gradient_error = self._gradient_error()
-        step = self.optimisation.step()
-        self.spent.forward += step.rollout.cost.nfe_forward
-        self.spent.backward += step.rollout.cost.nfe_backward
-        self.spent.vjps += step.rollout.cost.vjps
-        return Progress(step.loss, step.gradient_norm)
+        if not self.optimisation.finished:
+            step = self.optimisation.step()
+            for pair in step.rows.tolist():
+                self.spent[pair].forward += step.rollout.cost.nfe_forward
+                self.spent[pair].backward += step.rollout.cost.nfe_backward
+                self.spent[pair].vjps += step.rollout.cost.vjps
+            # A pair that has stopped keeps showing the loss of what was accepted.
+            self.seen[0, step.rows.cpu()] = step.loss.float().cpu()
+            self.seen[1, step.rows.cpu()] = step.gradient_norm.float().cpu()
+        loss, norm = self.seen.clone()
+        return Progress(loss, norm)
 
     def finish(self) -> Morphs:
+        under_way = self.optimisation.rows.tolist()
         rollout, _ = self.optimisation.evaluate()
-        self.spent.forward += rollout.cost.nfe_forward
-        if self.attack.keep == "best":
-            self.spent.forward += rollout.cost.nfe_forward  # the last iterate was evaluated too
-        details = [{"gradient_error": error} for error in self.gradient_error or ()]
+        # With keep="best" the last iterate was evaluated too.
+        runs = 2 if self.attack.keep == "best" else 1
+        for pair in under_way:
+            self.spent[pair].forward += runs * rollout.cost.nfe_forward
+        details: list[dict[str, Any]] = [{} for _ in self.spent]
+        for pair, error in enumerate(self.gradient_error or ()):
+            details[pair]["gradient_error"] = error
+        if self.attack.stop_similarity is not None:
+            for pair, spent in enumerate(self.spent):
+                details[pair]["nfe"] = asdict(spent)
+                details[pair]["stopped_at"] = self.optimisation.stopped.get(pair)
+        dearest = max(self.spent, key=lambda spent: spent.forward + spent.vjps)
         failed = self.latents.failed | self.optimisation.failed
-        return Morphs(rollout.x_0, self.spent, failed, details)
+        return Morphs(rollout.x_0, dearest, failed, details)
 
-    def _draw(self, x_T: Tensor, z: Tensor, gradient: GradientMethod | None) -> Rollout:
-        return self.attack.draw(self.bench, self.latents, x_T, z, gradient)
+    def _loss(self, x_0: Tensor, rows: Tensor | None = None) -> Tensor:
+        self.found = self.distances(x_0, rows)
+        return self.found.loss
+
+    def _accepts(self, x_0: Tensor, rows: Tensor) -> Tensor:
+        # The loss of the same images was asked for just before.
+        farther = torch.maximum(self.found.a, self.found.b).detach()
+        return 1.0 - farther >= self.attack.stop_similarity
+
+    def _draw(
+        self, x_T: Tensor, z: Tensor, gradient: GradientMethod | None, rows: Tensor | None = None
+    ) -> Rollout:
+        latents = self.latents if rows is None else self.latents.of(rows)
+        return self.attack.draw(self.bench, latents, x_T, z, gradient)
 
     def _gradient_error(self) -> list[dict[str, float]]:
         """Error of the attack's gradient over (x_T, z) against the exact one, per pair."""

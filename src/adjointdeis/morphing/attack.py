@@ -157,17 +157,27 @@ class Workbench:
             raise ValueError("this attack needs an identity network, and the workbench has none")
         return IdentityLoss(self.identity.features)
 
-    def against(self, sources: Sources) -> Callable[[Tensor], IdentityDistances]:
-        """Identity distances of images in [-1, 1] to their two sources, differentiably."""
+    def against(self, sources: Sources) -> Callable[..., IdentityDistances]:
+        """Identity distances of images in [-1, 1] to their two sources, differentiably.
+
+        The sources' features are computed once. The function takes the images of all pairs, or
+        those of some and their positions in the batch.
+        """
         loss = self.identity_loss()
         with torch.no_grad():
             v_a, v_b = (loss.features(side) for side in sources.tensors(self.device))
-        return lambda images: loss(images, v_a, v_b)
+
+        def distances(images: Tensor, rows: Tensor | None = None) -> IdentityDistances:
+            if rows is None:
+                return loss(images, v_a, v_b)
+            return loss(images, v_a[rows], v_b[rows])
+
+        return distances
 
 
 @dataclass
 class Spent:
-    """What a batch has cost, per pair; every pair of a batch costs the same.
+    """What a batch has cost, per pair; where pairs differ, what the dearest of them has.
 
     Attributes:
         encode: Network evaluations of encoding, both sources of a pair being one batch, as the

@@ -1,18 +1,21 @@
 """A diffusion autoencoder as the morphing attacks see it: encode, decode, predict noise."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from adjointdeis.diffusion.denoiser import EpsFromV, FromTimesteps
+from adjointdeis.diffusion.execution import Execution
 from adjointdeis.diffusion.grid import TimeGrid
 from adjointdeis.diffusion.schedule import DDPM
 from adjointdeis.faces.networks import DiffAE
 from adjointdeis.rollout import Encoding, encode
 from adjointdeis.solvers import DDIM
 
+PLAIN = Execution()
 EncodingGrid = Literal["ddim_stride", "greedy_dim"]
 
 
@@ -26,12 +29,14 @@ class Autoencoder:
             embedded ones.
         fingerprint: SHA-256 of the weight file.
         licence: Licence of the weights, one line.
+        execution: How the noise prediction is run; codes are always made in float32.
     """
 
     network: DiffAE
     prediction: Literal["eps", "v"]
     fingerprint: str
     licence: str
+    execution: Execution = PLAIN
 
     @property
     def schedule(self) -> DDPM:
@@ -41,8 +46,17 @@ class Autoencoder:
     @property
     def denoiser(self) -> nn.Module:
         """Noise prediction ``(x, t, z) -> eps``."""
-        timed = FromTimesteps(self.network, self.schedule)
+        timed = FromTimesteps(self._executed, self.schedule)
         return timed if self.prediction == "eps" else EpsFromV(timed, self.schedule)
+
+    @cached_property
+    def _executed(self) -> nn.Module:
+        # Made at the first use, when the network is on the device that it stays on.
+        config, first = self.network.config, next(self.network.parameters())
+        shape = (2, config.channels, config.image_size, config.image_size)
+        x, z = first.new_zeros(shape), first.new_zeros(2, config.code_channels)
+        timesteps = torch.zeros(2, dtype=torch.long, device=first.device)
+        return self.execution.of(self.network, (x, timesteps, z))
 
     def code(self, images: Tensor) -> Tensor:
         """Semantic codes (B, D) of images (B, 3, H, W) in [-1, 1]."""

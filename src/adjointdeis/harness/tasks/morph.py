@@ -3,8 +3,10 @@
 `python run.py +experiment=quickstart` and everything else that ends in a table of morphs.
 """
 
+import os
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from shutil import copyfile
@@ -27,6 +29,7 @@ from adjointdeis.harness.encodings import Encodings
 from adjointdeis.harness.landmarks import BenchmarkLandmarks
 from adjointdeis.harness.latent_morphing import LatentMorphing
 from adjointdeis.harness.pair_data import PairData
+from adjointdeis.harness.preflight import ImageCheck, face_detector
 from adjointdeis.harness.provenance import config_hash, digest, environment, git_revision
 from adjointdeis.harness.records import read_records, write_record
 from adjointdeis.harness.scoring import score_morphs
@@ -40,9 +43,11 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     """Runs the experiment and returns its result, which is also written to ``result.json``."""
     start, directory = time(), Path(cfg.paths.run)
     profile = assets.profile(cfg.assets.name, cfg.assets.root)
-    benchmark = load_benchmark(cfg.data.faces, cfg.data.pairs, cfg.data.limit)
     attacks = chosen_attacks(cfg)
-    bench = workbench(cfg, profile, attacks, benchmark)
+    bench = workbench(cfg, profile, attacks)
+    check = ImageCheck(image_size(bench), face_detector() if cfg.data.check_faces else None)
+    benchmark = load_benchmark(cfg.data.faces, cfg.data.pairs, cfg.data.limit, check)
+    bench = replace(bench, landmarks=BenchmarkLandmarks(benchmark.dataset))
     judges: list[Any] = [assets.recogniser(name, profile) for name in cfg.assets.recognisers]
     judges += [instantiate(judge) for judge in (cfg.judges or {}).values()]
     records = assets.thresholds(cfg.assets.thresholds, profile)
@@ -57,7 +62,10 @@ def run(cfg: DictConfig) -> dict[str, Any]:
         todo = [pair for pair in benchmark.pairs if pair.morph_id not in finished]
         if todo:
             module = LatentMorphing(attack, bench, benchmark, folder, recipe)
-            data = PairData(todo, cfg.optimisation.batch_size, attack.steps)
+            batch_size = cfg.optimisation.batch_size
+            if batch_size == "auto":
+                batch_size = module.find_batch_size(todo, own_device(cfg.trainer.accelerator))
+            data = PairData(todo, batch_size, attack.steps)
             if not L.pytorch.utilities.rank_zero_only.rank:
                 print(f"{attack.label}: {len(todo)} pairs, {len(finished)} already done")
             with warnings.catch_warnings():
@@ -78,14 +86,13 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     return result
 
 
-def workbench(
-    cfg: DictConfig, profile: assets.Profile, attacks: Sequence[Attack], benchmark: Benchmark
-) -> Workbench:
-    """Networks and landmarks that some attack needs; a profile may lack what none does."""
+def workbench(cfg: DictConfig, profile: assets.Profile, attacks: Sequence[Attack]) -> Workbench:
+    """Networks that some attack needs; a profile may lack what none does."""
     needs = frozenset().union(*(attack.needs for attack in attacks))
     autoencoder = identity = gan = None
     if "autoencoder" in needs:
-        autoencoder = assets.autoencoder(cfg.assets.autoencoder, profile)
+        loaded = assets.autoencoder(cfg.assets.autoencoder, profile)
+        autoencoder = replace(loaded, execution=instantiate(cfg.execution))
     if "identity" in needs:
         identity = assets.recogniser(cfg.assets.identity, profile)
     if "gan" in needs:
@@ -95,7 +102,7 @@ def workbench(
         autoencoder,
         identity,
         Encodings(autoencoder, cache) if autoencoder is not None else None,
-        BenchmarkLandmarks(benchmark.dataset),
+        None,
         torch.device("cpu"),
         cfg.seed or 0,
         cfg.optimisation.measure_gradient,
@@ -103,11 +110,25 @@ def workbench(
     )
 
 
+def image_size(bench: Workbench) -> int | None:
+    """Side of the images that the attacks take; None where no network asks for one."""
+    return None if bench.autoencoder is None else bench.autoencoder.network.config.image_size
+
+
+def own_device(accelerator: str) -> torch.device:
+    """The device that Lightning will give to this process."""
+    if accelerator == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
 def recipe_of(attack: Attack, bench: Workbench) -> str:
     """Hash of what a morph depends on: its attack, the networks and the seed; not its judges."""
     made_of = dict(attack.fingerprints())
     if bench.autoencoder is not None and "autoencoder" in attack.needs:
         made_of["autoencoder"] = bench.autoencoder.fingerprint
+        if not bench.autoencoder.execution.plain:
+            made_of["execution"] = repr(bench.autoencoder.execution)
     if bench.identity is not None and "identity" in attack.needs:
         made_of["identity"] = bench.identity.fingerprint
     if bench.gan is not None and "gan" in attack.needs:
@@ -233,13 +254,12 @@ def _conclude(
 
 def _summary(attack: Attack, records: dict[str, dict[str, Any]], pairs: int) -> dict[str, Any]:
     good = [record for record in records.values() if not record["failed"]]
-    first = good[0] if good else None
     summary: dict[str, Any] = {
         "label": attack.label,
         "paper_row": attack.paper_row,
         "settings": attack.settings(),
         "nfe_paper": attack.nfe_paper,
-        "nfe": first["nfe"] if first else None,
+        "nfe": _mean_cost(good) if good else None,
         "seconds_per_pair": float(np.mean([r["seconds"] for r in good])) if good else None,
         "pairs": pairs,
         "failed": [
@@ -265,6 +285,12 @@ def _summary(attack: Attack, records: dict[str, dict[str, Any]], pairs: int) -> 
                 "pairs": len(measured),
             }
     return summary
+
+
+def _mean_cost(records: list[dict[str, Any]]) -> dict[str, Any]:
+    """Mean counters; they differ between pairs only where pairs stop early."""
+    means = {key: float(np.mean([r["nfe"][key] for r in records])) for key in records[0]["nfe"]}
+    return {key: int(mean) if mean.is_integer() else mean for key, mean in means.items()}
 
 
 def _copy_sources(
