@@ -62,7 +62,8 @@ def sample(
 
     Args:
         denoiser: ``denoiser(x, t, z) -> eps``, t a 0-d float64 tensor in [0, 1].
-        x_T: state at the first node, shape (B, *).
+        x_T: state at the first node, shape (B, *); (2, B, *) for ``Pair``, whose x_0 is a pair
+            in any case.
         z: condition of every step, or a sequence of N tensors with z_i for step i, or None.
         solver: any object with ``step`` and ``calculus``, such as ``StepFunction(function)``.
         grid: sampling grid, noise to data, N steps.

@@ -10,6 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from adjointdeis.gradients.chain import Chain, Conditions, refuse_hidden_leaves
 from adjointdeis.solvers.base import Solver
+from adjointdeis.solvers.reversible import Pair
 
 
 class NotSupportedError(ValueError):
@@ -82,6 +83,11 @@ class GradientMethod(ABC):
                 f"{name} needs a network that predicts eps, and {type(solver).__name__} takes one "
                 f"that predicts {predicts}; convert it (EpsFromFlow, EpsFromV, EpsFromX0), or "
                 "use gradient=DiscreteAdjoint()"
+            )
+        if isinstance(solver, Pair) and not self.exact:
+            raise NotSupportedError(
+                f"{name} follows one latent, and x of {solver} holds two; use an exact method: "
+                "gradient=Reversible() or DiscreteAdjoint()"
             )
         wants_z = any(z.requires_grad for z in zs)
         asked = (

@@ -51,7 +51,7 @@ from adjointdeis.morphing.landmark import LandmarkMorph
 from adjointdeis.morphing.landmark_attack import landmark_morphs
 from adjointdeis.morphing.latents import MorphLatents, morph_latents, sde_morph_latents
 from adjointdeis.rollout import Rollout, sample
-from adjointdeis.solvers import DDIM
+from adjointdeis.solvers import DDIM, SDEDPMSolver
 from adjointdeis.solvers.base import Solver
 
 GRIDS: dict[str, Callable[[DDPM, int], TimeGrid]] = {
@@ -106,6 +106,12 @@ class DiM(Attack):
         if not 0 <= self.weight <= 1:
             raise ValueError(
                 f"attack {self.name}: weight={self.weight}, expected a share in [0, 1]"
+            )
+        if self.stochastic and not isinstance(self.solver, SDEDPMSolver):
+            raise ValueError(
+                f"attack {self.name}: the noises of Cycle-SDE reproduce the sources under "
+                f"SDEDPMSolver only, not under {type(self.solver).__name__}; choose "
+                "solver=sde_dpm, or an ODE solver"
             )
         if self.stochastic and (self.pre_morph, self.noise_blend) != ("none", "slerp"):
             raise ValueError(

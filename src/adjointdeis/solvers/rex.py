@@ -111,11 +111,14 @@ class Rex(ReversibleSolver):
     Raises:
         ValueError: a value outside its range; a step from alpha = 0.
 
-    When not to use: prediction="noise" to sample from x_T, whose first steps have widths of
-    rho up to the full noise level (at N = 20 its error is above 1 where "data" has 4e-3), and
-    "data" to encode data, which multiplies small errors by the same widths; one chain is good
-    in one direction only, so its inversions and its samples cannot both be trusted on a coarse
-    grid. With a small budget: ``OBELM`` takes one evaluation per step.
+    When not to use: each prediction serves one direction. Noise prediction cannot sample from
+    x_T on a coarse grid (Gaussian data, Euler, N = 20, even log-SNR: error 0.5 against 5e-3),
+    because its first widths of rho are as large as the noise, and data prediction cannot encode
+    data there (1.1 against 0.01), for the same reason at the other end; for the SDE, noise
+    prediction diverges. Undoing an SDE path amplifies rounding most, since the SDE forgets
+    x_T: 5e9 times over the whole time range, so reconstruct it in float64 or over a part of
+    the range, or use ``DiscreteAdjoint``. With a small budget ``OBELM`` takes one evaluation
+    per step.
 
     References:
         Rex: A family of reversible exponential (stochastic) Runge-Kutta solvers,
