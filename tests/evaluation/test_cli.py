@@ -126,6 +126,43 @@ def test_errors_are_one_line_and_exit_2(scores, capsys, arguments, message):
     assert error.count("\n") == 1
 
 
+HEADER = "kind,morph_id,attack,subject_id,probe_id,ref_id,system,score,score_type,probe_policy"
+FIRST = "morph,m1,dim,a,a8,m1,arc,0.5,similarity,other"
+SECOND = "morph,m1,dim,b,b8,m1,arc,0.4,similarity,other"
+
+
+@pytest.mark.parametrize(
+    ("lines", "at", "message"),
+    [
+        ((FIRST, SECOND.replace("0.4", "oops")), 3, "score 'oops' is not a number"),
+        ((FIRST, "morph,m1,dim"), 3, "3 fields, expected 10"),
+        (
+            (FIRST.replace("similarity", "likeness"), SECOND),
+            2,
+            "score_type 'likeness': expected one of similarity, dissimilarity",
+        ),
+        (
+            (FIRST, SECOND, FIRST.replace("0.5", "0.6")),
+            4,
+            "duplicate comparison with another score: 0.6, first seen at {file}:2 as 0.5",
+        ),
+        (
+            (FIRST, SECOND, FIRST.replace("arc", "ada")),
+            4,
+            "subject 'b' of morph 'm1' has no probe under system 'ada', policy 'other'",
+        ),
+    ],
+    ids=["malformed", "short", "direction", "duplicate", "no probe"],
+)
+def test_a_bad_score_file_is_one_line_with_its_place(tmp_path, capsys, lines, at, message):
+    path = tmp_path / "scores.csv"
+    path.write_text("\n".join((HEADER, *lines)) + "\n")
+    assert main([str(path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"adjointdeis-eval: {path}:{at}: ")
+    assert message.format(file=path) in error and error.count("\n") == 1
+
+
 def test_help_names_every_command(capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["--help"])

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from adjointdeis.evaluation import ScoreError, read_scores, write_scores
+from adjointdeis.evaluation import COLUMNS, ScoreError, read_scores, write_scores
 from adjointdeis.evaluation.storage import sidecar_of
 
 HEADER = "kind,morph_id,attack,subject_id,probe_id,ref_id,system,score,score_type,status,"
@@ -64,6 +64,19 @@ def test_a_bad_line_is_named(tmp_path, bad, line, message):
     assert f"{path}:{line}: " in str(error.value)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_columns_with_a_default_may_be_left_out(tmp_path, table):
+    kept = [name for name in COLUMNS if name not in ("status", "ref_subject_id")]
+    rows = table.select(kind=("morph", "mated"), attack=("", "weak"))
+    whole = {row["morph_id"] for row in rows.to_rows() if row["status"] != "ok"}
+    rows = rows.where([row["morph_id"] not in whole for row in rows.to_rows()])
+    lines = [",".join(kept)]
+    lines += [",".join(str(row[name]) for name in kept) for row in rows.to_rows()]
+    found = read_scores(write(tmp_path / "s.csv", "\n".join(lines) + "\n"))
+    assert len(found) > 50
+    assert set(found["status"]) == {"ok"} and set(found["ref_subject_id"]) == {""}
+    assert found["score"].tolist() == rows["score"].tolist()
 
 
 def test_header_errors(tmp_path):

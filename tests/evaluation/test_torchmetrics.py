@@ -74,6 +74,22 @@ def feed(metric, rows, batch=7):
             metric.update(score, kind=kind, morph=morph, subject=subject, probe=probe)
 
 
+def matrices(rows, **options):
+    """MAP[r, c] and the detection rates, whose states hold the same kinds of comparisons."""
+    potential = AttackPotential(fmr=FMR, **options)
+    detection = MADRates(higher_is="morph", **options)
+    feed(potential, rows)
+    for kind, name in (("morph", "morph"), ("nonmated", "bonafide")):
+        own = [row for row in rows if row[1] == kind]
+        if own:
+            score, morph, subject, probe = (
+                torch.tensor([row[c] for row in own], dtype=torch.float64) for c in (0, 2, 3, 4)
+            )
+            detection.update(score, kind=name, morph=morph, subject=subject, probe=probe)
+    map_ = {f"map{i}": float(v) for i, v in enumerate(potential.compute().flatten())}
+    return map_ | {name: float(v) for name, v in detection.compute().items()}
+
+
 def expected():
     rows = data()
     column = {kind: [r for r in rows if r[1] == kind] for kind in ("morph", "nonmated", "mated")}
@@ -126,7 +142,9 @@ def worker(rank, world, store, results):
                 metric.process_group = members
             feed(collection, share(data(), rank, size, layout))
             values = collection.compute()
-            found[f"{size} {layout}"] = {name: float(v) for name, v in values.items()}
+            found[f"{size} {layout}"] = {name: float(v) for name, v in values.items()} | matrices(
+                share(data(), rank, size, layout), process_group=members
+            )
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
     with open(f"{results}.{rank}", "w", encoding="utf-8") as f:
@@ -147,7 +165,8 @@ def test_exact_over_one_two_and_four_processes(tmp_path):
         if process.is_alive():
             process.kill()
     assert [process.exitcode for process in processes] == [0] * 4
-    truth = expected()
+    truth = expected() | matrices(data())
+    assert {"map0", "d_eer", "bscer100"} <= truth.keys() and truth["map0"] == truth["minmax"]
     for rank in range(4):
         with open(f"{results}.{rank}", encoding="utf-8") as f:
             found = json.load(f)

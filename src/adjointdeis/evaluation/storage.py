@@ -16,7 +16,7 @@ import numpy as np
 
 from ..files import write_atomically
 from .errors import ScoreError
-from .scores import COLUMNS, DEFAULTS, REQUIRED_COLUMNS, TEXT_COLUMNS, ScoreTable
+from .scores import COLUMNS, REQUIRED_COLUMNS, TEXT_COLUMNS, ScoreTable
 
 SCHEMA = "adjointdeis-scores/1"
 
@@ -98,8 +98,6 @@ def _read_csv(path: Path) -> ScoreTable:
         columns[name] = np.array(values, dtype=np.str_) if rows else np.empty(0, dtype=np.str_)
     at = np.array(lines, dtype=np.int64)
     columns["score"] = _numbers(path, columns["score"], at)
-    for name in set(COLUMNS) - set(header):
-        columns[name] = np.full(len(rows), DEFAULTS.get(name, ""), dtype=np.str_)
     if "status" in header:
         columns["status"] = np.where(columns["status"] == "", "ok", columns["status"])
     return ScoreTable.from_columns(metadata=_metadata(path), source=str(path), lines=at, **columns)
