@@ -1,7 +1,10 @@
 """Gradient methods: interchangeable objects that differentiate a rollout."""
 
 from adjointdeis.gradients.adjoint_deis import AdjointDEIS, LargeAdjointStepWarning
+from adjointdeis.gradients.adjoint_dpm import AdjointDPM
+from adjointdeis.gradients.augmented import MissingPackageError
 from adjointdeis.gradients.backprop import Backprop
+from adjointdeis.gradients.backsolve import Backsolve
 from adjointdeis.gradients.base import GradientMethod, NotSupportedError, StepwiseMethod
 from adjointdeis.gradients.chain import Chain, UnreachableLeafError
 from adjointdeis.gradients.cost import Cost
@@ -10,12 +13,15 @@ from adjointdeis.gradients.flowgrad import FlowGrad
 from adjointdeis.gradients.memory_plan import MemoryBudgetError
 from adjointdeis.gradients.one_step import OneStep
 from adjointdeis.gradients.reversible import Reversible
+from adjointdeis.gradients.sde_backsolve import SdeBacksolve
 from adjointdeis.gradients.symplectic_adjoint import SymplecticAdjoint
 from adjointdeis.gradients.truncated import Truncated
 
 __all__ = [
     "AdjointDEIS",
+    "AdjointDPM",
     "Backprop",
+    "Backsolve",
     "Chain",
     "Cost",
     "DiscreteAdjoint",
@@ -23,9 +29,11 @@ __all__ = [
     "GradientMethod",
     "LargeAdjointStepWarning",
     "MemoryBudgetError",
+    "MissingPackageError",
     "NotSupportedError",
     "OneStep",
     "Reversible",
+    "SdeBacksolve",
     "StepwiseMethod",
     "SymplecticAdjoint",
     "Truncated",

@@ -190,6 +190,27 @@ class Watch:
         return tuple(output.detach() for output in outputs)
 
 
+def watched_run(
+    chain: Chain, x_T: Tensor, zs: Conditions, watch: Watch, keep: bool
+) -> tuple[Tensor, list[Tensor]]:
+    """Sample without a graph, looking for unreachable leaves; the inputs of the steps if kept."""
+    states: list[Tensor] = []
+    x, state = x_T, chain.initial_state(x_T)
+    for step in range(chain.steps):
+        if keep:
+            states.append(x)
+        z = chain.condition(zs, step)
+        if step == 0:
+            with watch:
+                x, state = chain.advance(step, x, z, state)
+            x, *history = watch.inspect((x, *state), [])
+            state = tuple(history)
+        else:
+            x, state = chain.advance(step, x, z, state)
+    chain.cost.holds(1 + len(states))
+    return x, states
+
+
 class _Stepwise(torch.autograd.Function):
     """Binds a stepwise method to autograd."""
 

@@ -12,12 +12,15 @@ from importlib.util import find_spec
 from typing import Any, Literal
 
 from adjointdeis.gradients.adjoint_deis import AdjointDEIS
+from adjointdeis.gradients.adjoint_dpm import AdjointDPM
 from adjointdeis.gradients.backprop import Backprop
+from adjointdeis.gradients.backsolve import Backsolve
 from adjointdeis.gradients.base import GradientMethod
 from adjointdeis.gradients.discrete_adjoint import DiscreteAdjoint
 from adjointdeis.gradients.flowgrad import FlowGrad
 from adjointdeis.gradients.one_step import OneStep
 from adjointdeis.gradients.reversible import Reversible
+from adjointdeis.gradients.sde_backsolve import SdeBacksolve
 from adjointdeis.gradients.symplectic_adjoint import SymplecticAdjoint
 from adjointdeis.gradients.truncated import Truncated
 from adjointdeis.solvers import BDIA, DDIM, EDICT, OBELM, DPMSolverPP, Rex, RungeKutta, SDEDPMSolver
@@ -143,6 +146,45 @@ CATALOGUE: tuple[Entry, ...] = (
         target="flow",
         paper="AdjointDEIS",
         bias="too small a gradient: at low noise a wide step cannot grow the adjoint enough",
+    ),
+    Entry(
+        "AdjointDPM, euler",
+        AdjointDPM,
+        sde=None,
+        target="flow",
+        paper="AdjointDPM",
+        bias="the Jacobian is taken at the clean end of every step",
+        requires=("torchdiffeq",),
+    ),
+    Entry(
+        "AdjointDPM, rk4",
+        partial(AdjointDPM, method="rk4"),
+        ode=RungeKutta,
+        sde=None,
+        target="flow",
+        order=4,
+        paper="AdjointDPM",
+        bias="the adjoint is that of the flow, not of the sampler",
+        requires=("torchdiffeq",),
+    ),
+    Entry(
+        "Backsolve",
+        partial(Backsolve, rtol=1e-9, atol=1e-9),
+        ode=RungeKutta,
+        sde=None,
+        target="flow",
+        order=4,
+        bias="the states of the adjoint are not those of the sampling run",
+        requires=("torchdiffeq",),
+    ),
+    Entry(
+        "SdeBacksolve",
+        SdeBacksolve,
+        ode=None,
+        target="flow",
+        paper="DiffPure",
+        bias="the states of the adjoint are not those of the sampling run",
+        requires=("torchsde",),
     ),
     Entry(
         "AdjointDEIS-1, re-solved states",
