@@ -14,6 +14,7 @@ from adjointdeis.gradients.adjoint_kernel import Form, Prediction, Velocity, sol
 from adjointdeis.gradients.adjoint_nodes import AdjointNodes
 from adjointdeis.gradients.base import Needs, NotSupportedError, StepwiseMethod, Watch
 from adjointdeis.gradients.chain import Chain, Conditions, Sums, Surroundings, detached, pull_back
+from adjointdeis.gradients.continuous import ContinuousAdjoint
 from adjointdeis.gradients.large_steps import LargeAdjointStepWarning, warn_of_large_steps
 from adjointdeis.solvers.base import Solver
 
@@ -104,6 +105,14 @@ class AdjointDEIS(StepwiseMethod):
     theta: ClassVar[bool] = True
     exact: ClassVar[bool] = False
     memory: ClassVar[str] = "N latents; O(1) latents with re-solved states"
+    adjoint: ClassVar[ContinuousAdjoint] = ContinuousAdjoint(
+        clock="lambda",
+        integrator="custom solver",
+        exponential=True,
+        sde_coefficients=True,
+        any_sampler=True,
+        own_steps=True,
+    )
 
     def __post_init__(self) -> None:
         orders: dict[int | str, int] = {1: 1, 2: 2, 3: 3, 4: 4, "2M": 2, "3M": 3, "4M": 4}

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from adjointdeis.gradients.chain import Chain, Conditions, refuse_hidden_leaves
+from adjointdeis.gradients.continuous import ContinuousAdjoint
 from adjointdeis.solvers.base import Solver
 from adjointdeis.solvers.reversible import Pair
 
@@ -31,6 +32,7 @@ class GradientMethod(ABC):
         any_network: whether the sampler is a black box to it, so that the network need not
             predict eps.
         memory: what is held between the passes, for N steps.
+        adjoint: how the continuous adjoint equations are solved; None for other methods.
     """
 
     ode: ClassVar[bool]
@@ -42,6 +44,7 @@ class GradientMethod(ABC):
     exact: ClassVar[bool]
     any_network: ClassVar[bool] = False
     memory: ClassVar[str]
+    adjoint: ClassVar[ContinuousAdjoint | None] = None
 
     @abstractmethod
     def rollout(

@@ -1,0 +1,65 @@
+"""Table 3 from the class attributes, beside the paper's; prints a Markdown table.
+
+python experiments/table3/run.py
+"""
+
+from adjointdeis.evaluation.markdown import table
+from adjointdeis.evaluation.paper import paper_table
+from adjointdeis.gradients import GradientMethod
+from adjointdeis.gradients.catalogue import CATALOGUE
+
+METHODS = ("DiffPure", "AdjointDPM", "AdjointDEIS")
+
+# Cells in which this package differs from the paper's table, and why.
+DIFFERENCES: dict[tuple[str, str], str] = {
+    ("DiffPure", "discretisation domain"): "solved over rho, where the linear term drops out",
+    ("DiffPure", "exponential integrators"): "the change to rho integrates the linear term",
+    ("DiffPure", "interoperability with existing samplers"): "the sampling run is any solver's",
+    ("AdjointDPM", "interoperability with existing samplers"): "the sampling run is any solver's",
+}
+
+
+def method_of(name: str) -> type[GradientMethod] | None:
+    """The class that stands for a method of the paper."""
+    kinds = [type(one.method()) for one in CATALOGUE if one.paper == name]
+    return next((kind for kind in kinds if kind.adjoint is not None), None)
+
+
+def here(kind: type[GradientMethod]) -> dict[str, str]:
+    """The cells of a method, from its attributes."""
+    adjoint = kind.adjoint
+    assert adjoint is not None
+    words = {True: "yes", False: "no"}
+    return {
+        "discretisation domain": f"eps over {adjoint.clock}",
+        "solver type": adjoint.integrator,
+        "exponential integrators": words[adjoint.exponential],
+        "closed-form SDE coefficients": words[adjoint.sde_coefficients],
+        "interoperability with existing samplers": words[adjoint.any_sampler],
+        "decoupled ODE schedule": words[adjoint.own_steps],
+        "supports SDEs": words[kind.sde],
+    }
+
+
+def paper(name: str) -> dict[str, str]:
+    """The paper's column of a method."""
+    return {row["property"]: row[name] for row in paper_table("table3")}
+
+
+def comparison() -> str:
+    """The paper's rows; where we differ, ours stands first and the paper's in brackets."""
+    kinds = {name: method_of(name) for name in METHODS}
+    rows = []
+    for name in paper(METHODS[0]):
+        cells = []
+        for method, kind in kinds.items():
+            theirs = paper(method)[name]
+            ours = theirs if kind is None else here(kind)[name]
+            cells.append(ours if ours == theirs else f"{ours} (paper: {theirs})")
+        rows.append([name, *cells])
+    header = [n if k is None else f"{n} (`{k.__name__}`)" for n, k in kinds.items()]
+    return table(["property", *header], rows)
+
+
+if __name__ == "__main__":
+    print(comparison())
