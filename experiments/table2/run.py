@@ -1,7 +1,12 @@
-"""Table 2 from the class attributes, beside the paper's; prints two Markdown tables.
+"""Table 2 from the class attributes, beside the paper's.
 
-python experiments/table2/run.py
+python experiments/table2/run.py            print both tables
+python experiments/table2/run.py --write    put them into README.md
 """
+
+import re
+import sys
+from pathlib import Path
 
 from adjointdeis.evaluation.markdown import table
 from adjointdeis.evaluation.paper import paper_table
@@ -21,7 +26,7 @@ DIFFERENCES: dict[tuple[str, str], str] = {
     (
         "DiffPure",
         "ode",
-    ): "any sampler and gradient method; the authors' own code has an ODE variant",
+    ): "any sampler; the authors' own code has an ODE variant",
     ("Implicit Diffusion", "optimises_x_T"): "its algorithm moves the weights of the sampler only",
 }
 
@@ -60,8 +65,9 @@ def guidance_table() -> str:
             cells.append(word(ours) if ours == theirs else f"{word(ours)} (paper: {word(theirs)})")
         place = one.where.removeprefix("adjointdeis.")
         works = f"`{place}`" if one.found is not None else "not here"
-        gradient = one.gradient or ("none" if one.paper == "Greedy" else "any")
-        rows.append([one.paper, *cells, ", ".join(one.moves()), gradient, works])
+        entry = one.method()
+        gradient = "-" if entry is None else type(entry.method()).__name__
+        rows.append([one.paper, *cells, ", ".join(one.moves()) or "-", gradient, works])
     return table(["method", *COLUMNS.values(), "moves", "gradient", "works here as"], rows)
 
 
@@ -69,11 +75,22 @@ def method_table() -> str:
     """Every class of the catalogue with its declared capabilities."""
     names = ("ode", "sde", "x_T", "z", "z_t", "theta", "exact", "memory")
     rows = []
-    for kind in dict.fromkeys(type(one.method()) for one in CATALOGUE if one.available):
+    for kind in dict.fromkeys(type(one.method()) for one in CATALOGUE):
         cells = [getattr(kind, name) for name in names]
         rows.append([kind.__name__, *(word(c) if isinstance(c, bool) else c for c in cells)])
     return table(["gradient method", *names], rows)
 
 
+def written(readme: str) -> str:
+    """A README with its tables made anew, between their markers."""
+    for name, text in (("guidance", guidance_table()), ("methods", method_table())):
+        pattern = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
+        readme = re.sub(pattern, lambda m, text=text: f"{m[1]}{text}\n{m[2]}", readme, flags=re.S)
+    return readme
+
+
 if __name__ == "__main__":
     print(guidance_table(), method_table(), sep="\n\n")
+    if "--write" in sys.argv:
+        page = Path(__file__).with_name("README.md")
+        page.write_text(written(page.read_text()))

@@ -1,7 +1,12 @@
-"""Table 3 from the class attributes, beside the paper's; prints a Markdown table.
+"""Table 3 from the class attributes, beside the paper's.
 
-python experiments/table3/run.py
+python experiments/table3/run.py            print the table
+python experiments/table3/run.py --write    put it into README.md
 """
+
+import re
+import sys
+from pathlib import Path
 
 from adjointdeis.evaluation.markdown import table
 from adjointdeis.evaluation.paper import paper_table
@@ -54,12 +59,21 @@ def comparison() -> str:
         cells = []
         for method, kind in kinds.items():
             theirs = paper(method)[name]
-            ours = theirs if kind is None else here(kind)[name]
+            ours = "-" if kind is None else here(kind)[name]
             cells.append(ours if ours == theirs else f"{ours} (paper: {theirs})")
         rows.append([name, *cells])
     header = [n if k is None else f"{n} (`{k.__name__}`)" for n, k in kinds.items()]
     return table(["property", *header], rows)
 
 
+def written(readme: str) -> str:
+    """A README with its table made anew, between its markers."""
+    pattern = r"(<!-- adjoints -->\n).*?(<!-- end -->)"
+    return re.sub(pattern, lambda m: f"{m[1]}{comparison()}\n{m[2]}", readme, flags=re.S)
+
+
 if __name__ == "__main__":
     print(comparison())
+    if "--write" in sys.argv:
+        page = Path(__file__).with_name("README.md")
+        page.write_text(written(page.read_text()))

@@ -50,17 +50,17 @@ def test_nodes_start_where_the_sum_of_deviations_reaches_the_threshold() -> None
 
 
 def test_the_deviation_compares_a_velocity_with_both_neighbours() -> None:
-    """Velocities 1, 1, 3, 3 in y: only the two steps at the corner deviate."""
+    """Velocities 1, 2, 2, 5 in y, by hand."""
     grid = TimeGrid.uniform_time(RectifiedFlow(), 4, t_min=0.1, t_max=0.9)
     y, states = torch.zeros(1, 2, dtype=torch.float64), []
-    velocity = [1.0, 1.0, 3.0, 3.0, 0.0]
+    velocity = [1.0, 2.0, 2.0, 5.0, 0.0]
     for node, v in zip(grid, velocity, strict=True):
         states.append(node.alpha * y)
         if node.index < 4:
             y = y + (grid[node.index + 1].rho - node.rho) * v
     found = deviations(states, grid)
-    # Node 0 has no neighbour before it: the last velocity (3) must not count as one.
-    assert found == pytest.approx([0.0, 4.0, 4.0 / 9.0, 0.0], abs=1e-12)
+    # Step 0 has no neighbour before it: the last velocity (5) must not count as one.
+    assert found == pytest.approx([1.0, 1.0 / 4.0, 9.0 / 4.0, 9.0 / 25.0], abs=1e-12)
     # In a batch the least straight sample decides; one that stands still is straight.
     straight = [torch.zeros_like(x) for x in states]
     both = [torch.cat((x, s)) for x, s in zip(states, straight, strict=True)]

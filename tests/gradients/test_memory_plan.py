@@ -6,6 +6,7 @@ import pytest
 import torch
 from oracles import (
     BATCH,
+    COND,
     DIM,
     MLPDenoiser,
     RungeKutta4,
@@ -17,7 +18,12 @@ from oracles import (
 
 from adjointdeis import TimeGrid, VPLinear
 from adjointdeis.diffusion import BrownianPath
-from adjointdeis.gradients import Backprop, DiscreteAdjoint, MemoryBudgetError
+from adjointdeis.gradients import (
+    Backprop,
+    DiscreteAdjoint,
+    MemoryBudgetError,
+    discrete_adjoint,
+)
 from adjointdeis.gradients.memory_plan import MemoryPlan, SavedBytes, choose_plan, parse_bytes
 from adjointdeis.solvers import DDIM, DPMSolverPP, SDEDPMSolver
 
@@ -78,6 +84,39 @@ def test_the_chosen_plan_is_the_best_that_fits(steps: int, activations: int) -> 
     assert choose_plan(steps, most, latent, activations).recomputed(steps) == 0
     with pytest.raises(MemoryBudgetError, match=rf"take {least}"):
         choose_plan(steps, least - 1, latent, activations)
+
+
+@pytest.mark.parametrize("kept", [0, 1, 4, 9])
+@pytest.mark.parametrize("snapshots", [1, 2, 3, 8, None])
+def test_the_bytes_of_a_plan_are_what_a_run_holds(snapshots, kept: int) -> None:
+    x_T, z = inputs()
+    grid, plan = TimeGrid.uniform_time(VPLinear(), 9), MemoryPlan(snapshots, kept)
+    method = DiscreteAdjoint(snapshots=snapshots, keep_activations=kept)
+    cost = differentiate(MLPDenoiser(), x_T, z, method, solver=DDIM(), grid=grid).rollout.cost
+    assert plan.bytes(9, 1, 0) == cost.peak_latents
+    assert plan.bytes(9, 0, 1) == cost.peak_graphs
+    assert plan.recomputed(9) == cost.nfe_backward
+
+
+@pytest.mark.parametrize("name", ["ddim", "2m"])
+def test_one_step_is_measured(name: str, monkeypatch) -> None:
+    """The plan is chosen from the bytes of x, the history, and what the network saves."""
+    asked = []
+
+    def remember(steps, budget, latent, activations):
+        asked.append((steps, budget, latent, activations))
+        return MemoryPlan(None, 0)
+
+    monkeypatch.setattr(discrete_adjoint, "choose_plan", remember)
+    x_T, z = inputs()
+    grid = TimeGrid.uniform_time(VPLinear(), 9)
+    differentiate(Wide(), x_T, z, DiscreteAdjoint(budget="1 MB"), solver=SOLVERS[name], grid=grid)
+    ((steps, budget, latent, activations),) = asked
+    assert (steps, budget) == (9, 1_000_000)
+    assert latent == BATCH * DIM * 8 * (2 if name == "2m" else 1)
+    # The concatenated inputs and the hidden layer; besides those only times and coefficients.
+    arrays = BATCH * (DIM + COND + 1) * 8 + BATCH * 200 * 8
+    assert arrays <= activations <= arrays + 200
 
 
 class Live:

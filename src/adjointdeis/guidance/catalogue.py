@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pydoc import locate
 from typing import Any
 
-from adjointdeis.gradients.catalogue import entry
+from adjointdeis.gradients.catalogue import CATALOGUE, Entry
 
 
 @dataclass(frozen=True)
@@ -14,8 +14,9 @@ class Algorithm:
     Attributes:
         paper: its name there.
         where: dotted name of the class or function that runs it here.
-        gradient: name of the entry in the catalogue of gradient methods that it uses; empty for
-            an algorithm without a gradient through the sampler, or with any.
+        gradient: name that the catalogue of gradient methods has for the one it uses, in its
+            ``paper`` column; empty for an algorithm without a gradient through the sampler, or
+            with any.
         optimises: what moves: "x_T", "z", "theta", "trajectory" (states or controls between
             the ends); empty takes what the gradient method gives.
         calculi: for an algorithm that does not take them from its gradient method.
@@ -32,24 +33,30 @@ class Algorithm:
         """The class or function; None when there is none of this name."""
         return locate(self.where)
 
+    def method(self) -> Entry | None:
+        """The first entry of its gradient method; None where it needs none or there is none."""
+        return next((e for e in CATALOGUE if self.gradient and e.paper == self.gradient), None)
+
     def supports(self, calculus: str) -> bool:
         """Whether it works with ODE ("ode") or SDE ("sde") samplers."""
         if self.calculi:
             return calculus in self.calculi
-        return bool(entry(self.gradient).capability(calculus))
+        one = self.method()
+        return one is not None and bool(one.capability(calculus))
 
     def moves(self) -> tuple[str, ...]:
         """What it optimises."""
         if self.optimises:
             return self.optimises
-        one = entry(self.gradient)
-        return tuple(name for name in ("x_T", "z", "theta") if one.capability(name))
+        one = self.method()
+        names = ("x_T", "z", "theta")
+        return () if one is None else tuple(name for name in names if one.capability(name))
 
 
 _GUIDANCE = "adjointdeis.guidance"
 ALGORITHMS: tuple[Algorithm, ...] = (
     Algorithm("FlowGrad", f"{_GUIDANCE}.flowgrad.control_trajectory", "FlowGrad", ("trajectory",)),
-    Algorithm("FreeDoM", f"{_GUIDANCE}.freedom.FreeDoM", "OneStep", ("trajectory",)),
+    Algorithm("FreeDoM", f"{_GUIDANCE}.freedom.FreeDoM", "FreeDoM", ("trajectory",)),
     Algorithm(
         "Greedy",
         f"{_GUIDANCE}.greedy.GreedyRun",
@@ -59,7 +66,7 @@ ALGORITHMS: tuple[Algorithm, ...] = (
     Algorithm(
         "DOODL",
         f"{_GUIDANCE}.latent_optimisation.LatentOptimisation",
-        "Reversible, EDICT",
+        "DOODL",
         ("x_T",),
         ("ode",),
     ),
@@ -73,7 +80,5 @@ ALGORITHMS: tuple[Algorithm, ...] = (
         optimises=("theta",),
         calculi=("ode", "sde"),
     ),
-    Algorithm(
-        "AdjointDEIS", f"{_GUIDANCE}.latent_optimisation.LatentOptimisation", "AdjointDEIS-1"
-    ),
+    Algorithm("AdjointDEIS", f"{_GUIDANCE}.latent_optimisation.LatentOptimisation", "AdjointDEIS"),
 )
