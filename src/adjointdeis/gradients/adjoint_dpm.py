@@ -17,6 +17,7 @@ from adjointdeis.gradients.augmented import (
 )
 from adjointdeis.gradients.base import Needs, StepwiseMethod, Watch, watched_run
 from adjointdeis.gradients.chain import Chain, Conditions, Surroundings
+from adjointdeis.gradients.continuous import ContinuousAdjoint
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,14 @@ class AdjointDPM(StepwiseMethod):
     theta: ClassVar[bool] = True
     exact: ClassVar[bool] = False
     memory: ClassVar[str] = "N latents; O(1) latents with re-solved states"
+    adjoint: ClassVar[ContinuousAdjoint] = ContinuousAdjoint(
+        clock="rho",
+        integrator="black-box ODE solver",
+        exponential=True,
+        sde_coefficients=False,
+        any_sampler=True,
+        own_steps=False,
+    )
 
     def __post_init__(self) -> None:
         check_integrator("AdjointDPM", self.method, self.rtol, self.atol)

@@ -17,6 +17,7 @@ from adjointdeis.gradients.augmented import (
 )
 from adjointdeis.gradients.base import Needs, StepwiseMethod, Watch, watched_run
 from adjointdeis.gradients.chain import Chain, Conditions, Surroundings
+from adjointdeis.gradients.continuous import ContinuousAdjoint
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,14 @@ class Backsolve(StepwiseMethod):
     theta: ClassVar[bool] = True
     exact: ClassVar[bool] = False
     memory: ClassVar[str] = "O(1) latents"
+    adjoint: ClassVar[ContinuousAdjoint] = ContinuousAdjoint(
+        clock="t",
+        integrator="black-box ODE solver",
+        exponential=False,
+        sde_coefficients=False,
+        any_sampler=True,
+        own_steps=True,
+    )
 
     def __post_init__(self) -> None:
         check_integrator("Backsolve", self.method, self.rtol, self.atol)

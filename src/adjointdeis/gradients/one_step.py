@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from adjointdeis.diffusion.transition import eps_weight, signal_ratio
-from adjointdeis.gradients.base import Needs, StepwiseMethod, Watch
+from adjointdeis.gradients.base import Needs, StepwiseMethod, Watch, watched_run
 from adjointdeis.gradients.chain import Chain, Conditions, Surroundings, detached, pull_back
 
 
@@ -60,17 +60,7 @@ class OneStep(StepwiseMethod):
     ) -> tuple[Tensor, Surroundings]:
         del needs
         surroundings = Surroundings.capture(x_T)
-        x, state = x_T, chain.initial_state(x_T)
-        for step in range(chain.steps):
-            if step == 0:
-                with watch:
-                    x, state = chain.advance(step, x, chain.condition(zs, step), state)
-                x, *history = watch.inspect((x, *state), [])
-                state = tuple(history)
-            else:
-                x, state = chain.advance(step, x, chain.condition(zs, step), state)
-        chain.cost.holds(1)
-        return x, surroundings
+        return watched_run(chain, x_T, zs, watch, keep=False)[0], surroundings
 
     def backward_pass(
         self,

@@ -13,6 +13,7 @@ from adjointdeis.diffusion.transition import rho_gap
 from adjointdeis.gradients.augmented import Augmented, Place, optional_package
 from adjointdeis.gradients.base import Needs, StepwiseMethod, Watch, watched_run
 from adjointdeis.gradients.chain import Chain, Conditions, Surroundings
+from adjointdeis.gradients.continuous import ContinuousAdjoint
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,14 @@ class SdeBacksolve(StepwiseMethod):
     theta: ClassVar[bool] = True
     exact: ClassVar[bool] = False
     memory: ClassVar[str] = "O(1) latents"
+    adjoint: ClassVar[ContinuousAdjoint] = ContinuousAdjoint(
+        clock="rho",
+        integrator="black-box SDE solver",
+        exponential=True,
+        sde_coefficients=False,
+        any_sampler=True,
+        own_steps=False,
+    )
 
     def __post_init__(self) -> None:
         if self.method not in ("euler", "midpoint", "heun"):
