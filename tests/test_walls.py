@@ -18,7 +18,8 @@ ALLOWED: dict[str, set[str]] = {
     "faces": {"faces"},
     "evaluation": {"evaluation"},
     "reporting": {"evaluation", "reporting"},
-    "harness": {*FORWARD, "faces", "evaluation", "reporting", "harness", ""},
+    "studies": {*FORWARD, "reporting", "studies"},
+    "harness": {*FORWARD, "faces", "evaluation", "reporting", "studies", "harness", ""},
     "__init__": {"diffusion", "solvers", "gradients", "rollout"},
 }
 ALLOWED["morphing"] |= {"faces"}

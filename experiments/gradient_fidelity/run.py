@@ -1,0 +1,126 @@
+"""Errors of every gradient method against the continuous flow and against its own sampler.
+
+python experiments/gradient_fidelity/run.py [--problems gaussian mixture sde mini] [--quick]
+    [--out FOLDER]
+
+Writes result.json, result.md, and one plot a problem.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from adjointdeis.diffusion import BrownianPath
+from adjointdeis.evaluation.markdown import table
+from adjointdeis.evaluation.storage import write_json
+from adjointdeis.files import write_atomically
+from adjointdeis.harness.study_problem import mini
+from adjointdeis.studies.fidelity import distance, measure, true_gradient
+from adjointdeis.studies.plots import error_curves
+from adjointdeis.studies.problems import PARTS, gaussian, mixture
+
+COUNTS = (5, 10, 20, 40, 80, 160, 320)
+# The stochastic truth is a first-order solve; the network costs a million times the mixture.
+PLANS: dict[str, dict[str, Any]] = {
+    "gaussian": {"make": gaussian, "calculus": "ode", "counts": COUNTS, "truth": 2000},
+    "mixture": {"make": mixture, "calculus": "ode", "counts": COUNTS, "truth": 2000},
+    "sde": {"make": mixture, "calculus": "sde", "counts": COUNTS, "truth": 5120},
+    "mini": {"make": mini, "calculus": "ode", "counts": (5, 10, 20, 40, 80), "truth": 160},
+    "mini-sde": {"make": mini, "calculus": "sde", "counts": (5, 10, 20, 40), "truth": 320},
+}
+QUICK: dict[str, Any] = {"counts": (10, 20), "truth": 160}
+SPACINGS = ("log-SNR", "time")
+
+
+def study(name: str, plan: dict[str, Any]) -> dict[str, Any]:
+    """Rows of one problem, with the error of its own truth."""
+    problem = plan["make"]()
+    path = BrownianPath(problem.x_T.shape, seed=0) if plan["calculus"] == "sde" else None
+    noise = path
+    coarse, truth = (
+        true_gradient(problem, plan["calculus"], steps, noise)
+        for steps in (plan["truth"] // 2, plan["truth"])
+    )
+    rows = list(
+        measure(
+            problem,
+            plan["calculus"],
+            plan["counts"],
+            SPACINGS,
+            truth,
+            noise,
+            report=lambda line: print(line, file=sys.stderr, flush=True),
+        )
+    )
+    return {
+        "problem": name,
+        "calculus": plan["calculus"],
+        "truth_steps": plan["truth"],
+        # The truth moves by this much when its steps are halved: nothing below it can be seen.
+        "truth_moves": {
+            part: distance(coarse.gradients[part], truth.gradients[part]).relative for part in PARTS
+        },
+        "rows": rows,
+    }
+
+
+def closing_table(found: dict[str, Any], steps: int, spacing: str = "log-SNR") -> str:
+    """Every method at one N: errors, evaluations, memory."""
+    header = [
+        "method", "sampler", "x_T", "z", "theta", "cos x_T", "own chain, x_T", "F", "F with graph",
+        "VJPs", "latents", "graphs",
+    ]  # fmt: skip
+    lines = []
+    for row in found["rows"]:
+        if (row["steps"], row["spacing"]) != (steps, spacing):
+            continue
+        if "refused" in row:
+            lines.append([row["method"], row["solver"], "refused: " + row["refused"][:60]])
+            lines[-1] += ["-"] * (len(header) - len(lines[-1]))
+            continue
+        flow, chain = row["flow"], row["chain"]
+        lines.append(
+            [
+                row["method"],
+                row["solver"],
+                *(f"{flow[part]['relative']:.2g}" if part in flow else "-" for part in PARTS),
+                f"{flow['x_T']['cosine']:.3f}" if "x_T" in flow else "-",
+                f"{chain['x_T']['relative']:.1g}" if "x_T" in chain else "-",
+                row["nfe_forward"],
+                row["nfe_backward"],
+                row["vjps"],
+                row["latents"],
+                row["graphs"],
+            ]
+        )
+    return table(header, lines)
+
+
+def main() -> None:
+    """Runs the chosen problems; each is written as soon as it is done."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--problems", nargs="+", choices=list(PLANS), default=list(PLANS))
+    parser.add_argument("--quick", action="store_true", help="N = 10 and 20 only, coarse truth")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    options.out.mkdir(parents=True, exist_ok=True)
+    for name in options.problems:
+        found = study(name, PLANS[name] | (QUICK if options.quick else {}))
+        write_json(found, options.out / f"{name}.json")
+        text = "\n\n".join(
+            f"{name}, N = 20, nodes uniform in {spacing}. Truth: {found['truth_steps']} steps, "
+            f"moves by {max(found['truth_moves'].values()):.1g} when halved.\n\n"
+            + closing_table(found, 20, spacing)
+            for spacing in SPACINGS
+        )
+        write_atomically(options.out / f"{name}.md", lambda f, text=text: f.write(text + "\n"))
+        error_curves(found["rows"], options.out / name)
+        print(text, flush=True)
+
+
+if __name__ == "__main__":
+    main()

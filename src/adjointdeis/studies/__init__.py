@@ -1,0 +1,1 @@
+"""Measurements of the gradient methods against each other: errors, cost, memory, stability."""

@@ -1,0 +1,121 @@
+"""What the studies differentiate: a denoiser, its inputs and a loss on the sample."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from adjointdeis.diffusion import GaussianDenoiser, MixtureDenoiser, Schedule, TimeGrid, VPLinear
+from adjointdeis.gradients import Cost, GradientMethod
+from adjointdeis.rollout import sample
+from adjointdeis.solvers.base import Solver
+
+PARTS = ("x_T", "z", "theta")
+SPACINGS: dict[str, Callable[..., TimeGrid]] = {
+    "log-SNR": TimeGrid.uniform_lmbda,
+    "time": TimeGrid.uniform_time,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """Gradients by part, each flattened and in float64, and what they cost."""
+
+    gradients: dict[str, Tensor]
+    cost: Cost
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """A loss on what a denoiser generates.
+
+    Attributes:
+        name: as tables print it.
+        denoiser: noise prediction; its parameters are theta.
+        schedule: its schedule.
+        x_T, z: initial noise, shape (B, *), and condition, shape (B, d).
+        loss: of samples, summed over the batch to a 0-d tensor.
+        t_min: where sampling ends; above 0, so that the log-SNR is finite.
+    """
+
+    name: str
+    denoiser: nn.Module
+    schedule: Schedule
+    x_T: Tensor
+    z: Tensor
+    loss: Callable[[Tensor], Tensor]
+    t_min: float = 1e-3
+
+    def grid(self, spacing: str, steps: int) -> TimeGrid:
+        """Sampling grid from the schedule's noisiest time to ``t_min``."""
+        return SPACINGS[spacing](self.schedule, steps, t_min=self.t_min)
+
+    def differentiate(
+        self,
+        method: GradientMethod,
+        solver: Solver,
+        grid: TimeGrid,
+        noise: Any = None,
+        parts: Sequence[str] = PARTS,
+    ) -> Found:
+        """Gradients of the loss by one method; the parts not asked for are constants."""
+        x_T = self.x_T.detach().clone().requires_grad_("x_T" in parts)
+        z = self.z.detach().clone().requires_grad_("z" in parts)
+        weights = list(self.denoiser.parameters()) if "theta" in parts else []
+        self.denoiser.requires_grad_("theta" in parts)
+        try:
+            rollout = sample(
+                self.denoiser, x_T, z, solver=solver, grid=grid, noise=noise, gradient=method
+            )
+            inputs = [t for t in (x_T, z) if t.requires_grad] + weights
+            found = list(torch.autograd.grad(self.loss(rollout.x_0), inputs, allow_unused=True))
+        finally:
+            self.denoiser.requires_grad_(False)
+        gradients = {
+            name: _flat([found.pop(0)], [like])
+            for name, like in (("x_T", x_T), ("z", z))
+            if name in parts
+        }
+        if weights:
+            gradients["theta"] = _flat(found, weights)
+        return Found(gradients, rollout.cost)
+
+
+def _flat(found: Sequence[Tensor | None], like: Sequence[Tensor]) -> Tensor:
+    filled = [torch.zeros_like(t) if g is None else g for g, t in zip(found, like, strict=True)]
+    return torch.cat([gradient.detach().flatten().double() for gradient in filled])
+
+
+def _normal(*shape: int, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def _towards(target: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda x_0: (x_0 - target).square().sum()
+
+
+def mixture(batch: int = 8) -> Problem:
+    """Three conditional modes in four dimensions: nonlinear, every gradient exists."""
+    schedule = VPLinear()
+    denoiser = MixtureDenoiser(
+        schedule,
+        means=_normal(3, 4, seed=10),
+        scales=torch.tensor([0.4, 0.6, 0.8], dtype=torch.float64),
+        weight=0.5 * _normal(3, 4, 3, seed=11),
+        logits=0.3 * _normal(3, seed=12),
+    )
+    x_T, z = _normal(batch, 4, seed=30), _normal(batch, 3, seed=31)
+    return Problem("mixture", denoiser, schedule, x_T, z, _towards(_normal(4, seed=32)))
+
+
+def gaussian(batch: int = 8, scale: float = 0.7) -> Problem:
+    """A conditional Gaussian: the flow is linear, its gradient known in closed form."""
+    schedule = VPLinear()
+    denoiser = GaussianDenoiser(
+        schedule, mean=_normal(4, seed=20), scale=scale, weight=_normal(4, 3, seed=21)
+    )
+    x_T, z = _normal(batch, 4, seed=30), _normal(batch, 3, seed=31)
+    return Problem("Gaussian", denoiser, schedule, x_T, z, _towards(_normal(4, seed=32)))
