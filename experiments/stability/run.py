@@ -70,9 +70,7 @@ def reversals(counts: list[int]) -> list[dict[str, Any]]:
                 ]
                 bad = not bool(pair[1].isfinite().all()) or float(pair[1].norm()) == 0.0
                 errors[steps] = math.inf if bad else distance(*pair).relative
-            rows.append(
-                {"solver": short_name(solver), "dtype": str(dtype)[6:], "error": errors}
-            )
+            rows.append({"solver": short_name(solver), "dtype": str(dtype)[6:], "error": errors})
     return rows
 
 
