@@ -1,8 +1,8 @@
 r"""Where a method gives the wrong sign, or blows up, on data whose answer is known.
 
 The data are a Gaussian much narrower than the noise, so that :math:`J = I / \sigma` and every
-step of width h must shrink p = alpha a_x by :math:`e^{-h}` (:math:`e^{-2h}` for the SDE). With :math:`\alpha J = \rho / (s^2 + \rho^2)` the
-whole run has
+step of width h must shrink p = alpha a_x by :math:`e^{-h}` (:math:`e^{-2h}` for the SDE). With
+:math:`\alpha J = \rho / (s^2 + \rho^2)` the whole run has
 
 .. math:: \frac{dx_0}{dx_T} = \frac{\alpha_0}{\alpha_T}
           \left(\frac{s^2 + \rho_0^2}{s^2 + \rho_T^2}\right)^{c/2} I,
