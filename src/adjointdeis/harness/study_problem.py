@@ -4,7 +4,7 @@ import torch
 
 from adjointdeis.faces.tensors import to_tensor
 from adjointdeis.harness import assets
-from adjointdeis.harness.benchmark import SOURCE, load_benchmark, read_aligned
+from adjointdeis.harness.benchmark import load_benchmark, read_aligned
 from adjointdeis.harness.encodings import Encodings
 from adjointdeis.morphing.identity_loss import IdentityLoss
 from adjointdeis.morphing.latents import morph_latents
@@ -22,7 +22,7 @@ def mini(pairs: int = 2, encoding_steps: int = 100) -> Problem:
     guide = assets.recogniser("guide.safetensors", profile)
     encode = Encodings(autoencoder, None)
     images = [
-        read_aligned([benchmark.image(pair.subjects[i], SOURCE) for pair in benchmark.pairs], None)
+        read_aligned([benchmark.image(*pair.sides[i]) for pair in benchmark.pairs], None)
         for i in (0, 1)
     ]
     a, b = (encode(side, torch.device("cpu"), encoding_steps) for side in images)
