@@ -12,13 +12,13 @@ import traceback
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
 from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -57,7 +57,7 @@ def check_overrides(config_dir: Path, arguments: list[str]) -> None:
             overrides += parser.parse_overrides([token])
         except HydraException as error:
             raise ConfigError(f"cannot read {token!r}: {_first_line(error)}") from error
-    choices = [_choices(override) for override in overrides]
+    choices = [_choices(override, config_dir) for override in overrides]
     first = [values[0] for values in choices]
     # The first point of a sweep, then every other value in the place of the first one.
     points = [first]
@@ -75,15 +75,27 @@ def check_overrides(config_dir: Path, arguments: list[str]) -> None:
             validate(cfg)
 
 
-def _choices(override: Override) -> list[str]:
+def _choices(override: Override, config_dir: Path) -> list[str]:
     """An override with each value of its sweep; of a range, with the first."""
     if not override.is_sweep_override():
         return [str(override.input_line)]
-    key, values = override.get_key_element(), override.sweep_string_iterator()
+    key = override.get_key_element()
+    if override.is_glob_sweep():
+        folder = config_dir / override.key_or_group
+        values = cast(Glob, override.value()).filter(_options(folder))
+    else:
+        values = list(override.sweep_string_iterator())
     found = [f"{key}={value}" for value in values]
     if not found:
         raise ConfigError(f"{override.input_line}: the sweep has no value")
+    if override.is_glob_sweep():
+        return found
     return found if override.is_choice_sweep() else found[:1]
+
+
+def _options(folder: Path) -> list[str]:
+    """Options of a group, those of its subgroups with their path."""
+    return sorted(p.relative_to(folder).with_suffix("").as_posix() for p in folder.rglob("*.yaml"))
 
 
 def _explain(error: Exception, overrides: list[str], config_dir: Path) -> str:
@@ -94,10 +106,8 @@ def _explain(error: Exception, overrides: list[str], config_dir: Path) -> str:
         group = name.split("@")[0]
         folder = config_dir / group
         if folder.is_dir() and f"{group}/{value}" in text:
-            options = sorted(
-                p.relative_to(folder).with_suffix("").as_posix() for p in folder.rglob("*.yaml")
-            )
-            return f"{override}: {group} has no option {value!r}{_nearest(value, options)}"
+            near = _nearest(value, _options(folder))
+            return f"{override}: {group} has no option {value!r}{near}"
         if not folder.is_dir() and (f"'{name}'" in text or f"{name}" in text):
             known = keys | groups
             if name not in known:
