@@ -18,7 +18,7 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, Override
+from hydra.core.override_parser.types import Glob, Override, ValueType
 from hydra.errors import HydraException
 from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -80,7 +80,7 @@ def _choices(override: Override, config_dir: Path) -> list[str]:
     if not override.is_sweep_override():
         return [str(override.input_line)]
     key = override.get_key_element()
-    if override.is_glob_sweep():
+    if override.value_type == ValueType.GLOB_CHOICE_SWEEP:
         folder = config_dir / override.key_or_group
         values = cast(Glob, override.value()).filter(_options(folder))
     else:
@@ -88,7 +88,7 @@ def _choices(override: Override, config_dir: Path) -> list[str]:
     found = [f"{key}={value}" for value in values]
     if not found:
         raise ConfigError(f"{override.input_line}: the sweep has no value")
-    if override.is_glob_sweep():
+    if override.value_type == ValueType.GLOB_CHOICE_SWEEP:
         return found
     return found if override.is_choice_sweep() else found[:1]
 
