@@ -174,6 +174,26 @@ def test_flow_matching_from_pure_noise(shift: float, conditional) -> None:
         sample(other.denoiser, x_T, z, solver=FlowEuler(), grid=other.grid(2))
 
 
+def test_a_transformer_is_called_by_the_same_names() -> None:
+    torch.manual_seed(0)
+    transformer = diffusers.SD3Transformer2DModel(
+        sample_size=8, in_channels=4, out_channels=4, num_layers=1, attention_head_dim=8,
+        num_attention_heads=2, joint_attention_dim=12, caption_projection_dim=16,
+        pooled_projection_dim=6,
+    ).eval()  # fmt: skip
+    pooled = normal(1, 6, seed=4)
+    x_T, z = normal(1, 4, 8, 8, seed=1).requires_grad_(), normal(1, 5, 12, seed=2).requires_grad_()
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
+    model = from_diffusers(transformer, scheduler, pooled_projections=pooled)
+    x_0 = sample(model.velocity, x_T, z, solver=FlowEuler(), grid=model.grid(STEPS)).x_0
+    scheduler.set_timesteps(STEPS)
+    theirs = x_T
+    for timestep in scheduler.timesteps:
+        out = transformer(theirs, z, pooled, timestep.expand(1), return_dict=False)[0]
+        theirs = scheduler.step(out, timestep, theirs).prev_sample
+    compare(transformer, x_0, x_T, z, theirs)
+
+
 def test_what_is_not_understood_is_named(unconditional) -> None:
     for arguments, message in (
         ({"prediction_type": "score"}, "prediction_type='score'"),

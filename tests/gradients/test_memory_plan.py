@@ -154,6 +154,22 @@ class Live:
         self.held.pop(key, None)
 
 
+@pytest.mark.parametrize("snapshots", [None, 3], ids=["every-latent", "3-snapshots"])
+def test_what_is_held_beside_the_latents_does_not_grow_with_the_number_of_steps(snapshots) -> None:
+    held, latents = [], []
+    for steps in (8, 32, 128):
+        network, (x_T, z) = Wide(), inputs()
+        grid = TimeGrid.uniform_time(VPLinear(), steps)
+        grid = grid.at(range(len(grid)))
+        method = DiscreteAdjoint(snapshots=snapshots)
+        with Live([*network.parameters(), grid.t]) as live:
+            found = differentiate(network, x_T, z, method, solver=DDIM(), grid=grid)
+        held.append(live.peak)
+        latents.append(found.rollout.cost.peak_latents)
+    assert held[0] > 3000 and max(held) <= 1.05 * min(held)
+    assert latents == ([9, 33, 129] if snapshots is None else [5, 5, 5])
+
+
 class Wide(MLPDenoiser):
     """Activations far larger than the latent."""
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from adjointdeis import TimeGrid, VPLinear, sample
 from adjointdeis.diffusion import BrownianPath
-from adjointdeis.gradients import Backprop, DiscreteAdjoint
+from adjointdeis.gradients import Backprop, DiscreteAdjoint, FlowGrad
 from adjointdeis.gradients.snapshots import advances, placements
 from adjointdeis.solvers import DDIM, DPMSolverPP, SDEDPMSolver
 
@@ -103,8 +103,9 @@ def test_memory_falls_with_the_number_of_snapshots() -> None:
         DiscreteAdjoint(snapshots=2),
         DiscreteAdjoint(keep_activations=5),
         DiscreteAdjoint(budget="4 KB"),
+        FlowGrad(threshold=0.0),
     ],
-    ids=["s", "k", "bytes"],
+    ids=["s", "k", "bytes", "flowgrad"],
 )
 def test_random_layers_are_repeated_and_a_second_pass_is_possible(method) -> None:
     class Dropout(nn.Module):
