@@ -17,6 +17,7 @@ from adjointdeis.reporting.plots import (
     scatter_figure,
 )
 from adjointdeis.reporting.render_html import html
+from adjointdeis.reporting.report import figures_of
 from adjointdeis.reporting.style import INK, look, spread
 from adjointdeis.reporting.sweep_plots import sweep_figure
 
@@ -115,3 +116,32 @@ def test_neighbouring_looks_differ_without_colour():
     looks = [look(i) for i in range(4)]
     assert len({x.marker for x in looks}) == 4
     assert len({str(x.dash) for x in looks}) == 4
+
+
+LONG = "AdjointDEIS(order=1, steps=20, states='recorded'), SDEDPMSolver, lr 0.01"
+
+
+def test_a_long_name_loses_its_arguments_and_is_wrapped(tmp_path, make_run, recwarn):
+    attacks = {
+        "dim_a": ("DiM-A", "DiM-A", 0.22, None, 350),
+        "guided": (LONG, None, 0.25, 1, 650),
+        "ode": ("AdjointDEIS-1 (ODE)", None, 0.24, 1, 650),
+    }
+    make_run(tmp_path, attacks=attacks, systems=("arcface",), n_pairs=8, replicates=0, images=False)
+    found = Run.read(tmp_path)
+    assert found.short_label("guided") == "AdjointDEIS, SDEDPMSolver,\nlr 0.01"
+    assert found.short_label("ode") == "AdjointDEIS-1 (ODE)" and found.label_lines == 2
+    figures_of(found, found.headline[0])
+    # Room for the plot itself is left beside its labels.
+    assert not [w for w in recwarn if "constrained_layout" in str(w.message)]
+
+
+def test_two_names_that_differ_in_arguments_alone_keep_them(tmp_path, make_run):
+    attacks = {
+        "a": (LONG, None, 0.22, 1, 650),
+        "b": (LONG.replace("20", "10"), None, 0.25, 1, 650),
+    }
+    make_run(tmp_path, attacks=attacks, systems=("arcface",), n_pairs=4, replicates=0, images=False)
+    found = Run.read(tmp_path)
+    assert found.short_label("a").replace("\n", " ") == LONG
+    assert found.short_label("a") != found.short_label("b")

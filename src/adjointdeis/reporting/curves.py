@@ -123,10 +123,10 @@ def operating_curve_figure(run: Run, system: str, at: Condition, stem: Path) -> 
         axes.axvline(at.fmr, color=INK, linewidth=0.9, linestyle=(0, (4, 2)))
         axes.set_ylim(-3, 103)
         axes.set_xlim(lowest, 0.1)
-        places = spread(starts, 7.5, 0, 100)
+        places = spread(starts, 7.5 * run.label_lines, 0, 100)
         for (i, attack, _), y, text_y in zip(curves, starts, places, strict=True):
             axes.annotate(
-                run.attack_label(attack),
+                run.short_label(attack),
                 (0.1, y),
                 xytext=(1.04, text_y),
                 textcoords=beside(axes),
@@ -177,7 +177,7 @@ def potential_figure(run: Run, at: Condition, stem: Path) -> Figure | None:
             axes.set_xticks(range(n_c), [str(c + 1) for c in range(n_c)])
             axes.set_yticks(range(n_r), [str(r + 1) for r in range(n_r)])
             axes.tick_params(length=0)
-            axes.set_title(run.attack_label(attack), fontsize=8.5)
+            axes.set_title(run.short_label(attack), fontsize=8.5)
             for spine in axes.spines.values():
                 spine.set(visible=True, color=QUIET)
             words.append(f"{run.attack_label(attack)} {100 * values[0, -1]:.0f}% at all")

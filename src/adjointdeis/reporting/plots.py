@@ -26,7 +26,7 @@ def density_figure(run: Run, system: str, at: Condition, stem: Path) -> Figure |
         own = scores.select(kind="morph", attack=attack, probe_policy=at.probe)
         values = _finite(own["score"])
         if len(values) > 1:
-            ridges.append((run.attack_label(attack), values, i))
+            ridges.append((run.short_label(attack), values, i))
     tau = run.oriented_tau(system, at)
     if not ridges or tau is None:
         return None
@@ -36,7 +36,7 @@ def density_figure(run: Run, system: str, at: Condition, stem: Path) -> Figure |
     x = np.linspace(every.min() - pad, every.max() + pad, 400)
     label = run.system_label(system)
     shares = []
-    with figure(WIDTH, 0.75 + 0.42 * len(ridges)) as (made, axes):
+    with figure(WIDTH, 0.9 + 0.42 * len(ridges)) as (made, axes):
         for level, (name, values, index) in enumerate(reversed(ridges)):
             y = _density(values, x)
             y = level + 0.86 * y / y.max()
@@ -57,7 +57,8 @@ def density_figure(run: Run, system: str, at: Condition, stem: Path) -> Figure |
         axes.set_xlabel(
             "distance (match: below τ)" if dissimilar else "similarity (match: above τ)"
         )
-        axes.set_title(label)
+        # Above the threshold's own label, which may stand anywhere along the axis.
+        axes.set_title(label, pad=17)
         axes.text(
             tau, 1.0, f" τ = {tau:.3f}", transform=above(axes), va="bottom",
             fontsize=8, ha="right" if dissimilar else "left",
@@ -111,7 +112,7 @@ def scatter_figure(run: Run, system: str, at: Condition, stem: Path) -> Figure |
                     at_x, at_y, s=16, marker=style.marker, facecolor=face,
                     edgecolor=style.colour, linewidth=0.9, zorder=3,
                 )  # fmt: skip
-            axes.set_title(run.attack_label(attack), fontsize=8.5, pad=14)
+            axes.set_title(run.short_label(attack), fontsize=8.5, pad=14)
             words = f"{int(hit.sum())}/{len(hit)} match both"
             words += f", {int(failed.sum())} failed" if failed.any() else ""
             axes.text(0, 1.02, words, transform=axes.transAxes, fontsize=7.5, va="bottom")
@@ -168,10 +169,12 @@ def cost_figure(run: Run, system: str, at: Condition, stem: Path) -> Figure | No
         axes.set_ylim(-3, 103)
         for members in _clusters(nfe):
             last = members[-1] == np.argsort(nfe, kind="stable")[-1]
-            for p, text_y in zip(members, spread(value[members], 7.5, 0, 100), strict=True):
+            for p, text_y in zip(
+                members, spread(value[members], 7.5 * run.label_lines, 0, 100), strict=True
+            ):
                 i, attack = points[p][:2]
                 axes.annotate(
-                    f"{run.attack_label(attack)} {percent(float(value[p]) / 100, 100)}%",
+                    f"{run.short_label(attack)} {percent(float(value[p]) / 100, 100)}%",
                     (x[p], value[p]),
                     xytext=(1.02, text_y) if last else (x[members].max() * 1.09, text_y + 4),
                     textcoords=beside(axes) if last else "data", fontsize=8, va="center",
@@ -206,7 +209,9 @@ def curve_figure(run: Run, key: str, stem: Path) -> Figure | None:
         return None
     name = {"loss": "identity loss", "gradient_norm": "gradient norm"}.get(key, key)
     with figure(5.6, 3.0) as (made, axes):
-        logarithmic = key != "loss" and all((v > 0).all() for _, _, v in curves)
+        every = np.concatenate([v for _, _, v in curves])
+        # Over less than a factor of four a logarithmic axis has hardly a tick to read.
+        logarithmic = key != "loss" and bool((every > 0).all()) and every.max() > 4 * every.min()
         if logarithmic:
             axes.set_yscale("log")
         last = max(len(v) for _, _, v in curves)
@@ -223,10 +228,10 @@ def curve_figure(run: Run, key: str, stem: Path) -> Figure | None:
             axes.transData.transform(np.stack([np.full(len(ends), last), ends], axis=1))
         )[:, 1]
         for (i, attack, values), y, text_y in zip(
-            curves, ends, spread(at, 0.085, 0.02, 1.0), strict=True
+            curves, ends, spread(at, 0.085 * run.label_lines, 0.02, 1.0), strict=True
         ):
             axes.annotate(
-                f"{run.attack_label(attack)}  {y:.3g}", (len(values), y), xytext=(1.03, text_y),
+                f"{run.short_label(attack)}  {y:.3g}", (len(values), y), xytext=(1.03, text_y),
                 textcoords="axes fraction", va="center", fontsize=8, annotation_clip=False,
                 arrowprops=leader(look(i).colour, 0),
             )  # fmt: skip

@@ -1,5 +1,7 @@
 """A finished run as the reports see it: its result, its scores, and which rows are the headline."""
 
+import re
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,6 +31,9 @@ KNOWN = {
     "elasticface": "ElasticFace",
     "dlib": "dlib ResNet",
 }
+WRAP = 26
+# `AdjointDEIS(order=1, steps=20), DDIM` is `AdjointDEIS, DDIM`; `AdjointDEIS-1 (ODE)` stays itself.
+_ARGUMENTS = re.compile(r"(?<=\w)\([^()]*\)")
 HEADLINE_VARIANTS = ("MMPMR", "MinMax")
 
 
@@ -101,6 +106,27 @@ class Run:
             return "worst-case bound"
         return self.result["attacks"][name]["label"]
 
+    @cached_property
+    def _short(self) -> dict[str, str]:
+        """Labels without the arguments of what they name, where that keeps them apart, wrapped."""
+        full = {name: self.attack_label(name) for name in self.attacks}
+        bare = {name: _ARGUMENTS.sub("", label) for name, label in full.items()}
+        return {
+            name: textwrap.fill(
+                bare[name] if len(label) > WRAP and _only(bare, name) else label, WRAP
+            )
+            for name, label in full.items()
+        }
+
+    def short_label(self, name: str) -> str:
+        """The attack's name in a plot, in lines of at most `WRAP` characters where words allow."""
+        return self._short[name]
+
+    @property
+    def label_lines(self) -> int:
+        """Lines of the tallest `short_label`: direct labels must stand that far apart."""
+        return max((label.count("\n") + 1 for label in self._short.values()), default=1)
+
     def system_label(self, name: str) -> str:
         """The recogniser's printed name."""
         label = self.result["systems"][name]["label"]
@@ -168,3 +194,7 @@ class Run:
 def condition(row: Mapping[str, Any]) -> Condition:
     """The condition of a row of `evaluate`."""
     return Condition(row["probe_policy"], row["impostor_policy"], row["variant"], row["fmr_target"])
+
+
+def _only(labels: Mapping[str, str], name: str) -> bool:
+    return list(labels.values()).count(labels[name]) == 1
