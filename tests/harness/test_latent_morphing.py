@@ -23,6 +23,7 @@ from tiny_profile import (
     overrides,
 )
 
+from adjointdeis.evaluation import read_scores
 from adjointdeis.evaluation.provenance import read_provenance, sources_match
 from adjointdeis.faces.datasets.pairs import Pair
 from adjointdeis.faces.image_io import read_image
@@ -106,6 +107,21 @@ def test_a_run_stands_alone(base, result) -> None:
         assert (base / name).stat().st_size > 0
     assert (base / "logs" / "metrics.csv").is_file()
     assert not list(base.rglob(".partial*"))
+
+
+def test_all_bona_fide_comparisons_are_scored_and_move_no_threshold(base, result) -> None:
+    table = read_scores(base / "scores.csv")
+    subjects = {s for pair in PAIRS for s in pair.split("_")}
+    for system in ("arcface", "adaface"):
+        mated = table.select(kind="mated", system=system)
+        nonmated = table.select(kind="nonmated", system=system)
+        assert set(mated["subject_id"]) == subjects and len(mated) == len(subjects)
+        pairs = set(zip(nonmated["ref_subject_id"], nonmated["subject_id"], strict=True))
+        assert len(pairs) == len(nonmated) == len(subjects) * (len(subjects) - 1)
+        assert all(str(p).endswith("_08") for p in nonmated["probe_id"])
+        assert all(str(p).endswith("_03") for p in nonmated["ref_id"])
+    assert {row["tau"] for row in result["rows"]} == {0.5}
+    assert {row["bootstrap_tau"] for row in result["rows"]} == {"fixed"}
 
 
 def test_evaluations_are_counted(result) -> None:

@@ -89,8 +89,8 @@ def det_figure(run: Run, at: Condition, stem: Path) -> Figure | None:
         axes.set_title("DET of the recognisers")
         svg, png = save(made, stem)
     caption = (
-        "Bona fide comparisons only; marks stand at the thresholds used. Rates of zero are drawn "
-        "at half a comparison."
+        "Bona fide comparisons of this run's own people; marks stand at the thresholds used, which "
+        "may rest on others. Rates of zero are drawn at half a comparison."
     )
     return Figure(stem.name, svg, png, caption, f"DET; at the thresholds: {', '.join(words)}")
 
@@ -141,8 +141,9 @@ def operating_curve_figure(run: Run, system: str, at: Condition, stem: Path) -> 
         axes.set_title(label)
         svg, png = save(made, stem)
     caption = (
-        f"Thresholds from all impostor pairs, probe {at.probe}. The curves start where one false "
-        f"match is left; the dashed line is the operating point of the tables."
+        "Thresholds from this run's own pairs of different people, one after another; those of "
+        f"the tables may rest on others. Probe {at.probe}. The curves start where one false match "
+        "is left; the dashed line is the FMR of the tables."
     )
     return Figure(stem.name, svg, png, caption, f"{label}: {', '.join(words)}")
 
