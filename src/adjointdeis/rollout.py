@@ -13,7 +13,8 @@ from adjointdeis.gradients.chain import Chain
 from adjointdeis.gradients.cost import Cost, CountedDenoiser
 from adjointdeis.gradients.discrete_adjoint import DiscreteAdjoint
 from adjointdeis.solvers.base import Solver
-from adjointdeis.solvers.reversible import Pair, ReversibleSolver, warn_of_amplification
+from adjointdeis.solvers.pair import Pair
+from adjointdeis.solvers.reversible import ReversibleSolver, warn_of_amplification
 
 Condition = Tensor | Sequence[Tensor] | None
 

@@ -157,6 +157,46 @@ def test_rex_for_the_sde_is_the_first_order_solver_of_its_prediction() -> None:
     close(take(Rex("euler", "data", "sde"), 3, x, x, z, noise)[0], expected)
 
 
+def middle_of(lmbda: float):
+    """Time and levels at a log-SNR."""
+    schedule = VPLinear()
+    t = schedule.t_of(lmbda)
+    return t, float(schedule.alpha(t)), float(schedule.sigma(t))
+
+
+def test_a_midpoint_of_the_sde_in_noise_prediction_lies_on_the_path() -> None:
+    """Stage at half the rho, with the share of the variance that has gone by there."""
+    (x, z), noise = inputs(), normal(BATCH, DIM, seed=9)
+    s, t = GRID[3], GRID[4]
+    rho = 0.5 * (s.rho + t.rho)
+    time, alpha, _ = middle_of(-math.log(rho))
+    path = math.sqrt(s.rho**2 - t.rho**2) * noise
+    share = (s.rho**2 - rho**2) / (s.rho**2 - t.rho**2)
+    y = x / s.alpha + 2.0 * (rho - s.rho) * DENOISER(x, s.t, z) + share * path
+    expected = t.alpha * (x / s.alpha + 2.0 * (t.rho - s.rho) * DENOISER(alpha * y, time, z) + path)
+    close(take(Rex("midpoint", "noise", "sde"), 3, x, x, z, noise)[0], expected)
+
+
+def test_a_midpoint_of_the_sde_in_data_prediction_halves_the_squared_gamma() -> None:
+    (x, z), noise = inputs(), normal(BATCH, DIM, seed=9)
+    s, t = GRID[3], GRID[4]
+
+    def level(alpha, sigma):
+        return sigma**2 / alpha
+
+    def x0_hat(x, time, alpha, sigma):
+        return (x - sigma * DENOISER(x, time, z)) / alpha
+
+    clock = [(node.alpha / node.sigma) ** 2 for node in (s, t)]
+    time, alpha, sigma = middle_of(0.5 * math.log(0.5 * sum(clock)))
+    width, path = clock[1] - clock[0], math.sqrt(clock[1] - clock[0]) * noise
+    y = x / level(s.alpha, s.sigma)
+    half = y + 0.5 * width * x0_hat(x, s.t, s.alpha, s.sigma) + 0.5 * path
+    slope = x0_hat(level(alpha, sigma) * half, time, alpha, sigma)
+    expected = level(t.alpha, t.sigma) * (y + width * slope + path)
+    close(take(Rex("midpoint", "data", "sde"), 3, x, x, z, noise)[0], expected)
+
+
 @pytest.mark.parametrize("prediction", ["data", "noise"])
 def test_a_stage_of_the_sde_adds_the_mean_of_the_path_there(prediction: str) -> None:
     """With eps = 0 the partner undoes exactly the noise that x was given."""

@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 from adjointdeis.gradients.chain import Chain, Conditions, refuse_hidden_leaves
 from adjointdeis.gradients.continuous import ContinuousAdjoint
 from adjointdeis.solvers.base import Solver
-from adjointdeis.solvers.reversible import Pair
+from adjointdeis.solvers.pair import Pair
 
 
 class NotSupportedError(ValueError):

@@ -118,12 +118,16 @@ class Surroundings:
 
     def same_as(self, other: "Surroundings") -> bool:
         """Whether nothing differs between the two, random state included."""
-        rngs = ((self.rng, other.rng), (self.device_rng, other.device_rng))
-        return (self.device, self.autocast, self.autocast_dtype) == (
-            other.device,
-            other.autocast,
-            other.autocast_dtype,
-        ) and all(a is b or (a is not None and torch.equal(a, b)) for a, b in rngs)
+        if self.device_rng is None or other.device_rng is None:
+            same_device_rng = self.device_rng is other.device_rng
+        else:
+            same_device_rng = torch.equal(self.device_rng, other.device_rng)
+        settings = (self.device, self.autocast, self.autocast_dtype)
+        return (
+            settings == (other.device, other.autocast, other.autocast_dtype)
+            and same_device_rng
+            and torch.equal(self.rng, other.rng)
+        )
 
     def restore_rng(self) -> None:
         """Set the random state back to this one."""

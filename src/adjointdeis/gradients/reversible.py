@@ -12,11 +12,10 @@ from torch import Tensor
 from adjointdeis.gradients.base import Needs, NotSupportedError, StepwiseMethod, Watch
 from adjointdeis.gradients.chain import Chain, Conditions, Sums, Surroundings, detached, pull_back
 from adjointdeis.solvers.base import Solver, State
+from adjointdeis.solvers.coupling import Coupling, Latents
 from adjointdeis.solvers.reversible import (
     LARGEST_ERROR,
     AmplificationWarning,
-    Coupling,
-    Latents,
     ReversibleSolver,
     warn_of_amplification,
 )

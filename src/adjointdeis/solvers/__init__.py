@@ -3,16 +3,13 @@
 from adjointdeis.solvers.base import Solver, State
 from adjointdeis.solvers.bdia import BDIA
 from adjointdeis.solvers.belm import OBELM
+from adjointdeis.solvers.coupling import Coupling, GridEndError
 from adjointdeis.solvers.ddim import DDIM
 from adjointdeis.solvers.dpm_solver import DPMSolverPP
 from adjointdeis.solvers.edict import EDICT
 from adjointdeis.solvers.flow_euler import FlowEuler
-from adjointdeis.solvers.reversible import (
-    AmplificationWarning,
-    GridEndError,
-    Pair,
-    ReversibleSolver,
-)
+from adjointdeis.solvers.pair import Pair
+from adjointdeis.solvers.reversible import AmplificationWarning, ReversibleSolver
 from adjointdeis.solvers.rex import Rex
 from adjointdeis.solvers.runge_kutta import RungeKutta
 from adjointdeis.solvers.sde_dpm_solver import SDEDPMSolver
@@ -24,6 +21,7 @@ __all__ = [
     "EDICT",
     "OBELM",
     "AmplificationWarning",
+    "Coupling",
     "DPMSolverPP",
     "FlowEuler",
     "GridEndError",

@@ -6,10 +6,10 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from adjointdeis.diffusion.denoiser import Denoiser
 from adjointdeis.diffusion.grid import Node, TimeGrid
 from adjointdeis.diffusion.transition import eps_weight, signal_ratio
-from adjointdeis.solvers.reversible import Coupling, ReversibleSolver
+from adjointdeis.solvers.coupling import Coupling, weighted_eps
+from adjointdeis.solvers.reversible import ReversibleSolver
 
 
 @dataclass(frozen=True)
@@ -67,15 +67,6 @@ class BDIA(ReversibleSolver):
     def amplification(self, grid: TimeGrid) -> float:
         r""":math:`\gamma^{-N}`."""
         return self.gamma ** (-float(grid.steps))
-
-
-def weighted_eps(weight: float, s: Node):
-    """The increment ``weight * eps(v, s.t, z)`` of a coupling."""
-
-    def increment(denoiser: Denoiser, v: Tensor, z: Tensor | None) -> Tensor:
-        return weight * denoiser(v, s.t, z)
-
-    return increment
 
 
 def first_step(s: Node, t: Node) -> Coupling:

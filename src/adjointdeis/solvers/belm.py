@@ -9,8 +9,9 @@ from torch import Tensor
 
 from adjointdeis.diffusion.grid import Node, TimeGrid
 from adjointdeis.diffusion.transition import rho_gap, signal_ratio
-from adjointdeis.solvers.bdia import first_step, weighted_eps
-from adjointdeis.solvers.reversible import Coupling, ReversibleSolver
+from adjointdeis.solvers.bdia import first_step
+from adjointdeis.solvers.coupling import Coupling, weighted_eps
+from adjointdeis.solvers.reversible import ReversibleSolver
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from adjointdeis.diffusion.denoiser import Denoiser
 from adjointdeis.diffusion.grid import Node, TimeGrid
 from adjointdeis.diffusion.transition import eps_weight, signal_ratio
-from adjointdeis.solvers.reversible import Coupling, ReversibleSolver
+from adjointdeis.solvers.coupling import Coupling, weighted_eps
+from adjointdeis.solvers.reversible import ReversibleSolver
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,7 @@ class EDICT(ReversibleSolver):
 
     def couplings(self, s: Node, t: Node, noise: Tensor | None) -> Sequence[Coupling]:
         del noise
-        ratio, weight = signal_ratio(s, t), eps_weight(s, t)
-
-        def increment(denoiser: Denoiser, v: Tensor, z: Tensor | None) -> Tensor:
-            return weight * denoiser(v, s.t, z)
-
+        ratio, increment = signal_ratio(s, t), weighted_eps(eps_weight(s, t), s)
         first: Literal[0, 1] = 0 if s.index % 2 == 0 else 1
         second: Literal[0, 1] = 1 if first == 0 else 0
         return (

@@ -1,16 +1,7 @@
-r"""What every algebraically reversible sampler is made of: couplings of a pair of latents.
+r"""Samplers whose steps can be undone, their inverses, and a warning where rounding wins."""
 
-A coupling changes one latent of the pair by a function of the other,
-:math:`u \leftarrow \mathrm{scale}\,u + \mathrm{mix}\,v + F(v)`, and is undone by
-:math:`u \leftarrow (u - \mathrm{mix}\,v - F(v)) / \mathrm{scale}`: the network is evaluated at
-the same v in both directions. EDICT, BDIA, O-BELM and Rex are sequences of such couplings and
-differ only in the numbers and in F, so a step, its inverse, and its gradient (one evaluation of
-F with a graph, for the value and for the product) are written once.
-"""
-
-import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
@@ -20,91 +11,13 @@ from torch import Tensor
 from adjointdeis.diffusion.denoiser import Denoiser
 from adjointdeis.diffusion.grid import Node, TimeGrid
 from adjointdeis.solvers.base import Solver, State
-
-Increment = Callable[[Denoiser, Tensor, Tensor | None], Tensor]
-Latents = tuple[Tensor, Tensor]
+from adjointdeis.solvers.coupling import Coupling, Latents
 
 LARGEST_ERROR = 1e-3
 
 
 class AmplificationWarning(UserWarning):
     """Inverting a sampler amplifies rounding so much that the reconstruction cannot be trusted."""
-
-
-class GridEndError(ValueError):
-    """A step that cannot be inverted because of an exact end of the grid."""
-
-
-@dataclass(frozen=True)
-class Coupling:
-    r"""One invertible move, :math:`u \leftarrow \mathrm{scale}\,u + \mathrm{mix}\,v + F(v)`.
-
-    Args:
-        updated: which of the pair is u, 0 or 1; v is the other.
-        scale: factor of u, not 0.
-        mix: factor of v.
-        increment: F, called as ``increment(denoiser, v, z)``; None for a move without network.
-
-    Raises:
-        GridEndError: scale is 0 or not finite.
-    """
-
-    updated: Literal[0, 1]
-    scale: float
-    mix: float = 0.0
-    increment: Increment | None = None
-
-    def __post_init__(self) -> None:
-        if self.scale == 0.0 or not math.isfinite(self.scale):
-            raise GridEndError(
-                f"a coupling with factor {self.scale:g} cannot be inverted: it occurs where alpha "
-                "or sigma is exactly 0. End the grid at a t_min > 0 and start it at the "
-                "schedule's t_max"
-            )
-
-    def split(self, pair: Latents) -> tuple[Tensor, Tensor]:
-        """u and v of a pair."""
-        return pair[self.updated], pair[1 - self.updated]
-
-    def joined(self, u: Tensor, v: Tensor) -> Latents:
-        """The pair of a u and a v."""
-        return (u, v) if self.updated == 0 else (v, u)
-
-    def moved(self, u: Tensor, v: Tensor, change: Tensor | None) -> Tensor:
-        """u after the move, ``change`` being F(v)."""
-        u = self.scale * u
-        if self.mix != 0.0:
-            u = u + self.mix * v
-        return u if change is None else u + change
-
-    def restored(self, u: Tensor, v: Tensor, change: Tensor | None) -> Tensor:
-        """u before the move, ``change`` being F(v)."""
-        if change is not None:
-            u = u - change
-        if self.mix != 0.0:
-            u = u - self.mix * v
-        return u / self.scale
-
-    def apply(self, denoiser: Denoiser, pair: Latents, z: Tensor | None) -> Latents:
-        """The pair after the move."""
-        u, v = self.split(pair)
-        change = None if self.increment is None else self.increment(denoiser, v, z)
-        return self.joined(self.moved(u, v, change), v)
-
-    def inverse(self) -> "Coupling":
-        """The move that undoes this one; a coupling as well."""
-        forward, factor = self.increment, -1.0 / self.scale
-
-        def backward(denoiser: Denoiser, v: Tensor, z: Tensor | None) -> Tensor:
-            assert forward is not None
-            return factor * forward(denoiser, v, z)
-
-        return Coupling(
-            self.updated,
-            1.0 / self.scale,
-            factor * self.mix,
-            None if forward is None else backward,
-        )
 
 
 class ReversibleSolver(Solver):
@@ -251,78 +164,6 @@ class Inverted(ReversibleSolver):
         """The solver itself."""
         del grid, tied
         return self.solver
-
-
-@dataclass(frozen=True)
-class Pair(ReversibleSolver):
-    r"""A reversible solver whose x is the whole pair, stacked in a new first dimension.
-
-    A single latent does not determine a state of a coupled chain: x_0 alone cannot be taken
-    back to the x_T that made it, its partner is needed too. With this wrapper ``sample`` and
-    ``encode`` return both latents in one differentiable tensor of shape (2, B, \*), and every
-    exact gradient method works on it unchanged. To encode and reproduce a sample exactly::
-
-        code = encode(denoiser, x_0, z, solver=Pair(EDICT(), tied=True), grid=grid.reversed()).x_T
-        same = sample(denoiser, code, z, solver=Pair(EDICT()), grid=grid).x_0[0]
-
-    To decode both latents from one x_T, as DOODL does, and differentiate a loss of both::
-
-        both = sample(denoiser, x_T, z, solver=Pair(EDICT(), tied=True), grid=grid).x_0
-
-    Args:
-        solver: sampler of pairs.
-        tied: x_T (x_0 when encoding) is one latent of shape (B, \*), used for both; otherwise
-            it is a pair of shape (2, B, \*), as an encoding or a run of this class returns.
-
-    When not to use: for plain sampling; the second latent is only an image of the error.
-
-    References:
-        End-to-end diffusion latent optimization improves classifier guidance,
-        https://arxiv.org/abs/2303.13703
-    """
-
-    solver: ReversibleSolver
-    tied: bool = False
-
-    @property
-    def calculus(self) -> Literal["ode", "sde"]:  # pyright: ignore
-        """That of the solver."""
-        return self.solver.calculus
-
-    @property
-    def swaps(self) -> bool:  # pyright: ignore
-        """That of the solver."""
-        return self.solver.swaps
-
-    def initial_state(self, x_T: Tensor, grid: TimeGrid) -> State:
-        return self.solver.initial_state(x_T, grid) if self.tied else ()
-
-    def pair(self, x: Tensor, state: State) -> Latents:
-        if state:
-            return x, state[0]
-        if x.shape[0] != 2:
-            raise ValueError(
-                f"Pair takes two latents stacked in a first dimension of 2, got {tuple(x.shape)}; "
-                "use Pair(solver, tied=True) to begin with one latent"
-            )
-        return x[0], x[1]
-
-    def unpair(self, first: Tensor, second: Tensor) -> tuple[Tensor, State]:
-        return torch.stack((first, second)), ()
-
-    def couplings(self, s: Node, t: Node, noise: Tensor | None) -> Sequence[Coupling]:
-        return self.solver.couplings(s, t, noise)
-
-    def opening(self, s: Node, t: Node) -> Sequence[Coupling]:
-        return self.solver.opening(s, t)
-
-    def amplification(self, grid: TimeGrid) -> float:
-        return self.solver.amplification(grid)
-
-    def inverted(self, grid: TimeGrid, tied: bool | None = None) -> ReversibleSolver:
-        """As for any reversible solver; ``tied`` is this object's own by default."""
-        tied = self.tied if tied is None else tied
-        return Pair(self.solver.inverted(grid, tied), tied)
 
 
 def warn_of_amplification(solver: ReversibleSolver, grid: TimeGrid, dtype: torch.dtype) -> None:

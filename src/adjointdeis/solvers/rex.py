@@ -12,7 +12,8 @@ from adjointdeis.diffusion.denoiser import Denoiser
 from adjointdeis.diffusion.grid import Node, TimeGrid
 from adjointdeis.diffusion.prediction import x0_from_eps
 from adjointdeis.diffusion.transition import path_scale, signal_ratio
-from adjointdeis.solvers.reversible import Coupling, Increment, ReversibleSolver
+from adjointdeis.solvers.coupling import Coupling, Increment
+from adjointdeis.solvers.reversible import ReversibleSolver
 from adjointdeis.solvers.runge_kutta import combined
 from adjointdeis.solvers.tableau import Tableau, tableau
 
