@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 from tiny_profile import ROOT
 
 from adjointdeis.diffusion.schedule import DDPM
-from adjointdeis.gradients import AdjointDEIS, DiscreteAdjoint
+from adjointdeis.gradients import AdjointDEIS, DiscreteAdjoint, Reversible
 from adjointdeis.morphing.adjoint_dim import GuidedDiM
 from adjointdeis.morphing.attack import Attack
 from adjointdeis.morphing.dim import DiM
@@ -163,6 +163,11 @@ def test_grids() -> None:
             GuidedDiM,
             {"optimisation_steps": 5, "gradient": DiscreteAdjoint()},
             r"both a gradient method and an optimizer",
+        ),
+        (
+            GuidedDiM,
+            {"optimisation_steps": 5, "gradient": Reversible(), "optimizer": SGD},
+            r"DDIM has none",
         ),
     ],
 )

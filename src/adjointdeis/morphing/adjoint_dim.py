@@ -69,7 +69,10 @@ class GuidedDiM(DiM):
                 f"attack {self.name} makes {self.optimisation_steps} optimisation steps and needs "
                 "both a gradient method and an optimizer"
             )
-
+        if self.optimisation_steps and self.gradient is not None:
+            # A sampler and a gradient that cannot go together are refused before any encoding.
+            leaf = torch.empty(0, requires_grad=True)
+            self.gradient.refuse(self.solver, leaf, (leaf,), scheduled=False, learned=())
         if self.stop_similarity is not None and not -1 < self.stop_similarity < 1:
             raise ValueError(
                 f"attack {self.name}: stop_similarity={self.stop_similarity}, expected a cosine "
