@@ -47,7 +47,13 @@ class Alone:
         optimizers = training.configure_optimizers()
         optimizers[1].optimizer = optimizers[1]
         training.optimizers = lambda: optimizers  # type: ignore[method-assign]
-        training.manual_backward = lambda loss: loss.backward()  # type: ignore[method-assign]
+        self.descended: list[float] = []
+
+        def backward(loss: torch.Tensor) -> None:
+            self.descended.append(loss.item())
+            loss.backward()
+
+        training.manual_backward = backward  # type: ignore[method-assign]
         training.log = lambda name, value, **_: self.logged.update({name: value})
         training._trainer = self  # type: ignore[assignment]
 
@@ -126,6 +132,21 @@ def test_in_the_game_each_network_descends_its_own_loss(training) -> None:
     total = game + training.reconstruction(fake[:2], real[:2])
     gradients = torch.autograd.grad(total, [parameters[name] for name in names])
     assert_descends(weights(training.network), before, dict(zip(names, gradients, strict=True)))
+
+
+def test_the_penalty_enters_every_few_steps_for_the_steps_between(training) -> None:
+    training.penalty, training.penalty_every = 0.7, 8
+    real, codes = draw(4, 3, 16, 16, seed=1), draw(4, 8, seed=2)
+    slope = training.slope(real).item()
+    for step, expected in ((8, 8 * 0.7 / 2 * slope), (9, 0.0)):
+        torch.manual_seed(0)
+        trainer = Alone(training, step)
+        state = training.discriminator.state_dict()
+        state = {name: value.clone() for name, value in state.items()}
+        training.training_step((real, codes), 0)
+        training.discriminator.load_state_dict(state)
+        extra = trainer.descended[0] - trainer.logged["train/discriminator"].item()
+        assert extra == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
 def test_the_average_style_follows_the_styles(training) -> None:

@@ -1,6 +1,7 @@
 """Builds the embedded profile from trained networks: weights, thresholds, pairs, model cards.
 
     python run.py task=mini
+    python run.py task=mini task.networks=[stylegan2]     one of them; the others stay as they are
 
 reads the runs of `task=train/...` and writes `src/adjointdeis/assets/mini`. The order is
 the protocol: weights first, thresholds from identities that are in no pair, then the pair list,
@@ -8,6 +9,7 @@ chosen by a network that neither guides nor judges, before any morph exists.
 """
 
 import csv
+import json
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,7 @@ from adjointdeis.harness import assets
 from adjointdeis.harness.benchmark import OTHER, SOURCE
 from adjointdeis.harness.model_cards import model_cards
 from adjointdeis.harness.records import write_record
+from adjointdeis.harness.training.generator_quality import generator_quality
 from adjointdeis.harness.training.quality import autoencoder_quality
 
 LICENCE = "MIT (trained by this repository on synthetic faces made from CC0 data)"
@@ -45,20 +48,70 @@ LABELS = {
     "elasticface": "ElasticFace (mini)",
     "adaface": "AdaFace (mini)",
 }
+NETWORKS = {"diffae", "stylegan2", *LABELS}
 
 
 def run(cfg: DictConfig) -> dict[str, Any]:
-    """Publishes the trained networks and everything that is derived from them."""
-    root = Path(cfg.task.destination)
+    """Publishes the chosen networks and everything that is derived from them."""
+    root, chosen = Path(cfg.task.destination), set(cfg.task.networks)
+    if unknown := sorted(chosen - NETWORKS):
+        raise ValueError(f"task.networks={unknown}: known are {', '.join(sorted(NETWORKS))}")
     root.mkdir(parents=True, exist_ok=True)
-    files = _publish_weights(cfg, root)
+    files, quality = (
+        _present(root, "manifest.json").get("files", {}),
+        _present(root, "quality.json"),
+    )
+    if lacking := sorted(n for n in NETWORKS - chosen if f"{n}.safetensors" not in files):
+        raise ValueError(f"{root} has no {', '.join(lacking)} yet: add them to task.networks")
+    files |= _publish_weights(cfg, root, chosen)
     _write_manifest(root, files)
     profile = assets.profile("mini", str(root))
+    if chosen & LABELS.keys():
+        _publish_recognition(cfg, root, profile, files, quality)
+    if "diffae" in chosen:
+        quality["autoencoder"] = autoencoder_quality(
+            assets.autoencoder("diffae.safetensors", profile), root
+        )
+    if "stylegan2" in chosen:
+        training = read_header(root / "stylegan2.safetensors")["training"]
+        pool = _pool(cfg, PoolSpec(**training["recipe"]["pool"]))
+        quality["generator"] = generator_quality(
+            assets.style_generator("stylegan2.safetensors", training["recipe"]["trunk"], profile),
+            assets.recogniser("guide.safetensors", profile),
+            pool.images,
+            root,
+        )
+    _write_manifest(root, files)
+    write_record(root / "quality.json", quality)
+    cards = {
+        name: entry | {"training": read_header(root / name)["training"]}
+        for name, entry in files.items()
+        if name.endswith(".safetensors")
+    }
+    (root / "MODEL_CARDS.md").write_text(model_cards(cards, quality))
+    return quality
+
+
+def _present(root: Path, name: str) -> dict[str, Any]:
+    """A record of the profile as it is; empty where there is none."""
+    path = root / name
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def _publish_recognition(
+    cfg: DictConfig,
+    root: Path,
+    profile: assets.Profile,
+    files: dict[str, dict[str, Any]],
+    quality: dict[str, Any],
+) -> None:
+    """Thresholds and pair list, which depend on every recogniser; fills files and quality."""
     systems: list[Any] = [assets.recogniser(f"{name}.safetensors", profile) for name in LABELS]
     systems += [instantiate(judge) for judge in (cfg.judges or {}).values()]
 
     pool = _pool(cfg, PoolSpec(**OmegaConf.to_container(cfg.task.threshold_pool)))  # type: ignore[arg-type]
-    records, quality = _thresholds(pool, systems, cfg.task.fmr)
+    records, measured = _thresholds(pool, systems, cfg.task.fmr)
+    quality |= measured
     quality["shortcut"] = _shortcut(cfg, systems)
     write_record(root / "thresholds.json", {"records": [r.to_dict() for r in records]})
     files["thresholds.json"] = {
@@ -74,28 +127,27 @@ def run(cfg: DictConfig) -> dict[str, Any]:
         "excluded_false_matches": excluded,
         "similarity_of_the_last": min(pair.similarity for pair in pairs),
     }
-    quality["autoencoder"] = autoencoder_quality(
-        assets.autoencoder("diffae.safetensors", profile), root
-    )
-    _write_manifest(root, files)
-    write_record(root / "quality.json", quality)
-    for name in files:
-        if name.endswith(".safetensors"):
-            files[name]["training"] = read_header(root / name)["training"]
-    (root / "MODEL_CARDS.md").write_text(model_cards(files, quality))
-    return quality
 
 
-def _publish_weights(cfg: DictConfig, root: Path) -> dict[str, dict[str, Any]]:
+def _publish_weights(cfg: DictConfig, root: Path, chosen: set[str]) -> dict[str, dict[str, Any]]:
     files: dict[str, dict[str, Any]] = {}
     trained = Path(cfg.paths.outputs)
-    source = trained / "train-autoencoder" / "weights.safetensors"
-    files["diffae.safetensors"] = {
-        **_copy_network(source, root / "diffae.safetensors"),
-        "kind": "autoencoder",
-        "prediction": "v",
-    }
+    if "diffae" in chosen:
+        source = trained / "train-autoencoder" / "weights.safetensors"
+        files["diffae.safetensors"] = {
+            **_copy_network(source, root / "diffae.safetensors"),
+            "kind": "autoencoder",
+            "prediction": "v",
+        }
+    if "stylegan2" in chosen:
+        source = trained / "train-generator" / "weights.safetensors"
+        files["stylegan2.safetensors"] = {
+            **_copy_network(source, root / "stylegan2.safetensors"),
+            "kind": "generator",
+        }
     for name, label in LABELS.items():
+        if name not in chosen:
+            continue
         source = trained / "train-recogniser" / name / "weights.safetensors"
         entry = _copy_network(source, root / f"{name}.safetensors")
         crop = read_header(source)["training"]["recipe"]["crop"]
