@@ -9,6 +9,7 @@ import torch
 from oracles import (
     BATCH,
     DIM,
+    AffineDenoiser,
     Gradients,
     MLPDenoiser,
     agree,
@@ -32,6 +33,7 @@ from adjointdeis.gradients import (
     LargeAdjointStepWarning,
     NotSupportedError,
 )
+from adjointdeis.gradients.adjoint_kernel import Form
 from adjointdeis.gradients.large_steps import largest_root, sign_limit
 from adjointdeis.gradients.multistep import interpolation_weights, moments
 from adjointdeis.solvers import DDIM, RungeKutta, SDEDPMSolver
@@ -65,6 +67,39 @@ def test_weights_integrate_polynomials_exactly(places: list[float]) -> None:
         exact = quad(lambda u, d=degree: u**d * math.exp(-u), 0, x)[0] / -math.expm1(-x)
         found = sum(w * p**degree for w, p in zip(weights, places, strict=True))
         assert found == pytest.approx(exact, abs=1e-13)
+
+
+@pytest.mark.parametrize("factor", [1.0, 2.0])
+@pytest.mark.parametrize("prediction", ["noise", "data"])
+def test_each_form_integrates_polynomials_in_lmbda_over_its_own_clock(prediction, factor) -> None:
+    """The mean over d(rho) = -e^-lmbda d(lmbda), or over d(Gamma) = c e^(c lmbda) d(lmbda)."""
+    form, (s, t) = Form(prediction, factor), (GRID[2], GRID[3])
+    nodes = [GRID[3], GRID[4], GRID[6]]
+    density = (lambda u: math.exp(-u)) if prediction == "noise" else lambda u: math.exp(factor * u)
+    mass = quad(density, s.lmbda, t.lmbda)[0]
+    for degree in range(3):
+        exact = quad(lambda u, d=degree: u**d * density(u), s.lmbda, t.lmbda)[0] / mass
+        weights = form.weights(s, t, nodes)
+        found = sum(w * n.lmbda**degree for w, n in zip(weights, nodes, strict=True))
+        assert found == pytest.approx(exact, rel=1e-10, abs=1e-10)
+    gap = {"noise": -factor * (s.rho - t.rho), "data": t.rho**-factor - s.rho**-factor}
+    assert form.weight(s, t) == pytest.approx(gap[prediction], rel=1e-12)
+
+
+@pytest.mark.parametrize("spacing", ["time", "lmbda"])
+@pytest.mark.parametrize("order", [1, 2, 3, 4])
+def test_a_constant_velocity_is_integrated_exactly_on_any_grid(order: int, spacing: str) -> None:
+    """J = 0, and alpha J constant for order 1: equal to the exact gradient of DDIM."""
+    spaced = TimeGrid.uniform_time if spacing == "time" else TimeGrid.uniform_lmbda
+    for n in (3, 20):
+        setting = {"solver": DDIM(), "grid": spaced(SCHEDULE, n)}
+        for slope in (0.0, 0.02) if order == 1 else (0.0,):
+            denoiser = AffineDenoiser(SCHEDULE, slope=slope)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", LargeAdjointStepWarning)
+                found = differentiate(denoiser, *inputs(), AdjointDEIS(order), **setting)
+            exact = differentiate(denoiser, *inputs(), DiscreteAdjoint(), **setting)
+            assert agree(found.x_T, exact.x_T) and agree(found.z, exact.z, 1e-11)
 
 
 SPACINGS = {

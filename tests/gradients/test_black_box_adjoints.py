@@ -1,6 +1,7 @@
 """AdjointDPM and Backsolve: the continuous adjoint by integrators of torchdiffeq."""
 
 import sys
+import warnings
 from functools import cache
 
 import pytest
@@ -29,6 +30,7 @@ from adjointdeis.gradients import (
     AdjointDPM,
     Backsolve,
     DiscreteAdjoint,
+    LargeAdjointStepWarning,
     MissingPackageError,
     NotSupportedError,
     UnreachableLeafError,
@@ -257,6 +259,60 @@ def test_what_they_cannot_do_is_refused_by_name(method, monkeypatch) -> None:
     x_0 = sample(network, x_T, zs[0].detach(), solver=DDIM(), **setting).x_0
     with pytest.raises(MissingPackageError, match=r"extra 'ode'.*adjointdeis\[ode\]"):
         x_0.sum().backward()
+
+
+class Recorder(nn.Module):
+    """Remembers whether each evaluation could build a graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = MLPDenoiser()
+        self.graphs: list[bool] = []
+
+    def forward(self, x, t, z):
+        eps = self.network(x, t, z)
+        self.graphs.append(eps.requires_grad)
+        return eps
+
+
+@pytest.mark.parametrize("method", [AdjointDPM("midpoint"), Backsolve()], ids=lambda m: m.method)
+def test_only_what_is_asked_for_is_differentiated(method) -> None:
+    network, (x_T, z) = Recorder(), inputs()
+    setting = {"solver": DDIM(), "grid": SPACINGS["time"](8), "gradient": method}
+    a_0 = normal(BATCH, DIM, seed=99)
+    full = differentiate(network, x_T, z, method, solver=DDIM(), grid=setting["grid"])
+    # Weights alone, twice: they accumulate.
+    network.zero_grad()
+    for _ in range(2):
+        sample(network, x_T, z, **setting).x_0.mul(a_0).sum().backward()
+    theta = torch.cat([p.grad.flatten() for p in network.parameters()])
+    assert relative_error(theta, 2 * full.theta) < 1e-3
+    # Frozen weights: no graph in the sampling run, and no gradient.
+    network.requires_grad_(False).zero_grad()
+    network.graphs.clear()
+    x = x_T.clone().requires_grad_()
+    sample(network, x, z, **setting).x_0.mul(a_0).sum().backward()
+    assert network.graphs[:8] == [False] * 8 and all(network.graphs[8:])
+    assert relative_error(x.grad, full.x_T) < 1e-3
+    # z alone; and a z that the network ignores has a gradient of zero.
+    condition = z.clone().requires_grad_()
+    sample(network, x_T, condition, **setting).x_0.mul(a_0).sum().backward()
+    assert relative_error(condition.grad, full.z) < 1e-3
+    ignored = z.clone().requires_grad_()
+    sample(lambda x, t, z: network(x, t, z.detach()), x_T, ignored, **setting).x_0.sum().backward()
+    assert torch.equal(ignored.grad, torch.zeros_like(z))
+
+
+@pytest.mark.filterwarnings("default::adjointdeis.gradients.large_steps.LargeAdjointStepWarning")
+def test_euler_over_rho_warns_like_adjoint_deis() -> None:
+    grid, (x_T, z) = TimeGrid.uniform_lmbda(SCHEDULE, 8), inputs()
+    x_T.requires_grad_()
+    setting = {"solver": DDIM(), "grid": grid}
+    with pytest.warns(LargeAdjointStepWarning, match=r"AdjointDPM: .* > ln 2.*DiscreteAdjoint"):
+        sample(MLPDenoiser(), x_T, z, gradient=AdjointDPM(), **setting)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sample(MLPDenoiser(), x_T, z, gradient=AdjointDPM("rk4"), **setting)
 
 
 def test_impossible_settings_are_refused() -> None:

@@ -1,6 +1,8 @@
 """SdeBacksolve against AdjointDEIS, against torchsde's own adjoint, and by its order."""
 
+import math
 import sys
+import warnings
 from functools import cache
 
 import pytest
@@ -24,6 +26,7 @@ from adjointdeis.diffusion import BrownianPath, RecordedNoise
 from adjointdeis.gradients import (
     AdjointDEIS,
     DiscreteAdjoint,
+    LargeAdjointStepWarning,
     MissingPackageError,
     NotSupportedError,
     SdeBacksolve,
@@ -209,6 +212,20 @@ def test_reversible_heun_on_the_same_path_is_exact() -> None:
     assert agree(same, x_0)
     for part, value in exact.items():
         assert agree(found[part], value, 1e-11), part
+
+
+@pytest.mark.filterwarnings("default::adjointdeis.gradients.large_steps.LargeAdjointStepWarning")
+def test_euler_warns_of_steps_that_flip_the_sign_and_substeps_cure_it() -> None:
+    x_T, z = inputs()
+    x_T.requires_grad_()
+    grid = grid_of(4)
+    assert math.log(1.5) < float(grid.h.max()) < math.log(2.5)
+    setting = {"solver": SDEDPMSolver(), "grid": grid, "noise": PATH}
+    with pytest.warns(LargeAdjointStepWarning, match=r"SdeBacksolve: .* > ln 1\.5"):
+        sample(MLPDenoiser(), x_T, z, gradient=SdeBacksolve(), **setting)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sample(MLPDenoiser(), x_T, z, gradient=SdeBacksolve(substeps=4), **setting)
 
 
 def test_what_it_cannot_do_is_refused_by_name(monkeypatch) -> None:

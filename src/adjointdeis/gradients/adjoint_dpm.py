@@ -18,6 +18,7 @@ from adjointdeis.gradients.augmented import (
 from adjointdeis.gradients.base import Needs, StepwiseMethod, Watch, watched_run
 from adjointdeis.gradients.chain import Chain, Conditions, Surroundings
 from adjointdeis.gradients.continuous import ContinuousAdjoint
+from adjointdeis.gradients.large_steps import warn_of_large_steps
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,10 @@ class AdjointDPM(StepwiseMethod):
 
     Cost: N evaluations forward; backward N for "euler", 4 N for "rk4", each with a graph and a
     vector-Jacobian product; for adaptive methods as many as the tolerances ask for.
+
+    Warns:
+        LargeAdjointStepWarning: with "euler", where a step passes h = ln 2; it then flips the
+            sign of the gradient in directions where the data vary less than the noise.
 
     Raises:
         ValueError: unknown method or states; an encoding grid.
@@ -94,6 +99,8 @@ class AdjointDPM(StepwiseMethod):
         del needs
         if not chain.grid.sampling:
             raise ValueError("AdjointDPM differentiates sampling grids (noise to data)")
+        if self.method == "euler":
+            warn_of_large_steps(chain.grid, chain.factor, owner="AdjointDPM")
         surroundings = Surroundings.capture(x_T)
         x_0, states = watched_run(chain, x_T, zs, watch, keep=self.states == "recorded")
         return x_0, _Record(states, surroundings)

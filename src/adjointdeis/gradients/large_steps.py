@@ -60,13 +60,27 @@ def sign_limit(order: int, factor: float) -> float:
 
 
 def warn_of_large_steps(
-    grid: TimeGrid, factor: float, order: int = 1, prediction: str = "noise"
+    grid: TimeGrid,
+    factor: float,
+    order: int = 1,
+    prediction: str = "noise",
+    owner: str = "AdjointDEIS",
+    substeps: int = 1,
 ) -> None:
     """Warn once if the widest finite step can flip the sign of the adjoint.
 
     The data form has the exact factor where J = I / sigma, and gets no warning.
+
+    Args:
+        grid: nodes of the adjoint solve.
+        factor: c, 1 for the ODE and 2 for the SDE.
+        order, prediction: of the adjoint solve.
+        owner: the method, for the message.
+        substeps: equal steps of rho that each interval is divided into; the one at the clean
+            end is the widest in lmbda.
     """
     h = torch.where(grid.h.isfinite(), grid.h, 0.0)
+    h = torch.log1p(torch.expm1(h) / substeps)
     widest, step = float(h.max()), int(h.argmax())
     limit = sign_limit(order, factor)
     if prediction == "data" or widest <= limit:
@@ -81,12 +95,13 @@ def warn_of_large_steps(
         root = largest_root(order, factor, widest)
         form = "on steps of this width the largest root of its recurrence"
         value = root.real if abs(root.imag) < 1e-9 else root
+    instead = "prediction='data', or more steps" if owner == "AdjointDEIS" else "or more steps"
     warnings.warn(
-        f"AdjointDEIS: adjoint step {step} of {grid.steps} (t = {float(grid.t[step]):.4g} to "
+        f"{owner}: adjoint step {step} of {grid.steps} (t = {float(grid.t[step]):.4g} to "
         f"{float(grid.t[step + 1]):.4g}) has h = {widest:.3g} > {name}. Where the data vary less "
         f"than the noise it multiplies the adjoint by {form} = {value:.3g}, whose sign is wrong; "
         f"the true factor is {math.exp(-factor * widest):.3g}. Use DiscreteAdjoint, which is exact "
-        "at the same cost, prediction='data', or more steps on TimeGrid.uniform_lmbda",
+        f"at the same cost, {instead} on TimeGrid.uniform_lmbda",
         LargeAdjointStepWarning,
         stacklevel=2,
     )

@@ -14,6 +14,7 @@ from adjointdeis.gradients.augmented import Augmented, Place, optional_package
 from adjointdeis.gradients.base import Needs, StepwiseMethod, Watch, watched_run
 from adjointdeis.gradients.chain import Chain, Conditions, Surroundings
 from adjointdeis.gradients.continuous import ContinuousAdjoint
+from adjointdeis.gradients.large_steps import warn_of_large_steps
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,10 @@ class SdeBacksolve(StepwiseMethod):
 
     Cost: N evaluations forward; backward N substeps for "euler", twice that otherwise, each with
     a graph and a vector-Jacobian product. Holds one latent.
+
+    Warns:
+        LargeAdjointStepWarning: with "euler", where a substep passes h = ln 1.5; it then flips
+            the sign of the gradient in directions where the data vary less than the noise.
 
     Raises:
         ValueError: unknown method, substeps < 1, or substeps > 1 without a ``BrownianPath``.
@@ -91,6 +96,10 @@ class SdeBacksolve(StepwiseMethod):
             raise ValueError(
                 f"SdeBacksolve(substeps={self.substeps}) needs the path between the sampling "
                 "nodes: pass noise=BrownianPath(...), or take substeps=1"
+            )
+        if self.method == "euler":
+            warn_of_large_steps(
+                chain.grid, chain.factor, owner="SdeBacksolve", substeps=self.substeps
             )
         surroundings = Surroundings.capture(x_T)
         return watched_run(chain, x_T, zs, watch, keep=False)[0], surroundings
