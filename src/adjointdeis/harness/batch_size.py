@@ -49,6 +49,14 @@ def best_batch_size(
     return best
 
 
+def memory_taken(device: torch.device) -> int:
+    """Most bytes held so far: resident memory of this process, or what torch took on a GPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
 class MemoryWatch:
     """Whether a larger batch fits, from what the smaller ones took at most.
 
@@ -58,19 +66,13 @@ class MemoryWatch:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.before = self._taken()
+        self.before = memory_taken(device)
         self.room = self._room()
 
     def fits(self, size: int, next_size: int) -> bool:
         """Whether the peak so far, scaled to the next size, stays below 70% of the room."""
-        taken = max(0, self._taken() - self.before)
+        taken = max(0, memory_taken(self.device) - self.before)
         return taken * next_size / size <= _SHARE * self.room
-
-    def _taken(self) -> int:
-        if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device)
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
     def _room(self) -> int:
         if self.device.type == "cuda":

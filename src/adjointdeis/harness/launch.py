@@ -152,6 +152,8 @@ def launch(cfg: DictConfig) -> float | None:
     os.environ.setdefault("WANDB_MODE", "online" if sends else "offline")
     # wandb and matplotlib otherwise write below the working directory and the home.
     os.environ.setdefault("WANDB_SILENT", "true")
+    if cfg.dry_run:
+        return _rehearse(cfg)
     repeat = cfg.force or cfg.task.get("repeat", False)
     if not repeat and _recorded_hash(marker) == identifier:
         print(f"{directory} is finished; force=true runs it again")
@@ -185,6 +187,19 @@ def launch(cfg: DictConfig) -> float | None:
     return result.get("objective")
 
 
+def _rehearse(cfg: DictConfig) -> None:
+    """Loads and checks what a run needs and prints what it will cost; leaves no trace of a run."""
+    if cfg.task._target_ != "adjointdeis.harness.tasks.morph.run":
+        sys.exit("error: dry_run=true is for task=morph; the other tasks have no dry run")
+    _quieten()
+    try:
+        get_method(cfg.task._target_)(cfg)
+    except Exception as error:
+        if os.environ.get("HYDRA_FULL_ERROR"):
+            raise
+        sys.exit(f"error: {_message(error)}")
+
+
 def run_directory(cfg: DictConfig) -> Path:
     """Where a run writes: stated, or ``outputs/<name>``, or with overrides below that by its hash.
 
@@ -200,7 +215,17 @@ def run_directory(cfg: DictConfig) -> Path:
         o
         for o in HydraConfig.get().overrides.task
         if not o.lstrip("+").startswith(
-            ("experiment=", "debug=", "paths.", "logger", "trainer", "force=", "task=", "name=")
+            (
+                "experiment=",
+                "debug=",
+                "paths.",
+                "logger",
+                "trainer",
+                "force=",
+                "task=",
+                "name=",
+                "dry_run=",
+            )
         )
     ]
     return base / config_hash(cfg) if chosen else base

@@ -15,7 +15,7 @@ import adjointdeis
 from adjointdeis.evaluation.provenance import NOTICE, TEXT_KEY
 
 # What decides where and how a run is executed, but not what it computes.
-_NOT_IDENTITY = ("paths", "logger", "trainer", "force", "hydra", "progress", "workers")
+_NOT_IDENTITY = ("paths", "logger", "trainer", "force", "dry_run", "hydra", "progress", "workers")
 
 
 def config_hash(cfg: DictConfig) -> str:

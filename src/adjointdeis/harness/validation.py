@@ -134,6 +134,7 @@ def _check_ranges(cfg: DictConfig) -> None:
         "seed": ((int, type(None)), "a whole number or null"),
         "threads": ((int, type(None)), "a whole number or null"),
         "force": (bool, "true or false"),
+        "dry_run": (bool, "true or false"),
         "name": (str, "a folder name"),
         "data.limit": ((int, type(None)), "a whole number of pairs, or null for all"),
         "optimisation.steps": (int, "a whole number, 0 or more"),

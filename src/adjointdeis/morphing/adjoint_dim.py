@@ -104,6 +104,13 @@ class GuidedDiM(DiM):
         per_step = self.sampling_steps + self.adjoint_steps
         return self.encoding_steps + self.optimisation_steps * per_step
 
+    def price(self) -> Spent:
+        """At most: a pair may stop early, and a method may evaluate less or more than M times."""
+        runs = self.optimisation_steps + (2 if self.keep == "best" else 1)
+        products = self.optimisation_steps * self.adjoint_steps
+        plain = super().price()
+        return Spent(plain.encode, runs * self.sampling_steps, products, products)
+
     def settings(self) -> dict[str, Any]:
         settings = super().settings() | {
             "optimisation_steps": self.optimisation_steps,

@@ -270,6 +270,10 @@ class Attack(ABC):
         """Network evaluations as the paper counts them; None for attacks without a network."""
         return None
 
+    def price(self) -> "Spent":
+        """What a pair is expected to cost, as :class:`Spent` counts it; nothing by default."""
+        return Spent()
+
     @abstractmethod
     def begin(self, sources: Sources, bench: Workbench) -> Work:
         """Takes up a batch."""

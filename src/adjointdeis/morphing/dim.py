@@ -139,6 +139,11 @@ class DiM(Attack):
         """N_E + N: the two sources are encoded as one batch."""
         return self.encoding_steps + self.sampling_steps
 
+    def price(self) -> Spent:
+        # Cycle-SDE encodes along the sampling grid.
+        encode = self.sampling_steps if self.stochastic else self.encoding_steps
+        return Spent(encode, self.sampling_steps)
+
     def settings(self) -> dict[str, Any]:
         return super().settings() | {"optimisation_steps": 0}
 

@@ -100,6 +100,10 @@ class GreedyDiM(_Greedy):
     def strategy(self) -> Strategy:
         return OptimiseEps(self.inner_steps, self.optimizer)
 
+    def price(self) -> Spent:
+        gradients = self.inner_steps * self.sampling_steps
+        return Spent(self.encoding_steps, self.sampling_steps, loss_gradients=gradients)
+
     def conditions(self, a: EncodedFace, b: EncodedFace) -> Sequence[Tensor]:
         return (lerp(a.z, b.z, self.weight),)
 
@@ -141,6 +145,9 @@ class GreedyDiMSearch(_Greedy):
 
     def strategy(self) -> Strategy:
         return SearchBlend(tuple(np.linspace(0, 1, self.blends).tolist()), slerp)
+
+    def price(self) -> Spent:
+        return Spent(self.encoding_steps, 2 * self.sampling_steps)
 
     def conditions(self, a: EncodedFace, b: EncodedFace) -> Sequence[Tensor]:
         return (a.z, b.z)

@@ -61,6 +61,9 @@ class MorphPIPE(DiM):
         """N_E + B N."""
         return self.encoding_steps + self.blends * self.sampling_steps
 
+    def price(self) -> Spent:
+        return Spent(self.encoding_steps, self.blends * self.sampling_steps)
+
     @property
     def weights(self) -> tuple[float, ...]:
         """Shares of the second source that are tried."""

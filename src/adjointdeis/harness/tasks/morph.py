@@ -32,6 +32,7 @@ from adjointdeis.harness.pair_data import PairData
 from adjointdeis.harness.preflight import ImageCheck, face_detector
 from adjointdeis.harness.provenance import config_hash, digest, environment, git_revision
 from adjointdeis.harness.records import read_records, write_record
+from adjointdeis.harness.rehearsal import rehearsal_table, rehearse
 from adjointdeis.harness.scoring import score_morphs
 from adjointdeis.harness.wandb_logger import conclude, loggers
 from adjointdeis.morphing.adjoint_dim import GuidedDiM
@@ -51,6 +52,8 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     judges: list[Any] = [assets.recogniser(name, profile) for name in cfg.assets.recognisers]
     judges += [instantiate(judge) for judge in (cfg.judges or {}).values()]
     records = assets.thresholds(cfg.assets.thresholds, profile)
+    if cfg.dry_run:
+        return dry_run(cfg, directory, benchmark, attacks, bench)
     identifier = config_hash(cfg)
 
     done: dict[str, dict[str, dict[str, Any]]] = {}
@@ -84,6 +87,26 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     )
     conclude(logger, directory, result)
     return result
+
+
+def dry_run(
+    cfg: DictConfig,
+    directory: Path,
+    benchmark: Benchmark,
+    attacks: Sequence[Attack],
+    bench: Workbench,
+) -> dict[str, Any]:
+    """What the run will cost, printed; everything that it needs is loaded and tried."""
+    todo = {}
+    for attack in attacks:
+        folder = directory / "morphs" / attack.name
+        finished = read_records(folder, benchmark, recipe_of(attack, bench))
+        todo[attack.name] = [p for p in benchmark.pairs if p.morph_id not in finished]
+    device = own_device(cfg.trainer.accelerator)
+    batch_size = 1 if cfg.optimisation.batch_size == "auto" else cfg.optimisation.batch_size
+    rows = rehearse(attacks, replace(bench, device=device), todo, batch_size)
+    print(rehearsal_table(rows, device, batch_size))
+    return {"rows": rows}
 
 
 def workbench(cfg: DictConfig, profile: assets.Profile, attacks: Sequence[Attack]) -> Workbench:
