@@ -20,7 +20,8 @@ class Pair(ReversibleSolver):
     A single latent does not determine a state of a coupled chain: x_0 alone cannot be taken
     back to the x_T that made it, its partner is needed too. With this wrapper ``sample`` and
     ``encode`` return both latents in one differentiable tensor of shape (2, B, \*), and every
-    exact gradient method works on it unchanged. To encode and reproduce a sample exactly::
+    exact gradient method works on it unchanged; a second return value would have to pass through
+    all of them. To encode and reproduce a sample exactly::
 
         code = encode(denoiser, x_0, z, solver=Pair(EDICT(), tied=True), grid=grid.reversed()).x_T
         same = sample(denoiser, code, z, solver=Pair(EDICT()), grid=grid).x_0[0]
