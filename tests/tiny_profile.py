@@ -1,6 +1,8 @@
 """A tiny profile with random weights, a folder of drawn faces, and configurations that use them."""
 
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -166,3 +168,17 @@ def counting_task(cfg: DictConfig) -> dict[str, float]:
 def failing_task(cfg: DictConfig) -> None:
     """A task that cannot do its work."""
     raise ValueError("the file x.png is no image; give another")
+
+
+def flaky_task(cfg: DictConfig) -> dict[str, float]:
+    """A task of a sweep: seed 4 fails as long as a file `broken` lies beside the outputs, seed 8
+    takes the whole process down as long as `deadly` does."""
+    counting_task(cfg)
+    root = Path(cfg.paths.root)
+    if cfg.seed == 4 and (root / "broken").exists():
+        raise ValueError("the probe of subject 4 is unreadable")
+    if cfg.seed == 8 and (root / "deadly").exists():
+        os.kill(os.getpid(), signal.SIGKILL)
+    result = {"objective": float(cfg.seed)}
+    (Path(cfg.paths.run) / "result.json").write_text(json.dumps(result))
+    return result

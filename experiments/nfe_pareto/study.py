@@ -205,14 +205,26 @@ def batches(pairs: Sequence[Pair], size: int) -> Iterator[Sequence[Pair]]:
         yield pairs[start : start + size]
 
 
-def run(study: Study, setting: Setting, directory: Path, batch_size: int) -> dict[str, Any]:
-    """Trajectories of every pair under a setting; batches that are on disk are not repeated."""
+def run(
+    study: Study, setting: Setting, directory: Path, batch_size: int, only_finished: bool = False
+) -> list[dict[str, Any]] | None:
+    """Trajectories of every pair under a setting, by step; what is on disk is not repeated.
+
+    Arguments:
+        study: Networks and faces.
+        setting: What to run.
+        directory: Where every batch's trajectories are kept.
+        batch_size: Pairs at a time.
+        only_finished: Return None instead of computing what is missing.
+    """
     merged: list[dict[str, Any]] = []
     for group in batches(study.benchmark.pairs, batch_size):
         key = digest({"setting": vars(setting), "pairs": [p.morph_id for p in group]})
         path = directory / f"{key}.json"
         if path.is_file():
             rows = json.loads(path.read_text())["rows"]
+        elif only_finished:
+            return None
         else:
             rows = study.trajectory(setting, group)
             write_record(path, {"setting": vars(setting), "rows": rows})
@@ -223,7 +235,7 @@ def run(study: Study, setting: Setting, directory: Path, batch_size: int) -> dic
             merged[step]["distance"] += row["distance"]
             for name, values in row["scores"].items():
                 merged[step]["scores"].setdefault(name, []).extend(values)
-    return {"setting": setting, "rows": merged}
+    return merged
 
 
 def accepted(study: Study, row: dict[str, Any], judge: str, policy: str) -> np.ndarray:

@@ -7,6 +7,8 @@ atomically and in that order, so that a killed run continues where it stopped on
 processes.
 """
 
+import shlex
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -18,7 +20,7 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
-from adjointdeis.faces.datasets.pairs import Pair
+from adjointdeis.faces.datasets.pairs import Pair, write_pairs
 from adjointdeis.faces.image_io import write_image
 from adjointdeis.faces.tensors import to_uint8
 from adjointdeis.harness.batch_size import MemoryWatch, best_batch_size
@@ -52,6 +54,7 @@ class LatentMorphing(L.LightningModule):
         benchmark: Faces.
         directory: Where morphs and records go.
         config: Hash of all that determines a morph, for provenance and for resuming.
+        overrides: Command line of the run, for the command that repeats a pair that failed.
     """
 
     def __init__(
@@ -61,8 +64,10 @@ class LatentMorphing(L.LightningModule):
         benchmark: Benchmark,
         directory: Path,
         config: str,
+        overrides: Sequence[str] = (),
     ) -> None:
         super().__init__()
+        self.overrides = overrides
         self.automatic_optimization = False
         self.attack, self.bench, self.benchmark = attack, bench, benchmark
         self.directory, self.config = directory, config
@@ -153,12 +158,29 @@ class LatentMorphing(L.LightningModule):
                     "distance_a": float(distances.a[k]),
                     "distance_b": float(distances.b[k]),
                 }
-            if failure is None:
+            if failure is not None:
+                record["reproduce"] = self._reproduction(pair)
+                print(
+                    f"{self.attack.label}, pair {pair.morph_id} stopped at {failure}; the others "
+                    f"go on. To see it alone: {record['reproduce']}",
+                    file=sys.stderr,
+                )
+            else:
                 path = self.directory / f"{pair.morph_id}.png"
                 text = morph_text(self.attack.name, self.config, record["sources"])
                 write_image(path, images[k], text)
             write_record(self.directory / f"{pair.morph_id}.json", record)
         return {} if distances is None else {"loss": distances.loss.mean()}
+
+    def _reproduction(self, pair: Pair) -> str:
+        """Command that makes one pair's morph alone, under the same configuration and seed."""
+        alone = self.directory / "failed" / f"{pair.morph_id}.csv"
+        alone.parent.mkdir(parents=True, exist_ok=True)
+        write_pairs(alone, [pair])
+        dropped = ("data.pairs=", "data.limit=", "paths.run=")
+        kept = [entry for entry in self.overrides if not entry.startswith(dropped)]
+        own = [f"data.pairs={alone}", "data.limit=null", f"paths.run={alone.with_suffix('')}"]
+        return shlex.join(["python", "run.py", *kept, *own])
 
     def _record(self, batch: "_Batch", morphs: Morphs, k: int) -> dict[str, Any]:
         norms = [p.gradient_norm for p in batch.progress if p.gradient_norm is not None]

@@ -24,7 +24,10 @@ from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from adjointdeis.files import write_atomically
+from adjointdeis.harness.interruption import ending_cleanly, is_full_disk, remove_leftovers
 from adjointdeis.harness.provenance import config_hash, environment, git_revision
+from adjointdeis.harness.sweep import note_job, sweeping
 from adjointdeis.harness.validation import ConfigError, flat_keys, validate
 
 
@@ -141,10 +144,31 @@ def _first_line(error: Exception) -> str:
 def launch(cfg: DictConfig) -> float | None:
     """Runs ``cfg.task`` in its run directory, unless that run is finished already.
 
+    A job of a sweep that fails says so and lets the other jobs go on; any other run exits.
+
     Returns:
         The task's objective, for sweepers that minimise one, or None.
     """
     directory = run_directory(cfg)
+    with ending_cleanly(directory):
+        try:
+            status, objective = _run(cfg, directory)
+        except RunFailed as failure:
+            if not sweeping():
+                sys.exit(str(failure))
+            print(failure, file=sys.stderr)
+            note_job(directory, "failed", str(failure).splitlines()[0])
+            return None
+    note_job(directory, status)
+    return objective
+
+
+class RunFailed(Exception):
+    """A run that could not do its work; the message is for the user."""
+
+
+def _run(cfg: DictConfig, directory: Path) -> tuple[str, float | None]:
+    """Runs a task; returns "done" or "skipped", and its objective."""
     identifier, marker = config_hash(cfg), directory / "done.json"
     with open_dict(cfg):
         cfg.paths.run, cfg.paths.id = str(directory), identifier
@@ -157,9 +181,12 @@ def launch(cfg: DictConfig) -> float | None:
     repeat = cfg.force or cfg.task.get("repeat", False)
     if not repeat and _recorded_hash(marker) == identifier:
         print(f"{directory} is finished; force=true runs it again")
-        return None
+        return "skipped", None
     if not _child():
-        prepare(directory, cfg, identifier, force=cfg.force)
+        try:
+            prepare(directory, cfg, identifier, force=cfg.force)
+        except OSError as error:
+            raise RunFailed(_explained(error, directory)) from error
     import lightning as L
     import torch
 
@@ -173,18 +200,23 @@ def launch(cfg: DictConfig) -> float | None:
         result = get_method(cfg.task._target_)(cfg) or {}
     except Exception as error:
         if not _child():
-            (directory / "error.txt").write_text(traceback.format_exc())
-        _close_wandb(1)
+            # On a full disk there is no room for the trace either.
+            with contextlib.suppress(OSError):
+                (directory / "error.txt").write_text(traceback.format_exc())
+        with contextlib.suppress(OSError):
+            _close_wandb(1)
         if os.environ.get("HYDRA_FULL_ERROR"):
             raise
-        sys.exit(f"error: {_message(error)}\n(the trace is in {directory / 'error.txt'})")
+        trace = directory / "error.txt"
+        hint = f"\n(the trace is in {trace})" if trace.is_file() else ""
+        raise RunFailed(_explained(error, directory) + hint) from error
     _close_wandb(0)
     if not _child():
         (directory / "error.txt").unlink(missing_ok=True)
         done = {"config_hash": identifier, "seconds": round(time.time() - start, 1)}
-        marker.write_text(json.dumps(done))
+        write_atomically(marker, lambda file: file.write(json.dumps(done)))
         _announce(directory)
-    return result.get("objective")
+    return "done", result.get("objective")
 
 
 def _rehearse(cfg: DictConfig) -> None:
@@ -245,8 +277,12 @@ def prepare(directory: Path, cfg: DictConfig, identifier: str, force: bool) -> N
         print(f"{directory} holds another run; it moves to {aside}")
         shutil.move(directory, aside)
     directory.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(directory)
+    if (directory / "error.txt").is_file():
+        print(f"{directory} failed before ({_last_error(directory)}); trying it again")
     _keep_curves(directory / "logs")
-    (directory / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=False))
+    text = OmegaConf.to_yaml(cfg, resolve=False)
+    write_atomically(directory / "config.yaml", lambda file: file.write(text))
     facts: dict[str, Any] = {
         "config_hash": identifier,
         "git": git_revision(),
@@ -254,7 +290,12 @@ def prepare(directory: Path, cfg: DictConfig, identifier: str, force: bool) -> N
         "seed": cfg.seed,
         **environment(),
     }
-    record.write_text(json.dumps(facts, indent=1))
+    write_atomically(record, lambda file: file.write(json.dumps(facts, indent=1)))
+
+
+def _last_error(directory: Path) -> str:
+    lines = (directory / "error.txt").read_text().strip().splitlines()
+    return lines[-1] if lines else "no reason was left"
 
 
 def _recorded_hash(path: Path) -> str | None:
@@ -302,8 +343,22 @@ def _quieten() -> None:
 
 
 def _child() -> bool:
-    """Whether this process was started by another one of the same run."""
-    return int(os.environ.get("LOCAL_RANK", "0")) > 0 or int(os.environ.get("NODE_RANK", "0")) > 0
+    """Whether another process of the same run is the first one and keeps its books.
+
+    Lightning's own launcher and torchrun tell by LOCAL_RANK and NODE_RANK; under srun every
+    process starts by itself and only SLURM_PROCID tells.
+    """
+    ranks = ("LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
+    return any(int(os.environ.get(rank) or 0) > 0 for rank in ranks)
+
+
+def _explained(error: Exception, directory: Path) -> str:
+    if is_full_disk(error):
+        return (
+            f"error: no space left on the disk of {directory}; free some and start the same "
+            "command again: it continues, and no morph is half-written"
+        )
+    return f"error: {_message(error)}"
 
 
 def _message(error: Exception) -> str:

@@ -57,6 +57,8 @@ class PairData(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         assert self.trainer is not None
+        # On a network file system the processes may see different files finished: one list holds.
+        self.pairs = self.trainer.strategy.broadcast(self.pairs)
         dataset = PairSteps(
             self.pairs,
             self.batch_size,

@@ -9,19 +9,20 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from shutil import copyfile
 from time import time
 from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import TQDMProgressBar
 from omegaconf import DictConfig
 
 import adjointdeis
 from adjointdeis.evaluation import evaluate, write_scores
+from adjointdeis.files import write_atomically
 from adjointdeis.gradients.adjoint_deis import LargeAdjointStepWarning
 from adjointdeis.harness import assets
 from adjointdeis.harness.benchmark import SOURCE, Benchmark, load_benchmark
@@ -46,7 +47,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     profile = assets.profile(cfg.assets.name, cfg.assets.root)
     attacks = chosen_attacks(cfg)
     bench = workbench(cfg, profile, attacks)
-    check = ImageCheck(image_size(bench), face_detector() if cfg.data.check_faces else None)
+    check = ImageCheck(image_size(bench), face_detector() if cfg.data.get("check_faces") else None)
     benchmark = load_benchmark(cfg.data.faces, cfg.data.pairs, cfg.data.limit, check)
     bench = replace(bench, landmarks=BenchmarkLandmarks(benchmark.dataset))
     judges: list[Any] = [assets.recogniser(name, profile) for name in cfg.assets.recognisers]
@@ -55,6 +56,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     if cfg.dry_run:
         return dry_run(cfg, directory, benchmark, attacks, bench)
     identifier = config_hash(cfg)
+    overrides = command_line()
 
     done: dict[str, dict[str, dict[str, Any]]] = {}
     logger = loggers(cfg)
@@ -64,7 +66,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
         finished = read_records(folder, benchmark, recipe)
         todo = [pair for pair in benchmark.pairs if pair.morph_id not in finished]
         if todo:
-            module = LatentMorphing(attack, bench, benchmark, folder, recipe)
+            module = LatentMorphing(attack, bench, benchmark, folder, recipe, overrides)
             batch_size = cfg.optimisation.batch_size
             if batch_size == "auto":
                 batch_size = module.find_batch_size(todo, own_device(cfg.trainer.accelerator))
@@ -136,6 +138,11 @@ def workbench(cfg: DictConfig, profile: assets.Profile, attacks: Sequence[Attack
 def image_size(bench: Workbench) -> int | None:
     """Side of the images that the attacks take; None where no network asks for one."""
     return None if bench.autoencoder is None else bench.autoencoder.network.config.image_size
+
+
+def command_line() -> list[str]:
+    """Overrides of this run as Hydra read them; none where it was not started by Hydra."""
+    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
 
 
 def own_device(accelerator: str) -> torch.device:
@@ -340,7 +347,9 @@ def _copy_sources(
             path = benchmark.image(subject, SOURCE)
             target = directory / "sources" / path.name
             if not target.is_file():
-                copyfile(str(path), target)
+                write_atomically(
+                    target, lambda file, path=path: file.write(path.read_bytes()), "wb"
+                )
             row[side] = f"sources/{path.name}"
         rows.append(row)
     return rows

@@ -1,0 +1,50 @@
+"""MMPMR against network evaluations for guided attacks; tables, JSON, plot.
+
+python experiments/nfe_pareto/run.py                 every setting of settings.py; continues
+python experiments/nfe_pareto/run.py --only 0 3      some of them
+python experiments/nfe_pareto/run.py --report        tables and plot of what is on disk
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from plot import draw
+from report import summary, tables
+from settings import BATCH, SETTINGS
+from study import Study, run
+
+from adjointdeis.evaluation.storage import write_json
+
+HERE = Path(__file__).parent
+
+
+def main() -> None:
+    """Runs what is missing, then prints the tables and writes result.json and the plot."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", type=int, nargs="*", help="numbers of settings to run")
+    parser.add_argument("--report", action="store_true", help="run nothing")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--cache", type=Path, default=Path("outputs/nfe_pareto"))
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    chosen = range(len(SETTINGS)) if options.only is None else options.only
+    studies: dict[int | None, Study] = {}
+    curves = []
+    for number in chosen:
+        pairs, setting = SETTINGS[number]
+        if pairs not in studies:
+            studies[pairs] = Study(pairs, options.cache / "encodings")
+        rows = run(studies[pairs], setting, options.cache, BATCH, only_finished=options.report)
+        if rows is not None:
+            curves.append((studies[pairs], setting, rows))
+            print(f"{number}: {setting.name}, {pairs or 'all'} pairs", flush=True)
+    if options.only is None:
+        result = summary(curves)
+        write_json(result, HERE / "result.json")
+        print(tables(result))
+        draw(result, HERE / "pareto.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""A sweep's own book: which of its jobs were finished before, which ran, which failed and why.
+
+Every job leaves a line in ``<sweep folder>/jobs``, whichever process or machine it runs on. When
+the sweep ends they are read together: one table, and an exit code that tells of failures. The same
+command again skips what is finished and tries again what failed.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from adjointdeis.evaluation.markdown import table
+from adjointdeis.files import write_atomically
+
+
+def sweeping() -> bool:
+    """Whether this process runs a job of a sweep."""
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def note_job(directory: Path, status: str, reason: str = "") -> None:
+    """Leaves the line of a job; does nothing outside of a sweep.
+
+    Arguments:
+        directory: Run directory of the job.
+        status: "done", "skipped" (was finished before) or "failed".
+        reason: First line of what went wrong.
+    """
+    if not sweeping():
+        return
+    hydra = HydraConfig.get()
+    line = {
+        "job": hydra.job.num,
+        "overrides": list(hydra.overrides.task),
+        "directory": str(directory),
+        "status": status,
+        "reason": reason,
+    }
+    path = Path(hydra.sweep.dir) / "jobs" / f"{hydra.job.num:05d}.json"
+    write_atomically(path, lambda file: file.write(json.dumps(line)))
+
+
+def read_jobs(folder: Path) -> list[dict[str, Any]]:
+    """Lines of a sweep's jobs, in their order."""
+    return [json.loads(path.read_text()) for path in sorted((folder / "jobs").glob("*.json"))]
+
+
+def summary(jobs: list[dict[str, Any]]) -> str:
+    """What became of a sweep, as a sentence and a table."""
+    counts = {
+        status: sum(job["status"] == status for job in jobs)
+        for status in ("done", "skipped", "failed")
+    }
+    sentence = (
+        f"Sweep of {len(jobs)} jobs: {counts['done']} ran, {counts['skipped']} were finished "
+        f"before, {counts['failed']} failed."
+    )
+    if counts["failed"]:
+        sentence += " The same command tries the failed ones again."
+    shared = set.intersection(*(set(job["overrides"]) for job in jobs)) if jobs else set()
+    rows = [
+        [
+            job["job"],
+            " ".join(o for o in job["overrides"] if o not in shared) or "-",
+            job["status"],
+            job["reason"] or job["directory"],
+        ]
+        for job in jobs
+    ]
+    return sentence + "\n\n" + table(["job", "overrides", "status", "directory or reason"], rows)
+
+
+class SweepReport(Callback):
+    """Hydra callback that prints the summary of a sweep when all of its jobs are over."""
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Prints the summary, and exits with 1 when a job failed."""
+        jobs = read_jobs(Path(config.hydra.sweep.dir))
+        print(summary(jobs))
+        if any(job["status"] == "failed" for job in jobs):
+            sys.exit(1)

@@ -1,0 +1,231 @@
+"""Killed at any moment, out of disk, asked to stop: the next start goes on, the result is equal."""
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_profile import PAIRS, ROOT, command_line, composed, overrides
+
+from adjointdeis.harness.launch import launch
+
+DRIVER = ROOT / "tests" / "killed.py"
+FEW_ROWS = ("~rows.adjoint_deis_ode", "~rows.adjoint_deis_sde")
+ALONE = "optimisation.batch_size=1"  # the same batches after any restart, so the same bytes
+
+
+def arguments(tiny: Path, run: Path, few: bool, *more: str) -> list[str]:
+    """A run whose caches are its own, with all four rows or two."""
+    lines = overrides(tiny, run, ALONE, "protocol.replicates=0", *more, root=run.parent)
+    if few:
+        dropped = tuple(row.removeprefix("~") for row in FEW_ROWS)
+        lines = [line for line in lines if not line.startswith(dropped)] + list(FEW_ROWS)
+    return lines
+
+
+def drive(environ: dict, plan: dict) -> tuple[list[int], str]:
+    done = subprocess.run(
+        [sys.executable, str(DRIVER), json.dumps(plan)],
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=550,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.strip().splitlines()[-1]), done.stderr
+
+
+def plain(value):
+    """A result without what the clock and the folder decide."""
+    if isinstance(value, dict):
+        clock = ("created", "seconds", "wall_seconds", "seconds_per_pair", "git", "command")
+        return {key: plain(entry) for key, entry in value.items() if key not in clock}
+    if isinstance(value, list):
+        return [plain(entry) for entry in value]
+    return value
+
+
+def contents(run: Path) -> dict[str, object]:
+    """What a run directory holds: bytes of morphs and scores, values of records and results."""
+    found: dict[str, object] = {}
+    for path in sorted(run.rglob("*")):
+        name = path.relative_to(run).as_posix()
+        if path.is_dir() or name.startswith("logs/"):
+            continue  # curves are kept per session
+        if name.startswith(("morphs/", "sources/")) and path.suffix == ".png":
+            found[name] = path.read_bytes()
+        elif name.startswith("morphs/") or name == "result.json":
+            found[name] = plain(json.loads(path.read_text()))
+        elif name == "scores.csv":
+            found[name] = path.read_bytes()
+        else:
+            found[name] = None  # holds times or paths: that it is there, and not empty
+            assert path.stat().st_size > 0, name
+    return found
+
+
+def assert_same(one: Path, other: Path) -> None:
+    first, second = contents(one), contents(other)
+    assert sorted(first) == sorted(second)
+    for name, value in first.items():
+        assert value == second[name], name
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny, tmp_path_factory) -> Path:
+    run = tmp_path_factory.mktemp("undisturbed") / "run"
+    launch(composed(arguments(tiny, run, few=True)))
+    return run
+
+
+def moments(count: int, seed: int) -> list[list]:
+    """Seeded moments at which to strike, a few files into every attempt."""
+    draw = np.random.default_rng(seed)
+    points = ("opened", "before", "after")
+    return [[int(draw.integers(1, 8)), points[int(draw.integers(3))]] for _ in range(count)]
+
+
+def test_killed_three_times(undisturbed, tiny, tmp_path, environ) -> None:
+    run = tmp_path / "run"
+    plan = {"arguments": arguments(tiny, run, few=True), "moments": moments(3, seed=1)}
+    statuses, _ = drive(environ, plan)
+    assert statuses == [-signal.SIGKILL] * 3 + [0]
+    assert_same(undisturbed, run)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [2, 3])
+def test_killed_ten_times_with_every_row(tiny, tmp_path, environ, seed: int) -> None:
+    calm, run = tmp_path / "calm" / "run", tmp_path / "killed" / "run"
+    drive(environ, {"arguments": arguments(tiny, calm, few=False), "moments": []})
+    plan = {"arguments": arguments(tiny, run, few=False), "moments": moments(10, seed)}
+    statuses, _ = drive(environ, plan)
+    assert statuses == [-signal.SIGKILL] * 10 + [0]
+    assert_same(calm, run)
+
+
+def test_asked_to_stop(undisturbed, tiny, tmp_path, environ) -> None:
+    run = tmp_path / "run"
+    plan = {
+        "arguments": arguments(tiny, run, few=True),
+        "moments": [[5, "opened"], [6, "before"]],
+        "signal": int(signal.SIGTERM),
+    }
+    statuses, told = drive(environ, plan)
+    assert statuses == [128 + signal.SIGTERM] * 2 + [0]
+    assert told.count(f"stopped by SIGTERM; the same command continues {run}") == 2
+    assert_same(undisturbed, run)
+
+
+# A full disk
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 48 KiB, and a way to enlarge it; skipped where mounting is not allowed."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = shutil.which("mount")
+    if mount is None or os.geteuid() != 0:
+        pytest.skip("mounting needs root; test_a_quota_stops_a_run is the same with a stub")
+    made = subprocess.run([mount, "-t", "tmpfs", "-o", "size=48k", "tmpfs", str(disk)])
+    if made.returncode:
+        pytest.skip("this system does not allow mounts")
+    try:
+        yield disk, lambda: subprocess.run([mount, "-o", "remount,size=64m", str(disk)], check=True)
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def refused(lines: list[str]) -> str:
+    with pytest.raises(SystemExit) as caught:
+        launch(composed(lines))
+    return str(caught.value)
+
+
+def assert_whole(run: Path) -> None:
+    """Nothing is half-written: every record can be read and has its morph, nothing temporary."""
+    assert not list(run.rglob(".partial-*"))
+    for record in run.glob("morphs/*/*.json"):
+        json.loads(record.read_text())
+        assert record.with_suffix(".png").stat().st_size > 0
+
+
+def test_a_full_disk_stops_a_run_and_room_continues_it(
+    undisturbed, tiny, tmp_path, small_disk
+) -> None:
+    disk, enlarge = small_disk
+    lines = [
+        line if not line.startswith("paths.root") else f"paths.root={tmp_path}"
+        for line in arguments(tiny, disk / "run", few=True)
+    ]
+    told = refused(lines)
+    assert told.startswith(f"error: no space left on the disk of {disk / 'run'}")
+    assert "start the same command again: it continues" in told
+    assert not (disk / "run" / "done.json").exists()
+    assert_whole(disk / "run")
+    enlarge()
+    launch(composed(lines))
+    assert_same(undisturbed, disk / "run")
+
+
+@pytest.mark.parametrize("number", [1, 4, 11])
+def test_a_quota_stops_a_run(undisturbed, tiny, tmp_path, monkeypatch, number: int) -> None:
+    run, count, replace = tmp_path / "run", [0], os.replace
+
+    def exhausted(*args, **options):
+        count[0] += 1
+        if count[0] >= number:
+            raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+        replace(*args, **options)
+
+    lines = arguments(tiny, run, few=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", exhausted)
+        assert "no space left on the disk of" in refused(lines)
+    assert_whole(run)
+    if number == 11:  # one of them to the end
+        launch(composed(lines))
+        assert_same(undisturbed, run)
+
+
+# Fewer processes, and a process that dies
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["all", "second"])
+def test_two_processes_die_and_one_continues(undisturbed, tiny, tmp_path, environ, victim) -> None:
+    run = tmp_path / "run"
+    lines = arguments(tiny, run, True, "trainer=ddp_sim", "optimisation.steps=40")
+    process = subprocess.Popen(
+        command_line(lines),
+        cwd=tmp_path,
+        env=environ,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    deadline = time.time() + 500
+    while not list(run.glob("morphs/exact/*.json")) and process.poll() is None:
+        assert time.time() < deadline, "no morph appeared"
+        time.sleep(0.01)
+    if victim == "all":
+        os.killpg(process.pid, signal.SIGKILL)
+    else:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(int(children[0]), signal.SIGKILL)
+    assert process.wait(timeout=120) != 0, "the other process does not go on alone"
+    made = sorted(path.stem for path in run.glob("morphs/exact/*.png"))
+    assert len(made) < len(PAIRS)
+    one = [line for line in lines if line != "trainer=ddp_sim"]
+    launch(composed(one))
+    alone = tmp_path / "alone" / "run"
+    launch(composed(arguments(tiny, alone, True, "optimisation.steps=40")))
+    assert_same(alone, run)
