@@ -51,9 +51,10 @@ class SdeBacksolve(StepwiseMethod):
         NotSupportedError: an ODE sampler, or a scheduled z.
         UnreachableLeafError: the denoiser captured a tensor that requires a gradient.
 
-    When not to use: to attack or defend with: the gradient belongs to the re-solved states and
-    not to those that were sampled, and its error of order 1 was mistaken for robustness.
-    ``DiscreteAdjoint`` is exact at the same evaluations, for N latents.
+    When not to use: to measure the robustness of a defence. The gradient belongs to the
+    re-solved states and not to those that were sampled, and an attack with a wrong gradient
+    overstates the robustness (DiffBreak). ``DiscreteAdjoint`` is exact at the same evaluations,
+    for N latents.
 
     References:
         Diffusion models for adversarial purification, https://arxiv.org/abs/2205.07460

