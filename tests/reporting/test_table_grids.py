@@ -59,6 +59,8 @@ def outputs(tmp_path_factory, make_run) -> Path:
             root / f"table4/{steps}", experiment="table4", attacks={"guided": KINDS["ode"]},
             settings={**PAPER, "adjoint_steps": steps}, images=steps == 5, **common,
         )  # fmt: skip
+    rows = {f"m{m}": (f"M = {m}", None, 0.25, 1, 650) for m in (20, 5)}
+    make_run(root / "figure4", experiment="figure4", attacks=rows, **common)
     return root
 
 
@@ -122,6 +124,17 @@ def test_the_grid_shows_the_same_pairs_for_every_row(outputs, report):
     assert table_grid(rows, headline(rows)[0], sheet, report) is None
     assert (report / "plots" / "table1_morphs.svg").is_file()
     assert not (report / "plots" / "table4_morphs.png").exists()
+
+
+def test_figure_experiments_have_their_grids_and_no_table(report):
+    page = (report / "report.html").read_text()
+    section = page[page.index('<section id="figure4">') :].split("</section>")[0]
+    assert "<h2>Figure 4: morphs</h2>" in section and "<table" not in section
+    strip = section.split('class="strip"')[1]
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", strip)
+    assert captions[1:-1] == ["M = 20", "M = 5"]
+    assert (report / "plots" / "figure4.svg").is_file()
+    assert "M = 20" not in (report / "tables" / "table1-other.md").read_text()
 
 
 def test_pixels_and_vectors_are_the_same_grid(tmp_path):

@@ -174,6 +174,9 @@ def _run(cfg: DictConfig, directory: Path) -> tuple[str, float | None]:
         cfg.paths.run, cfg.paths.id = str(directory), identifier
     sends = OmegaConf.select(cfg, "logger.wandb.offline") is False
     os.environ.setdefault("WANDB_MODE", "online" if sends else "offline")
+    for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR"):
+        # What waits to be synchronised; by default it would lie in the user's home.
+        os.environ.setdefault(name, str(Path(cfg.paths.data).absolute() / "wandb"))
     # wandb and matplotlib otherwise write below the working directory and the home.
     os.environ.setdefault("WANDB_SILENT", "true")
     if cfg.dry_run:

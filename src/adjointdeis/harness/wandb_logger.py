@@ -44,6 +44,8 @@ class RunLogger(WandbLogger):
         if images < 0:
             raise ValueError(f"logger.wandb.images={images}: expected 0 or more pairs")
         super().__init__(**kwargs)
+        # Lightning still passes it, and wandb warns of it in every run.
+        self._wandb_init.pop("anonymous", None)
         self.images, self.photographs = images, photographs
 
     @rank_zero_only

@@ -33,7 +33,7 @@ from .render_markdown import markdown, markdown_table
 from .report import RESPONSIBLE
 from .run import KNOWN, Condition
 from .sweep_plots import pareto_figure, sweep_figure
-from .table_grids import relative, run_links, table_grid
+from .table_grids import FIGURE, figure_grids, relative, run_links, table_grid
 from .text import PROBES, count, duration, interval, of, plural, rate_cell, share, small
 
 
@@ -65,6 +65,7 @@ def aggregate(
     found = {name: lines(name, collection) for name in NUMBERS}
     figures = _figures(found, destination / "plots") if plots else {}
     grids = _grids(found, destination) if plots else {}
+    grids |= figure_grids(collection, destination) if plots else {}
     document = _document(collection, found, figures, grids, destination)
     written = []
     for name, text in (
@@ -237,6 +238,9 @@ def _document(
         if figures.get(name):
             blocks.append(FigureRow("Ours and the paper's", tuple(figures[name])))
         sections.append(Section(name, TITLES[name], tuple(blocks)))
+    for name in sorted(grids.keys() - found.keys()):
+        title = f"Figure {name.removeprefix(FIGURE)}: morphs"
+        sections.append(Section(name, title, grids[name]))
     sections.append(Section("runs", "Runs", _runs(collection, destination)))
     n = len(collection)
     experiments = len({run.result["experiment"] for run in collection})

@@ -4,14 +4,15 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from .collect import Entry
+from .collect import Collection, Entry, entries
 from .document import Picture, Prose, Strips
 from .morph_grid import GridRow, morph_grid, write_morph_grid
-from .paper_tables import Line, systems_of
+from .paper_tables import Line, headline, systems_of
 from .run import Condition, Run
 from .text import PROBES, share
 
 PAIRS = 4
+FIGURE = "figure"
 
 
 def run_links(entry: Entry, destination: Path) -> tuple[tuple[str, str], ...]:
@@ -96,6 +97,21 @@ def table_grid(
     )
     alt = "Morph grid: identity a, every row of the table, identity b; one row per pair"
     return Prose(text), Strips(tuple(strips), sheet, alt)
+
+
+def figure_grids(collection: Collection, destination: Path) -> dict[str, tuple[Prose, Strips]]:
+    """The grid of every `figure*` experiment, such as the paper's Figures 3 to 6, by its name."""
+    found = {}
+    for run in collection:
+        name = run.result["experiment"]
+        if not name.startswith(FIGURE):
+            continue
+        rows = [Line(entry.label, None, entry) for entry in entries([run])]
+        for at in headline(rows)[:1]:
+            grid = table_grid(rows, at, destination / "plots" / f"{name}.png", destination)
+            if grid is not None:
+                found[name] = grid
+    return found
 
 
 def _images(run: Run, attack: str) -> dict[str, Path]:

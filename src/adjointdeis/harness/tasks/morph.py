@@ -44,6 +44,8 @@ from adjointdeis.reporting import write_report
 def run(cfg: DictConfig) -> dict[str, Any]:
     """Runs the experiment and returns its result, which is also written to ``result.json``."""
     start, directory = time(), Path(cfg.paths.run)
+    # First, so that a run that fails on its input is logged with its exit code too.
+    logger = loggers(cfg)
     profile = assets.profile(cfg.assets.name, cfg.assets.root)
     attacks = chosen_attacks(cfg)
     bench = workbench(cfg, profile, attacks)
@@ -59,7 +61,6 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     overrides = command_line()
 
     done: dict[str, dict[str, dict[str, Any]]] = {}
-    logger = loggers(cfg)
     for attack in attacks:
         folder = directory / "morphs" / attack.name
         recipe = recipe_of(attack, bench)
