@@ -1,0 +1,92 @@
+"""Every method has a page, every snippet on it runs, and every test that it names exists."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from adjointdeis import TimeGrid, VPLinear, gradients
+from adjointdeis.diffusion import MixtureDenoiser
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = sorted((DOCS / "methods").rglob("*.md"))
+ABSTRACT = {"GradientMethod", "StepwiseMethod"}
+
+
+def normal(*shape: int, seed: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def names() -> dict:
+    """What the overview page promises the snippets."""
+    schedule = VPLinear()
+    denoiser = MixtureDenoiser(
+        schedule,
+        normal(3, 4, seed=0),
+        torch.tensor([0.4, 0.6, 0.8], dtype=torch.float64),
+        normal(3, 4, 3, seed=1),
+        normal(3, seed=2),
+    )
+    return {
+        "denoiser": denoiser,
+        "x_T": normal(2, 4, seed=3).requires_grad_(),
+        "z": normal(2, 3, seed=4).requires_grad_(),
+        "grid": TimeGrid.uniform_lmbda(schedule, 20),
+        "loss": lambda x_0: x_0.square().sum(),
+        "sample": __import__("adjointdeis").sample,
+    }
+
+
+def snippets(page: Path) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", page.read_text(), re.S | re.M)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_snippets_run(page: Path) -> None:
+    for snippet in snippets(page):
+        for package in ("torchdiffeq", "torchsde"):
+            if package in page.read_text():
+                pytest.importorskip(package)
+        given = names()
+        exec(compile(snippet, str(page), "exec"), given)
+        if page.parent.name == "gradients":
+            assert given["z"].grad is not None and bool(given["z"].grad.isfinite().all())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_named_tests_exist(page: Path) -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)`", page.read_text())
+    assert not [path for path in named if not (ROOT / path).is_file()]
+    if page.name != "index.md":
+        assert named
+
+
+def test_every_gradient_method_has_a_page() -> None:
+    methods = {
+        name
+        for name in gradients.__all__
+        if isinstance(getattr(gradients, name), type)
+        and issubclass(getattr(gradients, name), gradients.GradientMethod)
+    }
+    titles = {
+        page.read_text().splitlines()[0].removeprefix("# ")
+        for page in (DOCS / "methods" / "gradients").glob("*.md")
+    }
+    assert methods - ABSTRACT == titles
+
+
+def test_every_page_is_in_a_table_of_contents() -> None:
+    listed = set()
+    for page in DOCS.rglob("*.md"):
+        for block in re.findall(r"```\{toctree\}\n(.*?)```", page.read_text(), re.S):
+            listed |= {
+                (page.parent / line.strip()).resolve()
+                for line in block.splitlines()
+                if line.strip() and not line.startswith(":")
+            }
+    pages = {p.resolve().with_suffix("") for p in [*DOCS.rglob("*.md"), *DOCS.glob("*.ipynb")]}
+    built = {p for p in pages if "_build" in p.parts or p.parent.name == "reference"}
+    assert pages - built - listed == {(DOCS / "index").resolve()}
