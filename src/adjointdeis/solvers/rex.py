@@ -27,14 +27,14 @@ class Form:
     In :math:`Y = x / \kappa` over the clock :math:`\varsigma`, with :math:`\gamma = \alpha /
     \sigma` and Wiener processes B on :math:`\rho^2` and M on :math:`\gamma^2`:
 
-    ====  ===========  ======================  ==================  ================================
-    form  calculus     :math:`\kappa`          :math:`\varsigma`   :math:`dY`
-    ====  ===========  ======================  ==================  ================================
-    noise ode          alpha                   rho                 eps d rho
-    noise sde          alpha                   rho                 2 eps d rho + dB
-    data  ode          sigma                   gamma               x0 d gamma
-    data  sde          sigma^2 / alpha         gamma^2             x0 d gamma^2 + dM
-    ====  ===========  ======================  ==================  ================================
+    =====  ===========  ======================  ==================  ================================
+    form   calculus     :math:`\kappa`          :math:`\varsigma`   :math:`dY`
+    =====  ===========  ======================  ==================  ================================
+    noise  ode          alpha                   rho                 eps d rho
+    noise  sde          alpha                   rho                 2 eps d rho + dB
+    data   ode          sigma                   gamma               x0 d gamma
+    data   sde          sigma^2 / alpha         gamma^2             x0 d gamma^2 + dM
+    =====  ===========  ======================  ==================  ================================
 
     Args:
         prediction, stochastic: row of the table.
