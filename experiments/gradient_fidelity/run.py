@@ -18,7 +18,7 @@ from adjointdeis.evaluation.markdown import table
 from adjointdeis.evaluation.storage import write_json
 from adjointdeis.files import write_atomically
 from adjointdeis.harness.study_problem import mini
-from adjointdeis.studies.fidelity import distance, measure, true_gradient
+from adjointdeis.studies.fidelity import distance, measure, shown, true_gradient
 from adjointdeis.studies.plots import error_curves
 from adjointdeis.studies.problems import PARTS, gaussian, mixture
 
@@ -86,9 +86,9 @@ def closing_table(found: dict[str, Any], steps: int, spacing: str = "log-SNR") -
             [
                 row["method"],
                 row["solver"],
-                *(f"{flow[part]['relative']:.2g}" if part in flow else "-" for part in PARTS),
-                f"{flow['x_T']['cosine']:.3f}" if "x_T" in flow else "-",
-                f"{chain['x_T']['relative']:.1g}" if "x_T" in chain else "-",
+                *(shown(flow[part]["relative"]) if part in flow else "-" for part in PARTS),
+                shown(flow["x_T"]["cosine"], ".3f") if "x_T" in flow else "-",
+                shown(chain["x_T"]["relative"], ".1g") if "x_T" in chain else "-",
                 row["nfe_forward"],
                 row["nfe_backward"],
                 row["vjps"],

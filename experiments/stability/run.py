@@ -38,7 +38,10 @@ def sign_flips(widths: list[float]) -> list[dict[str, Any]]:
                 {
                     "method": one.name,
                     "calculus": calculus,
-                    "ratio": {h: None if f is None else f.ratio for h, f in found.items()},
+                    "ratio": {
+                        h: None if f is None or not math.isfinite(f.ratio) else f.ratio
+                        for h, f in found.items()
+                    },
                     "first_flip": first_flip(one, calculus),
                 }
             )
@@ -69,7 +72,8 @@ def reversals(counts: list[int]) -> list[dict[str, Any]]:
                     for method in (Reversible(), DiscreteAdjoint())
                 ]
                 bad = not bool(pair[1].isfinite().all()) or float(pair[1].norm()) == 0.0
-                errors[steps] = math.inf if bad else distance(*pair).relative
+                error = math.inf if bad else distance(*pair).relative
+                errors[steps] = error if math.isfinite(error) else None
             rows.append({"solver": short_name(solver), "dtype": str(dtype)[6:], "error": errors})
     return rows
 
@@ -102,7 +106,7 @@ def main() -> None:
     second = table(
         ["solver", "precision", *(f"N = {n}" for n in counts)],
         [
-            [row["solver"], row["dtype"], *(f"{e:.1g}" for e in row["error"].values())]
+            [row["solver"], row["dtype"], *(shown(e, ".1g") for e in row["error"].values())]
             for row in reversed_
         ],
     )

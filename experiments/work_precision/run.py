@@ -8,6 +8,7 @@ of a vector-Jacobian product is measured here. Writes result.json, result.md and
 
 import argparse
 import json
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -67,6 +68,12 @@ def price(row: dict[str, Any], units: dict[str, float]) -> float:
     return plain + row["vjps"] * pulled
 
 
+def error_of(row: dict[str, Any]) -> float:
+    """Error of the gradient of x_T; infinite where that is not finite."""
+    error = row["flow"]["x_T"]["relative"]
+    return math.inf if error is None else error
+
+
 def main() -> None:
     """Prices the rows and draws error against price."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -92,7 +99,7 @@ def main() -> None:
     cells = []
     for name, found in methods.items():
         cheapest = min(
-            (r for r in found if r["flow"]["x_T"]["relative"] <= options.target),
+            (r for r in found if error_of(r) <= options.target),
             key=lambda r: r["price"],
             default=None,
         )
@@ -101,7 +108,7 @@ def main() -> None:
             [
                 name,
                 "-" if at_20 is None else f"{at_20['price']:.0f}",
-                "-" if at_20 is None else f"{at_20['flow']['x_T']['relative']:.2g}",
+                "-" if at_20 is None else f"{error_of(at_20):.2g}",
                 f"none up to N = {found[-1]['steps']}"
                 if cheapest is None
                 else f"N = {cheapest['steps']}",
@@ -126,7 +133,7 @@ def main() -> None:
         lines(
             axes,
             [
-                (name, [r["price"] for r in found], [r["flow"]["x_T"]["relative"] for r in found])
+                (name, [r["price"] for r in found], [error_of(r) for r in found])
                 for name, found in methods.items()
             ],
             floor=1e-6,

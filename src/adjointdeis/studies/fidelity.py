@@ -136,5 +136,17 @@ def measure(
 
 def _distances(
     found: dict[str, Tensor], reference: dict[str, Tensor]
-) -> dict[str, dict[str, float]]:
-    return {part: asdict(distance(value, reference[part])) for part, value in found.items()}
+) -> dict[str, dict[str, float | None]]:
+    """Distances as JSON has them: None where a gradient is not finite."""
+    return {
+        part: {
+            key: number if math.isfinite(number) else None
+            for key, number in asdict(distance(value, reference[part])).items()
+        }
+        for part, value in found.items()
+    }
+
+
+def shown(number: float | None, style: str = ".2g") -> str:
+    """A number of a table; "diverged" where it is not finite."""
+    return "diverged" if number is None else format(number, style)

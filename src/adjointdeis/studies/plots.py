@@ -66,7 +66,9 @@ def error_curves(rows: Sequence[dict[str, Any]], stem: Path, part: str = "x_T") 
             found: dict[str, list[tuple[int, float]]] = {}
             for row in rows:
                 if row["spacing"] == spacing and part in row.get("flow", {}):
+                    # None is a gradient that is not finite: it leaves the picture at its top.
                     error = row["flow"][part]["relative"]
+                    error = math.inf if error is None else error
                     found.setdefault(row["method"], []).append((row["steps"], error))
             series = [
                 (name, [n for n, _ in points], [e for _, e in points])
