@@ -5,8 +5,9 @@ from study import Setting
 BATCH = 12  # pairs at a time; results do not depend on it, but for rounding
 
 _ALL = [
-    # The exact gradient with few steps of Adam: the candidate for a fifth of the evaluations.
-    Setting("exact", "Adam", 0.03, n=10, encode=50, steps=10),
+    # The exact gradient, few sampling steps, few steps of Adam.
+    Setting("exact", "Adam", 0.03, n=5, encode=50, steps=10),
+    Setting("exact", "Adam", 0.03, n=10, encode=50, steps=8),
 ]
 _SOME = [
     # Optimisers at N = 10.

@@ -75,3 +75,27 @@ def test_no_rows_and_no_gradient_is_an_error() -> None:
         cfg = compose("config", ["paths.root=."])
     with pytest.raises(ValueError, match=r"no rows and no gradient.*\+experiment=quickstart"):
         chosen_attacks(cfg)
+
+
+@pytest.mark.parametrize("launcher", ["local", "slurm", "slurm_local"])
+def test_launchers_compose(launcher: str) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    lines = ["-m", *command("quickstart"), f"hydra/launcher={launcher}", "seed=0,1"]
+    check_overrides(CONF, lines)
+
+
+@pytest.mark.parametrize("trainer", ["cpu", "gpu", "ddp", "ddp_sim", "slurm"])
+@pytest.mark.parametrize("execution", ["plain", "bf16", "fp16"])
+def test_trainers_and_executions_compose(trainer: str, execution: str) -> None:
+    lines = [*command("quickstart"), f"trainer={trainer}", f"execution={execution}"]
+    check_overrides(CONF, lines)
+
+
+def test_slurm_leaves_requeueing_to_slurm() -> None:
+    from hydra.utils import instantiate
+
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("config", [*command("quickstart"), "trainer=slurm"])
+    (environment,) = instantiate(cfg.trainer.plugins)
+    assert environment.auto_requeue is False

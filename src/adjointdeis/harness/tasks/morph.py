@@ -193,6 +193,7 @@ def _trainer(cfg: DictConfig, logger: list) -> L.Trainer:
         devices=cfg.trainer.devices,
         num_nodes=cfg.trainer.num_nodes,
         strategy=instantiate(strategy) if isinstance(strategy, DictConfig) else strategy,
+        plugins=None if cfg.trainer.plugins is None else list(instantiate(cfg.trainer.plugins)),
         precision=cfg.trainer.precision,
         max_epochs=1,
         logger=logger,
