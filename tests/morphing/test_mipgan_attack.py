@@ -69,6 +69,7 @@ def test_makes_what_the_method_makes(bench) -> None:
     # The curve is the identity loss that every attack reports, not MIPGAN's own sum.
     torch.testing.assert_close(progress[0].loss, distances(start).loss.detach())
     assert len(progress) == 3 and all((p.gradient_norm > 0).all() for p in progress)
+    assert not any(p.loss.requires_grad for p in progress)
     for k, detail in enumerate(morphs.details):
         assert detail["mipgan_loss"] == pytest.approx(float(expected.losses[-1, k]), rel=1e-5)
         terms = detail["mipgan_terms"]

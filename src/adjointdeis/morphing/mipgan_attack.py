@@ -139,7 +139,8 @@ class _Descending:
         self.optimisation.step()
         terms = self.objective.terms
         assert terms is not None
-        return Progress(identity_loss(terms), self.optimisation.gradient_norm)
+        # Detached: a curve that kept its graphs would keep every step's activations.
+        return Progress(identity_loss(terms).detach(), self.optimisation.gradient_norm)
 
     def finish(self) -> Morphs:
         images = self.optimisation.images()
