@@ -274,7 +274,8 @@ def test_where_the_data_have_no_width_the_data_form_is_exact(solver, order: int)
     noise = BrownianPath((BATCH, DIM), seed=1) if sde else None
     c, (T, end) = (2 if sde else 1), (GRID[0], GRID[-1])
     with warnings.catch_warnings():
-        warnings.simplefilter("error", LargeAdjointStepWarning)
+        # Order 3 warns of the other, clean end of this grid.
+        warnings.simplefilter("error" if order < 3 else "ignore", LargeAdjointStepWarning)
         x = x_T.clone().requires_grad_()
         x_0 = sample(
             network, x, None, solver=solver, grid=GRID, noise=noise,
@@ -360,6 +361,22 @@ def test_the_sign_is_lost_where_the_warning_says(order: int, factor: float) -> N
     assert inside == (0, [])
     assert outside[0] >= 5 and len(outside[1]) == 8
     assert ("prediction='data'" in outside[1][0] and f"{limit:.3g}" in outside[1][0]) or order == 1
+
+
+@pytest.mark.parametrize("steps", [20, 40, 80])
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_the_data_form_warns_where_high_orders_undershoot(order: int, steps: int) -> None:
+    """Wide data, alpha K about 1: the warning comes exactly where the true run flips the sign."""
+    oracle, grid = gaussian(SCHEDULE, scale=100.0), TimeGrid.uniform_time(SCHEDULE, steps)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        method = AdjointDEIS(order, prediction="data")
+        found = differentiate(oracle, *inputs(), method, solver=DDIM(), grid=grid)
+    flipped = float((found.x_T / normal(BATCH, DIM, seed=99)).mean()) < 0.0
+    assert flipped == (order == 3 and steps <= 40)
+    messages = [str(w.message) for w in caught if w.category is LargeAdjointStepWarning]
+    assert len(messages) == flipped
+    assert not flipped or ("undershoots" in messages[0] and "order 2" in messages[0])
 
 
 def test_impossible_combinations_are_refused() -> None:

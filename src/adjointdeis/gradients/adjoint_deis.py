@@ -74,7 +74,8 @@ class AdjointDEIS(StepwiseMethod):
             for higher orders (see ``large_steps``). In every direction where the data vary
             less than the noise (all of them at high noise) J is about I/sigma, so a step
             multiplies p by 2 - e^h (3 - 2e^h) where the true factor is e^-h (e^-2h); beyond
-            the limit the sign is wrong. The data form has the exact factor there and is silent.
+            the limit the sign is wrong. The data form has the exact factor there; from order 3
+            on it flips the sign at low noise instead, if the steps there are wide.
 
     Raises:
         ValueError: unknown order, states or prediction; more recorded steps than sampling

@@ -13,6 +13,11 @@ one is negative the gradient changes sign from step to step: beyond
 :math:`\ln(1 + 1/c)` for k = 1, that is ln 2 and ln 1.5, beyond :math:`\ln(1 + 2/(3c))` for 2M,
 where the two roots sum to :math:`1 - \frac{3c}{2}(e^h - 1)` and have a negative product, and
 earlier still for higher orders.
+
+The data form has the exact factor there. Its risk is the other end, from order 3 on: where the
+data vary more than the noise, :math:`\alpha K \approx 1`, the velocity
+:math:`V = q\,\rho^c` grows like :math:`e^{2ch}` towards the noise, and a polynomial through
+values that differ so much undershoots zero between them. Orders 1 and 2 only add positive terms.
 """
 
 import math
@@ -20,7 +25,8 @@ import warnings
 
 import torch
 
-from adjointdeis.diffusion.grid import TimeGrid
+from adjointdeis.diffusion.grid import Node, TimeGrid
+from adjointdeis.gradients.adjoint_kernel import Velocity, solve_adjoint
 from adjointdeis.gradients.multistep import interpolation_weights
 
 
@@ -59,6 +65,29 @@ def sign_limit(order: int, factor: float) -> float:
     return low
 
 
+def flipped_step(grid: TimeGrid, factor: float, order: int) -> int | None:
+    """First interval, from the clean end, after which q is negative where alpha K = 1.
+
+    The solve itself is run on a scalar, with the widths of this grid.
+    """
+    q, flips = torch.ones((), dtype=torch.float64), []
+
+    def velocity(interval: int, node: Node, q: torch.Tensor | None) -> Velocity:
+        del interval
+        return [None if q is None else q * node.rho**factor]
+
+    def integrate(interval: int, weight: float, estimate: Velocity) -> None:
+        nonlocal q
+        slope = estimate[0]
+        assert slope is not None
+        q = q + weight * slope
+        if float(q) < 0.0:
+            flips.append(interval)
+
+    solve_adjoint(grid, q, velocity, integrate, factor=factor, order=order, prediction="data")
+    return flips[0] if flips else None
+
+
 def warn_of_large_steps(
     grid: TimeGrid,
     factor: float,
@@ -67,9 +96,9 @@ def warn_of_large_steps(
     owner: str = "AdjointDEIS",
     substeps: int = 1,
 ) -> None:
-    """Warn once if the widest finite step can flip the sign of the adjoint.
+    """Warn once if a step can flip the sign of the adjoint.
 
-    The data form has the exact factor where J = I / sigma, and gets no warning.
+    The noise form is judged by its widest finite step, the data form by ``flipped_step``.
 
     Args:
         grid: nodes of the adjoint solve.
@@ -79,11 +108,14 @@ def warn_of_large_steps(
         substeps: equal steps of rho that each interval is divided into; the one at the clean
             end is the widest in lmbda.
     """
+    if prediction == "data":
+        _warn_of_undershooting(grid, factor, order, owner)
+        return
     h = torch.where(grid.h.isfinite(), grid.h, 0.0)
     h = torch.log1p(torch.expm1(h) / substeps)
     widest, step = float(h.max()), int(h.argmax())
     limit = sign_limit(order, factor)
-    if prediction == "data" or widest <= limit:
+    if widest <= limit:
         return
     ode = factor == 1.0
     if order == 1:
@@ -104,4 +136,20 @@ def warn_of_large_steps(
         f"at the same cost, {instead} on TimeGrid.uniform_lmbda",
         LargeAdjointStepWarning,
         stacklevel=2,
+    )
+
+
+def _warn_of_undershooting(grid: TimeGrid, factor: float, order: int, owner: str) -> None:
+    step = flipped_step(grid, factor, order) if order > 2 else None
+    if step is None:
+        return
+    warnings.warn(
+        f"{owner}: adjoint step {step} of {grid.steps} (t = {float(grid.t[step]):.4g} to "
+        f"{float(grid.t[step + 1]):.4g}) has h = {float(grid.h[step]):.3g}, too wide for order "
+        f"{order} in data prediction. Where the data vary more than the noise the velocity grows "
+        f"like e^{2.0 * factor:g}h, the polynomial through it undershoots, and the adjoint changes "
+        "sign. Use DiscreteAdjoint, which is exact at the same cost, order 2, or more steps on "
+        "TimeGrid.uniform_lmbda",
+        LargeAdjointStepWarning,
+        stacklevel=3,
     )
