@@ -18,7 +18,7 @@ from adjointdeis.reporting.plots import (
 )
 from adjointdeis.reporting.render_html import html
 from adjointdeis.reporting.report import figures_of
-from adjointdeis.reporting.style import INK, look, spread
+from adjointdeis.reporting.style import INK, beside, figure, leader, look, save, spread
 from adjointdeis.reporting.sweep_plots import sweep_figure
 
 
@@ -116,6 +116,19 @@ def test_neighbouring_looks_differ_without_colour():
     looks = [look(i) for i in range(4)]
     assert len({x.marker for x in looks}) == 4
     assert len({str(x.dash) for x in looks}) == 4
+
+
+def test_labels_beside_the_axes_stay_inside_the_picture(tmp_path):
+    with figure(4.6, 3.0) as (made, axes):
+        axes.plot([0, 1], [0, 1])
+        label = axes.annotate(
+            "a label as long as labels get", (1, 1), xytext=(1.04, 0.9), annotation_clip=False,
+            textcoords=beside(axes), arrowprops=leader(INK, 2),
+        )  # fmt: skip
+        save(made, tmp_path / "plot")
+        made.draw_without_rendering()
+        box = label.get_window_extent()
+        assert box.x1 <= made.bbox.x1 and axes.get_position().width > 0.2
 
 
 LONG = "AdjointDEIS(order=1, steps=20, states='recorded'), SDEDPMSolver, lr 0.01"

@@ -20,6 +20,7 @@ from .document import (
     Document,
     Figure,
     FigureRow,
+    Folded,
     Prose,
     Section,
     Strips,
@@ -97,7 +98,11 @@ def comparison_table(
     header += ["Gradient error"] if errors else []
     header.append("Comparable")
     reasons = list(dict.fromkeys(reason for line in rows for reason in line.reasons))
-    body = [_cells(line, systems, both, at, reasons, errors, destination) for line in rows]
+    own = [line.label for line in rows]
+    body = [
+        _cells(line, systems, both, at, reasons, errors, destination, own.count(line.label) > 1)
+        for line in rows
+    ]
     labels = (
         (
             ("Probe", at.probe),
@@ -143,6 +148,7 @@ def _cells(
     reasons: Sequence[str],
     errors: bool,
     destination: Path,
+    twice: bool,
 ) -> tuple[Cell, ...]:
     e = line.ours
     detail = []
@@ -155,6 +161,8 @@ def _cells(
     source = str((line.paper or {}).get("source", ""))
     if source and not source.startswith("AdjointDEIS"):
         detail.append(f"({source})")
+    if e and twice:
+        detail.append(f"configuration {e.runs[0].result['run']['config_hash'][:8]}")
     links = run_links(e, destination) if e else ()
     cells = [Cell(line.label, tuple(detail), links=links), _cost(line)]
     for system in systems:
@@ -233,7 +241,8 @@ def _document(
             blocks.append(replace(table, title=short))
         for at in headline(rows)[:1]:
             paired = paired_lines(name, rows, at)
-            blocks += [paired] if paired is not None else []
+            if paired is not None:
+                blocks.append(Folded(paired.title, (replace(paired, title=""),), paired.key))
         blocks += grids.get(name, ())
         if figures.get(name):
             blocks.append(FigureRow("Ours and the paper's", tuple(figures[name])))

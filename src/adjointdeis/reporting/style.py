@@ -95,9 +95,14 @@ def figure(
 def save(made: Any, stem: Path) -> tuple[Path, Path]:
     """Writes `stem`.svg and `stem`.png atomically and returns both paths."""
     # The layout is solved before writing, so that both files share it; labels outside of the axes
-    # move when the axes shrink, hence the second pass.
-    for _ in range(2):
+    # move when the axes shrink, hence as many passes as it takes to come to rest.
+    width, before = 0.0, 1.0
+    for _ in range(12):
+        if abs(width - before) < 1e-3:
+            break
+        before = width
         made.draw_without_rendering()
+        width = sum(axes.get_position().width for axes in made.axes)
     made.set_layout_engine("none")
     paths = []
     for suffix, options in (("svg", {"metadata": {"Date": None}}), ("png", {"dpi": 160})):
