@@ -36,7 +36,7 @@ def validate(cfg: DictConfig) -> None:
     for key, value in _walk(cfg, ""):
         # Only what the user chose is checked; a task's own numbers are checked by the task.
         if isinstance(value, dict) and "_target_" in value and not key.startswith("task"):
-            _check_node(key, value)
+            check_node(key, value)
 
 
 def _walk(cfg: Any, prefix: str) -> Iterator[tuple[str, Any]]:
@@ -59,7 +59,12 @@ def _walk(cfg: Any, prefix: str) -> Iterator[tuple[str, Any]]:
             yield name, value
 
 
-def _check_node(key: str, node: dict[str, Any]) -> None:
+def check_node(key: str, node: dict[str, Any]) -> None:
+    """Compares one node with the signature of its ``_target_``.
+
+    Raises:
+        ConfigError: the target cannot be imported, or a key or value cannot be right.
+    """
     target = node["_target_"]
     try:
         callable_ = get_object(target)

@@ -1,0 +1,147 @@
+"""Purification: how robust a recogniser looks, by the gradient that attacks it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from adjointdeis.diffusion.grid import TimeGrid
+from adjointdeis.diffusion.noise import RecordedNoise
+from adjointdeis.gradients.base import GradientMethod
+from adjointdeis.gradients.cost import Cost
+from adjointdeis.guidance.diffpure import DiffPure, Draw, ProjectedAscent
+from adjointdeis.harness.bench.faces import (
+    embedded_autoencoder,
+    embedded_faces,
+    embedded_recogniser,
+    subjects,
+    threshold_of,
+)
+from adjointdeis.harness.bench.problem import Kind, Outcome
+from adjointdeis.harness.benchmark import OTHER, SOURCE
+from adjointdeis.rollout import Rollout
+from adjointdeis.solvers import SDEDPMSolver
+
+
+@dataclass(frozen=True, eq=False)
+class Purifying:
+    """An attack problem.
+
+    Attributes:
+        images: probes, shape (B, 3, 64, 64).
+        purify: ``(images, draw, gradient) -> Rollout``, the whole defence, code included.
+        loss: ``purified -> dissimilarity to the enrolled face``, to be made large.
+        draw: ``number -> Draw``.
+        quality: ``images -> measures`` behind the defence, with draws no attack saw.
+    """
+
+    images: Tensor
+    purify: Callable[[Tensor, Draw, GradientMethod | None], Rollout]
+    loss: Callable[[Tensor], Tensor]
+    draw: Callable[[int], Draw]
+    quality: Callable[[Tensor], dict[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Purification:
+    """A verification system that purifies probes, attacked to reject its own subject.
+
+    A probe (smiling capture) is compared with the subject's enrolled neutral capture at the
+    threshold of FMR 0.1%. Measures: ``robust``, whether the purified adversarial probe still
+    matches in the majority of the evaluation's draws, and ``similarity``, their mean.
+
+    Arguments:
+        samples: Probes per seed.
+        steps: N of the reverse SDE.
+        t_star: Time to which probes are noised.
+        recogniser: The system, known to the attacker.
+        draws: Draws of the evaluation.
+    """
+
+    samples: int = 8
+    steps: int = 6
+    t_star: float = 0.1
+    recogniser: str = "arcface"
+    draws: int = 3
+    kind: ClassVar[Kind] = "image"
+
+    def instance(self, seed: int) -> Purifying:
+        autoencoder, system = embedded_autoencoder(), embedded_recogniser(self.recogniser)
+        chosen = subjects(seed, self.samples)
+        probes, enrolled = embedded_faces(OTHER)[chosen], embedded_faces(SOURCE)[chosen]
+        grid = TimeGrid.uniform_time(autoencoder.schedule, self.steps, 1e-3, self.t_star)
+        with torch.no_grad():
+            reference = system.features(enrolled)
+        threshold = threshold_of(self.recogniser)
+
+        def purify(images: Tensor, draw: Draw, gradient: GradientMethod | None) -> Rollout:
+            pure = DiffPure(autoencoder.denoiser, SDEDPMSolver(), grid, gradient)
+            return pure.purify(images, draw, autoencoder.code(images))
+
+        def similarity(images: Tensor) -> Tensor:
+            return F.cosine_similarity(system.features(images), reference)
+
+        def draw(number: int) -> Draw:
+            generator = torch.Generator().manual_seed(100_000 * seed + number)
+            start = torch.randn(probes.shape, generator=generator)
+            return Draw(start, RecordedNoise.draw(self.steps, probes.shape, 7 + number))
+
+        def quality(images: Tensor) -> dict[str, Tensor]:
+            with torch.no_grad():
+                found = torch.stack(
+                    [
+                        similarity(purify(images, draw(50_000 + k), None).x_0)
+                        for k in range(self.draws)
+                    ]
+                )
+            matches = (found > threshold).float().mean(0)
+            return {"robust": (matches > 0.5).float(), "similarity": found.mean(0)}
+
+        return Purifying(probes, purify, lambda x: -similarity(x), draw, quality)
+
+
+@dataclass(frozen=True)
+class NoAttack:
+    """Probes as they are."""
+
+    kind: ClassVar[Kind] = "image"
+
+    def run(self, instance: Purifying) -> Outcome:
+        return Outcome(instance.quality(instance.images), Cost())
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """Projected gradient ascent through the defence by a gradient method, or around it.
+
+    Arguments:
+        gradient: Any gradient method for SDEs; null attacks the recogniser alone, as if there
+            were no defence.
+        steps: Ascent steps.
+        radius: Largest change of a pixel, in units of 1/255 of the range.
+        draws: Draws of the defence per step.
+    """
+
+    gradient: GradientMethod | None = None
+    steps: int = 10
+    radius: float = 8.0
+    draws: int = 1
+    kind: ClassVar[Kind] = "image"
+
+    def run(self, instance: Purifying) -> Outcome:
+        radius = 2 * self.radius / 255
+        ascent = ProjectedAscent(radius, 2.5 * radius / self.steps, self.steps)
+
+        def defence(images: Tensor, draw: Draw) -> Rollout:
+            if self.gradient is None:
+                return Rollout(images)
+            return instance.purify(images, draw, self.gradient)
+
+        def draws(step: int) -> Sequence[Draw]:
+            return [instance.draw(self.draws * step + k) for k in range(self.draws)]
+
+        found = ascent.attack(defence, instance.images, instance.loss, draws)
+        return Outcome(instance.quality(found.images), found.cost)

@@ -1,0 +1,214 @@
+"""The bench: closed forms hold, seeds repeat, rows are checked, tables come from the result."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from tiny_profile import ROOT
+
+from adjointdeis.evaluation.rates import wilson
+from adjointdeis.gradients import DiscreteAdjoint
+from adjointdeis.harness.bench import methods, mixture
+from adjointdeis.harness.bench.document import tables
+from adjointdeis.harness.bench.faces import LinearProbe, Restoration, psnr, subjects
+from adjointdeis.harness.bench.mixture import DiagonalMixture, HiddenCondition, MixturePosterior
+from adjointdeis.harness.bench.problem import BenchError, check_kinds
+from adjointdeis.harness.bench.purification import NoAttack
+from adjointdeis.harness.tasks import guidance
+from adjointdeis.harness.validation import ConfigError
+
+
+def settings(*overrides: str) -> dict:
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = compose("config", ["+experiment=guidance", "paths.root=.", *overrides])
+    return OmegaConf.to_container(cfg.task, resolve=True)  # type: ignore[return-value]
+
+
+def prior() -> DiagonalMixture:
+    means = torch.tensor([[[-1.0, 0.5], [1.0, -0.5], [0.3, 2.0]]]).double()
+    variances = torch.tensor([[[0.2, 0.4], [0.5, 0.1], [0.3, 0.3]]]).double()
+    return DiagonalMixture(torch.tensor([[0.2, 0.5, 0.3]]).double().log(), means, variances)
+
+
+def lattice(side: int = 500, reach: float = 6.0) -> tuple[torch.Tensor, float]:
+    axis = torch.linspace(-reach, reach, side, dtype=torch.float64)
+    return torch.cartesian_prod(axis, axis), float(axis[1] - axis[0]) ** 2
+
+
+def test_the_posterior_is_bayes_by_integration() -> None:
+    y, noise = torch.tensor([[0.4]]).double(), 0.3
+    points, cell = lattice()
+    data = prior()
+    likelihood = (-0.5 * ((points[:, 0] - y[0, 0]) / noise).square()).exp()
+    joint = data.log_density(points.unsqueeze(1)[:, 0]).exp() * likelihood
+    wanted = joint / (joint.sum() * cell)
+    found = mixture.observed(data, y, noise).log_density(points).exp()
+    torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-9)
+    assert float(found.sum() * cell) == pytest.approx(1.0, abs=1e-6)
+
+
+def test_the_mode_is_the_highest_point_of_a_lattice() -> None:
+    posterior = mixture.observed(prior(), torch.tensor([[0.4]]).double(), 0.3)
+    points, _ = lattice(1201, 3.0)
+    best = points[posterior.log_density(points).argmax()]
+    torch.testing.assert_close(posterior.mode()[0], best, rtol=0, atol=0.006)
+
+
+def test_perfect_samples_have_a_regret_of_half_a_nat() -> None:
+    """With one component the posterior is Gaussian: E[regret] = 1/2 per coordinate."""
+    problem = MixturePosterior(dimension=4, modes=1, samples=4000)
+    quality = methods.Reference().run(problem.instance(0)).quality
+    assert float(quality["regret"].mean()) == pytest.approx(0.5, abs=0.02)
+    assert (quality["regret"] >= -1e-9).all()
+
+
+def test_a_seed_means_one_instance_and_the_next_another() -> None:
+    first, again, other = (MixturePosterior(samples=3).instance(seed) for seed in (0, 0, 1))
+    assert torch.equal(first.x_T, again.x_T) and not torch.equal(first.x_T, other.x_T)
+    x = torch.zeros(3, 2).double()
+    assert torch.equal(first.objective(x), again.objective(x))
+    assert not set(subjects(0, 4).tolist()) & set(subjects(1, 4).tolist())
+
+
+@pytest.mark.parametrize("changing", [False, True])
+def test_the_hidden_condition_can_be_found(changing: bool) -> None:
+    """Descent over a scheduled z nears the target; a constant z cannot when the truth changes."""
+    problem = HiddenCondition(changing=changing, samples=4, steps=8)
+    errors = [
+        float(
+            methods.Optimised(DiscreteAdjoint(), steps=60, lr=0.1, scheduled=scheduled)
+            .run(problem.instance(0))
+            .quality["error"]
+            .mean()
+        )
+        for scheduled in (False, True)
+    ]
+    assert errors[1] < 0.25
+    assert (errors[0] > 2 * errors[1]) if changing else (errors[0] < 0.25)
+
+
+ROWS = [name for name in settings()["rows"]["mixture_2d"] if name != "reference"]
+
+
+@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_every_latent_method_beats_no_guidance(row: str) -> None:
+    chosen = settings(f"task.only=mixture_2d/{row}", "task.problems.mixture_2d.samples=4")
+    ((_, problem_node, node),) = guidance.chosen_rows(chosen)
+    for key in ("steps", "evaluations"):
+        if key in node and node[key] > 25:
+            node[key] = 25
+    problem, method = (guidance.instantiate(n, _convert_="all") for n in (problem_node, node))
+    outcome = method.run(problem.instance(0))
+    plain = methods.Plain().run(problem.instance(0))
+    assert outcome.cost.nfe > 0 and all(v.shape == (4,) for v in outcome.quality.values())
+    if row != "plain":
+        assert outcome.quality["misfit"].mean() < 0.7 * plain.quality["misfit"].mean()
+
+
+def test_rows_are_checked_before_any_runs() -> None:
+    with pytest.raises(BenchError, match=r"no row 'mixture_2d/exct'; did you mean 'mixture_2d/ex"):
+        guidance.chosen_rows(settings("task.only=mixture_2d/exct"))
+    with pytest.raises(ConfigError, match=r"rows.mixture_2d.exact.lrr.*did you mean 'lr'"):
+        guidance.chosen_rows(settings("+task.rows.mixture_2d.exact.lrr=1"))
+    with pytest.raises(ConfigError, match=r"problems.mixture_2d.mode: .*did you mean 'modes'"):
+        guidance.chosen_rows(settings("+task.problems.mixture_2d.mode=1"))
+    with pytest.raises(BenchError, match=r"no method 'freedm'"):
+        guidance.chosen_rows(settings("+task.rows.mixture_2d.freedm={}"))
+    with pytest.raises(BenchError, match="NoAttack optimises the image, and MixturePosterior"):
+        check_kinds("row", MixturePosterior(), NoAttack())
+    with pytest.raises(BenchError, match="no closed-form reference"):
+        methods.Reference().run(HiddenCondition(samples=2, steps=3).instance(0))
+    with pytest.raises(BenchError, match="optimizer='lbfgs'"):
+        methods.optimizer_factory("lbfgs", 0.1)  # type: ignore[arg-type]
+
+
+def test_intervals() -> None:
+    share = guidance.interval(np.array([1.0, 0.0, 1.0, 1.0]))
+    assert share["share"] and (share["lo"], share["hi"]) == wilson(3, 4)
+    values = np.random.default_rng(1).normal(2.0, 1.0, 400)
+    mean = guidance.interval(values)
+    half = 1.96 * values.std() / 20
+    assert mean["mean"] == pytest.approx(values.mean())
+    assert mean["lo"] == pytest.approx(values.mean() - half, abs=0.02)
+    assert mean["hi"] == pytest.approx(values.mean() + half, abs=0.02)
+    assert np.isnan(guidance.interval(np.array([1.0, np.nan]))["mean"])
+
+
+def run(tmp_path: Path, *overrides: str) -> dict:
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = compose(
+            "config",
+            ["+experiment=guidance", "paths.root=.", f"paths.run={tmp_path}", *overrides],
+        )
+    return guidance.run(cfg)
+
+
+def test_a_run_is_continued_and_its_table_printed(tmp_path: Path) -> None:
+    small = [
+        "task.only=[hidden_constant/plain,hidden_constant/exact]",
+        "task.problems.hidden_constant.samples=2",
+        "task.problems.hidden_constant.steps=3",
+        "task.rows.hidden_constant.exact.steps=2",
+    ]
+    first = run(tmp_path, *small)
+    assert [row["row"] for row in first["rows"]] == [
+        "hidden_constant/plain",
+        "hidden_constant/exact",
+    ]
+    exact = first["rows"][1]
+    assert (exact["nfe"], exact["vjps"]) == (2 * 6 + 2 * 3, 2 * 3)
+    assert exact["quality"]["error"]["n"] == 4
+    record = tmp_path / "rows" / "hidden_constant" / "exact" / "0.json"
+    stamp = record.stat().st_mtime_ns
+    run(tmp_path, *small)
+    assert record.stat().st_mtime_ns == stamp
+    run(tmp_path, *small, "task.rows.hidden_constant.exact.lr=0.2")
+    assert record.stat().st_mtime_ns != stamp
+    assert json.loads((tmp_path / "result.json").read_text())["rows"]
+    text = (tmp_path / "report.md").read_text()
+    assert "`hidden_constant/exact`" in text and "latents, exact gradient" in text
+
+
+def test_the_published_table_is_that_of_the_published_result() -> None:
+    folder = ROOT / "experiments" / "guidance"
+    result = json.loads((folder / "result.json").read_text())
+    assert tables(result) in (folder / "README.md").read_text()
+    published = {row["row"] for row in result["rows"]}
+    configured = {name for name, *_ in guidance.chosen_rows(settings())}
+    assert published == configured
+
+
+def test_restoration_keeps_what_is_known() -> None:
+    images = torch.rand(2, 3, 64, 64) * 2 - 1
+    hole = Restoration("inpainting", hole=24)
+    known = hole.degrade(images)
+    assert torch.equal(known[..., :20, :], images[..., :20, :])
+    assert not known[..., 20:44, 20:44].any() and int((known[:, :1] == 0).sum()) == 2 * 24 * 24
+    coarse = Restoration("super_resolution").degrade(images)
+    assert coarse.shape == (2, 3, 16, 16)
+    torch.testing.assert_close(coarse[0, 0, 0, 0], images[0, 0, :4, :4].mean())
+    assert Restoration("super_resolution").naive(coarse, images).shape == images.shape
+
+
+def test_psnr_by_hand() -> None:
+    truth = torch.zeros(2, 3, 4, 4)
+    off = torch.stack([truth[0] + 0.2, truth[1] + 0.02])
+    torch.testing.assert_close(psnr(off, truth), torch.tensor([20.0, 40.0]), rtol=1e-4, atol=0)
+
+
+def test_the_probe_separates_what_it_can() -> None:
+    generator = torch.Generator().manual_seed(1)
+    direction = torch.randn(50, generator=generator)
+    direction = direction / direction.norm()
+
+    def draw(label: int) -> torch.Tensor:
+        return torch.randn(40, 50, generator=generator) + 3 * label * direction
+
+    probe = LinearProbe.fit(draw(-1), draw(1))
+    assert (probe(draw(1)) > 0).float().mean() > 0.9
+    assert (probe(draw(-1)) < 0).float().mean() > 0.9
