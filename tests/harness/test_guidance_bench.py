@@ -97,17 +97,18 @@ ROWS = [name for name in settings()["rows"]["mixture_2d"] if name != "reference"
 @pytest.mark.parametrize("row", ROWS)
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_every_latent_method_beats_no_guidance(row: str) -> None:
-    chosen = settings(f"task.only=mixture_2d/{row}", "task.problems.mixture_2d.samples=4")
+    chosen = settings(f"task.only=mixture_2d/{row}", "task.problems.mixture_2d.samples=8")
     ((_, problem_node, node),) = guidance.chosen_rows(chosen)
-    for key in ("steps", "evaluations"):
-        if key in node and node[key] > 25:
-            node[key] = 25
+    for key, most in (("steps", 25), ("evaluations", 25), ("sampling_steps", 40)):
+        if key in node:
+            node[key] = min(node[key], most)
     problem, method = (guidance.instantiate(n, _convert_="all") for n in (problem_node, node))
     outcome = method.run(problem.instance(0))
     plain = methods.Plain().run(problem.instance(0))
-    assert outcome.cost.nfe > 0 and all(v.shape == (4,) for v in outcome.quality.values())
+    assert outcome.cost.nfe > 0 and all(v.shape == (8,) for v in outcome.quality.values())
     if row != "plain":
-        assert outcome.quality["misfit"].mean() < 0.7 * plain.quality["misfit"].mean()
+        # The median: now and then a sample ends in a mode that does not fit.
+        assert outcome.quality["misfit"].median() < 0.5 * plain.quality["misfit"].median()
 
 
 def test_rows_are_checked_before_any_runs() -> None:
@@ -136,7 +137,7 @@ def test_intervals() -> None:
     assert mean["mean"] == pytest.approx(values.mean())
     assert mean["lo"] == pytest.approx(values.mean() - half, abs=0.02)
     assert mean["hi"] == pytest.approx(values.mean() + half, abs=0.02)
-    assert np.isnan(guidance.interval(np.array([1.0, np.nan]))["mean"])
+    assert guidance.interval(np.array([1.0, np.nan]))["mean"] is None
 
 
 def run(tmp_path: Path, *overrides: str) -> dict:

@@ -1,4 +1,4 @@
-r"""Operations on each sample of a batch as if it were alone: norms, unit gradients, the sphere."""
+"""Operations on each sample as if it were alone: norms, unit gradients, sphere and box."""
 
 from dataclasses import dataclass
 
@@ -29,6 +29,29 @@ class Sphere:
         norm = per_sample_norm(x_T)
         factor = torch.where(norm > 0, self.norm / norm.clamp_min(torch.finfo(norm.dtype).tiny), 0)
         return x_T * expanded(factor, x_T)
+
+
+@dataclass(frozen=True, eq=False)
+class Box:
+    """Keeps every entry of the noise within a distance of where it started.
+
+    Arguments:
+        centre: Where it started, with shape (B, *).
+        radius: The distance, positive.
+    """
+
+    centre: Tensor
+    radius: float
+
+    def __post_init__(self) -> None:
+        if not self.radius > 0:
+            raise ValueError(f"Box.radius={self.radius}: expected more than 0")
+
+    def __call__(self, x_T: Tensor) -> Tensor:
+        """The nearest point of the box."""
+        return torch.maximum(
+            torch.minimum(x_T, self.centre + self.radius), self.centre - self.radius
+        )
 
 
 def normalised(gradient: Tensor) -> Tensor:

@@ -45,7 +45,9 @@ def _table(task: str, rows: list[dict[str, Any]], labels: dict[str, str]) -> str
     return "\n".join([*lines, "", *notes, *([""] if notes else [])])
 
 
-def _value(found: dict[str, float]) -> str:
+def _value(found: dict[str, Any]) -> str:
+    if found["mean"] is None:
+        return "-"
     if found["share"]:
         count = round(found["mean"] * found["n"])
         return f"{count}/{found['n']} [{100 * found['lo']:.0f}, {100 * found['hi']:.0f}]%"

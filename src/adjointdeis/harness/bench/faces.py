@@ -199,12 +199,12 @@ class IdentityMorph:
         )
 
 
-def threshold_of(name: str) -> float:
-    """Similarity at FMR 0.1% over all impostors."""
+def threshold_of(name: str, fmr: float = 0.001) -> float:
+    """Similarity at a false match rate over all impostors."""
     for record in assets.thresholds("thresholds.json", assets.profile("mini")):
-        if (record.model, record.target_fmr, record.impostor_policy) == (name, 0.001, "all"):
+        if (record.model, record.target_fmr, record.impostor_policy) == (name, fmr, "all"):
             return record.value
-    raise assets.AssetError(f"thresholds.json has no record of {name} at FMR 0.1%")
+    raise assets.AssetError(f"thresholds.json has no record of {name} at FMR {fmr}")
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,12 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from adjointdeis.diffusion.grid import TimeGrid
 from adjointdeis.gradients.base import GradientMethod
 from adjointdeis.gradients.cost import Cost
 from adjointdeis.guidance.dflow import DFlow
 from adjointdeis.guidance.dno import Decorrelation, direct_noise_optimisation
+from adjointdeis.guidance.doodl import doodl
 from adjointdeis.guidance.flowgrad import control_trajectory
 from adjointdeis.guidance.freedom import FreeDoM
 from adjointdeis.guidance.greedy import GreedyRun, OptimiseEps, sample_greedily
@@ -126,6 +128,46 @@ class DirectNoise:
             optimizer=optimizer_factory("adam", self.lr),
         )
         return _finish(optimisation, instance, self.steps)
+
+
+@dataclass(frozen=True)
+class Reversed:
+    """DOODL: a tied pair of EDICT, clipped gradients with momentum, the norm kept.
+
+    Arguments:
+        steps: Gradient steps.
+        lr, clip: See :func:`doodl`.
+        sampling_steps: N of EDICT, which needs more of them than DDIM; uniform in log-SNR over
+            the instance's range of times.
+    """
+
+    steps: int = 20
+    lr: float = 1.0
+    clip: float = 1e-3
+    sampling_steps: int = 80
+    kind: ClassVar[Kind] = "latents"
+
+    def run(self, instance: Latents) -> Outcome:
+        times, generator = instance.grid.t, torch.Generator().manual_seed(0)
+        grid = TimeGrid.uniform_lmbda(
+            instance.grid.schedule, self.sampling_steps, float(times[-1]), float(times[0])
+        )
+        shape = (self.steps, *instance.x_T.shape)
+        pushes = torch.randn(shape, generator=generator, dtype=torch.float64)
+        optimisation = doodl(
+            instance.denoiser,
+            instance.objective,
+            instance.x_T,
+            instance.z,
+            grid=grid,
+            lr=self.lr,
+            clip=self.clip,
+            draw=lambda step: pushes[step],
+        )
+        for _ in range(self.steps):
+            optimisation.step()
+        rollout, _ = optimisation.evaluate()
+        return Outcome(instance.quality(rollout.x_0[0]), optimisation.cost)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@
 
 import difflib
 import json
-import math
 import time
 import warnings
 from pathlib import Path
@@ -146,14 +145,17 @@ def summary(seeds: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def interval(values: np.ndarray) -> dict[str, float]:
-    """Mean and 95% interval: Wilson for shares of 0 and 1, bootstrap over samples otherwise."""
+def interval(values: np.ndarray) -> dict[str, Any]:
+    """Mean and 95% interval: Wilson for shares of 0 and 1, bootstrap over samples otherwise.
+
+    A value that is not a number leaves no mean.
+    """
     n, mean = len(values), float(np.mean(values))
     if set(np.unique(values)) <= {0.0, 1.0}:
         low, high = wilson(float(values.sum()), n)
         return {"mean": mean, "lo": low, "hi": high, "n": n, "share": True}
     if not np.isfinite(values).all():
-        return {"mean": math.nan, "lo": math.nan, "hi": math.nan, "n": n, "share": False}
+        return {"mean": None, "lo": None, "hi": None, "n": n, "share": False}
     drawn = np.random.default_rng(0).choice(values, (REPLICATES, n)).mean(1)
     low, high = np.percentile(drawn, [2.5, 97.5])
     return {"mean": mean, "lo": float(low), "hi": float(high), "n": n, "share": False}
