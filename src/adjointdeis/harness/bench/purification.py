@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor
 
 from adjointdeis.diffusion.grid import TimeGrid
 from adjointdeis.diffusion.noise import RecordedNoise
+from adjointdeis.diffusion.oracles import MixtureDenoiser
+from adjointdeis.diffusion.schedule import VPLinear
 from adjointdeis.gradients.base import GradientMethod
 from adjointdeis.gradients.cost import Cost
 from adjointdeis.gradients.discrete_adjoint import DiscreteAdjoint
@@ -21,6 +24,7 @@ from adjointdeis.harness.bench.faces import (
     subjects,
     threshold_of,
 )
+from adjointdeis.harness.bench.mixture import seeded_normal
 from adjointdeis.harness.bench.problem import Kind, Outcome
 from adjointdeis.harness.benchmark import OTHER, SOURCE
 from adjointdeis.rollout import Rollout
@@ -37,6 +41,8 @@ class Purifying:
         loss: ``purified -> dissimilarity to the enrolled face``, to be made large.
         draw: ``number -> Draw``.
         quality: ``images -> measures`` behind the defence, with draws no attack saw.
+        unit: what a radius of 1 means.
+        reach: images lie in [-reach, reach].
     """
 
     images: Tensor
@@ -44,6 +50,8 @@ class Purifying:
     loss: Callable[[Tensor], Tensor]
     draw: Callable[[int], Draw]
     quality: Callable[[Tensor], dict[str, Tensor]]
+    unit: float = 2 / 255
+    reach: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -108,6 +116,70 @@ class Purification:
 
 
 @dataclass(frozen=True)
+class MixturePurification:
+    """A Bayes classifier behind purification by the exact score: what the gradient alone decides.
+
+    Points of a mixture with two modes per class are classified by their posterior class after
+    purification. Measures: ``robust``, whether the attacked point is still classified rightly in
+    the majority of the evaluation's draws; ``margin``, the mean log-odds of its class; and
+    ``cosine``, as in :class:`Purification`.
+
+    Arguments:
+        dimension: D.
+        samples: Points per seed.
+        steps: N of the reverse SDE.
+        t_star: Time to which points are noised.
+        draws: Draws of the evaluation.
+    """
+
+    dimension: int = 16
+    samples: int = 64
+    steps: int = 5
+    t_star: float = 0.3
+    draws: int = 9
+    kind: ClassVar[Kind] = "image"
+
+    def instance(self, seed: int) -> Purifying:
+        schedule, modes = VPLinear(), 4
+        means = 0.7 * seeded_normal(modes, self.dimension, seed=7)
+        scales = torch.full((modes,), 0.3, dtype=torch.float64)
+        denoiser = MixtureDenoiser(schedule, means, scales).requires_grad_(False)
+        generator = torch.Generator().manual_seed(100 + seed)
+        mode = torch.randint(modes, (self.samples,), generator=generator)
+        points = means[mode] + 0.3 * seeded_normal(self.samples, self.dimension, seed=200 + seed)
+        grid = TimeGrid.uniform_time(schedule, self.steps, t_max=self.t_star)
+        pure = partial(DiffPure, denoiser, SDEDPMSolver(), grid)
+
+        def log_odds(x: Tensor) -> Tensor:
+            exponent = -0.5 * (x.unsqueeze(1) - means).square().sum(-1) / 0.3**2
+            odds = exponent[:, ::2].logsumexp(1) - exponent[:, 1::2].logsumexp(1)
+            return torch.where(mode % 2 == 0, odds, -odds)
+
+        def draw(number: int) -> Draw:
+            key = 100_000 * seed + number
+            noise = RecordedNoise.draw(self.steps, points.shape, key + 7, torch.float64)
+            return Draw(seeded_normal(*points.shape, seed=key), noise)
+
+        def quality(x: Tensor) -> dict[str, Tensor]:
+            drawn = [draw(50_000 + k) for k in range(self.draws)]
+            found = torch.stack([log_odds(pure().purify(x, d).x_0) for d in drawn])
+            return {
+                "robust": ((found > 0).double().mean(0) > 0.5).double(),
+                "margin": found.mean(0),
+            }
+
+        return Purifying(
+            points,
+            lambda x, d, gradient: pure(gradient=gradient).purify(x, d),
+            lambda x: -log_odds(x),
+            draw,
+            quality,
+            unit=1.0,
+            reach=float("inf"),
+        )
+
+
+@dataclass(frozen=True)
 class NoAttack:
     """Probes as they are."""
 
@@ -127,7 +199,8 @@ class Attacked:
         gradient: Any gradient method for SDEs; null attacks the recogniser alone, as if there
             were no defence.
         steps: Ascent steps.
-        radius: Largest change of a pixel, in units of 1/255 of the range.
+        radius: Largest change of a pixel, in 1/255 of the range of images; of a coordinate of
+            points.
         draws: Draws of the defence per step.
     """
 
@@ -138,8 +211,8 @@ class Attacked:
     kind: ClassVar[Kind] = "image"
 
     def run(self, instance: Purifying) -> Outcome:
-        radius = 2 * self.radius / 255
-        ascent = ProjectedAscent(radius, 2.5 * radius / self.steps, self.steps)
+        radius, reach = self.radius * instance.unit, instance.reach
+        ascent = ProjectedAscent(radius, 2.5 * radius / self.steps, self.steps, -reach, reach)
 
         def defence(images: Tensor, draw: Draw) -> Rollout:
             if self.gradient is None:
