@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from adjointdeis.faces.image_io import AnyPath
+from adjointdeis.files import write_atomically
 
 FRLL_POINTS = 189
 
@@ -84,3 +85,10 @@ def read_tem(path: AnyPath | str, points: int | None = None) -> Template:
             raise TemplateError(f"{path}: a curve refers to a point beyond {total - 1}")
         curves.append(tuple(indices))
     return Template(xy, tuple(curves), tuple(closed))
+
+
+def write_tem(path: Path | str, points: np.ndarray) -> None:
+    """Writes points (P, 2) as a template without curves, atomically."""
+    rows = "\n".join(f"{x:.4f}\t{y:.4f}" for x, y in np.asarray(points, np.float64))
+    text = f"{len(points)}\n{rows}\n0\n"
+    write_atomically(Path(path), lambda file: file.write(text))

@@ -1,177 +1,172 @@
-"""Lists and checks the files of a profile; registers converted official checkpoints.
+"""Lists, checks and converts the files of a profile.
 
-    python run.py task=assets                 the embedded profile: every file against its SHA-256
-    python run.py task=assets assets=paper    what the paper used: present or missing, from where
+    python run.py task=assets                   the embedded profile, against its SHA-256
+    python run.py task=assets assets=paper      what the paper used: present, missing, wrong
+    python run.py task=assets assets=paper task.action=convert task.source=data/official
 
 Nothing is ever downloaded. For the paper's profile every missing file is listed with its origin,
-its licence and the command that converts it; present ones are registered in its manifest.
+its licence and where the conversion looks for it; present ones are registered in its manifest.
+Converting reads official checkpoints without executing what is pickled in them.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
-from adjointdeis.faces.checkpoints import KINDS
-from adjointdeis.faces.weights import fingerprint, read_header
+from adjointdeis.faces.checkpoints import KINDS, convert_checkpoint
+from adjointdeis.faces.torch_file import CheckpointError
+from adjointdeis.faces.weights import fingerprint
 from adjointdeis.harness import assets
+from adjointdeis.harness.official import PAPER, OfficialFile, fault, manifest_entry, source_path
 from adjointdeis.harness.records import write_record
 
 
-@dataclass(frozen=True)
-class OfficialFile:
-    """A checkpoint that the paper's experiments need.
-
-    Arguments:
-        name: File name in the profile's folder.
-        kind: Entry of :data:`adjointdeis.faces.checkpoints.KINDS`.
-        use: What it is for.
-        source: Which of the published files it is.
-        system: Name of the recogniser in score files, or None for another network.
-        label: Its name in tables.
-    """
-
-    name: str
-    kind: str
-    use: str
-    source: str
-    system: str | None = None
-    label: str = ""
-
-
-PAPER = (
-    OfficialFile(
-        "diffae_ffhq256.safetensors",
-        "diffae",
-        "generator",
-        "ffhq256_autoenc/last.ckpt",
-    ),
-    OfficialFile(
-        "glint360k_cosface_r100.safetensors",
-        "arcface",
-        # The paper calls it ArcFace; the published Glint360k r100 file was trained with CosFace.
-        "identity loss",
-        "glint360k_cosface_r100_fp16_0.1/backbone.pth",
-        "identity",
-        "IResNet-100, Glint360k (CosFace)",
-    ),
-    OfficialFile(
-        "ms1mv3_arcface_r100.safetensors",
-        "arcface",
-        "evaluation",
-        "ms1mv3_arcface_r100_fp16/backbone.pth",
-        "arcface",
-        "ArcFace",
-    ),
-    OfficialFile(
-        "elasticface_arc_r100.safetensors",
-        "elasticface",
-        # The paper does not say which of the four ElasticFace files; all have the same name.
-        "evaluation",
-        "ElasticFace-Arc/295672backbone.pth",
-        "elasticface",
-        "ElasticFace-Arc",
-    ),
-    OfficialFile(
-        "adaface_ir101_ms1mv2.safetensors",
-        "adaface",
-        "evaluation",
-        "adaface_ir101_ms1mv2.ckpt",
-        "adaface",
-        "AdaFace",
-    ),
-    OfficialFile(
-        "stylegan2_ffhq1024.safetensors",
-        "stylegan2",
-        # MIPGAN's own generators were fine-tuned on passport-like photographs and are not public.
-        "generator of MIPGAN, if you run it",
-        "stylegan2_ffhq.pt, the state dict of G_ema of ffhq.pkl",
-    ),
-    OfficialFile(
-        "vgg16.safetensors",
-        "vgg16",
-        "features of MIPGAN's perceptual loss",
-        "vgg16_features-amdegroot-88682ab5.pth",
-    ),
-)
+class ConversionError(RuntimeError):
+    """Official files were found that are not what they should be."""
 
 
 def run(cfg: DictConfig) -> dict[str, Any]:
     """Prints the table of the profile and returns it."""
+    action, source = cfg.task.action, Path(cfg.task.source)
+    if action not in ("list", "convert"):
+        raise ValueError(f"task.action={action!r}: expected list or convert")
     profile = assets.profile(cfg.assets.name, cfg.assets.root)
-    rows = _embedded(profile) if profile.name == "mini" else _official(profile)
+    if profile.name == "mini":
+        if action == "convert":
+            raise ValueError("there is nothing to convert in assets=mini; choose assets=paper")
+        rows = _embedded(profile)
+    else:
+        if action == "convert":
+            _convert(profile.root, source)
+        rows = _official(profile, source) + _data(cfg, profile)
     width = max(len(row["file"]) for row in rows)
     for row in rows:
         print(f"{row['status']:<8}{row['file']:<{width + 2}}{row['use']}")
-        for key in ("source", "licence", "convert"):
+        for key in ("problem", "source", "licence", "sha256", "remedy"):
             if row.get(key):
                 print(f"{'':<8}{key}: {row[key]}")
-    missing = sum(row["status"] == "missing" for row in rows)
-    print(f"{len(rows) - missing} of {len(rows)} files present in {profile.root}")
+    good = sum(row["status"] in ("ok", "present") for row in rows)
+    print(f"{good} of {len(rows)} files present in {profile.root}")
     return {"files": rows}
+
+
+def _convert(root: Path, source: Path) -> None:
+    """Converts every official file that is there and has no converted one yet."""
+    problems, converted = [], 0
+    for wanted in PAPER:
+        found, target = source_path(wanted, source), root / wanted.name
+        if target.is_file() or not found.is_file():
+            continue
+        try:
+            print(f"{found} -> {target}")
+            root.mkdir(parents=True, exist_ok=True)
+            convert_checkpoint(found, target, wanted.kind)
+            converted += 1
+        except CheckpointError as error:
+            problems.append(str(error))
+    print(f"{converted} files converted from {source}")
+    if problems:
+        raise ConversionError("; ".join(problems))
 
 
 def _embedded(profile: assets.Profile) -> list[dict[str, Any]]:
     rows = []
     for name, entry in profile.manifest.items():
+        row = {
+            "file": name,
+            "status": "ok",
+            "use": entry.get("label") or entry["kind"],
+            "licence": entry.get("licence"),
+            "sha256": entry["sha256"],
+        }
         try:
             profile.path(name)
-            status = "ok"
         except assets.AssetError as error:
-            status = "missing" if not (profile.root / name).is_file() else "altered"
-            print(error)
-        rows.append(
-            {
-                "file": name,
-                "status": status,
-                "use": entry.get("label") or entry["kind"],
-                "licence": entry.get("licence"),
-            }
-        )
+            row["status"] = "wrong" if (profile.root / name).is_file() else "missing"
+            row["problem"] = str(error)
+        rows.append(row)
     return rows
 
 
-def _official(profile: assets.Profile) -> list[dict[str, Any]]:
+def _official(profile: assets.Profile, source: Path) -> list[dict[str, Any]]:
     rows, files = [], {}
     for wanted in PAPER:
-        kind, path = KINDS[wanted.kind], profile.root / wanted.name
-        row = {
-            "file": wanted.name,
-            "status": "present" if path.is_file() else "missing",
-            "use": wanted.use,
-            "source": f"{wanted.source} from {kind.source}",
-            "licence": kind.licence,
-        }
-        if path.is_file():
-            files[wanted.name] = _manifest_entry(wanted, path)
-        else:
-            row["convert"] = (
-                f"python -m adjointdeis.faces.checkpoints --kind {wanted.kind} "
-                f"{Path(wanted.source.partition(',')[0]).name} {path}"
+        row, path = _row(wanted, source), profile.root / wanted.name
+        if not path.is_file():
+            row["status"] = "missing"
+            row["remedy"] = (
+                f"put it at {source_path(wanted, source)} and run "
+                "`python run.py task=assets assets=paper task.action=convert`"
             )
+        elif problem := fault(wanted, path):
+            row |= {"status": "wrong", "problem": problem}
+            row["remedy"] = "delete it and convert the official file again"
+        else:
+            files[wanted.name] = manifest_entry(wanted, path)
+            row |= {"status": "present", "sha256": files[wanted.name]["sha256"]}
         rows.append(row)
+    thresholds = profile.root / "thresholds.json"
+    if thresholds.is_file():
+        files["thresholds.json"] = {"sha256": fingerprint(thresholds), "kind": "thresholds"}
     if files:
         write_record(profile.root / "manifest.json", {"profile": "paper", "files": files})
     return rows
 
 
-def _manifest_entry(wanted: OfficialFile, path: Path) -> dict[str, Any]:
-    header = read_header(path)
-    entry: dict[str, Any] = {
-        "sha256": fingerprint(path),
-        "licence": header.get("licence") or KINDS[wanted.kind].licence,
-        "source_sha256": header.get("source_sha256"),
+def _row(wanted: OfficialFile, source: Path) -> dict[str, Any]:
+    kind = KINDS[wanted.kind]
+    return {
+        "file": wanted.name,
+        "use": wanted.use,
+        "source": f"{wanted.source} from {kind.source}",
+        "licence": kind.licence,
     }
-    if wanted.kind == "diffae":
-        return entry | {"kind": "autoencoder", "prediction": "eps"}
-    if wanted.system is None:
-        return entry | {"kind": {"stylegan2": "generator", "vgg16": "features"}[wanted.kind]}
-    # The paper feeds the whole aligned image, resized; AdaFace's network wants blue first.
-    crop = {"size": 112, "bgr": KINDS[wanted.kind].colours == "bgr"}
-    return entry | {
-        "kind": "recogniser",
-        "name": wanted.system,
-        "label": wanted.label,
-        "crop": crop,
-    }
+
+
+def _data(cfg: DictConfig, profile: assets.Profile) -> list[dict[str, Any]]:
+    """Faces, pairs, thresholds and published morphs, which are no checkpoints."""
+    published = Path(cfg.paths.data) / "published"
+    wanted = [
+        (
+            profile.root / "faces",
+            "aligned faces NNN_03.png and NNN_08.png",
+            "Face Research Lab London Set, https://doi.org/10.6084/m9.figshare.5047666, aligned by "
+            "`python run.py task=align data=frll data.root=...`",
+            "CC BY 4.0",
+        ),
+        (
+            profile.root / "pairs.csv",
+            "pairs to morph",
+            "names of https://huggingface.co/datasets/zblasingame/DiM-FRLL-Morphs, MAD22 triples, "
+            "or SYN-MAD's rule by `python run.py task=pairs`",
+            "",
+        ),
+        (
+            profile.root / "thresholds.json",
+            "decision thresholds",
+            "`python run.py task=calibrate assets=paper`",
+            "",
+        ),
+    ]
+    for name in ("Webmorph", "MIPGAN_I", "MIPGAN_II", "OpenCV", "FaceMorpher"):
+        wanted.append(
+            (
+                published / name,
+                "published morphs, aligned like the faces",
+                "MAD22 (SYN-MAD 2022), on request: https://github.com/marcohuber/SYN-MAD-2022",
+                "no licence stated; derived from FRLL: do not redistribute",
+            )
+        )
+    return [
+        {
+            "file": str(path.relative_to(Path(cfg.paths.data)))
+            if path.is_relative_to(cfg.paths.data)
+            else str(path),
+            "status": "present" if path.exists() else "missing",
+            "use": use,
+            "source": source,
+            "licence": licence,
+        }
+        for path, use, source, licence in wanted
+    ]

@@ -1,0 +1,78 @@
+"""Aligns a set of photographs once, so that morphing finds faces of the size it needs.
+
+    python run.py task=align data=frll data.root=/data/frll
+
+Writes ``NNN_03.png`` and ``NNN_08.png`` (FFHQ's recipe from dlib's 68 points), ``landmarks.npz``
+with those points, and ``NNN_03.tem`` where the set has templates, all in pixels of the aligned
+images.  What is there already is left alone.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import DictConfig
+from tqdm import tqdm
+
+from adjointdeis.faces.alignment import align_ffhq, ffhq_quad, quad_to_square
+from adjointdeis.faces.array_cache import ArrayCache
+from adjointdeis.faces.datasets.folder import NEUTRAL, SMILING
+from adjointdeis.faces.datasets.frll import load_frll
+from adjointdeis.faces.datasets.tem import read_tem, write_tem
+from adjointdeis.faces.dlib_models import DlibLandmarker
+from adjointdeis.faces.image_io import read_image, sha256_of, write_image
+from adjointdeis.faces.recogniser import NoFaceError
+from adjointdeis.files import write_atomically
+from adjointdeis.harness.landmarks import STORED
+
+
+def run(cfg: DictConfig) -> dict[str, Any]:
+    """Aligns every subject's neutral and smiling image.
+
+    Raises:
+        NoFaceError: Names every photograph without a face; the others are written.
+        DatasetError: The set is incomplete.
+    """
+    task, target = cfg.task, Path(cfg.task.destination)
+    dataset = load_frll(cfg.data.root, need_templates=False)
+    landmarker = DlibLandmarker(detection_side=task.detection_side)
+    cache = ArrayCache(Path(cfg.paths.run) / "cache")
+    stems, points, problems = [], [], []
+    jobs = [(s, c) for s in dataset.subjects for c in (NEUTRAL, SMILING)]
+    for subject, capture in tqdm(jobs, desc="align", unit="face"):
+        path, stem = subject.images[capture], f"{subject.id}_{capture}"
+        key = ("align", sha256_of(path.read_bytes()), landmarker, task.size, task.transform_size)
+
+        def make(path=path) -> dict[str, np.ndarray]:
+            image = read_image(path)
+            found = landmarker.landmarks(image, 68, name=str(path))
+            return {
+                "image": align_ffhq(image, found, task.size, task.transform_size),
+                "points": found,
+            }
+
+        try:
+            made = cache.get(key, make)
+        except NoFaceError as error:
+            problems.append(str(error))
+            continue
+        if not (target / f"{stem}.png").is_file():
+            write_image(target / f"{stem}.png", made["image"])
+        quad = ffhq_quad(made["points"])
+        if capture in subject.templates:
+            template = read_tem(subject.templates[capture])
+            moved = quad_to_square(template.points, quad, task.size)
+            write_tem(target / f"{stem}.tem", moved)
+        stems.append(stem)
+        points.append(quad_to_square(made["points"], quad, task.size))
+
+    def save(file: Any) -> None:
+        arrays = {"stems": np.array(stems), "points": np.float32(np.stack(points))}
+        np.savez_compressed(file, **arrays, size=np.int64(task.size))
+
+    if stems:
+        write_atomically(target / STORED, save, "wb")
+    if problems:
+        raise NoFaceError("; ".join(problems))
+    print(f"{len(stems)} aligned faces in {target}")
+    return {"faces": len(stems)}

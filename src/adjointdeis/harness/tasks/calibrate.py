@@ -1,0 +1,231 @@
+"""Scores published morphs under every protocol and finds the one nearest to the published rows.
+
+    python run.py task=calibrate assets=paper task.morphs.DiM-A=data/dim_frll/morphs/dim_a
+
+The morphs are folders that the user owns, by the row of Table 1 that they are of. What comes out:
+``calibration.md`` with every combination, ``calibration.json``, and, with ``task.write=true``, the
+thresholds of the nearest one in the profile, which carry how they were chosen.
+
+A preparation is how an aligned face becomes a recogniser's input:
+
+================  ==============================================================================
+resize            bilinear with a low-pass filter, the default of image libraries
+resize-aliased    bilinear without one, the default of tensor libraries
+arcface-5pt       a similarity of five points to ArcFace's template; landmarks are needed
+================  ==============================================================================
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+from tqdm import tqdm
+
+from adjointdeis.evaluation.paper import SYSTEMS, paper_table
+from adjointdeis.evaluation.thresholds import relabelled
+from adjointdeis.faces.alignment import ARCFACE_5PT, align_arcface, five_points_of_68
+from adjointdeis.faces.datasets.pairs import Pair
+from adjointdeis.faces.image_io import AnyPath, read_image
+from adjointdeis.faces.recognisers.crop import FaceCrop
+from adjointdeis.faces.recognisers.network import NetworkRecogniser
+from adjointdeis.files import write_atomically
+from adjointdeis.harness import assets
+from adjointdeis.harness.benchmark import OTHER, SOURCE, load_benchmark
+from adjointdeis.harness.calibration import Embedded, Outcome, outcomes
+from adjointdeis.harness.landmarks import BenchmarkLandmarks
+from adjointdeis.harness.people import read_sexes
+from adjointdeis.harness.records import write_record
+from adjointdeis.morphing.precomputed import Precomputed
+
+PREPARATIONS = ("resize", "resize-aliased", ARCFACE_5PT)
+
+
+def run(cfg: DictConfig) -> dict[str, Any]:
+    """Runs the calibration; see the module."""
+    task, directory = cfg.task, Path(cfg.paths.run)
+    profile = assets.profile(cfg.assets.name, cfg.assets.root)
+    benchmark = load_benchmark(cfg.data.faces, cfg.data.pairs, cfg.data.limit)
+    folders: Any = OmegaConf.to_container(task.morphs, resolve=True)
+    if not folders:
+        raise ValueError(
+            "task.morphs is empty: name folders of published morphs by their row of Table 1, such "
+            "as task.morphs.DiM-A=data/dim_frll/morphs/dim_a"
+        )
+    unknown = [name for name in task.preparations if name not in PREPARATIONS]
+    if unknown:
+        raise ValueError(
+            f"task.preparations: {unknown[0]!r} is unknown; known are {', '.join(PREPARATIONS)}"
+        )
+    published = _published(task.published)
+    missing = sorted(set(folders) - set(published))
+    if len(missing) == len(folders):
+        raise ValueError(
+            f"task.morphs: no published row is called {', '.join(missing)}; there are "
+            f"{', '.join(published)}"
+        )
+    systems = [assets.recogniser(name, profile) for name in cfg.assets.recognisers]
+    rows = {name: _morphs(name, folder, benchmark.pairs) for name, folder in folders.items()}
+    find = BenchmarkLandmarks(benchmark.dataset)
+    ids = benchmark.dataset.ids
+    embedded = {
+        preparation: {
+            system.name: _embedded(preparation, system, benchmark.image, ids, rows, find)
+            for system in systems
+        }
+        for preparation in task.preparations
+    }
+    found = outcomes(
+        embedded,
+        ids,
+        published,
+        task.fmr,
+        read_sexes(task.info) if task.info else None,
+        task.impostors,
+        task.policies,
+        task.probes,
+    )
+    write_record(
+        directory / "calibration.json",
+        {"schema": "adjointdeis-calibration/1", "outcomes": [o.to_dict() for o in found]},
+    )
+    text = report(found)
+    write_atomically(directory / "calibration.md", lambda file: file.write(text))
+    print(text)
+    if task.write:
+        _write(found, profile, len(found))
+    return {"objective": found[0].deviation}
+
+
+def report(found: Sequence[Outcome]) -> str:
+    """Every protocol with its distance to the published rows, and the nearest one's cells."""
+    lines = [
+        "# Calibration of the protocol",
+        "",
+        "Mean absolute difference to the published rows, percentage points. A fit, not a fact.",
+        "",
+        "| difference | preparation | impostors | policy | probe |",
+        "|---|---|---|---|---|",
+    ]
+    for outcome in found:
+        p = outcome.protocol
+        lines.append(
+            f"| {outcome.deviation:.2f} | {p.preparation} | {p.impostors} | {p.policy} | "
+            f"{p.probe} |"
+        )
+    lines += ["", "The nearest one, ours (k/n) and published:", ""]
+    names = sorted({name for row in found[0].cells.values() for name in row})
+    lines.append("| row | " + " | ".join(names) + " |")
+    lines.append("|" + "---|" * (len(names) + 1))
+    for row, cells in found[0].cells.items():
+        shown = [
+            f"{cells[n]['percent']:.2f} ({cells[n]['k']}/{cells[n]['n']}), "
+            + (f"{cells[n]['published']:.2f}" if "published" in cells[n] else "-")
+            for n in names
+        ]
+        lines.append(f"| {row} | " + " | ".join(shown) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _write(found: Sequence[Outcome], profile: assets.Profile, tried: int) -> None:
+    """Thresholds of the nearest protocol that the profile's recognisers can run."""
+    runnable = [o for o in found if o.protocol.preparation != ARCFACE_5PT]
+    if profile.name == "mini":
+        raise ValueError(
+            "task.write=true is for a profile of your own; mini's thresholds are fixed"
+        )
+    if not runnable:
+        raise ValueError(
+            "only arcface-5pt was tried, which a morphing run does not use; try resize"
+        )
+    best = runnable[0]
+    note = (
+        f"calibrated: nearest of {tried} protocols to the published rows {', '.join(best.cells)}, "
+        f"mean difference {best.deviation:.2f} percentage points; probe {best.protocol.probe}"
+    )
+    records = [relabelled(record, note=note).to_dict() for record in best.thresholds]
+    write_record(profile.root / "thresholds.json", {"records": records})
+    antialias = best.protocol.preparation == "resize"
+    write_record(profile.root / "protocol.json", {"antialias": antialias, "note": note})
+    path = profile.root / "manifest.json"
+    manifest = json.loads(path.read_text())
+    for entry in manifest["files"].values():
+        if entry.get("kind") == "recogniser":
+            entry["crop"]["antialias"] = antialias
+    sha256 = assets.fingerprint(profile.root / "thresholds.json")
+    manifest["files"]["thresholds.json"] = {"sha256": sha256, "kind": "thresholds"}
+    write_record(path, manifest)
+    print(f"thresholds written to {profile.root}: {note}")
+
+
+def _published(source: str | None) -> dict[str, dict[str, float]]:
+    """Percent by row and recogniser: the paper's, or a JSON file of the same shape."""
+    if source is not None:
+        return json.loads(Path(source).read_text())
+    return {
+        row["attack"]: {name: row[f"{name}_percent"] for name in SYSTEMS}
+        for row in paper_table("table1")
+    }
+
+
+def _morphs(row: str, folder: str, pairs: Sequence[Pair]) -> list[tuple[Pair, Path]]:
+    files = Precomputed(name=row, folder=folder).files
+    found = [(pair, files[key]) for pair in pairs if (key := frozenset(pair.sides)) in files]
+    if not found:
+        raise ValueError(f"{folder}: no morph of the {len(pairs)} pairs of the list")
+    return found
+
+
+def _embedded(
+    preparation: str,
+    system: NetworkRecogniser,
+    image: Callable[[str, str], AnyPath],
+    ids: Sequence[str],
+    rows: Mapping[str, Sequence[tuple[Pair, Path]]],
+    find: BenchmarkLandmarks,
+) -> Embedded:
+    prepared, load = _prepared(preparation, system, find)
+
+    def embed(paths: Sequence[AnyPath], what: str) -> np.ndarray:
+        bar = tqdm(paths, desc=f"{system.name}, {preparation}, {what}")
+        embeddings, acquired = prepared.embed(np.stack([load(path) for path in bar]))
+        embeddings[~acquired] = np.nan
+        return embeddings
+
+    return Embedded(
+        prepared,
+        embed([image(i, SOURCE) for i in ids], "neutral"),
+        embed([image(i, OTHER) for i in ids], "smiling"),
+        {
+            name: ([pair for pair, _ in found], embed([path for _, path in found], name))
+            for name, found in rows.items()
+        },
+    )
+
+
+def _prepared(
+    preparation: str, system: NetworkRecogniser, find: BenchmarkLandmarks
+) -> tuple[Any, Callable[[AnyPath], np.ndarray]]:
+    """The recogniser with its input changed, and how an image is read for it."""
+    crop = system.crop
+    if preparation != ARCFACE_5PT:
+        antialias = preparation == "resize"
+        return replace(system, crop=replace(crop, antialias=antialias)), read_image
+
+    def load(path: AnyPath) -> np.ndarray:
+        picture = read_image(path)
+        points = five_points_of_68(find(path, picture, "dlib68"))
+        return align_arcface(picture, points, crop.size)
+
+    return replace(system, crop=FivePoint(crop.size, bgr=crop.bgr)), load
+
+
+class FivePoint(FaceCrop):
+    """A crop of images that are already aligned by five points."""
+
+    @property
+    def label(self) -> str:
+        return ARCFACE_5PT

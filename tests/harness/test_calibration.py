@@ -1,0 +1,172 @@
+"""Calibration finds the protocol that made the numbers, and says that it is a fit."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_profile import SIZE, composed, draw_face
+
+from adjointdeis.faces.datasets.pairs import Pair
+from adjointdeis.harness.calibration import Embedded, Protocol, outcomes
+from adjointdeis.harness.launch import launch
+
+
+class Plain:
+    """A recogniser of given embeddings."""
+
+    name, alignment, score_type = "plain", "none", "similarity"
+    fingerprint = "0" * 64
+
+    def compare(self, e1, e2):
+        return (np.asarray(e1) * np.asarray(e2)).sum(-1)
+
+
+@pytest.fixture
+def embedded() -> dict:
+    rng = np.random.default_rng(3)
+
+    def unit(x):
+        return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+    people = 30
+    ids = [f"{k:03d}" for k in range(people)]
+    neutral = unit(rng.normal(size=(people, 6)))
+    pairs = [Pair(ids[k], ids[k + 1]) for k in range(people - 1)]
+    made = {}
+    for name, spread in (("resize", 0.25), ("resize-aliased", 0.7)):
+        smiling = unit(neutral + spread * rng.normal(size=neutral.shape) / 2)
+        middle = unit(neutral[:-1] + neutral[1:] + 0.2 * rng.normal(size=neutral[1:].shape))
+        made[name] = {"plain": Embedded(Plain(), neutral, smiling, {"DiM-A": (pairs, middle)})}
+    return {"ids": ids, "made": made}
+
+
+SEXES = {f"{k:03d}": "female" if k % 2 else "male" for k in range(30)}
+
+
+def percent(outcome) -> dict:
+    return {r: {s: c["percent"] for s, c in row.items()} for r, row in outcome.cells.items()}
+
+
+def every(embedded, published):
+    return outcomes(
+        embedded["made"], embedded["ids"], published, 0.05, SEXES, policies=("all", "same-sex")
+    )
+
+
+def test_the_protocol_that_made_the_numbers_comes_first(embedded) -> None:
+    reference = every(embedded, {"DiM-A": {"plain": 50.0}})
+    assert len(reference) == 2 * 2 * 2 * 2
+    numbers = {o.protocol: percent(o) for o in reference}
+    for protocol, published in numbers.items():
+        best = every(embedded, published)[0]
+        assert best.deviation == 0
+        # Several protocols may agree by chance; the true one is among those that do.
+        assert numbers[best.protocol] == numbers[protocol] == percent(best)
+
+
+def test_counts_by_hand(embedded) -> None:
+    found = every(embedded, {"DiM-A": {"plain": 50.0}})
+    at = {o.protocol: o for o in found}
+    made = embedded["made"]["resize"]["plain"]
+    cross = made.neutral @ made.smiling.T
+    off = cross[~np.eye(30, dtype=bool)]
+    outcome = at[Protocol("resize", "neutral-smiling", "all", "other")]
+    (record,) = outcome.thresholds
+    assert record.n == 30 * 29 and (off > record.value).sum() == record.k <= 0.05 * off.size
+    morphs = made.morphs["DiM-A"][1]
+    both = np.minimum((morphs * made.smiling[:-1]).sum(1), (morphs * made.smiling[1:]).sum(1))
+    assert outcome.cells["DiM-A"]["plain"]["k"] == (both > record.value).sum()
+    every_two = at[Protocol("resize", "all-captures", "all", "source")].thresholds[0]
+    assert every_two.n == 30 * 29 + 2 * (30 * 29 // 2)
+    same = at[Protocol("resize", "neutral-smiling", "same-sex", "source")].thresholds[0]
+    assert same.n == 2 * 15 * 14 and same.impostor_policy == "same-sex"
+
+
+def test_what_cannot_be_compared_is_said(embedded) -> None:
+    with pytest.raises(ValueError, match="no row has a published number: morphs of DiM-A"):
+        every(embedded, {"DiM-X": {"plain": 1.0}})
+    with pytest.raises(ValueError, match="needs the people's sexes"):
+        outcomes(embedded["made"], embedded["ids"], {}, policies=("same-sex",))
+    with pytest.raises(ValueError, match="probes: 'smile' is unknown; known are source, other"):
+        outcomes(embedded["made"], embedded["ids"], {}, probes=("smile",))
+
+
+# The task
+
+
+@pytest.fixture
+def morphs(tiny, tmp_path) -> Path:
+    folder = tmp_path / "published"
+    folder.mkdir()
+    for a, b in (("001", "002"), ("003", "004"), ("001", "003")):
+        pair = [draw_face(int(x), False).astype(float) for x in (a, b)]
+        mean = ((pair[0] + pair[1]) / 2).astype(np.uint8)
+        assert mean.shape == (SIZE, SIZE, 3)
+        Image.fromarray(mean).save(folder / f"{a}_{b}.png")
+    return folder
+
+
+def arguments(tiny: Path, tmp_path: Path, morphs: Path, profile: Path, *more: str) -> list[str]:
+    return [
+        "task=calibrate",
+        "judges=none",
+        f"paths.root={tmp_path}",
+        f"paths.run={tmp_path}/run",
+        f"assets.root={profile}",
+        "assets.name=paper",
+        "assets.recognisers=[arcface.safetensors,adaface.safetensors]",
+        f"data.faces={tiny}/faces",
+        f"data.pairs={tiny}/pairs.csv",
+        f"+task.morphs.DiM-A={morphs}",
+        "task.preparations=[resize,resize-aliased]",
+        "task.fmr=0.2",
+        *more,
+    ]
+
+
+def test_the_task_writes_a_table_and_thresholds_that_say_what_they_are(
+    tiny, tmp_path, morphs, capsys
+) -> None:
+    profile = Path(shutil.copytree(tiny / "profile", tmp_path / "profile"))
+    manifest = json.loads((profile / "manifest.json").read_text())
+    for name in ("arcface", "adaface"):
+        manifest["files"][f"{name}.safetensors"]["kind"] = "recogniser"
+    (profile / "manifest.json").write_text(json.dumps(manifest))
+    launch(composed(arguments(tiny, tmp_path, morphs, profile, "task.write=true")))
+    text = (tmp_path / "run" / "calibration.md").read_text()
+    assert text.count("| resize") == 2 * 2 * 2 and "A fit, not a fact" in text
+    assert text in capsys.readouterr().out
+    found = json.loads((tmp_path / "run" / "calibration.json").read_text())["outcomes"]
+    assert [o["deviation"] for o in found] == sorted(o["deviation"] for o in found)
+    records = json.loads((profile / "thresholds.json").read_text())["records"]
+    assert {r["model"] for r in records} == {"arcface", "adaface"}
+    assert all("calibrated: nearest of 8 protocols" in r["note"] for r in records)
+    # A run with this profile now uses the resize and the thresholds that were found.
+    from adjointdeis.harness import assets
+
+    written = assets.profile("paper", str(profile))
+    stated = {r.model: r.alignment for r in assets.thresholds("thresholds.json", written)}
+    for name in ("arcface", "adaface"):
+        assert assets.recogniser(f"{name}.safetensors", written).alignment == stated[name]
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["~task.morphs.DiM-A"], "task.morphs is empty"),
+        (["task.preparations=[crop]"], "'crop' is unknown; known are resize"),
+        (["~task.morphs.DiM-A", "+task.morphs.DiM-X={folder}"], "no published row is called DiM-X"),
+        (["task.policies=[same-sex]"], "needs the people's sexes; give task.info"),
+    ],
+)
+def test_mistakes_are_named(tiny, tmp_path, morphs, more, words: str) -> None:
+    lines = [line.format(folder=morphs) for line in more]
+    given = arguments(tiny, tmp_path, morphs, tiny / "profile")
+    if lines[0].startswith("~task.morphs"):
+        given = [line for line in given if "task.morphs" not in line]
+        lines = lines[1:]
+    with pytest.raises(SystemExit, match=words):
+        launch(composed([*given, *lines]))
