@@ -2,8 +2,11 @@
 
 import pytest
 import torch
+from tiny_profile import PAIRS, composed, overrides
 
+from adjointdeis.harness import batch_size, latent_morphing
 from adjointdeis.harness.batch_size import MemoryWatch, best_batch_size
+from adjointdeis.harness.launch import launch
 
 
 class Machine:
@@ -58,6 +61,29 @@ def test_memory_is_extrapolated_from_the_peak(monkeypatch) -> None:
     watch = MemoryWatch(torch.device("cpu"))
     assert watch.room > 0 and watch.before > 0
     watch.before, watch.room = 0, 1000
-    monkeypatch.setattr(watch, "_taken", lambda: 300)
+    monkeypatch.setattr(batch_size, "memory_taken", lambda device: 300)
     assert watch.fits(2, 4)  # 600 of 1000
     assert not watch.fits(2, 5)  # 750
+
+
+def test_a_run_that_finds_its_batch_size_makes_the_same_morphs(
+    tiny, tmp_path, quiet_report, monkeypatch
+) -> None:
+    tried = []
+
+    def two(step, largest, fits):
+        step(1)
+        step(2)
+        tried.append(largest)
+        return 2
+
+    monkeypatch.setattr(latent_morphing, "best_batch_size", two)
+    found = {}
+    for size in ("auto", "2"):
+        run = tmp_path / size
+        few = [x for x in overrides(tiny, run) if "adjoint_deis" not in x and "batch" not in x]
+        few += ["~rows.adjoint_deis_ode", "~rows.adjoint_deis_sde"]
+        launch(composed([*few, f"optimisation.batch_size={size}"]))
+        found[size] = {p.name: p.read_bytes() for p in run.glob("morphs/exact/*.png")}
+    assert tried == [len(PAIRS), len(PAIRS)]  # once per attack
+    assert found["auto"] == found["2"] and len(found["2"]) == len(PAIRS)
