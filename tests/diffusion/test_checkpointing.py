@@ -9,6 +9,8 @@ from torch import nn
 
 from adjointdeis import DDPM, TimeGrid, sample
 from adjointdeis.diffusion import FromTimesteps, checkpoint_blocks
+from adjointdeis.diffusion.checkpointing import is_checkpointed
+from adjointdeis.diffusion.execution import Execution
 from adjointdeis.faces.networks.blocks import ResidualBlock, Stage
 from adjointdeis.faces.networks.diffae import DiffAE, DiffAEConfig
 from adjointdeis.gradients import Backprop, DiscreteAdjoint
@@ -51,7 +53,7 @@ def gradients(network: DiffAE, method) -> tuple[list[torch.Tensor], int]:
     return [x_0.detach(), x_T.grad, z.grad, theta], saved.total
 
 
-@pytest.mark.parametrize("blocks", [Stage, ResidualBlock, (ResidualBlock, nn.Conv2d)])
+@pytest.mark.parametrize("blocks", [None, Stage, ResidualBlock, (ResidualBlock, nn.Conv2d)])
 def test_a_diffusion_autoencoder_holds_less_and_says_the_same(blocks) -> None:
     """Dropout is on: the masks must be drawn again."""
     network = small_diffae()
@@ -127,6 +129,18 @@ def test_the_outermost_of_nested_blocks_recompute() -> None:
     network = small_diffae()
     handle = checkpoint_blocks(network, (Stage, ResidualBlock))
     assert {type(block).__name__ for block in handle.blocks} == {"Stage"}
+
+
+def test_an_execution_can_ask_for_them() -> None:
+    network = small_diffae()
+    exact, whole = gradients(network, Backprop())
+    executed = Execution(checkpoint=True).of(network)
+    again = Execution(checkpoint=True).of(network)  # the network is shared and already done
+    assert is_checkpointed(network) and executed.network is again.network is network
+    found, less = gradients(network, Backprop())
+    assert less < 0.6 * whole and not Execution(checkpoint=True).plain
+    assert all(relative_error(a, b) < 1e-12 for a, b in zip(found, exact, strict=True))
+    assert all(isinstance(block, Stage) for block in network.output_blocks)
 
 
 def test_impossible_blocks_are_refused() -> None:

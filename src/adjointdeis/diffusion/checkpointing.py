@@ -52,7 +52,7 @@ class BlockCheckpoints:
         self.remove()
 
 
-def checkpoint_blocks(network: nn.Module, blocks: Blocks) -> BlockCheckpoints:
+def checkpoint_blocks(network: nn.Module, blocks: Blocks | None = None) -> BlockCheckpoints:
     """Let blocks of a network hold only their inputs for the backward pass.
 
     One evaluation then needs the inputs of its blocks and the activations of one block at a
@@ -64,7 +64,9 @@ def checkpoint_blocks(network: nn.Module, blocks: Blocks) -> BlockCheckpoints:
     Args:
         network: any module, such as a ``DiffAE`` or a diffusers model.
         blocks: what recomputes: a class or classes of modules (of nested ones the outermost:
-            ``checkpoint_blocks(diffae, Stage)``), or the modules themselves.
+            ``checkpoint_blocks(diffae, Stage)``), or the modules themselves. None takes the
+            elements of the outermost ``ModuleList``, which are the stages of a U-Net and the
+            layers of a transformer.
 
     Returns:
         A handle that is also a context manager.
@@ -79,7 +81,9 @@ def checkpoint_blocks(network: nn.Module, blocks: Blocks) -> BlockCheckpoints:
     References:
         Training deep nets with sublinear memory cost, https://arxiv.org/abs/1604.06174
     """
-    if isinstance(blocks, type | tuple):
+    if blocks is None:
+        chosen = [block for stack in _outermost(network, nn.ModuleList) for block in stack]
+    elif isinstance(blocks, type | tuple):
         chosen = list(_outermost(network, blocks))
     else:
         chosen = list(blocks)
@@ -92,9 +96,14 @@ def checkpoint_blocks(network: nn.Module, blocks: Blocks) -> BlockCheckpoints:
     inner = {id(module) for block in chosen for module in block.modules() if module is not block}
     if any(id(block) in inner for block in chosen):
         raise ValueError("a block to checkpoint lies inside another; choose one level")
-    if any(isinstance(module, _Checkpointed) for block in chosen for module in block.modules()):
+    if any(is_checkpointed(block) for block in chosen):
         raise ValueError("a block is checkpointed already; remove() its checkpoints first")
     return BlockCheckpoints(chosen)
+
+
+def is_checkpointed(network: nn.Module) -> bool:
+    """Whether any block of a network recomputes its activations."""
+    return any(isinstance(module, _Checkpointed) for module in network.modules())
 
 
 def _outermost(

@@ -12,6 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from adjointdeis.diffusion.checkpointing import checkpoint_blocks, is_checkpointed
+
 Precision = Literal["float32", "bfloat16", "float16"]
 
 
@@ -29,6 +31,9 @@ class Execution:
             give. With "float16" the cotangent of every product is scaled to its range.
         channels_last: hold images with the channels innermost, as tensor cores want them.
         compile: let ``torch.compile`` fuse the network; the first call takes a minute or more.
+        checkpoint: hold only the inputs of the network's blocks for the backward pass and
+            recompute their inside, about one evaluation more per product
+            (``checkpoint_blocks``).
 
     When not to use: where gradients are compared to the last digits. A gradient through bfloat16
     is within about a thousandth of the float32 one in direction.
@@ -37,6 +42,7 @@ class Execution:
     precision: Precision = "float32"
     channels_last: bool = False
     compile: bool = False
+    checkpoint: bool = False
 
     def __post_init__(self) -> None:
         if self.precision not in ("float32", "bfloat16", "float16"):
@@ -62,6 +68,8 @@ class Execution:
         """
         if self.plain:
             return network
+        if self.checkpoint and not is_checkpointed(network):
+            checkpoint_blocks(network)
         if self.channels_last:
             network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         executed = Executed(network, self)
