@@ -65,10 +65,13 @@ def guidance_table() -> str:
             cells.append(word(ours) if ours == theirs else f"{word(ours)} (paper: {word(theirs)})")
         place = one.where.removeprefix("adjointdeis.")
         works = f"`{place}`" if one.found is not None else "not here"
+        test = f"[{one.test}](../../tests/{one.test})"
+        row = f"[{one.row}](../guidance/README.md)"
         entry = one.method()
         gradient = "-" if entry is None else type(entry.method()).__name__
-        rows.append([one.paper, *cells, ", ".join(one.moves()) or "-", gradient, works])
-    return table(["method", *COLUMNS.values(), "moves", "gradient", "works here as"], rows)
+        rows.append([one.paper, *cells, ", ".join(one.moves()) or "-", gradient, works, test, row])
+    columns = [*COLUMNS.values(), "moves", "gradient", "works here as", "proved by", "bench row"]
+    return table(["method", *columns], rows)
 
 
 def method_table() -> str:

@@ -12,6 +12,7 @@ from tiny_profile import ROOT
 
 from adjointdeis.evaluation.rates import wilson
 from adjointdeis.gradients import DiscreteAdjoint
+from adjointdeis.guidance.catalogue import ALGORITHMS
 from adjointdeis.harness.bench import methods, mixture
 from adjointdeis.harness.bench.document import tables
 from adjointdeis.harness.bench.faces import LinearProbe, Restoration, psnr, subjects
@@ -216,3 +217,10 @@ def test_the_probe_separates_what_it_can() -> None:
     probe = LinearProbe.fit(draw(-1), draw(1))
     assert (probe(draw(1)) > 0).float().mean() > 0.9
     assert (probe(draw(-1)) < 0).float().mean() > 0.9
+
+
+def test_every_method_of_table_2_has_a_test_and_a_row() -> None:
+    rows = {name for name, *_ in guidance.chosen_rows(settings())}
+    for one in ALGORITHMS:
+        assert (ROOT / "tests" / one.test).is_file(), one.paper
+        assert one.row in rows, one.paper

@@ -20,6 +20,8 @@ class Algorithm:
         optimises: what moves: "x_T", "z", "theta", "trajectory" (states or controls between
             the ends); empty takes what the gradient method gives.
         calculi: for an algorithm that does not take them from its gradient method.
+        test: file that proves it, below ``tests``.
+        row: its row of ``experiments/guidance``, as task/row.
     """
 
     paper: str
@@ -27,6 +29,8 @@ class Algorithm:
     gradient: str = ""
     optimises: tuple[str, ...] = ()
     calculi: tuple[str, ...] = ()
+    test: str = ""
+    row: str = ""
 
     @property
     def found(self) -> Any:
@@ -55,30 +59,67 @@ class Algorithm:
 
 _GUIDANCE = "adjointdeis.guidance"
 ALGORITHMS: tuple[Algorithm, ...] = (
-    Algorithm("FlowGrad", f"{_GUIDANCE}.flowgrad.control_trajectory", "FlowGrad", ("trajectory",)),
-    Algorithm("FreeDoM", f"{_GUIDANCE}.freedom.FreeDoM", "FreeDoM", ("trajectory",)),
+    Algorithm(
+        "FlowGrad",
+        f"{_GUIDANCE}.flowgrad.control_trajectory",
+        "FlowGrad",
+        ("trajectory",),
+        test="guidance/test_flowgrad.py",
+        row="mixture_16d/flowgrad",
+    ),
+    Algorithm(
+        "FreeDoM",
+        f"{_GUIDANCE}.freedom.FreeDoM",
+        "FreeDoM",
+        ("trajectory",),
+        test="guidance/test_freedom.py",
+        row="inpainting/freedom",
+    ),
     Algorithm(
         "Greedy",
         f"{_GUIDANCE}.greedy.GreedyRun",
         optimises=("trajectory",),
         calculi=("ode", "sde"),
+        test="guidance/test_greedy.py",
+        row="identity/greedy",
     ),
     Algorithm(
         "DOODL",
-        f"{_GUIDANCE}.latent_optimisation.LatentOptimisation",
+        f"{_GUIDANCE}.doodl.doodl",
         "DOODL",
         ("x_T",),
         ("ode",),
+        test="guidance/test_doodl.py",
+        row="mixture_16d/doodl",
     ),
     Algorithm(
-        "DiffPure", f"{_GUIDANCE}.diffpure.DiffPure", optimises=("x_T",), calculi=("ode", "sde")
+        "DiffPure",
+        f"{_GUIDANCE}.diffpure.DiffPure",
+        optimises=("x_T",),
+        calculi=("ode", "sde"),
+        test="guidance/test_diffpure.py",
+        row="purification/sde_backsolve",
     ),
-    Algorithm("AdjointDPM", f"{_GUIDANCE}.latent_optimisation.LatentOptimisation", "AdjointDPM"),
+    Algorithm(
+        "AdjointDPM",
+        f"{_GUIDANCE}.adjoint_dpm.adjoint_dpm_guidance",
+        "AdjointDPM",
+        test="guidance/test_adjoint_dpm.py",
+        row="mixture_16d/adjoint_dpm",
+    ),
     Algorithm(
         "Implicit Diffusion",
         f"{_GUIDANCE}.implicit_diffusion.ImplicitDiffusion",
         optimises=("theta",),
         calculi=("ode", "sde"),
+        test="guidance/test_implicit_diffusion.py",
+        row="brightness/implicit",
     ),
-    Algorithm("AdjointDEIS", f"{_GUIDANCE}.latent_optimisation.LatentOptimisation", "AdjointDEIS"),
+    Algorithm(
+        "AdjointDEIS",
+        f"{_GUIDANCE}.latent_optimisation.LatentOptimisation",
+        "AdjointDEIS",
+        test="guidance/test_latent_optimisation.py",
+        row="identity/adjoint_deis",
+    ),
 )

@@ -34,7 +34,8 @@ from adjointdeis.guidance.lookahead import weights_of
 from adjointdeis.guidance.per_sample import Sphere
 from adjointdeis.rollout import Rollout, sample
 from adjointdeis.solvers.edict import EDICT
-from adjointdeis.solvers.reversible import Pair, ReversibleSolver
+from adjointdeis.solvers.pair import Pair
+from adjointdeis.solvers.reversible import ReversibleSolver
 
 
 @dataclass(eq=False)
