@@ -19,6 +19,7 @@ import numpy as np
 
 from adjointdeis.files import write_atomically
 
+DPI = 160
 # Read back when a plot is set inline in HTML, hence two hex values that nothing else uses.
 INK = "#1b1d21"
 PAPER = "#fefefe"
@@ -82,11 +83,13 @@ def figure(
         "figure.facecolor": PAPER,
         "savefig.facecolor": PAPER,
         "lines.linewidth": 1.5,
+        # Unhinted, so that a label is as wide in the file as it was when the layout was solved.
+        "text.hinting": "none",
         "svg.fonttype": "path",
         "svg.hashsalt": "adjointdeis",
     }
     with mpl.rc_context(settings):
-        made = Figure(figsize=(width, height), layout="constrained")
+        made = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
         FigureCanvasAgg(made)
         axes = made.subplots(rows, columns, **options)
         yield made, axes
@@ -95,17 +98,12 @@ def figure(
 def save(made: Any, stem: Path) -> tuple[Path, Path]:
     """Writes `stem`.svg and `stem`.png atomically and returns both paths."""
     # The layout is solved before writing, so that both files share it; labels outside of the axes
-    # move when the axes shrink, hence as many passes as it takes to come to rest.
-    width, before = 0.0, 1.0
-    for _ in range(12):
-        if abs(width - before) < 1e-3:
-            break
-        before = width
+    # move when the axes shrink, hence the second pass.
+    for _ in range(2):
         made.draw_without_rendering()
-        width = sum(axes.get_position().width for axes in made.axes)
     made.set_layout_engine("none")
     paths = []
-    for suffix, options in (("svg", {"metadata": {"Date": None}}), ("png", {"dpi": 160})):
+    for suffix, options in (("svg", {"metadata": {"Date": None}}), ("png", {"dpi": DPI})):
         data = io.BytesIO()
         made.savefig(data, format=suffix, **options)
         path = stem.with_name(f"{stem.name}.{suffix}")
