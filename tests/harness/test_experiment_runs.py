@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from tiny_profile import ROOT, composed
 
 from adjointdeis.evaluation.paper import paper_table
-from adjointdeis.harness.launch import check_overrides, launch
+from adjointdeis.harness.launch import check_overrides, expand_globs, launch
 from adjointdeis.harness.tasks.morph import chosen_attacks
 from adjointdeis.reporting.schema import validate_result
 
@@ -153,6 +153,26 @@ def test_a_glob_of_experiments_is_checked() -> None:
         check_overrides(CONF, ["-m", "+experiment=glob(tabel1/*)"])
     with pytest.raises(ValueError, match=r"optimisation.stepz"):
         check_overrides(CONF, ["-m", "+experiment=glob(table1/*)", "optimisation.stepz=1"])
+
+
+def test_a_glob_is_written_out_within_its_folder() -> None:
+    (line,) = expand_globs(CONF, ["+experiment=glob(table1/*)"])
+    key, _, values = line.partition("=")
+    assert key == "+experiment" and values.split(",") == TABLE1
+    (line,) = expand_globs(CONF, ["experiment=glob([table*,figure*],exclude=table1*)"])
+    assert set(line.partition("=")[2].split(",")) >= {"table4", "table6", "figure3"}
+    assert "/" not in line and "table1_first" not in line
+    unchanged = ["-m", "a=1", "a=glob(", "+experiment=glob(nothing/*)", "seed=1,2"]
+    assert expand_globs(CONF, unchanged) == unchanged
+
+
+def test_a_glob_of_experiments_runs_them(tiny, tmp_path, program) -> None:
+    lines = tiny_lines("x", tiny, tmp_path)[1:]
+    lines = [x for x in lines if "paths.run" not in x]
+    done = program(["-m", "+experiment=glob([table1/o*,table1/w*])", *lines, f"paths.outputs={tmp_path}/o"])
+    assert done.returncode == 0, done.stderr[-2000:]
+    made = {json.loads(p.read_text())["experiment"] for p in tmp_path.rglob("result.json")}
+    assert made == {"table1/opencv", "table1/webmorph"}
 
 
 def test_rows_can_be_instantiated_from_the_command_line() -> None:

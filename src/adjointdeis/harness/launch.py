@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import fnmatch
 import json
 import logging
 import os
@@ -37,13 +38,48 @@ def checked(config_dir: str) -> Iterator[None]:
 
     With ``HYDRA_FULL_ERROR=1`` Hydra's own messages and traces come through instead.
     """
-    arguments = sys.argv[1:]
+    folder = Path(sys.argv[0]).resolve().parent / config_dir
+    sys.argv[1:] = expand_globs(folder, sys.argv[1:])
     if not os.environ.get("HYDRA_FULL_ERROR"):
         try:
-            check_overrides(Path(sys.argv[0]).resolve().parent / config_dir, arguments)
+            check_overrides(folder, sys.argv[1:])
         except ConfigError as error:
             sys.exit(f"error: {error}")
     yield
+
+
+def expand_globs(config_dir: Path, arguments: list[str]) -> list[str]:
+    """The command line with ``group=glob(...)`` written out as the options that it means.
+
+    Hydra looks at the options of the group itself only; here ``experiment=glob(table1/*)`` means
+    those of the folder ``table1``, and ``*`` never crosses a folder.
+    """
+    parser, expanded = OverridesParser.create(), []
+    for argument in arguments:
+        expanded.append(argument)
+        if "glob(" not in argument or argument.startswith("-"):
+            continue
+        try:
+            (override,) = parser.parse_overrides([argument])
+        except HydraException:
+            continue  # what cannot be read is told of by the check
+        if override.value_type == ValueType.GLOB_CHOICE_SWEEP:
+            found = _matching(cast(Glob, override.value()), config_dir / override.key_or_group)
+            if found:
+                expanded[-1] = f"{override.get_key_element()}={','.join(found)}"
+    return expanded
+
+
+def _matching(pattern: Glob, folder: Path) -> list[str]:
+    def matches(option: str, one: str) -> bool:
+        return option.count("/") == one.count("/") and fnmatch.fnmatch(option, one)
+
+    return [
+        option
+        for option in _options(folder)
+        if any(matches(option, one) for one in pattern.include)
+        and not any(matches(option, one) for one in pattern.exclude)
+    ]
 
 
 def check_overrides(config_dir: Path, arguments: list[str]) -> None:
@@ -84,8 +120,7 @@ def _choices(override: Override, config_dir: Path) -> list[str]:
         return [str(override.input_line)]
     key = override.get_key_element()
     if override.value_type == ValueType.GLOB_CHOICE_SWEEP:
-        folder = config_dir / override.key_or_group
-        values = cast(Glob, override.value()).filter(_options(folder))
+        values = _matching(cast(Glob, override.value()), config_dir / override.key_or_group)
     else:
         values = list(override.sweep_string_iterator())
     found = [f"{key}={value}" for value in values]
