@@ -1,6 +1,7 @@
 """The bench: closed forms hold, seeds repeat, rows are checked, tables come from the result."""
 
 import json
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -224,3 +225,12 @@ def test_every_method_of_table_2_has_a_test_and_a_row() -> None:
     for one in ALGORITHMS:
         assert (ROOT / "tests" / one.test).is_file(), one.paper
         assert one.row in rows, one.paper
+
+
+def test_publishing_twice_changes_nothing() -> None:
+    folder = ROOT / "experiments" / "guidance"
+    written = runpy.run_path(str(folder / "publish.py"))["written"]
+    if not (folder / "result.json").is_file():
+        pytest.skip("not published yet")
+    page = (folder / "README.md").read_text()
+    assert written(page, json.loads((folder / "result.json").read_text())) == page

@@ -69,7 +69,7 @@ class FineTuning:
         gradient: GradientMethod | None = None,
         clip_norm: float | None = None,
     ) -> None:
-        self.parameters = [p for p in denoiser.parameters() if p.requires_grad]
+        self.parameters: list[Tensor] = [p for p in denoiser.parameters() if p.requires_grad]
         if not self.parameters:
             raise ValueError(
                 "no weight of the denoiser requires a gradient; call requires_grad_() on those to "

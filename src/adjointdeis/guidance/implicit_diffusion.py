@@ -92,7 +92,7 @@ class ImplicitDiffusion:
         grid: TimeGrid,
         clip_norm: float | None = None,
     ) -> None:
-        self.parameters = [p for p in denoiser.parameters() if p.requires_grad]
+        self.parameters: list[Tensor] = [p for p in denoiser.parameters() if p.requires_grad]
         if not self.parameters:
             raise ValueError("no weight of the denoiser requires a gradient")
         if not grid.sampling:

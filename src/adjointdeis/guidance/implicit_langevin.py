@@ -79,7 +79,7 @@ class ImplicitLangevin:
         gamma: float,
         samples_per_update: int = 1,
     ) -> None:
-        self.parameters = [p for p in potential.parameters() if p.requires_grad]
+        self.parameters: list[Tensor] = [p for p in potential.parameters() if p.requires_grad]
         if not self.parameters:
             raise ValueError("no weight of the potential requires a gradient")
         if not gamma > 0 or samples_per_update < 1:

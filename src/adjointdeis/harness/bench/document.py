@@ -38,7 +38,8 @@ def _table(task: str, rows: list[dict[str, Any]], labels: dict[str, str]) -> str
     for row in rows:
         short = row["row"].partition("/")[2]
         kind = row["settings"]["of"].lower()
-        cells = [labels.get(f"{kind}/{short}", labels.get(short, short))]
+        name = labels.get(f"{kind}/{short}") or labels.get(short) or short
+        cells = [name]
         cells += [_value(row["quality"][measure]) for measure in measures]
         cells += [str(row[key]) for key in ("nfe", "vjps", "peak_latents", "peak_graphs")]
         cells += [f"{row['cpu_seconds']:.1f}", f"`{row['row']}`"]

@@ -97,11 +97,11 @@ class Brightness:
                 after = _sampled(tuned, x_test, z_test, grid)
                 raised = _mean(after) - _mean(before)
                 level_back = after - raised[:, None, None, None]
-                features = [recogniser.features(x.clamp(-1, 1)) for x in (before, after)]
+                then, now = (recogniser.features(x.clamp(-1, 1)) for x in (before, after))
             return {
                 "error": (raised - self.raise_by).abs() / self.raise_by,
                 "psnr": psnr(level_back, before.clamp(-1, 1)),
-                "identity": torch.nn.functional.cosine_similarity(*features),
+                "identity": torch.nn.functional.cosine_similarity(then, now),
             }
 
         def draw(iteration: int) -> Fresh:
