@@ -71,6 +71,16 @@ class MIPGANAttack(Attack):
     def steps(self) -> int:
         return self.optimisation_steps
 
+    def price(self) -> Spent:
+        # Both projections of a pair are one batch, as encodings are; the result is drawn once more.
+        gradients = self.projection_steps + self.optimisation_steps
+        return Spent(
+            encode=self.projection_steps,
+            forward=self.optimisation_steps + 1,
+            vjps=gradients,
+            loss_gradients=gradients,
+        )
+
     @property
     def descent(self) -> StyleDescent:
         """The morph's."""
@@ -148,13 +158,6 @@ class _Descending:
             total = self.objective(images)
         terms = self.objective.terms
         assert terms is not None
-        attack = self.attack
-        spent = Spent(
-            encode=attack.projection_steps,
-            forward=attack.optimisation_steps + 1,
-            vjps=attack.projection_steps + attack.optimisation_steps,
-            loss_gradients=attack.projection_steps + attack.optimisation_steps,
-        )
         details = [
             {
                 "mipgan_loss": float(total[k]),
@@ -166,7 +169,7 @@ class _Descending:
             }
             for k in range(len(images))
         ]
-        return Morphs(images, spent, details=details)
+        return Morphs(images, self.attack.price(), details=details)
 
 
 def identity_loss(terms: MIPGANTerms) -> Tensor:
