@@ -93,13 +93,13 @@ def main() -> None:
     counts = [20, 50] if options.quick else [20, 50, 100, 160, 320]
     flips, reversed_ = sign_flips(widths), reversals(counts)
     write_json({"sign": flips, "reversal": reversed_}, options.out / "result.json")
-    shown = [h for h in (0.2, 0.4, 0.7, 1.0, 1.5) if h in widths] or widths
+    columns = [h for h in (0.2, 0.4, 0.7, 1.0, 1.5) if h in widths] or widths
     first = table(
-        ["method", "calculus", "wrong sign from h", *(f"ratio at h = {h}" for h in shown)],
+        ["method", "calculus", "wrong sign from h", *(f"ratio at h = {h}" for h in columns)],
         [
             [row["method"], row["calculus"],
              "-" if row["first_flip"] is None else f"{row['first_flip']:.3f}",
-             *("-" if (v := row["ratio"][h]) is None else f"{v:.3g}" for h in shown)]
+             *("-" if (v := row["ratio"][h]) is None else f"{v:.3g}" for h in columns)]
             for row in flips
         ],
     )  # fmt: skip
