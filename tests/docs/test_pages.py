@@ -35,6 +35,7 @@ def names() -> dict:
         "z": normal(2, 3, seed=4).requires_grad_(),
         "grid": TimeGrid.uniform_lmbda(schedule, 20),
         "loss": lambda x_0: x_0.square().sum(),
+        "objective": lambda x_0: x_0.square().sum(1),
         "sample": __import__("adjointdeis").sample,
     }
 
@@ -76,6 +77,17 @@ def test_every_gradient_method_has_a_page() -> None:
         for page in (DOCS / "methods" / "gradients").glob("*.md")
     }
     assert methods - ABSTRACT == titles
+
+
+def test_every_guidance_algorithm_has_a_page() -> None:
+    modules = {
+        path.stem
+        for path in (ROOT / "src" / "adjointdeis" / "guidance").glob("*.py")
+        if path.stem not in {"__init__", "catalogue", "per_sample"}
+    }
+    # Two share the page of what they are a form of.
+    modules -= {"fine_tuning", "implicit_langevin"}
+    assert modules == {page.stem for page in (DOCS / "methods" / "guidance").glob("*.md")}
 
 
 def test_every_page_is_in_a_table_of_contents() -> None:
