@@ -19,7 +19,7 @@ from adjointdeis.files import write_atomically
 from adjointdeis.gradients import DiscreteAdjoint, Reversible
 from adjointdeis.reporting.style import beside, figure, halo, leader, look, save, spread
 from adjointdeis.solvers import BDIA, EDICT, OBELM, Rex
-from adjointdeis.studies.fidelity import distance, entries, short_name
+from adjointdeis.studies.fidelity import distance, entries, short_name, shown
 from adjointdeis.studies.problems import mixture
 from adjointdeis.studies.stability import factor, first_flip
 
@@ -93,27 +93,40 @@ def main() -> None:
     counts = [20, 50] if options.quick else [20, 50, 100, 160, 320]
     flips, reversed_ = sign_flips(widths), reversals(counts)
     write_json({"sign": flips, "reversal": reversed_}, options.out / "result.json")
+    text = tables(flips, reversed_, widths, counts)
+    write_atomically(options.out / "result.md", lambda f: f.write(text + "\n"))
+    draw([row for row in flips if row["calculus"] == "ode"], widths, options.out / "stability")
+    print(text)
+
+
+def tables(
+    flips: list[dict[str, Any]],
+    reversed_: list[dict[str, Any]],
+    widths: list[float],
+    counts: list[int],
+) -> str:
+    """Both tables."""
     columns = [h for h in (0.2, 0.4, 0.7, 1.0, 1.5) if h in widths] or widths
     first = table(
         ["method", "calculus", "wrong sign from h", *(f"ratio at h = {h}" for h in columns)],
         [
-            [row["method"], row["calculus"],
-             "-" if row["first_flip"] is None else f"{row['first_flip']:.3f}",
-             *("-" if (v := row["ratio"][h]) is None else f"{v:.3g}" for h in columns)]
+            [
+                row["method"],
+                row["calculus"],
+                "-" if row["first_flip"] is None else f"{row['first_flip']:.3f}",
+                *("-" if (v := row["ratio"][h]) is None else f"{v:.3g}" for h in columns),
+            ]
             for row in flips
         ],
-    )  # fmt: skip
+    )
     second = table(
-        ["solver", "precision", *(f"N = {n}" for n in counts)],
+        ["gradient of", "precision", *(f"N = {n}" for n in counts)],
         [
             [row["solver"], row["dtype"], *(shown(e, ".1g") for e in row["error"].values())]
             for row in reversed_
         ],
     )
-    text = f"{first}\n\n{second}"
-    write_atomically(options.out / "result.md", lambda f: f.write(text + "\n"))
-    draw([row for row in flips if row["calculus"] == "ode"], widths, options.out / "stability")
-    print(text)
+    return f"{first}\n\n{second}"
 
 
 def draw(rows: list[dict[str, Any]], widths: list[float], stem: Path) -> None:
