@@ -60,8 +60,8 @@ def density_figure(run: Run, system: str, at: Condition, stem: Path) -> Figure |
         # Above the threshold's own label, which may stand anywhere along the axis.
         axes.set_title(label, pad=17)
         axes.text(
-            tau, 1.0, f" τ = {tau:.3f}", transform=above(axes), va="bottom",
-            fontsize=8, ha="right" if dissimilar else "left",
+            tau, 1.0, f" τ = {tau:.3f} ", transform=above(axes), va="bottom",
+            fontsize=8, ha="right" if tau > x.mean() else "left",
         )  # fmt: skip
         axes.text(1.015, 1.0, "beyond τ", transform=axes.transAxes, fontsize=7.5, va="bottom")
         svg, png = save(made, stem)
