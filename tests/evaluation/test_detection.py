@@ -72,6 +72,15 @@ def test_det_is_every_operating_point(bona, morph):
     assert (macer[0], bscer[0], macer[-1], bscer[-1]) == (0.0, 1.0, 1.0, 0.0)
 
 
+@pytest.mark.parametrize(("higher_is", "sign"), [("morph", 1.0), ("bonafide", -1.0)])
+def test_a_score_at_the_threshold_is_called_bona_fide(higher_is, sign):
+    scores = DetectionScores(
+        sign * np.array([0.1, 0.5]), {"a": sign * np.array([0.5, 0.9])}, higher_is
+    )
+    # A morph at tau is missed, a bona fide image at tau is not flagged.
+    assert (scores.macer(sign * 0.5, "a").k, scores.bscer(sign * 0.5).k) == (1, 0)
+
+
 def test_old_names_are_aliases():
     assert DetectionScores.apcer is DetectionScores.macer
     assert DetectionScores.bpcer is DetectionScores.bscer

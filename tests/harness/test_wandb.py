@@ -171,6 +171,32 @@ def test_a_killed_run_is_read_to_its_end_and_named(run, tmp_path) -> None:
     assert path == lost and "was stopped after" in reason
 
 
+def log_of(payloads: list[bytes]) -> bytes:
+    """A run file: records split at blocks of 32 KiB, whose last bytes stay empty if too few."""
+    data = b":W&B" + bytes(reading.HEADER - 4)
+    for payload in payloads:
+        first = True
+        while first or payload:
+            left = reading.BLOCK - len(data) % reading.BLOCK
+            if left < reading.PREFIX:
+                data += bytes(left)
+                continue
+            piece, payload = payload[: left - reading.PREFIX], payload[left - reading.PREFIX :]
+            kind = (1 if not payload else 2) if first else (4 if not payload else 3)
+            data += bytes(4) + len(piece).to_bytes(2, "little") + bytes([kind]) + piece
+            first = False
+    return data
+
+
+@pytest.mark.parametrize("short", range(9))
+def test_records_over_the_edge_of_a_block_are_whole(tmp_path, short: int) -> None:
+    """The first record ends `short` bytes before the block does: 1 to 6 hold no next record."""
+    first = reading.BLOCK - reading.HEADER - reading.PREFIX - short
+    payloads = [b"a" * first, b"b", b"c" * (2 * reading.BLOCK + 11), b"d"]
+    (tmp_path / "run-x.wandb").write_bytes(log_of(payloads))
+    assert list(reading._payloads(tmp_path / "run-x.wandb")) == payloads
+
+
 def test_another_file_is_refused(tmp_path) -> None:
     (tmp_path / "run-x.wandb").write_bytes(b"something else")
     with pytest.raises(ValueError, match=r"run-x\.wandb: not a Weights & Biases run file"):
