@@ -194,7 +194,9 @@ def launch(cfg: DictConfig) -> float | None:
             print(failure, file=sys.stderr)
             note_job(directory, "failed", str(failure).splitlines()[0])
             return None
-    note_job(directory, status)
+    # A rehearsal leaves no trace, in the book of a sweep either.
+    if status != "rehearsed":
+        note_job(directory, status)
     return objective
 
 
@@ -203,7 +205,7 @@ class RunFailed(Exception):
 
 
 def _run(cfg: DictConfig, directory: Path) -> tuple[str, float | None]:
-    """Runs a task; returns "done" or "skipped", and its objective."""
+    """Runs a task; returns "done", "skipped" or "rehearsed", and its objective."""
     identifier, marker = config_hash(cfg), directory / "done.json"
     with open_dict(cfg):
         cfg.paths.run, cfg.paths.id = str(directory), identifier
@@ -215,7 +217,8 @@ def _run(cfg: DictConfig, directory: Path) -> tuple[str, float | None]:
     # wandb and matplotlib otherwise write below the working directory and the home.
     os.environ.setdefault("WANDB_SILENT", "true")
     if cfg.dry_run:
-        return _rehearse(cfg)
+        _rehearse(cfg)
+        return "rehearsed", None
     repeat = cfg.force or cfg.task.get("repeat", False)
     if not repeat and _recorded_hash(marker) == identifier:
         print(f"{directory} is finished; force=true runs it again")
