@@ -116,3 +116,15 @@ def test_rounds_are_paired_and_bounded() -> None:
     assert found == {"median": 3.0, "low": 2.5, "high": 3.0}
     once = measure.interleaved(work, rounds=5, seconds=0.0, device=CPU)
     assert [len(values) for values in once.values()] == [1, 1]
+
+
+def test_every_option_of_the_benchmark_leaves_the_gradient_as_it_is() -> None:
+    run = importlib.import_module("run")
+    optimisations = importlib.import_module("optimisations")
+    small = run.mini(2, 2, CPU)
+    for option in optimisations.options(small, compile=False):
+        said = optimisations.agreement(option)
+        if option.images == 1.0:
+            assert float(said.removeprefix("cosine ")) > 0.999, option.name
+    parts = optimisations.measure_parts(small, CPU, rounds=1)
+    assert all(seconds > 0 for seconds in parts.values())

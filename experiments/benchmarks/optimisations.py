@@ -190,17 +190,15 @@ def measure_parts(problem: Problem, device: torch.device, rounds: int) -> dict[s
             guide.features(images)
 
     with tempfile.TemporaryDirectory() as folder:
-        cached = Encodings(autoencoder, 50, Path(folder))
-        cached(pixels, device)
+        cached, afresh = Encodings(autoencoder, Path(folder)), Encodings(autoencoder, None)
+        cached(pixels, device, 50)
         work = {
             "exact gradient": lambda: EXACT(problem),
             "identity loss and its gradient": identity_step,
             "identity features of one source": source_features,
             "writing a morph (64x64 PNG)": lambda: write_image(Path(folder) / "m.png", pixels[0]),
-            "an encoding of 50 steps, computed": lambda: Encodings(autoencoder, 50, None)(
-                pixels, device
-            ),
-            "an encoding, from the cache": lambda: cached(pixels, device),
+            "an encoding of 50 steps, computed": lambda: afresh(pixels, device, 50),
+            "an encoding, from the cache": lambda: cached(pixels, device, 50),
         }
         times = interleaved(work, rounds, 60.0, device)
     per_image = (

@@ -7,6 +7,8 @@ python experiments/benchmarks/run.py --device cuda
 
 import argparse
 import platform
+import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -104,6 +106,25 @@ def measure_memory(network: str, steps: int, batch: int, device: torch.device) -
     }
 
 
+def resident_growth(name: str, steps: int, batch: int) -> int:
+    """Bytes by which a fresh process's resident memory peaks in one gradient of `mini` (Linux).
+
+    A cross-check of the counted bytes: it includes what kernels and the allocator hold besides.
+    """
+    code = (
+        "import re, torch; from peers import methods, forward_passes; from run import mini\n"
+        "def status(key): return int(re.search(key + r':\\s+(\\d+)', open('/proc/self/status')"
+        ".read())[1])\n"
+        f"p = mini({steps}, {batch}, torch.device('cpu')); forward_passes(p)\n"
+        "open('/proc/self/clear_refs', 'w').write('5')\n"  # the peak starts afresh
+        f"before = status('VmRSS'); methods({steps})[{name!r}](p)\n"
+        "print(1024 * (status('VmHWM') - before))"
+    )
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=True)
+    return int(done.stdout)
+
+
 def printed(result: dict[str, Any]) -> str:
     """The tables of a result, in Markdown."""
     parts = []
@@ -117,6 +138,11 @@ def printed(result: dict[str, Any]) -> str:
             ]
             held = f"{memory[method] / 2**20:.0f}" if method in memory else "-"
             rows.append([method, f"{found['seconds']:.3f}", *ratios, held])
+        for method, grown in block["memory"].get("resident", {}).items():
+            parts.append(
+                f"{name}, {method}: resident memory of a fresh process grew by "
+                f"{grown / 2**20:.0f} MiB"
+            )
         rounds = next(iter(block["times"].values()))["rounds"]
         held = block["memory"]
         parts.append(
@@ -187,6 +213,11 @@ def main() -> None:
             "times": times,
             "memory": {"steps": options.memory_steps, "batch": batch, "bytes": memory},
         }
+        if small and device.type == "cpu":
+            result["networks"][name]["memory"]["resident"] = {
+                method: resident_growth(method, options.memory_steps, batch)
+                for method in (EXACT, LARGE[0])
+            }
         print(f"measured {name}", flush=True)
     if "mini" in options.networks:
         problem = mini(max(1, options.steps // 2), options.batch, device)

@@ -169,7 +169,9 @@ def test_a_glob_is_written_out_within_its_folder() -> None:
 def test_a_glob_of_experiments_runs_them(tiny, tmp_path, program) -> None:
     lines = tiny_lines("x", tiny, tmp_path)[1:]
     lines = [x for x in lines if "paths.run" not in x]
-    done = program(["-m", "+experiment=glob([table1/o*,table1/w*])", *lines, f"paths.outputs={tmp_path}/o"])
+    done = program(
+        ["-m", "+experiment=glob([table1/o*,table1/w*])", *lines, f"paths.outputs={tmp_path}/o"]
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     made = {json.loads(p.read_text())["experiment"] for p in tmp_path.rglob("result.json")}
     assert made == {"table1/opencv", "table1/webmorph"}
