@@ -171,6 +171,14 @@ def test_help_names_every_command(capsys):
     assert all(command in text for command in COMMANDS)
 
 
+def test_a_reader_that_stops_early_is_no_error():
+    command = [sys.executable, "-u", "-m", "adjointdeis.evaluation.cli", "paper", "table1"]
+    pipe = subprocess.PIPE
+    writer = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True)
+    writer.stdout.close()
+    assert writer.stderr.read() == "" and writer.wait(timeout=60) == 0
+
+
 def test_help_waits_for_nothing():
     code = (
         "import sys, adjointdeis.evaluation.cli as cli; cli.parser().format_help(); "

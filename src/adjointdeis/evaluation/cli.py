@@ -1,6 +1,7 @@
 """The command `adjointdeis-eval`: vulnerability and detection rates from score files alone."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -131,11 +132,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     try:
         return int(getattr(commands, options.command)(options) or 0)
+    except BrokenPipeError:
+        # The reader closed the pipe, as `| head` does; the flush at exit must not fail again.
+        sys.stdout = open(os.devnull, "w")
+        return 0
     except (EvaluationError, OSError) as error:
         print(f"adjointdeis-eval: {error}", file=sys.stderr)
         return 2
-    except BrokenPipeError:
-        return 0
 
 
 def _scores(command: argparse.ArgumentParser, subjects: bool = True) -> None:

@@ -69,9 +69,10 @@ def read_offline(path: Path) -> OfflineRun:
     """
     from wandb.proto import wandb_internal_pb2
 
+    new = wandb_internal_pb2.Record  # pyright: ignore[reportAttributeAccessIssue]
     run = OfflineRun(path, path.stem.removeprefix("run-"))
     for payload in _payloads(path):
-        record = wandb_internal_pb2.Record()
+        record = new()
         record.ParseFromString(payload)
         kind = record.WhichOneof("record_type")
         if kind == "run":
@@ -115,6 +116,7 @@ def download(project: str, destination: Path) -> list[Path]:
         ValueError: The project cannot be read, or has no run with a result.
     """
     import wandb
+    from wandb.errors import Error
 
     found = []
     try:
@@ -125,7 +127,7 @@ def download(project: str, destination: Path) -> list[Path]:
             for name in names:
                 run.file(name).download(root=str(destination / run.id), replace=True)
             found.append(destination / run.id)
-    except (wandb.errors.Error, ValueError) as error:
+    except (Error, ValueError) as error:
         raise ValueError(
             f"task.wandb={project}: {str(error).splitlines()[0]}; expected entity/project, a login "
             "(wandb login) and logger.wandb.offline=false or `wandb sync` of the runs"

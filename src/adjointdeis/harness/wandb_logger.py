@@ -111,12 +111,11 @@ def loggers(cfg: DictConfig) -> list[Logger]:
     chosen = [instantiate(entry) for entry in (cfg.logger or {}).values()]
     plain = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(plain, dict)
-    for key in ("paths", "logger"):
-        # Where a run lies says nothing about what it computes, and a folder may name its user.
-        plain.pop(key)
+    # Where a run lies says nothing about what it computes, and a folder may name its user.
+    stated = {str(key): value for key, value in plain.items() if key not in ("paths", "logger")}
     for logger in chosen:
         if isinstance(logger, RunLogger):
-            logger.log_hyperparams(plain)
+            logger.log_hyperparams(stated)
     return chosen
 
 

@@ -162,7 +162,7 @@ def _cells(
     if source and not source.startswith("AdjointDEIS"):
         detail.append(f"({source})")
     if e and twice:
-        detail.append(f"configuration {e.runs[0].result['run']['config_hash'][:8]}")
+        detail.append(f"configuration {e.config_hash[:8]}")
     links = run_links(e, destination) if e else ()
     cells = [Cell(line.label, tuple(detail), links=links), _cost(line)]
     for system in systems:

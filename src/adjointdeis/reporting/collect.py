@@ -69,6 +69,11 @@ class Entry:
         return self.first["label"]
 
     @property
+    def config_hash(self) -> str:
+        """That of the first run."""
+        return str(self.runs[0].result["run"]["config_hash"])
+
+    @property
     def seeds(self) -> list[Any]:
         """The seed of each run."""
         return [run.result["run"]["seed"] for run in self.runs]
