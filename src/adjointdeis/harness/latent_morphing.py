@@ -104,6 +104,8 @@ class LatentMorphing(L.LightningModule):
         return batch
 
     def training_step(self, item: WorkItem, index: int) -> None:
+        if not item.pairs:
+            return
         if item.step == 0:
             self._batch = self._begin(item.pairs)
         batch = self._batch

@@ -11,7 +11,10 @@ from adjointdeis.faces.datasets.pairs import Pair
 
 @dataclass(frozen=True)
 class WorkItem:
-    """One step of one batch of pairs; the one after the attack's last step finishes the batch."""
+    """One step of one batch of pairs; the one after the attack's last step finishes the batch.
+
+    Without pairs it is a step of waiting, while other processes are still at work.
+    """
 
     pairs: tuple[Pair, ...]
     step: int
@@ -21,7 +24,9 @@ class PairSteps(IterableDataset):
     """Every batch of pairs, repeated once per step of the attack and once to finish.
 
     Pairs are dealt to the processes like cards, without padding: no pair is done twice and none is
-    lost, and the shares may differ by one pair.
+    lost, and the shares may differ by one pair. Every process makes the same number of steps, the
+    last ones without pairs where its share is smaller: Lightning's processes meet at every step,
+    and one that left early would leave the others waiting for it.
 
     Arguments:
         pairs: The pairs that are not finished yet.
@@ -38,12 +43,14 @@ class PairSteps(IterableDataset):
             tuple(own[start : start + batch_size]) for start in range(0, len(own), batch_size)
         ]
         self.steps = steps
+        largest_share = -(-len(pairs) // world)
+        self.waiting = -(-largest_share // batch_size) - len(self.batches)
 
     def __len__(self) -> int:
-        return len(self.batches) * (self.steps + 1)
+        return (len(self.batches) + self.waiting) * (self.steps + 1)
 
     def __iter__(self) -> Iterator[WorkItem]:
-        for pairs in self.batches:
+        for pairs in [*self.batches, *[()] * self.waiting]:
             for step in range(self.steps + 1):
                 yield WorkItem(pairs, step)
 
@@ -57,8 +64,9 @@ class PairData(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         assert self.trainer is not None
-        # On a network file system the processes may see different files finished: one list holds.
-        self.pairs = self.trainer.strategy.broadcast(self.pairs)
+        # On a network file system the processes may see different files finished, and a batch size
+        # found by trying may differ: those of the first process hold.
+        self.pairs, self.batch_size = self.trainer.strategy.broadcast((self.pairs, self.batch_size))
         dataset = PairSteps(
             self.pairs,
             self.batch_size,
