@@ -1,0 +1,78 @@
+"""Hours of each row of Table 1 at the paper's size, from counted floating-point work.
+
+    python experiments/table1/cost.py
+
+Work of one evaluation comes from experiments/full_size (counted, not timed).  The rate of the GPU
+comes from the paper: AdjointDEIS on 489 pairs took 6 to 8 hours on a V100, which is what its
+evaluations make at the rate printed first.
+"""
+
+import json
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+
+from adjointdeis.harness.tasks.morph import chosen_attacks
+from adjointdeis.morphing.adjoint_dim import GuidedDiM
+from adjointdeis.morphing.attack import Attack
+from adjointdeis.morphing.dim import DiM
+from adjointdeis.morphing.greedy_dim import GreedyDiM, GreedyDiMSearch
+from adjointdeis.morphing.morph_pipe import MorphPIPE
+
+ROOT = Path(__file__).parents[2]
+PAIRS, FACES, PAPER_HOURS = 489, 102, 7.0
+GFLOP = json.loads((ROOT / "experiments" / "full_size" / "result.json").read_text())["gflop"]
+
+
+def per_pair(attack: DiM) -> float:
+    """GFLOP of one pair without its encoding."""
+    price = attack.price()
+    work = price.forward * GFLOP["denoiser"] + price.vjps * GFLOP["denoiser_and_vjp"]
+    work += price.loss_gradients * GFLOP["recogniser_and_vjp"]
+    if isinstance(attack, GuidedDiM):
+        work += attack.optimisation_steps * GFLOP["recogniser_and_vjp"]
+    if isinstance(attack, MorphPIPE):
+        work += attack.blends * GFLOP["recogniser"]
+    if isinstance(attack, GreedyDiMSearch):
+        work += attack.blends * attack.sampling_steps * GFLOP["recogniser"]
+    if isinstance(attack, GreedyDiM):
+        work += attack.sampling_steps * GFLOP["recogniser"]
+    return work
+
+
+def encoding(attack: DiM) -> float:
+    """GFLOP of encoding for all pairs: every face once, or every pair's own images."""
+    own = attack.pre_morph != "none" or attack.stochastic
+    images = 2 * PAIRS if own else FACES
+    return images * (attack.price().encode * GFLOP["denoiser"] + GFLOP["codes"])
+
+
+def rows() -> list[Attack]:
+    """The attacks of Table 1 as they run on the paper's assets."""
+    folder = ROOT / "conf" / "experiment" / "table1"
+    found: list[Attack] = []
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        for path in sorted(folder.glob("*.yaml")):
+            name = f"+experiment=table1/{path.stem}"
+            found += chosen_attacks(compose("config", [name, "assets=paper", "paths.root=."]))
+    return found
+
+
+def main() -> None:
+    latent = [attack for attack in rows() if isinstance(attack, DiM)]
+    guided = next(a for a in latent if a.name == "adjoint_deis_ode")
+    whole = PAIRS * (per_pair(guided) + 2 * guided.price().encode * GFLOP["denoiser"])
+    rate = whole / (PAPER_HOURS * 3600)
+    print(f"{whole / 1e6:.0f} PFLOP in {PAPER_HOURS:g} hours: {rate / 1e3:.0f} TFLOP/s\n")
+    print("| row | NFE | TFLOP a pair | encoding, PFLOP | hours, 489 pairs |")
+    print("|---|---|---|---|---|")
+    for attack in sorted(latent, key=per_pair):
+        total = PAIRS * per_pair(attack) + encoding(attack)
+        print(
+            f"| {attack.label} | {attack.nfe_paper} | {per_pair(attack) / 1e3:.0f} | "
+            f"{encoding(attack) / 1e6:.1f} | {total / rate / 3600:.1f} |"
+        )
+
+
+if __name__ == "__main__":
+    main()
