@@ -211,8 +211,12 @@ class _Descent:
 
     def _accepts(self, x_0: Tensor, rows: Tensor) -> Tensor:
         # The loss of the same images was asked for just before.
-        farther = torch.maximum(self.found.a, self.found.b).detach()
-        return 1.0 - farther >= self.attack.stop_similarity
+        farther, wanted = (
+            torch.maximum(self.found.a, self.found.b).detach(),
+            self.attack.stop_similarity,
+        )
+        assert wanted is not None
+        return 1.0 - farther >= wanted
 
     def _draw(
         self, x_T: Tensor, z: Tensor, gradient: GradientMethod | None, rows: Tensor | None = None
