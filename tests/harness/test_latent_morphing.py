@@ -339,6 +339,13 @@ def test_an_empty_pair_list(tiny, tmp_path) -> None:
     assert "the pair list is empty" in line and str(tmp_path / "pairs.csv") in line
 
 
+def test_pairs_of_smiling_images_are_refused(tiny, tmp_path) -> None:
+    # They would be scored against the wrong probes.
+    (tmp_path / "pairs.csv").write_text("001_08-vs-002_08.jpg\n")
+    with pytest.raises(SystemExit, match=r"1 pairs are not of neutral images \(001_08 \+ 002_08\)"):
+        launch(composed(overrides(tiny, tmp_path / "run", f"data.pairs={tmp_path}/pairs.csv")))
+
+
 def test_pairs_of_unknown_people(tiny, tmp_path) -> None:
     (tmp_path / "pairs.csv").write_text("001_03.png,077_03.png,x.png\n")
     with pytest.raises(SystemExit, match=r"unknown subject 077"):

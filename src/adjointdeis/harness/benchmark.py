@@ -83,6 +83,7 @@ def load_benchmark(
     for examine in (
         lambda: validate_pairs(listed, dataset, str(source)),
         lambda: dataset.require((SOURCE, OTHER)),
+        lambda: _refuse_smiling(listed, source),
     ):
         try:
             examine()
@@ -100,6 +101,15 @@ def load_benchmark(
             texts.append(f"{len(problems)} images cannot be used:\n  " + "\n  ".join(problems))
         raise BenchmarkError("\n".join(texts))
     return benchmark
+
+
+def _refuse_smiling(pairs: Sequence[Pair], source: Path) -> None:
+    wrong = [f"{p.image_a} + {p.image_b}" for p in pairs if {c for _, c in p.sides} != {SOURCE}]
+    if wrong:
+        raise PairListError(
+            f"{source}: {len(wrong)} pairs are not of neutral images ({', '.join(wrong[:3])}); "
+            f"scoring takes capture {SOURCE} for the morphed image: keep the {SOURCE} pairs only"
+        )
 
 
 def read_aligned(paths: Sequence[AnyPath], size: int | None) -> np.ndarray:
