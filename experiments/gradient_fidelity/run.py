@@ -28,8 +28,8 @@ PLANS: dict[str, dict[str, Any]] = {
     "gaussian": {"make": gaussian, "calculus": "ode", "counts": COUNTS, "truth": 2000},
     "mixture": {"make": mixture, "calculus": "ode", "counts": COUNTS, "truth": 2000},
     "sde": {"make": mixture, "calculus": "sde", "counts": COUNTS, "truth": 5120},
-    "mini": {"make": mini, "calculus": "ode", "counts": (5, 10, 20, 40, 80), "truth": 160},
-    "mini-sde": {"make": mini, "calculus": "sde", "counts": (5, 10, 20, 40), "truth": 320},
+    "mini": {"make": mini, "calculus": "ode", "counts": (5, 10, 20, 40), "truth": 80},
+    "mini-sde": {"make": mini, "calculus": "sde", "counts": (10, 20), "truth": 160},
 }
 QUICK: dict[str, Any] = {"counts": (10, 20), "truth": 160}
 SPACINGS = ("log-SNR", "time")
