@@ -12,7 +12,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import hydra
 from omegaconf import DictConfig
 
-from adjointdeis.harness.launch import checked, launch
+from adjointdeis.harness.command_line import checked
+from adjointdeis.harness.launch import launch
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")

@@ -9,7 +9,8 @@ from omegaconf import DictConfig, OmegaConf
 from tiny_profile import ROOT, composed
 
 from adjointdeis.evaluation.paper import paper_table
-from adjointdeis.harness.launch import check_overrides, expand_globs, launch
+from adjointdeis.harness.command_line import check_overrides, expand_globs
+from adjointdeis.harness.launch import launch
 from adjointdeis.harness.tasks.morph import chosen_attacks
 from adjointdeis.reporting.schema import validate_result
 

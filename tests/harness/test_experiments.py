@@ -4,7 +4,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from tiny_profile import ROOT
 
-from adjointdeis.harness.launch import check_overrides
+from adjointdeis.harness.command_line import check_overrides
 from adjointdeis.harness.tasks.morph import chosen_attacks
 from adjointdeis.morphing.adjoint_dim import GuidedDiM
 from adjointdeis.morphing.attack import Attack

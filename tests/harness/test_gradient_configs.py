@@ -9,7 +9,7 @@ from tiny_profile import ROOT
 
 from adjointdeis.gradients import GradientMethod
 from adjointdeis.gradients.catalogue import CATALOGUE
-from adjointdeis.harness.launch import check_overrides
+from adjointdeis.harness.command_line import check_overrides
 
 CONF = ROOT / "conf"
 NAMES = sorted(path.stem for path in (CONF / "gradient").glob("*.yaml"))

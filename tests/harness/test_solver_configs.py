@@ -9,7 +9,7 @@ from hydra.utils import instantiate
 from tiny_profile import ROOT
 
 from adjointdeis.gradients import NotSupportedError
-from adjointdeis.harness.launch import check_overrides
+from adjointdeis.harness.command_line import check_overrides
 from adjointdeis.harness.tasks.morph import chosen_attacks
 from adjointdeis.solvers import ReversibleSolver
 

@@ -4,7 +4,7 @@ import pytest
 from omegaconf import OmegaConf
 from tiny_profile import ROOT
 
-from adjointdeis.harness.launch import check_overrides
+from adjointdeis.harness.command_line import check_overrides
 from adjointdeis.harness.validation import ConfigError, flat_keys
 
 CONF = ROOT / "conf"

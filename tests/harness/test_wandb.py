@@ -17,7 +17,8 @@ from adjointdeis.evaluation import ROW_KEYS
 from adjointdeis.evaluation.paper import paper_table
 from adjointdeis.evaluation.provenance import read_provenance
 from adjointdeis.harness import offline_runs as reading
-from adjointdeis.harness.launch import check_overrides, launch
+from adjointdeis.harness.command_line import check_overrides
+from adjointdeis.harness.launch import launch
 from adjointdeis.harness.offline_runs import OfflineRun, download, read_offline, unfinished
 from adjointdeis.harness.provenance import config_hash
 from adjointdeis.harness.tasks import report
