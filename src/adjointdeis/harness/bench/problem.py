@@ -12,6 +12,8 @@ from adjointdeis.gradients.cost import Cost
 from adjointdeis.solvers.base import Solver
 
 Kind = Literal["latents", "weights", "image"]
+SHARES = ("match", "robust", "smiles")
+"""Measures whose values are 0 or 1: their mean is a share and gets a Wilson interval."""
 
 
 class BenchError(ValueError):

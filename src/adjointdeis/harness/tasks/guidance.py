@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from adjointdeis.evaluation.rates import wilson
 from adjointdeis.gradients.large_steps import LargeAdjointStepWarning
 from adjointdeis.harness.bench.document import write_tables
-from adjointdeis.harness.bench.problem import BenchError, Method, Problem, check_kinds
+from adjointdeis.harness.bench.problem import SHARES, BenchError, Method, Problem, check_kinds
 from adjointdeis.harness.provenance import digest, environment, git_revision
 from adjointdeis.harness.records import write_record
 from adjointdeis.harness.validation import check_node
@@ -134,7 +134,7 @@ def summary(seeds: list[dict[str, Any]]) -> dict[str, Any]:
     quality = {}
     for name in seeds[0]["quality"]:
         values = np.array([v for record in seeds for v in record["quality"][name]])
-        quality[name] = interval(values)
+        quality[name] = interval(values, name in SHARES)
     first = seeds[0]
     return {
         "quality": quality,
@@ -145,13 +145,13 @@ def summary(seeds: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def interval(values: np.ndarray) -> dict[str, Any]:
-    """Mean and 95% interval: Wilson for shares of 0 and 1, bootstrap over samples otherwise.
+def interval(values: np.ndarray, share: bool = False) -> dict[str, Any]:
+    """Mean and 95% interval: Wilson for a share, bootstrap over samples otherwise.
 
     A value that is not a number leaves no mean.
     """
     n, mean = len(values), float(np.mean(values))
-    if set(np.unique(values)) <= {0.0, 1.0}:
+    if share:
         low, high = wilson(float(values.sum()), n)
         return {"mean": mean, "lo": low, "hi": high, "n": n, "share": True}
     if not np.isfinite(values).all():
