@@ -18,10 +18,10 @@ STEPS, INNER, BLENDS, GRADIENT = 4, 3, 3, 1
 LATENT = {
     "dim_a", "dim_b", "dim_c", "dim_d", "fast_dim", "fast_dim_ode", "morph_pipe", "greedy_dim",
     "greedy_dim_s", "adjoint_deis_ode", "adjoint_deis_sde", "adjoint_deis_2m_ode",
-    "adjoint_deis_2m_sde", "exact",
+    "adjoint_deis_2m_sde", "exact", "exact_fast",
 }  # fmt: skip
 OWN = {"opencv", "facemorpher", "webmorph", "precomputed"}
-GUIDED = {name for name in LATENT if "deis" in name} | {"exact"}
+GUIDED = {name for name in LATENT if "deis" in name or "exact" in name}
 STYLE = {"mipgan_i", "mipgan_ii"}
 PROJECTION = 2
 EVERY = sorted(LATENT | OWN | STYLE)

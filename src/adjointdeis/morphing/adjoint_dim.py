@@ -108,8 +108,11 @@ class GuidedDiM(DiM):
         """At most: a pair may stop early, and a method may evaluate less or more than M times."""
         runs = self.optimisation_steps + (2 if self.keep == "best" else 1)
         products = self.optimisation_steps * self.adjoint_steps
+        # A graph that is kept is not evaluated again.
+        kept = min(getattr(self.gradient, "keep_activations", 0), self.adjoint_steps)
+        again = self.optimisation_steps * (self.adjoint_steps - kept)
         plain = super().price()
-        return Spent(plain.encode, runs * self.sampling_steps, products, products)
+        return Spent(plain.encode, runs * self.sampling_steps, again, products)
 
     def settings(self) -> dict[str, Any]:
         settings = super().settings() | {
