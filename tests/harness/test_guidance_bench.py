@@ -102,7 +102,6 @@ def test_every_latent_method_beats_no_guidance(row: str) -> None:
     chosen = settings(
         f"task.only=mixture_2d/{row}",
         "task.problems.mixture_2d.samples=8",
-        "task.problems.mixture_2d.steps=12",
     )
     ((_, problem_node, node),) = guidance.chosen_rows(chosen)
     for key, most in (("steps", 12), ("evaluations", 15), ("sampling_steps", 30)):
