@@ -1,9 +1,7 @@
 """Whole runs on a tiny profile: results, resume, batches, processes, kills, bad input."""
 
 import json
-import os
 import shutil
-import signal
 import subprocess
 import time
 from pathlib import Path
@@ -255,12 +253,11 @@ def test_two_processes_make_the_same_morphs(base, tiny, tmp_path, program) -> No
         assert attack["nfe"] == one["attacks"][name]["nfe"]
 
 
-def test_a_killed_run_continues(base, tiny, tmp_path, environ, quiet_report) -> None:
-    run = tmp_path / "run"
-    arguments = overrides(tiny, run, "optimisation.batch_size=1")
+def killed_midway(arguments: list[str], run: Path, cwd: Path, environ: dict) -> set[Path]:
+    """Starts a run, kills it after its first morph, and returns the morphs that it finished."""
     process = subprocess.Popen(
         command_line(arguments),
-        cwd=tmp_path,
+        cwd=cwd,
         env=environ,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -269,18 +266,25 @@ def test_a_killed_run_continues(base, tiny, tmp_path, environ, quiet_report) -> 
     while not list(run.glob("morphs/*/*.json")) and process.poll() is None:
         assert time.time() < deadline, "no morph appeared"
         time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
+    process.kill()
     process.wait()
-    assert not (run / "done.json").exists()
-    finished = {
-        path: path.stat().st_mtime_ns
-        for path in run.glob("morphs/*/*.png")
-        if path.with_suffix(".json").is_file()
-    }
+    return {path for path in run.glob("morphs/*/*.png") if path.with_suffix(".json").is_file()}
+
+
+def test_a_killed_run_continues(base, tiny, tmp_path, environ, quiet_report) -> None:
+    # On a busy machine a run may end before it is killed; another one is killed then.
+    for attempt in range(3):
+        run = tmp_path / f"run{attempt}"
+        arguments = overrides(tiny, run, "optimisation.batch_size=1")
+        finished = killed_midway(arguments, run, tmp_path, environ)
+        if 0 < len(finished) < len(EVERY_MORPH):
+            break
     assert 0 < len(finished) < len(EVERY_MORPH)
+    assert not (run / "done.json").exists()
+    written = {path: path.stat().st_mtime_ns for path in finished}
     launch(composed(arguments))
     assert (run / "done.json").is_file()
-    assert {path: path.stat().st_mtime_ns for path in finished} == finished
+    assert {path: path.stat().st_mtime_ns for path in finished} == written
     assert worst_difference(base, run) <= 1
 
 
