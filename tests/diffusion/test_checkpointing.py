@@ -104,7 +104,7 @@ def test_blocks_recompute_once_and_only_for_a_gradient() -> None:
 
     for block in net.blocks:
         block.__class__ = Seen
-    checkpoint_blocks(net, list(net.blocks[:2]))
+    checkpoint_blocks(net, tuple(net.blocks[:2]))
     with torch.no_grad():
         net(x)
     assert len(evaluated) == 4

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 Blocks: TypeAlias = type[nn.Module] | tuple[type[nn.Module], ...] | Iterable[nn.Module]
+Kind = TypeVar("Kind", bound=nn.Module)
 
 
 class _Checkpointed(nn.Module):
@@ -83,16 +84,17 @@ def checkpoint_blocks(network: nn.Module, blocks: Blocks | None = None) -> Block
     """
     if blocks is None:
         chosen = [block for stack in _outermost(network, nn.ModuleList) for block in stack]
-    elif isinstance(blocks, type | tuple):
-        chosen = list(_outermost(network, blocks))
     else:
-        chosen = list(blocks)
+        named = (blocks,) if isinstance(blocks, type) else tuple(blocks)
+        kinds = tuple(block for block in named if isinstance(block, type))
+        modules = [block for block in named if not isinstance(block, type)]
         inside = {id(module) for module in network.modules()}
-        if any(id(block) not in inside for block in chosen):
+        if any(id(module) not in inside for module in modules):
             raise ValueError("a block to checkpoint is not part of the network")
+        chosen = [*_outermost(network, kinds), *modules]
     if not chosen:
-        kinds = sorted({type(module).__name__ for module in network.modules()})
-        raise ValueError(f"no block to checkpoint; the network consists of {', '.join(kinds)}")
+        found = sorted({type(module).__name__ for module in network.modules()})
+        raise ValueError(f"no block to checkpoint; the network consists of {', '.join(found)}")
     inner = {id(module) for block in chosen for module in block.modules() if module is not block}
     if any(id(block) in inner for block in chosen):
         raise ValueError("a block to checkpoint lies inside another; choose one level")
@@ -106,9 +108,7 @@ def is_checkpointed(network: nn.Module) -> bool:
     return any(isinstance(module, _Checkpointed) for module in network.modules())
 
 
-def _outermost(
-    network: nn.Module, kinds: type[nn.Module] | tuple[type[nn.Module], ...]
-) -> Iterator[nn.Module]:
+def _outermost(network: nn.Module, kinds: type[Kind] | tuple[type[Kind], ...]) -> Iterator[Kind]:
     for child in network.children():
         if isinstance(child, kinds):
             yield child

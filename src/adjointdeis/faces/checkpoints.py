@@ -59,13 +59,12 @@ from adjointdeis.faces.networks import (
     DiffAEConfig,
     IResNet,
     IResNetConfig,
+    Network,
     StyleGAN2,
     StyleGAN2Config,
 )
 from adjointdeis.faces.torch_file import INERT, CheckpointError, read_torch_file
 from adjointdeis.faces.weights import fingerprint, save_network
-
-Network = AdaFace | DiffAE | IResNet | StyleGAN2 | VGG16
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,7 @@ def read_torch_file(path: str | os.PathLike, inert: Collection[str] = ()) -> Any
     if not path.is_file():
         raise CheckpointError(f"checkpoint {path} is missing")
     # Before 2.6 a file can make torch.load run code in spite of weights_only (CVE-2025-32434).
-    if torch.__version__ >= (2, 6):
+    if torch.__version__ >= "2.6":
         try:
             with warnings.catch_warnings():
                 # It warns of pickle protocols that the reader below then reads.

@@ -20,7 +20,6 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import nn
 
 from adjointdeis.faces.networks import (
     VGG16,
@@ -30,12 +29,13 @@ from adjointdeis.faces.networks import (
     DiffAEConfig,
     IResNet,
     IResNetConfig,
+    Network,
     StyleGAN2,
     StyleGAN2Config,
     VGG16Config,
 )
 
-_ARCHITECTURES: dict[str, Callable[[dict], nn.Module]] = {
+_ARCHITECTURES: dict[str, Callable[[dict], Network]] = {
     "AdaFace": lambda numbers: AdaFace(AdaFaceConfig(**numbers)),
     "DiffAE": lambda numbers: DiffAE(DiffAEConfig(**numbers)),
     "IResNet": lambda numbers: IResNet(IResNetConfig(**numbers)),
@@ -58,7 +58,7 @@ def fingerprint(path: str | os.PathLike) -> str:
 
 
 def save_network(
-    network: AdaFace | DiffAE | IResNet | StyleGAN2 | VGG16,
+    network: Network,
     path: str | os.PathLike,
     metadata: Mapping[str, Any] | None = None,
     dtype: torch.dtype = torch.float16,
@@ -92,7 +92,7 @@ def save_network(
 
 def load_network(
     path: str | os.PathLike, sha256: str | None = None, *, remedy: str = "restore the file"
-) -> nn.Module:
+) -> Network:
     """Builds the network that a weight file describes, strictly, in float32 and evaluation mode.
 
     Args:

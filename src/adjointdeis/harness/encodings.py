@@ -50,14 +50,16 @@ class Encodings:
                 z = self.autoencoder.code(to_tensor(coded[missing]).to(device))
             x_T = self.autoencoder.encode(batch, z, steps, grid).x_T
             for row, index in enumerate(missing):
-                found[index] = {
+                entry = {
                     "z": z[row].cpu().clone(),
                     "x_T": x_T[row].cpu().contiguous().clone(),
                 }
-                self._write(paths[index], found[index])
+                self._write(paths[index], entry)
+                found[index] = entry
+        entries = [entry for entry in found if entry is not None]
         return EncodedFace(
-            z=torch.stack([entry["z"] for entry in found]).to(device),  # type: ignore[index]
-            x_T=torch.stack([entry["x_T"] for entry in found]).to(device),  # type: ignore[index]
+            z=torch.stack([entry["z"] for entry in entries]).to(device),
+            x_T=torch.stack([entry["x_T"] for entry in entries]).to(device),
             nfe=steps,
         )
 

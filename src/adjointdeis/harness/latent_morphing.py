@@ -130,11 +130,12 @@ class LatentMorphing(L.LightningModule):
         autoencoder = self.bench.autoencoder
         needed = autoencoder is not None and "autoencoder" in self.attack.needs
         size = autoencoder.network.config.image_size if needed else None  # type: ignore[union-attr]
-        paths = [
+        paths_a, paths_b = (
             tuple(self.benchmark.image(*side) for side in sides)
             for sides in zip(*(pair.sides for pair in pairs), strict=True)
-        ]
-        sources = Sources(pairs, *(read_aligned(side, size) for side in paths), *paths)
+        )
+        images_a, images_b = read_aligned(paths_a, size), read_aligned(paths_b, size)
+        sources = Sources(pairs, images_a, images_b, paths_a, paths_b)
         bench = replace(self.bench, device=device or self.device)
         return _Batch(sources, bench, self.attack)
 

@@ -120,7 +120,7 @@ def measure(bench: Workbench, batch: int) -> Units:
 def rehearsal_table(rows: Sequence[Mapping[str, Any]], device: torch.device, batch: int) -> str:
     """The prices as a text table."""
     head = ("attack", "pairs", "NFE (paper)", "counted", "hours", "GiB")
-    lines = [head]
+    lines: list[tuple[str, ...]] = [head]
     for row in rows:
         counted = f"{row['encode'] + row['forward']}"
         for key, name in (("vjps", "VJPs"), ("loss_gradients", "loss gradients")):

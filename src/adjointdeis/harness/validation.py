@@ -6,7 +6,6 @@ of a wrong type fails before anything runs, with the nearest valid name.
 
 import difflib
 import inspect
-import os
 import types
 import typing
 from collections.abc import Iterator
@@ -112,7 +111,7 @@ def _fits(value: Any, hint: Any) -> bool:
         return isinstance(value, int) and not isinstance(value, bool)
     if hint in _SCALARS:
         return isinstance(value, hint)
-    if isinstance(value, _SCALARS) and inspect.isclass(hint) and not issubclass(hint, os.PathLike):
+    if isinstance(value, _SCALARS) and inspect.isclass(hint) and not hasattr(hint, "__fspath__"):
         # A text or a number where an object is wanted, such as a tensor or a solver.
         try:
             return isinstance(value, hint)

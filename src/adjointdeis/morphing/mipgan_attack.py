@@ -60,7 +60,7 @@ class MIPGANAttack(Attack):
         if self.version not in ("I", "II"):
             raise ValueError(f"attack {self.name}: version={self.version!r} must be I or II")
         try:
-            self.descent, self.projection, self.weights(0.0)
+            _ = self.descent, self.projection, self.weights(0.0)
         except ValueError as error:
             raise ValueError(f"attack {self.name}: {error}") from error
 

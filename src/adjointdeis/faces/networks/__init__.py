@@ -6,6 +6,8 @@ from adjointdeis.faces.networks.iresnet import IResNet, IResNetConfig
 from adjointdeis.faces.networks.stylegan2 import StyleGAN2, StyleGAN2Config
 from adjointdeis.faces.networks.vgg import VGG16, VGG16Config
 
+Network = AdaFace | DiffAE | IResNet | StyleGAN2 | VGG16
+
 __all__ = [
     "VGG16",
     "AdaFace",
@@ -14,6 +16,7 @@ __all__ = [
     "DiffAEConfig",
     "IResNet",
     "IResNetConfig",
+    "Network",
     "StyleGAN2",
     "StyleGAN2Config",
     "VGG16Config",

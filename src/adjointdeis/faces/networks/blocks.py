@@ -162,6 +162,6 @@ class TimeEmbedding(nn.Module):
         half = self.channels // 2
         exponent = torch.arange(half, device=timesteps.device, dtype=torch.float32) / half
         frequencies = torch.exp(-math.log(10000.0) * exponent)
-        weight = self.time_embed[0].weight
+        dtype = next(self.time_embed.parameters()).dtype
         angles = timesteps.to(torch.float32)[:, None] * frequencies
-        return self.time_embed(torch.cat([angles.cos(), angles.sin()], dim=1).to(weight.dtype))
+        return self.time_embed(torch.cat([angles.cos(), angles.sin()], dim=1).to(dtype))

@@ -122,8 +122,8 @@ class IResNet(nn.Module):
         They are the features of a perceptual loss; the last one is what the embedding is made of.
         """
         maps = [self.prelu(self.bn1(self.conv1(x)))]
-        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            maps.append(stage(maps[-1]))
+        for index in range(1, 1 + len(self.config.layers)):
+            maps.append(self.get_submodule(f"layer{index}")(maps[-1]))
         return maps
 
     def forward(self, x: Tensor) -> Tensor:

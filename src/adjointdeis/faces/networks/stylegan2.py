@@ -246,13 +246,14 @@ class SynthesisBlock(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Features and image; ``styles`` holds one row per convolution and one for the RGB."""
         if x is None or image is None:
-            x = self.const.expand(len(styles), -1, -1, -1)
+            features = self.const.expand(len(styles), -1, -1, -1)
         else:
-            x = self.conv0(x, styles[:, 0], noise)
+            features = self.conv0(x, styles[:, 0], noise)
             image = upsample(image, self.resample_filter)
-        x = self.conv1(x, styles[:, -2], noise)
-        rgb = self.torgb(x, styles[:, -1]).to(torch.promote_types(x.dtype, torch.float32))
-        return x, rgb if image is None else image + rgb
+        features = self.conv1(features, styles[:, -2], noise)
+        rgb = self.torgb(features, styles[:, -1])
+        rgb = rgb.to(torch.promote_types(features.dtype, torch.float32))
+        return features, rgb if image is None else image + rgb
 
 
 class SynthesisNetwork(nn.Module):

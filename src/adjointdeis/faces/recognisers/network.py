@@ -63,7 +63,7 @@ class NetworkRecogniser:
         if not chunks:
             return np.empty((0, self.embedding_dim), np.float32), np.empty(0, bool)
         embeddings = torch.cat(chunks).numpy()
-        acquired = np.isfinite(embeddings).all(1)
+        acquired = np.all(np.isfinite(embeddings), axis=1)
         embeddings[~acquired] = np.nan
         return embeddings, acquired
 

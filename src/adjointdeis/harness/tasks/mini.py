@@ -162,7 +162,7 @@ def _copy_network(source: Path, target: Path) -> dict[str, Any]:
     training = read_header(source)["training"]
     sha256 = save_network(
         network, target, {"training": training, "licence": LICENCE}, torch.float16
-    )  # type: ignore[arg-type]
+    )
     return {"sha256": sha256, "bytes": target.stat().st_size, "licence": LICENCE}
 
 

@@ -18,6 +18,7 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
 import adjointdeis
@@ -72,7 +73,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
             if batch_size == "auto":
                 batch_size = module.find_batch_size(todo, own_device(cfg.trainer.accelerator))
             data = PairData(todo, batch_size, attack.steps)
-            if not L.pytorch.utilities.rank_zero_only.rank:
+            if not rank_zero_only.rank:
                 print(f"{attack.label}: {len(todo)} pairs, {len(finished)} already done")
             with warnings.catch_warnings():
                 # A method's warning about its own accuracy is for the user, once an attack.
@@ -83,7 +84,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
         done[attack.name] = read_records(folder, benchmark, recipe)
     for entry in logger:
         entry.finalize("success")
-    if L.pytorch.utilities.rank_zero_only.rank:
+    if rank_zero_only.rank:
         return {}
     result = _conclude(
         cfg, directory, benchmark, attacks, done, judges, records, identifier, start, bench

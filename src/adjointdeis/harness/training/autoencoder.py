@@ -41,6 +41,8 @@ class AutoencoderTraining(L.LightningModule):
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         schedule = DDPM()
         t = schedule.t_of_timestep(torch.arange(schedule.timesteps))
+        self.alphas: Tensor
+        self.sigmas: Tensor
         self.register_buffer("alphas", schedule.alpha(t).float(), persistent=False)
         self.register_buffer("sigmas", schedule.sigma(t).float(), persistent=False)
 
