@@ -47,6 +47,45 @@ class MLPDenoiser(nn.Module):
         return t * x + torch.tanh(inputs @ self.first.mT + self.bias) @ self.second.mT
 
 
+class Dropout(nn.Module):
+    """A network that is random in training mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = MLPDenoiser()
+
+    def forward(self, x: Tensor, t: Tensor, z: Tensor) -> Tensor:
+        return self.body(x, t, nn.functional.dropout(z, 0.5))
+
+
+class Autocast(nn.Module):
+    """A float32 layer that remembers the type in which it was evaluated."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(DIM, DIM)
+        self.seen: list[torch.dtype] = []
+
+    def forward(self, x: Tensor, t: Tensor, z: Tensor | None) -> Tensor:
+        out = self.layer(x)
+        self.seen.append(out.dtype)
+        return out
+
+
+class Recorder(nn.Module):
+    """Remembers whether each evaluation could build a graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = MLPDenoiser()
+        self.graphs: list[bool] = []
+
+    def forward(self, x: Tensor, t: Tensor, z: Tensor) -> Tensor:
+        eps = self.network(x, t, z)
+        self.graphs.append(eps.requires_grad)
+        return eps
+
+
 class AffineDenoiser(nn.Module):
     """eps = A x / alpha_t + B z + c; alpha J is constant, and J = 0 for A = 0."""
 

@@ -11,6 +11,7 @@ from oracles import (
     DIM,
     Gradients,
     MLPDenoiser,
+    Recorder,
     agree,
     continuous_gradient,
     differentiate,
@@ -259,20 +260,6 @@ def test_what_they_cannot_do_is_refused_by_name(method, monkeypatch) -> None:
     x_0 = sample(network, x_T, zs[0].detach(), solver=DDIM(), **setting).x_0
     with pytest.raises(MissingPackageError, match=r"extra 'ode'.*adjointdeis\[ode\]"):
         x_0.sum().backward()
-
-
-class Recorder(nn.Module):
-    """Remembers whether each evaluation could build a graph."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.network = MLPDenoiser()
-        self.graphs: list[bool] = []
-
-    def forward(self, x, t, z):
-        eps = self.network(x, t, z)
-        self.graphs.append(eps.requires_grad)
-        return eps
 
 
 @pytest.mark.parametrize("method", [AdjointDPM("midpoint"), Backsolve()], ids=lambda m: m.method)

@@ -9,13 +9,13 @@ from oracles import (
     BATCH,
     DIM,
     MLPDenoiser,
+    Recorder,
     agree,
     differentiate,
     inputs,
     mixture,
     normal,
 )
-from torch import nn
 
 from adjointdeis import DDPM, TimeGrid, VPLinear, sample
 from adjointdeis.diffusion import BrownianPath, ClassifierFreeGuidance, RecordedNoise
@@ -83,20 +83,6 @@ def test_the_history_of_a_multistep_solver_counts_as_latents() -> None:
         MLPDenoiser(), x_T, z, DiscreteAdjoint(), solver=DPMSolverPP(2), grid=GRID
     )
     assert found.rollout.cost.peak_latents == (N + 1) + (N - 1)
-
-
-class Recorder(nn.Module):
-    """Remembers whether each evaluation could build a graph."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.network = MLPDenoiser()
-        self.graphs: list[bool] = []
-
-    def forward(self, x, t, z):
-        eps = self.network(x, t, z)
-        self.graphs.append(eps.requires_grad)
-        return eps
 
 
 @quiet

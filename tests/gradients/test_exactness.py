@@ -8,6 +8,8 @@ from oracles import (
     BATCH,
     DIM,
     AffineDenoiser,
+    Autocast,
+    Dropout,
     MLPDenoiser,
     RungeKutta4,
     agree,
@@ -202,17 +204,6 @@ def test_the_gradient_of_an_encoding_is_autograd() -> None:
     assert all(relative_error(b, a) < 1e-12 for a, b in zip(*found, strict=True))
 
 
-class Dropout(nn.Module):
-    """A network that is random in training mode."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = MLPDenoiser()
-
-    def forward(self, x, t, z):
-        return self.body(x, t, nn.functional.dropout(z, 0.5))
-
-
 @pytest.mark.parametrize("method", [DiscreteAdjoint()], ids=["discrete"])
 def test_random_layers_draw_the_same_masks_again(method) -> None:
     grid, network, (x_T, z) = GRIDS["time"], Dropout(), inputs()
@@ -228,27 +219,15 @@ def test_random_layers_draw_the_same_masks_again(method) -> None:
 
 def test_recomputation_repeats_the_callers_autocast() -> None:
     grid = TimeGrid.uniform_time(VPLinear(), 4)
-    seen = []
-
-    class Half(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer = nn.Linear(DIM, DIM)
-
-        def forward(self, x, t, z):
-            out = self.layer(x)
-            seen.append(out.dtype)
-            return out
-
     x_T = normal(BATCH, DIM, seed=1).float()
-    network, found = Half(), []
+    network, found = Autocast(), []
     for method in (Backprop(), DiscreteAdjoint(), AdjointDEIS()):
         x = x_T.clone().requires_grad_()
         with torch.autocast("cpu", dtype=torch.bfloat16):
             x_0 = sample(network, x, solver=DDIM(), grid=grid, gradient=method).x_0
         x_0.sum().backward()
         found.append(x.grad)
-    assert set(seen) == {torch.bfloat16}
+    assert set(network.seen) == {torch.bfloat16}
     assert relative_error(found[1], found[0]) < 1e-6
 
 

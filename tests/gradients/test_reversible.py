@@ -10,6 +10,8 @@ import torch
 from oracles import (
     BATCH,
     DIM,
+    Autocast,
+    Dropout,
     Gradients,
     MLPDenoiser,
     agree,
@@ -329,17 +331,6 @@ def test_the_random_state_is_kept_once_unless_the_network_draws() -> None:
     assert generator_states(Dropout()) == 2 * N
 
 
-class Dropout(nn.Module):
-    """A network that is random in training mode."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = MLPDenoiser()
-
-    def forward(self, x, t, z):
-        return self.body(x, t, nn.functional.dropout(z, 0.5))
-
-
 @pytest.mark.parametrize("solver", [EDICT(), OBELM(), Rex("midpoint")], ids=repr)
 def test_random_layers_draw_the_same_masks_again(solver) -> None:
     network, (x_T, z) = Dropout(), inputs()
@@ -354,26 +345,14 @@ def test_random_layers_draw_the_same_masks_again(solver) -> None:
 
 
 def test_the_backward_pass_repeats_the_callers_autocast() -> None:
-    seen = []
-
-    class Half(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer = nn.Linear(DIM, DIM)
-
-        def forward(self, x, t, z):
-            out = self.layer(x)
-            seen.append(out.dtype)
-            return out
-
-    network, found = Half(), []
+    network, found = Autocast(), []
     for method in (Backprop(), Reversible()):
         x = normal(BATCH, DIM, seed=1).float().requires_grad_()
         with torch.autocast("cpu", dtype=torch.bfloat16):
             x_0 = sample(network, x, solver=OBELM(), grid=GRIDS["time"], gradient=method).x_0
         x_0.sum().backward()
         found.append(x.grad)
-    assert set(seen) == {torch.bfloat16}
+    assert set(network.seen) == {torch.bfloat16}
     assert relative_error(found[1], found[0]) < 1e-2
 
 

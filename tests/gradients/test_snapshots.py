@@ -4,8 +4,7 @@ from functools import cache
 
 import pytest
 import torch
-from oracles import BATCH, DIM, MLPDenoiser, agree, differentiate, inputs
-from torch import nn
+from oracles import BATCH, DIM, Dropout, MLPDenoiser, agree, differentiate, inputs
 
 from adjointdeis import TimeGrid, VPLinear, sample
 from adjointdeis.diffusion import BrownianPath
@@ -108,14 +107,6 @@ def test_memory_falls_with_the_number_of_snapshots() -> None:
     ids=["s", "k", "bytes", "flowgrad"],
 )
 def test_random_layers_are_repeated_and_a_second_pass_is_possible(method) -> None:
-    class Dropout(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.body = MLPDenoiser()
-
-        def forward(self, x, t, z):
-            return self.body(x, t, nn.functional.dropout(z, 0.5))
-
     network, grid = Dropout(), TimeGrid.uniform_time(VPLinear(), 9)
     found = []
     for one in (Backprop(), method):

@@ -20,9 +20,8 @@ from torch import Tensor
 from adjointdeis.diffusion.grid import TimeGrid
 from adjointdeis.gradients.adjoint_dpm import AdjointDPM
 from adjointdeis.guidance.latent_optimisation import LatentOptimisation
-from adjointdeis.guidance.lookahead import weights_of
 from adjointdeis.guidance.per_sample import Box
-from adjointdeis.rollout import Rollout, sample
+from adjointdeis.guidance.sampler import sampler_of
 from adjointdeis.solvers.base import Solver
 
 
@@ -61,21 +60,8 @@ def adjoint_dpm_guidance(
     When not to use: where the gradient of the sampler that ran is wanted, which
     ``DiscreteAdjoint`` gives at the cost of "euler".
     """
-    method = AdjointDPM() if gradient is None else gradient
-
-    def sampler(x: Tensor, condition: Tensor) -> Rollout:
-        return sample(
-            denoiser,
-            x,
-            condition,
-            solver=solver,
-            grid=grid,
-            gradient=method,
-            parameters=weights_of(denoiser),
-        )
-
     return LatentOptimisation(
-        sampler,
+        sampler_of(denoiser, solver, grid, AdjointDPM() if gradient is None else gradient),
         objective,
         x_T,
         z,

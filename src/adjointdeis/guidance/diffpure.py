@@ -25,7 +25,7 @@ from adjointdeis.diffusion.grid import TimeGrid
 from adjointdeis.diffusion.noise import Noise
 from adjointdeis.gradients.base import GradientMethod
 from adjointdeis.gradients.cost import Cost
-from adjointdeis.guidance.lookahead import weights_of
+from adjointdeis.guidance.sampler import weights_of
 from adjointdeis.rollout import Rollout, sample
 from adjointdeis.solvers.base import Solver
 

@@ -30,9 +30,8 @@ from adjointdeis.diffusion.grid import TimeGrid
 from adjointdeis.gradients.base import GradientMethod
 from adjointdeis.gradients.reversible import Reversible
 from adjointdeis.guidance.latent_optimisation import LatentOptimisation
-from adjointdeis.guidance.lookahead import weights_of
 from adjointdeis.guidance.per_sample import Sphere
-from adjointdeis.rollout import Rollout, sample
+from adjointdeis.guidance.sampler import sampler_of
 from adjointdeis.solvers.edict import EDICT
 from adjointdeis.solvers.pair import Pair
 from adjointdeis.solvers.reversible import ReversibleSolver
@@ -107,24 +106,12 @@ def doodl(
     if not clip > 0 or perturb < 0:
         raise ValueError(f"clip={clip}, perturb={perturb}: expected more than 0, and 0 or more")
     tied = Pair(EDICT() if solver is None else solver, tied=True)
-    method = Reversible() if gradient is None else gradient
-
-    def sampler(x: Tensor, condition: Tensor) -> Rollout:
-        return sample(
-            denoiser,
-            x,
-            condition,
-            solver=tied,
-            grid=grid,
-            gradient=method,
-            parameters=weights_of(denoiser),
-        )
 
     def both(x_0: Tensor) -> Tensor:
         return 0.5 * (objective(x_0[0]) + objective(x_0[1]))
 
     return LatentOptimisation(
-        sampler,
+        sampler_of(denoiser, tied, grid, Reversible() if gradient is None else gradient),
         both,
         x_T,
         z,

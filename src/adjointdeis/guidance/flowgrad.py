@@ -27,7 +27,7 @@ from adjointdeis.guidance.latent_optimisation import (
     Objective,
     OptimizerFactory,
 )
-from adjointdeis.guidance.lookahead import weights_of
+from adjointdeis.guidance.sampler import weights_of
 from adjointdeis.rollout import Rollout, sample
 from adjointdeis.solvers.base import Solver, State
 

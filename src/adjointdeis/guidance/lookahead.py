@@ -20,12 +20,13 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from adjointdeis.diffusion.grid import TimeGrid
 from adjointdeis.gradients.base import GradientMethod
 from adjointdeis.gradients.cost import Cost
 from adjointdeis.gradients.discrete_adjoint import DiscreteAdjoint
+from adjointdeis.guidance.sampler import weights_of
 from adjointdeis.rollout import Condition, Rollout, sample
 from adjointdeis.solvers.base import Solver
 from adjointdeis.solvers.ddim import DDIM
@@ -166,8 +167,3 @@ class Lookahead:
             (gradient,) = torch.autograd.grad(losses.sum(), leaf)
         assert remembered.eps is not None
         return Ahead(gradient, losses.detach(), rollout.x_0.detach(), remembered.eps, rollout.cost)
-
-
-def weights_of(denoiser: Callable[..., Tensor]) -> list[Tensor]:
-    """The parameters of a denoiser that is a module; none of a plain callable."""
-    return list(denoiser.parameters()) if isinstance(denoiser, nn.Module) else []
