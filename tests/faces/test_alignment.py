@@ -10,7 +10,6 @@ from adjointdeis.faces.alignment import (
     ffhq_quad,
     five_points_of_68,
     quad_to_square,
-    resize_112,
     similarity_transform,
 )
 
@@ -188,17 +187,3 @@ def test_five_points_of_68():
     five = five_points_of_68(points)
     np.testing.assert_allclose(five[0], points[36:42].mean(0))
     np.testing.assert_allclose(five[2:], points[[30, 48, 54]])
-
-
-@pytest.mark.parametrize("antialias", [True, False])
-def test_resize_112_keeps_a_ramp(antialias):
-    ramp = np.broadcast_to(np.arange(256, dtype=np.uint8)[None, :, None], (256, 256, 3))
-    resized = resize_112(np.ascontiguousarray(ramp), antialias)
-    assert resized.shape == (112, 112, 3)
-    expected = (np.arange(112) + 0.5) * 256 / 112 - 0.5
-    assert np.abs(resized[50, 2:-2, 0] - expected[2:-2]).max() < 1.01
-
-
-def test_resize_112_needs_a_square():
-    with pytest.raises(ValueError, match="square"):
-        resize_112(np.zeros((100, 120, 3), dtype=np.uint8))

@@ -45,11 +45,6 @@ class MorphScores:
         return np.diff(self.morph_start, append=len(self.subjects))
 
     @cached_property
-    def pair_morph(self) -> np.ndarray:
-        """Shape (P,): the index of each pair's morph."""
-        return np.repeat(np.arange(len(self)), self.n_subjects)
-
-    @cached_property
     def best(self) -> np.ndarray:
         """Shape (P,): max_i S_m^{n,i}."""
         return np.maximum.reduceat(self.scores, self.pair_start)

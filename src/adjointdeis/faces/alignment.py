@@ -30,7 +30,6 @@ FFHQ_256 = "ffhq-256"
 FFHQ_RESIZE112 = "ffhq-resize112"
 ARCFACE_5PT = "arcface-5pt"
 DLIB_CHIP = "dlib-chip150"
-ALIGNMENTS = (FFHQ_256, FFHQ_RESIZE112, ARCFACE_5PT, DLIB_CHIP)
 
 ARCFACE_TEMPLATE = np.array(
     [
@@ -244,30 +243,4 @@ def five_points_of_68(landmarks: np.ndarray) -> np.ndarray:
     points = np.asarray(landmarks, np.float64)
     return np.stack(
         [points[36:42].mean(0), points[42:48].mean(0), points[30], points[48], points[54]]
-    )
-
-
-def resize_112(image: np.ndarray, antialias: bool = True) -> np.ndarray:
-    """A square aligned crop resized to 112 x 112, bilinear (`ffhq-resize112`).
-
-    The paper does not say whether its resize was antialiased; thresholds must be made with the same
-    choice as the scores.
-
-    Args:
-        image: (S, S, 3) uint8.
-        antialias: Widen the filter when shrinking (Pillow's habit); otherwise sample bilinearly.
-    """
-    if image.shape[0] != image.shape[1]:
-        raise ValueError(f"image: expected a square aligned crop, got {image.shape}")
-    picture = Image.fromarray(image)
-    if antialias:
-        return np.asarray(picture.resize((112, 112), Image.Resampling.BILINEAR))
-    scale = picture.width / 112
-    return np.asarray(
-        picture.transform(
-            (112, 112),
-            Image.Transform.AFFINE,
-            (scale, 0, 0, 0, scale, 0),
-            Image.Resampling.BILINEAR,
-        )
     )

@@ -17,7 +17,6 @@ from pathlib import PurePath
 
 from ..errors import ScoreError
 
-VIEWS = {"03": "neutral front", "08": "smiling front"}
 _BONA_FIDE = re.compile(r"(\d{3})_(\d{2})")
 _PAIR = re.compile(r"(\d{3})_(\d{3})")
 _VERSUS = re.compile(r"(\d{3})_(\d{2})-vs-(\d{3})_(\d{2})")

@@ -17,8 +17,6 @@ import numpy as np
 from adjointdeis.faces.image_io import AnyPath
 from adjointdeis.files import write_atomically
 
-FRLL_POINTS = 189
-
 
 class TemplateError(ValueError):
     """The file is not a .tem template."""
