@@ -233,7 +233,7 @@ class _Stepwise(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x_0, x_T, *rest = ctx.saved_tensors
         zs, parameters = tuple(rest[: ctx.conditions]), rest[ctx.conditions :]
         needs = Needs(ctx.needs_input_grad[3:], ctx.conditions)

@@ -115,7 +115,7 @@ def control_trajectory(
     def predict(x: Tensor, t: Tensor, _: Tensor | None) -> Tensor:
         return denoiser(x, t, condition)
 
-    predict.evaluations = getattr(denoiser, "evaluations", 1)  # type: ignore[attr-defined]
+    predict.evaluations = getattr(denoiser, "evaluations", 1)
 
     def sampler(x: Tensor, controls: Tensor) -> Rollout:
         return sample(

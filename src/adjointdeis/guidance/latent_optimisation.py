@@ -169,7 +169,7 @@ class LatentOptimisation:
                 continue
             for parameter, gradient in zip(self._samples[index], gradients, strict=True):
                 parameter.grad = gradient[index].contiguous()
-            self.optimizers[index].step(lambda value=value: value)  # type: ignore[arg-type]
+            self.optimizers[index].step(lambda value=value: value)
             updated.append(index)
         if self.constraint is not None and self.x_T.requires_grad:
             self.x_T.data[updated] = self.constraint(self.x_T.data)[updated]

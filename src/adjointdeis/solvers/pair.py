@@ -46,12 +46,12 @@ class Pair(ReversibleSolver):
     tied: bool = False
 
     @property
-    def calculus(self) -> Literal["ode", "sde"]:  # pyright: ignore
+    def calculus(self) -> Literal["ode", "sde"]:
         """That of the solver."""
         return self.solver.calculus
 
     @property
-    def swaps(self) -> bool:  # pyright: ignore
+    def swaps(self) -> bool:
         """That of the solver."""
         return self.solver.swaps
 

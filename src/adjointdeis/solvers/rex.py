@@ -129,7 +129,7 @@ class Rex(ReversibleSolver):
 
     method: Literal["euler", "midpoint", "heun", "kutta3", "rk4"] = "euler"
     prediction: Prediction = "data"
-    calculus: Literal["ode", "sde"] = "ode"  # pyright: ignore
+    calculus: Literal["ode", "sde"] = "ode"
     zeta: float = 0.999
     multistep: ClassVar[bool] = False
 

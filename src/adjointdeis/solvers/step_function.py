@@ -37,7 +37,7 @@ class StepFunction(Solver):
     """
 
     function: Callable[..., Tensor]
-    calculus: Literal["ode", "sde"] = "ode"  # type: ignore[misc]
+    calculus: Literal["ode", "sde"] = "ode"
 
     def __post_init__(self) -> None:
         if self.calculus not in ("ode", "sde"):

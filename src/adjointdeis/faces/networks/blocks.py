@@ -132,7 +132,7 @@ class SelfAttention(nn.Module):
 class Stage(nn.Sequential):
     """Sequence whose residual blocks receive the time embedding and the code."""
 
-    def forward(  # type: ignore[override]
+    def forward(
         self, x: Tensor, embedding: Tensor | None = None, z: Tensor | None = None
     ) -> Tensor:
         for layer in self:

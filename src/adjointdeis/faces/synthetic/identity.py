@@ -50,7 +50,7 @@ def _lerp(a: T, b: T, w: float) -> T:
         names = [field.name for field in fields(a)]
         return replace(a, **{n: _lerp(getattr(a, n), getattr(b, n), w) for n in names})
     if isinstance(a, float) and isinstance(b, float):
-        return a + w * (b - a)  # type: ignore[return-value]
+        return a + w * (b - a)
     if _is_numbers(a) and _is_numbers(b) and len(a) == len(b):  # type: ignore[arg-type]
         return tuple(_lerp(x, y, w) for x, y in zip(a, b, strict=True))  # type: ignore
     return a
