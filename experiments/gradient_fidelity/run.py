@@ -18,7 +18,7 @@ from adjointdeis.evaluation.markdown import table
 from adjointdeis.evaluation.storage import write_json
 from adjointdeis.files import write_atomically
 from adjointdeis.harness.study_problem import mini
-from adjointdeis.studies.fidelity import distance, measure, shown, true_gradient
+from adjointdeis.studies.fidelity import distance, entries, measure, shown, true_gradient
 from adjointdeis.studies.plots import error_curves
 from adjointdeis.studies.problems import PARTS, gaussian, mixture
 
@@ -28,7 +28,14 @@ PLANS: dict[str, dict[str, Any]] = {
     "gaussian": {"make": gaussian, "calculus": "ode", "counts": COUNTS, "truth": 2000},
     "mixture": {"make": mixture, "calculus": "ode", "counts": COUNTS, "truth": 2000},
     "sde": {"make": mixture, "calculus": "sde", "counts": COUNTS, "truth": 5120},
-    "mini": {"make": mini, "calculus": "ode", "counts": (5, 10, 20, 40), "truth": 80},
+    # An adaptive solve in float32 over a schedule with a kink at every timestep does not end.
+    "mini": {
+        "make": mini,
+        "calculus": "ode",
+        "counts": (10, 20, 40),
+        "truth": 80,
+        "without": ("Backsolve",),
+    },
     "mini-sde": {"make": mini, "calculus": "sde", "counts": (10, 20), "truth": 160},
 }
 QUICK: dict[str, Any] = {"counts": (10, 20), "truth": 160}
@@ -52,6 +59,9 @@ def study(name: str, plan: dict[str, Any]) -> dict[str, Any]:
             SPACINGS,
             truth,
             noise,
+            methods=[
+                one for one in entries(plan["calculus"]) if one.name not in plan.get("without", ())
+            ],
             report=lambda line: print(line, file=sys.stderr, flush=True),
         )
     )
