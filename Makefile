@@ -26,7 +26,8 @@ benchmarks: $(VENV)/.installed-dev  ## Time every gradient against its floor and
 	$(BIN)/python -W ignore experiments/benchmarks/run.py
 
 lint: $(VENV)/.installed-dev     ## Check style and types
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && \
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 format: $(VENV)/.installed-dev   ## Rewrite the sources in the project's style
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
