@@ -15,6 +15,13 @@ from adjointdeis.gradients.catalogue import CATALOGUE
 
 METHODS = ("DiffPure", "AdjointDPM", "AdjointDEIS")
 
+# The test that proves each method here, and the experiment that measures it.
+WORKS = {
+    "DiffPure": ("tests/gradients/test_sde_backsolve.py", "gradient_fidelity/README.md"),
+    "AdjointDPM": ("tests/gradients/test_black_box_adjoints.py", "gradient_fidelity/README.md"),
+    "AdjointDEIS": ("tests/gradients/test_adjoint_formulas.py", "gradient_fidelity/README.md"),
+}
+
 # Cells in which this package differs from the paper's table, and why.
 DIFFERENCES: dict[tuple[str, str], str] = {
     ("DiffPure", "discretisation domain"): "solved over rho, where the linear term drops out",
@@ -62,8 +69,14 @@ def comparison() -> str:
             ours = "-" if kind is None else here(kind)[name]
             cells.append(ours if ours == theirs else f"{ours} (paper: {theirs})")
         rows.append([name, *cells])
+    rows.append(["works here", *(_works(name) for name in kinds)])
     header = [n if k is None else f"{n} (`{k.__name__}`)" for n, k in kinds.items()]
     return table(["property", *header], rows)
+
+
+def _works(name: str) -> str:
+    test, experiment = WORKS[name]
+    return f"[test](../../{test}), [measured](../{experiment})"
 
 
 def written(readme: str) -> str:
