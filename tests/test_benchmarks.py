@@ -10,6 +10,7 @@ from tiny_profile import ROOT
 
 from adjointdeis import TimeGrid, VPLinear
 from adjointdeis.gradients import AdjointDEIS, Backprop, DiscreteAdjoint
+from adjointdeis.studies.live_memory import LiveBytes, peak_bytes
 
 sys.path.insert(0, str(ROOT / "experiments" / "benchmarks"))
 peers = importlib.import_module("peers")
@@ -91,17 +92,17 @@ def test_live_bytes_are_those_of_a_graph() -> None:
 
         return run
 
-    short, long = (measure.peak_bytes(chain(length), CPU) for length in (10, 30))
+    short, long = (peak_bytes(chain(length), CPU) for length in (10, 30))
     assert long - short == 20 * 8000
 
 
 def test_live_bytes_count_a_storage_once_and_forget_the_dead() -> None:
-    with measure.LiveBytes() as live:
+    with LiveBytes() as live:
         kept = torch.zeros(100)
         views = [kept.view(10, 10), kept[5:], kept.t()]
-        assert live.live == 400
+        assert live.now == 400
         del kept, views
-        assert live.live == 0
+        assert live.now == 0
         torch.zeros(50)
     assert live.peak == 400
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measure import interleaved, peak_bytes, ratio
+from measure import interleaved, ratio
 from optimisations import measure_optimisations, measure_parts
 from peers import Problem, forward_passes, methods, products
 from plot import draw
@@ -27,6 +27,7 @@ from adjointdeis.evaluation.markdown import table
 from adjointdeis.evaluation.storage import write_json
 from adjointdeis.faces.networks import DiffAE, DiffAEConfig
 from adjointdeis.harness import assets
+from adjointdeis.studies.live_memory import peak_bytes
 
 HERE = Path(__file__).parent
 FLOOR, EXACT, KEPT = (
