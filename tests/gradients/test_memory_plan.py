@@ -23,6 +23,7 @@ from adjointdeis.gradients import (
     DiscreteAdjoint,
     MemoryBudgetError,
     discrete_adjoint,
+    memory_plan,
 )
 from adjointdeis.gradients.memory_plan import MemoryPlan, SavedBytes, choose_plan, parse_bytes
 from adjointdeis.solvers import DDIM, DPMSolverPP, SDEDPMSolver
@@ -228,3 +229,28 @@ def test_a_budget_stands_alone() -> None:
     for method in ({"snapshots": 2}, {"keep_activations": 1}):
         with pytest.raises(ValueError, match="give it alone"):
             DiscreteAdjoint(budget="1 GB", **method)
+
+
+def test_an_automatic_budget_is_half_of_what_is_left(monkeypatch) -> None:
+    network, (x_T, zs) = Wide(), inputs(9)
+    arguments = {"solver": DDIM(), "grid": TimeGrid.uniform_lmbda(VPLinear(), 9, t_max=0.7)}
+    asked = []
+
+    def left(device):
+        asked.append(device)
+        return 400_000
+
+    monkeypatch.setattr(memory_plan, "free_bytes", left)
+    found = differentiate(network, x_T, zs, DiscreteAdjoint(budget="auto"), **arguments)
+    expected = differentiate(network, x_T, zs, DiscreteAdjoint(budget=200_000), **arguments)
+    assert asked == [torch.device("cpu")]  # once a run, where the latents are
+    assert found.rollout.cost == expected.rollout.cost
+    assert 0 < found.rollout.cost.nfe_backward < 9  # a budget that binds
+    assert torch.equal(found.x_T, expected.x_T)
+
+
+def test_with_this_machines_memory_a_small_network_keeps_everything() -> None:
+    network, (x_T, zs) = Wide(), inputs(9)
+    arguments = {"solver": DDIM(), "grid": TimeGrid.uniform_lmbda(VPLinear(), 9, t_max=0.7)}
+    cost = differentiate(network, x_T, zs, DiscreteAdjoint(budget="auto"), **arguments).rollout.cost
+    assert (cost.nfe_backward, cost.peak_graphs) == (0, 9)

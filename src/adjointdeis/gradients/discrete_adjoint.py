@@ -9,7 +9,14 @@ from torch import Tensor
 
 from adjointdeis.gradients.base import Needs, StepwiseMethod, Watch
 from adjointdeis.gradients.chain import Chain, Conditions, Sums, Surroundings, detached, pull_back
-from adjointdeis.gradients.memory_plan import MemoryPlan, SavedBytes, choose_plan, parse_bytes
+from adjointdeis.gradients.memory_plan import (
+    AUTO,
+    MemoryPlan,
+    SavedBytes,
+    choose_plan,
+    parse_bytes,
+    resolve_budget,
+)
 from adjointdeis.gradients.snapshots import placements
 from adjointdeis.solvers.base import State
 
@@ -97,9 +104,11 @@ class DiscreteAdjoint(StepwiseMethod):
             instead of recomputing it. Trades k activations for k evaluations; N is plain
             backpropagation in all but its second derivatives.
         budget: bytes that latents and activations may take together, as a number or a text
-            such as "2 GiB". The other two are then chosen: the bytes of a step are counted at
+            such as "2 GiB"; "auto" takes half of what the device has left when the sampling
+            run begins. The other two are then chosen: the bytes of a step are counted at
             the first one, and the split with the fewest recomputed evaluations is taken.
             Weights, and what an operation needs while it runs, are not in the budget.
+            The gradient does not depend on it; the evaluations counted do.
 
     Raises:
         ValueError: snapshots < 1, keep_activations < 0, or a budget beside either.
@@ -131,7 +140,8 @@ class DiscreteAdjoint(StepwiseMethod):
         if self.keep_activations < 0:
             raise ValueError(f"keep_activations must not be negative: {self.keep_activations}")
         if self.budget is not None:
-            parse_bytes(self.budget)
+            if self.budget != AUTO:
+                parse_bytes(self.budget)
             if self.snapshots is not None or self.keep_activations:
                 raise ValueError("budget chooses snapshots and keep_activations; give it alone")
 
@@ -219,13 +229,14 @@ class DiscreteAdjoint(StepwiseMethod):
     ) -> tuple[Linear, MemoryPlan]:
         """A step with its graph, and the plan that fits its bytes into the budget."""
         assert self.budget is not None
+        budget = resolve_budget(self.budget, x.device)
         # What exists anyway: weights, buffers, and the input, which counts as a latent.
         besides = [x, *state, *zs, *watch.allowed, *chain.denoiser.tensors()]
         with SavedBytes(besides) as saved:
             linear = linearised(chain, step, x, state, zs, needs, need_x=True)
         latent = sum(out.numel() * out.element_size() for out in linear.outputs)
         steps = chain.steps - step
-        return linear, choose_plan(steps, parse_bytes(self.budget), latent, saved.total)
+        return linear, choose_plan(steps, budget, latent, saved.total)
 
     def _carry(self, chain: Chain, record: Record, step: int, zs: Conditions) -> Carry:
         """The input of a step, recomputed from the last one stored before it where need be."""

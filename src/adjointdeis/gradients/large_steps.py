@@ -123,7 +123,7 @@ def warn_of_large_steps(
         form, value = ("2 - e^h" if ode else "3 - 2e^h"), 1.0 - factor * math.expm1(widest)
     else:
         exact = {(2, 1.0): " = ln 5/3", (2, 2.0): " = ln 4/3"}.get((order, factor), "")
-        name = f"{limit:.3g}{exact}, the limit of order {order},"
+        name = f"{limit:.3g}{exact}, the limit of order {order}"
         root = largest_root(order, factor, widest)
         form = "on steps of this width the largest root of its recurrence"
         value = root.real if abs(root.imag) < 1e-9 else root

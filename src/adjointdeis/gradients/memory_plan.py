@@ -8,8 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from adjointdeis.gradients.free_memory import free_bytes
 from adjointdeis.gradients.snapshots import advances
 
+AUTO = "auto"
+# The rest is for what an operation needs while it runs, and for what follows the sampler.
+_AUTO_SHARE = 0.5
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
@@ -27,11 +31,20 @@ def parse_bytes(size: int | str) -> int:
     if isinstance(size, str):
         found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]i?B|B)\s*", size)
         if found is None:
-            raise ValueError(f"{size!r} is not a size; write 2 GiB, 500 MB or a number of bytes")
+            raise ValueError(
+                f"{size!r} is not a size; write 2 GiB, 500 MB, auto or a number of bytes"
+            )
         size = int(float(found[1]) * _UNITS[found[2]])
     if size < 1:
         raise ValueError(f"a size in bytes must be positive, got {size}")
     return size
+
+
+def resolve_budget(budget: int | str, device: torch.device) -> int:
+    """A budget in bytes; "auto" is half of what the device has left at this moment."""
+    if budget == AUTO:
+        return int(_AUTO_SHARE * free_bytes(device))
+    return parse_bytes(budget)
 
 
 class SavedBytes:

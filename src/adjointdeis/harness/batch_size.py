@@ -4,9 +4,10 @@ import resource
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
+
+from adjointdeis.gradients.free_memory import free_bytes
 
 _GAIN = 1.05  # a doubling that saves less than this is not worth its memory
 _SHARE = 0.7  # of the memory that is there
@@ -67,19 +68,9 @@ class MemoryWatch:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.before = memory_taken(device)
-        self.room = self._room()
+        self.room = free_bytes(device)
 
     def fits(self, size: int, next_size: int) -> bool:
         """Whether the peak so far, scaled to the next size, stays below 70% of the room."""
         taken = max(0, memory_taken(self.device) - self.before)
         return taken * next_size / size <= _SHARE * self.room
-
-    def _room(self) -> int:
-        if self.device.type == "cuda":
-            return torch.cuda.mem_get_info(self.device)[0]
-        meminfo = Path("/proc/meminfo")
-        if meminfo.is_file():
-            for line in meminfo.read_text().splitlines():
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-        return 4 * 2**30  # a laptop's, where the system does not say
