@@ -62,3 +62,20 @@ def program(environ, tmp_path) -> Callable[..., subprocess.CompletedProcess]:
         )
 
     return run
+
+
+@pytest.fixture
+def started() -> Callable[..., subprocess.CompletedProcess]:
+    """Runs `python run.py ...` to its end in a folder and an environment of the caller's."""
+
+    def run(arguments: list[str], cwd: Path, environ: dict[str, str]):
+        return subprocess.run(
+            command_line(arguments),
+            cwd=cwd,
+            env=environ,
+            capture_output=True,
+            text=True,
+            timeout=540,
+        )
+
+    return run

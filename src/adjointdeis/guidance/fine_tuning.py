@@ -16,7 +16,7 @@ from adjointdeis.diffusion.grid import TimeGrid
 from adjointdeis.diffusion.noise import Noise
 from adjointdeis.gradients.base import GradientMethod
 from adjointdeis.gradients.cost import Cost
-from adjointdeis.rollout import Condition, sample
+from adjointdeis.rollout import Condition, Rollout, sample
 from adjointdeis.solvers.base import Solver
 
 
@@ -95,21 +95,27 @@ class FineTuning:
             FloatingPointError: The loss or the gradient is not finite; the weights are unchanged.
         """
         with torch.enable_grad():
-            rollout = sample(
-                self.denoiser,
-                x_T.detach(),
-                z,
-                solver=self.solver,
-                grid=self.grid,
-                noise=noise,
-                gradient=self.gradient,
-                parameters=self.parameters,
-            )
-            loss = self.objective(rollout.x_0)
+            rollout, loss = self.evaluate(x_T, z, noise)
             gradients = torch.autograd.grad(loss.mean(), self.parameters)
         self.cost.add(rollout.cost)
         norm = update(self.optimizer, self.parameters, gradients, self.clip_norm)
         return ThetaStep(loss.detach(), norm, rollout.x_0.detach(), rollout.cost)
+
+    def evaluate(
+        self, x_T: Tensor, z: Condition = None, noise: Noise | Sequence[Tensor] | None = None
+    ) -> tuple[Rollout, Tensor]:
+        """Samples and their losses (B), differentiable in the weights; nothing is updated."""
+        rollout = sample(
+            self.denoiser,
+            x_T.detach(),
+            z,
+            solver=self.solver,
+            grid=self.grid,
+            noise=noise,
+            gradient=self.gradient,
+            parameters=self.parameters,
+        )
+        return rollout, self.objective(rollout.x_0)
 
 
 def update(
@@ -123,14 +129,32 @@ def update(
     Raises:
         FloatingPointError: the gradient is not finite.
     """
-    norm = float(torch.stack([g.detach().square().sum() for g in gradients]).sum().sqrt())
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient.detach().clone()
+    norm = clip(parameters, clip_norm)
+    optimizer.step()
+    return norm
+
+
+def clip(parameters: Sequence[Tensor], clip_norm: float | None = None, where: str = "") -> float:
+    """Shortens the gradient in ``grad`` of the weights; returns its norm before that.
+
+    Arguments:
+        parameters: Weights that have a gradient.
+        clip_norm: Largest norm over all of them; None leaves it.
+        where: Opens the message of an error.
+
+    Raises:
+        FloatingPointError: The gradient is not finite.
+    """
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norm = float(torch.stack([g.square().sum() for g in gradients]).sum().sqrt())
     if not norm < float("inf"):
         raise FloatingPointError(
-            f"the gradient of the weights has norm {norm}; nothing was updated. Use fewer or "
-            "exact steps, a smaller learning rate, or clip_norm"
+            f"{where}the gradient of the weights has norm {norm}; nothing was updated. Use fewer "
+            "or exact steps, a smaller learning rate, or clip_norm"
         )
-    factor = 1.0 if clip_norm is None else min(1.0, clip_norm / max(norm, 1e-300))
-    for parameter, gradient in zip(parameters, gradients, strict=True):
-        parameter.grad = gradient.detach() * factor
-    optimizer.step()
+    if clip_norm is not None and norm > clip_norm:
+        for gradient in gradients:
+            gradient.mul_(clip_norm / norm)
     return norm

@@ -36,6 +36,7 @@ from adjointdeis.harness.provenance import config_hash, digest, environment, git
 from adjointdeis.harness.records import read_records, write_record
 from adjointdeis.harness.rehearsal import rehearsal_table, rehearse
 from adjointdeis.harness.scoring import score_morphs
+from adjointdeis.harness.trainer import make_trainer
 from adjointdeis.harness.wandb_logger import conclude, loggers
 from adjointdeis.morphing.adjoint_dim import GuidedDiM
 from adjointdeis.morphing.attack import Attack, Workbench
@@ -188,21 +189,13 @@ def chosen_attacks(cfg: DictConfig) -> list[Attack]:
 
 
 def _trainer(cfg: DictConfig, logger: list) -> L.Trainer:
-    strategy = cfg.trainer.strategy
-    return L.Trainer(
-        accelerator=cfg.trainer.accelerator,
-        devices=cfg.trainer.devices,
-        num_nodes=cfg.trainer.num_nodes,
-        strategy=instantiate(strategy) if isinstance(strategy, DictConfig) else strategy,
-        plugins=None if cfg.trainer.plugins is None else list(instantiate(cfg.trainer.plugins)),
-        precision=cfg.trainer.precision,
+    return make_trainer(
+        cfg,
         max_epochs=1,
         logger=logger,
         log_every_n_steps=1,
         callbacks=[TQDMProgressBar(refresh_rate=1)],
         enable_checkpointing=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
     )
 
 

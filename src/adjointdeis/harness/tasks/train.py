@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import (
     EMAWeightAveraging,
@@ -21,6 +20,7 @@ from adjointdeis.faces.synthetic.pool import render_pool
 from adjointdeis.faces.synthetic.pool_spec import PoolSpec
 from adjointdeis.faces.weights import save_network
 from adjointdeis.harness import assets
+from adjointdeis.harness.trainer import make_trainer
 from adjointdeis.harness.training.autoencoder import AutoencoderTraining
 from adjointdeis.harness.training.data import CodedPool, PoolData, PoolDataset
 from adjointdeis.harness.training.generator import GeneratorTraining
@@ -109,13 +109,10 @@ def _fit(
     checkpoint = ModelCheckpoint(
         run, filename="{step}", save_last=True, every_n_train_steps=task.checkpoint_every
     )
-    trainer = L.Trainer(
+    trainer = make_trainer(
+        cfg,
         max_steps=task.steps,
-        precision=precision(cfg.task.precision),  # type: ignore[arg-type]
-        accelerator=cfg.trainer.accelerator,
-        devices=cfg.trainer.devices,
-        strategy=cfg.trainer.strategy,
-        num_nodes=cfg.trainer.num_nodes,
+        precision=precision(cfg.task.precision),
         callbacks=[
             checkpoint,
             EMAWeightAveraging(decay=task.ema_decay),
@@ -124,7 +121,8 @@ def _fit(
         logger=loggers(cfg),
         default_root_dir=run,
         log_every_n_steps=20,
-        enable_model_summary=False,
+        # Images are independent: every process takes its own part of an epoch.
+        use_distributed_sampler=True,
         # A module that steps its own optimisers clips, if at all, for itself.
         gradient_clip_val=1.0 if module.automatic_optimization else None,
     )

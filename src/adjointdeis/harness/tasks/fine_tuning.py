@@ -1,0 +1,98 @@
+"""Fine-tuning a diffusion model's weights to a loss on its samples, on one process or many.
+
+`python run.py task=fine_tuning gradient=adjoint_deis trainer=ddp` leaves `weights.safetensors`,
+`last.ckpt` and `result.json`; a stopped run continues, on as many processes as there are then.
+"""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate
+from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from omegaconf import DictConfig, OmegaConf
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from adjointdeis.faces.networks import DiffAE
+from adjointdeis.faces.weights import save_network
+from adjointdeis.gradients import DiscreteAdjoint
+from adjointdeis.guidance.fine_tuning import FineTuning
+from adjointdeis.harness.bench.weights import Weights
+from adjointdeis.harness.provenance import git_revision
+from adjointdeis.harness.records import write_record
+from adjointdeis.harness.trainer import make_trainer
+from adjointdeis.harness.training.fine_tuning import Draws, WeightDescent
+from adjointdeis.harness.wandb_logger import loggers
+
+
+def run(cfg: DictConfig) -> dict[str, Any]:
+    """Fine-tunes the weights of the problem that `cfg.task` describes."""
+    task, directory = cfg.task, Path(cfg.paths.run)
+    problem: Weights = instantiate(task.problem, _convert_="all").instance(cfg.seed or 0)
+    before = _plain(problem.quality())
+    gradient = DiscreteAdjoint() if cfg.gradient is None else instantiate(cfg.gradient)
+    tuning = FineTuning(
+        problem.denoiser,
+        problem.loss,
+        instantiate(task.optimizer),
+        solver=problem.solver,
+        grid=problem.grid,
+        gradient=gradient,
+        clip_norm=task.clip_norm,
+    )
+    module = WeightDescent(tuning)
+    trainer = make_trainer(
+        cfg,
+        max_steps=task.steps,
+        # Steps end it: a continued run is in an epoch of its own.
+        max_epochs=-1,
+        callbacks=[
+            ModelCheckpoint(
+                directory,
+                filename="{step}",
+                save_last=True,
+                every_n_train_steps=task.checkpoint_every,
+            ),
+            TQDMProgressBar(refresh_rate=1),
+        ],
+        logger=loggers(cfg),
+        default_root_dir=directory,
+        log_every_n_steps=1,
+    )
+    last = directory / "last.ckpt"
+    start = time.time()
+    trainer.fit(
+        module, Draws(problem.draw, task.steps), ckpt_path=str(last) if last.is_file() else None
+    )
+    result = {
+        "recipe": OmegaConf.to_container(task, resolve=True),
+        "gradient": repr(gradient),
+        "seed": cfg.seed,
+        "git": git_revision(),
+        "steps": trainer.global_step,
+        "processes": trainer.world_size,
+        "seconds_of_last_session": round(time.time() - start, 1),
+        "cost_per_step": vars(module.cost),
+        "before": before,
+    }
+    if trainer.is_global_zero:
+        problem.denoiser.to("cpu")
+        result["after"] = _plain(problem.quality())
+        _save(problem.denoiser, directory / "weights.safetensors", result)
+        write_record(directory / "result.json", result)
+    return result
+
+
+def _plain(quality: dict[str, Tensor]) -> dict[str, list[float]]:
+    return {name: value.flatten().tolist() for name, value in quality.items()}
+
+
+def _save(denoiser: nn.Module, path: Path, record: dict[str, Any]) -> None:
+    """The embedded generator with its architecture, as every weight file of a profile; any other
+    denoiser as its state dict."""
+    for module in denoiser.modules():
+        if isinstance(module, DiffAE):
+            save_network(module, path, {"training": record})
+            return
+    save_file({name: value.contiguous() for name, value in denoiser.state_dict().items()}, path)

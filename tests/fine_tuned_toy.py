@@ -1,0 +1,55 @@
+"""A fine-tuning problem small enough to follow by hand, for tests that start processes."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from adjointdeis import TimeGrid, VPLinear
+from adjointdeis.guidance.implicit_diffusion import Fresh
+from adjointdeis.harness.bench.weights import Weights
+from adjointdeis.solvers import DDIM
+
+
+class Linear(nn.Module):
+    """A noise prediction with two weights, in float64."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slope = nn.Parameter(torch.tensor(0.3, dtype=torch.float64))
+        self.shift = nn.Parameter(torch.tensor([0.1, -0.2], dtype=torch.float64))
+
+    def forward(self, x: Tensor, t: Tensor, z: Tensor) -> Tensor:
+        return self.slope * torch.tanh(x) + self.shift * z
+
+
+@dataclass(frozen=True)
+class Toy:
+    """Samples are to have a given mean.
+
+    Arguments:
+        samples: Batch over all processes.
+        poisoned: Iteration whose noise is not finite for the first sample; None for none.
+    """
+
+    samples: int = 4
+    poisoned: int | None = None
+
+    def instance(self, seed: int) -> Weights:
+        denoiser = Linear()
+
+        def draw(iteration: int) -> Fresh:
+            generator = torch.Generator().manual_seed(100 * seed + iteration)
+            x_T, z = torch.randn(2, self.samples, 2, generator=generator, dtype=torch.float64)
+            if iteration == self.poisoned:
+                x_T[0] = float("nan")
+            return Fresh(x_T, z)
+
+        def loss(x_0: Tensor) -> Tensor:
+            return (x_0 - 1.0).square().sum(1)
+
+        def quality() -> dict[str, Tensor]:
+            return {"slope": denoiser.slope.detach().reshape(1)}
+
+        grid = TimeGrid.uniform_lmbda(VPLinear(), 5)
+        return Weights(denoiser, DDIM(), grid, draw, loss, quality)
