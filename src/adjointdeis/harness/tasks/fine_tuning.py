@@ -5,6 +5,7 @@
 """
 
 import time
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from adjointdeis.faces.networks import DiffAE
 from adjointdeis.faces.weights import save_network
 from adjointdeis.gradients import DiscreteAdjoint
+from adjointdeis.gradients.cost import Cost
 from adjointdeis.guidance.fine_tuning import FineTuning
 from adjointdeis.harness.bench.weights import Weights
 from adjointdeis.harness.provenance import git_revision
@@ -73,7 +75,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
         "steps": trainer.global_step,
         "processes": trainer.world_size,
         "seconds_of_last_session": round(time.time() - start, 1),
-        "cost_per_step": vars(module.cost),
+        "cost_per_step": {f.name: getattr(module.cost, f.name) for f in fields(Cost) if f.repr},
         "before": before,
     }
     if trainer.is_global_zero:
