@@ -237,3 +237,29 @@ def test_publishing_twice_changes_nothing() -> None:
         pytest.skip("not published yet")
     page = (folder / "README.md").read_text()
     assert written(page, json.loads((folder / "result.json").read_text())) == page
+
+
+def test_a_run_of_some_rows_replaces_those_and_says_where_they_come_from() -> None:
+    merged = runpy.run_path(str(ROOT / "experiments" / "guidance" / "publish.py"))["merged"]
+
+    def result(git: str, value: int, *rows: str, seeds: tuple = (0,)) -> dict:
+        tasks = dict.fromkeys(row.partition("/")[0] for row in rows)
+        labels = dict.fromkeys(rows, git)
+        found = [{"row": row, "value": value} for row in rows]
+        return {
+            "schema": 1, "seeds": seeds, "git": git, "tasks": tasks, "labels": labels, "rows": found,
+        }  # fmt: skip
+
+    old = result("a", 1, "x/one", "x/two", "y/one")
+    both = merged(old, result("b", 2, "x/two", "x/three"))
+    assert both["git"] == "a" and list(both["labels"]) == ["x/one", "x/two", "y/one", "x/three"]
+    assert both["rows"] == [
+        {"row": "x/one", "value": 1},
+        {"row": "x/two", "value": 2, "git": "b"},
+        {"row": "x/three", "value": 2, "git": "b"},
+        {"row": "y/one", "value": 1},
+    ]
+    whole = result("b", 2, "x/one", "x/two", "y/one")
+    assert merged(old, whole) is whole
+    with pytest.raises(SystemExit, match="other seeds"):
+        merged(old, result("b", 2, "x/two", seeds=(3,)))

@@ -12,6 +12,14 @@ Gamma being the adjoint of the loss along the path that the leaving sample came,
 states and the present weights. The path was made by the weights of the last N iterations: the
 gradient is exact for eta = 0 and biased in proportion to eta.
 
+The bias is a delay, and a delayed descent that is too fast oscillates. For a quadratic loss of
+curvature L, step m having the share b_m of the influence of the weights on x_0,
+
+.. math:: e_{k+1} = e_k - \eta L \sum_m b_m\, e_{k-(N-1-m)},
+
+which converges for all :math:`b_m \ge 0` if :math:`\eta L < 2\sin\frac{\pi}{4N - 2}`, about
+:math:`\pi/2N`; a loop that waits for its samples may take :math:`\eta L < 2`.
+
 References:
     Implicit Diffusion, https://arxiv.org/abs/2402.05468
 """
@@ -77,8 +85,12 @@ class ImplicitDiffusion:
     Raises:
         ValueError: No weight requires a gradient, or the grid encodes.
 
-    When not to use: with learning rates at which the weights move visibly within N iterations;
-    the gradient is then that of a sampler that no longer exists. ``FineTuning`` has no such bias.
+    When not to use: with learning rates at which the weights move visibly within N iterations:
+    the loop then passes the optimum before it sees it, and swings (see the module). The first
+    update tells the rate: with a loss that is zero at its optimum, L is about its gradient's
+    squared norm over twice the loss. Optimisers that fix the length of a step, such as Adam or
+    SGD with a binding ``clip_norm``, move as fast near the optimum as far from it and swing at
+    any rate. ``FineTuning`` has no such bias.
     """
 
     def __init__(

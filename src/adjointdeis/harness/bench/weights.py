@@ -23,7 +23,7 @@ from adjointdeis.harness.bench.faces import (
     psnr,
     subjects,
 )
-from adjointdeis.harness.bench.methods import optimizer_factory
+from adjointdeis.harness.bench.methods import Optimizer, optimizer_factory
 from adjointdeis.harness.bench.problem import Kind, Outcome
 from adjointdeis.harness.benchmark import SOURCE
 from adjointdeis.rollout import sample
@@ -137,24 +137,27 @@ class Tuned:
     Arguments:
         gradient: Any gradient method with ``theta``.
         steps: Updates of the weights.
-        lr: Of Adam.
+        optimizer, lr: How they move.
+        clip: Largest norm of the gradient; null leaves it.
         last: K of DRaFT-K, which replaces the gradient method; null for the method.
     """
 
     gradient: GradientMethod
     steps: int = 15
+    optimizer: Optimizer = "adam"
     lr: float = 1e-4
+    clip: float | None = 1.0
     last: int | None = None
     kind: ClassVar[Kind] = "weights"
 
     def run(self, instance: Weights) -> Outcome:
-        common = {"solver": instance.solver, "grid": instance.grid, "clip_norm": 1.0}
-        adam = optimizer_factory("adam", self.lr)
+        common = {"solver": instance.solver, "grid": instance.grid, "clip_norm": self.clip}
+        factory = optimizer_factory(self.optimizer, self.lr)
         if self.last is not None:
-            tuning = draft(instance.denoiser, instance.loss, adam, last=self.last, **common)
+            tuning = draft(instance.denoiser, instance.loss, factory, last=self.last, **common)
         else:
             tuning = FineTuning(
-                instance.denoiser, instance.loss, adam, gradient=self.gradient, **common
+                instance.denoiser, instance.loss, factory, gradient=self.gradient, **common
             )
         for step in range(self.steps):
             fresh = instance.draw(step)
@@ -168,22 +171,25 @@ class SingleLoop:
 
     Arguments:
         steps: Updates of the weights.
-        lr: Of Adam.
+        optimizer, lr: How they move.
+        clip: Largest norm of the gradient; null leaves it.
     """
 
     steps: int = 15
+    optimizer: Optimizer = "adam"
     lr: float = 1e-4
+    clip: float | None = 1.0
     kind: ClassVar[Kind] = "weights"
 
     def run(self, instance: Weights) -> Outcome:
         loop = ImplicitDiffusion(
             instance.denoiser,
             instance.loss,
-            optimizer_factory("adam", self.lr),
+            optimizer_factory(self.optimizer, self.lr),
             instance.draw,
             solver=instance.solver,
             grid=instance.grid,
-            clip_norm=1.0,
+            clip_norm=self.clip,
         )
         updates = 0
         while updates < self.steps:
