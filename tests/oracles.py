@@ -8,13 +8,20 @@ methods that discretise the adjoint equations.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from adjointdeis import Rollout, TimeGrid, VPLinear, sample
-from adjointdeis.diffusion import GaussianDenoiser, MixtureDenoiser, Node, Schedule
+from adjointdeis.diffusion import (
+    BrownianPath,
+    GaussianDenoiser,
+    MixtureDenoiser,
+    Node,
+    Schedule,
+)
 from adjointdeis.gradients import Backprop, GradientMethod
 
 DIM, COND, BATCH = 4, 3, 2
@@ -84,6 +91,14 @@ class Recorder(nn.Module):
         eps = self.network(x, t, z)
         self.graphs.append(eps.requires_grad)
         return eps
+
+
+class RememberedPath(BrownianPath):
+    """A Brownian path that draws each of its values once."""
+
+    @cache  # noqa: B019
+    def value(self, rho: float) -> Tensor:
+        return super().value(rho)
 
 
 class AffineDenoiser(nn.Module):

@@ -4,12 +4,22 @@ import math
 
 import pytest
 import torch
-from oracles import BATCH, DIM, MLPDenoiser, inputs, mixture, relative_error
+from oracles import (
+    BATCH,
+    COND,
+    DIM,
+    MLPDenoiser,
+    gaussian,
+    inputs,
+    mixture,
+    normal,
+    relative_error,
+)
 
 from adjointdeis import DDPM, TimeGrid, VPLinear, sample
 from adjointdeis.diffusion import BrownianPath, CycleSDE, RecordedNoise, as_noise
 from adjointdeis.diffusion.transition import path_scale
-from adjointdeis.solvers import DDIM, SDEDPMSolver
+from adjointdeis.solvers import DDIM, Rex, SDEDPMSolver, SDEDPMSolverPP
 
 LIKE = torch.zeros(BATCH, DIM, dtype=torch.float64)
 
@@ -71,6 +81,11 @@ def test_drawn_noise_depends_on_the_seed_alone() -> None:
     torch.testing.assert_close(torch.stack(double.values).float(), torch.stack(one.values))
 
 
+SAMPLERS = {"noise": SDEDPMSolver(), "data": SDEDPMSolverPP(1), "data-2m": SDEDPMSolverPP(2)}
+each_sampler = pytest.mark.parametrize("solver", SAMPLERS.values(), ids=SAMPLERS)
+
+
+@each_sampler
 @pytest.mark.parametrize(
     "grid",
     [
@@ -80,21 +95,65 @@ def test_drawn_noise_depends_on_the_seed_alone() -> None:
     ],
     ids=["lmbda", "sigma0", "greedy"],
 )
-def test_cycle_sde_reconstructs(grid: TimeGrid) -> None:
+def test_cycle_sde_reconstructs(grid: TimeGrid, solver) -> None:
     denoiser, (x_0, z) = mixture(), inputs()
+    if isinstance(solver, SDEDPMSolverPP) and grid[-1].sigma == 0.0:
+        with pytest.raises(ValueError, match="adds no noise to step 19 of 20"):
+            CycleSDE.encode(denoiser, x_0, z, grid, seed=5, solver=solver)
+        return
     with torch.no_grad():
-        code = CycleSDE.encode(denoiser, x_0, z, grid, seed=5)
-        back = sample(denoiser, code.x_T, z, solver=SDEDPMSolver(), grid=grid, noise=code.noise)
+        code = CycleSDE.encode(denoiser, x_0, z, grid, seed=5, solver=solver)
+        back = sample(denoiser, code.x_T, z, solver=solver, grid=grid, noise=code.noise)
     assert relative_error(back.x_0, x_0) < 1e-12
     assert code.nfe == grid.steps == back.cost.nfe
     assert torch.equal(code.path[-1], x_0) and torch.equal(code.path[0], code.x_T)
+
+
+def test_the_noises_belong_to_the_sampler_they_were_made_for() -> None:
+    grid, (x_0, z) = TimeGrid.uniform_lmbda(VPLinear(), 20), inputs()
+    with torch.no_grad():
+        code = CycleSDE.encode(mixture(), x_0, z, grid, seed=5, solver=SDEDPMSolverPP(2))
+        back = sample(
+            mixture(), code.x_T, z, solver=SDEDPMSolver(), grid=grid, noise=code.noise
+        )  # fmt: skip
+    assert relative_error(back.x_0, x_0) > 0.01
+
+
+def test_noises_of_encoded_data_are_independent_and_of_bayes_variance() -> None:
+    """The data form has the mean of q(x_t | x_s); its noises carry all the rest of the variance."""
+    grid, count, oracle = (
+        TimeGrid.uniform_lmbda(VPLinear(), 12),
+        4000,
+        gaussian(scale=0.5).requires_grad_(False),
+    )
+    z = torch.zeros(1, COND, dtype=torch.float64).expand(count, COND)
+    solver, v = SDEDPMSolverPP(1), [float(oracle.variance(node.t)) for node in grid]
+    with torch.no_grad():
+        centre = grid[-1].alpha * oracle.centre(z)
+        x_0 = centre + v[-1] ** 0.5 * normal(count, DIM, seed=1)
+        code = CycleSDE.encode(oracle, x_0, z, grid, seed=2, solver=solver)
+    noises = torch.stack(code.noise.values)[..., 0]
+    wanted = []
+    for i in range(grid.steps):
+        s, t = grid[i], grid[i + 1]
+        bayes = v[i + 1] - (s.alpha / t.alpha * v[i + 1]) ** 2 / v[i]
+        wanted.append(bayes / solver.noise_weight(s, t) ** 2)
+    wanted = torch.tensor(wanted, dtype=torch.float64)
+    assert float((noises.mean(1) / wanted.sqrt()).abs().max()) < 5.0 / count**0.5
+    scaled = torch.cov(noises / wanted.sqrt().unsqueeze(1))
+    torch.testing.assert_close(
+        scaled, torch.eye(grid.steps).double(), rtol=0.0, atol=5.0 * (2.0 / count) ** 0.5
+    )
+    assert float(wanted[0]) < 1.05 and float(wanted[-1]) > 2.0
 
 
 def test_the_states_of_cycle_sde_are_one_wiener_path() -> None:
     """Increments of y over disjoint steps are independent; independent draws of x_s are not."""
     grid = TimeGrid.uniform_lmbda(VPLinear(), 4)
     x_0 = torch.zeros(20_000, 1, dtype=torch.float64)
-    code = CycleSDE.encode(lambda x, t, z: torch.zeros_like(x), x_0, None, grid, seed=2)
+    code = CycleSDE.encode(
+        lambda x, t, z: torch.zeros_like(x), x_0, None, grid, seed=2, solver=SDEDPMSolver()
+    )
     y = [state / node.alpha for state, node in zip(code.path, grid, strict=True)]
     steps = torch.stack(
         [(y[i] - y[i + 1]).flatten() / path_scale(grid[i], grid[i + 1]) for i in range(4)]
@@ -103,13 +162,14 @@ def test_the_states_of_cycle_sde_are_one_wiener_path() -> None:
     torch.testing.assert_close(torch.cov(steps), torch.eye(4).double(), rtol=0.0, atol=1.5 * bound)
 
 
-def test_cycle_sde_takes_a_condition_for_each_step() -> None:
+@each_sampler
+def test_cycle_sde_takes_a_condition_for_each_step(solver) -> None:
     grid = TimeGrid.uniform_lmbda(VPLinear(), 5)
     x_0, zs = inputs(5)
     denoiser = MLPDenoiser()
     with torch.no_grad():
-        code = CycleSDE.encode(denoiser, x_0, zs, grid, seed=1)
-        back = sample(denoiser, code.x_T, zs, solver=SDEDPMSolver(), grid=grid, noise=code.noise)
+        code = CycleSDE.encode(denoiser, x_0, zs, grid, seed=1, solver=solver)
+        back = sample(denoiser, code.x_T, zs, solver=solver, grid=grid, noise=code.noise)
     assert relative_error(back.x_0, x_0) < 1e-12
 
 
@@ -126,6 +186,10 @@ def test_unusable_noise_is_refused() -> None:
     with pytest.raises(ValueError, match="takes no noise"):
         sample(mixture(), x, z, solver=DDIM(), grid=grid, noise=[LIKE] * 3)
     with pytest.raises(ValueError, match="sampling grid"):
-        CycleSDE.encode(mixture(), x, z, grid.reversed(), seed=0)
+        CycleSDE.encode(mixture(), x, z, grid.reversed(), seed=0, solver=SDEDPMSolver())
     with pytest.raises(ValueError, match="3 states"):
-        CycleSDE.from_path(mixture(), (x, x, x), z, grid)
+        CycleSDE.from_path(mixture(), (x, x, x), z, grid, solver=SDEDPMSolver())
+    with pytest.raises(TypeError, match="Rex does not add with a known weight"):
+        CycleSDE.encode(mixture(), x, z, grid, seed=0, solver=Rex(calculus="sde"))
+    with pytest.raises(ValueError, match=r"eta=0.*adds no noise to step 0 of 3"):
+        CycleSDE.encode(mixture(), x, z, grid, seed=0, solver=SDEDPMSolverPP(eta=0.0))

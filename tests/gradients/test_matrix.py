@@ -15,6 +15,7 @@ from oracles import (
     COND,
     DIM,
     MLPDenoiser,
+    RememberedPath,
     RungeKutta4,
     gaussian,
     mixture,
@@ -24,7 +25,7 @@ from oracles import (
 from torch import Tensor
 
 from adjointdeis import TimeGrid, VPLinear, sample
-from adjointdeis.diffusion import BrownianPath, RecordedNoise
+from adjointdeis.diffusion import RecordedNoise
 from adjointdeis.gradients import Backprop, GradientMethod, NotSupportedError
 from adjointdeis.gradients.catalogue import CATALOGUE, Entry
 from adjointdeis.solvers import DDIM, SDEDPMSolver
@@ -35,14 +36,6 @@ pytestmark = pytest.mark.filterwarnings(
 DATA = {"gaussian": gaussian, "mixture": mixture, "network": MLPDenoiser}
 INPUTS = ("x_T", "z", "z_t", "theta")
 COARSE, FINE = 16, 48  # steps between which the order of a continuous method is measured
-
-
-class RememberedPath(BrownianPath):
-    """A Brownian path that draws each of its values once."""
-
-    @cache  # noqa: B019
-    def value(self, rho: float) -> Tensor:
-        return super().value(rho)
 
 
 PATH = RememberedPath((BATCH, DIM), seed=8)

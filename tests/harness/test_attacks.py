@@ -17,7 +17,7 @@ from adjointdeis.morphing.dim import DiM
 from adjointdeis.morphing.greedy_dim import GreedyDiM, GreedyDiMSearch
 from adjointdeis.morphing.landmark_attack import LandmarkAttack
 from adjointdeis.morphing.morph_pipe import MorphPIPE
-from adjointdeis.solvers import Rex, SDEDPMSolver
+from adjointdeis.solvers import Rex, SDEDPMSolver, SDEDPMSolverPP
 
 SGD = partial(torch.optim.SGD, lr=0.1)
 CHOICES = sorted(p.stem for p in (ROOT / "conf" / "attack").glob("*.yaml"))
@@ -150,7 +150,9 @@ def test_grids() -> None:
         (DiM, {"encoding_grid": "x"}, r"encoding_grid='x' must be one of ddim_stride, greedy_dim"),
         (DiM, {"weight": 2.0}, r"weight=2.0, expected a share"),
         (DiM, {"solver": SDEDPMSolver(), "noise_blend": "lerp"}, r"choose an ODE solver"),
-        (DiM, {"solver": Rex(calculus="sde")}, r"SDEDPMSolver only, not under Rex"),
+        (DiM, {"solver": Rex(calculus="sde")}, r"SDEDPMSolverPP only, not under Rex"),
+        (DiM, {"solver": SDEDPMSolverPP(eta=0.5)}, r"not of eta=0.5; choose solver.eta=1"),
+        (DiM, {"solver": SDEDPMSolverPP(), "grid": "ddim_stride"}, r"choose grid=greedy_dim"),
         (MorphPIPE, {"blends": 1}, r"blends=1, expected 2 or more"),
         (MorphPIPE, {"solver": SDEDPMSolver()}, r"choose an ODE solver"),
         (GreedyDiM, {"solver": SDEDPMSolver()}, r"choose an ODE solver"),

@@ -247,8 +247,13 @@ def test_a_run_of_some_rows_replaces_those_and_says_where_they_come_from() -> No
         labels = dict.fromkeys(rows, git)
         found = [{"row": row, "value": value} for row in rows]
         return {
-            "schema": 1, "seeds": seeds, "git": git, "tasks": tasks, "labels": labels, "rows": found,
-        }  # fmt: skip
+            "schema": 1,
+            "seeds": seeds,
+            "git": git,
+            "tasks": tasks,
+            "labels": labels,
+            "rows": found,
+        }
 
     old = result("a", 1, "x/one", "x/two", "y/one")
     both = merged(old, result("b", 2, "x/two", "x/three"))

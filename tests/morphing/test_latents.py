@@ -8,9 +8,9 @@ from adjointdeis.faces.networks import DiffAE, DiffAEConfig
 from adjointdeis.morphing.attack import EncodedFace
 from adjointdeis.morphing.autoencoder import Autoencoder
 from adjointdeis.morphing.blend import lerp, slerp
-from adjointdeis.morphing.latents import morph_latents, sde_morph_latents
+from adjointdeis.morphing.latents import PAPER, morph_latents, sde_morph_latents
 from adjointdeis.rollout import sample
-from adjointdeis.solvers import SDEDPMSolver
+from adjointdeis.solvers import SDEDPMSolverPP
 
 SIZE, STEPS = 8, 5
 SEEDS = [11, 12, 13]
@@ -50,12 +50,12 @@ def grid(autoencoder: Autoencoder) -> TimeGrid:
     return TimeGrid.greedy_dim(autoencoder.schedule, STEPS)
 
 
-def draw(autoencoder: Autoencoder, latents) -> torch.Tensor:
+def draw(autoencoder: Autoencoder, latents, solver=PAPER) -> torch.Tensor:
     return sample(
         autoencoder.denoiser,
         latents.x_T,
         latents.z,
-        solver=SDEDPMSolver(),
+        solver=solver,
         grid=grid(autoencoder),
         noise=latents.noise,
     ).x_0
@@ -74,12 +74,15 @@ def test_ode_latents_are_slerp_of_noise_and_lerp_of_codes() -> None:
     torch.testing.assert_close(morph_latents(a, b, 1.0).z, z_b)
 
 
+@pytest.mark.parametrize("solver", [PAPER, SDEDPMSolverPP(1), SDEDPMSolverPP(2)], ids=repr)
 @pytest.mark.parametrize(("weight", "source"), [(0.0, 0), (1.0, 1)])
-def test_sde_weight_at_an_end_reproduces_that_source(autoencoder, faces, weight, source) -> None:
-    latents = sde_morph_latents(autoencoder, *faces, grid(autoencoder), SEEDS, weight)
-    error = (draw(autoencoder, latents) - faces[source]).abs().max()
+def test_sde_weight_at_an_end_reproduces_that_source(
+    autoencoder, faces, weight, source, solver
+) -> None:
+    latents = sde_morph_latents(autoencoder, *faces, grid(autoencoder), SEEDS, weight, solver)
+    error = (draw(autoencoder, latents, solver) - faces[source]).abs().max()
     assert error < 1e-10
-    other = (draw(autoencoder, latents) - faces[1 - source]).abs().max()
+    other = (draw(autoencoder, latents, solver) - faces[1 - source]).abs().max()
     assert other > 0.1
 
 

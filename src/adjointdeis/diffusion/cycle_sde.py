@@ -1,19 +1,46 @@
 r"""Cycle-SDE: the noises under which the reverse SDE reproduces a given sample exactly."""
 
 from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from adjointdeis.diffusion.denoiser import Denoiser
-from adjointdeis.diffusion.grid import TimeGrid
+from adjointdeis.diffusion.grid import Node, TimeGrid
 from adjointdeis.diffusion.noise import RecordedNoise
-from adjointdeis.diffusion.transition import eps_weight, noise_weight, path_scale, signal_ratio
+from adjointdeis.diffusion.transition import path_scale
+
+
+@runtime_checkable
+class AdditiveNoise(Protocol):
+    """A sampler whose step is a mean plus a number times the step's normal."""
+
+    def initial_state(self, x_T: Tensor, grid: TimeGrid) -> Any:
+        """State before the first step."""
+        ...
+
+    def step(
+        self,
+        denoiser: Denoiser,
+        x: Tensor,
+        z: Tensor | None,
+        s: Node,
+        t: Node,
+        state: Any,
+        noise: Tensor | None,
+    ) -> tuple[Tensor, Any]:
+        """The state at t, and that of the sampler, which must not depend on the noise."""
+        ...
+
+    def noise_weight(self, s: Node, t: Node) -> float:
+        """The number."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
 class CycleSDE:
-    r"""An encoding of x_0 for the first-order SDE solver: x_T and one noise per step.
+    r"""An encoding of x_0 for a sampler of the reverse SDE: x_T and one noise per step.
 
     The states are one forward path, :math:`y_s = y_t + \sqrt{\rho_s^2 - \rho_t^2}\, n` from
     clean to noisy, that is the chain :math:`q(x_s | x_t)` of a single Wiener process; states
@@ -22,8 +49,8 @@ class CycleSDE:
 
     Attributes:
         x_T: state at the first node of the sampling grid.
-        noise: N recorded noises; ``sample(..., x_T, solver=SDEDPMSolver(), noise=noise)``
-            ends at ``path[-1]`` up to rounding.
+        noise: N recorded noises; ``sample(..., x_T, solver=solver, noise=noise)`` ends at
+            ``path[-1]`` up to rounding.
         path: N + 1 states, in the order of the grid.
         nfe: network evaluations spent, N.
 
@@ -38,7 +65,14 @@ class CycleSDE:
 
     @classmethod
     def encode(
-        cls, denoiser: Denoiser, x_0: Tensor, z: Tensor | None, grid: TimeGrid, seed: int
+        cls,
+        denoiser: Denoiser,
+        x_0: Tensor,
+        z: Tensor | None,
+        grid: TimeGrid,
+        seed: int,
+        *,
+        solver: AdditiveNoise,
     ) -> "CycleSDE":
         """Encode an image along a seeded forward path.
 
@@ -49,6 +83,11 @@ class CycleSDE:
             z: condition, a tensor, or one per step.
             grid: sampling grid, noise to data.
             seed: determines the forward path; the draws are made on the CPU in float64.
+            solver: sampler that is to reproduce x_0, ``SDEDPMSolver`` or ``SDEDPMSolverPP``.
+
+        Raises:
+            TypeError: the solver's noise is not additive.
+            ValueError: an encoding grid, or a step to which the solver adds no noise.
         """
         _check_grid(grid)
         generator = torch.Generator().manual_seed(seed)
@@ -57,24 +96,40 @@ class CycleSDE:
             s, t = grid[index], grid[index + 1]
             draw = torch.randn(x_0.shape, generator=generator, dtype=torch.float64).to(x_0)
             path.append(s.alpha / t.alpha * path[-1] + s.alpha * path_scale(s, t) * draw)
-        return cls.from_path(denoiser, tuple(reversed(path)), z, grid)
+        return cls.from_path(denoiser, tuple(reversed(path)), z, grid, solver=solver)
 
     @classmethod
     def from_path(
-        cls, denoiser: Denoiser, path: tuple[Tensor, ...], z: Tensor | None, grid: TimeGrid
+        cls,
+        denoiser: Denoiser,
+        path: tuple[Tensor, ...],
+        z: Tensor | None,
+        grid: TimeGrid,
+        *,
+        solver: AdditiveNoise,
     ) -> "CycleSDE":
         """Solve each step of a given path of N + 1 states, noisy to clean, for its noise."""
         _check_grid(grid)
         if len(path) != len(grid):
             raise ValueError(f"{len(path)} states for a grid of {len(grid)} nodes")
-        noises = []
+        if not isinstance(solver, AdditiveNoise):
+            raise TypeError(
+                f"Cycle-SDE solves a step for its noise, which {type(solver).__name__} does not "
+                "add with a known weight; use SDEDPMSolver or SDEDPMSolverPP"
+            )
+        noises, state = [], solver.initial_state(path[0], grid)
         for index in range(grid.steps):
             s, t = grid[index], grid[index + 1]
             condition = z[index] if isinstance(z, (list, tuple)) else z
             x_s, x_t = path[index], path[index + 1]
-            eps = denoiser(x_s, s.t, condition)
-            drift = signal_ratio(s, t) * x_s + 2.0 * eps_weight(s, t) * eps
-            noises.append((x_t - drift) / noise_weight(s, t))
+            weight = solver.noise_weight(s, t)
+            if weight == 0.0:
+                raise ValueError(
+                    f"{solver} adds no noise to step {index} of {grid.steps}, which can then reach "
+                    "one state only: end the grid at sigma > 0, with eta > 0, or use SDEDPMSolver"
+                )
+            mean, state = solver.step(denoiser, x_s, condition, s, t, state, torch.zeros_like(x_s))
+            noises.append((x_t - mean) / weight)
         nfe = grid.steps * getattr(denoiser, "evaluations", 1)
         return cls(path[0], RecordedNoise(tuple(noises)), path, nfe)
 

@@ -249,7 +249,7 @@ class AdjointDEIS(StepwiseMethod):
                 # w_s = w_t - (Gamma_t - Gamma_s) x0.
                 y = y - weight * out
                 if chain.noise is not None:
-                    y = y - path_increment(chain, nodes, interval, y)
+                    y = y - chain.spread * path_increment(chain, nodes, interval, y)
 
         p = solve_adjoint(
             grid,

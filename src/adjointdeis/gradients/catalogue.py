@@ -23,7 +23,17 @@ from adjointdeis.gradients.reversible import Reversible
 from adjointdeis.gradients.sde_backsolve import SdeBacksolve
 from adjointdeis.gradients.symplectic_adjoint import SymplecticAdjoint
 from adjointdeis.gradients.truncated import Truncated
-from adjointdeis.solvers import BDIA, DDIM, EDICT, OBELM, DPMSolverPP, Rex, RungeKutta, SDEDPMSolver
+from adjointdeis.solvers import (
+    BDIA,
+    DDIM,
+    EDICT,
+    OBELM,
+    DPMSolverPP,
+    Rex,
+    RungeKutta,
+    SDEDPMSolver,
+    SDEDPMSolverPP,
+)
 from adjointdeis.solvers.base import Solver
 
 Calculus = Literal["ode", "sde"]
@@ -80,6 +90,7 @@ CATALOGUE: tuple[Entry, ...] = (
     Entry("Backprop", Backprop),
     Entry("DiscreteAdjoint", DiscreteAdjoint),
     Entry("DiscreteAdjoint, 2M sampler", DiscreteAdjoint, ode=DPMSolverPP, sde=None),
+    Entry("DiscreteAdjoint, SDE++ 2M sampler", DiscreteAdjoint, ode=None, sde=SDEDPMSolverPP),
     Entry("DiscreteAdjoint, 3 snapshots", partial(DiscreteAdjoint, snapshots=3)),
     Entry("DiscreteAdjoint, 3 activations", partial(DiscreteAdjoint, keep_activations=3)),
     Entry("SymplecticAdjoint", SymplecticAdjoint, ode=RungeKutta, sde=None),
@@ -110,6 +121,15 @@ CATALOGUE: tuple[Entry, ...] = (
         order=2,
         paper="AdjointDEIS",
         bias="an extrapolation of the adjoint velocity, wrong on coarse grids",
+    ),
+    Entry(
+        "AdjointDEIS-1, SDE++ 2M sampler",
+        AdjointDEIS,
+        ode=None,
+        sde=SDEDPMSolverPP,
+        target="flow",
+        paper="AdjointDEIS",
+        bias="the Jacobian is taken at the clean end of every step",
     ),
     Entry(
         "AdjointDEIS-2M, SDE",

@@ -1,5 +1,6 @@
 """The discrete chain of states that a solver makes on a grid, and its inputs."""
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from torch import Tensor
 from adjointdeis.diffusion.grid import TimeGrid
 from adjointdeis.diffusion.noise import Noise
 from adjointdeis.gradients.cost import Cost, CountedDenoiser
-from adjointdeis.solvers.base import Solver, State
+from adjointdeis.solvers.base import Solver, State, eps_factor
 
 Conditions = tuple[Tensor, ...]
 
@@ -47,7 +48,12 @@ class Chain:
     @property
     def factor(self) -> float:
         """Weight of the eps term: 1 for the ODE, 2 for the reverse SDE (Paper: Prop. 3.1)."""
-        return 2.0 if self.solver.calculus == "sde" else 1.0
+        return eps_factor(self.solver)
+
+    @property
+    def spread(self) -> float:
+        """Weight of the Wiener process in y = x/alpha: 0 for the ODE, 1 for the reverse SDE."""
+        return math.sqrt(self.factor - 1.0)
 
     def slot(self, step: int) -> int:
         """Which of the conditions step ``step`` uses."""

@@ -27,7 +27,8 @@ class SdeBacksolve(StepwiseMethod):
     .. math:: dy = 2\epsilon\,d\rho - dB, \qquad dp = -2\,p\,\alpha J_x\,d\rho, \qquad
               da_z = -2\,p J_z\,d\rho, \qquad da_\theta = -2\,p J_\theta\,d\rho
 
-    are solved together. The noise does not depend on the state, so the adjoint has no noise
+    are solved together; for a sampler with another ``eps_factor`` c the factor is c and the noise
+    :math:`\sqrt{c - 1}\,dB`. The noise does not depend on the state, so the adjoint has no noise
     term, Ito and Stratonovich solutions coincide, and Milstein's method is Euler's. The
     increments are those that sampling saw: one path, in both directions.
 
@@ -161,13 +162,14 @@ class _Interval:
             drift = self.known[2]
         else:
             node = self.t.towards(self.s, min(place, 1.0))
-            weight = 2.0 * rho_gap(self.s, self.t)
+            weight = self.augmented.chain.factor * rho_gap(self.s, self.t)
             slopes = self.augmented.slopes(
                 Place(node.t, node.alpha, 0.0, weight), _unflattened(flat, self.shapes)
             )
             drift = _flattened(slopes)
             self.known = (place, flat, drift)
-        return drift, torch.nn.functional.pad(v.to(flat.dtype), (0, flat.shape[1] - v.shape[1]))
+        v = self.augmented.chain.spread * v.to(flat.dtype)
+        return drift, torch.nn.functional.pad(v, (0, flat.shape[1] - v.shape[1]))
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,7 +27,7 @@ from adjointdeis.gradients.cost import Cost, CountedDenoiser
 from adjointdeis.guidance.lookahead import Ahead, Lookahead
 from adjointdeis.guidance.per_sample import expanded, rms
 from adjointdeis.rollout import Condition
-from adjointdeis.solvers.base import Solver
+from adjointdeis.solvers.base import Solver, eps_factor
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,8 +154,7 @@ class FreeDoM:
                 moved, later = solver.step(predict, x, condition, s, t, state, draw)
                 moved = moved.detach()
                 if ahead is not None:
-                    factor = 2.0 if solver.calculus == "sde" else 1.0
-                    moved = moved - self._correction(ahead, factor, s, t)
+                    moved = moved - self._correction(ahead, eps_factor(solver), s, t)
                 if visit + 1 < visits[step]:
                     x = renoised(moved, s, t, next(returns))
             x, state = moved, tuple(value.detach() for value in later)

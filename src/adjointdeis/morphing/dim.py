@@ -31,6 +31,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from adjointdeis.diffusion.cycle_sde import AdditiveNoise
 from adjointdeis.diffusion.grid import TimeGrid
 from adjointdeis.diffusion.schedule import DDPM
 from adjointdeis.gradients.base import GradientMethod
@@ -51,7 +52,7 @@ from adjointdeis.morphing.landmark import LandmarkMorph
 from adjointdeis.morphing.landmark_attack import landmark_morphs
 from adjointdeis.morphing.latents import MorphLatents, morph_latents, sde_morph_latents
 from adjointdeis.rollout import Rollout, sample
-from adjointdeis.solvers import DDIM, SDEDPMSolver
+from adjointdeis.solvers import DDIM, SDEDPMSolverPP
 from adjointdeis.solvers.base import Solver
 
 GRIDS: dict[str, Callable[[DDPM, int], TimeGrid]] = {
@@ -107,11 +108,24 @@ class DiM(Attack):
             raise ValueError(
                 f"attack {self.name}: weight={self.weight}, expected a share in [0, 1]"
             )
-        if self.stochastic and not isinstance(self.solver, SDEDPMSolver):
+        if self.stochastic and not isinstance(self.solver, AdditiveNoise):
             raise ValueError(
                 f"attack {self.name}: the noises of Cycle-SDE reproduce the sources under "
-                f"SDEDPMSolver only, not under {type(self.solver).__name__}; choose "
-                "solver=sde_dpm, or an ODE solver"
+                "SDEDPMSolver and SDEDPMSolverPP only, not under "
+                f"{type(self.solver).__name__}; choose solver=sde_dpm, solver=sde_dpmpp, or an "
+                "ODE solver"
+            )
+        if isinstance(self.solver, SDEDPMSolverPP) and self.solver.eta != 1.0:
+            raise ValueError(
+                f"attack {self.name}: Cycle-SDE encodes along the forward process, whose reversal "
+                f"is the SDE of eta=1, not of eta={self.solver.eta}; choose solver.eta=1, or an "
+                "ODE solver"
+            )
+        if isinstance(self.solver, SDEDPMSolverPP) and self.grid == "ddim_stride":
+            raise ValueError(
+                f"attack {self.name}: grid=ddim_stride ends at sigma = 0, where SDEDPMSolverPP "
+                "adds no noise and Cycle-SDE cannot reach the source; choose grid=greedy_dim, or "
+                "solver=sde_dpm"
             )
         if self.stochastic and (self.pre_morph, self.noise_blend) != ("none", "slerp"):
             raise ValueError(
@@ -157,8 +171,11 @@ class DiM(Attack):
             seeds = [bench.seed + zlib.crc32(pair.morph_id.encode()) for pair in sources.pairs]
             x_a, x_b = sources.tensors(bench.device)
             grid = self.sampling_grid(autoencoder.schedule)
+            assert isinstance(self.solver, AdditiveNoise)
             with torch.no_grad():
-                return sde_morph_latents(autoencoder, x_a, x_b, grid, seeds, self.weight)
+                return sde_morph_latents(
+                    autoencoder, x_a, x_b, grid, seeds, self.weight, self.solver
+                )
         a, b, failed = self.encoded(sources, bench)
         latents = morph_latents(a, b, self.weight, BLENDS[self.noise_blend])
         return replace(latents, failed=failed)

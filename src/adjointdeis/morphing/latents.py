@@ -6,15 +6,17 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from adjointdeis.diffusion.cycle_sde import CycleSDE
+from adjointdeis.diffusion.cycle_sde import AdditiveNoise, CycleSDE
 from adjointdeis.diffusion.grid import TimeGrid
 from adjointdeis.diffusion.noise import RecordedNoise
 from adjointdeis.diffusion.transition import path_scale
 from adjointdeis.morphing.attack import EncodedFace
 from adjointdeis.morphing.autoencoder import Autoencoder
 from adjointdeis.morphing.blend import lerp, slerp
+from adjointdeis.solvers import SDEDPMSolver
 
 Blend = Callable[[Tensor, Tensor, float], Tensor]
+PAPER = SDEDPMSolver()
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +64,7 @@ def sde_morph_latents(
     grid: TimeGrid,
     seeds: list[int],
     weight: float = 0.5,
+    solver: AdditiveNoise = PAPER,
 ) -> MorphLatents:
     """Latents of an SDE morph: noise and step noises of both sources, interpolated spherically.
 
@@ -76,10 +79,13 @@ def sde_morph_latents(
         grid: Sampling grid; encoding costs one evaluation per step.
         seeds: One per pair, so that a pair's noise does not depend on the batch it is in.
         weight: Share of ``b``.
+        solver: Sampler of the morph, under which the noises reproduce the sources.
     """
     z_a, z_b = autoencoder.code(images_a), autoencoder.code(images_b)
     first, second = (
-        CycleSDE.from_path(autoencoder.denoiser, _forward_path(x, grid, seeds), z, grid)
+        CycleSDE.from_path(
+            autoencoder.denoiser, _forward_path(x, grid, seeds), z, grid, solver=solver
+        )
         for x, z in ((images_a, z_a), (images_b, z_b))
     )
     noises = tuple(

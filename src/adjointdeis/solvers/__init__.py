@@ -13,6 +13,7 @@ from adjointdeis.solvers.reversible import AmplificationWarning, ReversibleSolve
 from adjointdeis.solvers.rex import Rex
 from adjointdeis.solvers.runge_kutta import RungeKutta
 from adjointdeis.solvers.sde_dpm_solver import SDEDPMSolver
+from adjointdeis.solvers.sde_dpm_solver_pp import SDEDPMSolverPP
 from adjointdeis.solvers.step_function import StepFunction
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "Rex",
     "RungeKutta",
     "SDEDPMSolver",
+    "SDEDPMSolverPP",
     "Solver",
     "State",
     "StepFunction",

@@ -57,3 +57,12 @@ class Solver:
             The state at t, and the state for the next step.
         """
         raise NotImplementedError
+
+
+def eps_factor(solver: Solver) -> float:
+    r"""c of the equation :math:`d(x/\alpha) = c\,\epsilon\,d\rho` + noise that a sampler solves.
+
+    1 for the ODE and 2 for the reverse SDE, unless the sampler says otherwise by an attribute of
+    this name; the noise is then :math:`\sqrt{c - 1}\,dB`.
+    """
+    return getattr(solver, "eps_factor", 2.0 if solver.calculus == "sde" else 1.0)

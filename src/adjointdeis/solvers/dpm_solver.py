@@ -44,7 +44,8 @@ class DPMSolverPP(Solver):
     def __post_init__(self) -> None:
         orders: dict[int | str, int] = {1: 1, 2: 2, "2M": 2}
         if self.order not in orders:
-            raise ValueError(f"DPMSolverPP has orders 1 and 2 (or '2M'), got {self.order!r}")
+            name = type(self).__name__
+            raise ValueError(f"{name} has orders 1 and 2 (or '2M'), got {self.order!r}")
         object.__setattr__(self, "order", orders[self.order])
 
     @property
@@ -63,16 +64,34 @@ class DPMSolverPP(Solver):
         noise: Tensor | None,
     ) -> tuple[Tensor, State]:
         del noise
+        estimate, state = self.estimate(denoiser, x, z, s, t, state)
+        return t.sigma / s.sigma * x + x0_weight(s, t) * estimate, state
+
+    def estimate(
+        self,
+        denoiser: Denoiser,
+        x: Tensor,
+        z: Tensor | None,
+        s: Node,
+        t: Node,
+        state: State,
+    ) -> tuple[Tensor, State]:
+        """D of a step, and what the next step extrapolates from.
+
+        Raises:
+            ValueError: sigma = 0 at s.
+        """
         if s.sigma == 0.0:
-            raise ValueError("DPMSolverPP cannot start a step where sigma = 0; use DDIM to encode")
+            name = type(self).__name__
+            raise ValueError(f"{name} cannot start a step where sigma = 0; use DDIM to encode")
         x0 = x0_from_eps(x, denoiser(x, s.t, z), s.alpha, s.sigma)
-        estimate = x0
-        if self.order == 2 and state and not self._lowered(s, t):
-            assert s.previous is not None  # a carried prediction implies an earlier node
-            r = log_snr_width(s.previous, s) / log_snr_width(s, t)
-            estimate = x0 + (x0 - state[0]) / (2.0 * r)
-        x = t.sigma / s.sigma * x + x0_weight(s, t) * estimate
-        return x, (x0,) if self.order == 2 else ()
+        if self.order == 1:
+            return x0, ()
+        if not state or self._lowered(s, t):
+            return x0, (x0,)
+        assert s.previous is not None  # a carried prediction implies an earlier node
+        r = log_snr_width(s.previous, s) / log_snr_width(s, t)
+        return x0 + (x0 - state[0]) / (2.0 * r), (x0,)
 
     def _lowered(self, s: Node, t: Node) -> bool:
         if not math.isfinite(t.lmbda):

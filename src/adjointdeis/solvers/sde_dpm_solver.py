@@ -21,7 +21,8 @@ class SDEDPMSolver(Solver):
     The noise is additive, so Ito and Stratonovich solutions coincide and the scheme has
     strong order 1. Only sampling grids (h > 0).
 
-    When not to use: with few steps; its error is several times that of DDIM at equal N.
+    When not to use: with few steps, or for a gradient of x_T. Wide steps overshoot, the first ones
+    most; ``SDEDPMSolverPP`` cannot.
 
     References:
         DPM-Solver++, section 5, https://arxiv.org/abs/2211.01095
@@ -44,5 +45,9 @@ class SDEDPMSolver(Solver):
         if noise is None:
             raise ValueError("SDEDPMSolver.step needs the noise of this step")
         ratio, weight = signal_ratio(s, t), 2.0 * eps_weight(s, t)
-        x = ratio * x + weight * denoiser(x, s.t, z) + noise_weight(s, t) * noise
+        x = ratio * x + weight * denoiser(x, s.t, z) + self.noise_weight(s, t) * noise
         return x, state
+
+    def noise_weight(self, s: Node, t: Node) -> float:
+        """Factor of the standard normal of a sampling step."""
+        return noise_weight(s, t)
