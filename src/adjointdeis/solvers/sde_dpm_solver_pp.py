@@ -30,11 +30,11 @@ class SDEDPMSolverPP(DPMSolverPP):
     the same marginals; eta = 0 is ``DPMSolverPP``.
 
     The noise form (``SDEDPMSolver``) overshoots on wide steps; here the weights of order 1 lie
-    between 0 and 1. A step of order 1, whatever its width, has the conditional mean of the reverse SDE, because
-    :math:`E[x_0 | x_t]` is a martingale of it, and lacks the variance of x_0 given x_s: the law is
-    exact for data at a point, and for Gaussian data so are the mean and dx_0/dx_T, where the noise
-    form's dx_0/dx_T is off by all of its size up to N = 40. The variance converges with order 1
-    and, for 2M, 2. Strong order 1 on a Wiener path.
+    between 0 and 1. A step of order 1, whatever its width, has the conditional mean of the
+    reverse SDE, of which :math:`E[x_0 | x_t]` is a martingale, and lacks the variance of x_0 given
+    x_s. The law is exact for data at a point, and for Gaussian data the mean and dx_0/dx_T are,
+    where the noise form's dx_0/dx_T is off by about its own size up to N = 40. The variance
+    converges with order 1 and, for 2M, 2. Strong order 1 on a Wiener path.
 
     Args:
         order: 1, or 2 (also written "2M").
