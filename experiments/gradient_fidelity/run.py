@@ -23,7 +23,7 @@ from adjointdeis.studies.plots import error_curves
 from adjointdeis.studies.problems import PARTS, gaussian, mixture
 
 COUNTS = (5, 10, 20, 40, 80, 160, 320)
-# The stochastic truth is a first-order solve; the network costs a million times the mixture.
+# The stochastic truth is of strong order one; the network costs a million times the mixture.
 PLANS: dict[str, dict[str, Any]] = {
     "gaussian": {"make": gaussian, "calculus": "ode", "counts": COUNTS, "truth": 2000},
     "mixture": {"make": mixture, "calculus": "ode", "counts": COUNTS, "truth": 2000},
