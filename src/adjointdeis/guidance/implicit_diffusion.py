@@ -88,9 +88,9 @@ class ImplicitDiffusion:
     When not to use: with learning rates at which the weights move visibly within N iterations:
     the loop then passes the optimum before it sees it, and swings (see the module). The first
     update tells the rate: with a loss that is zero at its optimum, L is about its gradient's
-    squared norm over twice the loss. Optimisers that fix the length of a step, such as Adam or
-    SGD with a binding ``clip_norm``, move as fast near the optimum as far from it and swing at
-    any rate. ``FineTuning`` has no such bias.
+    squared norm over twice the loss. That is for plain descent: Adam, most of all behind a
+    ``clip_norm`` that always binds, moves as fast near the optimum as far from it, and swings.
+    ``FineTuning`` has no such bias.
     """
 
     def __init__(
