@@ -13,7 +13,7 @@ from adjointdeis.faces.datasets.pairs import Pair
 from adjointdeis.gradients import DiscreteAdjoint
 from adjointdeis.morphing.adjoint_dim import GuidedDiM
 from adjointdeis.morphing.attack import EncodedFace, Sources, Workbench
-from adjointdeis.solvers import DDIM, SDEDPMSolver
+from adjointdeis.solvers import DDIM, SDEDPMSolver, SDEDPMSolverPP
 
 STEPS, SIZE = 12, 4
 
@@ -82,7 +82,9 @@ def similarity(work, images) -> torch.Tensor:
     return 1 - torch.maximum(distances.a, distances.b)
 
 
-@pytest.mark.parametrize("solver", [DDIM(), SDEDPMSolver()], ids=["ode", "sde"])
+@pytest.mark.parametrize(
+    "solver", [DDIM(), SDEDPMSolver(), SDEDPMSolverPP()], ids=["ode", "sde", "sde++"]
+)
 @pytest.mark.parametrize("keep", ["last", "best"])
 def test_pairs_stop_by_themselves_and_are_not_charged_further(solver, keep: str) -> None:
     free, trace, whole = run(attack(solver=solver, keep=keep))
