@@ -1,5 +1,7 @@
 """Files are whole or absent."""
 
+import os
+
 import pytest
 
 from adjointdeis.files import write_atomically
@@ -33,3 +35,11 @@ def test_text_and_bytes_arrive_as_they_are(tmp_path):
     write_atomically(tmp_path / "new" / "b", lambda f: f.write(b"\xff\x00"), "wb")
     assert (tmp_path / "new" / "b").read_bytes() == b"\xff\x00"
     assert (tmp_path / "new" / "b").stat().st_mode & 0o777 == 0o644
+
+
+def test_the_content_is_on_the_disk_before_the_name(tmp_path, monkeypatch):
+    order, sync, replace = [], os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda handle: order.append("content") or sync(handle))
+    monkeypatch.setattr(os, "replace", lambda a, b: order.append("name") or replace(a, b))
+    write_atomically(tmp_path / "a.txt", lambda f: f.write("x"))
+    assert order == ["content", "name"]

@@ -14,8 +14,8 @@ def write_atomically(
 ) -> None:
     """Calls `write` on a temporary file beside `path`, which takes its place when that succeeded.
 
-    A run that is killed, or a disk that is full, leaves the former file or none, never half of
-    one; two processes that write the same file leave one of the two.
+    A run that is killed, a power cut, or a disk that is full leaves the former file or none, never
+    half of one; two processes that write the same file leave one of the two.
 
     Args:
         path: Where to; folders are made.
@@ -29,6 +29,9 @@ def write_atomically(
     try:
         with os.fdopen(handle, mode, **text) as file:
             write(file)
+            # After a power cut, a name on the disk without its content would be half a file.
+            file.flush()
+            os.fsync(file.fileno())
         # Temporary files are private; a result is readable like any other file.
         os.chmod(name, 0o644)
         os.replace(name, path)

@@ -2,8 +2,6 @@
 
 import hashlib
 import io
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from zipfile import Path as ZipPath
@@ -11,6 +9,8 @@ from zipfile import Path as ZipPath
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
+
+from adjointdeis.files import write_atomically
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
@@ -53,24 +53,21 @@ def write_image(path: Path | str, image: np.ndarray, text: Mapping[str, str] | N
         text: Provenance that a PNG carries as international text chunks; for .png only.
 
     Raises:
-        ValueError: `text` for a format that has no place for it.
+        ValueError: `text` for a format that has no place for it, or an unknown suffix.
     """
     path = Path(path)
-    options = {}
+    options: dict[str, PngInfo] = {}
     if text:
         if path.suffix.lower() != ".png":
             raise ValueError(f"{path}: provenance text needs a .png file")
         options["pnginfo"] = info = PngInfo()
         for key, value in text.items():
             info.add_itxt(key, value)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(suffix=path.suffix, prefix=".partial-", dir=path.parent)
-    os.close(handle)
-    try:
-        Image.fromarray(np.ascontiguousarray(image)).save(temporary, **options)
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    kind = Image.registered_extensions().get(path.suffix.lower())
+    if kind is None:
+        raise ValueError(f"{path}: no image format; expected one of {', '.join(IMAGE_SUFFIXES)}")
+    picture = Image.fromarray(np.ascontiguousarray(image))
+    write_atomically(path, lambda file: picture.save(file, format=kind, **options), "wb")
 
 
 def sha256_of(data: bytes | np.ndarray) -> str:

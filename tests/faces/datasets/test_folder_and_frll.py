@@ -220,5 +220,8 @@ def test_written_images_come_back_with_their_provenance(tmp_path):
     with Image.open(tmp_path / "new" / "m.png") as stored:
         assert stored.text["Description"] == "synthetic"
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["m.png"]
+    assert (tmp_path / "new" / "m.png").stat().st_mode & 0o777 == 0o644
+    with pytest.raises(ValueError, match=r"no image format; expected one of \.jpg"):
+        write_image(tmp_path / "m.txt", image)
     with pytest.raises(ValueError, match=r"\.png"):
         write_image(tmp_path / "m.jpg", image, {"Description": "synthetic"})
