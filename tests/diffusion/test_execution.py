@@ -1,6 +1,11 @@
 """Every way of running a network against the plain one: same numbers, within its arithmetic."""
 
+import os
+import shutil
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -185,8 +190,103 @@ def test_what_compiles_runs_in_the_place_of_the_network(network, monkeypatch) ->
     assert len(calls) > 2
 
 
-@pytest.mark.slow
-def test_generated_code_gives_the_same_gradient(network) -> None:
-    executed = Execution(compile=True).of(network, example())
+@pytest.mark.parametrize("generated", [True, False])
+def test_a_damaged_library_is_compiled_again_once_it_is_gone(
+    network, monkeypatch, tmp_path, generated: bool
+) -> None:
+    library = tmp_path / "x.main.so"
+    library.touch()
+    if generated:
+        library.with_suffix(".cpp").touch()
+
+    def traced(module):
+        def run(*inputs):
+            if library.exists():
+                raise ImportError("file too short", path=str(library))
+            return module(*inputs)
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", traced)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        Execution(compile=True).of(network, example())
+    # What torch did not generate is not ours to remove.
+    assert library.exists() is not generated
+    assert [w.category for w in caught] == ([] if generated else [CompilationWarning])
+
+
+needs_compiler = pytest.mark.skipif(
+    shutil.which("g++") is None and shutil.which("clang++") is None,
+    reason="torch.compile needs a C++ compiler",
+)
+
+
+@pytest.fixture
+def compiler_cache(tmp_path, monkeypatch):
+    """A folder of its own for what torch generates, and a fresh start of its compiler."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
+    torch.compiler.reset()
+    yield tmp_path / "inductor"
+    torch.compiler.reset()
+
+
+def assert_compiled_parity(network: nn.Module) -> None:
+    with warnings.catch_warnings():
+        # Uncompiled it would be the plain network, and the comparison would say nothing.
+        warnings.simplefilter("error", CompilationWarning)
+        executed = Execution(compile=True).of(network, example())
     for one, other in zip(gradients(network), gradients(executed), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3 * float(one.abs().max()))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)  # minutes of compilation, on a machine that has other work
+@needs_compiler
+def test_generated_code_gives_the_same_gradient(network, compiler_cache) -> None:
+    assert_compiled_parity(network)
+    assert list(compiler_cache.rglob("*.so")), "something was generated"
+
+
+class Film(nn.Module):
+    """Two convolutions and a condition: quick to compile."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inwards, self.outwards = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 3, 3, padding=1)
+        self.condition = nn.Linear(16, 8)
+
+    def forward(self, x, timesteps, z):
+        hidden = self.inwards(x) + self.condition(z)[:, :, None, None] + timesteps[0] / 1000
+        return self.outwards(nn.functional.silu(hidden))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@needs_compiler
+def test_a_killed_compilation_is_made_up_for(tmp_path, compiler_cache) -> None:
+    torch.manual_seed(0)
+    saved = tmp_path / "film.pt"
+    torch.save(Film().requires_grad_(False).state_dict(), saved)
+    script = (
+        "import sys, torch, test_execution as tests\n"
+        "network = tests.Film().requires_grad_(False)\n"
+        "network.load_state_dict(torch.load(sys.argv[1]))\n"
+        "tests.assert_compiled_parity(network)\n"
+    )
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+
+    def fresh_process() -> None:
+        done = subprocess.run(
+            [sys.executable, "-c", script, str(saved)], env=environ, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+
+    fresh_process()
+    libraries = list(compiler_cache.rglob("*.main.so"))
+    assert libraries
+    # As the linker leaves them when it is killed while it writes.
+    for library in libraries:
+        library.write_bytes(b"")
+    fresh_process()
+    assert all(library.stat().st_size > 0 for library in libraries)

@@ -7,6 +7,7 @@ coefficients); only the network's inside changes.
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -155,22 +156,42 @@ class CotangentScale:
 def compiled(
     network: nn.Module, executed: Executed, example: tuple[Tensor, ...]
 ) -> Callable[..., Tensor]:
-    """The compiled network, tried with and without a gradient; the network itself if that fails."""
-    function = torch.compile(network)
-    executed.run_by(function)
-    try:
-        x, timesteps, z = example
-        with torch.no_grad():
-            executed(x, timesteps, z)
-        with torch.enable_grad():
-            x, z = x.detach().requires_grad_(), z.detach().requires_grad_()
-            torch.autograd.grad(executed(x, timesteps, z).sum(), (x, z))
-    except Exception as error:
-        reason = next((line for line in str(error).splitlines() if line.strip()), "no reason given")
-        warnings.warn(
-            f"torch.compile failed ({type(error).__name__}: {reason}); running uncompiled",
-            CompilationWarning,
-            stacklevel=3,
-        )
-        return network
-    return function
+    """The compiled network, tried with and without a gradient; the network itself if that fails.
+
+    A compilation that was killed leaves a library without content in torch's cache, on which every
+    later one of the same network would fail: it is removed and compiled anew.
+    """
+    while True:
+        function = torch.compile(network)
+        executed.run_by(function)
+        try:
+            x, timesteps, z = example
+            with torch.no_grad():
+                executed(x, timesteps, z)
+            with torch.enable_grad():
+                x, z = x.detach().requires_grad_(), z.detach().requires_grad_()
+                torch.autograd.grad(executed(x, timesteps, z).sum(), (x, z))
+        except Exception as error:
+            damaged = _damaged_library(error)
+            if damaged is not None:
+                damaged.unlink()
+                continue
+            lines = (line for line in str(error).splitlines() if line.strip())
+            reason = next(lines, "no reason given")
+            warnings.warn(
+                f"torch.compile failed ({type(error).__name__}: {reason}); running uncompiled",
+                CompilationWarning,
+                stacklevel=3,
+            )
+            return network
+        return function
+
+
+def _damaged_library(error: Exception) -> Path | None:
+    """The generated library that could not be loaded, if it is one that torch can write again."""
+    inner = getattr(error, "inner_exception", error)
+    if not isinstance(inner, ImportError) or inner.path is None:
+        return None
+    path = Path(inner.path)
+    ours = path.is_file() and path.with_suffix(".cpp").is_file()
+    return path if ours else None
