@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from adjointdeis.harness.benchmark import load_benchmark
 from adjointdeis.harness.launch import launch
 from adjointdeis.harness.pair_data import PairSteps
 from adjointdeis.harness.provenance import config_hash
-from adjointdeis.harness.records import read_records
+from adjointdeis.harness.records import every_record, read_records
 
 
 def morphs(run: Path) -> dict[str, Path]:
@@ -298,6 +299,19 @@ def test_a_record_of_another_recipe_or_of_other_images_does_not_count(base, tiny
     shutil.copyfile(faces / "004_08.png", faces / "002_03.png")
     replaced = load_benchmark(str(faces), str(tiny / "pairs.csv"))
     assert sorted(read_records(folder, replaced, recipe)) == sorted(PAIRS[1:])
+
+
+def test_records_of_another_node_are_waited_for_and_missed(base, tiny, tmp_path) -> None:
+    folder = Path(shutil.copytree(base / "morphs" / "exact", tmp_path / "exact"))
+    benchmark = load_benchmark(str(tiny / "faces"), str(tiny / "pairs.csv"))
+    late, held = folder / f"{PAIRS[1]}.json", tmp_path / "late.json"
+    recipe = json.loads(late.read_text())["config_hash"]
+    late.rename(held)
+    with pytest.raises(RuntimeError, match=rf"no record of 1 pairs \({PAIRS[1]}\) 0.1 s after"):
+        every_record(folder, benchmark, recipe, patience=0.1)
+    appears = threading.Timer(0.3, held.rename, [late])
+    appears.start()
+    assert sorted(every_record(folder, benchmark, recipe, patience=30)) == sorted(PAIRS)
 
 
 # Input that cannot be used

@@ -7,12 +7,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_profile import PAIRS, ROOT, command_line, composed, overrides
+from run_directories import assert_same
+from tiny_profile import ROOT, composed, overrides
 
 from adjointdeis.harness.launch import launch
 
@@ -40,42 +40,6 @@ def drive(environ: dict, plan: dict) -> tuple[list[int], str]:
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.strip().splitlines()[-1]), done.stderr
-
-
-def plain(value):
-    """A result without what the clock and the folder decide."""
-    if isinstance(value, dict):
-        clock = ("created", "seconds", "wall_seconds", "seconds_per_pair", "git", "command")
-        return {key: plain(entry) for key, entry in value.items() if key not in clock}
-    if isinstance(value, list):
-        return [plain(entry) for entry in value]
-    return value
-
-
-def contents(run: Path) -> dict[str, object]:
-    """What a run directory holds: bytes of morphs and scores, values of records and results."""
-    found: dict[str, object] = {}
-    for path in sorted(run.rglob("*")):
-        name = path.relative_to(run).as_posix()
-        if path.is_dir() or name.startswith("logs/"):
-            continue  # curves are kept per session
-        if name.startswith(("morphs/", "sources/")) and path.suffix == ".png":
-            found[name] = path.read_bytes()
-        elif name.startswith("morphs/") or name == "result.json":
-            found[name] = plain(json.loads(path.read_text()))
-        elif name == "scores.csv":
-            found[name] = path.read_bytes()
-        else:
-            found[name] = None  # holds times or paths: that it is there, and not empty
-            assert path.stat().st_size > 0, name
-    return found
-
-
-def assert_same(one: Path, other: Path) -> None:
-    first, second = contents(one), contents(other)
-    assert sorted(first) == sorted(second)
-    for name, value in first.items():
-        assert value == second[name], name
 
 
 @pytest.fixture(scope="module")
@@ -194,38 +158,3 @@ def test_a_quota_stops_a_run(undisturbed, tiny, tmp_path, monkeypatch, number: i
     if number == 11:  # one of them to the end
         launch(composed(lines))
         assert_same(undisturbed, run)
-
-
-# Fewer processes, and a process that dies
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("victim", ["all", "second"])
-def test_two_processes_die_and_one_continues(undisturbed, tiny, tmp_path, environ, victim) -> None:
-    run = tmp_path / "run"
-    lines = arguments(tiny, run, True, "trainer=ddp_sim", "optimisation.steps=40")
-    process = subprocess.Popen(
-        command_line(lines),
-        cwd=tmp_path,
-        env=environ,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    deadline = time.time() + 500
-    while not list(run.glob("morphs/exact/*.json")) and process.poll() is None:
-        assert time.time() < deadline, "no morph appeared"
-        time.sleep(0.01)
-    if victim == "all":
-        os.killpg(process.pid, signal.SIGKILL)
-    else:
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        os.kill(int(children[0]), signal.SIGKILL)
-    assert process.wait(timeout=120) != 0, "the other process does not go on alone"
-    made = sorted(path.stem for path in run.glob("morphs/exact/*.png"))
-    assert len(made) < len(PAIRS)
-    one = [line for line in lines if line != "trainer=ddp_sim"]
-    launch(composed(one))
-    alone = tmp_path / "alone" / "run"
-    launch(composed(arguments(tiny, alone, True, "optimisation.steps=40")))
-    assert_same(alone, run)

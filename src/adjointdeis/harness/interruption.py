@@ -1,15 +1,26 @@
-"""Runs that end before they are done: asked to stop, out of disk, killed."""
+"""Runs that end before they are done: asked to stop, out of disk, killed, started twice."""
 
 import contextlib
 import errno
+import os
 import signal
+import socket
 import sys
 import threading
+import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
+from typing import IO
+
+try:
+    import fcntl
+except ImportError:  # Windows: whoever starts a run twice there is not told
+    fcntl = None
 
 TERMINATED = 128 + signal.SIGTERM
+PARENT = "ADJOINTDEIS_PARENT"
 
 
 @contextlib.contextmanager
@@ -18,8 +29,12 @@ def ending_cleanly(directory: Path) -> Iterator[None]:
 
     A cluster sends SIGTERM before it takes a machine away. Nothing needs to be saved then, since
     every finished morph is on disk; the same command continues.
+
+    A launcher that gave an answer of its own keeps it: within a job of submitit, SIGTERM announces
+    a pre-emption and SIGUSR2 puts the job back into the queue.
     """
-    if threading.current_thread() is not threading.main_thread():
+    taken = signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    if taken or threading.current_thread() is not threading.main_thread():
         yield
         return
 
@@ -40,10 +55,97 @@ def ending_cleanly(directory: Path) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def remove_leftovers(directory: Path) -> None:
-    """Removes what a killed process was writing; no other process may be at work there."""
+def end_with_parent(period: float = 0.5) -> None:
+    """Ends this process soon after the first one of its machine, which Lightning started it from.
+
+    A process whose parent was killed would go on with its share of the pairs, beside the next start
+    of the same run. Processes that srun or torchrun started are theirs to end.
+    """
+    if not int(os.environ.get("LOCAL_RANK") or 0):
+        os.environ[PARENT] = str(os.getpid())
+        return
+    parent = os.environ.get(PARENT)
+    if parent is None:
+        return
+
+    def watch() -> None:
+        while os.getppid() == int(parent):
+            time.sleep(period)
+        # Not sys.exit: the main thread may wait in a collective, for good.
+        os._exit(TERMINATED)
+
+    threading.Thread(target=watch, name="end-with-parent", daemon=True).start()
+
+
+class DirectoryInUse(Exception):
+    """Another process is at work in a run directory."""
+
+
+@contextlib.contextmanager
+def holding(directory: Path) -> Iterator[None]:
+    """Keeps every other run out of a run directory.
+
+    Two of the same command, or a sweep started again while jobs of the first one are still in a
+    queue, would take each other's unfinished files for leftovers. The lock is the operating
+    system's: it ends with the process, however that ends.
+
+    Raises:
+        DirectoryInUse: Another process holds it; the message says which.
+    """
+    if fcntl is None:
+        yield
+        return
+    # Beside the directory, which may be set aside as a whole.
+    path = directory.with_name(f".{directory.name}.lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(path, directory) as file:
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _locked(path: Path, directory: Path) -> IO[str]:
+    """The open lock file, held by this process until it is closed."""
+    while True:
+        file = path.open("a+")
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                file.seek(0)
+                holder = file.read() or "another process"
+                file.close()
+                raise DirectoryInUse(
+                    f"{directory} is being worked on by {holder}; wait for it or stop it"
+                ) from None
+            warnings.warn(
+                f"the file system of {directory} has no locks ({error.strerror}); "
+                "do not start the same run twice",
+                stacklevel=4,
+            )
+            return file
+        # The former holder may have removed the file between its opening and its locking here.
+        if path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino:
+            return file
+        file.close()
+
+
+def remove_leftovers(directory: Path, older_than: float = 0.0) -> None:
+    """Removes what a killed process was writing.
+
+    Arguments:
+        directory: A folder, with those below it.
+        older_than: Seconds since the last change; 0 where no other process is at work.
+    """
+    until = time.time() - older_than
     for path in directory.rglob(".partial-*"):
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            if not older_than or path.stat().st_mtime < until:
+                path.unlink()
 
 
 def is_full_disk(error: BaseException | None) -> bool:

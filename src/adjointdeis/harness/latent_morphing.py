@@ -17,7 +17,6 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
 from adjointdeis.faces.datasets.pairs import Pair, write_pairs
@@ -29,20 +28,6 @@ from adjointdeis.harness.pair_data import WorkItem
 from adjointdeis.harness.provenance import morph_text
 from adjointdeis.harness.records import write_record
 from adjointdeis.morphing.attack import Attack, Morphs, Progress, Sources, Workbench
-
-
-class LatentDDPStrategy(DDPStrategy):
-    """Distributed data parallel that leaves a module without trainable weights alone.
-
-    There is nothing to reduce when only latents are optimised, and torch refuses to wrap such a
-    module. With trainable weights this is plain DDP.
-    """
-
-    strategy_name = "latent_ddp"
-
-    def configure_ddp(self) -> None:
-        if any(p.requires_grad for p in self.lightning_module.parameters()):  # type: ignore[union-attr]
-            super().configure_ddp()
 
 
 class LatentMorphing(L.LightningModule):

@@ -18,7 +18,14 @@ from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from adjointdeis.files import write_atomically
-from adjointdeis.harness.interruption import ending_cleanly, is_full_disk, remove_leftovers
+from adjointdeis.harness.interruption import (
+    DirectoryInUse,
+    end_with_parent,
+    ending_cleanly,
+    holding,
+    is_full_disk,
+    remove_leftovers,
+)
 from adjointdeis.harness.provenance import config_hash, environment, git_revision
 from adjointdeis.harness.sweep import note_job, sweeping
 
@@ -32,6 +39,14 @@ def launch(cfg: DictConfig) -> float | None:
         The task's objective, for sweepers that minimise one, or None.
     """
     directory = run_directory(cfg)
+    end_with_parent()
+
+    def note(status: str, reason: str = "") -> None:
+        # A rehearsal leaves no trace, in the book of a sweep either.
+        if not cfg.dry_run and not _child():
+            note_job(directory, status, reason)
+
+    note("started")
     with ending_cleanly(directory):
         try:
             status, objective = _run(cfg, directory)
@@ -39,11 +54,9 @@ def launch(cfg: DictConfig) -> float | None:
             if not sweeping():
                 sys.exit(str(failure))
             print(failure, file=sys.stderr)
-            note_job(directory, "failed", str(failure).splitlines()[0])
+            note("failed", str(failure).splitlines()[0])
             return None
-    # A rehearsal leaves no trace, in the book of a sweep either.
-    if status != "rehearsed":
-        note_job(directory, status)
+    note(status)
     return objective
 
 
@@ -70,11 +83,20 @@ def _run(cfg: DictConfig, directory: Path) -> tuple[str, float | None]:
     if not repeat and _recorded_hash(marker) == identifier:
         print(f"{directory} is finished; force=true runs it again")
         return "skipped", None
-    if not _child():
-        try:
-            prepare(directory, cfg, identifier, force=cfg.force)
-        except OSError as error:
-            raise RunFailed(_explained(error, directory)) from error
+    with contextlib.ExitStack() as held:
+        if not _child():
+            try:
+                held.enter_context(holding(directory))
+                prepare(directory, cfg, identifier, force=cfg.force)
+            except DirectoryInUse as error:
+                raise RunFailed(f"error: {error}") from error
+            except OSError as error:
+                raise RunFailed(_explained(error, directory)) from error
+        return "done", _work(cfg, directory, identifier)
+
+
+def _work(cfg: DictConfig, directory: Path, identifier: str) -> float | None:
+    """Runs a task in its prepared directory, and leaves ``done.json`` or ``error.txt`` there."""
     import lightning as L
     import torch
 
@@ -102,9 +124,9 @@ def _run(cfg: DictConfig, directory: Path) -> tuple[str, float | None]:
     if not _child():
         (directory / "error.txt").unlink(missing_ok=True)
         done = {"config_hash": identifier, "seconds": round(time.time() - start, 1)}
-        write_atomically(marker, lambda file: file.write(json.dumps(done)))
+        write_atomically(directory / "done.json", lambda file: file.write(json.dumps(done)))
         _announce(directory)
-    return "done", result.get("objective")
+    return result.get("objective")
 
 
 def _rehearse(cfg: DictConfig) -> None:
@@ -166,6 +188,8 @@ def prepare(directory: Path, cfg: DictConfig, identifier: str, force: bool) -> N
         shutil.move(directory, aside)
     directory.mkdir(parents=True, exist_ok=True)
     remove_leftovers(directory)
+    # Other runs may be writing there: nothing takes a day to write.
+    remove_leftovers(Path(cfg.paths.data) / "encodings", older_than=86400)
     if (directory / "error.txt").is_file():
         print(f"{directory} failed before ({_last_error(directory)}); trying it again")
     _keep_curves(directory / "logs")
@@ -174,11 +198,18 @@ def prepare(directory: Path, cfg: DictConfig, identifier: str, force: bool) -> N
     facts: dict[str, Any] = {
         "config_hash": identifier,
         "git": git_revision(),
-        "command": ["python", *sys.argv],
+        "command": _own_command(),
         "seed": cfg.seed,
         **environment(),
     }
     write_atomically(record, lambda file: file.write(json.dumps(facts, indent=1)))
+
+
+def _own_command() -> list[str]:
+    """The command of this run alone: within a sweep, that of its point."""
+    if sweeping():
+        return ["python", "run.py", *HydraConfig.get().overrides.task]
+    return ["python", *sys.argv]
 
 
 def _last_error(directory: Path) -> str:
@@ -218,6 +249,7 @@ def _quieten() -> None:
     for message in (
         ".*configure_optimizers.*returned.*None.*",
         ".*treespec, LeafSpec.*",
+        ".*across ranks is zero.*",
         ".*IterableDataset.*has.*__len__.*",
         ".*module.s. in eval mode.*",
         ".*does not have many workers.*",

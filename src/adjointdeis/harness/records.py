@@ -1,6 +1,7 @@
 """The record of every morph, beside its PNG: written atomically, believed only when it fits."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -34,4 +35,31 @@ def read_records(directory: Path, benchmark: Benchmark, config: str) -> dict[str
         has_morph = (directory / f"{pair.morph_id}.png").is_file()
         if same and (has_morph or record.get("failed")):
             records[pair.morph_id] = record
+    return records
+
+
+def every_record(
+    directory: Path, benchmark: Benchmark, config: str, patience: float = 60.0
+) -> dict[str, dict[str, Any]]:
+    """Records of all pairs, once every process has done its share.
+
+    On a network file system those of another node may be seen a little later.
+
+    Arguments:
+        directory, benchmark, config: see :func:`read_records`.
+        patience: Seconds to wait for records that are not there.
+
+    Raises:
+        RuntimeError: Some are still missing then. A table without them would look complete.
+    """
+    until = time.monotonic() + patience
+    while len(records := read_records(directory, benchmark, config)) < len(benchmark.pairs):
+        if time.monotonic() > until:
+            missing = [p.morph_id for p in benchmark.pairs if p.morph_id not in records]
+            raise RuntimeError(
+                f"{directory}: no record of {len(missing)} pairs ({', '.join(missing[:5])}"
+                f"{', ...' if len(missing) > 5 else ''}) {patience:g} s after the last process "
+                "was done; is the folder on a file system that all processes share?"
+            )
+        time.sleep(min(1.0, patience / 4))
     return records

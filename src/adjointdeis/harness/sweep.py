@@ -2,9 +2,10 @@
 
 Every job leaves a line in ``<sweep folder>/jobs``, whichever process or machine it runs on. When
 the sweep ends they are read together: one table, and an exit code that tells of failures. The same
-command again skips what is finished and tries again what failed.
+command again skips what is finished and tries again what failed or was killed.
 """
 
+import atexit
 import json
 import sys
 from pathlib import Path
@@ -29,7 +30,8 @@ def note_job(directory: Path, status: str, reason: str = "") -> None:
 
     Arguments:
         directory: Run directory of the job.
-        status: "done", "skipped" (was finished before) or "failed".
+        status: "started", then "done", "skipped" (was finished before) or "failed"; a job that was
+            killed stays at the first.
         reason: First line of what went wrong.
     """
     if not sweeping():
@@ -61,7 +63,10 @@ def summary(jobs: list[dict[str, Any]]) -> str:
         f"Sweep of {len(jobs)} jobs: {counts['done']} ran, {counts['skipped']} were finished "
         f"before, {counts['failed']} failed."
     )
-    if counts["failed"]:
+    open_ended = len(jobs) - sum(counts.values())
+    if open_ended:
+        sentence += f" {open_ended} started and did not end: killed, or still at work."
+    if counts["failed"] or open_ended:
         sentence += " The same command tries the failed ones again."
     shared = set.intersection(*(set(job["overrides"]) for job in jobs)) if jobs else set()
     rows = [
@@ -79,9 +84,19 @@ def summary(jobs: list[dict[str, Any]]) -> str:
 class SweepReport(Callback):
     """Hydra callback that prints the summary of a sweep when all of its jobs are over."""
 
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Sees to it that the summary comes at the end, however that comes."""
+        # A launcher one of whose jobs was killed raises, and Hydra calls on_multirun_end no more.
+        atexit.register(self._print, Path(config.hydra.sweep.dir))
+
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Prints the summary, and exits with 1 when a job failed."""
-        jobs = read_jobs(Path(config.hydra.sweep.dir))
-        print(summary(jobs))
-        if any(job["status"] == "failed" for job in jobs):
+        atexit.unregister(self._print)
+        jobs = self._print(Path(config.hydra.sweep.dir))
+        if any(job["status"] in ("failed", "started") for job in jobs):
             sys.exit(1)
+
+    def _print(self, folder: Path) -> list[dict[str, Any]]:
+        jobs = read_jobs(folder)
+        print(summary(jobs))
+        return jobs

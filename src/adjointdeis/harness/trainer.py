@@ -6,6 +6,8 @@ import lightning as L
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from adjointdeis.harness.processes import OwnSigterm
+
 
 def make_trainer(cfg: DictConfig, **options: Any) -> L.Trainer:
     """A trainer on the devices, nodes and strategy of `cfg.trainer`.
@@ -18,6 +20,7 @@ def make_trainer(cfg: DictConfig, **options: Any) -> L.Trainer:
         options: Further arguments of `lightning.Trainer`; they win over the configuration's.
     """
     chosen, strategy = cfg.trainer, cfg.trainer.strategy
+    callbacks = [*options.pop("callbacks", ()), OwnSigterm()]
     return L.Trainer(
         **{
             "accelerator": chosen.accelerator,
@@ -28,6 +31,7 @@ def make_trainer(cfg: DictConfig, **options: Any) -> L.Trainer:
             "precision": chosen.precision,
             "enable_model_summary": False,
             "use_distributed_sampler": False,
+            "callbacks": callbacks,
             **options,
         }
     )

@@ -33,7 +33,7 @@ from adjointdeis.harness.latent_morphing import LatentMorphing
 from adjointdeis.harness.pair_data import PairData
 from adjointdeis.harness.preflight import ImageCheck, face_detector
 from adjointdeis.harness.provenance import config_hash, digest, environment, git_revision
-from adjointdeis.harness.records import read_records, write_record
+from adjointdeis.harness.records import every_record, read_records, write_record
 from adjointdeis.harness.rehearsal import rehearsal_table, rehearse
 from adjointdeis.harness.scoring import score_morphs
 from adjointdeis.harness.trainer import make_trainer
@@ -68,13 +68,15 @@ def run(cfg: DictConfig) -> dict[str, Any]:
         recipe = recipe_of(attack, bench)
         finished = read_records(folder, benchmark, recipe)
         todo = [pair for pair in benchmark.pairs if pair.morph_id not in finished]
-        if todo:
+        # Processes may see different files finished; if one of them has work, all of them meet.
+        if todo or several_processes(cfg):
             module = LatentMorphing(attack, bench, benchmark, folder, recipe, overrides)
             batch_size = cfg.optimisation.batch_size
             if batch_size == "auto":
-                batch_size = module.find_batch_size(todo, own_device(cfg.trainer.accelerator))
+                device = own_device(cfg.trainer.accelerator)
+                batch_size = module.find_batch_size(todo, device) if todo else 1
             data = PairData(todo, batch_size, attack.steps)
-            if not rank_zero_only.rank:
+            if todo and not rank_zero_only.rank:
                 print(f"{attack.label}: {len(todo)} pairs, {len(finished)} already done")
             with warnings.catch_warnings():
                 # A method's warning about its own accuracy is for the user, once an attack.
@@ -82,7 +84,8 @@ def run(cfg: DictConfig) -> dict[str, Any]:
                 trainer = _trainer(cfg, logger)
                 trainer.fit(module, data)
                 trainer.strategy.barrier()
-        done[attack.name] = read_records(folder, benchmark, recipe)
+        if not rank_zero_only.rank:
+            done[attack.name] = every_record(folder, benchmark, recipe)
     for entry in logger:
         entry.finalize("success")
     if rank_zero_only.rank:
@@ -146,6 +149,11 @@ def image_size(bench: Workbench) -> int | None:
 def command_line() -> list[str]:
     """Overrides of this run as Hydra read them; none where it was not started by Hydra."""
     return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+
+
+def several_processes(cfg: DictConfig) -> bool:
+    """Whether Lightning is asked for more than one process."""
+    return cfg.trainer.devices != 1 or cfg.trainer.num_nodes != 1
 
 
 def own_device(accelerator: str) -> torch.device:
