@@ -1,5 +1,9 @@
 """Every experiment composes, passes validation, and states attacks that can be built."""
 
+import re
+import shlex
+from pathlib import Path
+
 import pytest
 from hydra import compose, initialize_config_dir
 from tiny_profile import ROOT
@@ -90,6 +94,27 @@ def test_launchers_compose(launcher: str) -> None:
 def test_trainers_and_executions_compose(trainer: str, execution: str) -> None:
     lines = [*command("quickstart"), f"trainer={trainer}", f"execution={execution}"]
     check_overrides(CONF, lines)
+
+
+def commands_of(page: Path) -> list[list[str]]:
+    """Arguments of every `python run.py` in a page's code blocks, without what is left open."""
+    blocks = re.findall(r"^```\n(.*?)^```", page.read_text(), re.M | re.S)
+    text = "\n".join(blocks).replace("\\\n", " ")
+    found = [shlex.split(line, comments=True) for line in text.splitlines() if "run.py" in line]
+    return [
+        [word for word in words[words.index("run.py") + 1 :] if not word.endswith("...")]
+        for words in found
+    ]
+
+
+def test_commands_of_the_page_on_clusters_compose() -> None:
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    commands = commands_of(ROOT / "docs" / "clusters.md")
+    assert len(commands) >= 8
+    for words in commands:
+        # The page's own class does not exist.
+        words = [word for word in words if "mine.Problem" not in word]
+        check_overrides(CONF, words)
 
 
 def test_slurm_leaves_requeueing_to_slurm() -> None:
