@@ -110,6 +110,7 @@ def holding(directory: Path) -> Iterator[None]:
 
 def _locked(path: Path, directory: Path) -> IO[str]:
     """The open lock file, held by this process until it is closed."""
+    assert fcntl is not None
     while True:
         file = path.open("a+")
         try:
