@@ -126,7 +126,7 @@ class Pair:
         self.second = 0
 
     def wait_for(self, found: Callable[[], object]) -> None:
-        deadline = time.time() + 500
+        deadline = time.time() + 1200
         while not found():
             assert self.first.poll() is None and time.time() < deadline, self.told()
             time.sleep(0.01)
@@ -172,6 +172,7 @@ def alone(tiny, tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3000)
 @pytest.mark.parametrize("victim", ["both", "first", "second", "asked", "asked both", "hanging"])
 def test_one_of_two_ends_and_one_process_continues(
     alone, tiny, tmp_path, pair, victim: str
