@@ -388,6 +388,12 @@ def test_a_face_without_its_second_capture(tiny, tmp_path, faces, quiet_report) 
     assert "002_08" in line
 
 
+@pytest.mark.parametrize("key", ["pairs", "faces"])
+def test_a_number_where_a_path_belongs(tiny, tmp_path, key: str) -> None:
+    with pytest.raises(SystemExit, match=rf"data\.{key}=2: expected a path.*data\.limit"):
+        launch(composed(overrides(tiny, tmp_path / "run", f"data.{key}=2")))
+
+
 @pytest.mark.parametrize("limit", [0, -3])
 def test_a_limit_below_one(tiny, tmp_path, limit: int) -> None:
     line = failure(overrides(tiny, tmp_path / "run", f"data.limit={limit}"))

@@ -71,6 +71,11 @@ def load_benchmark(
         PairListError, DatasetError: See the messages.
         BenchmarkError: Problems of more than one kind, or of images; all are listed.
     """
+    for key, value in (("faces", faces), ("pairs", pairs)):
+        if not isinstance(value, (str, Path)):
+            raise PairListError(
+                f"data.{key}={value!r}: expected a path or mini; data.limit takes fewer pairs"
+            )
     dataset = load_folder(MINI / "faces" if faces == "mini" else faces, faces)
     source = MINI / "pairs.csv" if pairs == "mini" else Path(pairs)
     listed = read_pairs(source)
