@@ -196,3 +196,21 @@ def test_help_and_a_typo_from_the_shell(program) -> None:
     assert bad.returncode != 0
     assert bad.stderr.strip().splitlines()[-1].startswith("error: optimisation.stepps=3")
     assert "Traceback" not in bad.stderr
+
+
+@pytest.mark.parametrize("tasks", [None, "2"])
+def test_a_point_of_a_sweep_starts_no_processes(tmp_path, monkeypatch, capsys, tasks) -> None:
+    monkeypatch.setattr("adjointdeis.harness.launch.sweeping", lambda: True)
+    monkeypatch.setattr("adjointdeis.harness.launch._own_command", list)
+    for name, value in (("LOCAL_RANK", None), ("SLURM_NTASKS", tasks)):
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    run = tmp_path / "run"
+    launch(made(run, "trainer=ddp_sim", "logger=none"))
+    if tasks is None:
+        told = capsys.readouterr().err
+        assert "trainer.devices=2 within a sweep: the processes that Lightning starts" in told
+        assert not run.exists()
+    else:
+        assert len(calls(run)) == 1, "SLURM has started them"

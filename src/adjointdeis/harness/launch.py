@@ -79,6 +79,13 @@ def _run(cfg: DictConfig, directory: Path) -> tuple[str, float | None]:
     if cfg.dry_run:
         _rehearse(cfg)
         return "rehearsed", None
+    if sweeping() and _starts_processes(cfg):
+        raise RunFailed(
+            f"error: trainer.devices={cfg.trainer.devices} within a sweep: the processes that "
+            "Lightning starts would repeat the whole sweep. Run this point alone, give every point "
+            "one process (trainer=cpu or trainer=gpu), or let SLURM start several "
+            "(hydra/launcher=slurm trainer=slurm, docs/clusters.md)"
+        )
     repeat = cfg.force or cfg.task.get("repeat", False)
     if not repeat and _recorded_hash(marker) == identifier:
         print(f"{directory} is finished; force=true runs it again")
@@ -270,6 +277,12 @@ def _child() -> bool:
     """
     ranks = ("LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
     return any(int(os.environ.get(rank) or 0) > 0 for rank in ranks)
+
+
+def _starts_processes(cfg: DictConfig) -> bool:
+    """Whether Lightning will start further processes: several are wanted and nobody else did."""
+    started = "LOCAL_RANK" in os.environ or int(os.environ.get("SLURM_NTASKS") or 1) > 1
+    return cfg.trainer.devices != 1 and not started
 
 
 def _explained(error: Exception, directory: Path) -> str:
