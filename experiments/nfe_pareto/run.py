@@ -29,16 +29,13 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     chosen = range(len(SETTINGS)) if options.only is None else options.only
-    studies: dict[int | None, Study] = {}
-    curves = []
+    study, curves = Study(options.cache / "encodings"), []
     for number in chosen:
-        pairs, setting = SETTINGS[number]
-        if pairs not in studies:
-            studies[pairs] = Study(pairs, options.cache / "encodings")
-        rows = run(studies[pairs], setting, options.cache, BATCH, only_finished=options.report)
+        setting = SETTINGS[number]
+        rows = run(study, setting, options.cache, BATCH, only_finished=options.report)
         if rows is not None:
-            curves.append((studies[pairs], setting, rows))
-            print(f"{number}: {setting.name}, {pairs or 'all'} pairs", flush=True)
+            curves.append((study, setting, rows))
+            print(f"{number}: {setting.name}", flush=True)
     if options.only is None:
         result = summary(curves)
         write_json(result, HERE / "result.json")

@@ -1,35 +1,42 @@
-"""What the study compares: how many pairs, and which attack; the most telling ones first."""
+"""What the study runs, the most telling curves first; every curve is on all 100 pairs."""
 
 from study import Setting
 
-BATCH = 12  # pairs at a time; results do not depend on it, but for rounding
+BATCH = 10  # pairs at a time; results do not depend on it, but for rounding
 
-_ALL = [
-    # The exact gradient, few sampling steps, few steps of Adam.
-    Setting("exact", "Adam", 0.03, n=5, encode=50, steps=10),
-    Setting("exact", "Adam", 0.03, n=10, encode=50, steps=8),
-]
-_SOME = [
-    # Optimisers at N = 10.
-    Setting("exact", "Adam", 0.03, n=10, encode=50, steps=20),
-    Setting("exact", "SGD", 0.3, n=10, encode=50, steps=10),
-    Setting("exact", "L-BFGS", 0.5, n=10, encode=50, steps=10),
-    Setting("exact", "momentum", 0.1, n=10, encode=50, steps=10),
-    Setting("exact", "RAdam", 0.03, n=10, encode=50, steps=10),
-    # Fewer sampling steps, and another learning rate of z.
-    Setting("exact", "Adam", 0.03, n=5, encode=50, steps=12),
-    Setting("exact", "Adam", 0.01, z_lr=0.1, n=10, encode=50, steps=10),
-    # The paper's gradient with the paper's and with the better optimiser.
-    Setting("AdjointDEIS-1", "SGD", 0.1, n=20, encode=50, steps=10),
-    Setting("AdjointDEIS-1", "Adam", 0.03, n=20, encode=50, steps=10),
-    # The SDE sampler, whose noises depend on the seed.
-    *(
-        Setting("exact", "Adam", 0.03, n=10, steps=8, calculus="sde", seed=seed)
-        for seed in range(3)
-    ),
-]
+# The paper's descent at the paper's settings: what the others are held against.
+BASELINE = Setting("AdjointDEIS-1", "SGD", 0.1, n=20, encode=250, steps=50)
+# Chosen on 24 of the pairs (`TUNING_PAIRS`), before the others were looked at.
+CHOSEN = Setting("exact", "Adam", 0.03, n=5, encode=50, steps=12)
+TUNING_PAIRS = 24  # spread evenly over the list, as data.limit=24 takes them
+SEEDS = (0, 1, 2)  # of the SDE's noises; an ODE attack has no randomness
 
-SETTINGS: list[tuple[int | None, Setting]] = [
-    *((None, setting) for setting in _ALL),
-    *((24, setting) for setting in _SOME),
+
+def _sde(**changes: object) -> list[Setting]:
+    values: dict = {"calculus": "sde", **changes}
+    return [Setting(**values, seed=seed) for seed in SEEDS]
+
+
+SETTINGS: list[Setting] = [
+    CHOSEN,
+    # Which optimiser, at N = 10 with the exact gradient.
+    Setting("exact", "Adam", 0.03, n=10, steps=12),
+    Setting("exact", "RAdam", 0.03, n=10, steps=12),
+    Setting("exact", "momentum", 0.1, n=10, steps=12),
+    Setting("exact", "L-BFGS", 0.5, n=10, steps=12),
+    Setting("exact", "SGD", 0.3, n=10, steps=12),
+    Setting("exact", "SGD", 0.1, n=10, steps=12),
+    # Adam's learning rate.
+    Setting("exact", "Adam", 0.01, n=10, steps=12),
+    Setting("exact", "Adam", 0.1, n=10, steps=12),
+    # Which gradient, when all else is equal.
+    Setting("AdjointDEIS-1", "Adam", 0.03, n=5, steps=12),
+    Setting("AdjointDEIS-1", "Adam", 0.03, n=10, steps=12),
+    # The SDE sampler.
+    *_sde(gradient="exact", optimiser="Adam", lr=0.03, n=10, steps=12),
+    *_sde(gradient="AdjointDEIS-1", optimiser="Adam", lr=0.03, n=10, steps=12),
+    # The paper's steps and descent, with its gradient and with the exact one.
+    BASELINE,
+    Setting("exact", "SGD", 0.1, n=20, encode=250, steps=20),
+    *_sde(gradient="AdjointDEIS-1", optimiser="SGD", lr=0.1, n=20, steps=50),
 ]

@@ -88,9 +88,9 @@ class Setting:
 class Study:
     """The embedded benchmark with its networks."""
 
-    def __init__(self, limit: int | None, cache: Path) -> None:
+    def __init__(self, cache: Path) -> None:
         profile = assets.profile("mini")
-        self.benchmark = load_benchmark("mini", "mini", limit)
+        self.benchmark = load_benchmark("mini", "mini", None)
         self.autoencoder = assets.autoencoder("diffae.safetensors", profile)
         self.identity = assets.recogniser("guide.safetensors", profile)
         self.judges = [
