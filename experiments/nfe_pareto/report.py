@@ -1,116 +1,212 @@
-"""From trajectories to rates with intervals: tables and result.json."""
+"""Tables and result.json of every curve, of early stopping, and of the attacks of Table 1."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from study import Setting, Study, accepted
+from rates import POLICIES, Curve, Judged, Point, passes
+from settings import BASELINE, CHOSEN, TUNING_PAIRS
+from study import Study
 
 from adjointdeis.evaluation.markdown import table
-from adjointdeis.evaluation.rates import rate
+from adjointdeis.evaluation.uncertainty import percentile_interval
+from adjointdeis.harness.benchmark import load_benchmark
 
-PAPER_NFE = 2250
-BASELINE = Path(__file__).parents[1] / "table1_first" / "result.json"
-POLICIES = ("other", "source")
+TABLE1 = Path(__file__).parents[1] / "table1" / "result.json"
+SIMILARITIES = (0.7, 0.75, 0.8, 0.85)
+SHOWN_STEPS = (2, 4, 6, 8, 10, 12, 20, 50)
 
 
-def summary(curves: list[tuple[Study, Setting, list[dict[str, Any]]]]) -> dict[str, Any]:
-    """Every curve's rates by step, and AdjointDEIS-1's at the paper's evaluations."""
+def summary(study: Study, found: list[Curve]) -> dict[str, Any]:
+    """Everything that the tables and the plots are made from, JSON-ready."""
+    by_setting = {curve.setting: curve for curve in found}
+    base = by_setting.get(BASELINE)
+    chosen = by_setting.get(CHOSEN)
     return {
-        "baseline": baseline(),
-        "curves": [
-            {
-                "name": setting.name,
-                "setting": vars(setting),
-                "pairs": len(study.benchmark.pairs),
-                "points": [
-                    {
-                        "step": row["step"],
-                        "nfe": setting.nfe(row["step"]),
-                        "loss": round(float(np.mean(row["loss"])), 4),
-                        "rates": {
-                            f"{judge.name}/{policy}": as_dict(
-                                rate(
-                                    int(accepted(study, row, judge.name, policy).sum()),
-                                    len(study.benchmark.pairs),
-                                )
-                            )
-                            for judge in study.judges
-                            for policy in POLICIES
-                        },
-                    }
-                    for row in rows
-                ],
-            }
-            for study, setting, rows in curves
-        ],
+        "pairs": len(study.benchmark.pairs),
+        "thresholds": study.thresholds,
+        "curves": [_curve(curve, base) for curve in found],
+        "stopping": [] if chosen is None else _stopping(chosen, base),
+        "untouched_pairs": {}
+        if chosen is None or base is None
+        else _untouched(study, [chosen, base]),
+        "table1": table_1(),
     }
 
 
-def as_dict(found: Any) -> dict[str, float]:
-    """A rate with its count and its Wilson interval."""
-    low, high = found.interval
-    return {"k": found.k, "n": found.n, "value": found.k / found.n, "low": low, "high": high}
-
-
-def baseline() -> dict[str, dict[str, float]]:
-    """AdjointDEIS-1 (ODE) at 2250 evaluations, by "judge/policy", as table1_first measured it."""
-    rows = json.loads(BASELINE.read_text())["rows"]
-    return {
-        f"{row['system']}/{row['probe_policy']}": {
-            "k": row["k"],
-            "n": row["n"],
+def table_1() -> list[dict[str, Any]]:
+    """MMPMR of the attacks that experiments/table1 made on all pairs, by "judge/policy"."""
+    attacks: dict[str, dict[str, Any]] = {}
+    for row in json.loads(TABLE1.read_text())["rows"]:
+        if row["variant"] != "MMPMR" or row["impostor_policy"] != "all":
+            continue
+        attack = attacks.setdefault(
+            row["row"],
+            {"row": row["row"], "nfe": row["nfe_paper_accounting"], "n": row["n"], "rates": {}},
+        )
+        attack["rates"][f"{row['system']}/{row['probe_policy']}"] = {
+            "k": [row["k"]],
             "value": row["value"],
-            "low": row["wilson_lo"],
-            "high": row["wilson_hi"],
+            "lo": row["wilson_lo"],
+            "hi": row["wilson_hi"],
         }
-        for row in rows
-        if row["attack"] == "adjoint_deis_ode" and row["system"] != "dlib"
-    }
-
-
-def reached(curve: dict[str, Any], base: dict[str, dict[str, float]], policy: str) -> int | None:
-    """Least evaluations from which on every judge's rate is at least the baseline's."""
-    keys = [key for key in base if key.endswith(policy)]
-    least = None
-    for point in reversed(curve["points"]):
-        if all(point["rates"][key]["value"] >= base[key]["value"] for key in keys):
-            least = point["nfe"]
-        else:
-            break
-    return least
+    return list(attacks.values())
 
 
 def tables(result: dict[str, Any]) -> str:
-    """Markdown: the baseline, then each curve's last point and where it passes the baseline."""
-    base = result["baseline"]
-    judges = list(dict.fromkeys(key.split("/")[0] for key in base))
-    parts = []
-    for policy in POLICIES:
-        rows = [
-            ["AdjointDEIS-1, 50 steps (table1_first)", "100", str(PAPER_NFE), "0.392", "-"]
-            + [shown(base[f"{judge}/{policy}"]) for judge in judges]
-        ]
-        for curve in result["curves"]:
-            for point in curve["points"][:: max(1, (len(curve["points"]) - 1) // 2)]:
-                passes = reached(curve, base, policy)
-                rows.append(
-                    [
-                        curve["name"],
-                        str(curve["pairs"]),
-                        str(point["nfe"]),
-                        f"{point['loss']:.3f}",
-                        "-" if passes is None else str(passes),
-                    ]
-                    + [shown(point["rates"][f"{judge}/{policy}"]) for judge in judges]
-                )
-        header = ["attack", "pairs", "NFE", "loss", "passes AdjointDEIS-1 from NFE", *judges]
-        parts.append(f"Probe: {policy}\n\n" + table(header, rows))
+    """Markdown: where each curve passes the baseline, its course, stopping, unseen pairs."""
+    parts = [_overview(result, policy) for policy in POLICIES]
+    parts += [_course(result), _stopping_table(result), _untouched_table(result)]
     return "\n\n".join(parts)
 
 
-def shown(found: dict[str, float]) -> str:
-    """A rate in percent with its interval."""
-    low, high = (100 * found[key] for key in ("low", "high"))
-    return f"{100 * found['value']:.0f} ({found['k']}/{found['n']}) [{low:.0f}, {high:.0f}]"
+def _curve(curve: Curve, base: Curve | None) -> dict[str, Any]:
+    points = []
+    for step in curve.steps:
+        rates = {}
+        for key in curve.judged.keys:
+            point = curve.point(step, key)
+            rates[key] = _as_dict(point)
+            if base is not None:
+                rates[key]["gain"] = _rounded(point.gain(base.point(base.steps[-1], key)))
+        points.append(
+            {
+                "step": step,
+                "nfe": curve.setting.nfe(step),
+                "loss": round(curve.loss(step), 4),
+                "rates": rates,
+            }
+        )
+    return {
+        "name": curve.name,
+        "setting": vars(curve.setting),
+        "seeds": len(curve.runs),
+        "passes": {}
+        if base is None
+        else {policy: passes(curve, base, policy) for policy in POLICIES},
+        "points": points,
+    }
+
+
+def _stopping(chosen: Curve, base: Curve | None) -> list[dict[str, Any]]:
+    rows = []
+    for similarity in SIMILARITIES:
+        nfe, points = chosen.stopped(similarity)
+        rates = {key: _as_dict(point) for key, point in points.items()}
+        if base is not None:
+            for key, point in points.items():
+                rates[key]["gain"] = _rounded(point.gain(base.point(base.steps[-1], key)))
+        rows.append({"similarity": similarity, "nfe": round(nfe, 1), "rates": rates})
+    return rows
+
+
+def _untouched(study: Study, both: list[Curve]) -> dict[str, Any]:
+    """The last iterates on the pairs that no setting was chosen on."""
+    tuned = {pair.morph_id for pair in load_benchmark("mini", "mini", TUNING_PAIRS).pairs}
+    judged = Judged(study, {p.morph_id for p in study.benchmark.pairs} - tuned)
+    chosen, base = (Curve(curve.setting, curve.runs, judged) for curve in both)
+    rates = {}
+    for key in judged.keys:
+        one, other = chosen.point(chosen.steps[-1], key), base.point(base.steps[-1], key)
+        rates[key] = {
+            "chosen": _as_dict(one),
+            "baseline": _as_dict(other),
+            "gain": _rounded(one.gain(other)),
+        }
+    return {"n": len(judged.pairs), "rates": rates}
+
+
+def _as_dict(point: Point) -> dict[str, Any]:
+    lo, hi = percentile_interval(point.replicates)
+    return {
+        "k": list(point.k),
+        "value": round(point.value, 4),
+        "lo": round(lo, 4),
+        "hi": round(hi, 4),
+    }
+
+
+def _rounded(values: tuple[float, ...]) -> list[float]:
+    return [round(value, 4) for value in values]
+
+
+def _judges(result: dict[str, Any]) -> list[str]:
+    return list(result["thresholds"])
+
+
+def _overview(result: dict[str, Any], policy: str) -> str:
+    judges, rows = _judges(result), []
+    for attack in result["table1"]:
+        found = [attack["rates"].get(f"{judge}/{policy}") for judge in judges]
+        if all(found):
+            nfe = "-" if attack["nfe"] is None else f"{attack['nfe']:g}"
+            rows.append(
+                [f"{attack['row']} ({attack['n']} pairs)", nfe, "-", "-", *map(shown, found)]
+            )
+    for curve in result["curves"]:
+        last, seeds = curve["points"][-1], curve["seeds"]
+        rows.append(
+            [
+                curve["name"] + (f", {seeds} seeds" if seeds > 1 else ""),
+                str(last["nfe"]),
+                f"{last['loss']:.3f}",
+                str(curve["passes"].get(policy) or "-"),
+                *(shown(last["rates"][f"{judge}/{policy}"]) for judge in judges),
+            ]
+        )
+    header = ["attack", "NFE", "loss", "reaches AdjointDEIS-1 from NFE", *judges]
+    return f"Probe: {policy}; the last iterate\n\n" + table(header, rows)
+
+
+def _course(result: dict[str, Any]) -> str:
+    judges, rows = _judges(result), []
+    for curve in result["curves"]:
+        by_step = {point["step"]: point for point in curve["points"]}
+        cells = []
+        for step in SHOWN_STEPS:
+            point = by_step.get(step)
+            if point is None:
+                cells.append("")
+                continue
+            counts = "/".join(
+                f"{100 * point['rates'][f'{judge}/other']['value']:.0f}" for judge in judges
+            )
+            cells.append(f"{counts} ({point['loss']:.3f})")
+        rows.append([curve["name"], *cells])
+    header = ["attack", *(f"step {step}" for step in SHOWN_STEPS)]
+    return (
+        "Probe: other; MMPMR of " + ", ".join(judges) + " (identity loss)\n\n" + table(header, rows)
+    )
+
+
+def _stopping_table(result: dict[str, Any]) -> str:
+    judges, rows = _judges(result), []
+    for row in result["stopping"]:
+        cells = [row["rates"][f"{judge}/other"] for judge in judges]
+        rows.append([f"{row['similarity']:g}", f"{row['nfe']:.0f}", *map(shown, cells)])
+    return "Early stopping; probe: other\n\n" + table(["similarity", "mean NFE", *judges], rows)
+
+
+def _untouched_table(result: dict[str, Any]) -> str:
+    found = result["untouched_pairs"]
+    if not found:
+        return ""
+    rows = []
+    for key, rates in found["rates"].items():
+        rows.append([key, shown(rates["chosen"]), shown(rates["baseline"]), gained(rates["gain"])])
+    header = ["judge/probe", "chosen setting", "AdjointDEIS-1 at 2250", "difference"]
+    return f"The {found['n']} pairs that nothing was chosen on\n\n" + table(header, rows)
+
+
+def shown(found: dict[str, Any]) -> str:
+    """A rate in percent with the counts of its seeds and its interval."""
+    counts = ", ".join(str(k) for k in found["k"])
+    value, lo, hi = (100 * found[key] for key in ("value", "lo", "hi"))
+    return f"{value:.0f} ({counts}) [{lo:.0f}, {hi:.0f}]"
+
+
+def gained(values: Sequence[float]) -> str:
+    """A difference in percentage points with its paired interval."""
+    gain, lo, hi = (100 * value for value in values)
+    return f"{gain:+.0f} [{lo:+.0f}, {hi:+.0f}]"

@@ -1,15 +1,16 @@
-"""MMPMR against network evaluations for guided attacks; tables, JSON, plot.
+"""MMPMR against network evaluations for guided attacks; tables, JSON, plots.
 
 python experiments/nfe_pareto/run.py                 every setting of settings.py; continues
 python experiments/nfe_pareto/run.py --only 0 3      some of them
-python experiments/nfe_pareto/run.py --report        tables and plot of what is on disk
+python experiments/nfe_pareto/run.py --report        tables and plots of what is on disk
 """
 
 import argparse
 from pathlib import Path
 
 import torch
-from plot import draw
+from plot import draw_attacks, draw_optimisers
+from rates import Judged, curves
 from report import summary, tables
 from settings import BATCH, SETTINGS
 from study import Study, run
@@ -20,7 +21,7 @@ HERE = Path(__file__).parent
 
 
 def main() -> None:
-    """Runs what is missing, then prints the tables and writes result.json and the plot."""
+    """Runs what is missing, then prints the tables and writes result.json and the plots."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", type=int, nargs="*", help="numbers of settings to run")
     parser.add_argument("--report", action="store_true", help="run nothing")
@@ -29,18 +30,19 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     chosen = range(len(SETTINGS)) if options.only is None else options.only
-    study, curves = Study(options.cache / "encodings"), []
+    study, runs = Study(options.cache / "encodings"), []
     for number in chosen:
         setting = SETTINGS[number]
         rows = run(study, setting, options.cache, BATCH, only_finished=options.report)
         if rows is not None:
-            curves.append((study, setting, rows))
-            print(f"{number}: {setting.name}", flush=True)
+            runs.append((setting, rows))
+            print(f"{number}: {setting.name}, seed {setting.seed}", flush=True)
     if options.only is None:
-        result = summary(curves)
+        result = summary(study, curves(runs, Judged(study)))
         write_json(result, HERE / "result.json")
         print(tables(result))
-        draw(result, HERE / "pareto.png")
+        draw_attacks(result, HERE / "pareto.png")
+        draw_optimisers(result, HERE / "optimisers.png")
 
 
 if __name__ == "__main__":

@@ -68,12 +68,11 @@ class Setting:
 
     @property
     def name(self) -> str:
-        """One line for tables and legends."""
+        """One line for tables and legends; the seed is not part of it."""
         rates = f"{self.lr:g}" + (f"/{self.z_lr:g}" if self.z_lr is not None else "")
-        return (
-            f"{self.gradient} {self.calculus} {self.optimiser} {rates} N={self.n} "
-            f"N_E={self.encode}" + (f" seed {self.seed}" if self.calculus == "sde" else "")
-        )
+        # An SDE is encoded along its own sampling grid.
+        encode = "" if self.calculus == "sde" else f" N_E={self.encode}"
+        return f"{self.gradient} {self.calculus} {self.optimiser} {rates} N={self.n}{encode}"
 
     def nfe(self, step: int) -> int:
         """Evaluations until the morph that gradient step ``step`` (0, 1, ...) sees.
@@ -236,9 +235,3 @@ def run(
             for name, values in row["scores"].items():
                 merged[step]["scores"].setdefault(name, []).extend(values)
     return merged
-
-
-def accepted(study: Study, row: dict[str, Any], judge: str, policy: str) -> np.ndarray:
-    """Whether each morph is accepted as both of its subjects."""
-    scores = np.asarray(row["scores"][f"{judge}/{policy}"])
-    return scores.min(1) >= study.thresholds[judge]
