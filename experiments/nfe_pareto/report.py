@@ -26,6 +26,7 @@ def summary(study: Study, found: list[Curve]) -> dict[str, Any]:
     return {
         "pairs": len(study.benchmark.pairs),
         "thresholds": study.thresholds,
+        "labels": {judge.name: judge.label for judge in study.judges},
         "curves": [_curve(curve, base) for curve in found],
         "stopping": [] if chosen is None else _stopping(chosen, base),
         "untouched_pairs": {}
@@ -135,6 +136,10 @@ def _judges(result: dict[str, Any]) -> list[str]:
     return list(result["thresholds"])
 
 
+def _labels(result: dict[str, Any]) -> list[str]:
+    return [result["labels"][judge] for judge in _judges(result)]
+
+
 def _overview(result: dict[str, Any], policy: str) -> str:
     judges, rows = _judges(result), []
     for attack in result["table1"]:
@@ -155,7 +160,7 @@ def _overview(result: dict[str, Any], policy: str) -> str:
                 *(shown(last["rates"][f"{judge}/{policy}"]) for judge in judges),
             ]
         )
-    header = ["attack", "NFE", "loss", "reaches AdjointDEIS-1 from NFE", *judges]
+    header = ["attack", "NFE", "loss", "reaches AdjointDEIS-1 from NFE", *_labels(result)]
     return f"Probe: {policy}; the last iterate\n\n" + table(header, rows)
 
 
@@ -175,9 +180,8 @@ def _course(result: dict[str, Any]) -> str:
             cells.append(f"{counts} ({point['loss']:.3f})")
         rows.append([curve["name"], *cells])
     header = ["attack", *(f"step {step}" for step in SHOWN_STEPS)]
-    return (
-        "Probe: other; MMPMR of " + ", ".join(judges) + " (identity loss)\n\n" + table(header, rows)
-    )
+    title = f"Probe: other; MMPMR on {' / '.join(_labels(result))} (identity loss)"
+    return title + "\n\n" + table(header, rows)
 
 
 def _stopping_table(result: dict[str, Any]) -> str:
@@ -185,7 +189,9 @@ def _stopping_table(result: dict[str, Any]) -> str:
     for row in result["stopping"]:
         cells = [row["rates"][f"{judge}/other"] for judge in judges]
         rows.append([f"{row['similarity']:g}", f"{row['nfe']:.0f}", *map(shown, cells)])
-    return "Early stopping; probe: other\n\n" + table(["similarity", "mean NFE", *judges], rows)
+    return "Early stopping; probe: other\n\n" + table(
+        ["similarity", "mean NFE", *_labels(result)], rows
+    )
 
 
 def _untouched_table(result: dict[str, Any]) -> str:
@@ -194,8 +200,10 @@ def _untouched_table(result: dict[str, Any]) -> str:
         return ""
     rows = []
     for key, rates in found["rates"].items():
-        rows.append([key, shown(rates["chosen"]), shown(rates["baseline"]), gained(rates["gain"])])
-    header = ["judge/probe", "chosen setting", "AdjointDEIS-1 at 2250", "difference"]
+        judge, _, policy = key.partition("/")
+        name = f"{result['labels'][judge]}, {policy}"
+        rows.append([name, shown(rates["chosen"]), shown(rates["baseline"]), gained(rates["gain"])])
+    header = ["judge, probe", "chosen setting", "AdjointDEIS-1 at 2250", "difference"]
     return f"The {found['n']} pairs that nothing was chosen on\n\n" + table(header, rows)
 
 
