@@ -19,6 +19,9 @@ def _sde(**changes: object) -> list[Setting]:
 
 SETTINGS: list[Setting] = [
     CHOSEN,
+    # Fewer encoding steps: the start is worse, and the descent mends it or not.
+    Setting("exact", "Adam", 0.03, n=5, encode=20, steps=12),
+    Setting("exact", "Adam", 0.03, n=5, encode=10, steps=12),
     # Which optimiser, at N = 10 with the exact gradient.
     Setting("exact", "Adam", 0.03, n=10, steps=12),
     Setting("exact", "RAdam", 0.03, n=10, steps=12),
