@@ -20,15 +20,11 @@ PAIRS = [
 HIGH, LOW = [0.7, 0.6], [0.9, 0.4]
 
 
+STUDY = SimpleNamespace(thresholds={"judge": 0.5}, judges=[SimpleNamespace(name="judge")])
+
+
 def judged(only=None):
-    return rates.Judged(
-        SimpleNamespace(
-            benchmark=SimpleNamespace(pairs=PAIRS),
-            thresholds={"judge": 0.5},
-            judges=[SimpleNamespace(name="judge")],
-        ),
-        only,
-    )
+    return rates.Judged(STUDY, PAIRS, only)
 
 
 def row(*scores, distance=0.5):
@@ -61,8 +57,8 @@ def test_a_morph_counts_when_both_subjects_are_above_the_threshold() -> None:
 
 
 def test_seeds_are_averaged_and_their_counts_kept() -> None:
-    runs = [(setting(seed=seed), [row(*scores)]) for seed, scores in enumerate(SEEDS)]
-    (curve,) = rates.curves(runs, judged())
+    runs = [(setting(seed=seed), [row(*scores)], PAIRS) for seed, scores in enumerate(SEEDS)]
+    (curve,) = rates.curves(STUDY, runs)
     point = curve.point(0, "judge/other")
     assert point.k == (3, 1)
     assert point.value == pytest.approx(4 / 6)
@@ -74,8 +70,18 @@ SEEDS = ([HIGH, HIGH, HIGH], [LOW, HIGH, LOW])
 
 
 def test_settings_that_differ_in_more_than_the_seed_stay_apart() -> None:
-    runs = [(setting(), [row(*SEEDS[0])]), (setting(n=10), [row(*SEEDS[0])])]
-    assert len(rates.curves(runs, judged())) == 2
+    runs = [(setting(), [row(*SEEDS[0])], PAIRS), (setting(n=10), [row(*SEEDS[0])], PAIRS)]
+    assert len(rates.curves(STUDY, runs)) == 2
+
+
+def test_a_curve_on_few_pairs_is_held_against_the_same_pairs() -> None:
+    base = rates.Curve(setting(), [[row(HIGH, HIGH, LOW)]], judged())
+    few = rates.Judged(STUDY, PAIRS[1:])
+    curve = rates.Curve(setting(), [[row(LOW, LOW, HIGH)]], judged()).on(PAIRS[1:])
+    # Of the last two pairs one is accepted in each; of all three the base has two.
+    assert curve.point(0, "judge/other").k == base.on(few.pairs).point(0, "judge/other").k == (1,)
+    assert rates.passes(curve, base, "other") == setting().nfe(0)
+    assert base.on(PAIRS) is base
 
 
 def test_a_difference_is_paired() -> None:

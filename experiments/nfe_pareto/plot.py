@@ -86,7 +86,9 @@ def _line(
         marker=style.marker,
         ms=3,
         markevery=max(1, len(x) // 12),
-        label=label + (f", mean of {seeds} seeds" if seeds > 1 else ""),
+        label=label
+        + (f", mean of {seeds} seeds" if seeds > 1 else "")
+        + (f", {curve['pairs']} pairs" if curve["pairs"] < 100 else ""),
     )
     if band:
         low, high = ([rate[end] for rate in rates] for end in ("lo", "hi"))

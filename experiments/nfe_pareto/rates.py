@@ -16,6 +16,7 @@ from adjointdeis.evaluation.uncertainty import (
     draw_subjects,
     percentile_interval,
 )
+from adjointdeis.faces.datasets.pairs import Pair
 
 POLICIES = ("other", "source")
 REPLICATES = 2000
@@ -67,6 +68,13 @@ class Curve:
     runs: Sequence[Sequence[dict[str, Any]]]
     judged: "Judged"
 
+    def on(self, pairs: Iterable[Pair]) -> "Curve":
+        """The same attack on some of its pairs; itself where these are all of them."""
+        ids = {pair.morph_id for pair in pairs}
+        if ids == {pair.morph_id for pair in self.judged.pairs}:
+            return self
+        return Curve(self.setting, self.runs, self.judged.only(ids))
+
     @property
     def name(self) -> str:
         """Without the seed."""
@@ -104,21 +112,28 @@ class Curve:
 
 
 class Judged:
-    """The benchmark's pairs, judges and bootstrap; ``only`` keeps some of the pairs.
+    """Pairs, judges and bootstrap; ``only`` keeps some of the pairs.
 
     Arguments:
         study: Networks and faces.
+        pairs: Whose scores there are, in their order.
         only: Morph ids; None takes all.
     """
 
-    def __init__(self, study: Study, only: Iterable[str] | None = None) -> None:
-        pairs = study.benchmark.pairs
+    def __init__(
+        self, study: Study, pairs: Sequence[Pair], only: Iterable[str] | None = None
+    ) -> None:
+        self._all, self._study = tuple(pairs), study
         wanted = {pair.morph_id for pair in pairs} if only is None else set(only)
         self._kept = np.array([pair.morph_id in wanted for pair in pairs])
         self.pairs = [pair for pair in pairs if pair.morph_id in wanted]
         self.thresholds = study.thresholds
         self.judges = [judge.name for judge in study.judges]
         self.keys = [f"{judge}/{policy}" for judge in self.judges for policy in POLICIES]
+
+    def only(self, ids: Iterable[str]) -> "Judged":
+        """The same scores, some of the pairs."""
+        return Judged(self._study, self._all, ids)
 
     @cached_property
     def draws(self) -> SubjectDraws:
@@ -145,17 +160,23 @@ class Judged:
         return Point(tuple(counts), len(self.pairs), replicates / len(scores_of_seeds))
 
 
-def curves(runs: Iterable[tuple[Setting, Sequence[dict[str, Any]]]], judged: Judged) -> list[Curve]:
+def curves(
+    study: Study, runs: Iterable[tuple[Setting, Sequence[dict[str, Any]], Sequence[Pair]]]
+) -> list[Curve]:
     """One curve per attack; runs that differ in their seed alone become one."""
-    merged: dict[Setting, list[Sequence[dict[str, Any]]]] = {}
-    for setting, rows in runs:
-        merged.setdefault(replace(setting, seed=0), []).append(rows)
-    return [Curve(setting, found, judged) for setting, found in merged.items()]
+    merged: dict[tuple[Setting, tuple[Pair, ...]], list[Sequence[dict[str, Any]]]] = {}
+    judged: dict[tuple[Pair, ...], Judged] = {}
+    for setting, rows, pairs in runs:
+        key = tuple(pairs)
+        judged.setdefault(key, Judged(study, key))
+        merged.setdefault((replace(setting, seed=0), key), []).append(rows)
+    return [Curve(setting, found, judged[key]) for (setting, key), found in merged.items()]
 
 
 def passes(curve: Curve, base: Curve, policy: str) -> int | None:
     """Least evaluations from which on no judge's rate is below the last one of ``base``."""
     keys = [key for key in curve.judged.keys if key.endswith(policy)]
+    base = base.on(curve.judged.pairs)
     goal = {key: base.point(base.steps[-1], key).value for key in keys}
     least = None
     for step in reversed(curve.steps):

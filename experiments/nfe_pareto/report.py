@@ -5,13 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rates import POLICIES, Curve, Judged, Point, passes
+from rates import POLICIES, Curve, Point, passes
 from settings import BASELINE, CHOSEN, TUNING_PAIRS
 from study import Study
 
 from adjointdeis.evaluation.markdown import table
 from adjointdeis.evaluation.uncertainty import percentile_interval
-from adjointdeis.harness.benchmark import load_benchmark
 
 TABLE1 = Path(__file__).parents[1] / "table1" / "result.json"
 SIMILARITIES = (0.7, 0.75, 0.8, 0.85)
@@ -64,6 +63,7 @@ def tables(result: dict[str, Any]) -> str:
 
 def _curve(curve: Curve, base: Curve | None) -> dict[str, Any]:
     points = []
+    base = None if base is None else base.on(curve.judged.pairs)
     for step in curve.steps:
         rates = {}
         for key in curve.judged.keys:
@@ -83,6 +83,7 @@ def _curve(curve: Curve, base: Curve | None) -> dict[str, Any]:
         "name": curve.name,
         "setting": vars(curve.setting),
         "seeds": len(curve.runs),
+        "pairs": len(curve.judged.pairs),
         "passes": {}
         if base is None
         else {policy: passes(curve, base, policy) for policy in POLICIES},
@@ -104,9 +105,10 @@ def _stopping(chosen: Curve, base: Curve | None) -> list[dict[str, Any]]:
 
 def _untouched(study: Study, both: list[Curve]) -> dict[str, Any]:
     """The last iterates on the pairs that no setting was chosen on."""
-    tuned = {pair.morph_id for pair in load_benchmark("mini", "mini", TUNING_PAIRS).pairs}
-    judged = Judged(study, {p.morph_id for p in study.benchmark.pairs} - tuned)
-    chosen, base = (Curve(curve.setting, curve.runs, judged) for curve in both)
+    tuned = {pair.morph_id for pair in study.pairs(TUNING_PAIRS)}
+    untouched = [pair for pair in study.benchmark.pairs if pair.morph_id not in tuned]
+    chosen, base = (curve.on(untouched) for curve in both)
+    judged = chosen.judged
     rates = {}
     for key in judged.keys:
         one, other = chosen.point(chosen.steps[-1], key), base.point(base.steps[-1], key)
@@ -150,10 +152,10 @@ def _overview(result: dict[str, Any], policy: str) -> str:
                 [f"{attack['row']} ({attack['n']} pairs)", nfe, "-", "-", *map(shown, found)]
             )
     for curve in result["curves"]:
-        last, seeds = curve["points"][-1], curve["seeds"]
+        last = curve["points"][-1]
         rows.append(
             [
-                curve["name"] + (f", {seeds} seeds" if seeds > 1 else ""),
+                named(curve, result["pairs"]),
                 str(last["nfe"]),
                 f"{last['loss']:.3f}",
                 str(curve["passes"].get(policy) or "-"),
@@ -178,7 +180,7 @@ def _course(result: dict[str, Any]) -> str:
                 f"{100 * point['rates'][f'{judge}/other']['value']:.0f}" for judge in judges
             )
             cells.append(f"{counts} ({point['loss']:.3f})")
-        rows.append([curve["name"], *cells])
+        rows.append([named(curve, result["pairs"]), *cells])
     header = ["attack", *(f"step {step}" for step in SHOWN_STEPS)]
     title = f"Probe: other; MMPMR on {' / '.join(_labels(result))} (identity loss)"
     return title + "\n\n" + table(header, rows)
@@ -205,6 +207,13 @@ def _untouched_table(result: dict[str, Any]) -> str:
         rows.append([name, shown(rates["chosen"]), shown(rates["baseline"]), gained(rates["gain"])])
     header = ["judge, probe", "chosen setting", "AdjointDEIS-1 at 2250", "difference"]
     return f"The {found['n']} pairs that nothing was chosen on\n\n" + table(header, rows)
+
+
+def named(curve: dict[str, Any], pairs: int) -> str:
+    """A curve's name with what differs from one seed on all pairs."""
+    seeds = f", {curve['seeds']} seeds" if curve["seeds"] > 1 else ""
+    few = f", {curve['pairs']} pairs" if curve["pairs"] < pairs else ""
+    return curve["name"] + seeds + few
 
 
 def shown(found: dict[str, Any]) -> str:

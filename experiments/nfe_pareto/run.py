@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 from plot import draw_attacks, draw_optimisers
-from rates import Judged, curves
+from rates import curves
 from report import summary, tables
-from settings import BATCH, SETTINGS
+from settings import BATCH, ON_FEW, SETTINGS, TUNING_PAIRS
 from study import Study, run
 
 from adjointdeis.evaluation.storage import write_json
@@ -33,12 +33,13 @@ def main() -> None:
     study, runs = Study(options.cache / "encodings"), []
     for number in chosen:
         setting = SETTINGS[number]
-        rows = run(study, setting, options.cache, BATCH, only_finished=options.report)
+        pairs = study.pairs(TUNING_PAIRS if setting in ON_FEW else None)
+        rows = run(study, setting, pairs, options.cache, BATCH, only_finished=options.report)
         if rows is not None:
-            runs.append((setting, rows))
+            runs.append((setting, rows, pairs))
             print(f"{number}: {setting.name}, seed {setting.seed}", flush=True)
     if options.only is None:
-        result = summary(study, curves(runs, Judged(study)))
+        result = summary(study, curves(study, runs))
         write_json(result, HERE / "result.json")
         print(tables(result))
         draw_attacks(result, HERE / "pareto.png")

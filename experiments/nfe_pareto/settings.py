@@ -1,4 +1,4 @@
-"""What the study runs, the most telling curves first; every curve is on all 100 pairs."""
+"""What the study runs, the most telling curves first; on all 100 pairs, but for ``ON_FEW``."""
 
 from study import Setting
 
@@ -16,6 +16,9 @@ def _sde(**changes: object) -> list[Setting]:
     values: dict = {"calculus": "sde", **changes}
     return [Setting(**values, seed=seed) for seed in SEEDS]
 
+
+# The paper's SDE row takes an hour a seed on 100 pairs, so its seeds are compared on the 24.
+ON_FEW = _sde(gradient="AdjointDEIS-1", optimiser="SGD", lr=0.1, n=20, steps=50)
 
 SETTINGS: list[Setting] = [
     CHOSEN,
@@ -38,8 +41,6 @@ SETTINGS: list[Setting] = [
     # The SDE sampler.
     *_sde(gradient="exact", optimiser="Adam", lr=0.03, n=10, steps=12),
     *_sde(gradient="AdjointDEIS-1", optimiser="Adam", lr=0.03, n=10, steps=12),
-    # The paper's steps and descent, with its gradient and with the exact one.
     BASELINE,
-    Setting("exact", "SGD", 0.1, n=20, encode=250, steps=20),
-    *_sde(gradient="AdjointDEIS-1", optimiser="SGD", lr=0.1, n=20, steps=50),
+    *ON_FEW,
 ]

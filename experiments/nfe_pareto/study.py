@@ -110,6 +110,10 @@ class Study:
         self.network = self.autoencoder.network
         self._probes = self._embed_probes()
 
+    def pairs(self, limit: int | None) -> tuple[Pair, ...]:
+        """All pairs, or so many, spread evenly over the list."""
+        return load_benchmark("mini", "mini", limit).pairs
+
     def _embed_probes(self) -> dict[str, dict[str, dict[str, np.ndarray]]]:
         subjects = self.benchmark.subjects
         size = self.network.config.image_size
@@ -205,19 +209,25 @@ def batches(pairs: Sequence[Pair], size: int) -> Iterator[Sequence[Pair]]:
 
 
 def run(
-    study: Study, setting: Setting, directory: Path, batch_size: int, only_finished: bool = False
+    study: Study,
+    setting: Setting,
+    pairs: Sequence[Pair],
+    directory: Path,
+    batch_size: int,
+    only_finished: bool = False,
 ) -> list[dict[str, Any]] | None:
     """Trajectories of every pair under a setting, by step; what is on disk is not repeated.
 
     Arguments:
         study: Networks and faces.
         setting: What to run.
+        pairs: Whom to morph.
         directory: Where every batch's trajectories are kept.
         batch_size: Pairs at a time.
         only_finished: Return None instead of computing what is missing.
     """
     merged: list[dict[str, Any]] = []
-    for group in batches(study.benchmark.pairs, batch_size):
+    for group in batches(pairs, batch_size):
         key = digest({"setting": vars(setting), "pairs": [p.morph_id for p in group]})
         path = directory / f"{key}.json"
         if path.is_file():
