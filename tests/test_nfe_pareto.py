@@ -3,6 +3,7 @@
 import importlib
 import sys
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import pytest
 from tiny_profile import ROOT
@@ -12,11 +13,15 @@ study = importlib.import_module("study")
 rates = importlib.import_module("rates")
 settings = importlib.import_module("settings")
 
+
+class SimplePair(NamedTuple):
+    morph_id: str
+    subject_a: str
+    subject_b: str
+
+
 # Three pairs; the threshold of the one judge is 0.5.
-PAIRS = [
-    SimpleNamespace(morph_id=name, subject_a=name[0], subject_b=name[1])
-    for name in ("cd", "ab", "ef")
-]
+PAIRS = [SimplePair(name, subject_a=name[0], subject_b=name[1]) for name in ("cd", "ab", "ef")]
 HIGH, LOW = [0.7, 0.6], [0.9, 0.4]
 
 

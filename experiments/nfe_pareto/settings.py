@@ -43,4 +43,5 @@ SETTINGS: list[Setting] = [
     *_sde(gradient="AdjointDEIS-1", optimiser="Adam", lr=0.03, n=10, steps=12),
     BASELINE,
     *ON_FEW,
+    Setting("exact", "L-BFGS", 0.1, n=10, steps=12),
 ]
