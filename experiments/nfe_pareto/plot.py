@@ -29,7 +29,7 @@ def draw_attacks(result: dict[str, Any], path: Path, policy: str = "other") -> N
                     _line(axis, curve, key, number, label, band=True)
         _points(axis, result["table1"], key)
 
-    _panels(result, path, policy, fill, _legend_of_points(result["table1"]))
+    _panels(result, path, policy, fill, (20, 2800), _legend_of_points(result["table1"]))
 
 
 def draw_optimisers(result: dict[str, Any], path: Path, policy: str = "other") -> None:
@@ -46,11 +46,16 @@ def draw_optimisers(result: dict[str, Any], path: Path, policy: str = "other") -
             label = f"{setting['gradient']}, {setting['optimiser']} {setting['lr']:g}"
             _line(axis, curve, f"{judge}/{policy}", number, label)
 
-    _panels(result, path, policy, fill, "")
+    _panels(result, path, policy, fill, (50, 500))
 
 
 def _panels(
-    result: dict[str, Any], path: Path, policy: str, fill: Callable[[Any, str], None], note: str
+    result: dict[str, Any],
+    path: Path,
+    policy: str,
+    fill: Callable[[Any, str], None],
+    limits: tuple[float, float],
+    note: str = "",
 ) -> None:
     judges = list(result["thresholds"])
     with figure(8.4, 3.1 * len(judges) + 0.9, rows=len(judges), sharex=True) as (made, axes):
@@ -59,7 +64,7 @@ def _panels(
             axis.axvline(PAPER_NFE / 5, color=QUIET, lw=0.8, ls=":")
             axis.set_xscale("log")
             axis.set_ylim(0, None)
-            axis.set_xlim(20, 2800)
+            axis.set_xlim(*limits)
             axis.set_title(result["labels"][judge])
             axis.set_ylabel(f"MMPMR, {policy} probe")
         axes[-1].set_xticks(_TICKS, [str(tick) for tick in _TICKS])

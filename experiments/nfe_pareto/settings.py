@@ -44,4 +44,5 @@ SETTINGS: list[Setting] = [
     BASELINE,
     *ON_FEW,
     Setting("exact", "L-BFGS", 0.1, n=10, steps=12),
+    Setting("exact", "Adam", 0.01, n=5, steps=12),
 ]
