@@ -45,4 +45,5 @@ SETTINGS: list[Setting] = [
     *ON_FEW,
     Setting("exact", "L-BFGS", 0.1, n=10, steps=12),
     Setting("exact", "Adam", 0.01, n=5, steps=12),
+    *_sde(gradient="exact", optimiser="Adam", lr=0.03, n=5, steps=12),
 ]
