@@ -8,8 +8,8 @@ from typing import Any
 from adjointdeis.reporting.style import INK, PAPER, QUIET, figure, look
 
 PAPER_NFE = 2250
-_LEFT = 24  # place of attacks that make no evaluation
-_TICKS = [50, 100, 200, 450, 1000, 2250]
+_LEFT = 10.5  # place of attacks that make no evaluation
+_TICKS = [20, 50, 100, 200, 450, 1000, 2250]
 _PARETO = (  # names of curves, and how the plot calls them
     ("exact ode Adam 0.03 N=5 N_E=50", "exact gradient (ODE), Adam, N = 5"),
     ("exact sde Adam 0.03 N=10", "exact gradient (SDE), Adam, N = 10"),
@@ -19,17 +19,17 @@ _PARETO = (  # names of curves, and how the plot calls them
 
 
 def draw_attacks(result: dict[str, Any], path: Path, policy: str = "other") -> None:
-    """Writes the plot of every attack; bands are intervals over subjects."""
+    """Writes the plot of every attack; bands are intervals over the subjects of all pairs."""
 
     def fill(axis: Any, judge: str) -> None:
         key = f"{judge}/{policy}"
         for number, (name, label) in enumerate(_PARETO):
             for curve in result["curves"]:
                 if curve["name"] == name:
-                    _line(axis, curve, key, number, label, band=True)
+                    _line(axis, curve, key, number, label, band=curve["pairs"] == result["pairs"])
         _points(axis, result["table1"], key)
 
-    _panels(result, path, policy, fill, (20, 2800), _legend_of_points(result["table1"]))
+    _panels(result, path, policy, fill, (9, 2800), _legend_of_points(result["table1"]))
 
 
 def draw_optimisers(result: dict[str, Any], path: Path, policy: str = "other") -> None:
