@@ -63,6 +63,18 @@ def tables(result: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+def compact(result: dict[str, Any]) -> str:
+    """JSON with a line per curve, row or attack: half the size of an indented file."""
+    parts = []
+    for key, value in result.items():
+        if isinstance(value, list):
+            lines = ",\n  ".join(json.dumps(one, separators=(",", ":")) for one in value)
+            parts.append(f"{json.dumps(key)}: [\n  {lines}\n ]")
+        else:
+            parts.append(f"{json.dumps(key)}: {json.dumps(value)}")
+    return "{\n " + ",\n ".join(parts) + "\n}\n"
+
+
 def _curve(curve: Curve, base: Curve | None) -> dict[str, Any]:
     points = []
     base = None if base is None else base.on(curve.judged.pairs)

@@ -11,11 +11,11 @@ from pathlib import Path
 import torch
 from plot import draw_attacks, draw_optimisers
 from rates import curves
-from report import summary, tables
+from report import compact, summary, tables
 from settings import BATCH, ON_FEW, SETTINGS, TUNING_PAIRS
 from study import Study, run
 
-from adjointdeis.evaluation.storage import write_json
+from adjointdeis.files import write_atomically
 
 HERE = Path(__file__).parent
 
@@ -40,7 +40,7 @@ def main() -> None:
             print(f"{number}: {setting.name}, seed {setting.seed}", flush=True)
     if options.only is None:
         result = summary(study, curves(study, runs))
-        write_json(result, HERE / "result.json")
+        write_atomically(HERE / "result.json", lambda file: file.write(compact(result)))
         print(tables(result))
         draw_attacks(result, HERE / "pareto.png")
         draw_optimisers(result, HERE / "optimisers.png")

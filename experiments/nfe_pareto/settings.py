@@ -38,6 +38,7 @@ SETTINGS: list[Setting] = [
     # Which gradient, when all else is equal.
     Setting("AdjointDEIS-1", "Adam", 0.03, n=5, steps=12),
     Setting("AdjointDEIS-1", "Adam", 0.03, n=10, steps=12),
+    Setting("AdjointDEIS-1", "Adam", 0.03, n=20, steps=12),
     # The SDE sampler.
     *_sde(gradient="exact", optimiser="Adam", lr=0.03, n=10, steps=12),
     *_sde(gradient="AdjointDEIS-1", optimiser="Adam", lr=0.03, n=10, steps=12),
