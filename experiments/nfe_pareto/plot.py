@@ -29,7 +29,9 @@ def draw_attacks(result: dict[str, Any], path: Path, policy: str = "other") -> N
                     _line(axis, curve, key, number, label, band=curve["pairs"] == result["pairs"])
         _points(axis, result["table1"], key)
 
-    _panels(result, path, policy, fill, (9, 2800), _legend_of_points(result["table1"]))
+    _panels(
+        result, path, policy, fill, (9, 2800), _legend_of_points(result["table1"], result["pairs"])
+    )
 
 
 def draw_optimisers(result: dict[str, Any], path: Path, policy: str = "other") -> None:
@@ -130,8 +132,11 @@ def _points(axis: Any, attacks: list[dict[str, Any]], key: str) -> None:
             )
 
 
-def _legend_of_points(attacks: list[dict[str, Any]]) -> str:
+def _legend_of_points(attacks: list[dict[str, Any]], pairs: int) -> str:
     marked = _marked(attacks)
-    rows = [f"{letter} {attack['row']}" for letter, _, attack in marked]
+    rows = [
+        f"{letter} {attack['row']}" + (f" ({attack['n']} pairs)" if attack["n"] < pairs else "")
+        for letter, _, attack in marked
+    ]
     lines = [", ".join(rows[k : k + 6]) for k in range(0, len(rows), 6)]
     return "\n" + "\n".join(lines) + "\n(at the left edge: no evaluation of the diffusion network)"
