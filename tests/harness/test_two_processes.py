@@ -189,9 +189,9 @@ def test_one_of_two_ends_and_one_process_continues(
     }
     struck = time.time()
     strike[victim]()
-    code = two.first.wait(timeout=120)
+    code = two.first.wait(timeout=600)
     while not two.second_is_gone():
-        assert time.time() < struck + 120, "the second process goes on alone"
+        assert time.time() < struck + 600, "the second process goes on alone"
         time.sleep(0.05)
     print(f"{victim}: over after {time.time() - struck:.1f} s with {code}")
     if victim in ("both", "first"):
