@@ -8,10 +8,13 @@ from typing import NamedTuple
 import pytest
 from tiny_profile import ROOT
 
-sys.path.insert(0, str(ROOT / "experiments" / "nfe_pareto"))
+FOLDER = str(ROOT / "experiments" / "nfe_pareto")
+sys.path.insert(0, FOLDER)
 study = importlib.import_module("study")
 rates = importlib.import_module("rates")
 settings = importlib.import_module("settings")
+# Other experiments have a run.py, too.
+sys.path.remove(FOLDER)
 
 
 class SimplePair(NamedTuple):
