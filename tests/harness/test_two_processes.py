@@ -213,3 +213,20 @@ def test_one_of_two_ends_and_one_process_continues(
     launch(composed(guided(tiny, tmp_path / "run", "optimisation.steps=40")))
     assert all(p.stat().st_mtime_ns == made[p] for p in recorded), "no morph is made twice"
     assert_same(alone, tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_two_processes_with_nothing_left_to_do_end_well(tiny, tmp_path, environ) -> None:
+    run = tmp_path / "run"
+    lines = guided(tiny, run, "optimisation.steps=2")
+    launch(composed(lines))
+    made = {p: p.stat().st_mtime_ns for p in run.glob("morphs/*/*.png")}
+    first = json.loads((run / "result.json").read_text())["rows"]
+    for name in ("done.json", "result.json"):
+        (run / name).unlink()
+    again = subprocess.run(
+        command_line([*lines, TWO]), cwd=tmp_path, env=environ, capture_output=True, timeout=500
+    )
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert {p: p.stat().st_mtime_ns for p in run.glob("morphs/*/*.png")} == made and made
+    assert json.loads((run / "result.json").read_text())["rows"] == first

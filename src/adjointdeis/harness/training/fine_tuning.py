@@ -10,7 +10,7 @@ gradient methods hand theta's gradient to the weights once per backward pass, wh
 recompute in it, so that distributed data parallel needs nothing of its own.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import lightning as L
 import torch
@@ -60,7 +60,7 @@ class Draws(L.LightningDataModule):
         steps: How many there are.
     """
 
-    def __init__(self, draw, steps: int) -> None:
+    def __init__(self, draw: Callable[[int], Fresh], steps: int) -> None:
         super().__init__()
         self.draw, self.steps = draw, steps
 
@@ -83,7 +83,9 @@ class Draws(L.LightningDataModule):
 
 
 class _Steps(IterableDataset):
-    def __init__(self, draw, first: int, end: int, rank: int, world: int) -> None:
+    def __init__(
+        self, draw: Callable[[int], Fresh], first: int, end: int, rank: int, world: int
+    ) -> None:
         self.draw, self.first, self.end, self.rank, self.world = draw, first, end, rank, world
 
     def __iter__(self) -> Iterator[Fresh]:
