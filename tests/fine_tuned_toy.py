@@ -27,7 +27,7 @@ class Linear(nn.Module):
 class Toy:
     """Samples are to have a given mean.
 
-    Arguments:
+    Args:
         samples: Batch over all processes.
         poisoned: Iteration whose noise is not finite for the first sample; None for none.
     """

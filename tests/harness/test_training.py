@@ -9,7 +9,6 @@ import torch
 from tiny_profile import composed, write_profile
 
 from adjointdeis.faces.networks import DiffAE, IResNet, StyleGAN2
-from adjointdeis.faces.synthetic.pool_spec import PoolSpec
 from adjointdeis.faces.weights import load_network, read_header
 from adjointdeis.harness.launch import launch
 from adjointdeis.harness.tasks import train
@@ -24,6 +23,7 @@ from adjointdeis.harness.training.data import (
 from adjointdeis.harness.training.generator import GeneratorTraining
 from adjointdeis.harness.training.precision import precision
 from adjointdeis.harness.training.recogniser import RecogniserTraining
+from synthetic_faces.pool_spec import PoolSpec
 
 COMMON = (
     "logger=none",
@@ -193,7 +193,7 @@ def test_a_pool_smaller_than_a_batch_still_serves(pools) -> None:
 
 
 def test_studio_only_leaves_out_the_wild_pictures(tmp_path) -> None:
-    from adjointdeis.faces.synthetic.pool import render_pool
+    from synthetic_faces.pool import render_pool
 
     spec = PoolSpec("probe", identities=4, images_per_identity=2, size=16, wild=0.5)
     pool = render_pool(spec, tmp_path / "pool", workers=0, progress=False)

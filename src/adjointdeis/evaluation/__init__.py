@@ -10,11 +10,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .detection import DetectionScores, detection_rows
-    from .errors import DetectionError, EvaluationError, PolicyError, ScoreError, ThresholdMismatch
-    from .generality import evaluate_attack_potential, evaluate_generality
-    from .groups import MorphScores, group, group_table
-    from .metrics import (
+    from adjointdeis.evaluation.detection import DetectionScores, detection_rows
+    from adjointdeis.evaluation.errors import (
+        DetectionError,
+        EvaluationError,
+        PolicyError,
+        ScoreError,
+        ThresholdMismatch,
+    )
+    from adjointdeis.evaluation.generality import evaluate_attack_potential, evaluate_generality
+    from adjointdeis.evaluation.groups import MorphScores, group, group_table
+    from adjointdeis.evaluation.metrics import (
         VARIANTS,
         fmmpmr,
         iapmr,
@@ -25,9 +31,9 @@ if TYPE_CHECKING:
         rmmr,
         vulnerability,
     )
-    from .paired import compare_attacks, holm, mcnemar_exact
-    from .policies import IMPOSTOR_POLICIES, impostors
-    from .protocol import (
+    from adjointdeis.evaluation.paired import compare_attacks, holm, mcnemar_exact
+    from adjointdeis.evaluation.policies import IMPOSTOR_POLICIES, impostors
+    from adjointdeis.evaluation.protocol import (
         ALL_VARIANTS,
         INTERVALS,
         ROW_KEYS,
@@ -35,13 +41,21 @@ if TYPE_CHECKING:
         estimate_thresholds,
         evaluate,
     )
-    from .rates import Rate, clopper_pearson, rate, wilson
-    from .scores import COLUMNS, ScoreTable, concatenate
-    from .storage import read_scores, write_scores
-    from .subjects import Subject, Subjects, read_subjects
-    from .thresholds import ThresholdRecord, read_thresholds, threshold_at_fmr
-    from .verification import equal_error_rate, false_match_rate, false_non_match_rate
-    from .worst_case import worst_case_bound, worst_case_embedding, worst_case_scores
+    from adjointdeis.evaluation.rates import Rate, clopper_pearson, rate, wilson
+    from adjointdeis.evaluation.scores import COLUMNS, ScoreTable, concatenate
+    from adjointdeis.evaluation.storage import read_scores, write_scores
+    from adjointdeis.evaluation.subjects import Subject, Subjects, read_subjects
+    from adjointdeis.evaluation.thresholds import ThresholdRecord, read_thresholds, threshold_at_fmr
+    from adjointdeis.evaluation.verification import (
+        equal_error_rate,
+        false_match_rate,
+        false_non_match_rate,
+    )
+    from adjointdeis.evaluation.worst_case import (
+        worst_case_bound,
+        worst_case_embedding,
+        worst_case_scores,
+    )
 
 __all__ = [
     "ALL_VARIANTS",

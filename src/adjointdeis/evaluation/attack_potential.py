@@ -26,10 +26,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .errors import EvaluationError, ScoreError
-from .groups import MorphScores
-from .rates import Rate, rate
-from .uncertainty import SubjectDraws, morph_weights
+from adjointdeis.evaluation.errors import EvaluationError, ScoreError
+from adjointdeis.evaluation.groups import MorphScores
+from adjointdeis.evaluation.rates import Rate, rate
+from adjointdeis.evaluation.uncertainty import SubjectDraws, morph_weights
 
 
 @dataclass(frozen=True, eq=False)

@@ -127,8 +127,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments and arguments[0] not in COMMANDS and not arguments[0].startswith("-"):
         arguments.insert(0, "score")
     options = parser().parse_args(arguments)
-    from . import commands
-    from .errors import EvaluationError
+    from adjointdeis.evaluation import commands
+    from adjointdeis.evaluation.errors import EvaluationError
 
     try:
         return int(getattr(commands, options.command)(options) or 0)

@@ -9,20 +9,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from ..files import write_atomically
-from . import credentials, markdown
-from .detection import WORST, DetectionScores, detection_rows
-from .errors import EvaluationError
-from .formats import Labels, read as read_format, write as write_format
-from .generality import evaluate_attack_potential, evaluate_generality
-from .paired import compare_attacks
-from .paper import SYSTEMS, paper_table
-from .protocol import INTERVALS, estimate_thresholds, evaluate
-from .provenance import NoProvenance, read_provenance, sources_match
-from .scores import ScoreTable
-from .storage import read_scores, write_json, write_scores
-from .subjects import Subjects, read_subjects
-from .thresholds import ThresholdRecord, read_thresholds
+from adjointdeis.evaluation import credentials, markdown
+from adjointdeis.evaluation.detection import WORST, DetectionScores, detection_rows
+from adjointdeis.evaluation.errors import EvaluationError
+from adjointdeis.evaluation.formats import Labels, read as read_format, write as write_format
+from adjointdeis.evaluation.generality import evaluate_attack_potential, evaluate_generality
+from adjointdeis.evaluation.paired import compare_attacks
+from adjointdeis.evaluation.paper import SYSTEMS, paper_table
+from adjointdeis.evaluation.protocol import INTERVALS, estimate_thresholds, evaluate
+from adjointdeis.evaluation.provenance import NoProvenance, read_provenance, sources_match
+from adjointdeis.evaluation.scores import ScoreTable
+from adjointdeis.evaluation.storage import read_scores, write_json, write_scores
+from adjointdeis.evaluation.subjects import Subjects, read_subjects
+from adjointdeis.evaluation.thresholds import ThresholdRecord, read_thresholds
+from adjointdeis.files import write_atomically
 
 RESULT_SCHEMA = "adjointdeis-evaluation/1"
 
@@ -202,7 +202,7 @@ def sign(options: Namespace) -> None:
 
 def synth(options: Namespace) -> None:
     """Writes synthetic scores and, if asked, the covariates of their subjects."""
-    from .simulate import synthetic_table
+    from adjointdeis.evaluation.simulate import synthetic_table
 
     if options.n_subjects < 4 or options.n_morphs < 1:
         raise EvaluationError("expected at least 4 subjects and 1 morph")

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from .groups import MorphScores, group
-from .metrics import vulnerability
-from .rates import wilson
-from .simulate import DyadicModel, Simulation, simulate
-from .thresholds import threshold_at_fmr
-from .uncertainty import (
+from adjointdeis.evaluation.groups import MorphScores, group
+from adjointdeis.evaluation.metrics import vulnerability
+from adjointdeis.evaluation.rates import wilson
+from adjointdeis.evaluation.simulate import DyadicModel, Simulation, simulate
+from adjointdeis.evaluation.thresholds import threshold_at_fmr
+from adjointdeis.evaluation.uncertainty import (
     bootstrap_rates,
     bootstrap_thresholds,
     draw_subjects,

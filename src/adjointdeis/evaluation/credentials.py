@@ -22,9 +22,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ..files import write_atomically
-from .errors import EvaluationError
-from .provenance import chunks, read_provenance
+from adjointdeis.evaluation.errors import EvaluationError
+from adjointdeis.evaluation.provenance import chunks, read_provenance
+from adjointdeis.files import write_atomically
 
 ASSERTION = "org.adjointdeis.provenance"
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeSynthetic"

@@ -24,10 +24,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .errors import DetectionError
-from .rates import Rate, rate
-from .scores import BONA_FIDE, ScoreTable
-from .thresholds import allowed_false_matches
+from adjointdeis.evaluation.errors import DetectionError
+from adjointdeis.evaluation.rates import Rate, rate
+from adjointdeis.evaluation.scores import BONA_FIDE, ScoreTable
+from adjointdeis.evaluation.thresholds import allowed_false_matches
 
 HIGHER_IS = ("morph", "bonafide")
 WORST = "max over attacks"

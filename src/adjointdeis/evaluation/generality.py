@@ -3,14 +3,14 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from .attack_potential import (
+from adjointdeis.evaluation.attack_potential import (
     attack_potential,
     bootstrap_attack_potential,
     generalised_attack_potential,
 )
-from .errors import EvaluationError, ScoreError
-from .groups import MorphScores, group_table
-from .protocol import (
+from adjointdeis.evaluation.errors import EvaluationError, ScoreError
+from adjointdeis.evaluation.groups import MorphScores, group_table
+from adjointdeis.evaluation.protocol import (
     TAU_FIXED,
     TAU_REESTIMATED,
     WORST_CASE,
@@ -19,10 +19,10 @@ from .protocol import (
     draw_for,
     operating_points,
 )
-from .scores import ScoreTable
-from .subjects import Subjects
-from .thresholds import ThresholdRecord
-from .uncertainty import SubjectDraws, percentile_interval
+from adjointdeis.evaluation.scores import ScoreTable
+from adjointdeis.evaluation.subjects import Subjects
+from adjointdeis.evaluation.thresholds import ThresholdRecord
+from adjointdeis.evaluation.uncertainty import SubjectDraws, percentile_interval
 
 MAP_ROW_KEYS = (
     "attack",

@@ -5,8 +5,8 @@ from functools import cached_property
 
 import numpy as np
 
-from .errors import ScoreError
-from .scores import ScoreTable, codes
+from adjointdeis.evaluation.errors import ScoreError
+from adjointdeis.evaluation.scores import ScoreTable, codes
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from .rates import CONDITIONAL, NEW_SUBJECTS, NEW_SUBJECTS_FIXED_TAU
-from .thresholds import ThresholdRecord
+from adjointdeis.evaluation.rates import CONDITIONAL, NEW_SUBJECTS, NEW_SUBJECTS_FIXED_TAU
+from adjointdeis.evaluation.thresholds import ThresholdRecord
 
 
 def percent(value: float | None, digits: int = 2) -> str:

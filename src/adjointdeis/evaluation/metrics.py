@@ -31,9 +31,9 @@ from typing import Any
 
 import numpy as np
 
-from .errors import EvaluationError, ScoreError
-from .groups import MorphScores, group
-from .rates import Rate, rate, sum_of_rates
+from adjointdeis.evaluation.errors import EvaluationError, ScoreError
+from adjointdeis.evaluation.groups import MorphScores, group
+from adjointdeis.evaluation.rates import Rate, rate, sum_of_rates
 
 VARIANTS = ("MMPMR", "MinMax", "ProdAvg", "FMMPMR", "IAPMR")
 

@@ -19,14 +19,14 @@ from typing import Any
 
 import numpy as np
 
-from .errors import EvaluationError, ScoreError
-from .groups import MorphScores, group_table
-from .metrics import numerators
-from .protocol import draw_for, operating_points
-from .scores import ScoreTable
-from .subjects import Subjects
-from .thresholds import ThresholdRecord
-from .uncertainty import SubjectDraws, bootstrap_rates, percentile_interval
+from adjointdeis.evaluation.errors import EvaluationError, ScoreError
+from adjointdeis.evaluation.groups import MorphScores, group_table
+from adjointdeis.evaluation.metrics import numerators
+from adjointdeis.evaluation.protocol import draw_for, operating_points
+from adjointdeis.evaluation.scores import ScoreTable
+from adjointdeis.evaluation.subjects import Subjects
+from adjointdeis.evaluation.thresholds import ThresholdRecord
+from adjointdeis.evaluation.uncertainty import SubjectDraws, bootstrap_rates, percentile_interval
 
 
 @dataclass(frozen=True)

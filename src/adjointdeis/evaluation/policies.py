@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .errors import PolicyError
-from .scores import ScoreTable
-from .subjects import Subjects
+from adjointdeis.evaluation.errors import PolicyError
+from adjointdeis.evaluation.scores import ScoreTable
+from adjointdeis.evaluation.subjects import Subjects
 
 IMPOSTOR_POLICIES = ("all", "same-sex", "same-sex-and-group")
 _COVARIATES = {"all": (), "same-sex": ("sex",), "same-sex-and-group": ("sex", "group")}

@@ -12,15 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from .errors import EvaluationError, PolicyError, ScoreError
-from .groups import MorphScores, group_table
-from .metrics import VARIANTS, rmmr, vulnerability
-from .policies import Impostors, impostors
-from .rates import CONDITIONAL, NEW_SUBJECTS, NEW_SUBJECTS_FIXED_TAU, Rate
-from .scores import ScoreTable
-from .subjects import Subjects
-from .thresholds import ThresholdRecord, threshold_at_fmr
-from .uncertainty import (
+from adjointdeis.evaluation.errors import EvaluationError, PolicyError, ScoreError
+from adjointdeis.evaluation.groups import MorphScores, group_table
+from adjointdeis.evaluation.metrics import VARIANTS, rmmr, vulnerability
+from adjointdeis.evaluation.policies import Impostors, impostors
+from adjointdeis.evaluation.rates import CONDITIONAL, NEW_SUBJECTS, NEW_SUBJECTS_FIXED_TAU, Rate
+from adjointdeis.evaluation.scores import ScoreTable
+from adjointdeis.evaluation.subjects import Subjects
+from adjointdeis.evaluation.thresholds import ThresholdRecord, threshold_at_fmr
+from adjointdeis.evaluation.uncertainty import (
     SubjectDraws,
     bootstrap_fnmr,
     bootstrap_rates,
@@ -28,7 +28,7 @@ from .uncertainty import (
     draw_subjects,
     percentile_interval,
 )
-from .verification import false_non_match_rate
+from adjointdeis.evaluation.verification import false_non_match_rate
 
 WORST_CASE = "worst-case"
 RMMR_PREFIX = "RMMR-"

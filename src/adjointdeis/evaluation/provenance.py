@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from .errors import EvaluationError
+from adjointdeis.evaluation.errors import EvaluationError
 
 TEXT_KEY = "adjointdeis"
 NOTICE = "synthetic morph, research use"

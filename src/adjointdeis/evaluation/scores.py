@@ -32,7 +32,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import ScoreError
+from adjointdeis.evaluation.errors import ScoreError
 
 KINDS = ("mated", "nonmated", "morph", "mad")
 SCORE_TYPES = ("similarity", "dissimilarity")

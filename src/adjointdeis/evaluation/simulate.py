@@ -17,9 +17,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .errors import EvaluationError
-from .scores import BONA_FIDE, ScoreTable
-from .subjects import Subjects
+from adjointdeis.evaluation.errors import EvaluationError
+from adjointdeis.evaluation.scores import BONA_FIDE, ScoreTable
+from adjointdeis.evaluation.subjects import Subjects
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from typing import IO, Any
 
 import numpy as np
 
-from ..files import write_atomically
-from .errors import ScoreError
-from .scores import COLUMNS, REQUIRED_COLUMNS, TEXT_COLUMNS, ScoreTable
+from adjointdeis.evaluation.errors import ScoreError
+from adjointdeis.evaluation.scores import COLUMNS, REQUIRED_COLUMNS, TEXT_COLUMNS, ScoreTable
+from adjointdeis.files import write_atomically
 
 SCHEMA = "adjointdeis-scores/1"
 

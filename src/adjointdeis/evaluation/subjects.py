@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .errors import PolicyError, ScoreError
+from adjointdeis.evaluation.errors import PolicyError, ScoreError
 
 # The names that published subject lists use for the same facts.
 _ALIASES = {

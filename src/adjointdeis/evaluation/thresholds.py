@@ -24,10 +24,10 @@ from typing import Any
 
 import numpy as np
 
-from .errors import EvaluationError, ThresholdMismatch
-from .rates import clopper_pearson
-from .scores import SCORE_TYPES
-from .storage import write_json
+from adjointdeis.evaluation.errors import EvaluationError, ThresholdMismatch
+from adjointdeis.evaluation.rates import clopper_pearson
+from adjointdeis.evaluation.scores import SCORE_TYPES
+from adjointdeis.evaluation.storage import write_json
 
 SCHEMA = "adjointdeis-threshold/1"
 ORDER_STATISTIC = "conservative order statistic: tau = x_(floor(f N_I)), match iff S > tau"

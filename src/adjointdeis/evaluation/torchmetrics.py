@@ -28,13 +28,13 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from .attack_potential import attack_potential
-from .detection import DetectionScores
-from .errors import EvaluationError, ScoreError
-from .groups import MorphScores, group
-from .metrics import vulnerability
-from .thresholds import ThresholdRecord, threshold_at_fmr
-from .verification import false_non_match_rate
+from adjointdeis.evaluation.attack_potential import attack_potential
+from adjointdeis.evaluation.detection import DetectionScores
+from adjointdeis.evaluation.errors import EvaluationError, ScoreError
+from adjointdeis.evaluation.groups import MorphScores, group
+from adjointdeis.evaluation.metrics import vulnerability
+from adjointdeis.evaluation.thresholds import ThresholdRecord, threshold_at_fmr
+from adjointdeis.evaluation.verification import false_non_match_rate
 
 KIND_CODES = {"morph": 0, "nonmated": 1, "mated": 2, "bonafide": 3}
 # Two ranks may differ in the last bits of a float32 network; more than this is another score.

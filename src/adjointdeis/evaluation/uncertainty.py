@@ -24,9 +24,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .errors import EvaluationError
-from .groups import MorphScores
-from .metrics import denominators, numerators
+from adjointdeis.evaluation.errors import EvaluationError
+from adjointdeis.evaluation.groups import MorphScores
+from adjointdeis.evaluation.metrics import denominators, numerators
 
 _CHUNK = 256
 

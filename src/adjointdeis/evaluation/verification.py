@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .errors import EvaluationError
-from .rates import EXACT, Rate, clopper_pearson, rate
+from adjointdeis.evaluation.errors import EvaluationError
+from adjointdeis.evaluation.rates import EXACT, Rate, clopper_pearson, rate
 
 
 @dataclass(frozen=True)

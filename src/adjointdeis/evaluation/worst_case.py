@@ -16,7 +16,7 @@ References:
 
 import numpy as np
 
-from .errors import EvaluationError
+from adjointdeis.evaluation.errors import EvaluationError
 
 
 def worst_case_embedding(z_a: np.ndarray, z_b: np.ndarray) -> np.ndarray:

@@ -71,7 +71,7 @@ from adjointdeis.faces.weights import fingerprint, save_network
 class CheckpointKind:
     """Layout of one official checkpoint.
 
-    Arguments:
+    Args:
         network: Builds the network with its official numbers.
         container: Key of the file's dictionary that holds the state dict; None if it is the file.
         prefix: What the wanted keys begin with; it is removed.

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 class MarginHead(nn.Module):
     r"""Cosine classifier with the ArcFace margin :math:`\cos(\theta_y + m)`.
 
-    Arguments:
+    Args:
         embedding_dim: Length of the embeddings.
         identities: Number of training identities.
         scale: :math:`s`, the radius of the hypersphere, positive.
@@ -59,7 +59,7 @@ class MarginHead(nn.Module):
 class ElasticMarginHead(MarginHead):
     r"""ArcFace with a margin drawn anew for each sample, :math:`m \sim N(m, \sigma^2)`.
 
-    Arguments:
+    Args:
         spread: :math:`\sigma` in radians.
     """
 
@@ -86,7 +86,7 @@ class AdaMarginHead(MarginHead):
     :math:`\mu, \sigma` are running statistics of the norms, the angle is
     :math:`-m\hat z` and the shift :math:`m\hat z + m`.
 
-    Arguments:
+    Args:
         concentration: :math:`h`, the share of a standard deviation that saturates the proxy.
         momentum: Weight of a batch in the running statistics.
     """

@@ -44,7 +44,7 @@ def adjoint_dpm_guidance(
     Optimises x_T (or z, or both). Cost of a step: N evaluations, and as many with a graph and
     products as the integrator asks for (N for "euler").
 
-    Arguments:
+    Args:
         denoiser, solver, grid: As for :func:`adjointdeis.sample`; an ODE solver.
         objective: ``x_0 -> losses`` with shape (B).
         x_T, z: Latents, not modified; z as for :class:`LatentOptimisation`.

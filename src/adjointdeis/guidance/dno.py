@@ -41,7 +41,7 @@ class Decorrelation:
     White noise has none at any scale; an optimiser that writes a pattern into x_T creates some.
     Neighbours wrap around. One level of the pyramid averages pairs along every listed axis.
 
-    Arguments:
+    Args:
         dims: axes with a neighbourhood: (-2, -1) for images, (-1,) for sequences.
         smallest: the pyramid ends when an axis is not longer than this, or of odd length.
 
@@ -87,7 +87,7 @@ def direct_noise_optimisation(
     Optimises x_T; z stays. Cost of a step: N evaluations and the gradient method's N products
     (the sampler carries any method; the authors used plain backpropagation over 10 DDIM steps).
 
-    Arguments:
+    Args:
         sampler, objective, x_T, z, optimizer, keep: as for :class:`LatentOptimisation`.
         weight: weight of the penalty; the authors use 1000.
         penalty: per-sample penalty of x_T; ``Decorrelation()`` by default.

@@ -82,7 +82,7 @@ def doodl(
     products; two latents and the activations of one evaluation. The sample of the result is the
     pair of images, with shape (2, B, *); :meth:`LatentOptimisation.result` is the tied x_T.
 
-    Arguments:
+    Args:
         denoiser: Noise prediction.
         objective: ``x_0 -> losses`` with shape (B), asked once for each image of the pair.
         x_T: Initial noise, with shape (B, *); not modified.

@@ -33,7 +33,7 @@ def draft(
 
     Optimises theta. Cost of a step: N evaluations, K more with a graph and K products.
 
-    Arguments:
+    Args:
         denoiser, objective, optimizer, solver, grid, clip_norm: As for :class:`FineTuning`.
         last: K, 1 or more.
 

@@ -43,7 +43,7 @@ class FineTuning:
     Optimises theta. Cost of a step: one rollout and its gradient. Weights that do not require a
     gradient stay as they are and cost nothing.
 
-    Arguments:
+    Args:
         denoiser: Network; changed in place.
         objective: ``x_0 -> losses`` with shape (B).
         optimizer: Factory called with the list of weights that require a gradient.
@@ -87,7 +87,7 @@ class FineTuning:
     ) -> ThetaStep:
         """One rollout, one gradient, one update.
 
-        Arguments:
+        Args:
             x_T, z, noise: As for :func:`adjointdeis.sample`; fresh ones every step, or the
                 weights fit these samples only.
 
@@ -139,7 +139,7 @@ def update(
 def clip(parameters: Sequence[Tensor], clip_norm: float | None = None, where: str = "") -> float:
     """Shortens the gradient in ``grad`` of the weights; returns its norm before that.
 
-    Arguments:
+    Args:
         parameters: Weights that have a gradient.
         clip_norm: Largest norm over all of them; None leaves it.
         where: Opens the message of an error.

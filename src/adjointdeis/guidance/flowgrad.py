@@ -91,7 +91,7 @@ def control_trajectory(
     result, with shape (B, N, *). The penalty :math:`\lambda \sum \|u\|^2` is the optimiser's
     ``weight_decay`` of 2 lambda (exactly, for SGD).
 
-    Arguments:
+    Args:
         denoiser: Noise prediction.
         objective: ``x_0 -> losses`` with shape (B).
         x_T: Initial noise, with shape (B, *).

@@ -67,7 +67,7 @@ class Strategy(Protocol):
     ) -> Choice:
         """The prediction at x.
 
-        Arguments:
+        Args:
             predict: ``z -> eps`` at x, counted, never with a graph.
             x: State at ``s``, with shape (B, *).
             s: Node with alpha > 0.
@@ -83,7 +83,7 @@ class OptimiseEps:
 
     The answer itself competes, so that no step is worse than the plain one by its own loss.
 
-    Arguments:
+    Args:
         steps: Gradient steps of every sampling step; 0 is plain sampling.
         optimizer: Factory called with ``[eps]``, fresh at every sampling step; an elementwise one
             (Adam, RAdam, SGD) keeps the samples independent.
@@ -124,7 +124,7 @@ class OptimiseEps:
 class SearchBlend:
     """Try the spherical blends of the answers under two conditions, take each sample's best.
 
-    Arguments:
+    Args:
         weights: Shares of the second answer that are tried, each in [0, 1].
         blend: ``(eps_a, eps_b, weight) -> eps``.
     """
@@ -153,7 +153,7 @@ class SearchBlend:
 class GreedyRun:
     """A batch under greedy sampling, one sampling step at a time.
 
-    Arguments:
+    Args:
         denoiser: ``(x, t, z) -> eps``, evaluated without a graph.
         x_T: State at the first node, with shape (B, *); not modified.
         z: The conditions of the strategy: one for OptimiseEps, two for SearchBlend.

@@ -74,7 +74,7 @@ class ImplicitDiffusion:
     N more with a graph and N products for the adjoint of the leaving batch; a nested loop pays
     the same but waits for N steps in a row. Memory: the paths of all slots, N(N + 3)/2 latents.
 
-    Arguments:
+    Args:
         denoiser: Network; changed in place.
         objective: ``x_0 -> losses`` with shape (B); its mean is descended.
         optimizer: Factory called with the list of weights that require a gradient.

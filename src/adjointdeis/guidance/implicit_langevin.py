@@ -53,7 +53,7 @@ class ImplicitLangevin:
     Optimises theta of a potential. Cost of an iteration: two evaluations of the potential and two
     products, one for the samples and one for the weights.
 
-    Arguments:
+    Args:
         potential: Module ``x -> V`` with shape (B); changed in place.
         objective: ``x -> losses`` with shape (B); its mean under the density is descended.
         optimizer: Factory called with the list of weights that require a gradient.
@@ -96,7 +96,7 @@ class ImplicitLangevin:
     def step(self, noise: Sequence[Tensor]) -> ThetaStep:
         """Move the particles, then the weights.
 
-        Arguments:
+        Args:
             noise: A standard normal, shaped like the particles, per Langevin step.
 
         Raises:

@@ -52,7 +52,7 @@ class LatentOptimisation:
     Optimises x_T and z, or one of them. Cost of a step: one rollout and its gradient; ``cost`` is
     the sum of all.
 
-    Arguments:
+    Args:
         sampler: ``(x_T, z) -> Rollout``, differentiable by whatever method it carries; with
             ``stop``, ``(x_T, z, rows) -> Rollout`` for the samples of these numbers.
         objective: ``x_0 -> losses`` with shape (B); with ``stop``, ``(x_0, rows) -> losses``.

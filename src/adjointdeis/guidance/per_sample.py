@@ -13,7 +13,7 @@ class Sphere:
     A standard normal in D dimensions has norm near :math:`\sqrt D`; noise that leaves this shell
     is noise that the network was never trained on.
 
-    Arguments:
+    Args:
         norm: Radius per sample, with shape (B).
     """
 
@@ -35,7 +35,7 @@ class Sphere:
 class Box:
     """Keeps every entry of the noise within a distance of where it started.
 
-    Arguments:
+    Args:
         centre: Where it started, with shape (B, *).
         radius: The distance, positive.
     """

@@ -34,7 +34,7 @@ class AssetError(RuntimeError):
 class Profile:
     """Files of one profile.
 
-    Arguments:
+    Args:
         name: "mini" or "paper".
         root: Folder with ``manifest.json``; the package's own for ``mini``.
         remedy: What to do about a missing or damaged file.
@@ -116,7 +116,7 @@ def recogniser(file: str, profile: Profile) -> NetworkRecogniser:
 def style_generator(file: str, features: str, profile: Profile) -> StyleGenerator:
     """The StyleGAN2 of a profile and the features of its perceptual loss, frozen.
 
-    Arguments:
+    Args:
         file: The generator's file.
         features: A VGG16's file, or an IResNet recogniser's for want of one.
         profile: Where they are.

@@ -24,7 +24,7 @@ def best_batch_size(
     Stops where the next doubling would not fit, runs out of memory, or saves less than a
     twentieth. Results do not depend on the batch size, but for rounding.
 
-    Arguments:
+    Args:
         step: Makes one optimisation step with so many pairs.
         largest: No more pairs than these.
         fits: ``(size, next_size) -> bool``, asked after ``step(size)``: whether the next size has
@@ -61,7 +61,7 @@ def memory_taken(device: torch.device) -> int:
 class MemoryWatch:
     """Whether a larger batch fits, from what the smaller ones took at most.
 
-    Arguments:
+    Args:
         device: CPU (resident memory of this process against what the machine has left) or CUDA.
     """
 

@@ -59,7 +59,7 @@ def load_benchmark(
 ) -> Benchmark:
     """Faces and pairs, with every problem of the list reported at once.
 
-    Arguments:
+    Args:
         faces: Folder of aligned images ``NNN_03.png`` and ``NNN_08.png``; "mini" for the embedded
             ones.
         pairs: Pair list; "mini" for the embedded one.

@@ -96,7 +96,7 @@ def outcomes(
 ) -> list[Outcome]:
     """Every protocol's outcome, the closest to the published rows first.
 
-    Arguments:
+    Args:
         embedded: By preparation and recogniser.
         ids: The N people, in the order of the embeddings.
         published: Percent by row and recogniser.

@@ -21,7 +21,7 @@ class Encodings:
     much as several optimisation steps, and every attack and every pair of a subject needs the same
     one.
 
-    Arguments:
+    Args:
         autoencoder: Network.
         cache: Folder of the cache, or None to keep nothing.
     """

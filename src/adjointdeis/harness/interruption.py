@@ -138,7 +138,7 @@ def _locked(path: Path, directory: Path) -> IO[str]:
 def remove_leftovers(directory: Path, older_than: float = 0.0) -> None:
     """Removes what a killed process was writing.
 
-    Arguments:
+    Args:
         directory: A folder, with those below it.
         older_than: Seconds since the last change; 0 where no other process is at work.
     """

@@ -29,7 +29,7 @@ class BenchmarkLandmarks:
     All in pixels of the aligned image. The faces are aligned, so that dlib takes its usual box
     where its detector sees no face.
 
-    Arguments:
+    Args:
         dataset: The faces.
         landmarker: Finds the 68 points.
     """

@@ -33,7 +33,7 @@ from adjointdeis.morphing.attack import Attack, Morphs, Progress, Sources, Workb
 class LatentMorphing(L.LightningModule):
     """Runs one attack over batches of pairs.
 
-    Arguments:
+    Args:
         attack: What to do.
         bench: What it works with; its device is that of the trainer.
         benchmark: Faces.

@@ -6,7 +6,7 @@ from typing import Any
 def model_cards(files: dict[str, dict[str, Any]], quality: dict[str, Any]) -> str:
     """Markdown page with one card per network.
 
-    Arguments:
+    Args:
         files: Manifest entries, with the training record under "training".
         quality: What `task=mini` measured.
     """

@@ -16,7 +16,7 @@ from adjointdeis.faces.weights import WeightsError, fingerprint, read_header
 class OfficialFile:
     """A checkpoint that the paper's experiments need.
 
-    Arguments:
+    Args:
         name: File name in the profile's folder.
         kind: Entry of :data:`adjointdeis.faces.checkpoints.KINDS`.
         use: What it is for.

@@ -108,7 +108,7 @@ def unfinished(folder: Path) -> list[tuple[Path, str]]:
 def download(project: str, destination: Path) -> list[Path]:
     """Results of the finished runs of a project on the server, each in a folder named by its id.
 
-    Arguments:
+    Args:
         project: `entity/project`.
         destination: Folder; made if absent.
 

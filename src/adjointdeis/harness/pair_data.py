@@ -28,7 +28,7 @@ class PairSteps(IterableDataset):
     last ones without pairs where its share is smaller: Lightning's processes meet at every step,
     and one that left early would leave the others waiting for it.
 
-    Arguments:
+    Args:
         pairs: The pairs that are not finished yet.
         batch_size: Pairs optimised together.
         steps: Steps of a batch, see :attr:`Attack.steps`.

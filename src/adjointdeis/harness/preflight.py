@@ -16,7 +16,7 @@ CountFaces = Callable[[np.ndarray], int]
 class ImageCheck:
     """Looks at every image that a run will read, the probes included.
 
-    Arguments:
+    Args:
         size: Side that the autoencoder takes; None where none is needed.
         count_faces: Faces on an (H, W, 3) uint8 image; None does not look for faces.
     """

@@ -83,7 +83,7 @@ def watch_children(children: Sequence[subprocess.Popen], period: float = 0.5) ->
     Lightning ends the others within five seconds, at once where they wait for the dead one, but
     says nothing about it.
 
-    Arguments:
+    Args:
         children: Processes 1, 2, ... of the run.
         period: Seconds between two looks.
     """

@@ -37,7 +37,7 @@ def digest(values: Mapping[Any, Any]) -> str:
 def morph_text(attack: str, config: str, sources: Mapping[str, str]) -> dict[str, str]:
     """PNG text chunks of a morph.
 
-    Arguments:
+    Args:
         attack: Name of the attack.
         config: Hash of the run's configuration.
         sources: SHA-256 of each source file by its name.

@@ -45,7 +45,7 @@ def every_record(
 
     On a network file system those of another node may be seen a little later.
 
-    Arguments:
+    Args:
         directory, benchmark, config: see :func:`read_records`.
         patience: Seconds to wait for records that are not there.
 

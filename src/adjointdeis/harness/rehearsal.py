@@ -43,7 +43,7 @@ def rehearse(
 ) -> list[dict[str, Any]]:
     """Expected price of every attack.
 
-    Arguments:
+    Args:
         attacks: The rows.
         bench: With the device that the run will have.
         todo: Pairs without a morph, by attack.
@@ -83,7 +83,7 @@ def rehearse(
 def measure(bench: Workbench, batch: int) -> Units:
     """Times one evaluation of each kind, and looks at what it returns.
 
-    Arguments:
+    Args:
         bench: Networks; those that are absent cost nothing.
         batch: Pairs.
     """

@@ -32,7 +32,7 @@ def score_morphs(
     "worst-case", bounds what any morph could reach on each recogniser: the embedding half way
     between the two sources'.
 
-    Arguments:
+    Args:
         benchmark: Probes.
         morphs: File of each pair's morph, by attack and pair.
         recognisers: Systems under attack.

@@ -28,7 +28,7 @@ def sweeping() -> bool:
 def note_job(directory: Path, status: str, reason: str = "") -> None:
     """Leaves the line of a job; does nothing outside of a sweep.
 
-    Arguments:
+    Args:
         directory: Run directory of the job.
         status: "started", then "done", "skipped" (was finished before) or "failed"; a job that was
             killed stays at the first.

@@ -29,7 +29,7 @@ _COSTS = ("nfe_paper", "seconds_per_pair")
 class RunLogger(WandbLogger):
     """Lightning's logger, which also keeps configuration, images, result and records of morphs.
 
-    Arguments:
+    Args:
         images: How many pairs' morphs are shown, the same pairs in every run of a benchmark; 0
             shows none.
         photographs: Whether the source images and all morphs are kept too. False keeps the records
@@ -52,7 +52,7 @@ class RunLogger(WandbLogger):
     def log_outcome(self, directory: Path, result: Mapping[str, Any]) -> None:
         """Adds what a finished run found: table, images, summary, files and an artifact.
 
-        Arguments:
+        Args:
             directory: Run directory, with `result.json` and the files it names.
             result: Its content.
         """

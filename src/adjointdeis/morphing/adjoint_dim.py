@@ -36,7 +36,7 @@ from adjointdeis.rollout import Rollout
 class GuidedDiM(DiM):
     """DiM whose latents are optimised.
 
-    Arguments:
+    Args:
         sampling_steps: N, of every sampling run.
         optimisation_steps: Gradient steps; 0 samples DiM's own latents.
         gradient: Gradient method, required when there are gradient steps.

@@ -69,7 +69,7 @@ class Encoder(Protocol):
     ) -> EncodedFace:
         """Codes and noises of images (B, H, W, 3) uint8.
 
-        Arguments:
+        Args:
             images: What the noise is found for.
             device: Where the result lives.
             steps: Evaluations of the probability-flow ODE.
@@ -241,7 +241,7 @@ class Work(Protocol):
 class Attack(ABC):
     """One row of a morphing table.
 
-    Arguments:
+    Args:
         name: Identifier, used as a folder name.
         label: Name in printed tables.
         paper_row: Name of the paper's row that this one corresponds to, or None.

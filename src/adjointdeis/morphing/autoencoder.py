@@ -23,7 +23,7 @@ EncodingGrid = Literal["ddim_stride", "greedy_dim"]
 class Autoencoder:
     """A trained network with the meaning of its output.
 
-    Arguments:
+    Args:
         network: The diffusion autoencoder, frozen and in evaluation mode.
         prediction: What the network predicts: "eps" for the official weights, "v" for the
             embedded ones.
@@ -67,7 +67,7 @@ class Autoencoder:
     ) -> Encoding:
         r"""Noise of images by the probability-flow ODE run forwards.
 
-        Arguments:
+        Args:
             images: Images :math:`x_0` in [-1, 1], with shape (B, 3, H, W).
             z: Their codes, with shape (B, D).
             steps: :math:`N_E`.

@@ -13,7 +13,7 @@ def slerp(a: Tensor, b: Tensor, weight: float = 0.5) -> Tensor:
     Noise of two images keeps its norm this way, while their mean would be :math:`\sqrt 2` too
     short for a sampler that expects a standard normal.
 
-    Arguments:
+    Args:
         a: First tensors, with shape (B, *).
         b: Second tensors, with shape (B, *).
         weight: 0 gives ``a``, 1 gives ``b``.

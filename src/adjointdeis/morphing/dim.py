@@ -67,7 +67,7 @@ PLAIN = DDIM()
 class DiM(Attack):
     """The DiM family: encode both sources, interpolate, sample.
 
-    Arguments:
+    Args:
         solver: Sampler; an SDE solver takes its noises from Cycle-SDE.
         grid: "greedy_dim", the rounding of the paper's scheduler (999 ... 50, then index 0), or
             "ddim_stride", the diffusion autoencoder's own (950 ... 0, then clean), to which belongs

@@ -84,7 +84,7 @@ class _Greedy(DiM):
 class GreedyDiM(_Greedy):
     """Greedy-DiM*: the noise prediction of every step is optimised.
 
-    Arguments:
+    Args:
         sampling_steps: N.
         inner_steps: Gradient steps on each step's prediction; 0 is DiM.
         optimizer: Factory of their optimiser, fresh at every sampling step.
@@ -127,7 +127,7 @@ class GreedyDiM(_Greedy):
 class GreedyDiMSearch(_Greedy):
     """Greedy-DiM-S: every step takes the best of ``blends`` interpolated predictions.
 
-    Arguments:
+    Args:
         sampling_steps: N.
         blends: How many weights in [0, 1] are tried, both ends included; the paper's 21.
     """

@@ -37,7 +37,7 @@ class IdentityDistances:
 class IdentityLoss:
     """The loss, for a given face-recognition network.
 
-    Arguments:
+    Args:
         features: Differentiable embedding of images in [-1, 1], (B, 3, H, W) to (B, D).
     """
 

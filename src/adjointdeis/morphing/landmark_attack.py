@@ -33,7 +33,7 @@ from adjointdeis.morphing.landmark import LandmarkMorph, Variant
 class LandmarkAttack(Attack):
     """A landmark morph of every pair.
 
-    Arguments:
+    Args:
         variant: Style, see :mod:`adjointdeis.morphing.landmark`.
         points: Landmarks: "auto" takes those of the published style ("tem" for Webmorph, else the
             68 of iBUG), "dlib68" or "tem" takes these.
@@ -93,7 +93,7 @@ def landmark_morphs(
 ) -> tuple[np.ndarray, dict[int, str]]:
     """Landmark morphs of a batch.
 
-    Arguments:
+    Args:
         morph: The method.
         sources: The pairs.
         bench: Where the landmarks come from.

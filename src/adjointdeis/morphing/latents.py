@@ -49,7 +49,7 @@ def morph_latents(
 ) -> MorphLatents:
     """Latents of an ODE morph: spherical interpolation of the noises, linear of the codes.
 
-    Arguments:
+    Args:
         a, b: The two sources.
         weight: Share of ``b``.
         blend: Interpolation of the noises.
@@ -73,7 +73,7 @@ def sde_morph_latents(
     their step noises nearly agree, and every step's noises are interpolated as x_T is: the result
     keeps the norm of a standard normal, and weight 0 or 1 reproduces a source exactly.
 
-    Arguments:
+    Args:
         autoencoder: Network.
         images_a, images_b: Sources in [-1, 1], with shape (B, 3, H, W).
         grid: Sampling grid; encoding costs one evaluation per step.

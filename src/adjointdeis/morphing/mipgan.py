@@ -65,7 +65,7 @@ class Synthesis(Protocol):
 class StyleDescent:
     """Adam on styles, for a number of steps.
 
-    Arguments:
+    Args:
         steps: Gradient steps.
         learning_rate: Of the first step.
         decay: Factor on the rate after every ``decay_every`` steps; 1 keeps it constant.
@@ -137,7 +137,7 @@ class MIPGANTerms:
 class MIPGANLoss:
     """The losses of morphs against two batches of sources.
 
-    Arguments:
+    Args:
         maps: Feature maps of the perceptual loss.
         identity: Loss of the recogniser that guides.
         images_a, images_b: Sources in [-1, 1], with shape (B, 3, S, S).
@@ -182,7 +182,7 @@ class ProjectionLoss:
     The last term fixes colours, to which the recogniser's features and a similarity of structure
     are nearly blind.
 
-    Arguments:
+    Args:
         maps: Feature maps of the perceptual term.
         images: Images in [-1, 1], with shape (B, 3, S, S).
         perceptual, ms_ssim, pixel: Weights.
@@ -215,7 +215,7 @@ class StyleOptimisation:
     single numbers. Without randomness in the generator the result depends on nothing but the
     arguments, and a run that continues from :meth:`state_dict` ends where one without a break does.
 
-    Arguments:
+    Args:
         generator: Generator, frozen.
         objective: Images to losses with shape (B).
         styles: Where to begin, (B, n, D); not modified.
@@ -309,7 +309,7 @@ class StyleMorphs:
 class MIPGAN:
     """The attack, ready to be given pairs of faces.
 
-    Arguments:
+    Args:
         generator: Generator, frozen.
         maps: Feature maps of the perceptual losses.
         identity: Loss of the recogniser that guides.

@@ -28,7 +28,7 @@ from adjointdeis.morphing.mipgan import MIPGAN, MIPGANTerms, MIPGANWeights, Styl
 class MIPGANAttack(Attack):
     """A MIPGAN morph of every pair.
 
-    Arguments:
+    Args:
         version: "I" is the published method with a StyleGAN, "II" with a StyleGAN2. There is one
             generator in a profile, a StyleGAN2: both rows use it, and row I says so.
         optimisation_steps: Gradient steps of a morph.
@@ -97,7 +97,7 @@ class MIPGANAttack(Attack):
     def weights(self, of_features: float) -> MIPGANWeights:
         """Weights of the losses.
 
-        Arguments:
+        Args:
             of_features: Perceptual weight that the features call for.
         """
         chosen = self.perceptual_weight

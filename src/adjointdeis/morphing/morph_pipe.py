@@ -31,7 +31,7 @@ from adjointdeis.morphing.latents import morph_latents
 class MorphPIPE(DiM):
     """DiM at ``blends`` weights, evenly from the first source to the second.
 
-    Arguments:
+    Args:
         blends: B, how many weights in [0, 1], both ends included; the paper's 21.
 
     ``weight`` is the share of the second source in a pre-morph only; the blends are its part in

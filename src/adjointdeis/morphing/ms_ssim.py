@@ -41,7 +41,7 @@ def ms_ssim(x: Tensor, y: Tensor, data_range: float = 2.0) -> Tensor:
     Small images have fewer scales than the published five; the weights of those that are left are
     renormalised to the sum of all five, which is 1.
 
-    Arguments:
+    Args:
         x, y: Images (B, C, H, W).
         data_range: Largest value minus smallest.
 

@@ -37,7 +37,7 @@ class TrunkMaps:
     their scale. The maps belong to a network trained to tell faces apart, which ignores what does
     not identify: colours and hair weigh less than in a VGG's.
 
-    Arguments:
+    Args:
         network: The recogniser, frozen and in evaluation mode.
         stages: How many of its four stages to use.
     """

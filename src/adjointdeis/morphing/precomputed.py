@@ -32,7 +32,7 @@ class Precomputed(Attack):
     Known names are ``001_013.png`` (DiM-FRLL-Morphs) and ``001_03-vs-013_03.jpg`` (MAD22); the
     order of the two subjects does not matter, the captures do where the name has them.
 
-    Arguments:
+    Args:
         folder: Folder of images, one a pair; other files are passed over.
         resize: Whether images of another size than the sources are resized (bilinear,
             antialiased); otherwise they are an error. A morph must be aligned like its sources.
@@ -99,7 +99,7 @@ class Precomputed(Attack):
     def image(self, pair: Pair, size: tuple[int, int]) -> np.ndarray:
         """The morph of a pair, (H, W, 3) uint8.
 
-        Arguments:
+        Args:
             pair: Whose.
             size: (H, W) of the sources.
 

@@ -12,7 +12,7 @@ from adjointdeis.morphing.perceptual import FeatureMaps
 class StyleGenerator:
     """A trained StyleGAN2 and a trained network whose features make the perceptual loss.
 
-    Arguments:
+    Args:
         network: The generator, frozen and in evaluation mode.
         maps: Feature maps of the perceptual loss.
         maps_network: The network behind them.

@@ -5,12 +5,12 @@
 wrong with a result before it is written.
 """
 
-from .aggregate import aggregate
-from .collect import Collection, Entry, collect, entries
-from .errors import ReportError
-from .report import write_report
-from .run import Condition, Run
-from .schema import SCHEMA, read_result, validate_result
+from adjointdeis.reporting.aggregate import aggregate
+from adjointdeis.reporting.collect import Collection, Entry, collect, entries
+from adjointdeis.reporting.errors import ReportError
+from adjointdeis.reporting.report import write_report
+from adjointdeis.reporting.run import Condition, Run
+from adjointdeis.reporting.schema import SCHEMA, read_result, validate_result
 
 __all__ = [
     "SCHEMA",

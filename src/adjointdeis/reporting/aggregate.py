@@ -8,11 +8,10 @@ from pathlib import Path
 
 from adjointdeis.evaluation.storage import write_json
 from adjointdeis.files import write_atomically
-
-from . import paired_tables
-from .collect import Collection, Entry, collect
-from .comparability import ASSUMED
-from .document import (
+from adjointdeis.reporting import paired_tables
+from adjointdeis.reporting.collect import Collection, Entry, collect
+from adjointdeis.reporting.comparability import ASSUMED
+from adjointdeis.reporting.document import (
     DASH,
     Block,
     Bullets,
@@ -26,16 +25,34 @@ from .document import (
     Strips,
     Table,
 )
-from .paired_tables import paired_lines
-from .paper_tables import NUMBERS, TITLES, Line, headline, lines, records, systems_of
-from .render_html import html
-from .render_latex import latex_table
-from .render_markdown import markdown, markdown_table
-from .report import RESPONSIBLE
-from .run import KNOWN, Condition
-from .sweep_plots import pareto_figure, sweep_figure
-from .table_grids import FIGURE, figure_grids, relative, run_links, table_grid
-from .text import PROBES, count, duration, interval, of, plural, rate_cell, share, small
+from adjointdeis.reporting.paired_tables import paired_lines
+from adjointdeis.reporting.paper_tables import (
+    NUMBERS,
+    TITLES,
+    Line,
+    headline,
+    lines,
+    records,
+    systems_of,
+)
+from adjointdeis.reporting.render_html import html
+from adjointdeis.reporting.render_latex import latex_table
+from adjointdeis.reporting.render_markdown import markdown, markdown_table
+from adjointdeis.reporting.report import RESPONSIBLE
+from adjointdeis.reporting.run import KNOWN, Condition
+from adjointdeis.reporting.sweep_plots import pareto_figure, sweep_figure
+from adjointdeis.reporting.table_grids import FIGURE, figure_grids, relative, run_links, table_grid
+from adjointdeis.reporting.text import (
+    PROBES,
+    count,
+    duration,
+    interval,
+    of,
+    plural,
+    rate_cell,
+    share,
+    small,
+)
 
 
 def aggregate(

@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 
 from adjointdeis.evaluation import WORST_CASE, wilson
-
-from .errors import ReportError
-from .run import Condition, Run, condition
-from .schema import RESULT, SCHEMA
+from adjointdeis.reporting.errors import ReportError
+from adjointdeis.reporting.run import Condition, Run, condition
+from adjointdeis.reporting.schema import RESULT, SCHEMA
 
 
 @dataclass(frozen=True)

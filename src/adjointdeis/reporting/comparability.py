@@ -11,8 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from adjointdeis.evaluation.paper import N_MORPHS, SYSTEMS
-
-from .run import Run
+from adjointdeis.reporting.run import Run
 
 # What the paper's guided rows were made with. Its text says eta = 0.01; the numbers of Table 1's
 # ODE row are those of Table 6 at eta = 0.1.

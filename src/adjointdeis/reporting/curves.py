@@ -9,12 +9,21 @@ from adjointdeis.evaluation import mmpmr_curve
 from adjointdeis.evaluation.attack_potential import attack_potential
 from adjointdeis.evaluation.errors import EvaluationError
 from adjointdeis.evaluation.thresholds import allowed_false_matches
-
-from .document import Figure
-from .plots import WIDTH
-from .run import Condition, Run
-from .style import INK, PAPER, QUIET, beside, figure, leader, look, save, spread
-from .text import percent, share
+from adjointdeis.reporting.document import Figure
+from adjointdeis.reporting.plots import WIDTH
+from adjointdeis.reporting.run import Condition, Run
+from adjointdeis.reporting.style import (
+    INK,
+    PAPER,
+    QUIET,
+    beside,
+    figure,
+    leader,
+    look,
+    save,
+    spread,
+)
+from adjointdeis.reporting.text import percent, share
 
 _DET_TICKS = np.array([0.0001, 0.001, 0.01, 0.05, 0.2, 0.5])
 

@@ -15,8 +15,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
 
 from adjointdeis.files import write_atomically
-
-from .errors import ReportError
+from adjointdeis.reporting.errors import ReportError
 
 Colour = tuple[int, int, int]
 CELL = 144

@@ -12,12 +12,11 @@ import numpy as np
 
 from adjointdeis.evaluation import EvaluationError, ScoreTable, concatenate
 from adjointdeis.evaluation.paired import PairedComparison, compare_attacks
-
-from .document import DASH, Cell, Table
-from .paper_tables import Line, is_adjoint_deis_1, is_sde
-from .run import HEADLINE_VARIANTS, Condition, Run
-from .run_tables import belongs, labels
-from .text import share
+from adjointdeis.reporting.document import DASH, Cell, Table
+from adjointdeis.reporting.paper_tables import Line, is_adjoint_deis_1, is_sde
+from adjointdeis.reporting.run import HEADLINE_VARIANTS, Condition, Run
+from adjointdeis.reporting.run_tables import belongs, labels
+from adjointdeis.reporting.text import share
 
 FIRST, SECOND = "first", "second"
 REPLICATES = 1000

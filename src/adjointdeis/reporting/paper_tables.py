@@ -13,10 +13,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from adjointdeis.evaluation.paper import SYSTEMS, paper_table
-
-from .collect import Collection, Entry, entries
-from .comparability import ASSUMED, GUIDED, data_reasons, reasons_not_comparable, setting_reasons
-from .run import Condition
+from adjointdeis.reporting.collect import Collection, Entry, entries
+from adjointdeis.reporting.comparability import (
+    ASSUMED,
+    GUIDED,
+    data_reasons,
+    reasons_not_comparable,
+    setting_reasons,
+)
+from adjointdeis.reporting.run import Condition
 
 NUMBERS = ("table1", "table4", "table5", "table6")
 TITLES = {

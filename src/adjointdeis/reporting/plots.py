@@ -5,10 +5,22 @@ from pathlib import Path
 
 import numpy as np
 
-from .document import Figure
-from .run import Condition, Run
-from .style import INK, PAPER, QUIET, above, beside, figure, halo, leader, look, save, spread
-from .text import percent, share
+from adjointdeis.reporting.document import Figure
+from adjointdeis.reporting.run import Condition, Run
+from adjointdeis.reporting.style import (
+    INK,
+    PAPER,
+    QUIET,
+    above,
+    beside,
+    figure,
+    halo,
+    leader,
+    look,
+    save,
+    spread,
+)
+from adjointdeis.reporting.text import percent, share
 
 WIDTH = 4.6
 

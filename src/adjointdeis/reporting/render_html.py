@@ -13,7 +13,7 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from .document import (
+from adjointdeis.reporting.document import (
     DASH,
     Bullets,
     Cell,
@@ -28,8 +28,8 @@ from .document import (
     Strips,
     Table,
 )
-from .errors import ReportError
-from .style import INK, PAPER
+from adjointdeis.reporting.errors import ReportError
+from adjointdeis.reporting.style import INK, PAPER
 
 EMBED_WIDTH = 256
 _NUMBER = re.compile(r"^[-+–~<>]?[\d.,]*[%/\d.e+-]*( s| min| h)?$")

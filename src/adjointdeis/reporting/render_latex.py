@@ -1,6 +1,6 @@
 """A table as LaTeX for booktabs: `\\input` it where the preamble has `\\usepackage{booktabs}`."""
 
-from .document import Cell, Table
+from adjointdeis.reporting.document import Cell, Table
 
 _ESCAPES = {
     "\\": r"\textbackslash{}",

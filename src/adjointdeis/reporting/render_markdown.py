@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from .document import (
+from adjointdeis.reporting.document import (
     Bullets,
     Cell,
     Document,

@@ -6,10 +6,9 @@ from typing import Any
 
 from adjointdeis.evaluation import INTERVALS
 from adjointdeis.files import write_atomically
-
-from . import run_details as details, run_tables as tables
-from .curves import det_figure, operating_curve_figure, potential_figure
-from .document import (
+from adjointdeis.reporting import run_details as details, run_tables as tables
+from adjointdeis.reporting.curves import det_figure, operating_curve_figure, potential_figure
+from adjointdeis.reporting.document import (
     Block,
     Bullets,
     Cell,
@@ -24,15 +23,15 @@ from .document import (
     Strips,
     Table,
 )
-from .errors import ReportError
-from .morph_grid import GridRow, morph_grid, write_morph_grid
-from .paired_tables import paired_table
-from .plots import run_figures
-from .render_html import html
-from .render_markdown import markdown
-from .run import Condition, Run
-from .schema import RESULT, Pair
-from .text import PROBES, duration, listed, plural, share
+from adjointdeis.reporting.errors import ReportError
+from adjointdeis.reporting.morph_grid import GridRow, morph_grid, write_morph_grid
+from adjointdeis.reporting.paired_tables import paired_table
+from adjointdeis.reporting.plots import run_figures
+from adjointdeis.reporting.render_html import html
+from adjointdeis.reporting.render_markdown import markdown
+from adjointdeis.reporting.run import Condition, Run
+from adjointdeis.reporting.schema import RESULT, Pair
+from adjointdeis.reporting.text import PROBES, duration, listed, plural, share
 
 PLOTS = "plots"
 RESPONSIBLE = (

@@ -19,9 +19,8 @@ from adjointdeis.evaluation import (
     group_table,
     read_scores,
 )
-
-from .errors import ReportError
-from .schema import Result, read_result, threshold_record
+from adjointdeis.reporting.errors import ReportError
+from adjointdeis.reporting.schema import Result, read_result, threshold_record
 
 PROBE_ORDER = ("other", "source")
 # How papers write the names that configurations spell in lower case.

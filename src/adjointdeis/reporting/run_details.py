@@ -1,9 +1,9 @@
 """The tables of one run behind its rates: thresholds, gradients, costs, outcomes."""
 
-from .document import DASH, Cell, Table, cells
-from .run import Condition, Run
-from .run_tables import labels
-from .text import count, duration, share, small
+from adjointdeis.reporting.document import DASH, Cell, Table, cells
+from adjointdeis.reporting.run import Condition, Run
+from adjointdeis.reporting.run_tables import labels
+from adjointdeis.reporting.text import count, duration, share, small
 
 
 def threshold_table(run: Run) -> Table:

@@ -2,11 +2,20 @@
 
 from adjointdeis.evaluation import WORST_CASE
 from adjointdeis.evaluation.paper import paper_table
-
-from .comparability import reasons_not_comparable
-from .document import DASH, Cell, Table
-from .run import HEADLINE_VARIANTS, KNOWN, Condition, Run
-from .text import IMPOSTORS, PROBES, count, interval, listed, of, percent, rate_cell, share
+from adjointdeis.reporting.comparability import reasons_not_comparable
+from adjointdeis.reporting.document import DASH, Cell, Table
+from adjointdeis.reporting.run import HEADLINE_VARIANTS, KNOWN, Condition, Run
+from adjointdeis.reporting.text import (
+    IMPOSTORS,
+    PROBES,
+    count,
+    interval,
+    listed,
+    of,
+    percent,
+    rate_cell,
+    share,
+)
 
 WILSON = "Under each rate: k/N and its {level} Wilson interval."
 

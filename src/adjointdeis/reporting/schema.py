@@ -11,8 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NotRequired, TypedDict
 
 from adjointdeis.evaluation import ROW_KEYS, WORST_CASE, EvaluationError, ThresholdRecord
-
-from .errors import ReportError
+from adjointdeis.reporting.errors import ReportError
 
 SCHEMA = 1
 RESULT = "result.json"

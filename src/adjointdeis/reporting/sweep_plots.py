@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
-from .document import Figure
-from .paper_tables import Line, is_adjoint_deis_1, is_sde
-from .plots import WIDTH, pareto_front
-from .run import Condition
-from .style import INK, QUIET, beside, figure, halo, leader, look, save, spread
-from .text import share
+from adjointdeis.reporting.document import Figure
+from adjointdeis.reporting.paper_tables import Line, is_adjoint_deis_1, is_sde
+from adjointdeis.reporting.plots import WIDTH, pareto_front
+from adjointdeis.reporting.run import Condition
+from adjointdeis.reporting.style import INK, QUIET, beside, figure, halo, leader, look, save, spread
+from adjointdeis.reporting.text import share
 
 
 def pareto_figure(

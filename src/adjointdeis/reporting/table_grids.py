@@ -4,12 +4,12 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from .collect import Collection, Entry, entries
-from .document import Picture, Prose, Strips
-from .morph_grid import GridRow, morph_grid, write_morph_grid
-from .paper_tables import Line, headline, systems_of
-from .run import Condition, Run
-from .text import PROBES, share
+from adjointdeis.reporting.collect import Collection, Entry, entries
+from adjointdeis.reporting.document import Picture, Prose, Strips
+from adjointdeis.reporting.morph_grid import GridRow, morph_grid, write_morph_grid
+from adjointdeis.reporting.paper_tables import Line, headline, systems_of
+from adjointdeis.reporting.run import Condition, Run
+from adjointdeis.reporting.text import PROBES, share
 
 PAIRS = 4
 FIGURE = "figure"

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from .document import DASH, Cell
+from adjointdeis.reporting.document import DASH, Cell
 
 PROBES = {
     "other": "another image of each subject",

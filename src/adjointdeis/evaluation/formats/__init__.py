@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from ..errors import EvaluationError
-from ..scores import ScoreTable
-from .text import Labels
+from adjointdeis.evaluation.errors import EvaluationError
+from adjointdeis.evaluation.formats.text import Labels
+from adjointdeis.evaluation.scores import ScoreTable
 
 __all__ = ["FORMATS", "Format", "Labels", "read", "write"]
 

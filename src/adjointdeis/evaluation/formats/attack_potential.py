@@ -16,11 +16,20 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import ScoreError
-from ..scores import ScoreTable, concatenate
-from ..storage import write_json
-from ..thresholds import ThresholdRecord
-from .text import Labels, Rows, number, one_path, only, read_fields, refuse_failures, write_lines
+from adjointdeis.evaluation.errors import ScoreError
+from adjointdeis.evaluation.formats.text import (
+    Labels,
+    Rows,
+    number,
+    one_path,
+    only,
+    read_fields,
+    refuse_failures,
+    write_lines,
+)
+from adjointdeis.evaluation.scores import ScoreTable, concatenate
+from adjointdeis.evaluation.storage import write_json
+from adjointdeis.evaluation.thresholds import ThresholdRecord
 
 INFO = "FRS_Info.json"
 

@@ -19,10 +19,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
-from ...files import write_atomically
-from ..errors import ScoreError
-from ..scores import BONA_FIDE, ScoreTable, concatenate
-from .text import Labels, Rows, number, one_path, only, read_fields, refuse_failures, write_lines
+from adjointdeis.evaluation.errors import ScoreError
+from adjointdeis.evaluation.formats.text import (
+    Labels,
+    Rows,
+    number,
+    one_path,
+    only,
+    read_fields,
+    refuse_failures,
+    write_lines,
+)
+from adjointdeis.evaluation.scores import BONA_FIDE, ScoreTable, concatenate
+from adjointdeis.files import write_atomically
 
 COMPARISON_COLUMNS = (
     "bio_ref_subject_id",

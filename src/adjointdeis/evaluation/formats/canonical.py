@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..scores import ScoreTable, concatenate
-from ..storage import read_scores, write_scores
-from .text import Labels, one_path
+from adjointdeis.evaluation.formats.text import Labels, one_path
+from adjointdeis.evaluation.scores import ScoreTable, concatenate
+from adjointdeis.evaluation.storage import read_scores, write_scores
 
 
 def read(paths: Sequence[Path], labels: Labels) -> ScoreTable:

@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import ScoreError
-from .text import expect, number, read_fields, write_lines
+from adjointdeis.evaluation.errors import ScoreError
+from adjointdeis.evaluation.formats.text import expect, number, read_fields, write_lines
 
 SMDD_LABELS = ("bonafide", "attack")
 

@@ -11,9 +11,18 @@ References:
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import ScoreError
-from ..scores import ScoreTable, concatenate
-from .text import Labels, Rows, expect, number, only, read_fields, refuse_failures, write_lines
+from adjointdeis.evaluation.errors import ScoreError
+from adjointdeis.evaluation.formats.text import (
+    Labels,
+    Rows,
+    expect,
+    number,
+    only,
+    read_fields,
+    refuse_failures,
+    write_lines,
+)
+from adjointdeis.evaluation.scores import ScoreTable, concatenate
 
 MORPH_FIELDS = ("morph", "subject", "sample", "score")
 BONA_FIDE_FIELDS = ("subject1", "sample1", "subject2", "sample2", "score")

@@ -15,7 +15,7 @@ import re
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from ..errors import ScoreError
+from adjointdeis.evaluation.errors import ScoreError
 
 _BONA_FIDE = re.compile(r"(\d{3})_(\d{2})")
 _PAIR = re.compile(r"(\d{3})_(\d{3})")

@@ -16,10 +16,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import ScoreError
-from ..scores import BONA_FIDE, ScoreTable, concatenate
-from .names import ImageName, parse_name
-from .text import Labels, Rows, expect, number, one_path, only, read_fields, write_lines
+from adjointdeis.evaluation.errors import ScoreError
+from adjointdeis.evaluation.formats.names import ImageName, parse_name
+from adjointdeis.evaluation.formats.text import (
+    Labels,
+    Rows,
+    expect,
+    number,
+    one_path,
+    only,
+    read_fields,
+    write_lines,
+)
+from adjointdeis.evaluation.scores import BONA_FIDE, ScoreTable, concatenate
 
 COMPARISON = ("enrollImage", "verifImage", "score", "returnCode")
 SINGLE = ("image", "isMorph", "score", "returnCode")

@@ -8,9 +8,18 @@ References:
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import ScoreError
-from ..scores import ScoreTable, concatenate
-from .text import Labels, Rows, number, one_path, only, read_fields, refuse_failures, write_lines
+from adjointdeis.evaluation.errors import ScoreError
+from adjointdeis.evaluation.formats.text import (
+    Labels,
+    Rows,
+    number,
+    one_path,
+    only,
+    read_fields,
+    refuse_failures,
+    write_lines,
+)
+from adjointdeis.evaluation.scores import ScoreTable, concatenate
 
 
 def read(paths: Sequence[Path], labels: Labels) -> ScoreTable:

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import ScoreError
-from ..scores import BONA_FIDE, ScoreTable, concatenate
-from .text import (
+from adjointdeis.evaluation.errors import ScoreError
+from adjointdeis.evaluation.formats.text import (
     Labels,
     Rows,
     expect,
@@ -23,6 +22,7 @@ from .text import (
     refuse_failures,
     write_lines as _write_lines,
 )
+from adjointdeis.evaluation.scores import BONA_FIDE, ScoreTable, concatenate
 
 
 def read(paths: Sequence[Path], labels: Labels) -> ScoreTable:

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from ...files import write_atomically
-from ..errors import ScoreError
-from ..scores import COLUMNS, DEFAULTS, SCORE_TYPES, ScoreTable
+from adjointdeis.evaluation.errors import ScoreError
+from adjointdeis.evaluation.scores import COLUMNS, DEFAULTS, SCORE_TYPES, ScoreTable
+from adjointdeis.files import write_atomically
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ import io
 from importlib.resources import files
 from typing import Any
 
-from ..errors import EvaluationError
-from ..rates import rate
+from adjointdeis.evaluation.errors import EvaluationError
+from adjointdeis.evaluation.rates import rate
 
 N_MORPHS = 489
 FMR = 0.001

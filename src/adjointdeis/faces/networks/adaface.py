@@ -19,7 +19,7 @@ from torch import Tensor, nn
 class AdaFaceConfig:
     """Numbers of an AdaFace backbone.
 
-    Arguments:
+    Args:
         image_size: Side of the square input in pixels.
         layers: Residual blocks in each of the four stages; the first of each halves the resolution.
         widths: Channels of the four stages; the stem has the first stage's.
@@ -92,7 +92,7 @@ class AdaFace(nn.Module):
     The norm is the paper's proxy of image quality. The channel order is the official weights'; use
     ``FaceCrop(112, bgr=True)`` in front of it.
 
-    Arguments:
+    Args:
         config: The network's numbers.
     """
 
@@ -127,7 +127,7 @@ class AdaFace(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         r"""Unit features :math:`(B, D)` and norms :math:`(B, 1)` of faces :math:`(B, 3, S, S)`.
 
-        Arguments:
+        Args:
             x: BGR faces in [-1, 1], with shape :math:`(B, 3, S, S)`.
         """
         size = self.config.image_size

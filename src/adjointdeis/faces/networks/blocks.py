@@ -54,7 +54,7 @@ class ResidualBlock(nn.Module):
     An encoder block has no second convolution: with no condition the official code never builds
     ``out_layers``, so the block is :math:`skip(x) + conv(SiLU(GN(x)))`.
 
-    Arguments:
+    Args:
         channels: Channels of the input.
         out_channels: Channels of the output.
         embed_channels: Width of the time embedding, or None for an unconditioned block.
@@ -143,7 +143,7 @@ class Stage(nn.Sequential):
 class TimeEmbedding(nn.Module):
     r"""Sinusoidal embedding of the integer timestep, cosines first, then a two-layer network.
 
-    Arguments:
+    Args:
         channels: Number of sinusoids, even.
         embed_channels: Width of the output.
     """

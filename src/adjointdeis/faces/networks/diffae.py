@@ -28,7 +28,7 @@ from adjointdeis.faces.networks.blocks import (
 class DiffAEConfig:
     """Numbers of a diffusion autoencoder.
 
-    Arguments:
+    Args:
         image_size: Height and width of the image in pixels.
         channels: Colour channels.
         model_channels: Width at the finest level.
@@ -114,7 +114,7 @@ class SemanticEncoder(nn.Module):
 class DiffAE(nn.Module):
     r"""Diffusion autoencoder over images in [-1, 1].
 
-    Arguments:
+    Args:
         config: The network's numbers.
     """
 
@@ -172,7 +172,7 @@ class DiffAE(nn.Module):
     def forward(self, x: Tensor, timesteps: Tensor, z: Tensor) -> Tensor:
         r"""Network output for noisy images.
 
-        Arguments:
+        Args:
             x: Noisy images :math:`x_t`, with shape :math:`(B, C, H, W)`.
             timesteps: Integer timesteps in 0..999, with shape :math:`()` or :math:`(B)`.
             z: Codes, with shape :math:`(B, D)`.

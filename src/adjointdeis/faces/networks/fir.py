@@ -24,7 +24,7 @@ def lowpass(
 ) -> Tensor:
     """Convolves every channel with one kernel.
 
-    Arguments:
+    Args:
         x: (B, C, H, W).
         kernel: (m, m).
         padding: Rows and columns of zeros before and after.

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 class IResNetConfig:
     """Numbers of an IResNet.
 
-    Arguments:
+    Args:
         image_size: Side of the square input in pixels.
         layers: Residual blocks in each of the four stages.
         widths: Channels of the four stages.
@@ -88,7 +88,7 @@ class IBasicBlock(nn.Module):
 class IResNet(nn.Module):
     """Face-recognition network: aligned RGB face in [-1, 1] to an embedding, not normalised.
 
-    Arguments:
+    Args:
         config: The network's numbers.
     """
 

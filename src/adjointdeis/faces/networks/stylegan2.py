@@ -44,7 +44,7 @@ NoiseMode = Literal["random", "const", "none"]
 class StyleGAN2Config:
     """Numbers of a StyleGAN2 generator.
 
-    Arguments:
+    Args:
         image_size: Side of the image in pixels, a power of two of at least 8.
         z_dim: Length of the normal latent.
         w_dim: Length of a style.
@@ -97,7 +97,7 @@ class StyleGAN2Config:
 class ScaledLinear(nn.Module):
     """Linear layer with an equalised learning rate, and optionally a leaky rectifier.
 
-    Arguments:
+    Args:
         inputs: Features in.
         outputs: Features out.
         activate: Apply :func:`leaky`.
@@ -153,7 +153,7 @@ def modulated_convolution(
 ) -> Tensor:
     """Convolution whose weights are scaled by a style per sample, padded to keep the size.
 
-    Arguments:
+    Args:
         x: Features (B, I, H, W).
         weight: Shared weights (O, I, k, k), k odd.
         style: Scale of each input channel (B, I).
@@ -281,7 +281,7 @@ class SynthesisNetwork(nn.Module):
 class StyleGAN2(nn.Module):
     """Image generator: normal latents to faces in about [-1, 1] (not clipped).
 
-    Arguments:
+    Args:
         config: The network's numbers.
     """
 
@@ -294,7 +294,7 @@ class StyleGAN2(nn.Module):
     def map(self, z: Tensor, truncation: float = 1.0) -> Tensor:
         """Styles (B, n, D) of latents (B, z_dim), one style repeated for all layers.
 
-        Arguments:
+        Args:
             z: Standard normal.
             truncation: 1 leaves the styles alone, 0 gives the average style; in between, less
                 variety and fewer bad images.
@@ -311,7 +311,7 @@ class StyleGAN2(nn.Module):
     def synthesise(self, styles: Tensor, noise: NoiseMode = "const") -> Tensor:
         """Images (B, 3, S, S) of styles (B, n, D): W+ where the rows differ.
 
-        Arguments:
+        Args:
             styles: One row per layer.
             noise: Per-pixel noise: the stored one ("const"), fresh ("random"), or "none". Only the
                 first and the last make the image a function of the styles.

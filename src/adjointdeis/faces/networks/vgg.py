@@ -25,7 +25,7 @@ _OUTPUTS = (1, 3, 8, 15)  # conv1_1, conv1_2, conv2_2, conv3_3, after their rect
 class VGG16Config:
     """Numbers of the feature extractor.
 
-    Arguments:
+    Args:
         image_size: Side that images are resized to, 256 in MIPGAN; None keeps them.
     """
 

@@ -13,7 +13,7 @@ class FaceCrop:
     The box is given as fractions of the side, so that one crop serves every resolution. The
     paper's recognisers take the whole aligned image (``box=(0, 0, 1, 1)``, size 112).
 
-    Arguments:
+    Args:
         size: Side of the result in pixels.
         box: Left, top, right, bottom as fractions of the image's side.
         bgr: Reverse the colour channels, as AdaFace's official network expects.

@@ -24,7 +24,7 @@ class InsightFaceRecogniser:
     Only a folder is accepted. insightface would download a package for any other name, and it does
     not check what it downloads.
 
-    Arguments:
+    Args:
         directory: Folder of the package: a detector and a recogniser as ``.onnx`` files, with or
             without a ``manifest.json``.
         name: Short name used in tables and score files; the folder's name if None.

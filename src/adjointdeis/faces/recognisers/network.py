@@ -18,7 +18,7 @@ class NetworkRecogniser:
     Satisfies :class:`adjointdeis.faces.recogniser.Recogniser` and adds :meth:`features`, the
     differentiable path that the identity loss needs.
 
-    Arguments:
+    Args:
         name: Short name used in tables and score files.
         network: Backbone, frozen and in evaluation mode; a tuple output's first entry is used.
         crop: From an aligned image to the network's input.

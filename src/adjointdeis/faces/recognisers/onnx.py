@@ -18,7 +18,7 @@ from adjointdeis.faces.weights import WeightsError, fingerprint
 class OnnxSpec:
     """What an ONNX file does not say about itself and a threshold depends on.
 
-    Arguments:
+    Args:
         name: Short name used in tables and score files.
         size: Side of the square input in pixels.
         colours: Order of the channels that the network expects.
@@ -83,7 +83,7 @@ class OnnxRecogniser:
     Satisfies :class:`adjointdeis.faces.recogniser.Recogniser`. An image whose embedding is not
     finite counts as a failure to acquire.
 
-    Arguments:
+    Args:
         path: The ``.onnx`` file.
         spec: What the file does not say.
         batch_size: Images per run, where the file leaves the batch open.

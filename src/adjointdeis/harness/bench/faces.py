@@ -80,7 +80,7 @@ class Restoration:
     hole, or enlarged). Measures against the held-back face: ``psnr``, ``ssim``, and ``misfit``,
     the root mean square error on what is known.
 
-    Arguments:
+    Args:
         degradation: Which.
         samples: Faces per seed.
         steps: N.
@@ -149,7 +149,7 @@ class IdentityMorph:
     guide: ``identity``, the smaller of the two similarities to the other captures of both
     subjects, and ``match``, whether both pass the threshold at FMR 0.1%.
 
-    Arguments:
+    Args:
         samples: Pairs per seed.
         steps: N.
         encoding: N_E.
@@ -216,7 +216,7 @@ class Smile:
     ``smiles``, whether the judge says so; ``score``, how far (-1 neutral, +1 smiling); and
     ``identity``, the similarity to the neutral source by a recogniser.
 
-    Arguments:
+    Args:
         samples: Faces per seed; seeds 0 to 3 leave 102 - 4 samples subjects for the probes.
         steps: N.
         encoding: N_E.
@@ -286,7 +286,7 @@ class LinearProbe:
     def fit(cls, negative: Tensor, positive: Tensor, ridge: float = 0.1) -> "LinearProbe":
         """Fitted to features (B, D) of both labels, in as many samples as there are.
 
-        Arguments:
+        Args:
             negative, positive: Features of the label -1 and of the label +1.
             ridge: Share of the features' mean variance that is added to every direction.
         """

@@ -67,7 +67,7 @@ class Reference:
 class Optimised:
     """Latent optimisation by any gradient method; the best iterate by the loss is kept.
 
-    Arguments:
+    Args:
         gradient: Any gradient method.
         steps: Gradient steps.
         optimizer, lr: Torch optimiser.
@@ -101,7 +101,7 @@ class Optimised:
 class DirectNoise:
     """DNO: x_T by normalised gradients, kept white.
 
-    Arguments:
+    Args:
         gradient: Any gradient method.
         steps: Gradient steps.
         lr: Of Adam.
@@ -134,7 +134,7 @@ class DirectNoise:
 class Reversed:
     """DOODL: a tied pair of EDICT, clipped gradients with momentum, the norm kept.
 
-    Arguments:
+    Args:
         steps: Gradient steps.
         lr, clip: See :func:`doodl`.
         sampling_steps: N of EDICT, which needs more of them than DDIM; uniform in log-SNR over
@@ -174,7 +174,7 @@ class Reversed:
 class QuasiNewton:
     """D-Flow: L-BFGS on x_T.
 
-    Arguments:
+    Args:
         gradient: An exact gradient method.
         evaluations: Most rollouts with a gradient, of each sample.
     """
@@ -210,7 +210,7 @@ class QuasiNewton:
 class Controls:
     """FlowGrad's controls along the trajectory.
 
-    Arguments:
+    Args:
         gradient: A method with ``z_t``.
         steps: Gradient steps.
         optimizer, lr: Torch optimiser.
@@ -240,7 +240,7 @@ class Controls:
 class Guided:
     """FreeDoM, with time travel and a lookahead.
 
-    Arguments:
+    Args:
         scale, rule, repeats: See :class:`FreeDoM`.
         low, high: Times between which steps are guided, and repeated.
         lookahead: k, or "all".
@@ -285,7 +285,7 @@ class Guided:
 class Greedy:
     """Greedy guidance: the noise prediction of every step is optimised, the network never.
 
-    Arguments:
+    Args:
         steps: Loss gradients per sampling step.
     """
 

@@ -75,7 +75,7 @@ class MixturePosterior:
     ``regret``, the log-density of the posterior's mode less that of x_0, per coordinate, in nats
     (about 1/2 for perfect posterior samples, 0 for the mode).
 
-    Arguments:
+    Args:
         dimension: D, even.
         modes: Components of the mixture.
         noise: Standard deviation s of the observation.
@@ -132,7 +132,7 @@ class MixturePosterior:
 def observed(data: DiagonalMixture, y: Tensor, noise: float) -> DiagonalMixture:
     """The posterior of a mixture whose first coordinates were observed with Gaussian noise.
 
-    Arguments:
+    Args:
         data: The prior.
         y: Observations, with shape (B, d), d not larger than D.
         noise: Their standard deviation.
@@ -157,7 +157,7 @@ class HiddenCondition:
     condition can reproduce the second one. Measure: ``error``, the distance to the target over
     the distance of the start.
 
-    Arguments:
+    Args:
         changing: Whether the hidden condition changes half-way.
         dimension, condition, samples, steps: D, d, B and N.
     """

@@ -63,7 +63,7 @@ class Purification:
     matches in the majority of the evaluation's draws, and ``similarity``, their mean.
     ``cosine`` is of the attack's first gradient and the exact one.
 
-    Arguments:
+    Args:
         samples: Probes per seed.
         steps: N of the reverse SDE.
         t_star: Time to which probes are noised.
@@ -124,7 +124,7 @@ class MixturePurification:
     the majority of the evaluation's draws; ``margin``, the mean log-odds of its class; and
     ``cosine``, as in :class:`Purification`.
 
-    Arguments:
+    Args:
         dimension: D.
         samples: Points per seed.
         steps: N of the reverse SDE.
@@ -195,7 +195,7 @@ class NoAttack:
 class Attacked:
     """Projected gradient ascent through the defence by a gradient method, or around it.
 
-    Arguments:
+    Args:
         gradient: Any gradient method for SDEs; null attacks the recogniser alone, as if there
             were no defence.
         steps: Ascent steps.

@@ -61,7 +61,7 @@ class Brightness:
     the sample and the untouched generator's sample, brightness removed; ``identity``, their
     similarity to a recogniser.
 
-    Arguments:
+    Args:
         raise_by: In units of the range [-1, 1].
         samples: Batch size, and number of test faces.
         steps: N.
@@ -134,7 +134,7 @@ class Untuned:
 class Tuned:
     """Fine-tuning by a gradient method with theta, fresh noise at every step.
 
-    Arguments:
+    Args:
         gradient: Any gradient method with ``theta``.
         steps: Updates of the weights.
         optimizer, lr: How they move.
@@ -169,7 +169,7 @@ class Tuned:
 class SingleLoop:
     """Implicit Diffusion: as many updates, after N - 1 iterations that fill the queue.
 
-    Arguments:
+    Args:
         steps: Updates of the weights.
         optimizer, lr: How they move.
         clip: Largest norm of the gradient; null leaves it.

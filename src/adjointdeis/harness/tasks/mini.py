@@ -30,8 +30,6 @@ from adjointdeis.faces.datasets.folder import load_folder
 from adjointdeis.faces.datasets.pairs import most_similar_pairs, write_pairs
 from adjointdeis.faces.image_io import read_image
 from adjointdeis.faces.recogniser import Recogniser
-from adjointdeis.faces.synthetic.pool import Pool, render_pool
-from adjointdeis.faces.synthetic.pool_spec import PoolSpec, probe_specs
 from adjointdeis.faces.weights import fingerprint, load_network, read_header, save_network
 from adjointdeis.harness import assets
 from adjointdeis.harness.benchmark import OTHER, SOURCE
@@ -39,6 +37,8 @@ from adjointdeis.harness.model_cards import model_cards
 from adjointdeis.harness.records import write_record
 from adjointdeis.harness.training.generator_quality import generator_quality
 from adjointdeis.harness.training.quality import autoencoder_quality
+from synthetic_faces.pool import Pool, render_pool
+from synthetic_faces.pool_spec import PoolSpec, probe_specs
 
 LICENCE = "MIT (trained by this repository on synthetic faces made from CC0 data)"
 LABELS = {

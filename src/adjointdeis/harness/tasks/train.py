@@ -16,8 +16,6 @@ from lightning.pytorch.callbacks import (
 )
 from omegaconf import DictConfig, OmegaConf
 
-from adjointdeis.faces.synthetic.pool import render_pool
-from adjointdeis.faces.synthetic.pool_spec import PoolSpec
 from adjointdeis.faces.weights import save_network
 from adjointdeis.harness import assets
 from adjointdeis.harness.trainer import make_trainer
@@ -27,6 +25,8 @@ from adjointdeis.harness.training.generator import GeneratorTraining
 from adjointdeis.harness.training.precision import precision
 from adjointdeis.harness.training.recogniser import RecogniserTraining
 from adjointdeis.harness.wandb_logger import loggers
+from synthetic_faces.pool import render_pool
+from synthetic_faces.pool_spec import PoolSpec
 
 GENERATOR_KEYS = (
     "learning_rate",

@@ -18,7 +18,7 @@ from adjointdeis.faces.networks import DiffAE, DiffAEConfig
 class AutoencoderTraining(L.LightningModule):
     """One step: noise a batch at random timesteps, predict v, descend the mean squared error.
 
-    Arguments:
+    Args:
         network: Numbers of the autoencoder.
         max_steps: Length of the learning-rate schedule.
         learning_rate: Peak rate of AdamW, reached after ``warmup`` steps; a cosine then takes it

@@ -9,14 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from adjointdeis.faces.synthetic.pool import open_pool
 from adjointdeis.morphing.autoencoder import Autoencoder
+from synthetic_faces.pool import open_pool
 
 
 class PoolDataset(Dataset):
     """Batches of a rendered pool: images in [-1, 1] with shape (B, 3, S, S), and labels (B).
 
-    Arguments:
+    Args:
         directory: Folder that a data task has filled.
         studio_only: Leave out the images taken under wild conditions.
     """
@@ -46,7 +46,7 @@ class CodedPool(PoolDataset):
 
     Codes are computed once and kept beside the pool.
 
-    Arguments:
+    Args:
         directory: Folder that a data task has filled.
         autoencoder: Encoder.
     """
@@ -82,7 +82,7 @@ class EndlessBatches(Sampler[list[int]]):
 
     A run that resumes at step k therefore sees the batches it would have seen.
 
-    Arguments:
+    Args:
         size: Number of images.
         batch: Images per batch.
         seed: Seed of the order.
@@ -107,7 +107,7 @@ class EndlessBatches(Sampler[list[int]]):
 class PoolData(L.LightningDataModule):
     """Training batches from a pool.
 
-    Arguments:
+    Args:
         dataset: The pool.
         batch_size: Images per step and process.
         seed: Seed of the order.
@@ -132,7 +132,7 @@ def augment_identity(images: Tensor) -> Tensor:
     A small recogniser otherwise learns hair, shirt and skin colour, which tell training identities
     apart more easily than bones do. Real recognisers read geometry, so this one must.
 
-    Arguments:
+    Args:
         images: Faces in [-1, 1], with shape (B, 3, S, S).
     """
     batch = images.shape[0]

@@ -59,7 +59,7 @@ class ResidualDown(nn.Module):
 class Discriminator(nn.Module):
     """Images (B, 3, S, S) to logits (B), positive for what it takes for real.
 
-    Arguments:
+    Args:
         config: Size and widths, those of the generator.
         group: Images over which the standard deviation of the last features is taken; it shows the
             discriminator a lack of variety. It must divide the batch.

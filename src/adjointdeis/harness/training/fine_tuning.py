@@ -25,7 +25,7 @@ from adjointdeis.guidance.implicit_diffusion import Fresh
 class WeightDescent(L.LightningModule):
     """One step: sample this process's share, descend its mean loss over the weights.
 
-    Arguments:
+    Args:
         tuning: Denoiser, objective, sampler, gradient method and optimiser.
     """
 
@@ -55,7 +55,7 @@ class WeightDescent(L.LightningModule):
 class Draws(L.LightningDataModule):
     """The batches of steps 0, 1, ..., each process with its share; a continued run goes on.
 
-    Arguments:
+    Args:
         draw: ``step -> Fresh``, the same in every process.
         steps: How many there are.
     """

@@ -39,7 +39,7 @@ from adjointdeis.morphing.perceptual import TrunkMaps, perceptual_distance
 class GeneratorTraining(L.LightningModule):
     """One step: the discriminator learns from a batch, then the generator from it and the faces.
 
-    Arguments:
+    Args:
         network: Numbers of the generator; the discriminator has the same widths.
         trunk: Recogniser whose features the reconstruction compares, frozen.
         learning_rate: Of both Adams (beta 0 and 0.99).

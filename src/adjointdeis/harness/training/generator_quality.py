@@ -38,7 +38,7 @@ def generator_quality(
     those would mean faces learnt by heart. Unseen faces are also projected, as MIPGAN projects its
     sources. ``generator.png`` shows drawn faces above, sources and their projections below.
 
-    Arguments:
+    Args:
         generator: Generator.
         recogniser: Whose embeddings measure; not the one whose features trained the generator.
         pool: Training images (n, S, S, 3) uint8.
@@ -90,7 +90,7 @@ def frechet_distance(x: Tensor, y: Tensor) -> float:
     .. math:: \lVert \mu_x - \mu_y \rVert^2
         + \operatorname{tr}\big(C_x + C_y - 2 (C_x^{1/2} C_y C_x^{1/2})^{1/2}\big)
 
-    Arguments:
+    Args:
         x, y: (n, D) and (m, D), each with more vectors than dimensions.
 
     References:

@@ -32,7 +32,7 @@ def autoencoder_quality(
     the same person there, one that merely inverts its sampler gives a blob. Both are drawn side by
     side in ``autoencoder.png``: source, reconstruction, two samples.
 
-    Arguments:
+    Args:
         autoencoder: Network.
         directory: Where the picture goes.
         images: Number of test faces.

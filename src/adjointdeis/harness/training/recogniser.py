@@ -16,7 +16,7 @@ from adjointdeis.harness.training.data import augment_identity
 class RecogniserTraining(L.LightningModule):
     """One step: augment a batch, crop the face, classify identities under the head's margin.
 
-    Arguments:
+    Args:
         network: Numbers of the backbone.
         crop: Face crop that the recogniser applies to aligned images.
         head: Factory of the margin head, called with the embedding length and the identities.

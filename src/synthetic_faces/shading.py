@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from adjointdeis.faces.synthetic.capture import Light
-from adjointdeis.faces.synthetic.raster import rasterise
+from synthetic_faces.capture import Light
+from synthetic_faces.raster import rasterise
 
 # Extent of the shadow map, decimetres, and where it is centred relative to the eyes.
 _MAP_EXTENT, _MAP_SHIFT, _MAP_DEPTH = 3.2, 0.35, 8.0

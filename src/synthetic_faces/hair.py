@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from adjointdeis.faces.synthetic.appearance import Hair
-from adjointdeis.faces.synthetic.assets import HeadAssets
-from adjointdeis.faces.synthetic.noise import bump, smoothstep, value_noise
+from synthetic_faces.appearance import Hair
+from synthetic_faces.assets import HeadAssets
+from synthetic_faces.noise import bump, smoothstep, value_noise
 
 # Hairline: height as a function of |azimuth|, radians.
 _HAIRLINE_AZIMUTH = torch.tensor(

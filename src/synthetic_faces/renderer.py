@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, normalize
 
-from adjointdeis.faces.synthetic.appearance import Appearance
-from adjointdeis.faces.synthetic.assets import (
+from synthetic_faces.appearance import Appearance
+from synthetic_faces.assets import (
     BODY,
     LASHES,
     LEFT_EYE,
@@ -18,10 +18,10 @@ from adjointdeis.faces.synthetic.assets import (
     HeadAssets,
     load_assets,
 )
-from adjointdeis.faces.synthetic.capture import Capture
-from adjointdeis.faces.synthetic.expression import REST, Expression
-from adjointdeis.faces.synthetic.eyes import eyeball_albedo
-from adjointdeis.faces.synthetic.geometry import (
+from synthetic_faces.capture import Capture
+from synthetic_faces.expression import REST, Expression
+from synthetic_faces.eyes import eyeball_albedo
+from synthetic_faces.geometry import (
     Camera,
     camera_of,
     expressed,
@@ -29,15 +29,15 @@ from adjointdeis.faces.synthetic.geometry import (
     pose_of,
     rest_mesh,
 )
-from adjointdeis.faces.synthetic.hair import HairMesh, hair_mesh
-from adjointdeis.faces.synthetic.identity import Identity
-from adjointdeis.faces.synthetic.layers import Layer, hair_layer, lash_layer
-from adjointdeis.faces.synthetic.noise import smoothstep
-from adjointdeis.faces.synthetic.raster import rasterise, vertex_normals
-from adjointdeis.faces.synthetic.shading import SKIN_WRAP, Lighting, shadow_map
-from adjointdeis.faces.synthetic.shape import Shape
-from adjointdeis.faces.synthetic.skin import lip_mask, shirt_mask, skin_albedo
-from adjointdeis.faces.synthetic.surface import Surface
+from synthetic_faces.hair import HairMesh, hair_mesh
+from synthetic_faces.identity import Identity
+from synthetic_faces.layers import Layer, hair_layer, lash_layer
+from synthetic_faces.noise import smoothstep
+from synthetic_faces.raster import rasterise, vertex_normals
+from synthetic_faces.shading import SKIN_WRAP, Lighting, shadow_map
+from synthetic_faces.shape import Shape
+from synthetic_faces.skin import lip_mask, shirt_mask, skin_albedo
+from synthetic_faces.surface import Surface
 
 # Triangles turned to the camera have negative signed area once y points down, positive from the
 # light, whose map keeps y up.

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from adjointdeis.faces.synthetic.assets import ANCESTRIES, SEXES, load_assets
-from adjointdeis.faces.synthetic.seeds import Streams
+from synthetic_faces.assets import ANCESTRIES, SEXES, load_assets
+from synthetic_faces.seeds import Streams
 
 _ANCESTRY_CONCENTRATION = (0.45, 0.45, 0.6)
 _SMILE_TRAITS = 8

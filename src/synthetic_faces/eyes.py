@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from adjointdeis.faces.synthetic.appearance import Iris
-from adjointdeis.faces.synthetic.noise import mix, smoothstep
+from synthetic_faces.appearance import Iris
+from synthetic_faces.noise import mix, smoothstep
 
 _SCLERA = torch.tensor([0.80, 0.77, 0.74])
 _VEINS = torch.tensor([0.10, 0.22, 0.22])

@@ -5,11 +5,11 @@ import json
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 
-from adjointdeis.faces.synthetic.capture import Capture, sample_capture
-from adjointdeis.faces.synthetic.expression import Expression, neutral, smile
-from adjointdeis.faces.synthetic.identity import Identity, sample_identity
-from adjointdeis.faces.synthetic.roles import FIRST_APPEARANCE, RANGE, identity_seed
-from adjointdeis.faces.synthetic.seeds import Streams
+from synthetic_faces.capture import Capture, sample_capture
+from synthetic_faces.expression import Expression, neutral, smile
+from synthetic_faces.identity import Identity, sample_identity
+from synthetic_faces.roles import FIRST_APPEARANCE, RANGE, identity_seed
+from synthetic_faces.seeds import Streams
 
 # Raise when the same spec starts to give other pictures: old pools are then refused.
 GENERATOR_VERSION = 1

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from adjointdeis.faces.synthetic.capture import Capture, sample_capture
-from adjointdeis.faces.synthetic.expression import neutral, smile
-from adjointdeis.faces.synthetic.geometry import camera_of, landmarks, pose_of
-from adjointdeis.faces.synthetic.identity import sample_identity
-from adjointdeis.faces.synthetic.process import single_thread
-from adjointdeis.faces.synthetic.renderer import Renderer
+from synthetic_faces.capture import Capture, sample_capture
+from synthetic_faces.expression import neutral, smile
+from synthetic_faces.geometry import camera_of, landmarks, pose_of
+from synthetic_faces.identity import sample_identity
+from synthetic_faces.process import single_thread
+from synthetic_faces.renderer import Renderer
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """Renders pools of pictures to disk: in parallel, resumable, never mixing two specs.
 
-    python -m adjointdeis.faces.synthetic.pool --role arcface --identities 1000 --out <dir>
+    python -m synthetic_faces.pool --role arcface --identities 1000 --out <dir>
 
 A finished pool is a folder with ``images.npy`` (n, size, size, 3) uint8, ``meta.csv`` with one row
 per picture, and ``spec.json``. While it is being rendered the pictures lie in ``shards/``.
@@ -22,10 +22,10 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from adjointdeis.faces.synthetic.pool_spec import GENERATOR_VERSION, PoolSpec, scene
-from adjointdeis.faces.synthetic.process import single_thread
-from adjointdeis.faces.synthetic.renderer import Renderer
 from adjointdeis.files import write_atomically
+from synthetic_faces.pool_spec import GENERATOR_VERSION, PoolSpec, scene
+from synthetic_faces.process import single_thread
+from synthetic_faces.renderer import Renderer
 
 _SHARD = 64
 

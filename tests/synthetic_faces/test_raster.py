@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from adjointdeis.faces.synthetic.raster import rasterise, vertex_normals
+from synthetic_faces.raster import rasterise, vertex_normals
 
 
 def brute_force(points, triangles, height, width, cull):

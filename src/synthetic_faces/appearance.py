@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from adjointdeis.faces.synthetic.seeds import Streams
+from synthetic_faces.seeds import Streams
 
 Colour = tuple[float, ...]
 

@@ -3,19 +3,19 @@
 import numpy as np
 import pytest
 
-from adjointdeis.faces.synthetic.assets import load_assets
-from adjointdeis.faces.synthetic.capture import Capture
-from adjointdeis.faces.synthetic.expression import REST, smile
-from adjointdeis.faces.synthetic.frozen import LANDMARKS, choose_subjects, write_landmarks
-from adjointdeis.faces.synthetic.identity import sample_identity
-from adjointdeis.faces.synthetic.landmarks import (
+from adjointdeis.harness.assets import MINI
+from synthetic_faces.assets import load_assets
+from synthetic_faces.capture import Capture
+from synthetic_faces.expression import REST, smile
+from synthetic_faces.frozen import LANDMARKS, choose_subjects, write_landmarks
+from synthetic_faces.identity import sample_identity
+from synthetic_faces.landmarks import (
     IBUG_68,
     TEMPLATE_POINTS,
     project,
     template_vertices,
 )
-from adjointdeis.faces.synthetic.renderer import Renderer
-from adjointdeis.harness.assets import MINI
+from synthetic_faces.renderer import Renderer
 
 
 @pytest.fixture(scope="module")

@@ -7,11 +7,11 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from adjointdeis.faces.synthetic.assets import LEFT_EYE, RIGHT_EYE, TEETH, HeadAssets
-from adjointdeis.faces.synthetic.capture import Capture
-from adjointdeis.faces.synthetic.expression import Expression
-from adjointdeis.faces.synthetic.noise import smoothstep
-from adjointdeis.faces.synthetic.shape import Shape
+from synthetic_faces.assets import LEFT_EYE, RIGHT_EYE, TEETH, HeadAssets
+from synthetic_faces.capture import Capture
+from synthetic_faces.expression import Expression
+from synthetic_faces.noise import smoothstep
+from synthetic_faces.shape import Shape
 
 # Teeth sit slightly too far forward once lips are reshaped.
 _TEETH_BACK = 0.03

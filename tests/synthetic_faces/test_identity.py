@@ -6,12 +6,12 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from adjointdeis.faces.synthetic.assets import load_assets
-from adjointdeis.faces.synthetic.identity import blend, sample_identity
-from adjointdeis.faces.synthetic.renderer import Renderer
-from adjointdeis.faces.synthetic.roles import RANGE, ROLES, identity_seed
-from adjointdeis.faces.synthetic.seeds import Streams
-from adjointdeis.faces.synthetic.shape import sample_shape
+from synthetic_faces.assets import load_assets
+from synthetic_faces.identity import blend, sample_identity
+from synthetic_faces.renderer import Renderer
+from synthetic_faces.roles import RANGE, ROLES, identity_seed
+from synthetic_faces.seeds import Streams
+from synthetic_faces.shape import sample_shape
 
 
 def test_streams_with_different_names_are_uncorrelated_and_order_free():
@@ -31,7 +31,7 @@ def test_an_additional_axis_leaves_all_other_weights(monkeypatch):
     whole = np.array(sample_shape(11).weights)
     dropped = assets.axes[40]
     fewer = replace(assets, axes=assets.axes[:40] + assets.axes[41:])
-    monkeypatch.setattr("adjointdeis.faces.synthetic.shape.load_assets", lambda: fewer)
+    monkeypatch.setattr("synthetic_faces.shape.load_assets", lambda: fewer)
     without = np.array(sample_shape(11).weights)
     changed = np.flatnonzero(whole != without)
     assert set(changed) <= {*dropped.plus, *dropped.minus}

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from adjointdeis.faces.synthetic.rays import central_hits, parallel_hits
+from synthetic_faces.rays import central_hits, parallel_hits
 
 
 def moller_trumbore(origin, direction, triangle):

@@ -3,9 +3,9 @@
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import TypeVar
 
-from adjointdeis.faces.synthetic.appearance import Appearance, sample_appearance
-from adjointdeis.faces.synthetic.seeds import Streams
-from adjointdeis.faces.synthetic.shape import Shape, sample_ancestry, sample_shape
+from synthetic_faces.appearance import Appearance, sample_appearance
+from synthetic_faces.seeds import Streams
+from synthetic_faces.shape import Shape, sample_ancestry, sample_shape
 
 T = TypeVar("T")
 

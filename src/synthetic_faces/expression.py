@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from adjointdeis.faces.synthetic.shape import Shape
+from synthetic_faces.shape import Shape
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from adjointdeis.faces.synthetic.appearance import Appearance
-from adjointdeis.faces.synthetic.assets import HeadAssets
-from adjointdeis.faces.synthetic.hair import HairMesh, strand_noise
-from adjointdeis.faces.synthetic.noise import smoothstep, value_noise
-from adjointdeis.faces.synthetic.raster import vertex_normals
-from adjointdeis.faces.synthetic.shading import HAIR_WRAP, Lighting
+from synthetic_faces.appearance import Appearance
+from synthetic_faces.assets import HeadAssets
+from synthetic_faces.hair import HairMesh, strand_noise
+from synthetic_faces.noise import smoothstep, value_noise
+from synthetic_faces.raster import vertex_normals
+from synthetic_faces.shading import HAIR_WRAP, Lighting
 
 _LASH_GRAIN = torch.tensor([1.0, 0.2, 0.2])
 # How softly a style's hairline fades in, decimetres.

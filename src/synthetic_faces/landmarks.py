@@ -6,7 +6,7 @@ predictor finds in the picture,
 
 .. math:: v_k = \arg\min_v \sum_i \lVert \pi_i(v) - p_{ik} \rVert^2 .
 
-    python -m adjointdeis.faces.synthetic.landmarks       repeats the choice (needs dlib)
+    python -m synthetic_faces.landmarks       repeats the choice (needs dlib)
 
 A template for Webmorph's method adds points that the 68 lack, on neck, ears and scalp: the vertices
 farthest from those already taken. It has as many points as FRLL's templates; they are not the same.
@@ -21,15 +21,15 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from adjointdeis.faces.synthetic.assets import BODY, HeadAssets
-from adjointdeis.faces.synthetic.capture import Capture
-from adjointdeis.faces.synthetic.expression import REST, Expression, neutral
-from adjointdeis.faces.synthetic.geometry import camera_of, pose_of
-from adjointdeis.faces.synthetic.identity import Identity, sample_identity
-from adjointdeis.faces.synthetic.raster import vertex_normals
-from adjointdeis.faces.synthetic.renderer import Renderer
-from adjointdeis.faces.synthetic.roles import identity_seed
-from adjointdeis.faces.synthetic.seeds import Streams
+from synthetic_faces.assets import BODY, HeadAssets
+from synthetic_faces.capture import Capture
+from synthetic_faces.expression import REST, Expression, neutral
+from synthetic_faces.geometry import camera_of, pose_of
+from synthetic_faces.identity import Identity, sample_identity
+from synthetic_faces.raster import vertex_normals
+from synthetic_faces.renderer import Renderer
+from synthetic_faces.roles import identity_seed
+from synthetic_faces.seeds import Streams
 
 TEMPLATE_POINTS = 189
 IBUG_68: tuple[int, ...] = (
@@ -92,7 +92,7 @@ def _front(assets: HeadAssets) -> torch.Tensor:
 def choose_vertices(identities: int = 40, size: int = 256) -> tuple[tuple[int, ...], np.ndarray]:
     """Repeats the choice of the 68 vertices.
 
-    Arguments:
+    Args:
         identities: How many of role ``tuning``.
         size: Side of the pictures that dlib looks at.
 
