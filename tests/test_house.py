@@ -136,7 +136,9 @@ def test_every_study_has_a_page_and_its_commands_exist() -> None:
     assert folders and not [f.name for f in folders if not (f / "README.md").is_file()]
     texts = [*PAGES, ROOT / "Makefile", *(ROOT / "experiments").rglob("*.py")]
     named = {
-        name for text in texts for name in re.findall(r"-m (experiments[\w.]+)", text.read_text())
+        name
+        for text in texts
+        for name in re.findall(r"-m (experiments\.\w+\.\w+)", text.read_text())
     }
     assert named and not [n for n in named if not (ROOT / f"{n.replace('.', '/')}.py").is_file()]
 
