@@ -110,7 +110,8 @@ def _publish_recognition(
     systems += [instantiate(judge) for judge in (cfg.judges or {}).values()]
 
     pool = _pool(cfg, PoolSpec(**OmegaConf.to_container(cfg.task.threshold_pool)))  # type: ignore[arg-type]
-    records, measured = _thresholds(pool, systems, cfg.task.fmr)
+    data_set = load_folder(root / "faces", "mini").fingerprint
+    records, measured = _thresholds(pool, systems, cfg.task.fmr, data_set)
     quality |= measured
     quality["shortcut"] = _shortcut(cfg, systems)
     write_record(root / "thresholds.json", {"records": [r.to_dict() for r in records]})
@@ -216,7 +217,7 @@ def _comparisons(pool: Pool, systems: list[Any]) -> ScoreTable:
 
 
 def _thresholds(
-    pool: Pool, systems: list[Any], fmr: list[float]
+    pool: Pool, systems: list[Any], fmr: list[float], data_set: str
 ) -> tuple[list[ThresholdRecord], dict[str, Any]]:
     table = _comparisons(pool, systems)
     captures = pool.spec.images_per_identity
@@ -236,6 +237,7 @@ def _thresholds(
         stated = {
             "model_fingerprint": system.fingerprint,
             "alignment": system.alignment,
+            "data_set": data_set,
             "impostor_set": f"mini threshold identities ({pool.spec.fingerprint[:12]})",
         }
         own = estimate_thresholds(
