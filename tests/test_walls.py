@@ -19,8 +19,8 @@ ALLOWED: dict[str, set[str]] = {
     "faces": {"faces"},
     "evaluation": {"evaluation"},
     "reporting": {"evaluation", "reporting"},
-    "studies": {*FORWARD, "reporting", "studies"},
-    "harness": {*FORWARD, "faces", "evaluation", "reporting", "studies", "harness", ""},
+    "problems": {"diffusion", "solvers", "gradients", "rollout", "problems"},
+    "harness": {*FORWARD, "faces", "evaluation", "reporting", "problems", "harness", ""},
     "__init__": {"diffusion", "solvers", "gradients", "rollout"},
 }
 ALLOWED["morphing"] |= {"faces"}
@@ -89,6 +89,10 @@ def test_the_reader_of_imports_sees_each_form() -> None:
         "",
     }
     assert "hydra" in outside(path, "def f():\n    from hydra.utils import instantiate\n")
+
+
+def test_the_package_knows_no_study() -> None:
+    assert not [p for p in SOURCES if "experiments" in outside(p)]
 
 
 def test_only_the_harness_knows_hydra_and_lightning() -> None:

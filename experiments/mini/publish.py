@@ -147,7 +147,8 @@ def _publish_recognition(
     """Thresholds and pair list, which depend on every recogniser; fills files and quality."""
     root = folders.profile
     systems = [*(assets.recogniser(f"{name}.safetensors", profile) for name in LABELS), *judges]
-    records, measured = _thresholds(_pool(folders, THRESHOLD_POOL), systems)
+    data_set = load_folder(root / "faces", "mini").fingerprint
+    records, measured = _thresholds(_pool(folders, THRESHOLD_POOL), systems, data_set)
     quality |= measured
     quality["shortcut"] = _shortcut(folders, systems)
     write_record(root / "thresholds.json", {"records": [r.to_dict() for r in records]})
@@ -251,7 +252,9 @@ def _comparisons(pool: Pool, systems: list[Any]) -> ScoreTable:
     return concatenate(tables)
 
 
-def _thresholds(pool: Pool, systems: list[Any]) -> tuple[list[ThresholdRecord], dict[str, Any]]:
+def _thresholds(
+    pool: Pool, systems: list[Any], data_set: str
+) -> tuple[list[ThresholdRecord], dict[str, Any]]:
     table = _comparisons(pool, systems)
     captures = pool.spec.images_per_identity
     subjects = Subjects.from_rows(
@@ -270,6 +273,7 @@ def _thresholds(pool: Pool, systems: list[Any]) -> tuple[list[ThresholdRecord], 
         stated = {
             "model_fingerprint": system.fingerprint,
             "alignment": system.alignment,
+            "data_set": data_set,
             "impostor_set": f"mini threshold identities ({pool.spec.fingerprint[:12]})",
         }
         own = estimate_thresholds(
