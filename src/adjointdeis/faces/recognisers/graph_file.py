@@ -136,8 +136,10 @@ def graph_recogniser(spec: GraphSpec, folder: str | Path) -> NetworkRecogniser:
         graph = load_tfjs(path, spec.outputs, spec.sha256)
     shape = (3, spec.size, spec.size) if spec.layout == "nchw" else (spec.size, spec.size, 3)
     taken = (graph.shapes or (shape,))[0]
-    if len(graph.inputs) != 1 or len(taken) != 3 or any(
-        n is not None and n != m for n, m in zip(taken, shape, strict=True)
+    if (
+        len(graph.inputs) != 1
+        or len(taken) != 3
+        or any(n is not None and n != m for n, m in zip(taken, shape, strict=True))
     ):
         raise WeightsError(
             f"recogniser file {path} takes {len(graph.inputs)} inputs, the first {taken} after the "
