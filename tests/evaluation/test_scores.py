@@ -173,11 +173,11 @@ def test_a_cross_comparison_without_a_mated_row_is_refused(morph_row):
     rows = [impostor(morph_row, f"{i:03d}", f"{j:03d}_a") for i in range(3) for j in range(3)]
     table = ScoreTable.from_rows(rows)
     with pytest.raises(ScoreError, match="no mated comparison.*'000' among the probes"):
-        impostors(table, "toy")
+        impostors(table, "arcface")
     stated = ScoreTable.from_rows(rows, metadata={"two_groups": True})
-    assert len(impostors(stated, "toy").scores) == 9
+    assert len(impostors(stated, "arcface").scores) == 9
     alike = [impostor(morph_row, f"{i:03d}", f"{j:03d}") for i in range(3) for j in range(i)]
-    assert len(impostors(ScoreTable.from_rows(alike), "toy").scores) == 3
+    assert len(impostors(ScoreTable.from_rows(alike), "arcface").scores) == 3
 
 
 def test_one_long_id_costs_its_own_length_in_every_operation(morph_row):
