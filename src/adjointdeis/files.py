@@ -1,4 +1,4 @@
-"""Files of this project and of others: written whole or not at all, read in any encoding that says so.
+"""Files: written whole or not at all; those of others read in any encoding that says so.
 
 Text comes from spreadsheets, shells and other tools. A byte-order mark or the zero bytes of UTF-16
 and UTF-32 name an encoding beyond doubt; other bytes are UTF-8 or are refused, for a guess between

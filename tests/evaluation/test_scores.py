@@ -149,12 +149,14 @@ def test_select_and_unique(table):
 
 def impostor(morph_row, one, two, **changes):
     row = {"kind": "nonmated", "subject_id": one, "ref_subject_id": two, "ref_id": f"{two}_03"}
-    return morph_row(probe_id=f"{one}_08", morph_id="", attack="", probe_policy="", **row, **changes)
+    return morph_row(
+        probe_id=f"{one}_08", morph_id="", attack="", probe_policy="", **row, **changes
+    )
 
 
 @pytest.mark.parametrize("spelling", ["Zoe\u0301", "Ｚｏé", "Zo\u200bé", " Zoé\u00a0"])
 def test_two_spellings_of_one_person_are_no_impostors(morph_row, spelling):
-    with pytest.raises(ScoreError, match="a nonmated comparison is of two subjects by its ids|one"):
+    with pytest.raises(ScoreError, match="a nonmated comparison is of one subject"):
         ScoreTable.from_rows([impostor(morph_row, "Zoé", spelling)])
     rows = [impostor(morph_row, "Zoé", "b"), impostor(morph_row, spelling, "c")]
     table = ScoreTable.from_rows(rows)
@@ -172,7 +174,7 @@ def test_ids_that_look_alike_are_refused_as_impostors(morph_row, one, two):
 def test_a_cross_comparison_without_a_mated_row_is_refused(morph_row):
     rows = [impostor(morph_row, f"{i:03d}", f"{j:03d}_a") for i in range(3) for j in range(3)]
     table = ScoreTable.from_rows(rows)
-    with pytest.raises(ScoreError, match="no mated comparison.*'000' among the probes"):
+    with pytest.raises(ScoreError, match=r"no mated comparison.*'000' among the probes"):
         impostors(table, "arcface")
     stated = ScoreTable.from_rows(rows, metadata={"two_groups": True})
     assert len(impostors(stated, "arcface").scores) == 9

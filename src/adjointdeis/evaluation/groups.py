@@ -157,6 +157,6 @@ def group_table(table: ScoreTable, *, attack: str, system: str, probe_policy: st
 
 
 def _labels(values: np.ndarray) -> np.ndarray:
-    """Shape (R,); text is compared by its canonical spelling, labels of another kind as they are."""
+    """Shape (R,); text in its canonical spelling, labels of another kind as they are."""
     array = np.asarray(values).ravel()
     return text_column(array) if array.dtype.kind in "UO" else array
