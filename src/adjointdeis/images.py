@@ -55,7 +55,8 @@ def open_rgb(path: AnyPath) -> Image.Image:
             return to_rgb(ImageOps.exif_transpose(_grey16(image)))
     except UnidentifiedImageError:
         raise ImageError(
-            f"{path}: not an image in a format that is read: {', '.join(FORMATS)}, by its content"
+            f"{path}: not a readable image, of none of the formats {', '.join(FORMATS)} by its "
+            "content"
         ) from None
     # Decoders raise whatever a damaged file brings about: ValueError for text beyond a limit,
     # SyntaxError for a broken chunk, struct.error, and the error of decompression bombs.

@@ -128,7 +128,10 @@ def _text(path: Path, kind: bytes, body: bytes) -> tuple[str, str] | None:
         _, _, text = rest[2:].split(b"\0", 2)
         return key.decode("latin-1"), (_inflate(text) if compressed else text).decode("utf-8")
     except _TooLong:
-        return None
+        # Ours is short; editors write long ones, which are none of our business.
+        if body.split(b"\0", 1)[0] != TEXT_KEY.encode():
+            return None
+        raise EvaluationError(f"{path}: a damaged {kind.decode()} chunk in this PNG") from None
     except (ValueError, IndexError, zlib.error):
         name = kind.decode("latin-1")
         raise EvaluationError(f"{path}: a damaged {name} chunk in this PNG") from None

@@ -368,7 +368,7 @@ def refuse_unmatched_ids(table: ScoreTable) -> None:
         return
     for system in table.unique("system", kind="nonmated"):
         rows = table.select(kind="nonmated", system=system)
-        sides = [set(np.unique(rows[name])) for name in ("subject_id", "ref_subject_id")]
+        sides = [set(map(str, np.unique(rows[name]))) for name in ("subject_id", "ref_subject_id")]
         one, two = (sorted(side - {""}) for side in sides)
         apart = len(one) > 1 and len(two) > 1 and sides[0].isdisjoint(sides[1])
         if apart and not len(table.select(kind="mated", system=system)):
