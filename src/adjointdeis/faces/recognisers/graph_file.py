@@ -122,7 +122,7 @@ def graph_recogniser(spec: GraphSpec, folder: str | Path) -> NetworkRecogniser:
         folder: Where the files lie.
 
     Raises:
-        MissingDependency: The package that reads the format is not installed.
+        MissingPackageError: The package that reads the format is not installed.
         GraphError: A file is missing, altered, damaged, or holds an unsupported operator.
         WeightsError: The network does not take what the spec says.
     """

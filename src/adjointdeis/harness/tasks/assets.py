@@ -15,10 +15,10 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from adjointdeis.extras import MissingPackageError
 from adjointdeis.faces.checkpoints import KINDS, convert_checkpoint
 from adjointdeis.faces.dlib_dat import DatError
 from adjointdeis.faces.graphs import GraphError
-from adjointdeis.faces.missing import MissingDependency
 from adjointdeis.faces.torch_file import CheckpointError
 from adjointdeis.faces.weights import fingerprint
 from adjointdeis.harness import assets
@@ -112,7 +112,13 @@ def _packaged(profile: assets.Profile) -> list[dict[str, Any]]:
         }
         try:
             row["sha256"] = assets.recogniser(name, profile).fingerprint
-        except (PackageError, MissingDependency, GraphError, FileNotFoundError, DatError) as error:
+        except (
+            PackageError,
+            MissingPackageError,
+            GraphError,
+            FileNotFoundError,
+            DatError,
+        ) as error:
             there = (profile.root / tarball(entry)).is_file() or (profile.root / name).is_dir()
             row["status"] = "wrong" if there else "missing"
             row["problem"] = str(error)
