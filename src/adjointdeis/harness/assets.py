@@ -179,9 +179,9 @@ def recogniser(file: str, profile: Profile) -> NetworkRecogniser:
         name, entry = read_spec(path)
         return graph_recogniser(GraphSpec.from_mapping(name, entry), path.parent)
     entry = profile.entry(file)
-    if entry["kind"] == "dlib":
+    if entry.get("kind") == "dlib":
         return dlib_port()
-    if entry["kind"] == "graph":
+    if entry.get("kind") == "graph":
         folder = obtain(file, entry, profile.root)
         return graph_recogniser(GraphSpec.from_mapping(file, entry), folder)
     return NetworkRecogniser(

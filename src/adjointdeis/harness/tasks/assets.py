@@ -28,6 +28,8 @@ from adjointdeis.harness.records import write_record
 
 PRINTED = ("problem", "fetch", "source", "licence", "training data", "sha256", "remedy")
 """Keys of a row that are printed below it."""
+UNUSABLE = (PackageError, MissingPackageError, GraphError, FileNotFoundError, DatError)
+"""What a recogniser that is missing or altered raises."""
 
 
 class ConversionError(RuntimeError):
