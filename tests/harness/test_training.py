@@ -8,11 +8,16 @@ import pytest
 import torch
 from tiny_profile import composed, write_profile
 
+from adjointdeis.diffusion.prediction import eps_from_x0, v_from_eps
 from adjointdeis.faces.networks import DiffAE, IResNet, StyleGAN2
-from adjointdeis.faces.weights import load_network, read_header
+from adjointdeis.faces.weights import fingerprint, load_network, read_header
 from adjointdeis.harness.launch import launch
 from adjointdeis.harness.tasks import train
-from adjointdeis.harness.training.autoencoder import AutoencoderTraining, warmup_cosine
+from adjointdeis.harness.training.autoencoder import (
+    AutoencoderTraining,
+    v_error,
+    warmup_cosine,
+)
 from adjointdeis.harness.training.data import (
     CodedPool,
     EndlessBatches,
@@ -169,6 +174,77 @@ def test_weights_are_the_averaged_ones(pools, tmp_path) -> None:
         configured(pools, tmp_path / "b", AUTOENCODER, "task.steps=2", "task.ema_decay=0.0")
     )
     assert frozen["sha256"] != free["sha256"]
+
+
+# What the autoencoder predicts
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.06, 1.0])
+def test_the_loss_is_the_error_of_v_whatever_is_predicted(spread) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x_0, m, eps = torch.randn(3, 9, 4, generator=generator, dtype=torch.float64)
+    alpha = torch.linspace(0.01, 0.999, 9, dtype=torch.float64)[:, None]
+    sigma = (1 - alpha**2).sqrt()
+    x = alpha * x_0 + sigma * eps
+    v = v_from_eps(x, eps_from_x0(x, m, alpha, sigma, spread), alpha, sigma)
+    of_v = v_error(v, x_0, eps, alpha, sigma, None)
+    torch.testing.assert_close(v_error(m, x_0, eps, alpha, sigma, spread), of_v)
+    assert float(v_error(alpha * eps - sigma * x_0, x_0, eps, alpha, sigma, None).abs().max()) == 0
+
+
+def continued(pools, tmp_path, *more: str):
+    """A training of no effect from the weights of another one that predicted v."""
+    task = (*AUTOENCODER, "task.steps=1")
+    train.autoencoder(configured(pools, tmp_path / "a", task, "task.prediction=v", "task.spread=0"))
+    start = tmp_path / "a" / "weights.safetensors"
+    cfg = configured(
+        pools, tmp_path / "b", task, f"task.initial={start}", "task.ema_decay=1", *more
+    )
+    return start, train.autoencoder(cfg), tmp_path / "b" / "weights.safetensors"
+
+
+def test_weights_that_predict_v_start_a_data_prediction_negated(pools, tmp_path) -> None:
+    start, record, end = continued(pools, tmp_path, "task.learning_rate=1e-12")
+    before, after = load_network(start).state_dict(), load_network(end).state_dict()
+    for name, value in before.items():
+        sign = -1 if name.startswith("out.2.") else 1
+        torch.testing.assert_close(after[name], sign * value, rtol=0, atol=1e-6)
+    assert record["initial"]["prediction"] == "v" and record["initial"]["steps"] == 1
+    assert record["initial"]["sha256"] == fingerprint(start)
+    # A data prediction is continued as it is, and starts nothing that predicts v.
+    task = (*AUTOENCODER, "task.steps=1", f"task.initial={end}")
+    again = train.autoencoder(configured(pools, tmp_path / "c", task))
+    assert again["initial"]["prediction"] == "x0"
+    with pytest.raises(ValueError, match="predicts x0: no start for a prediction of v"):
+        train.autoencoder(
+            configured(pools, tmp_path / "d", task, "task.prediction=v", "task.spread=0")
+        )
+
+
+def test_an_encoder_that_is_not_trained_keeps_its_codes(pools, tmp_path) -> None:
+    start, _, end = continued(pools, tmp_path, "task.ema_decay=0", "task.train_encoder=false")
+    before, after = load_network(start).state_dict(), load_network(end).state_dict()
+    moved = {name for name in before if not torch.equal(before[name].abs(), after[name].abs())}
+    assert moved and not any(name.startswith("encoder.") for name in moved)
+
+
+def test_initial_weights_of_another_network_are_refused(pools, tmp_path) -> None:
+    wrong = f"task.initial={pools}/profile/guide.safetensors"
+    with pytest.raises(ValueError, match=r"make task.network"):
+        train.autoencoder(configured(pools, tmp_path, AUTOENCODER, "task.steps=1", wrong))
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("task.prediction=v",), "task.spread=0.06 must be 0 with"),
+        (("task.spread=0",), "must be above 0"),
+        (("task.prediction=eps",), "task.prediction='eps' must be one of x0, v"),
+    ],
+)
+def test_a_spread_that_does_not_belong_is_refused(pools, tmp_path, more, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        train.autoencoder(configured(pools, tmp_path, AUTOENCODER, "task.steps=1", *more))
 
 
 # Batches

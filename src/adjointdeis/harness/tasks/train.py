@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import (
     EMAWeightAveraging,
@@ -16,7 +17,8 @@ from lightning.pytorch.callbacks import (
 )
 from omegaconf import DictConfig, OmegaConf
 
-from adjointdeis.faces.weights import save_network
+from adjointdeis.faces.networks import DiffAE
+from adjointdeis.faces.weights import fingerprint, load_network, read_header, save_network
 from adjointdeis.harness import assets
 from adjointdeis.harness.trainer import make_trainer
 from adjointdeis.harness.training.autoencoder import AutoencoderTraining
@@ -43,14 +45,50 @@ GENERATOR_KEYS = (
 def autoencoder(cfg: DictConfig) -> dict[str, Any]:
     """Trains the diffusion autoencoder that `cfg.task` describes."""
     task, data = cfg.task, _data(cfg, studio_only=True)
+    network, initial = _initial(cfg)
     module = AutoencoderTraining(
-        instantiate(task.network),
+        network,
         task.learning_rate_steps or task.steps,
         task.learning_rate,
         task.weight_decay,
         task.warmup,
+        task.prediction,
+        task.spread,
+        task.train_encoder,
     )
-    return _fit(cfg, module, data)
+    return _fit(cfg, module, data, {"initial": initial})
+
+
+def _initial(cfg: DictConfig) -> tuple[DiffAE, dict[str, Any] | None]:
+    """The autoencoder that a training starts from, and where its weights come from."""
+    task, config = cfg.task, instantiate(cfg.task.network)
+    if task.initial is None:
+        return DiffAE(config), None
+    profile = assets.profile(cfg.assets.name, cfg.assets.root)
+    listed = task.initial in profile.manifest
+    path = profile.path(task.initial) if listed else Path(task.initial)
+    network = load_network(path, remedy="name a file of the profile or a path in task.initial")
+    if not isinstance(network, DiffAE) or network.config != config:
+        raise ValueError(
+            f"task.initial={task.initial} holds {getattr(network, 'config', network)}, and "
+            f"task.network asks for {config}: make task.network the same"
+        )
+    training = read_header(path).get("training", {})
+    # Records made before there was a choice do not name it: all predicted v.
+    before = training.get("recipe", {}).get("prediction", "v")
+    if listed:
+        before = profile.entry(task.initial)["prediction"]
+    if before == "eps" or (before, task.prediction) == ("x0", "v"):
+        raise ValueError(
+            f"task.initial={task.initial} predicts {before}: no start for a prediction of "
+            f"{task.prediction}; use weights that predict v or x0, or task.initial=null"
+        )
+    if before == "v" and task.prediction == "x0":
+        # At high noise, where a network knows the image from its code alone, v is -x_0.
+        with torch.no_grad():
+            for value in network.out[-1].parameters():
+                value.neg_()
+    return network.train(), {"sha256": fingerprint(path), "prediction": before, **training}
 
 
 def recogniser(cfg: DictConfig) -> dict[str, Any]:
@@ -104,6 +142,7 @@ def _fit(
     cfg: DictConfig,
     module: AutoencoderTraining | GeneratorTraining | RecogniserTraining,
     data: PoolData,
+    more: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     task, run = cfg.task, Path(cfg.paths.run)
     checkpoint = ModelCheckpoint(
@@ -137,6 +176,7 @@ def _fit(
         "data_fingerprint": data.dataset.fingerprint,
         "steps": trainer.global_step,
         "seconds_of_last_session": round(seconds, 1),
+        **(more or {}),
     }
     path = run / "weights.safetensors"
     record["sha256"] = save_network(module.network, path, {"training": record})
