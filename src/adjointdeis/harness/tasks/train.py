@@ -160,8 +160,6 @@ def _fit(
         logger=loggers(cfg),
         default_root_dir=run,
         log_every_n_steps=20,
-        # Images are independent: every process takes its own part of an epoch.
-        use_distributed_sampler=True,
         # A module that steps its own optimisers clips, if at all, for itself.
         gradient_clip_val=1.0 if module.automatic_optimization else None,
     )
