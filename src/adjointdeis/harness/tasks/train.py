@@ -15,18 +15,27 @@ from lightning.pytorch.callbacks import (
     ModelCheckpoint,
     TQDMProgressBar,
 )
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
+from adjointdeis.faces.datasets.folder import load_folder
+from adjointdeis.faces.image_io import read_image
 from adjointdeis.faces.networks import DiffAE
+from adjointdeis.faces.tensors import to_tensor
 from adjointdeis.faces.weights import fingerprint, load_network, read_header, save_network
 from adjointdeis.harness import assets
+from adjointdeis.harness.benchmark import read_aligned
+from adjointdeis.harness.records import write_record
 from adjointdeis.harness.trainer import make_trainer
 from adjointdeis.harness.training.autoencoder import AutoencoderTraining
-from adjointdeis.harness.training.data import CodedPool, PoolData, PoolDataset
+from adjointdeis.harness.training.data import CodedPool, FaceFolder, PoolData, PoolDataset
 from adjointdeis.harness.training.generator import GeneratorTraining
 from adjointdeis.harness.training.precision import precision
+from adjointdeis.harness.training.quality import autoencoder_quality
 from adjointdeis.harness.training.recogniser import RecogniserTraining
 from adjointdeis.harness.wandb_logger import loggers
+from adjointdeis.morphing.autoencoder import Autoencoder
 from synthetic_faces.pool import render_pool
 from synthetic_faces.pool_spec import PoolSpec
 
@@ -44,7 +53,17 @@ GENERATOR_KEYS = (
 
 def autoencoder(cfg: DictConfig) -> dict[str, Any]:
     """Trains the diffusion autoencoder that `cfg.task` describes."""
-    task, data = cfg.task, _data(cfg, studio_only=True)
+    task, config = cfg.task, instantiate(cfg.task.network)
+    if task.faces is None and (task.fold is not None or task.augmentation is not None):
+        raise ValueError(
+            "task.fold and task.augmentation change nothing without task.faces=<folder of aligned "
+            "faces>; name the folder, or leave them null"
+        )
+    if task.faces is None:
+        data = _data(cfg, studio_only=True)
+    else:
+        folder = FaceFolder(load_folder(task.faces), config.image_size, task.fold, task.folds)
+        data = PoolData(folder, task.batch_size, cfg.seed or 0)
     network, initial = _initial(cfg)
     module = AutoencoderTraining(
         network,
@@ -55,8 +74,39 @@ def autoencoder(cfg: DictConfig) -> dict[str, Any]:
         task.prediction,
         task.spread,
         task.train_encoder,
+        None if task.augmentation is None else instantiate(task.augmentation),
     )
-    return _fit(cfg, module, data, {"initial": initial})
+    people = list(getattr(data.dataset, "held_out", ()))
+    record = _fit(cfg, module, data, {"initial": initial, "held_out": people})
+    if rank_zero_only.rank or not task.quality_faces:
+        return record
+    faces = _unseen(cfg, people, config.image_size)
+    if faces is None:
+        return record
+    trained = Autoencoder(
+        network.eval().requires_grad_(False),
+        task.prediction,
+        record["sha256"],
+        "that of the images it was trained on",
+        spread=task.spread,
+    )
+    quality = autoencoder_quality(trained, faces, Path(cfg.paths.run))
+    write_record(Path(cfg.paths.run) / "quality.json", quality)
+    return record | {"quality": quality}
+
+
+def _unseen(cfg: DictConfig, people: list[str], size: int) -> Tensor | None:
+    """Faces that the training did not see; None where there are none of the network's size."""
+    task = cfg.task
+    if task.faces is None:
+        dataset = load_folder(assets.MINI / "faces", "mini")
+    else:
+        dataset = load_folder(task.faces)
+    chosen = dataset.ids if task.faces is None else people
+    paths = [min(dataset.subject(i).images.items())[1] for i in chosen[: task.quality_faces]]
+    if len(paths) < 2 or read_image(paths[0]).shape[0] != size:
+        return None
+    return to_tensor(read_aligned(paths, size))
 
 
 def _initial(cfg: DictConfig) -> tuple[DiffAE, dict[str, Any] | None]:

@@ -106,7 +106,7 @@ class AutoencoderTraining(L.LightningModule):
         self.register_buffer("sigmas", schedule.sigma(t).float(), persistent=False)
 
     def on_train_start(self) -> None:
-        # Processes draw noise of their own, and a continued run does not draw its first noise again.
+        # Processes draw noise of their own, and a continued run does not repeat its first noise.
         torch.manual_seed(torch.initial_seed() + 7919 * self.global_rank + self.global_step)
 
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:

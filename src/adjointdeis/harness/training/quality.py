@@ -1,8 +1,8 @@
 """Measured quality of a diffusion autoencoder: what it draws from random noise, and how it inverts.
 
 Reconstruction says little: a sampler that is barely trained inverts itself at 33 dB and more. What
-tells is whether random noise becomes a clean face of the code's person, and whether encoded noise is
-white, since a morph is sampled from a blend of encoded noises that are taken for random ones.
+tells is whether random noise becomes a clean face of the code's person, and whether encoded noise
+is white, since a morph is sampled from a blend of encoded noises that are taken for random ones.
 """
 
 from pathlib import Path
