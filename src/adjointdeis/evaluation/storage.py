@@ -16,6 +16,7 @@ import numpy as np
 
 from adjointdeis.evaluation.errors import ScoreError
 from adjointdeis.evaluation.scores import COLUMNS, REQUIRED_COLUMNS, TEXT_COLUMNS, ScoreTable
+from adjointdeis.extras import load
 from adjointdeis.files import write_atomically
 
 SCHEMA = "adjointdeis-scores/1"
@@ -144,14 +145,8 @@ def _write_csv(table: ScoreTable, path: Path) -> None:
 
 
 def _pyarrow(path: Path) -> tuple[Any, Any]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise ScoreError(
-            f"{path}: Parquet needs the package pyarrow; install it or use .csv"
-        ) from None
-    return pyarrow, pyarrow.parquet
+    purpose = f"{path}: Parquet files (.csv would not)"
+    return load("pyarrow", purpose), load("pyarrow.parquet", purpose)
 
 
 def _read_parquet(path: Path) -> ScoreTable:

@@ -65,7 +65,7 @@ def run(cfg: DictConfig | Mapping[str, Any] | Config) -> dict[str, Any]:
         What result.json holds.
 
     Raises:
-        ValueError, DatasetError, PairListError, NoFaceError, MissingDependency: Bad settings or
+        ValueError, DatasetError, PairListError, NoFaceError, MissingPackageError: Bad settings or
             input, before any morph is made.
     """
     if isinstance(cfg, DictConfig):
