@@ -442,6 +442,21 @@ def test_learning_rate_rises_and_falls_to_zero() -> None:
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.0, abs=1e-6)
 
 
+def test_a_training_continued_with_another_length_follows_its_cosine(pools, tmp_path) -> None:
+    """At step 2 of 8 the rate is near its peak; a run cut to 3 steps ends at zero there."""
+    lines = [line for line in AUTOENCODER if "learning_rate_steps" not in line]
+    run = tmp_path / "run"
+    train.autoencoder(
+        configured(pools, run, (*lines, "task.learning_rate_steps=8"), "task.steps=2")
+    )
+    train.autoencoder(
+        configured(pools, run, (*lines, "task.learning_rate_steps=3"), "task.steps=3")
+    )
+    state = torch.load(run / "last.ckpt", weights_only=True)
+    (schedule,) = state["lr_schedulers"]
+    assert schedule["last_epoch"] == 3 and schedule["_last_lr"] == [0.0, 0.0]
+
+
 def test_stated_precision_is_obeyed() -> None:
     assert precision("16-mixed") == "16-mixed"
     assert precision("auto") in ("32-true", "bf16-mixed")

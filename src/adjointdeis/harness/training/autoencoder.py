@@ -9,6 +9,7 @@ References:
     | https://arxiv.org/abs/2511.13720
 """
 
+import math
 from collections.abc import Callable
 from typing import Literal, get_args
 
@@ -145,7 +146,16 @@ def mirrored(images: Tensor) -> Tensor:
 def warmup_cosine(
     optimizer: torch.optim.Optimizer, warmup: int, steps: int
 ) -> torch.optim.lr_scheduler.LRScheduler:
-    """Linear rise over ``warmup`` steps, then half a cosine down to zero at ``steps``."""
-    rise = torch.optim.lr_scheduler.LinearLR(optimizer, 0.02, total_iters=warmup)
-    fall = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps - warmup))
-    return torch.optim.lr_scheduler.SequentialLR(optimizer, [rise, fall], [warmup])
+    """Linear rise from 2% over ``warmup`` steps, then half a cosine down to zero at ``steps``.
+
+    A checkpoint holds the step only, not these lengths: a training that is continued with more or
+    fewer steps follows the cosine of its new length from there on.
+    """
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return 0.02 + 0.98 * step / warmup
+        share = min(1.0, (step - warmup) / max(1, steps - warmup))
+        return 0.5 * (1 + math.cos(math.pi * share))
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
