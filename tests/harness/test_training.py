@@ -85,6 +85,7 @@ GENERATOR = (
     "task.network.channel_base=64",
     "task.network.channel_max=8",
     "task.trunk=guide.safetensors",
+    "task.quality_samples=0",
     "task.adversarial_from=1",
     "task.penalty_every=2",
 )

@@ -31,12 +31,13 @@ from adjointdeis.harness.trainer import make_trainer
 from adjointdeis.harness.training.autoencoder import AutoencoderTraining
 from adjointdeis.harness.training.data import CodedPool, FaceFolder, PoolData, PoolDataset
 from adjointdeis.harness.training.generator import GeneratorTraining
+from adjointdeis.harness.training.generator_quality import generator_quality
 from adjointdeis.harness.training.precision import precision
 from adjointdeis.harness.training.quality import autoencoder_quality
 from adjointdeis.harness.training.recogniser import RecogniserTraining
 from adjointdeis.harness.wandb_logger import loggers
 from adjointdeis.morphing.autoencoder import Autoencoder
-from synthetic_faces.pool import render_pool
+from synthetic_faces.pool import open_pool, render_pool
 from synthetic_faces.pool_spec import PoolSpec
 
 GENERATOR_KEYS = (
@@ -173,7 +174,18 @@ def generator(cfg: DictConfig) -> dict[str, Any]:
         **{name: task[name] for name in GENERATOR_KEYS},
     )
     data = PoolData(CodedPool(_pool(cfg), autoencoder), task.batch_size, cfg.seed or 0)
-    return _fit(cfg, module, data)
+    record, run = _fit(cfg, module, data), Path(cfg.paths.run)
+    if rank_zero_only.rank or not task.quality_samples:
+        return record
+    quality = generator_quality(
+        assets.style_generator(str((run / "weights.safetensors").absolute()), task.trunk, profile),
+        assets.recogniser(cfg.assets.identity, profile),
+        open_pool(_pool(cfg)).images,
+        run,
+        task.quality_samples,
+    )
+    write_record(run / "quality.json", quality)
+    return record | {"quality": quality}
 
 
 def _data(cfg: DictConfig, studio_only: bool = False) -> PoolData:
