@@ -203,19 +203,32 @@ def guides(files: str | Sequence[str], profile: Profile) -> NetworkRecogniser | 
     return found[0] if len(found) == 1 else Guides(found)
 
 
-def style_generator(file: str, features: str, profile: Profile) -> StyleGenerator:
-    """The StyleGAN2 of a profile and the features of its perceptual loss, frozen.
+def style_generator(file: str | None, features: str, profile: Profile) -> StyleGenerator:
+    """A StyleGAN2 and the features of its perceptual loss, frozen.
 
     Args:
-        file: The generator's file.
-        features: A VGG16's file, or an IResNet recogniser's for want of one.
+        file: The generator's file: of the profile, or a path; None where the profile has none.
+        features: A VGG16's file of the profile, or an IResNet recogniser's for want of one.
         profile: Where they are.
+
+    Raises:
+        AssetError: There is no generator: the profile ``mini`` has none.
+        WeightsError: A file holds another network.
     """
-    network, behind = _load(profile, file), _load(profile, features)
-    if not isinstance(network, StyleGAN2):
-        raise WeightsError(
-            f"{profile.root / file} holds a {type(network).__name__}, not a StyleGAN2"
+    if file is None:
+        raise AssetError(
+            f"MIPGAN draws with a StyleGAN2, and the profile {profile.name} has none: the budget "
+            "of its networks buys blurred blobs, which say nothing of MIPGAN. Leave its rows out, "
+            "read published morphs (attack=paper/mipgan_ii), or bring a generator of faces: "
+            "assets.generator=<stylegan2.safetensors>, converted by `python run.py task=assets "
+            "assets=paper` or trained by `python run.py task=train/generator`"
         )
+    listed = file in profile.manifest
+    path = profile.path(file) if listed else Path(file)
+    network = load_network(path, remedy="name it in assets.generator").requires_grad_(False)
+    behind = _load(profile, features)
+    if not isinstance(network, StyleGAN2):
+        raise WeightsError(f"{path} holds a {type(network).__name__}, not a StyleGAN2")
     if isinstance(behind, VGG16):
         maps, weight = behind, 0.0002  # the published weight
     elif isinstance(behind, IResNet):
@@ -225,7 +238,8 @@ def style_generator(file: str, features: str, profile: Profile) -> StyleGenerato
             f"{profile.root / features} holds a {type(behind).__name__}; the perceptual loss takes "
             "a VGG16 or an IResNet"
         )
-    entry = profile.entry(file)
+    own = {"sha256": fingerprint(path), "licence": "the user's"}
+    entry = profile.entry(file) if listed else own
     return StyleGenerator(
         network=network,
         maps=maps,
