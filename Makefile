@@ -23,7 +23,7 @@ docs: $(VENV)/.installed-dev     ## Build the pages into docs/_build, strictly: 
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build
 
 benchmarks: $(VENV)/.installed-dev  ## Time every gradient against its floor and its peers (12 minutes)
-	$(BIN)/python -W ignore experiments/benchmarks/run.py
+	$(BIN)/python -W ignore -m experiments.benchmarks.run
 
 lint: $(VENV)/.installed-dev     ## Check style and types
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && \

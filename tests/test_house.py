@@ -129,6 +129,20 @@ def test_commands_of_the_readme_name_what_exists() -> None:
     assert made <= rules
 
 
+def test_every_study_has_a_page_and_its_commands_exist() -> None:
+    folders = {p.parent for p in (ROOT / "experiments").glob("*/*.py")} - {
+        ROOT / "experiments/common"
+    }
+    assert folders and not [f.name for f in folders if not (f / "README.md").is_file()]
+    texts = [*PAGES, ROOT / "Makefile", *(ROOT / "experiments").rglob("*.py")]
+    named = {
+        name
+        for text in texts
+        for name in re.findall(r"-m (experiments\.\w+\.\w+)", text.read_text())
+    }
+    assert named and not [n for n in named if not (ROOT / f"{n.replace('.', '/')}.py").is_file()]
+
+
 def test_weights_stay_small() -> None:
     folder = ROOT / "src" / "adjointdeis" / "assets"
     weights = [p for p in folder.rglob("*") if p.suffix in (".safetensors", ".onnx", ".pt")]

@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from measure import interleaved, ratio
-from peers import Gradients, Problem, published_pattern, through
 from torch import Tensor, nn
 
 from adjointdeis.diffusion.denoiser import EpsFromV, FromTimesteps
@@ -21,6 +19,8 @@ from adjointdeis.gradients import AdjointDEIS, DiscreteAdjoint
 from adjointdeis.harness import assets
 from adjointdeis.harness.encodings import Encodings
 from adjointdeis.morphing.identity_loss import IdentityLoss
+from experiments.benchmarks.measure import interleaved, ratio
+from experiments.benchmarks.peers import Gradients, Problem, published_pattern, through
 
 EXACT = through(DiscreteAdjoint())
 

@@ -1,8 +1,8 @@
 """Measures every gradient against its floor and against its peers; table, JSON, plot.
 
-python experiments/benchmarks/run.py                      everything, at most 12 minutes on a CPU
-python experiments/benchmarks/run.py --minutes 1 --networks mini
-python experiments/benchmarks/run.py --device cuda
+python -m experiments.benchmarks.run                      everything, at most 12 minutes on a CPU
+python -m experiments.benchmarks.run --minutes 1 --networks mini
+python -m experiments.benchmarks.run --device cuda
 """
 
 import argparse
@@ -14,10 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measure import interleaved, ratio
-from optimisations import measure_optimisations, measure_parts
-from peers import Problem, forward_passes, methods, products
-from plot import draw
 from torch import Tensor
 
 from adjointdeis.diffusion.denoiser import FromTimesteps
@@ -27,7 +23,11 @@ from adjointdeis.evaluation.markdown import table
 from adjointdeis.evaluation.storage import write_json
 from adjointdeis.faces.networks import DiffAE, DiffAEConfig
 from adjointdeis.harness import assets
-from adjointdeis.studies.live_memory import peak_bytes
+from experiments.benchmarks.measure import interleaved, ratio
+from experiments.benchmarks.optimisations import measure_optimisations, measure_parts
+from experiments.benchmarks.peers import Problem, forward_passes, methods, products
+from experiments.benchmarks.plot import draw
+from experiments.common.live_memory import peak_bytes
 
 HERE = Path(__file__).parent
 FLOOR, EXACT, KEPT = (
@@ -113,7 +113,8 @@ def resident_growth(name: str, steps: int, batch: int) -> int:
     A cross-check of the counted bytes: it includes what kernels and the allocator hold besides.
     """
     code = (
-        "import re, torch; from peers import methods, forward_passes; from run import mini\n"
+        "import re, torch\nfrom experiments.benchmarks.peers import methods, forward_passes\n"
+        "from experiments.benchmarks.run import mini\n"
         "def status(key): return int(re.search(key + r':\\s+(\\d+)', open('/proc/self/status')"
         ".read())[1])\n"
         f"p = mini({steps}, {batch}, torch.device('cpu')); forward_passes(p)\n"
@@ -122,7 +123,7 @@ def resident_growth(name: str, steps: int, batch: int) -> int:
         "print(1024 * (status('VmHWM') - before))"
     )
     command = [sys.executable, "-W", "ignore", "-c", code]
-    done = subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, cwd=HERE.parents[1], capture_output=True, text=True, check=True)
     return int(done.stdout)
 
 

@@ -1,6 +1,6 @@
 """The dashboard as code: one saved view over the runs of a Weights & Biases project.
 
-python experiments/dashboard/dashboard.py --entity TEAM [--project adjointdeis] [--print]
+python -m experiments.dashboard.dashboard --entity TEAM [--project adjointdeis] [--print]
 """
 
 import argparse

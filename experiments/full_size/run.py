@@ -1,7 +1,7 @@
 """One optimisation step at the paper's size on a CPU: time, peak memory, and floating-point work.
 
-    python experiments/full_size/run.py
-    python experiments/full_size/run.py --only flops
+    python -m experiments.full_size.run
+    python -m experiments.full_size.run --only flops
 
 DiffAE FFHQ256 (168 million weights) and IResNet-100 (65 million), both with random weights; one
 pair; N = M = 2 sampling and adjoint steps.  The step is the paper's: sample, identity loss, one

@@ -1,13 +1,15 @@
 """Errors of every gradient method against the continuous flow and against its own sampler.
 
-python experiments/gradient_fidelity/run.py [--problems gaussian mixture sde mini] [--quick]
+python -m experiments.gradient_fidelity.run [--problems gaussian mixture sde mini] [--quick]
     [--out FOLDER]
 
 Writes result.json, result.md, and one plot a problem.
 """
 
 import argparse
+import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,12 @@ from adjointdeis.diffusion import BrownianPath
 from adjointdeis.evaluation.markdown import table
 from adjointdeis.evaluation.storage import write_json
 from adjointdeis.files import write_atomically
-from adjointdeis.harness.study_problem import mini
-from adjointdeis.studies.fidelity import distance, entries, measure, shown, true_gradient
-from adjointdeis.studies.plots import error_curves
-from adjointdeis.studies.problems import PARTS, gaussian, mixture
+from adjointdeis.problems import PARTS, SPACINGS, distance, gaussian, mixture
+from adjointdeis.reporting.style import figure, save
+from experiments.common.embedded import mini
+from experiments.common.methods import entries, shown
+from experiments.common.plots import lines
+from experiments.gradient_fidelity.measure import measure, true_gradient
 
 COUNTS = (5, 10, 20, 40, 80, 160, 320)
 # The stochastic truth is of strong order one; the network costs a million times the mixture.
@@ -39,7 +43,6 @@ PLANS: dict[str, dict[str, Any]] = {
     "mini-sde": {"make": mini, "calculus": "sde", "counts": (10, 20), "truth": 160},
 }
 QUICK: dict[str, Any] = {"counts": (10, 20), "truth": 160}
-SPACINGS = ("log-SNR", "time")
 
 
 def study(name: str, plan: dict[str, Any]) -> dict[str, Any]:
@@ -107,6 +110,37 @@ def closing_table(found: dict[str, Any], steps: int, spacing: str = "log-SNR") -
             ]
         )
     return table(header, lines)
+
+
+def error_curves(rows: Sequence[dict[str, Any]], stem: Path, part: str = "x_T") -> None:
+    """Error of the gradient of x_T against N, one panel a spacing; writes SVG and PNG.
+
+    Full error against the continuous flow: the error that a user meets who wants the gradient
+    of the model rather than of its sampler.
+    """
+    spacings = list(dict.fromkeys(row["spacing"] for row in rows))
+    with figure(9.2, 2.9 * len(spacings), rows=len(spacings), squeeze=False) as (made, axes):
+        for panel, spacing in zip(axes[:, 0], spacings, strict=True):
+            found: dict[str, list[tuple[int, float]]] = {}
+            for row in rows:
+                if row["spacing"] == spacing and part in row.get("flow", {}):
+                    # None is a gradient that is not finite: it leaves the picture at its top.
+                    error = row["flow"][part]["relative"]
+                    error = math.inf if error is None else error
+                    found.setdefault(row["method"], []).append((row["steps"], error))
+            series = [
+                (name, [n for n, _ in points], [e for _, e in points])
+                for name, points in found.items()
+            ]
+            lines(panel, series, floor=1e-6, ceiling=1e2)
+            counts = sorted({row["steps"] for row in rows})
+            panel.set_xticks(counts, [str(n) for n in counts])
+            panel.set_xticks([], minor=True)
+            panel.axhline(1.0, color="#7a818c", linewidth=0.6)
+            panel.set_ylabel(f"relative error of dL/d{part}")
+            panel.set_title(f"nodes uniform in {spacing}")
+        axes[-1, 0].set_xlabel("sampling steps N")
+        save(made, stem)
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """Put the result of a finished run beside this file and its tables into README.md.
 
-python experiments/guidance/publish.py [outputs/guidance]
+python -m experiments.guidance.publish [outputs/guidance]
 
 A run of some rows (``task.only=...``) replaces those rows and leaves the others as they are.
 """

@@ -1,6 +1,6 @@
 """Peak memory of each gradient against the number of steps, on the embedded network.
 
-python experiments/memory/run.py [--counts 5 10 20 40 80] [--device cpu] [--out FOLDER]
+python -m experiments.memory.run [--counts 5 10 20 40 80] [--device cpu] [--out FOLDER]
 
 Every byte of tensor storage alive is counted (on CUDA: the allocator's). Writes result.json,
 result.md and a plot.
@@ -18,13 +18,13 @@ from adjointdeis.evaluation.markdown import table
 from adjointdeis.evaluation.storage import write_json
 from adjointdeis.files import write_atomically
 from adjointdeis.gradients import AdjointDEIS, Backprop, DiscreteAdjoint, Reversible
-from adjointdeis.harness.study_problem import mini
+from adjointdeis.problems import GradientProblem
 from adjointdeis.reporting.style import figure, save
 from adjointdeis.rollout import sample
 from adjointdeis.solvers import BDIA, DDIM
-from adjointdeis.studies.live_memory import peak_bytes
-from adjointdeis.studies.plots import lines
-from adjointdeis.studies.problems import Problem
+from experiments.common.embedded import mini
+from experiments.common.live_memory import peak_bytes
+from experiments.common.plots import lines
 
 MIB = 2**20
 METHODS: dict[str, Any] = {
@@ -43,7 +43,7 @@ STORE_EVERY_LATENT = (
 )
 
 
-def peak(problem: Problem, method: Any, solver: Any, steps: int, device: str) -> int:
+def peak(problem: GradientProblem, method: Any, solver: Any, steps: int, device: str) -> int:
     """Peak bytes of one rollout and its gradient with respect to x_T and z."""
     grid = problem.grid("log-SNR", steps)
     x_T = problem.x_T.to(device).requires_grad_()

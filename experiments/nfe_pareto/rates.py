@@ -6,7 +6,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from study import Setting, Study
 
 from adjointdeis.evaluation.groups import MorphScores, group
 from adjointdeis.evaluation.metrics import numerators
@@ -17,6 +16,7 @@ from adjointdeis.evaluation.uncertainty import (
     percentile_interval,
 )
 from adjointdeis.faces.datasets.pairs import Pair
+from experiments.nfe_pareto.study import Setting, Study
 
 POLICIES = ("other", "source")
 REPLICATES = 2000

@@ -5,12 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rates import POLICIES, Curve, Point, passes
-from settings import BASELINE, CHOSEN, TUNING_PAIRS
-from study import Study
-
 from adjointdeis.evaluation.markdown import table
 from adjointdeis.evaluation.uncertainty import percentile_interval
+from experiments.nfe_pareto.rates import POLICIES, Curve, Point, passes
+from experiments.nfe_pareto.settings import BASELINE, CHOSEN, TUNING_PAIRS
+from experiments.nfe_pareto.study import Study
 
 # Every row on some of the pairs, and the affordable ones on all of them; the later file wins.
 TABLE1 = [Path(__file__).parents[1] / "table1" / name for name in ("result.json", "all_pairs.json")]

@@ -1,21 +1,21 @@
 """MMPMR against network evaluations for guided attacks; tables, JSON, plots.
 
-python experiments/nfe_pareto/run.py                 every setting of settings.py; continues
-python experiments/nfe_pareto/run.py --only 0 3      some of them
-python experiments/nfe_pareto/run.py --report        tables and plots of what is on disk
+python -m experiments.nfe_pareto.run                 every setting of settings.py; continues
+python -m experiments.nfe_pareto.run --only 0 3      some of them
+python -m experiments.nfe_pareto.run --report        tables and plots of what is on disk
 """
 
 import argparse
 from pathlib import Path
 
 import torch
-from plot import draw_attacks, draw_optimisers
-from rates import curves
-from report import compact, summary, tables
-from settings import BATCH, ON_FEW, SETTINGS, TUNING_PAIRS
-from study import Study, run
 
 from adjointdeis.files import write_atomically
+from experiments.nfe_pareto.plot import draw_attacks, draw_optimisers
+from experiments.nfe_pareto.rates import curves
+from experiments.nfe_pareto.report import compact, summary, tables
+from experiments.nfe_pareto.settings import BATCH, ON_FEW, SETTINGS, TUNING_PAIRS
+from experiments.nfe_pareto.study import Study, run
 
 HERE = Path(__file__).parent
 

@@ -1,6 +1,6 @@
 """What the study runs, the most telling curves first; on all 100 pairs, but for ``ON_FEW``."""
 
-from study import Setting
+from experiments.nfe_pareto.study import Setting
 
 BATCH = 10  # pairs at a time; results do not depend on it, but for rounding
 

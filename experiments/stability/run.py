@@ -1,6 +1,6 @@
 """Where each gradient flips its sign or blows up, and how far reversible solvers can be reversed.
 
-python experiments/stability/run.py [--quick] [--out FOLDER]
+python -m experiments.stability.run [--quick] [--out FOLDER]
 
 Writes result.json, result.md and a plot.
 """
@@ -17,11 +17,11 @@ from adjointdeis.evaluation.markdown import table
 from adjointdeis.evaluation.storage import write_json
 from adjointdeis.files import write_atomically
 from adjointdeis.gradients import DiscreteAdjoint, Reversible
+from adjointdeis.problems import distance, mixture
 from adjointdeis.reporting.style import beside, figure, halo, leader, look, save, spread
 from adjointdeis.solvers import BDIA, EDICT, OBELM, Rex
-from adjointdeis.studies.fidelity import distance, entries, short_name, shown
-from adjointdeis.studies.problems import mixture
-from adjointdeis.studies.stability import factor, first_flip
+from experiments.common.methods import entries, short_name, shown
+from experiments.stability.factors import factor, first_flip
 
 REVERSIBLE = (EDICT(), BDIA(), BDIA(gamma=0.5), OBELM(), Rex(), Rex(zeta=0.9))
 

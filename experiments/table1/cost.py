@@ -1,6 +1,6 @@
 """Hours of each row of Table 1 at the paper's size, from counted floating-point work.
 
-    python experiments/table1/cost.py
+    python -m experiments.table1.cost
 
 Work of one evaluation comes from experiments/full_size (counted, not timed).  The rate of the GPU
 comes from the paper: AdjointDEIS on 489 pairs took 6 to 8 hours on a V100, which is what its

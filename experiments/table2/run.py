@@ -1,7 +1,7 @@
 """Table 2 from the class attributes, beside the paper's.
 
-python experiments/table2/run.py            print both tables
-python experiments/table2/run.py --write    put them into README.md
+python -m experiments.table2.run            print both tables
+python -m experiments.table2.run --write    put them into README.md
 """
 
 import re

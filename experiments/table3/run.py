@@ -1,7 +1,7 @@
 """Table 3 from the class attributes, beside the paper's.
 
-python experiments/table3/run.py            print the table
-python experiments/table3/run.py --write    put it into README.md
+python -m experiments.table3.run            print the table
+python -m experiments.table3.run --write    put it into README.md
 """
 
 import re

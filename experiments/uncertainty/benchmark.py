@@ -1,6 +1,6 @@
 """How long the command's help, a threshold from ten million scores and the subject bootstrap take.
 
-python experiments/uncertainty/benchmark.py
+python -m experiments.uncertainty.benchmark
 """
 
 import os

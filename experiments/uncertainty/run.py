@@ -1,6 +1,6 @@
 """Coverage of the intervals for MMPMR on simulated studies; writes result.json and result.md here.
 
-python experiments/uncertainty/run.py [--studies 400] [--replicates 400] [--out FOLDER]
+python -m experiments.uncertainty.run [--studies 400] [--replicates 400] [--out FOLDER]
 """
 
 import argparse
@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from adjointdeis.evaluation import wilson
-from adjointdeis.evaluation.coverage import coverage_study, to_dict
 from adjointdeis.evaluation.markdown import percent, table
 from adjointdeis.evaluation.simulate import DyadicModel
 from adjointdeis.evaluation.storage import write_json
 from adjointdeis.files import write_atomically
+from experiments.uncertainty.coverage import coverage_study, to_dict
 
 # Subject effects as a share of the noise: none, modest, strong; morph strength keeps MMPMR inside.
 SCENARIOS: dict[str, dict[str, Any]] = {

@@ -1,6 +1,6 @@
 """Error of each gradient against what it costs, in forward passes of the embedded network.
 
-python experiments/work_precision/run.py [--rows ../gradient_fidelity/mixture.json] [--out FOLDER]
+python -m experiments.work_precision.run [--rows ../gradient_fidelity/mixture.json] [--out FOLDER]
 
 The errors and counts are those of gradient_fidelity; the price of an evaluation with a graph and
 of a vector-Jacobian product is measured here. Writes result.json, result.md and a plot.
@@ -20,15 +20,15 @@ import torch
 from adjointdeis.evaluation.markdown import table
 from adjointdeis.evaluation.storage import write_json
 from adjointdeis.files import write_atomically
-from adjointdeis.harness.study_problem import mini
+from adjointdeis.problems import GradientProblem
 from adjointdeis.reporting.style import figure, save
-from adjointdeis.studies.plots import lines
-from adjointdeis.studies.problems import Problem
+from experiments.common.embedded import mini
+from experiments.common.plots import lines
 
 HERE = Path(__file__).parent
 
 
-def unit_costs(problem: Problem, repeats: int) -> dict[str, float]:
+def unit_costs(problem: GradientProblem, repeats: int) -> dict[str, float]:
     """Seconds of a forward pass, of one with a graph, and of its product with a cotangent.
 
     Medians of interleaved repeats: a machine that slows down slows all three.

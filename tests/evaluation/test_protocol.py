@@ -140,7 +140,7 @@ def test_without_names_of_the_impostors_the_threshold_stays_fixed(table):
     anonymous = ScoreTable(columns)
     rows = evaluate(anonymous, systems=["arcface"], replicates=20)
     assert {r["bootstrap_tau"] for r in rows} == {"fixed"}
-    with pytest.raises(PolicyError, match="needs a subjects table"):
+    with pytest.raises(PolicyError, match="a table subject_id,sex,group"):
         evaluate(anonymous, impostor_policies=("same-sex",), replicates=0)
 
 

@@ -1,10 +1,22 @@
-"""Bona fide comparisons: every neutral image against every smiling one."""
+"""Bona fide comparisons, and which thresholds may judge the faces of a run."""
 
+import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 
-from adjointdeis.harness.scoring import _bona_fide
+from adjointdeis.evaluation import (
+    PolicyError,
+    ThresholdMismatch,
+    ThresholdRecord,
+    threshold_at_fmr,
+)
+from adjointdeis.faces.datasets.folder import load_folder
+from adjointdeis.faces.image_io import sha256_of
+from adjointdeis.harness.assets import Profile, profile, thresholds
+from adjointdeis.harness.scoring import _bona_fide, applicable_thresholds
 
 
 def test_neutral_is_compared_with_smiling_and_failures_stay() -> None:
@@ -28,3 +40,61 @@ def test_neutral_is_compared_with_smiling_and_failures_stay() -> None:
         assert (row["ref_subject_id"], row["subject_id"]) == (reference[0], probe[0])
         failed = reference == "c_03"
         assert (row["status"], row["score"] is None) == ("fta" if failed else "ok", failed)
+
+
+FACES = SimpleNamespace(dataset=SimpleNamespace(fingerprint="photographs"))
+JUDGE = SimpleNamespace(
+    name="dot", fingerprint="weights", alignment="ffhq", score_type="similarity"
+)
+
+
+def _record(**stated: str) -> ThresholdRecord:
+    impostors = np.linspace(0.0, 0.9, 1001)
+    labels = {"model": "dot", "model_fingerprint": "weights", "alignment": "ffhq"}
+    labels |= {"impostor_policy": "all", "data_set": "photographs", **stated}
+    return threshold_at_fmr(impostors, 0.001, **labels)
+
+
+def _profile(tmp_path: Path, *records: ThresholdRecord) -> Profile:
+    content = json.dumps({"records": [r.to_dict() for r in records]})
+    (tmp_path / "thresholds.json").write_text(content)
+    sha256 = sha256_of(content.encode())
+    manifest = {"files": {"thresholds.json": {"sha256": sha256, "kind": "thresholds"}}}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    return Profile("own", tmp_path, "")
+
+
+def _applicable(choice: str | None, profile: Profile, fmr: float = 0.001):
+    return applicable_thresholds(choice, profile, [JUDGE], FACES, [fmr], ["all"])
+
+
+def test_frozen_thresholds_judge_only_the_faces_they_were_made_for(tmp_path: Path) -> None:
+    own = _record()
+    assert _applicable(None, _profile(tmp_path, own)) == {"dot": [own]}
+    # Left to the run's own impostors: heads are no photographs, and no FMR is made up.
+    assert _applicable(None, _profile(tmp_path, _record(data_set="synthetic heads"))) == {}
+    assert _applicable(None, _profile(tmp_path, _record(data_set=""))) == {}
+    assert _applicable(None, _profile(tmp_path, own), fmr=0.0005) == {}
+
+
+@pytest.mark.parametrize("wrong", ["data_set", "alignment", "model_fingerprint"])
+def test_a_file_of_thresholds_made_for_something_else_is_refused(
+    wrong: str, tmp_path: Path
+) -> None:
+    profile = _profile(tmp_path)
+    path = tmp_path / "mine.json"
+    for value in ("another", ""):
+        _record(**{wrong: value}).write(path)
+        with pytest.raises(ThresholdMismatch, match=f"{wrong}.*state"):
+            _applicable(str(path), profile)
+    _record().write(path)
+    assert _applicable(str(path), profile) == {"dot": [_record()]}
+    with pytest.raises(PolicyError, match=r"mine.json: no threshold of dot.*0.0005"):
+        _applicable(str(path), profile, fmr=0.0005)
+
+
+def test_the_embedded_thresholds_are_those_of_the_embedded_faces() -> None:
+    mini = profile("mini")
+    faces = load_folder(mini.root / "faces").fingerprint
+    records = thresholds("thresholds.json", mini)
+    assert {record.data_set for record in records} == {faces}

@@ -6,6 +6,7 @@ people, `same-sex` and `same-sex-and-group` the pairs that an impostor would try
 the loosest threshold. Tens of percentage points of MMPMR hang on the two, so every row names both.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,6 +44,24 @@ class Impostors:
         return bool(((self.subject != "") & (self.other != "")).all())
 
 
+def require_policy(policy: str, subjects: Subjects | None, people: Iterable[str]) -> None:
+    """Checks a policy before anything expensive: it is known, and people have its covariates.
+
+    Raises:
+        PolicyError: unknown policy, no subjects table, or a person without the covariate.
+    """
+    if policy not in _COVARIATES:
+        raise PolicyError(f"impostor policy {policy!r}: expected {', '.join(IMPOSTOR_POLICIES)}")
+    if _COVARIATES[policy] and subjects is None:
+        raise PolicyError(
+            f"impostor policy {policy!r} needs the people's {' and '.join(_COVARIATES[policy])}: "
+            "a table subject_id,sex,group (--subjects FILE, or subjects.csv beside the faces)"
+        )
+    for covariate in _COVARIATES[policy]:
+        assert subjects is not None
+        subjects.values(np.array(list(people)), covariate)
+
+
 def impostors(
     table: ScoreTable, system: str, policy: str = "all", subjects: Subjects | None = None
 ) -> Impostors:
@@ -52,8 +71,7 @@ def impostors(
         PolicyError: unknown policy; no nonmated row; a policy that needs covariates without a
             subjects table, without ref_subject_id, or that leaves no comparison.
     """
-    if policy not in _COVARIATES:
-        raise PolicyError(f"impostor policy {policy!r}: expected {', '.join(IMPOSTOR_POLICIES)}")
+    require_policy(policy, subjects, ())
     rows = table.select(kind="nonmated", system=system)
     if not len(rows):
         raise PolicyError(
@@ -61,8 +79,6 @@ def impostors(
             "comparisons or give a threshold record"
         )
     if _COVARIATES[policy]:
-        if subjects is None:
-            raise PolicyError(f"impostor policy {policy!r} needs a subjects table (sex, group)")
         unknown = (rows["subject_id"] == "") | (rows["ref_subject_id"] == "")
         if unknown.any():
             raise PolicyError(

@@ -181,10 +181,12 @@ def estimate_thresholds(
 
 
 def conditions(table: ScoreTable, system: str) -> dict[str, str]:
-    """What the table's metadata state about a system: model_fingerprint and alignment."""
+    """What the table's metadata state: model_fingerprint and alignment of a system, data_set."""
     known = table.metadata.get("systems", {})
-    stated = known.get(system, {}) if isinstance(known, Mapping) else {}
-    return {k: str(stated[k]) for k in ("model_fingerprint", "alignment") if stated.get(k)}
+    stated = dict(known.get(system, {})) if isinstance(known, Mapping) else {}
+    stated["data_set"] = table.metadata.get("data_set")
+    wanted = ("model_fingerprint", "alignment", "data_set")
+    return {k: str(stated[k]) for k in wanted if stated.get(k)}
 
 
 def draw_for(table: ScoreTable, replicates: int, seed: int) -> SubjectDraws:

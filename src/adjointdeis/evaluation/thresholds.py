@@ -53,6 +53,8 @@ class ThresholdRecord:
         impostor_set: a name for the people behind them; impostor_hash: SHA-256 of the comparisons.
         model: the recogniser's name; model_fingerprint: SHA-256 of its weights.
         alignment: how faces were cropped, e.g. `ffhq-resize112` or `arcface-5pt`.
+        data_set: fingerprint of the faces that the threshold may judge; empty where unstated. A
+            threshold found on synthetic faces says nothing about photographs.
         created_by: tool and version; note: anything else.
     """
 
@@ -74,6 +76,7 @@ class ThresholdRecord:
     model: str = ""
     model_fingerprint: str = ""
     alignment: str = ""
+    data_set: str = ""
     created_by: str = ""
     note: str = ""
 
@@ -103,6 +106,7 @@ class ThresholdRecord:
         alignment: str | None = None,
         score_type: str | None = None,
         impostor_policy: str | None = None,
+        data_set: str | None = None,
     ) -> "ThresholdRecord":
         """This record, if it was made under the given conditions; None asks nothing.
 
@@ -115,16 +119,28 @@ class ThresholdRecord:
             "alignment": alignment,
             "score_type": score_type,
             "impostor_policy": impostor_policy,
+            "data_set": data_set,
         }
         for name, expected in wanted.items():
             found = getattr(self, name)
             if expected is not None and found != expected:
                 raise ThresholdMismatch(
-                    f"threshold of {self.model or 'an unnamed model'} at FMR {self.target_fmr:g}: "
-                    f"made with {name} {found or 'unstated'!r}, but the scores have {expected!r}; "
-                    "estimate the threshold again from impostor scores under the same conditions"
+                    f"threshold of {self.model or 'an unnamed model'} at FMR {self.target_fmr:g}"
+                    f"{f' ({self.impostor_set})' if self.impostor_set else ''}: made with "
+                    f"{name} {found or 'unstated'!r}, but the scores have {expected!r}; estimate "
+                    "it again from impostor scores under the same conditions (`adjointdeis-eval "
+                    f'threshold SCORES --out FILE`), or state "{name}" in its file if you know '
+                    "that it holds here"
                 )
         return self
+
+    def made_under(self, **stated: str | None) -> bool:
+        """Whether `require` would let the record pass."""
+        try:
+            self.require(**stated)
+        except ThresholdMismatch:
+            return False
+        return True
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, with the schema's name first."""
@@ -180,7 +196,7 @@ class ThresholdRecord:
 
 
 def read_thresholds(path: str | os.PathLike[str]) -> list[ThresholdRecord]:
-    """Reads one record, or a JSON list of records.
+    """Reads one record, a JSON list of records, or an object whose `records` is such a list.
 
     Raises:
         EvaluationError: naming the file, for a missing or malformed one.
@@ -192,6 +208,8 @@ def read_thresholds(path: str | os.PathLike[str]) -> list[ThresholdRecord]:
         found = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise EvaluationError(f"{path}:{error.lineno}: not JSON ({error.msg})") from None
+    if isinstance(found, dict) and isinstance(found.get("records"), list):
+        found = found["records"]
     listed = found if isinstance(found, list) else [found]
     records = []
     for i, values in enumerate(listed):
@@ -294,7 +312,8 @@ def scores_hash(scores: np.ndarray) -> str:
 
 def relabelled(record: ThresholdRecord, **stated: Any) -> ThresholdRecord:
     """The record with provenance fields filled in; its numbers cannot be changed this way."""
-    allowed = {"impostor_set", "model", "model_fingerprint", "alignment", "created_by", "note"}
+    allowed = {"impostor_set", "model", "model_fingerprint", "alignment", "data_set", "created_by",
+               "note"}  # fmt: skip
     wrong = sorted(stated.keys() - allowed)
     if wrong:
         raise EvaluationError(f"{wrong[0]!r} is a result, not a label; estimate a new threshold")

@@ -29,6 +29,7 @@ from PIL import Image
 
 from adjointdeis.faces.alignment import DLIB_CHIP
 from adjointdeis.faces.image_io import sha256_of
+from adjointdeis.faces.missing import MissingDependency
 from adjointdeis.faces.recogniser import NoFaceError, euclidean_distance
 
 RECOGNITION_FILE = "dlib_face_recognition_resnet_model_v1.dat"
@@ -50,10 +51,6 @@ fractions of the frame. With it in place of detection, descriptors of such crops
 `WHOLE_FRAME` they move by 0.4, because the landmark model was trained on the detector's boxes."""
 
 BoxPolicy = Literal["hog", "frame", "hog-then-frame"]
-
-
-class MissingDependency(ImportError):
-    """An optional package that was asked for is not installed."""
 
 
 def import_dlib() -> ModuleType:

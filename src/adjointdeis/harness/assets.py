@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import adjointdeis
-from adjointdeis.evaluation import ThresholdRecord
+from adjointdeis.evaluation import ThresholdRecord, read_thresholds
 from adjointdeis.faces.networks import VGG16, DiffAE, IResNet, StyleGAN2
 from adjointdeis.faces.recognisers.crop import FaceCrop
 from adjointdeis.faces.recognisers.network import NetworkRecogniser
@@ -23,6 +23,7 @@ from adjointdeis.morphing.style_generator import StyleGenerator
 # Features of a recogniser's trunk have unit scale; the weight makes their loss as large as that of
 # structure, as the published weight does for VGG16's.
 TRUNK_WEIGHT = 0.2
+FROZEN_THRESHOLDS = "thresholds.json"
 MINI = Path(adjointdeis.__file__).parent / "assets" / "mini"
 
 
@@ -149,8 +150,7 @@ def style_generator(file: str, features: str, profile: Profile) -> StyleGenerato
 
 def thresholds(file: str, profile: Profile) -> list[ThresholdRecord]:
     """Threshold records of a profile."""
-    path = profile.path(file)
-    return [ThresholdRecord.from_dict(row) for row in json.loads(path.read_text())["records"]]
+    return read_thresholds(profile.path(file))
 
 
 def _load(profile: Profile, file: str):

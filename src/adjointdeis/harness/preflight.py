@@ -9,12 +9,15 @@ from adjointdeis.faces.dlib_models import DlibLandmarker
 from adjointdeis.faces.image_io import ImageError, read_image
 from adjointdeis.harness.benchmark import OTHER, SOURCE, Benchmark
 
+CAPTURES = (SOURCE, OTHER)
+
 CountFaces = Callable[[np.ndarray], int]
 
 
 @dataclass(frozen=True)
 class ImageCheck:
-    """Looks at every image that a run will read, the probes included.
+    """Looks at every image that a run may read: the probes too, and the faces of people in no pair,
+    whose comparisons the thresholds may come from.
 
     Args:
         size: Side that the autoencoder takes; None where none is needed.
@@ -27,7 +30,7 @@ class ImageCheck:
     def __call__(self, benchmark: Benchmark) -> list[str]:
         """One line for every image that cannot be used."""
         sides = {side for pair in benchmark.pairs for side in pair.sides}
-        probes = {(subject, capture) for subject, _ in sides for capture in (SOURCE, OTHER)}
+        probes = {(s.id, capture) for s in benchmark.dataset.subjects for capture in CAPTURES}
         known = {subject.id: subject for subject in benchmark.dataset.subjects}
         problems = []
         for subject, capture in sorted(sides | probes):

@@ -1,21 +1,108 @@
 """Similarity scores of morphs and bona fide probes, as the evaluation's long table."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from adjointdeis.evaluation import ScoreTable, worst_case_scores
+from adjointdeis.evaluation import (
+    PolicyError,
+    ScoreTable,
+    Subjects,
+    ThresholdRecord,
+    estimate_thresholds,
+    read_thresholds,
+    worst_case_scores,
+)
 from adjointdeis.evaluation.protocol import WORST_CASE
 from adjointdeis.faces.datasets.pairs import Pair
 from adjointdeis.faces.image_io import read_image
 from adjointdeis.faces.recogniser import Recogniser
+from adjointdeis.harness.assets import FROZEN_THRESHOLDS, Profile, thresholds
 from adjointdeis.harness.benchmark import OTHER, SOURCE, Benchmark
 
 PROBES = {"source": SOURCE, "other": OTHER}
 """Probe policy to the capture it takes: the very image that was morphed, or the subject's other."""
+
+
+def applicable_thresholds(
+    choice: str | None,
+    profile: Profile,
+    judges: Sequence[Recogniser],
+    benchmark: Benchmark,
+    fmr: Sequence[float],
+    policies: Sequence[str],
+) -> dict[str, list[ThresholdRecord]]:
+    """The threshold records made for these very faces, by recogniser; the others are estimated.
+
+    A threshold belongs to a data set: that of the embedded synthetic heads calls every two
+    photographs different people.
+
+    Args:
+        choice: A file of records; None takes the profile's own where they were made for these
+            faces, and leaves every other recogniser to the run's own impostors.
+        profile: Where the frozen records are.
+        judges: Recognisers under attack.
+        benchmark: The faces that are judged.
+        fmr, policies: What every recogniser needs a record for.
+
+    Raises:
+        ThresholdMismatch: A record of the file was made for other faces, weights or alignment.
+        PolicyError: The file lacks a record that the run needs.
+    """
+    if choice is None:
+        frozen = profile.manifest.get(FROZEN_THRESHOLDS)
+        records = [] if frozen is None else thresholds(FROZEN_THRESHOLDS, profile)
+    else:
+        records = read_thresholds(choice)
+    wanted = [(policy, target) for policy in policies for target in fmr]
+    found: dict[str, list[ThresholdRecord]] = {}
+    for judge in judges:
+        own = {
+            (r.impostor_policy, r.target_fmr): r
+            for r in records
+            if r.model == judge.name and (r.impostor_policy, r.target_fmr) in wanted
+        }
+        stated = {
+            "model_fingerprint": judge.fingerprint,
+            "alignment": judge.alignment,
+            "score_type": judge.score_type,
+            "data_set": benchmark.dataset.fingerprint,
+        }
+        if choice is None:
+            own = {at: r for at, r in own.items() if r.made_under(**stated)}
+            if len(own) < len(wanted):
+                continue
+        missing = [at for at in wanted if at not in own]
+        if missing:
+            known = sorted({f"{r.model} {r.impostor_policy} {r.target_fmr:g}" for r in records})
+            raise PolicyError(
+                f"{choice}: no threshold of {judge.name}, impostors {missing[0][0]}, at FMR "
+                f"{missing[0][1]:g}; it has {'; '.join(known) or 'none'}. assets.thresholds=null "
+                "estimates thresholds from the run's own impostors"
+            )
+        found[judge.name] = [own[at].require(**stated) for at in wanted]
+    return found
+
+
+def all_thresholds(
+    table: ScoreTable,
+    given: Mapping[str, list[ThresholdRecord]],
+    judges: Sequence[Recogniser],
+    fmr: Sequence[float],
+    policies: Sequence[str],
+    people: Subjects | None,
+) -> list[ThresholdRecord]:
+    """The given records, and for every other recogniser those of the run's own impostors."""
+    found: list[ThresholdRecord] = []
+    for judge in judges:
+        own = given.get(judge.name)
+        if own is None:
+            own = estimate_thresholds(table, judge.name, fmr, policies, people)
+        found += own
+    return found
 
 
 def score_morphs(
@@ -24,6 +111,7 @@ def score_morphs(
     recognisers: Sequence[Recogniser],
     pairs: Sequence[Pair],
     progress: bool = True,
+    everyone: Collection[str] = (),
 ) -> ScoreTable:
     """Compares every morph with both of its subjects, under both probe policies.
 
@@ -38,11 +126,15 @@ def score_morphs(
         recognisers: Systems under attack.
         pairs: Pairs to score; one without a morph in some attack is left out of that attack.
         progress: Show a bar.
+        everyone: Names of the recognisers whose bona fide comparisons are of everybody in the data
+            set, since their thresholds come from them; those of the others are of the pairs'
+            subjects.
     """
     rows: list[dict[str, Any]] = []
-    subjects = sorted({s for pair in pairs for s in pair.subjects})
+    in_pairs = sorted({s for pair in pairs for s in pair.subjects})
     bar = tqdm(total=len(recognisers) * (1 + len(morphs)), desc="scoring", disable=not progress)
     for system in recognisers:
+        subjects = list(benchmark.dataset.ids) if system.name in everyone else in_pairs
         probes = {
             policy: _embed(system, [benchmark.image(s, capture) for s in subjects])
             for policy, capture in PROBES.items()
@@ -68,14 +160,25 @@ def score_morphs(
         }
         for system in recognisers
     }
-    return ScoreTable.from_rows(rows, metadata={"systems": conditions})
+    metadata = {
+        "systems": conditions,
+        "data_set": benchmark.dataset.fingerprint,
+        "impostor_set": f"{benchmark.dataset.name}: the run's own people",
+    }
+    return ScoreTable.from_rows(rows, metadata=metadata)
 
 
 def _embed(system: Recogniser, paths: Sequence[Any]) -> np.ndarray:
     if not paths:
         return np.empty((0, system.embedding_dim), np.float32)
-    embeddings, acquired = system.embed(np.stack([read_image(path) for path in paths]))
-    embeddings[~acquired] = np.nan
+    images = [read_image(path) for path in paths]
+    embeddings = np.empty((len(images), system.embedding_dim), np.float32)
+    # Originals of different cameras differ in size; those of one size go together.
+    for shape in {image.shape for image in images}:
+        same = [k for k, image in enumerate(images) if image.shape == shape]
+        found, acquired = system.embed(np.stack([images[k] for k in same]))
+        found[~acquired] = np.nan
+        embeddings[same] = found
     return embeddings
 
 
@@ -133,8 +236,8 @@ def _bona_fide(
 ) -> list[dict[str, Any]]:
     """Every neutral image against every smiling one: mated on the diagonal, else nonmated.
 
-    The nonmated scores show where different people of this very benchmark lie; the thresholds come
-    from other people, and do not depend on them.
+    The nonmated scores show where different people of this very benchmark lie; without a
+    threshold that was made for it, they are what the thresholds come from.
     """
     rows = []
     for reference, source in zip(subjects, probes["source"], strict=True):

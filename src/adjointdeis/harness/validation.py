@@ -170,8 +170,10 @@ def _check_ranges(cfg: DictConfig) -> None:
             raise ConfigError(f"{key}={value!r}: expected {wanted[key][1]}")
         if value < least:
             raise ConfigError(f"{key}={OmegaConf.select(cfg, key)}: expected {least} or more")
-    if not OmegaConf.is_list(cfg.protocol.fmr):
-        raise ConfigError(f"protocol.fmr={cfg.protocol.fmr!r}: expected a list, such as [0.001]")
+    for key, example in (("fmr", "[0.001]"), ("impostor_policies", "[all,same-sex]")):
+        value = cfg.protocol[key]
+        if not OmegaConf.is_list(value) or not len(value):
+            raise ConfigError(f"protocol.{key}={value!r}: expected a list, such as {example}")
     for fmr in cfg.protocol.fmr:
         if not isinstance(fmr, float) or not 0 < fmr < 1:
             raise ConfigError(

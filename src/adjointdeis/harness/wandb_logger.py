@@ -126,7 +126,8 @@ def wandb_mode(offline: bool) -> Literal["online", "offline", "disabled"]:
     if mode in ("offline", "dryrun"):
         return "offline"
     if offline and mode:
-        warnings.warn(f"WANDB_MODE={mode} alone sends nothing; say logger.wandb.offline=false too")
+        message = f"WANDB_MODE={mode} alone sends nothing; say logger.wandb.offline=false too"
+        warnings.warn(message, stacklevel=2)
     return "offline" if offline else "online"
 
 

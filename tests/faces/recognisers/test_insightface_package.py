@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from adjointdeis.faces.alignment import ARCFACE_TEMPLATE, align_arcface
-from adjointdeis.faces.dlib_models import MissingDependency
+from adjointdeis.faces.missing import MissingDependency
 from adjointdeis.faces.recogniser import Recogniser
 from adjointdeis.faces.recognisers.insightface_package import InsightFaceRecogniser
 from adjointdeis.faces.weights import WeightsError

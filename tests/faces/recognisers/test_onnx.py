@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from adjointdeis.faces.alignment import ARCFACE_5PT
-from adjointdeis.faces.dlib_models import MissingDependency
+from adjointdeis.faces.missing import MissingDependency
 from adjointdeis.faces.recogniser import Recogniser
 from adjointdeis.faces.recognisers.crop import FaceCrop
 from adjointdeis.faces.recognisers.onnx import OnnxRecogniser, OnnxSpec

@@ -1,9 +1,11 @@
 """A folder or zip archive of faces named `<subject>_<capture>.<suffix>`, such as `001_03.jpg`."""
 
+import hashlib
 import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from adjointdeis.faces.image_io import IMAGE_SUFFIXES, AnyPath
@@ -59,6 +61,19 @@ class FaceDataset:
     def ids(self) -> tuple[str, ...]:
         """Subject ids."""
         return tuple(subject.id for subject in self.subjects)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over every subject, capture and image file: which faces these are.
+
+        Thresholds belong to a data set, and are refused for one with another fingerprint.
+        """
+        digest = hashlib.sha256()
+        for subject in self.subjects:
+            for capture, path in sorted(subject.images.items()):
+                content = hashlib.sha256(path.read_bytes()).hexdigest()
+                digest.update(f"{subject.id}_{capture} {content}\n".encode())
+        return digest.hexdigest()
 
     def subject(self, subject_id: str) -> Subject:
         """The subject of an id.

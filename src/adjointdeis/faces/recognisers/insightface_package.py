@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from adjointdeis.faces.alignment import ARCFACE_5PT, align_arcface
-from adjointdeis.faces.dlib_models import MissingDependency
+from adjointdeis.faces.missing import MissingDependency
 from adjointdeis.faces.recogniser import cosine_similarity
 from adjointdeis.faces.weights import WeightsError, fingerprint
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from adjointdeis.faces.dlib_models import MissingDependency
+from adjointdeis.faces.missing import MissingDependency
 from adjointdeis.faces.recogniser import cosine_similarity, euclidean_distance
 from adjointdeis.faces.recognisers.crop import FaceCrop
 from adjointdeis.faces.weights import WeightsError, fingerprint

@@ -96,7 +96,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     write_atomically(directory / "calibration.md", lambda file: file.write(text))
     print(text)
     if task.write:
-        _write(found, profile, len(found))
+        _write(found, profile, benchmark.dataset.fingerprint)
     return {"objective": found[0].deviation}
 
 
@@ -130,7 +130,7 @@ def report(found: Sequence[Outcome]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _write(found: Sequence[Outcome], profile: assets.Profile, tried: int) -> None:
+def _write(found: Sequence[Outcome], profile: assets.Profile, data_set: str) -> None:
     """Thresholds of the nearest protocol that the profile's recognisers can run."""
     runnable = [o for o in found if o.protocol.preparation != ARCFACE_5PT]
     if profile.name == "mini":
@@ -143,10 +143,13 @@ def _write(found: Sequence[Outcome], profile: assets.Profile, tried: int) -> Non
         )
     best = runnable[0]
     note = (
-        f"calibrated: nearest of {tried} protocols to the published rows {', '.join(best.cells)}, "
-        f"mean difference {best.deviation:.2f} percentage points; probe {best.protocol.probe}"
+        f"calibrated: nearest of {len(found)} protocols to the published rows "
+        f"{', '.join(best.cells)}, mean difference {best.deviation:.2f} percentage points; "
+        f"probe {best.protocol.probe}"
     )
-    records = [relabelled(record, note=note).to_dict() for record in best.thresholds]
+    records = [
+        relabelled(record, note=note, data_set=data_set).to_dict() for record in best.thresholds
+    ]
     write_record(profile.root / "thresholds.json", {"records": records})
     antialias = best.protocol.preparation == "resize"
     write_record(profile.root / "protocol.json", {"antialias": antialias, "note": note})

@@ -22,6 +22,7 @@ from omegaconf import DictConfig
 
 import adjointdeis
 from adjointdeis.evaluation import evaluate, write_scores
+from adjointdeis.evaluation.policies import require_policy
 from adjointdeis.files import write_atomically
 from adjointdeis.gradients.adjoint_deis import LargeAdjointStepWarning
 from adjointdeis.harness import assets
@@ -35,7 +36,7 @@ from adjointdeis.harness.preflight import ImageCheck, face_detector
 from adjointdeis.harness.provenance import config_hash, digest, environment, git_revision
 from adjointdeis.harness.records import every_record, read_records, write_record
 from adjointdeis.harness.rehearsal import rehearsal_table, rehearse
-from adjointdeis.harness.scoring import score_morphs
+from adjointdeis.harness.scoring import all_thresholds, applicable_thresholds, score_morphs
 from adjointdeis.harness.trainer import make_trainer, own_device
 from adjointdeis.harness.wandb_logger import conclude, loggers
 from adjointdeis.morphing.adjoint_dim import GuidedDiM
@@ -56,7 +57,11 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     bench = replace(bench, landmarks=BenchmarkLandmarks(benchmark.dataset))
     judges: list[Any] = [assets.recogniser(name, profile) for name in cfg.assets.recognisers]
     judges += [instantiate(judge) for judge in (cfg.judges or {}).values()]
-    records = assets.thresholds(cfg.assets.thresholds, profile)
+    fmr, policies = operating_conditions(cfg, benchmark)
+    require_distinct(judges)
+    records = applicable_thresholds(
+        cfg.assets.thresholds, profile, judges, benchmark, fmr, policies
+    )
     if cfg.dry_run:
         return dry_run(cfg, directory, benchmark, attacks, bench)
     identifier = config_hash(cfg)
@@ -146,6 +151,29 @@ def image_size(bench: Workbench) -> int | None:
     return None if bench.autoencoder is None else bench.autoencoder.network.config.image_size
 
 
+def require_distinct(judges: Sequence[Any]) -> None:
+    """Refuses two recognisers of one name, whose scores could not be told apart."""
+    names = [judge.name for judge in judges]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(
+            f"two recognisers are called {twice[0]!r} (assets.recognisers and judges): list each "
+            "file once, and give each judge a name of its own, such as judges.onnx.name=mine"
+        )
+
+
+def operating_conditions(cfg: DictConfig, benchmark: Benchmark) -> tuple[list[float], list[str]]:
+    """The false match rates and impostor policies of the run, each once.
+
+    Raises:
+        PolicyError: An unknown policy, or one that needs the people's sexes or groups.
+    """
+    policies = list(dict.fromkeys(cfg.protocol.impostor_policies))
+    for policy in policies:
+        require_policy(policy, benchmark.people, benchmark.dataset.ids)
+    return list(dict.fromkeys(cfg.protocol.fmr)), policies
+
+
 def command_line() -> list[str]:
     """Overrides of this run as Hydra read them; none where it was not started by Hydra."""
     return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
@@ -202,7 +230,7 @@ def _conclude(
     attacks: list[Attack],
     done: dict[str, dict[str, dict[str, Any]]],
     judges: list[Any],
-    thresholds: list[Any],
+    thresholds: dict[str, list[Any]],
     identifier: str,
     start: float,
     bench: Workbench,
@@ -216,17 +244,17 @@ def _conclude(
         }
         for attack in attacks
     }
-    table = score_morphs(benchmark, morphs, judges, benchmark.pairs)
+    everyone = {judge.name for judge in judges} - set(thresholds)
+    table = score_morphs(benchmark, morphs, judges, benchmark.pairs, everyone=everyone)
     write_scores(table, directory / "scores.csv")
-    wanted = [
-        record
-        for record in thresholds
-        if record.target_fmr in cfg.protocol.fmr
-        and record.impostor_policy in cfg.protocol.impostor_policies
-        and record.model in {judge.name for judge in judges}
-    ]
+    fmr, policies = operating_conditions(cfg, benchmark)
+    wanted = all_thresholds(table, thresholds, judges, fmr, policies, benchmark.people)
     rows = evaluate(
-        table, wanted, replicates=cfg.protocol.replicates, seed=cfg.protocol.bootstrap_seed
+        table,
+        wanted,
+        subjects=benchmark.people,
+        replicates=cfg.protocol.replicates,
+        seed=cfg.protocol.bootstrap_seed,
     )
     result = {
         "schema": 1,

@@ -1,5 +1,10 @@
-"""What the studies differentiate: a denoiser, its inputs and a loss on the sample."""
+"""Problems to hold gradient methods against: a denoiser, its inputs and a loss on the sample.
 
+The Gaussian's flow is linear, with a gradient in closed form; the mixture's is nonlinear, and a
+fine solve gives its gradient. Both have gradients of x_T, z and theta.
+"""
+
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +25,7 @@ SPACINGS: dict[str, Callable[..., TimeGrid]] = {
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class Gradients:
     """Gradients by part, each flattened and in float64, and what they cost."""
 
     gradients: dict[str, Tensor]
@@ -28,7 +33,7 @@ class Found:
 
 
 @dataclass(frozen=True, eq=False)
-class Problem:
+class GradientProblem:
     """A loss on what a denoiser generates.
 
     Attributes:
@@ -59,7 +64,7 @@ class Problem:
         grid: TimeGrid,
         noise: Any = None,
         parts: Sequence[str] = PARTS,
-    ) -> Found:
+    ) -> Gradients:
         """Gradients of the loss by one method; the parts not asked for are constants."""
         x_T = self.x_T.detach().clone().requires_grad_("x_T" in parts)
         z = self.z.detach().clone().requires_grad_("z" in parts)
@@ -80,7 +85,31 @@ class Problem:
         }
         if weights:
             gradients["theta"] = _flat(found, weights)
-        return Found(gradients, rollout.cost)
+        return Gradients(gradients, rollout.cost)
+
+
+@dataclass(frozen=True)
+class Distance:
+    """A gradient against a reference.
+
+    Attributes:
+        relative: norm of the difference over the norm of the reference.
+        cosine: of the angle between them.
+        ratio: norm over norm of the reference.
+    """
+
+    relative: float
+    cosine: float
+    ratio: float
+
+
+def distance(found: Tensor, reference: Tensor) -> Distance:
+    """Compare two flat gradients; infinite where the first is not finite."""
+    if not bool(found.isfinite().all()):
+        return Distance(math.inf, math.nan, math.inf)
+    size, other = float(found.norm()), float(reference.norm())
+    cosine = float(found @ reference) / (size * other) if size else 0.0
+    return Distance(float((found - reference).norm()) / other, cosine, size / other)
 
 
 def _flat(found: Sequence[Tensor | None], like: Sequence[Tensor]) -> Tensor:
@@ -97,7 +126,7 @@ def _towards(target: Tensor) -> Callable[[Tensor], Tensor]:
     return lambda x_0: (x_0 - target).square().sum()
 
 
-def mixture(batch: int = 8) -> Problem:
+def mixture(batch: int = 8) -> GradientProblem:
     """Three conditional modes in four dimensions: nonlinear, every gradient exists."""
     schedule = VPLinear()
     denoiser = MixtureDenoiser(
@@ -108,14 +137,14 @@ def mixture(batch: int = 8) -> Problem:
         logits=0.3 * _normal(3, seed=12),
     )
     x_T, z = _normal(batch, 4, seed=30), _normal(batch, 3, seed=31)
-    return Problem("mixture", denoiser, schedule, x_T, z, _towards(_normal(4, seed=32)))
+    return GradientProblem("mixture", denoiser, schedule, x_T, z, _towards(_normal(4, seed=32)))
 
 
-def gaussian(batch: int = 8, scale: float = 0.7) -> Problem:
+def gaussian(batch: int = 8, scale: float = 0.7) -> GradientProblem:
     """A conditional Gaussian: the flow is linear, its gradient known in closed form."""
     schedule = VPLinear()
     denoiser = GaussianDenoiser(
         schedule, mean=_normal(4, seed=20), scale=scale, weight=_normal(4, 3, seed=21)
     )
     x_T, z = _normal(batch, 4, seed=30), _normal(batch, 3, seed=31)
-    return Problem("Gaussian", denoiser, schedule, x_T, z, _towards(_normal(4, seed=32)))
+    return GradientProblem("Gaussian", denoiser, schedule, x_T, z, _towards(_normal(4, seed=32)))

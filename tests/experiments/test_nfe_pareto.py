@@ -1,20 +1,11 @@
 """experiments/nfe_pareto counts evaluations as the paper does, and rates as the library does."""
 
-import importlib
-import sys
 from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
-from tiny_profile import ROOT
 
-FOLDER = str(ROOT / "experiments" / "nfe_pareto")
-sys.path.insert(0, FOLDER)
-study = importlib.import_module("study")
-rates = importlib.import_module("rates")
-settings = importlib.import_module("settings")
-# Other experiments have a run.py, too.
-sys.path.remove(FOLDER)
+from experiments.nfe_pareto import rates, settings, study
 
 
 class SimplePair(NamedTuple):

@@ -3,70 +3,22 @@
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from typing import Any
 
 from torch import Tensor
 
 from adjointdeis.diffusion import BrownianPath
 from adjointdeis.gradients import DiscreteAdjoint, NotSupportedError
-from adjointdeis.gradients.catalogue import CATALOGUE, Calculus, Entry
+from adjointdeis.gradients.catalogue import Calculus, Entry
+from adjointdeis.problems import PARTS, GradientProblem, Gradients, distance
 from adjointdeis.solvers import RungeKutta, SDEDPMSolverPP
-from adjointdeis.solvers.base import Solver
-from adjointdeis.studies.problems import PARTS, Found, Problem
-
-# The same gradient as DiscreteAdjoint in other memory.
-MEMORY_VARIANTS = ("snapshots", "activations", "MiB")
-
-
-@dataclass(frozen=True)
-class Distance:
-    """A gradient against a reference.
-
-    Attributes:
-        relative: norm of the difference over the norm of the reference.
-        cosine: of the angle between them.
-        ratio: norm over norm of the reference.
-    """
-
-    relative: float
-    cosine: float
-    ratio: float
-
-
-def distance(found: Tensor, reference: Tensor) -> Distance:
-    """Compare two flat gradients; infinite where the first is not finite."""
-    if not bool(found.isfinite().all()):
-        return Distance(math.inf, math.nan, math.inf)
-    size, other = float(found.norm()), float(reference.norm())
-    cosine = float(found @ reference) / (size * other) if size else 0.0
-    return Distance(float((found - reference).norm()) / other, cosine, size / other)
-
-
-def entries(calculus: Calculus) -> list[Entry]:
-    """The catalogue's methods for samplers of this calculus, without variants in memory alone."""
-    return [
-        one
-        for one in CATALOGUE
-        if one.available
-        and one.solver(calculus) is not None
-        and not any(word in one.name for word in MEMORY_VARIANTS)
-    ]
-
-
-def short_name(solver: Solver) -> str:
-    """The class and the arguments that are not its defaults."""
-    given = [
-        f"{field.name}={getattr(solver, field.name)!r}"
-        for field in fields(solver)  # type: ignore[arg-type]
-        if getattr(solver, field.name) != field.default
-    ]
-    return f"{type(solver).__name__}({', '.join(given)})"
+from experiments.common.methods import entries, short_name
 
 
 def true_gradient(
-    problem: Problem, calculus: Calculus, steps: int, noise: BrownianPath | None
-) -> Found:
+    problem: GradientProblem, calculus: Calculus, steps: int, noise: BrownianPath | None
+) -> Gradients:
     """Gradient of the continuous equations, by a fine solve differentiated exactly.
 
     The ODE is solved by the classical Runge-Kutta method on a log-SNR grid; the SDE by
@@ -79,11 +31,11 @@ def true_gradient(
 
 
 def measure(
-    problem: Problem,
+    problem: GradientProblem,
     calculus: Calculus,
     counts: Sequence[int],
     spacings: Sequence[str],
-    truth: Found,
+    truth: Gradients,
     noise: BrownianPath | None = None,
     methods: Sequence[Entry] | None = None,
     report: Callable[[str], None] = lambda line: None,
@@ -96,7 +48,7 @@ def measure(
     for spacing in spacings:
         for steps in counts:
             grid = problem.grid(spacing, steps)
-            chains: dict[str, Found] = {}
+            chains: dict[str, Gradients] = {}
             for one in entries(calculus) if methods is None else methods:
                 solver = one.solver(calculus)
                 assert solver is not None
@@ -146,8 +98,3 @@ def _distances(
         }
         for part, value in found.items()
     }
-
-
-def shown(number: float | None, style: str = ".2g") -> str:
-    """A number of a table; "diverged" where it is not finite."""
-    return "diverged" if number is None else format(number, style)

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from adjointdeis.gradients.catalogue import entry
-from adjointdeis.studies.stability import factor, first_flip
+from experiments.stability.factors import factor, first_flip
 
 
 @pytest.mark.parametrize(("calculus", "c"), [("ode", 1.0), ("sde", 2.0)])

@@ -8,10 +8,10 @@ from adjointdeis.harness.benchmark import load_benchmark, read_aligned
 from adjointdeis.harness.encodings import Encodings
 from adjointdeis.morphing.identity_loss import IdentityLoss
 from adjointdeis.morphing.latents import morph_latents
-from adjointdeis.studies.problems import Problem
+from adjointdeis.problems import GradientProblem
 
 
-def mini(pairs: int = 2, encoding_steps: int = 100) -> Problem:
+def mini(pairs: int = 2, encoding_steps: int = 100) -> GradientProblem:
     """DiM-A's latents of a few pairs, under the identity loss of the embedded guide.
 
     Everything that a guided morph of ``assets=mini`` differentiates, at its first step.
@@ -30,7 +30,7 @@ def mini(pairs: int = 2, encoding_steps: int = 100) -> Problem:
     with torch.no_grad():
         v_a, v_b = (guide.features(to_tensor(side)) for side in images)
     loss = IdentityLoss(guide.features)
-    return Problem(
+    return GradientProblem(
         name="mini DiffAE",
         denoiser=autoencoder.denoiser,
         schedule=autoencoder.schedule,

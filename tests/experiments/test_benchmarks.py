@@ -1,20 +1,15 @@
 """The peers of experiments/benchmarks compute what they are timed for; bytes are counted right."""
 
-import importlib
-import sys
 import warnings
 
 import pytest
 import torch
-from tiny_profile import ROOT
 
 from adjointdeis import TimeGrid, VPLinear
 from adjointdeis.gradients import AdjointDEIS, Backprop, DiscreteAdjoint
-from adjointdeis.studies.live_memory import LiveBytes, peak_bytes
+from experiments.benchmarks import measure, optimisations, peers, run
+from experiments.common.live_memory import LiveBytes, peak_bytes
 
-sys.path.insert(0, str(ROOT / "experiments" / "benchmarks"))
-peers = importlib.import_module("peers")
-measure = importlib.import_module("measure")
 CPU = torch.device("cpu")
 
 
@@ -120,8 +115,6 @@ def test_rounds_are_paired_and_bounded() -> None:
 
 
 def test_every_option_of_the_benchmark_leaves_the_gradient_as_it_is() -> None:
-    run = importlib.import_module("run")
-    optimisations = importlib.import_module("optimisations")
     small = run.mini(2, 2, CPU)
     for option in optimisations.options(small, compile=False):
         said = optimisations.agreement(option)

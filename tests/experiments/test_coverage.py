@@ -2,8 +2,8 @@
 
 import pytest
 
-from adjointdeis.evaluation.coverage import METHODS, coverage_study
 from adjointdeis.evaluation.simulate import DyadicModel
+from experiments.uncertainty.coverage import METHODS, coverage_study
 
 MODEL = DyadicModel(subject_sd=0.03, morph=0.27, noise_sd=0.07)
 

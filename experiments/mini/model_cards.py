@@ -8,14 +8,15 @@ def model_cards(files: dict[str, dict[str, Any]], quality: dict[str, Any]) -> st
 
     Args:
         files: Manifest entries, with the training record under "training".
-        quality: What `task=mini` measured.
+        quality: What `publish.py` measured.
     """
     parts = [
         "# Model cards of the embedded profile",
         "",
-        "Written by `python run.py task=mini` from the weight files and from what it measured; do "
-        "not edit by hand. Trained by this repository's own commands on synthetic faces "
-        "rendered from CC0 3-D head data: no photograph of a person is involved. Licence: MIT.",
+        "Written by `python experiments/mini/publish.py` from the weight files and from what it "
+        "measured; do not edit by hand. Trained by this repository's own commands on synthetic "
+        "faces rendered from CC0 3-D head data: no photograph of a person is involved. Licence: "
+        "MIT.",
         "",
         "Limits: low-resolution computer graphics. No claim of photo-realism, of demographic "
         "validity, or that a rate or a threshold transfers to real faces.",

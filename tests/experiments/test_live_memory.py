@@ -7,7 +7,7 @@ from torch import nn
 from adjointdeis import TimeGrid, VPLinear, sample
 from adjointdeis.gradients import AdjointDEIS, Backprop, DiscreteAdjoint
 from adjointdeis.solvers import DDIM
-from adjointdeis.studies.live_memory import LiveBytes, peak_bytes
+from experiments.common.live_memory import LiveBytes, peak_bytes
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::adjointdeis.gradients.adjoint_deis.LargeAdjointStepWarning"

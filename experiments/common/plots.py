@@ -1,0 +1,53 @@
+"""Plots of the studies, labelled directly at the lines."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from adjointdeis.reporting.style import beside, halo, leader, look, spread
+
+Line = tuple[str, Sequence[float], Sequence[float]]
+
+
+def lines(
+    axes: Any, series: Sequence[Line], floor: float = 1e-14, ceiling: float = 1e3, room: float = 0.9
+) -> None:
+    """Draw labelled lines on logarithmic axes.
+
+    Values outside [floor, ceiling] are drawn at the border: a method that blows up leaves the
+    picture at its top, an exact one runs along its bottom.
+
+    Args:
+        axes: where to draw.
+        series: name, x and y of each line.
+        floor, ceiling: range of y.
+        room: share of the height that labels may take.
+    """
+    ends = []
+    for i, (name, x, y) in enumerate(series):
+        style = look(i)
+        shown = np.clip(np.nan_to_num(y, nan=ceiling, posinf=ceiling), floor, ceiling)
+        axes.loglog(
+            x, shown, color=style.colour, linestyle=style.dash, marker=style.marker, markersize=3.5
+        )
+        ends.append((name, x[-1], math.log10(shown[-1]), style.colour))
+    axes.set_ylim(floor / 2, ceiling * 2)
+    low, high = math.log10(floor), math.log10(ceiling)
+    gap = (high - low) * min(1 / 16, room / max(len(ends), 1))
+    for (name, x, y, colour), place in zip(
+        ends, spread([y for *_, y, _ in ends], gap, low, high), strict=True
+    ):
+        axes.annotate(
+            name,
+            (x, 10**y),
+            xytext=(1.06, 10**place),
+            textcoords=beside(axes),
+            fontsize=7,
+            va="center",
+            color=colour,
+            annotation_clip=False,
+            path_effects=halo(),
+            arrowprops=leader(colour, 2),
+        )

@@ -1,1 +1,0 @@
-"""Measurements of the gradient methods against each other: errors, cost, memory, stability."""
