@@ -6,9 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from tiny_profile import ROOT
 
-from adjointdeis.harness.command_line import check_overrides, expand_globs
+from adjointdeis.harness.command_line import check_overrides, expand_globs, setting
 from adjointdeis.harness.validation import ConfigError
 
 CONF = ROOT / "conf"
@@ -151,6 +152,23 @@ def test_what_quotes_mend_is_quoted_rightly(given: str, wanted: str) -> None:
     assert refusal(*QUICK, given).endswith(f"quote the value: '{wanted}'")
 
 
+def test_a_command_that_is_printed_can_be_given_again() -> None:
+    parser = OverridesParser.create()
+    for path in (
+        "/data/faces",
+        "/data/epoch=3",
+        "a b",
+        'say "x"',
+        "a\\b",
+        "a,b",
+        "[x]",
+        "3",
+        "null",
+    ):
+        assert parser.parse_override(setting("data.faces", path)).value() == path
+    assert setting("data.faces", "/data/faces") == "data.faces=/data/faces"
+
+
 def test_what_quotes_do_not_mend_has_no_such_hint() -> None:
     assert "quote" not in refusal(*QUICK, "quickstart")
     assert "quote" not in refusal(*QUICK, 'data.faces="unclosed')
@@ -170,7 +188,8 @@ def test_a_run_with_a_folder_and_a_path_of_ones_own(own, tmp_path, started, envi
         {**environ, "PYTHONPATH": f"{ROOT / 'tests'}{os.pathsep}{environ.get('PYTHONPATH', '')}"},
     )
     assert done.returncode == 0, done.stderr
-    assert len(list(outputs.glob("mine/*/done.json"))) == 1
+    (run,) = outputs.glob("mine/*/run.json")
+    assert (run.parent / "done.json").is_file()
 
 
 @pytest.mark.parametrize(

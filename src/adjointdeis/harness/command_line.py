@@ -22,6 +22,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, IntervalSweep, Override, ValueType
@@ -183,6 +184,30 @@ class Choices:
         return self.loader.get_group_options(group, kind, self.command.config_name, given)
 
 
+def this_command() -> list[str]:
+    """Flags and overrides that repeat this run, or this point of a sweep; none outside Hydra."""
+    if not HydraConfig.initialized():
+        return []
+    hydra = HydraConfig.get()
+    folders = {source.provider: source.path for source in hydra.runtime.config_sources}
+    flags = ["--config-dir", folders["command-line"]] if "command-line" in folders else []
+    if hydra.job.config_name != "config":
+        flags += ["--config-name", hydra.job.config_name]
+    searched = [o for o in hydra.overrides.hydra if o.startswith("hydra.searchpath=")]
+    return [*flags, *searched, *hydra.overrides.task]
+
+
+def setting(key: str, value: object) -> str:
+    """The override that sets a key to a text, in quotes where Hydra would read it otherwise."""
+    text = str(value)
+    with contextlib.suppress(HydraException):
+        if OverridesParser.create().parse_override(f"{key}={text}").value() == text:
+            return f"{key}={text}"
+    # Within quotes a backslash is special before a quote only.
+    escaped = re.sub(r'(\\*)("|$)', lambda m: 2 * m[1] + ('\\"' if m[2] else ""), text)
+    return f'{key}="{escaped}"'
+
+
 def expand_globs(config_dir: Path, arguments: Sequence[str]) -> list[str]:
     """The command line with ``group=glob(...)`` written out as the options that it means.
 
@@ -199,11 +224,11 @@ def expand_globs(config_dir: Path, arguments: Sequence[str]) -> list[str]:
             with contextlib.suppress(HydraException):
                 if "glob(" not in argument or argument.startswith("-"):
                     continue
-                (override,) = parser.parse_overrides([argument])
-                if override.value_type == ValueType.GLOB_CHOICE_SWEEP:
-                    found = choices.matching(cast(Glob, override.value()), override.key_or_group)
+                (given,) = parser.parse_overrides([argument])
+                if given.value_type == ValueType.GLOB_CHOICE_SWEEP:
+                    found = choices.matching(cast(Glob, given.value()), given.key_or_group)
                     if found:
-                        expanded[-1] = f"{override.get_key_element()}={','.join(found)}"
+                        expanded[-1] = f"{given.get_key_element()}={','.join(found)}"
     return expanded
 
 
@@ -222,7 +247,7 @@ def check_overrides(config_dir: Path, arguments: Sequence[str]) -> None:
             ) from error
     with command.found() as choices:
         try:
-            values = [_values(override, choices) for override in overrides]
+            values = [_values(given, choices) for given in overrides]
         except (HydraException, OmegaConfBaseException) as error:
             raise ConfigError(_first_line(error)) from error
         first = [each[0] for each in values]
@@ -238,7 +263,7 @@ def check_overrides(config_dir: Path, arguments: Sequence[str]) -> None:
                 validate(compose(command.config_name, plain))
             except (HydraException, OmegaConfBaseException) as error:
                 raise ConfigError(_explain(error, plain, choices)) from error
-        intervals = [override for override in overrides if override.is_interval_sweep()]
+        intervals = [given for given in overrides if given.is_interval_sweep()]
         if intervals and command.multirun:
             cfg = compose(command.config_name, first, return_hydra_config=True)
             # Hydra's own sweeper cannot search.
@@ -281,12 +306,11 @@ def _quoting(token: str) -> str:
         return "; an override is key=value"
     # An equals sign in a path, also within a list or a sweep; else the value as a whole.
     piecewise = re.sub(r"[^\[\]{},\"'\s]*=[^\[\]{},\"'\s]*", r'"\g<0>"', value)
-    whole = '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
-    for quoted in (piecewise, whole):
-        if quoted != value and value[:1] not in ('"', "'"):
+    for quoted in (f"{key}={piecewise}", setting(key, value)):
+        if quoted != token and value[:1] not in ('"', "'"):
             with contextlib.suppress(HydraException):
-                OverridesParser.create().parse_overrides([f"{key}={quoted}"])
-                return f"; quote the value: {shlex.quote(f'{key}={quoted}')}"
+                OverridesParser.create().parse_overrides([quoted])
+                return f"; quote the value: {shlex.quote(quoted)}"
     return ""
 
 

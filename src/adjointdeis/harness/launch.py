@@ -18,6 +18,7 @@ from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from adjointdeis.files import write_atomically
+from adjointdeis.harness.command_line import this_command
 from adjointdeis.harness.interruption import (
     DirectoryInUse,
     end_with_parent,
@@ -205,7 +206,7 @@ def prepare(directory: Path, cfg: DictConfig, identifier: str, force: bool) -> N
 def _own_command() -> list[str]:
     """The command of this run alone: within a sweep, that of its point."""
     if sweeping():
-        return ["python", "run.py", *HydraConfig.get().overrides.task]
+        return ["python", "run.py", *this_command()]
     return ["python", *sys.argv]
 
 

@@ -14,7 +14,6 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.utilities import rank_zero_only
@@ -27,6 +26,7 @@ from adjointdeis.files import write_atomically
 from adjointdeis.gradients.adjoint_deis import LargeAdjointStepWarning
 from adjointdeis.harness import assets
 from adjointdeis.harness.benchmark import SOURCE, Benchmark, load_benchmark
+from adjointdeis.harness.command_line import this_command
 from adjointdeis.harness.encodings import Encodings
 from adjointdeis.harness.interruption import one_process
 from adjointdeis.harness.landmarks import BenchmarkLandmarks
@@ -65,7 +65,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     if cfg.dry_run:
         return dry_run(cfg, directory, benchmark, attacks, bench)
     identifier = config_hash(cfg)
-    overrides = command_line()
+    overrides = this_command()
 
     done: dict[str, dict[str, dict[str, Any]]] = {}
     for attack in attacks:
@@ -172,11 +172,6 @@ def operating_conditions(cfg: DictConfig, benchmark: Benchmark) -> tuple[list[fl
     for policy in policies:
         require_policy(policy, benchmark.people, benchmark.dataset.ids)
     return list(dict.fromkeys(cfg.protocol.fmr)), policies
-
-
-def command_line() -> list[str]:
-    """Overrides of this run as Hydra read them; none where it was not started by Hydra."""
-    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
 
 
 def recipe_of(attack: Attack, bench: Workbench) -> str:
