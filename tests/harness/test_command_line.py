@@ -154,17 +154,8 @@ def test_what_quotes_mend_is_quoted_rightly(given: str, wanted: str) -> None:
 
 def test_a_command_that_is_printed_can_be_given_again() -> None:
     parser = OverridesParser.create()
-    for path in (
-        "/data/faces",
-        "/data/epoch=3",
-        "a b",
-        'say "x"',
-        "a\\b",
-        "a,b",
-        "[x]",
-        "3",
-        "null",
-    ):
+    plain = ["/data/faces", "/data/epoch=3", "a b", "a,b", "[x]", "3", "null"]
+    for path in [*plain, 'say "x"', "a\\b", "a\\=b", "a=\\", 'a=\\"b"']:
         assert parser.parse_override(setting("data.faces", path)).value() == path
     assert setting("data.faces", "/data/faces") == "data.faces=/data/faces"
 
