@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from adjointdeis.extras import load
 from adjointdeis.faces.graphs.graph import (
     Graph,
     GraphError,
@@ -22,7 +23,6 @@ from adjointdeis.faces.graphs.graph import (
 )
 from adjointdeis.faces.graphs.onnx_file import require_sha256
 from adjointdeis.faces.graphs.tflite_operators import OPERATORS, OPTIONS
-from adjointdeis.faces.missing import MissingDependency
 
 _TYPES = {0: "<f4", 1: "<f2", 2: "<i4", 3: "u1", 4: "<i8", 6: "?", 9: "i1", 10: "<f8"}
 """numpy's name by the schema's TensorType."""
@@ -40,17 +40,11 @@ def load_tflite(path: str | Path, sha256: str | None = None) -> Graph:
         sha256: Fingerprint that the file must have; None takes any.
 
     Raises:
-        MissingDependency: The package tflite is not installed.
+        MissingPackageError: The package tflite is not installed.
         UnsupportedOperator: Names every operator that has no torch form, or quantised weights.
         GraphError: The file is missing, altered or damaged.
     """
-    try:
-        import tflite
-    except ImportError as error:
-        raise MissingDependency(
-            "tflite is not installed, and reading TensorFlow Lite files needs it: pip install "
-            "adjointdeis[graphs]"
-        ) from error
+    tflite = load("tflite", "networks in TFLite files")
     data = read_bytes(path, "a TensorFlow Lite file")
     require_sha256(data, sha256, path)
     if data[4:8] != b"TFL3":
