@@ -1,6 +1,6 @@
 """Tiny random networks of diffusers, one per model class, and what their pipelines need to run.
 
-A row: the pipeline, the class and its sizes, the scheduler, the shapes of latents and of embeddings,
+A row: the pipeline, the class and its sizes, the scheduler, the shapes of latents and embeddings,
 and what else ``__call__`` wants. Pipelines are made without encoders and decoders.
 """
 
