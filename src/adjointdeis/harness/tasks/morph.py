@@ -4,7 +4,7 @@
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +28,7 @@ from adjointdeis.harness import assets
 from adjointdeis.harness.benchmark import SOURCE, Benchmark, load_benchmark
 from adjointdeis.harness.command_line import this_command
 from adjointdeis.harness.encodings import Encodings
+from adjointdeis.harness.folds import guided_by, in_folds, made_of
 from adjointdeis.harness.interruption import one_process
 from adjointdeis.harness.landmarks import BenchmarkLandmarks
 from adjointdeis.harness.latent_morphing import LatentMorphing
@@ -51,52 +52,54 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     logger = loggers(cfg)
     profile = assets.profile(cfg.assets.name, cfg.assets.root)
     attacks = chosen_attacks(cfg)
-    bench = workbench(cfg, profile, attacks)
+    benches = workbenches(cfg, profile, attacks)
+    bench = next(iter(benches.values()))
     check = ImageCheck(image_size(bench), face_detector() if cfg.data.get("check_faces") else None)
     benchmark = load_benchmark(cfg.data.faces, cfg.data.pairs, cfg.data.limit, check)
-    bench = replace(bench, landmarks=BenchmarkLandmarks(benchmark.dataset))
-    judges: list[Any] = [assets.recogniser(name, profile) for name in cfg.assets.recognisers]
-    judges += [instantiate(judge) for judge in (cfg.judges or {}).values()]
+    landmarks = BenchmarkLandmarks(benchmark.dataset)
+    parts = in_folds(benchmark, {k: replace(b, landmarks=landmarks) for k, b in benches.items()})
+    judges = judges_of(cfg, cfg.assets.recognisers, profile)
     fmr, policies = operating_conditions(cfg, benchmark)
     require_distinct(judges)
     records = applicable_thresholds(
         cfg.assets.thresholds, profile, judges, benchmark, fmr, policies
     )
     if cfg.dry_run:
-        return dry_run(cfg, directory, benchmark, attacks, bench)
+        return dry_run(cfg, directory, benchmark, attacks, parts[0][0])
     identifier = config_hash(cfg)
     overrides = this_command()
 
-    done: dict[str, dict[str, dict[str, Any]]] = {}
+    done: dict[str, dict[str, dict[str, Any]]] = {attack.name: {} for attack in attacks}
     for attack in attacks:
         folder = directory / "morphs" / attack.name
-        recipe = recipe_of(attack, bench)
-        finished = read_records(folder, benchmark, recipe)
-        todo = [pair for pair in benchmark.pairs if pair.morph_id not in finished]
-        # Processes may see different files finished; if one of them has work, all of them meet.
-        if todo or not one_process(cfg.trainer):
-            module = LatentMorphing(attack, bench, benchmark, folder, recipe, overrides)
-            batch_size = cfg.optimisation.batch_size
-            if batch_size == "auto":
-                device = own_device(cfg.trainer)
-                batch_size = module.find_batch_size(todo, device) if todo else 1
-            data = PairData(todo, batch_size, attack.steps)
-            if todo and not rank_zero_only.rank:
-                print(f"{attack.label}: {len(todo)} pairs, {len(finished)} already done")
-            with warnings.catch_warnings():
-                # A method's warning about its own accuracy is for the user, once an attack.
-                warnings.simplefilter("once", LargeAdjointStepWarning)
-                trainer = _trainer(cfg, logger)
-                trainer.fit(module, data)
-                trainer.strategy.barrier()
-        if not rank_zero_only.rank:
-            done[attack.name] = every_record(folder, benchmark, recipe)
+        for bench, part in parts:
+            recipe = recipe_of(attack, bench)
+            finished = read_records(folder, part, recipe)
+            todo = [pair for pair in part.pairs if pair.morph_id not in finished]
+            # Processes may see different files finished; if one of them has work, all of them meet.
+            if todo or not one_process(cfg.trainer):
+                module = LatentMorphing(attack, bench, part, folder, recipe, overrides)
+                batch_size = cfg.optimisation.batch_size
+                if batch_size == "auto":
+                    device = own_device(cfg.trainer)
+                    batch_size = module.find_batch_size(todo, device) if todo else 1
+                data = PairData(todo, batch_size, attack.steps)
+                if todo and not rank_zero_only.rank:
+                    print(f"{attack.label}: {len(todo)} pairs, {len(finished)} already done")
+                with warnings.catch_warnings():
+                    # A method's warning about its own accuracy is for the user, once an attack.
+                    warnings.simplefilter("once", LargeAdjointStepWarning)
+                    trainer = _trainer(cfg, logger)
+                    trainer.fit(module, data)
+                    trainer.strategy.barrier()
+            if not rank_zero_only.rank:
+                done[attack.name] |= every_record(folder, part, recipe)
     for entry in logger:
         entry.finalize("success")
     if rank_zero_only.rank:
         return {}
     result = _conclude(
-        cfg, directory, benchmark, attacks, done, judges, records, identifier, start, bench
+        cfg, directory, benchmark, attacks, done, judges, records, identifier, start, benches
     )
     conclude(logger, directory, result)
     return result
@@ -122,15 +125,40 @@ def dry_run(
     return {"rows": rows}
 
 
-def workbench(cfg: DictConfig, profile: assets.Profile, attacks: Sequence[Attack]) -> Workbench:
+def workbenches(
+    cfg: DictConfig, profile: assets.Profile, attacks: Sequence[Attack]
+) -> dict[str, Workbench]:
+    """A workbench for each file in ``assets.autoencoder``: one, or one for every fold of people.
+
+    They share all but the autoencoder.
+    """
+    files = cfg.assets.autoencoder
+    if isinstance(files, str):
+        return {files: workbench(cfg, profile, attacks, files)}
+    if not files:
+        raise ValueError("assets.autoencoder is an empty list; name a file, or those of the folds")
+    first, *others = files
+    benches = {first: workbench(cfg, profile, attacks, first)}
+    if benches[first].autoencoder is None:
+        return benches
+    for file in others:
+        network = replace(assets.autoencoder(file, profile), execution=instantiate(cfg.execution))
+        encoder = Encodings(network, Path(cfg.paths.data) / "encodings")
+        benches[file] = replace(benches[first], autoencoder=network, encoder=encoder)
+    return benches
+
+
+def workbench(
+    cfg: DictConfig, profile: assets.Profile, attacks: Sequence[Attack], file: str
+) -> Workbench:
     """Networks that some attack needs; a profile may lack what none does."""
     needs = frozenset().union(*(attack.needs for attack in attacks))
     autoencoder = identity = gan = None
     if "autoencoder" in needs:
-        loaded = assets.autoencoder(cfg.assets.autoencoder, profile)
+        loaded = assets.autoencoder(file, profile)
         autoencoder = replace(loaded, execution=instantiate(cfg.execution))
     if "identity" in needs:
-        identity = assets.recogniser(cfg.assets.identity, profile)
+        identity = assets.guides(cfg.assets.identity, profile)
     if "gan" in needs:
         gan = assets.style_generator(cfg.assets.generator, cfg.assets.perceptual, profile)
     cache = Path(cfg.paths.data) / "encodings"
@@ -149,6 +177,12 @@ def workbench(cfg: DictConfig, profile: assets.Profile, attacks: Sequence[Attack
 def image_size(bench: Workbench) -> int | None:
     """Side of the images that the attacks take; None where no network asks for one."""
     return None if bench.autoencoder is None else bench.autoencoder.network.config.image_size
+
+
+def judges_of(cfg: DictConfig, names: Sequence[str], profile: assets.Profile) -> list[Any]:
+    """Recognisers under attack: those of the profile by name, and those of ``judges``."""
+    found: list[Any] = [assets.recogniser(name, profile) for name in names]
+    return found + [instantiate(judge) for judge in (cfg.judges or {}).values()]
 
 
 def require_distinct(judges: Sequence[Any]) -> None:
@@ -228,7 +262,7 @@ def _conclude(
     thresholds: dict[str, list[Any]],
     identifier: str,
     start: float,
-    bench: Workbench,
+    benches: Mapping[str, Workbench],
 ) -> dict[str, Any]:
     """Scores the morphs and writes scores.csv, result.json and the report."""
     morphs = {
@@ -263,18 +297,11 @@ def _conclude(
             "seed": cfg.seed,
             **environment(),
             "wall_seconds": round(time() - start, 1),
-            "assets": {
-                name: {"fingerprint": item.fingerprint, "licence": item.licence}
-                for name, item in (
-                    ("autoencoder", bench.autoencoder),
-                    ("identity", bench.identity),
-                    ("generator", bench.gan),
-                )
-                if item is not None
-            },
+            "assets": made_of(benches),
         },
         "attacks": {
             attack.name: _summary(attack, done[attack.name], len(benchmark.pairs))
+            | {"guides": guided_by(attack, next(iter(benches.values())))}
             for attack in attacks
         },
         "systems": {
