@@ -47,7 +47,7 @@ def bona_fide(system: Recogniser, dataset: FaceDataset, fmr: float) -> BonaFide:
     neutral, smiling = embedded
     similarity = np.asarray(system.compare(neutral[:, None], smiling[None]))
     others = ~np.eye(len(neutral), dtype=bool)
-    threshold = threshold_at_fmr(similarity[others], fmr).tau
+    threshold = threshold_at_fmr(similarity[others], fmr).value
     fnmr = float((np.diag(similarity) <= threshold).mean())
     return BonaFide(neutral, smiling, similarity, threshold, fnmr)
 

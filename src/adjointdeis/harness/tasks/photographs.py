@@ -136,7 +136,7 @@ def _folds(cfg: DictConfig, faces: FaceDataset) -> dict[int, tuple[str, ...]]:
 def adapted(cfg: DictConfig, faces: FaceDataset, fold: int, directory: Path) -> str:
     """The generator's weights of a fold, trained where they are not there yet."""
     folder = directory / f"fold{fold}"
-    settings = OmegaConf.to_container(cfg.training, resolve=True)
+    settings = OmegaConf.to_container(cfg.task.training, resolve=True)
     assert isinstance(settings, dict)
     settings |= {"faces": str(faces.root), "fold": fold, "folds": cfg.task.folds}
     path = folder / "weights.safetensors"
