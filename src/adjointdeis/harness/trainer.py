@@ -30,6 +30,7 @@ def make_trainer(cfg: DictConfig, **options: Any) -> L.Trainer:
             "plugins": None if chosen.plugins is None else list(instantiate(chosen.plugins)),
             "precision": chosen.precision,
             "enable_model_summary": False,
+            "enable_progress_bar": False,  # its word for a run is "Epoch 0": see ProgressLine
             "use_distributed_sampler": False,
             "callbacks": callbacks,
             **options,
