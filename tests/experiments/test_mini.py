@@ -1,28 +1,19 @@
 """experiments/mini: the frozen faces, and the quality of what was trained."""
 
 import csv
-import importlib
 import json
-import sys
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from scipy import linalg
-from tiny_profile import ROOT, SIZE, draw_face, write_profile
+from tiny_profile import SIZE, draw_face, write_profile
 
 from adjointdeis.harness import assets
+from experiments.mini import faces, publish
+from experiments.mini.generator_quality import frechet_distance, generator_quality
 from synthetic_faces.landmarks import TEMPLATE_POINTS
-
-FOLDER = str(ROOT / "experiments" / "mini")
-sys.path.insert(0, FOLDER)
-faces = importlib.import_module("faces")
-publish = importlib.import_module("publish")
-quality_of_generators = importlib.import_module("generator_quality")
-sys.path.remove(FOLDER)  # other experiments have modules of the same names
-frechet_distance = quality_of_generators.frechet_distance
-generator_quality = quality_of_generators.generator_quality
 
 
 def test_frechet_distance_by_its_formula() -> None:
