@@ -14,9 +14,10 @@ from adjointdeis.evaluation.detection import WORST, DetectionScores, detection_r
 from adjointdeis.evaluation.errors import EvaluationError
 from adjointdeis.evaluation.formats import Labels, read as read_format, write as write_format
 from adjointdeis.evaluation.generality import evaluate_attack_potential, evaluate_generality
+from adjointdeis.evaluation.operating import estimate_thresholds
 from adjointdeis.evaluation.paired import compare_attacks
 from adjointdeis.evaluation.paper import SYSTEMS, paper_table
-from adjointdeis.evaluation.protocol import INTERVALS, estimate_thresholds, evaluate
+from adjointdeis.evaluation.protocol import INTERVALS, evaluate
 from adjointdeis.evaluation.provenance import NoProvenance, read_provenance, sources_match
 from adjointdeis.evaluation.scores import ScoreTable
 from adjointdeis.evaluation.storage import read_scores, write_json, write_scores

@@ -10,19 +10,23 @@ from adjointdeis.evaluation.attack_potential import (
 )
 from adjointdeis.evaluation.errors import EvaluationError, ScoreError
 from adjointdeis.evaluation.groups import MorphScores, group_table
-from adjointdeis.evaluation.protocol import (
+from adjointdeis.evaluation.operating import (
     TAU_FIXED,
     TAU_REESTIMATED,
-    WORST_CASE,
     OperatingPoint,
     chosen,
     draw_for,
     operating_points,
 )
+from adjointdeis.evaluation.protocol import WORST_CASE
 from adjointdeis.evaluation.scores import ScoreTable
 from adjointdeis.evaluation.subjects import Subjects
 from adjointdeis.evaluation.thresholds import ThresholdRecord
-from adjointdeis.evaluation.uncertainty import SubjectDraws, percentile_interval
+from adjointdeis.evaluation.uncertainty import (
+    SubjectDraws,
+    covering_interval,
+    independent_morphs,
+)
 
 MAP_ROW_KEYS = (
     "attack",
@@ -87,6 +91,7 @@ def evaluate_attack_potential(
                 for s in systems
             }
             matrix = attack_potential(groups, taus, attempts)
+            independent = independent_morphs(groups[systems[0]])
             values = None
             if draws is not None:
                 values = bootstrap_attack_potential(draws, groups, replicate_taus, attempts)
@@ -96,7 +101,8 @@ def evaluate_attack_potential(
                     cell = matrix.rate(r, c, confidence)
                     lo = hi = None
                     if values is not None:
-                        lo, hi = percentile_interval(values[:, r - 1, c - 1], confidence)
+                        own = values[:, r - 1, c - 1]
+                        lo, hi = covering_interval(own, cell.value, independent, confidence)
                     tau = TAU_FIXED if fixed else TAU_REESTIMATED
                     numbers = (r, c, cell.k, cell.n, cell.value, cell.lo, cell.hi, lo, hi)
                     labels = (attack, list(systems), policy, impostor_policy, fmr)
