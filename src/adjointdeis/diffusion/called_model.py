@@ -81,7 +81,11 @@ class CalledModel(nn.Module):
         times = timestep.to(x.device).expand(x.shape[0])
         called = self._conditions(x, z)
         called[self.clock] = convention.timestep(times, x, bare)
-        called[self.latents] = list(latents.unsqueeze(2)) if convention.listed else latents
+        called[self.latents] = latents
+        if convention.listed:
+            called[self.latents] = list(latents.unsqueeze(2))
+            if isinstance(called.get(self.prompt or ""), Tensor):
+                called[self.prompt] = list(called[self.prompt])
         if "return_dict" in self.names:
             called["return_dict"] = False
         out = self.model(**called)

@@ -157,8 +157,8 @@ def convention_of(model: nn.Module, time: Any = None, output: Any = None) -> Con
         )
     convention = known or Convention()
     if time is not None:
-        # Whoever says the time says all of it.
-        convention = replace(convention, time=time, cast="never")
+        cast = "never" if convention.cast == "never" else "after"
+        convention = replace(convention, time=time, cast=cast)
     return convention if output is None else replace(convention, output=output)
 
 
