@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from adjointdeis.evaluation import wilson
-from adjointdeis.evaluation.markdown import percent, table
+from adjointdeis.evaluation.markdown import table
 from adjointdeis.evaluation.simulate import DyadicModel
 from adjointdeis.evaluation.storage import write_json
+from adjointdeis.evaluation.tables import percent
 from adjointdeis.files import write_atomically
 from experiments.uncertainty.coverage import coverage_study, model_of_rate, to_dict
 

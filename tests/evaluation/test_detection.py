@@ -4,8 +4,13 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from adjointdeis.evaluation import DetectionError, ScoreTable
-from adjointdeis.evaluation.detection import OPERATING_POINTS, WORST, DetectionScores, detection_rows
+from adjointdeis.evaluation import DetectionError, ScoreTable, clopper_pearson
+from adjointdeis.evaluation.detection import (
+    OPERATING_POINTS,
+    WORST,
+    DetectionScores,
+    detection_rows,
+)
 
 scores = st.lists(st.integers(-4, 4).map(float), min_size=1, max_size=25).map(np.array)
 
@@ -121,7 +126,6 @@ def test_direction_of_a_table_comes_from_its_score_type(table):
     mirrored = ScoreTable.from_rows(
         [r | {"score": -r["score"], "score_type": "dissimilarity"} for r in rows]
     )
-
 
     def without_taus(rows):
         found = [{k: v for k, v in row.items() if k != "d_eer_tau"} for row in rows]
