@@ -36,7 +36,10 @@ def in_folds(
         PairListError: A pair of people that no autoencoder left out of its training.
     """
     if len(benches) == 1:
-        return [(bench, benchmark) for bench in benches.values()]
+        ((file, bench),) = benches.items()
+        if bench.autoencoder is not None:
+            _refuse_seen(file, benchmark)
+        return [(bench, benchmark)]
     left, parts = list(benchmark.pairs), []
     for file, bench in benches.items():
         people = held_out(file)
@@ -51,6 +54,19 @@ def in_folds(
             "lie within one fold"
         )
     return parts
+
+
+def _refuse_seen(file: str, benchmark: Benchmark) -> None:
+    """Raises where one autoencoder of a fold is to morph people that it was trained on."""
+    header = read_header(file) if Path(file).is_file() else {}
+    people = frozenset(header.get("training", {}).get("held_out") or ())
+    seen = [pair for pair in benchmark.pairs if people and not pair.subjects <= people]
+    if seen:
+        raise PairListError(
+            f"{file} was trained on people of {len(seen)} pairs, such as {seen[0].image_a} + "
+            f"{seen[0].image_b}: name the autoencoders of all folds in assets.autoencoder, or "
+            "leave those pairs out"
+        )
 
 
 def guided_by(attack: Attack, bench: Workbench) -> dict[str, str]:

