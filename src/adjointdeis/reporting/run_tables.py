@@ -4,7 +4,7 @@ from adjointdeis.evaluation import WORST_CASE
 from adjointdeis.evaluation.paper import paper_table
 from adjointdeis.reporting.comparability import reasons_not_comparable
 from adjointdeis.reporting.document import DASH, Cell, Table
-from adjointdeis.reporting.run import HEADLINE_VARIANTS, KNOWN, Condition, Run
+from adjointdeis.reporting.run import HEADLINE_VARIANTS, KNOWN, EvaluationSetting, Run
 from adjointdeis.reporting.text import (
     IMPOSTORS,
     PROBES,
@@ -20,7 +20,7 @@ from adjointdeis.reporting.text import (
 WILSON = "Under each rate: k/N and its {level} Wilson interval."
 
 
-def labels(run: Run, at: Condition) -> tuple[tuple[str, str], ...]:
+def labels(run: Run, at: EvaluationSetting) -> tuple[tuple[str, str], ...]:
     """The labels without which a rate means nothing."""
     found = [
         ("Probe", at.probe),
@@ -40,7 +40,9 @@ def labels(run: Run, at: Condition) -> tuple[tuple[str, str], ...]:
     return tuple(found)
 
 
-def rate_table(run: Run, at: Condition, *, link: bool = True, explained: bool = True) -> Table:
+def rate_table(
+    run: Run, at: EvaluationSetting, *, link: bool = True, explained: bool = True
+) -> Table:
     """The headline: attack, both accountings of NFE, the rate at each recogniser.
 
     Args:
@@ -86,7 +88,7 @@ def attack_notes(run: Run) -> list[str]:
     return [f"{listed(names)}: {note}." for note, names in by_note.items()]
 
 
-def sensitivity_table(run: Run, at: Condition) -> Table | None:
+def sensitivity_table(run: Run, at: EvaluationSetting) -> Table | None:
     """The headline variant under every probe and impostor policy; None where there is just one."""
     columns = [c for c in run.conditions if c.variant in HEADLINE_VARIANTS and c.fmr == at.fmr]
     columns.sort(key=lambda c: (c.probe != "other", list(IMPOSTORS).index(c.impostors)
@@ -111,7 +113,7 @@ def sensitivity_table(run: Run, at: Condition) -> Table | None:
     )
 
 
-def bootstrap_table(run: Run, at: Condition) -> Table | None:
+def bootstrap_table(run: Run, at: EvaluationSetting) -> Table | None:
     """The subject bootstrap's intervals beside the rates; None where none was run."""
     rows, fixed = [], False
     for attack in run.attacks:
@@ -149,7 +151,7 @@ def bootstrap_table(run: Run, at: Condition) -> Table | None:
     )
 
 
-def bound_table(run: Run, at: Condition) -> Table | None:
+def bound_table(run: Run, at: EvaluationSetting) -> Table | None:
     """What share of the recognisers' own bound each attack reached; None without a bound."""
     rows = []
     for attack in run.attacks:
@@ -178,7 +180,7 @@ def bound_table(run: Run, at: Condition) -> Table | None:
     )
 
 
-def paper_rows_table(run: Run, at: Condition) -> Table | None:
+def paper_rows_table(run: Run, at: EvaluationSetting) -> Table | None:
     """The paper's own cells beside ours, for attacks that name a row of its Table 1."""
     paper = {row["attack"]: row for row in paper_table("table1")}
     systems = [s for s in run.systems if any(s in row for row in paper.values())]
@@ -234,7 +236,7 @@ def paper_rows_table(run: Run, at: Condition) -> Table | None:
     )
 
 
-def belongs(record: object, at: Condition) -> bool:
+def belongs(record: object, at: EvaluationSetting) -> bool:
     """Whether a threshold record is that of a condition."""
     return getattr(record, "target_fmr", None) == at.fmr and getattr(
         record, "impostor_policy", ""
