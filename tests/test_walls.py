@@ -26,7 +26,7 @@ ALLOWED: dict[str, set[str]] = {
 }
 ALLOWED["morphing"] |= {"faces"}
 # What every room may use: no mathematics, no framework.
-COMMON = {"extras", "files", "images"}
+COMMON = {"extras", "files", "images", "plugins"}
 ALLOWED = {**{room: rooms | COMMON for room, rooms in ALLOWED.items()}, **{c: {c} for c in COMMON}}
 FRAMEWORKS = {"hydra", "lightning", "pytorch_lightning", "omegaconf", "wandb"}
 TORCH = {"torch", "torchmetrics", "torchvision"}
