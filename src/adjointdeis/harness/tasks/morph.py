@@ -240,7 +240,7 @@ def _conclude(
         },
         "systems": {
             judge.name: {
-                "label": getattr(judge, "label", "") or judge.name,
+                "label": judge.label,
                 "alignment": judge.alignment,
                 "fingerprint": judge.fingerprint,
                 "licence": judge.licence,
