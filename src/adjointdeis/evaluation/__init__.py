@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         rmmr,
         vulnerability,
     )
+    from adjointdeis.evaluation.operating import estimate_thresholds
     from adjointdeis.evaluation.paired import compare_attacks, holm, mcnemar_exact
     from adjointdeis.evaluation.policies import IMPOSTOR_POLICIES, impostors
     from adjointdeis.evaluation.protocol import (
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
         INTERVALS,
         ROW_KEYS,
         WORST_CASE,
-        estimate_thresholds,
         evaluate,
     )
     from adjointdeis.evaluation.rates import Rate, clopper_pearson, rate, wilson
@@ -152,9 +152,9 @@ _HOMES = {
         "INTERVALS",
         "ROW_KEYS",
         "WORST_CASE",
-        "estimate_thresholds",
         "evaluate",
     ),
+    "operating": ("estimate_thresholds",),
     "rates": (
         "Rate",
         "clopper_pearson",
