@@ -1,14 +1,44 @@
 """Pairs of people and the autoencoders that never saw them: one workbench for every fold."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from omegaconf import DictConfig, OmegaConf
+
+from adjointdeis.faces.datasets.folder import FaceDataset
 from adjointdeis.faces.datasets.pairs import PairListError
 from adjointdeis.faces.recognisers.network import Guides
 from adjointdeis.faces.weights import WeightsError, read_header
+from adjointdeis.harness import assets
 from adjointdeis.harness.benchmark import Benchmark
+from adjointdeis.harness.resources import Loading, make_workbench
 from adjointdeis.morphing.attack import Attack, Workbench
+
+_OF_A_FOLD = ("autoencoder", "encoder")
+"""Resources that each fold has of its own; the others are shared."""
+
+
+def workbenches(
+    cfg: DictConfig, profile: assets.Profile, dataset: FaceDataset, attacks: Sequence[Attack]
+) -> dict[str, Workbench]:
+    """A workbench for each file in ``assets.autoencoder``: one, or one for every fold of people."""
+    wanted = cfg.assets.autoencoder
+    files = [wanted] if isinstance(wanted, str) or wanted is None else list(wanted)
+    if not files:
+        raise ValueError("assets.autoencoder is an empty list; name a file, or those of the folds")
+    benches: dict[str, Workbench] = {}
+    shared: dict[str, Any] = {}
+    for file in files:
+        own = OmegaConf.merge(cfg, {"assets": {"autoencoder": file}})
+        assert isinstance(own, DictConfig)
+        benches[file] = make_workbench(Loading(own, profile, dataset, dict(shared)), attacks)
+        resources = benches[file].resources
+        if "autoencoder" not in resources:
+            break
+        shared = {name: item for name, item in resources.items() if name not in _OF_A_FOLD}
+    return benches
 
 
 def held_out(file: str) -> frozenset[str]:
@@ -37,7 +67,7 @@ def in_folds(
     """
     if len(benches) == 1:
         ((file, bench),) = benches.items()
-        if bench.autoencoder is not None:
+        if "autoencoder" in bench.resources:
             _refuse_seen(file, benchmark)
         return [(bench, benchmark)]
     left, parts = list(benchmark.pairs), []
@@ -71,22 +101,22 @@ def _refuse_seen(file: str, benchmark: Benchmark) -> None:
 
 def guided_by(attack: Attack, bench: Workbench) -> dict[str, str]:
     """Recognisers that an attack sees the gradient or the loss of: fingerprint by name."""
-    if bench.identity is None or "identity" not in attack.needs:
+    if "identity" not in attack.resources:
         return {}
-    members = bench.identity.members if isinstance(bench.identity, Guides) else (bench.identity,)
+    guides = bench.resource("identity")
+    members = guides.members if isinstance(guides, Guides) else (guides,)
     return {member.name: member.fingerprint for member in members}
 
 
 def made_of(benches: Mapping[str, Workbench]) -> dict[str, dict[str, str]]:
     """Fingerprint and licence of every network; autoencoders of folds are numbered."""
-    bench = next(iter(benches.values()))
-    autoencoders = {
-        "autoencoder" if len(benches) == 1 else f"autoencoder of fold {k}": one.autoencoder
-        for k, one in enumerate(benches.values())
-    }
-    found = autoencoders | {"identity": bench.identity, "generator": bench.gan}
+    found: dict[str, Any] = {}
+    for k, bench in enumerate(benches.values()):
+        for name, item in bench.resources.items():
+            several = name in _OF_A_FOLD and len(benches) > 1
+            found[f"{name} of fold {k}" if several else name] = item
     return {
         name: {"fingerprint": item.fingerprint, "licence": item.licence}
         for name, item in found.items()
-        if item is not None
+        if hasattr(item, "fingerprint")
     }

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from adjointdeis.morphing.attack import Attack, Morphs, Progress, Sources, Spent, Workbench
+from adjointdeis.morphing.attack import Attack, MorphCost, Morphs, Progress, Sources, Workbench
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,4 +35,4 @@ class _Averaging:
 
     def finish(self) -> Morphs:
         a, b = self.sources.tensors(self.bench.device)
-        return Morphs(a.lerp(b, self.weight), Spent())
+        return Morphs(a.lerp(b, self.weight), MorphCost())
