@@ -182,7 +182,7 @@ def _as_run(
 
 def _vulnerability(run: Run) -> tuple[Table, ...]:
     found = [
-        replace(_without_nfe(rate_table(run, at, link=False)), key=f"rates-{at.probe}")
+        _without_nfe(rate_table(run, at, link=False, explained=at == run.headline[0]))
         for at in run.headline
     ]
     every = replace(
