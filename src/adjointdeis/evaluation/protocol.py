@@ -45,9 +45,10 @@ from adjointdeis.evaluation.verification import false_non_match_rate
 
 WORST_CASE = "worst-case"
 RMMR_PREFIX = "RMMR-"
-ALL_VARIANTS = (*VARIANTS, *(RMMR_PREFIX + v for v in VARIANTS))
-# ISO/IEC 30107-3 and older tools: the share of accepted presentations, and the same relative to
-# the genuine ones, 1 + IAPAR - (1 - FNMR).
+# Those that count morphs; of the IAPMR, which counts comparisons, the sum with the FNMR is the
+# RIAPAR of ISO/IEC 30107-3, 1 + IAPAR - (1 - FNMR).
+RMMR_VARIANTS = ("MMPMR", "MinMax", "ProdAvg", "FMMPMR")
+ALL_VARIANTS = (*VARIANTS, *(RMMR_PREFIX + v for v in (*RMMR_VARIANTS, "IAPMR")))
 SYNONYMS = {"IAPAR": "IAPMR", "RIAPAR": "RMMR-IAPMR", "RMMR": "RMMR-MMPMR"}
 INTERVALS = {
     "wilson": CONDITIONAL,
