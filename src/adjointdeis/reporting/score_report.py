@@ -44,7 +44,7 @@ from adjointdeis.reporting.plots import density_figure, scatter_figure
 from adjointdeis.reporting.render_html import html
 from adjointdeis.reporting.render_latex import latex_table
 from adjointdeis.reporting.render_markdown import markdown
-from adjointdeis.reporting.run import Condition, Run
+from adjointdeis.reporting.run import EvaluationSetting, Run
 from adjointdeis.reporting.run_tables import rate_table
 from adjointdeis.reporting.text import listed, plural
 
@@ -247,7 +247,7 @@ def _figures(run: Run, records: Sequence[ThresholdRecord]) -> tuple[FigureRow, .
     if at is None:
         if not records:
             return ()
-        at = Condition("other", records[0].impostor_policy, "MMPMR", records[0].target_fmr)
+        at = EvaluationSetting("other", records[0].impostor_policy, "MMPMR", records[0].target_fmr)
     kinds: dict[str, list[Figure | None]] = {
         "Across recognisers": [det_figure(run, at, folder / "det")]
     }
