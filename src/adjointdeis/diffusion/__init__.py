@@ -4,20 +4,30 @@ from adjointdeis.diffusion.checkpointing import checkpoint_blocks
 from adjointdeis.diffusion.classifier_free import ClassifierFreeGuidance, Guidance
 from adjointdeis.diffusion.cycle_sde import CycleSDE
 from adjointdeis.diffusion.denoiser import (
+    EDM,
     Denoiser,
     EpsFromFlow,
     EpsFromV,
     EpsFromX0,
+    FromNoiseLevels,
     FromTimesteps,
 )
 from adjointdeis.diffusion.from_diffusers import DiffusersModel, from_diffusers
 from adjointdeis.diffusion.grid import Node, TimeGrid
 from adjointdeis.diffusion.noise import BrownianPath, Noise, RecordedNoise, as_noise
 from adjointdeis.diffusion.oracles import GaussianDenoiser, MixtureDenoiser
-from adjointdeis.diffusion.schedule import DDPM, RectifiedFlow, Schedule, VPCosine, VPLinear
+from adjointdeis.diffusion.schedule import (
+    DDPM,
+    RectifiedFlow,
+    Schedule,
+    VarianceExploding,
+    VPCosine,
+    VPLinear,
+)
 
 __all__ = [
     "DDPM",
+    "EDM",
     "BrownianPath",
     "ClassifierFreeGuidance",
     "CycleSDE",
@@ -26,6 +36,7 @@ __all__ = [
     "EpsFromFlow",
     "EpsFromV",
     "EpsFromX0",
+    "FromNoiseLevels",
     "FromTimesteps",
     "GaussianDenoiser",
     "Guidance",
@@ -38,6 +49,7 @@ __all__ = [
     "TimeGrid",
     "VPCosine",
     "VPLinear",
+    "VarianceExploding",
     "as_noise",
     "checkpoint_blocks",
     "from_diffusers",
