@@ -3,7 +3,7 @@ r"""How each diffusers model is called: its time, the sign and the channels of i
 Read from the denoising loop of every pipeline of diffusers 0.42. Two models with the same
 argument names may want different times (FLUX.1 takes t / 1000, Stable Diffusion 3 takes t), and a
 wrong time gives an image and a gradient without an error; a class that is not here is refused. A
-``forward(sample, timestep, ...)`` is the interface of ``UNet2DModel``, and whoever has those names is
+``forward(sample, timestep, ...)`` is the interface of ``UNet2DModel``; whoever has those names is
 called like one: every model of diffusers whose latents are called ``sample`` takes the timestep as
 it is.
 
