@@ -16,6 +16,12 @@ from adjointdeis.diffusion.from_diffusers import DiffusersModel, from_diffusers
 from adjointdeis.diffusion.grid import Node, TimeGrid
 from adjointdeis.diffusion.noise import BrownianPath, Noise, RecordedNoise, as_noise
 from adjointdeis.diffusion.oracles import GaussianDenoiser, MixtureDenoiser
+from adjointdeis.diffusion.other_libraries import (
+    from_azula,
+    from_diffae,
+    from_flow_matching,
+    from_k_diffusion,
+)
 from adjointdeis.diffusion.schedule import (
     DDPM,
     RectifiedFlow,
@@ -52,5 +58,9 @@ __all__ = [
     "VarianceExploding",
     "as_noise",
     "checkpoint_blocks",
+    "from_azula",
+    "from_diffae",
     "from_diffusers",
+    "from_flow_matching",
+    "from_k_diffusion",
 ]
