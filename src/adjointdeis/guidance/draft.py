@@ -45,4 +45,4 @@ class DRaFT(Algorithm):
         return self._tuning().start(problem)
 
     def _tuning(self) -> FineTuning:
-        return FineTuning(self.optimizer, self.steps, Truncated(self.last), self.clip_norm)
+        return FineTuning(self.optimizer, self.steps, Truncated(last=self.last), self.clip_norm)
