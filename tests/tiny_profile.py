@@ -86,7 +86,7 @@ def small_autoencoder() -> DiffAEConfig:
 
 
 def write_profile(root: Path) -> None:
-    """Weights, thresholds and manifest, as `task=mini` writes them."""
+    """Weights, thresholds and manifest, as `experiments/mini/publish.py` writes them."""
     licence, files, records = "none (random weights)", {}, []
     network = excite(DiffAE(small_autoencoder()), 1)
     sha256 = save_network(network, root / "diffae.safetensors", dtype=torch.float32)

@@ -2,8 +2,7 @@
 
 The head and its shape targets are CC0 MakeHuman data (see ``data/ATTRIBUTION.md``); no photograph
 of a person is involved. The chain is ``sample_identity`` -> ``sample_capture`` -> ``Renderer``;
-``render_pool`` turns it into a resumable set of images on disk and ``frozen`` writes the benchmark
-that ships with the package.
+``render_pool`` turns it into a resumable set of images on disk. README.md shows how.
 
 When not to use: the pictures look like computer graphics, the ancestry axes are stylised, and no
 score threshold found on them transfers to photographs.

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from adjointdeis.files import write_atomically
 from synthetic_faces.assets import ANCESTRIES, BODY, LASHES, PARTS, SEXES, mean_head
+from synthetic_faces.process import write_whole
 from synthetic_faces.rays import central_hits, parallel_hits
 
 # Shoulders and up: lower edge and half width of what is kept, decimetres.
@@ -217,7 +217,7 @@ def _save(path: Path, arrays: dict[str, NDArray]) -> None:
     def write(file: IO[bytes]) -> None:
         np.savez_compressed(file, **arrays)  # pyright: ignore[reportArgumentType]
 
-    write_atomically(path, write, "wb")
+    write_whole(path, write)
     print(f"{path}: {path.stat().st_size / 1e6:.2f} MB")
 
 

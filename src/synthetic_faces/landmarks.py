@@ -6,7 +6,7 @@ predictor finds in the picture,
 
 .. math:: v_k = \arg\min_v \sum_i \lVert \pi_i(v) - p_{ik} \rVert^2 .
 
-    python -m synthetic_faces.landmarks       repeats the choice (needs dlib)
+``choose_vertices`` repeats the choice.
 
 A template for Webmorph's method adds points that the 68 lack, on neck, ears and scalp: the vertices
 farthest from those already taken. It has as many points as FRLL's templates; they are not the same.
@@ -16,6 +16,7 @@ References:
     | https://ibug.doc.ic.ac.uk/resources/300-W/
 """
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -89,20 +90,21 @@ def _front(assets: HeadAssets) -> torch.Tensor:
     return torch.nonzero(visible & body).squeeze(1)
 
 
-def choose_vertices(identities: int = 40, size: int = 256) -> tuple[tuple[int, ...], np.ndarray]:
-    """Repeats the choice of the 68 vertices.
+def choose_vertices(
+    find: Callable[[np.ndarray], np.ndarray], identities: int = 40, size: int = 256
+) -> tuple[tuple[int, ...], np.ndarray]:
+    """Repeats the choice of the 68 vertices; the shipped ones are those of dlib's predictor.
 
     Args:
+        find: Landmarks (68, 2) in pixels, in iBUG's order, of a picture (size, size, 3) uint8.
         identities: How many of role ``tuning``.
-        size: Side of the pictures that dlib looks at.
+        size: Side of the pictures that are looked at.
 
     Returns:
-        The vertices, and the root mean square distance of each to dlib's point, as a fraction of
-        the picture's side.
+        The vertices, and the root mean square distance of each to the point found, as a fraction
+        of the picture's side.
     """
-    from adjointdeis.faces.dlib_models import DlibLandmarker
-
-    renderer, finder = Renderer(), DlibLandmarker(box="hog-then-frame")
+    renderer = Renderer()
     candidates = _front(renderer.assets).numpy()
     total = np.zeros((68, len(candidates)))
     for index in range(identities):
@@ -110,20 +112,9 @@ def choose_vertices(identities: int = 40, size: int = 256) -> tuple[tuple[int, .
         identity, face = sample_identity(seed), neutral(Streams(seed)("landmark face"))
         picture = renderer.render(identity, face, size=size)
         image = (picture.permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
-        found = finder.landmarks(np.ascontiguousarray(image), 68, f"tuning identity {index}")
+        found = find(np.ascontiguousarray(image))
         points = project(renderer, identity, face, size=size)[candidates]
         total += ((points[None] - found[:, None]) ** 2).sum(-1)
     best = total.argmin(1)
     distance = np.sqrt(total[np.arange(68), best] / identities) / size
     return tuple(int(v) for v in candidates[best]), distance
-
-
-def main() -> None:
-    """Prints the choice."""
-    vertices, distance = choose_vertices()
-    print(vertices)
-    print(f"RMS distance to dlib: median {np.median(distance):.4f}, worst {distance.max():.4f}")
-
-
-if __name__ == "__main__":
-    main()

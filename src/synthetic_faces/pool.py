@@ -22,9 +22,8 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from adjointdeis.files import write_atomically
 from synthetic_faces.pool_spec import GENERATOR_VERSION, PoolSpec, scene
-from synthetic_faces.process import single_thread
+from synthetic_faces.process import single_thread, write_whole
 from synthetic_faces.renderer import Renderer
 
 _SHARD = 64
@@ -77,7 +76,7 @@ def _render_shard(spec: PoolSpec, directory: Path, first: int) -> int:
             images[k] = to_uint8(picture)
             rows.append(shot.row)
     arrays = {"images": images, "rows": np.array(json.dumps(rows))}
-    write_atomically(_shard_path(directory, first), lambda f: np.savez(f, **arrays), "wb")
+    write_whole(_shard_path(directory, first), lambda file: np.savez(file, **arrays))
     return len(indices)
 
 
@@ -92,7 +91,7 @@ def _check_spec(spec: PoolSpec, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         content = {"fingerprint": spec.fingerprint, "generator": GENERATOR_VERSION}
         described = json.dumps({**content, "spec": asdict(spec)}, indent=2)
-        write_atomically(path, lambda f: f.write(described))
+        write_whole(path, lambda file: file.write(described.encode()))
         return
     found = json.loads(path.read_text())
     if found["fingerprint"] != spec.fingerprint:
@@ -126,7 +125,7 @@ def _merge(spec: PoolSpec, directory: Path, shards: list[int]) -> None:
     table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     table.writeheader()
     table.writerows(rows)
-    write_atomically(directory / "meta.csv", lambda f: f.write(text.getvalue()))
+    write_whole(directory / "meta.csv", lambda file: file.write(text.getvalue().encode()))
     os.replace(unfinished, directory / "images.npy")
 
 

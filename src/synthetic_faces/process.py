@@ -1,7 +1,10 @@
-"""A habit of everything here that renders pictures: one torch thread."""
+"""What everything here that renders to files shares: one torch thread, no half-written file."""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
 
 import torch
 
@@ -15,3 +18,18 @@ def single_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+def write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
+    """Writes a file that is whole or absent, whenever the process is killed.
+
+    Args:
+        path: Where to; the folder exists.
+        write: Receives a binary file beside it, which takes its name once this returns.
+    """
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    with unfinished.open("wb") as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(unfinished, path)

@@ -3,19 +3,21 @@
 import numpy as np
 import pytest
 
-from adjointdeis.harness.assets import MINI
+from synthetic_faces import landmarks
 from synthetic_faces.assets import load_assets
 from synthetic_faces.capture import Capture
-from synthetic_faces.expression import REST, smile
-from synthetic_faces.frozen import LANDMARKS, choose_subjects, write_landmarks
+from synthetic_faces.expression import REST, neutral, smile
 from synthetic_faces.identity import sample_identity
 from synthetic_faces.landmarks import (
     IBUG_68,
     TEMPLATE_POINTS,
+    choose_vertices,
     project,
     template_vertices,
 )
 from synthetic_faces.renderer import Renderer
+from synthetic_faces.roles import identity_seed
+from synthetic_faces.seeds import Streams
 
 
 @pytest.fixture(scope="module")
@@ -63,17 +65,6 @@ def test_a_smile_lifts_the_corners_of_the_mouth(renderer) -> None:
     assert smiling[54, 0] - smiling[48, 0] > rest[54, 0] - rest[48, 0]
 
 
-def test_the_file_of_the_benchmark_is_what_the_seeds_say(tmp_path) -> None:
-    write_landmarks(tmp_path / LANDMARKS, choose_subjects()[:2])
-    with np.load(tmp_path / LANDMARKS) as made, np.load(MINI / "faces" / LANDMARKS) as stored:
-        assert made["stems"].tolist() == stored["stems"].tolist()[:4] == [
-            "001_03", "001_08", "002_03", "002_08",
-        ]  # fmt: skip
-        np.testing.assert_allclose(made["points"], stored["points"][:4], atol=0.02)
-        assert stored["points"].shape == (204, TEMPLATE_POINTS, 2)
-        assert int(stored["size"]) == 64
-
-
 def test_dlib_sees_them_where_they_are(renderer) -> None:
     pytest.importorskip("dlib")
     from adjointdeis.faces.dlib_models import DlibLandmarker
@@ -84,3 +75,22 @@ def test_dlib_sees_them_where_they_are(renderer) -> None:
     points = project(renderer, identity, size=192)[list(IBUG_68)]
     distance = np.linalg.norm(points - found, axis=1) / 192
     assert np.median(distance) < 0.02 and distance.max() < 0.08
+
+
+def test_the_choice_of_vertices_finds_those_whose_projections_it_is_given(monkeypatch) -> None:
+    # A finder that knows the answer: the true projections of every 7th vertex of the face.
+    front = landmarks._front(load_assets()).numpy()
+    wanted, shown = front[:: len(front) // 68][:68], []
+
+    def project_and_remember(*arguments, **named):
+        shown.append(project(*arguments, **named))
+        return shown[-1]
+
+    def find(picture: np.ndarray) -> np.ndarray:
+        seed = identity_seed("tuning", len(shown))
+        face = neutral(Streams(seed)("landmark face"))
+        return project(Renderer(), sample_identity(seed), face, size=len(picture))[wanted]
+
+    monkeypatch.setattr(landmarks, "project", project_and_remember)
+    vertices, distance = choose_vertices(find, identities=2, size=32)
+    assert vertices == tuple(wanted) and distance.max() < 1e-6

@@ -1,15 +1,12 @@
-"""Pools: resumable, bit-identical, refusing to mix specs; and the frozen benchmark's writer."""
+"""Pools: resumable, bit-identical, refusing to mix specs."""
 
-import csv
 import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from synthetic_faces import pool as pool_module
-from synthetic_faces.frozen import NOTICE, choose_subjects, write_benchmark
 from synthetic_faces.identity import sample_identity
 from synthetic_faces.pool import PoolMismatch, open_pool, render_pool
 from synthetic_faces.pool_spec import PoolSpec, probe_specs, scene
@@ -155,28 +152,3 @@ def test_probes_vary_one_thing():
 def test_bad_specs_are_refused(change, words):
     with pytest.raises(ValueError, match=words):
         replace(SPEC, **change)
-
-
-def test_benchmark_files(tmp_path):
-    subjects = write_benchmark(tmp_path, per_sex=1, size=16, progress=False)
-    assert {s.identity.shape.sex for s in subjects} == {"female", "male"}
-    names = sorted(p.name for p in tmp_path.glob("*.png"))
-    assert names == ["001_03.png", "001_08.png", "002_03.png", "002_08.png"]
-    with Image.open(tmp_path / "001_08.png") as picture:
-        assert picture.size == (16, 16)
-        assert picture.text["Description"] == NOTICE
-        assert "smile" in picture.text["Title"]
-    with (tmp_path / "subjects.csv").open(newline="") as lines:
-        rows = list(csv.DictReader(lines))
-    assert [row["subject_id"] for row in rows] == ["001", "002"]
-    assert [int(row["seed"]) for row in rows] == [s.seed for s in subjects]
-    before = (tmp_path / "001_03.png").read_bytes()
-    write_benchmark(tmp_path, per_sex=1, size=16, progress=False)
-    assert (tmp_path / "001_03.png").read_bytes() == before
-
-
-def test_benchmark_is_balanced_and_from_the_test_role():
-    subjects = choose_subjects(6)
-    assert sum(s.identity.shape.female for s in subjects) == 6
-    assert len({s.seed for s in subjects}) == 12
-    assert all(1_000_000 <= s.seed < 2_000_000 for s in subjects)

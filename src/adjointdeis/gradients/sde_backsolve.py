@@ -10,7 +10,8 @@ from torch import Tensor
 from adjointdeis.diffusion.grid import Node
 from adjointdeis.diffusion.noise import BrownianPath
 from adjointdeis.diffusion.transition import rho_gap
-from adjointdeis.gradients.augmented import Augmented, Place, optional_package
+from adjointdeis.extras import load
+from adjointdeis.gradients.augmented import Augmented, Place
 from adjointdeis.gradients.base import Needs, StepwiseMethod, Watch, watched_run
 from adjointdeis.gradients.chain import Chain, Conditions, Surroundings
 from adjointdeis.gradients.continuous import ContinuousAdjoint
@@ -118,7 +119,7 @@ class SdeBacksolve(StepwiseMethod):
         a_x: Tensor,
     ) -> tuple[Tensor | None, Sequence[Tensor | None], Sequence[Tensor | None]]:
         del x_T
-        torchsde = optional_package("torchsde", "SdeBacksolve")
+        torchsde = load("torchsde", "gradients by SdeBacksolve")
         grid = chain.grid
         augmented = Augmented(chain, zs, parameters, needs, record)
         chain.cost.holds(1, graphs=1)

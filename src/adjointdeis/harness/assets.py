@@ -8,7 +8,7 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import adjointdeis
 from adjointdeis.evaluation import ThresholdRecord, read_thresholds
@@ -97,8 +97,13 @@ def autoencoder(file: str, profile: Profile) -> Autoencoder:
     network = _load(profile, file)
     if not isinstance(network, DiffAE):
         raise WeightsError(f"{profile.root / file} holds a {type(network).__name__}, not a DiffAE")
-    prediction: Literal["eps", "v"] = entry["prediction"]
-    return Autoencoder(network, prediction, entry["sha256"], entry["licence"])
+    return Autoencoder(
+        network,
+        entry["prediction"],
+        entry["sha256"],
+        entry["licence"],
+        spread=entry.get("spread", 0.0),
+    )
 
 
 def recogniser(file: str, profile: Profile) -> NetworkRecogniser:
@@ -114,19 +119,32 @@ def recogniser(file: str, profile: Profile) -> NetworkRecogniser:
     )
 
 
-def style_generator(file: str, features: str, profile: Profile) -> StyleGenerator:
-    """The StyleGAN2 of a profile and the features of its perceptual loss, frozen.
+def style_generator(file: str | None, features: str, profile: Profile) -> StyleGenerator:
+    """A StyleGAN2 and the features of its perceptual loss, frozen.
 
     Args:
-        file: The generator's file.
-        features: A VGG16's file, or an IResNet recogniser's for want of one.
+        file: The generator's file: of the profile, or a path; None where the profile has none.
+        features: A VGG16's file of the profile, or an IResNet recogniser's for want of one.
         profile: Where they are.
+
+    Raises:
+        AssetError: There is no generator: the profile ``mini`` has none.
+        WeightsError: A file holds another network.
     """
-    network, behind = _load(profile, file), _load(profile, features)
-    if not isinstance(network, StyleGAN2):
-        raise WeightsError(
-            f"{profile.root / file} holds a {type(network).__name__}, not a StyleGAN2"
+    if file is None:
+        raise AssetError(
+            f"MIPGAN draws with a StyleGAN2, and the profile {profile.name} has none: the budget "
+            "of its networks buys blurred blobs, which say nothing of MIPGAN. Leave its rows out, "
+            "read published morphs (attack=paper/mipgan_ii), or bring a generator of faces: "
+            "assets.generator=<stylegan2.safetensors>, converted by `python run.py task=assets "
+            "assets=paper` or trained by `python run.py task=train/generator`"
         )
+    listed = file in profile.manifest
+    path = profile.path(file) if listed else Path(file)
+    network = load_network(path, remedy="name it in assets.generator").requires_grad_(False)
+    behind = _load(profile, features)
+    if not isinstance(network, StyleGAN2):
+        raise WeightsError(f"{path} holds a {type(network).__name__}, not a StyleGAN2")
     if isinstance(behind, VGG16):
         maps, weight = behind, 0.0002  # the published weight
     elif isinstance(behind, IResNet):
@@ -136,7 +154,8 @@ def style_generator(file: str, features: str, profile: Profile) -> StyleGenerato
             f"{profile.root / features} holds a {type(behind).__name__}; the perceptual loss takes "
             "a VGG16 or an IResNet"
         )
-    entry = profile.entry(file)
+    own = {"sha256": fingerprint(path), "licence": "the user's"}
+    entry = profile.entry(file) if listed else own
     return StyleGenerator(
         network=network,
         maps=maps,

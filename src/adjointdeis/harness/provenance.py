@@ -54,9 +54,15 @@ def morph_text(attack: str, config: str, sources: Mapping[str, str]) -> dict[str
 
 
 def git_revision() -> str | None:
-    """Commit of the working tree, with ``+`` when it has uncommitted changes; None outside git."""
-    root = Path(adjointdeis.__file__).parent
+    """Commit of this project's checkout, with ``+`` when it has uncommitted changes.
+
+    None for an installed package, also where it lies inside somebody else's repository.
+    """
+    root = Path(adjointdeis.__file__).resolve().parent
     try:
+        top = Path(_git(root, "rev-parse", "--show-toplevel"))
+        if top.resolve() / "src" / "adjointdeis" != root:
+            return None
         commit = _git(root, "rev-parse", "--short=12", "HEAD")
         return commit + ("+" if _git(root, "status", "--porcelain", "--", ".") else "")
     except (OSError, subprocess.SubprocessError):

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from adjointdeis.faces.dlib_models import MissingDependency
+from adjointdeis.extras import load
 from adjointdeis.faces.recogniser import cosine_similarity, euclidean_distance
 from adjointdeis.faces.recognisers.crop import FaceCrop
 from adjointdeis.faces.weights import WeightsError, fingerprint
@@ -89,7 +89,7 @@ class OnnxRecogniser:
         batch_size: Images per run, where the file leaves the batch open.
 
     Raises:
-        MissingDependency: onnxruntime is not installed.
+        MissingPackageError: onnxruntime is not installed.
         WeightsError: The file is missing, altered, unreadable, or contradicts the spec.
     """
 
@@ -207,14 +207,8 @@ def import_onnxruntime() -> Any:
     """The `onnxruntime` module, its usage reports off.
 
     Raises:
-        MissingDependency: It is not installed; the message says how to install it.
+        MissingPackageError: It is not installed; the message says how to install it.
     """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingDependency(
-            "onnxruntime is not installed, and ONNX recognisers need it: "
-            "pip install adjointdeis[insightface]"
-        ) from error
+    onnxruntime = load("onnxruntime", "ONNX recognisers")
     onnxruntime.disable_telemetry_events()
     return onnxruntime

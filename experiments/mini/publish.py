@@ -1,22 +1,23 @@
-"""Builds the embedded profile from trained networks: weights, thresholds, pairs, model cards.
+"""Publishes the embedded profile from trained networks: weights, thresholds, pairs, model cards.
 
-    python run.py task=mini
-    python run.py task=mini task.networks=[stylegan2]     one of them; the others stay as they are
+    python experiments/mini/publish.py
+    python experiments/mini/publish.py --networks diffae        one of them; the others stay
 
-reads the runs of `task=train/...` and writes `src/adjointdeis/assets/mini`. The order is
-the protocol: weights first, thresholds from identities that are in no pair, then the pair list,
-chosen by a network that neither guides nor judges, before any morph exists.
+reads the runs of `task=train/...` below `outputs/` and writes `src/adjointdeis/assets/mini`. The
+order is the protocol: weights first, thresholds from identities that are in no pair, then the pair
+list, chosen by a network that neither guides nor judges, before any morph exists.
 """
 
+import argparse
 import csv
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from model_cards import model_cards
 
 from adjointdeis.evaluation import (
     ScoreTable,
@@ -28,14 +29,14 @@ from adjointdeis.evaluation import (
 )
 from adjointdeis.faces.datasets.folder import load_folder
 from adjointdeis.faces.datasets.pairs import most_similar_pairs, write_pairs
+from adjointdeis.faces.dlib_models import DlibLandmarker, DlibRecogniser
 from adjointdeis.faces.image_io import read_image
 from adjointdeis.faces.recogniser import Recogniser
+from adjointdeis.faces.tensors import to_tensor
 from adjointdeis.faces.weights import fingerprint, load_network, read_header, save_network
 from adjointdeis.harness import assets
-from adjointdeis.harness.benchmark import OTHER, SOURCE
-from adjointdeis.harness.model_cards import model_cards
+from adjointdeis.harness.benchmark import OTHER, SOURCE, read_aligned
 from adjointdeis.harness.records import write_record
-from adjointdeis.harness.training.generator_quality import generator_quality
 from adjointdeis.harness.training.quality import autoencoder_quality
 from synthetic_faces.pool import Pool, render_pool
 from synthetic_faces.pool_spec import PoolSpec, probe_specs
@@ -48,48 +49,80 @@ LABELS = {
     "elasticface": "ElasticFace (mini)",
     "adaface": "AdaFace (mini)",
 }
-NETWORKS = {"diffae", "stylegan2", *LABELS}
+NETWORKS = ("diffae", *LABELS)
+# Identities that no network has seen and no pair contains.
+THRESHOLD_POOL = PoolSpec("threshold", identities=300, images_per_identity=2)
+FMR = (0.01, 0.001)
+PAIRS_PER_SEX = 50  # of 1275 possible pairs of each sex
+MEASURED = 32  # faces that the autoencoder is measured on
+PROBE_IDENTITIES = 60  # of the shape-only and texture-only sets
 
 
-def run(cfg: DictConfig) -> dict[str, Any]:
-    """Publishes the chosen networks and everything that is derived from them."""
-    root, chosen = Path(cfg.task.destination), set(cfg.task.networks)
-    if unknown := sorted(chosen - NETWORKS):
-        raise ValueError(f"task.networks={unknown}: known are {', '.join(sorted(NETWORKS))}")
+@dataclass(frozen=True)
+class Folders:
+    """Where things are.
+
+    Args:
+        outputs: Runs of `task=train/...`.
+        pools: Rendered pools; what is missing is rendered.
+        profile: The embedded profile, which is written.
+    """
+
+    outputs: Path
+    pools: Path
+    profile: Path
+
+
+def publish(folders: Folders, networks: set[str], judges: list[Any]) -> dict[str, Any]:
+    """Publishes the chosen networks and everything that is derived from them.
+
+    Args:
+        folders: Where things are.
+        networks: Some of `NETWORKS`, published anew; the others stay as they are.
+        judges: Recognisers that get thresholds beside the embedded ones.
+
+    Raises:
+        ValueError: A network that is not chosen has never been published.
+    """
+    root, chosen = folders.profile, networks
     root.mkdir(parents=True, exist_ok=True)
     files, quality = (
         _present(root, "manifest.json").get("files", {}),
         _present(root, "quality.json"),
     )
-    if lacking := sorted(n for n in NETWORKS - chosen if f"{n}.safetensors" not in files):
-        raise ValueError(f"{root} has no {', '.join(lacking)} yet: add them to task.networks")
-    files |= _publish_weights(cfg, root, chosen)
+    if lacking := sorted(n for n in {*NETWORKS} - chosen if f"{n}.safetensors" not in files):
+        raise ValueError(f"{root} has no {', '.join(lacking)} yet: add them to --networks")
+    files |= _publish_weights(folders, chosen)
     _write_manifest(root, files)
     profile = assets.profile("mini", str(root))
     if chosen & LABELS.keys():
-        _publish_recognition(cfg, root, profile, files, quality)
+        _publish_recognition(folders, profile, judges, files, quality)
     if "diffae" in chosen:
-        quality["autoencoder"] = autoencoder_quality(
-            assets.autoencoder("diffae.safetensors", profile), root
-        )
-    if "stylegan2" in chosen:
-        training = read_header(root / "stylegan2.safetensors")["training"]
-        pool = _pool(cfg, PoolSpec(**training["recipe"]["pool"]))
-        quality["generator"] = generator_quality(
-            assets.style_generator("stylegan2.safetensors", training["recipe"]["trunk"], profile),
-            assets.recogniser("guide.safetensors", profile),
-            pool.images,
-            root,
-        )
+        dataset = load_folder(root / "faces", "mini")
+        paths = [dataset.subject(i).images[SOURCE] for i in dataset.ids[:MEASURED]]
+        network = assets.autoencoder("diffae.safetensors", profile)
+        faces = to_tensor(read_aligned(paths, network.network.config.image_size))
+        quality["autoencoder"] = autoencoder_quality(network, faces, root)
     _write_manifest(root, files)
     write_record(root / "quality.json", quality)
-    cards = {
+    (root / "MODEL_CARDS.md").write_text(cards(root, files, quality))
+    return quality
+
+
+def cards(root: Path, files: dict[str, dict[str, Any]], quality: dict[str, Any]) -> str:
+    """The page of model cards of a profile.
+
+    Args:
+        root: The profile, whose weight files hold the record of their training.
+        files: Entries of its manifest.
+        quality: What was measured.
+    """
+    trained = {
         name: entry | {"training": read_header(root / name)["training"]}
         for name, entry in files.items()
         if name.endswith(".safetensors")
     }
-    (root / "MODEL_CARDS.md").write_text(model_cards(cards, quality))
-    return quality
+    return model_cards(trained, quality)
 
 
 def _present(root: Path, name: str) -> dict[str, Any]:
@@ -99,53 +132,44 @@ def _present(root: Path, name: str) -> dict[str, Any]:
 
 
 def _publish_recognition(
-    cfg: DictConfig,
-    root: Path,
+    folders: Folders,
     profile: assets.Profile,
+    judges: list[Any],
     files: dict[str, dict[str, Any]],
     quality: dict[str, Any],
 ) -> None:
     """Thresholds and pair list, which depend on every recogniser; fills files and quality."""
-    systems: list[Any] = [assets.recogniser(f"{name}.safetensors", profile) for name in LABELS]
-    systems += [instantiate(judge) for judge in (cfg.judges or {}).values()]
-
-    pool = _pool(cfg, PoolSpec(**OmegaConf.to_container(cfg.task.threshold_pool)))  # type: ignore[arg-type]
+    root = folders.profile
+    systems = [*(assets.recogniser(f"{name}.safetensors", profile) for name in LABELS), *judges]
     data_set = load_folder(root / "faces", "mini").fingerprint
-    records, measured = _thresholds(pool, systems, cfg.task.fmr, data_set)
+    records, measured = _thresholds(_pool(folders, THRESHOLD_POOL), systems, data_set)
     quality |= measured
-    quality["shortcut"] = _shortcut(cfg, systems)
+    quality["shortcut"] = _shortcut(folders, systems)
     write_record(root / "thresholds.json", {"records": [r.to_dict() for r in records]})
     files["thresholds.json"] = {
         "sha256": fingerprint(root / "thresholds.json"),
         "kind": "thresholds",
     }
 
-    pairs, excluded = _pairs(cfg, systems, records)
+    pairs, excluded = _pairs(root, systems, records)
     write_pairs(root / "pairs.csv", pairs)
     files["pairs.csv"] = {"sha256": fingerprint(root / "pairs.csv"), "kind": "pairs"}
     quality["pairs"] = {
-        "per_sex": cfg.task.pairs_per_sex,
+        "per_sex": PAIRS_PER_SEX,
         "excluded_false_matches": excluded,
         "similarity_of_the_last": min(pair.similarity for pair in pairs),
     }
 
 
-def _publish_weights(cfg: DictConfig, root: Path, chosen: set[str]) -> dict[str, dict[str, Any]]:
+def _publish_weights(folders: Folders, chosen: set[str]) -> dict[str, dict[str, Any]]:
     files: dict[str, dict[str, Any]] = {}
-    trained = Path(cfg.paths.outputs)
+    trained, root = folders.outputs, folders.profile
     if "diffae" in chosen:
         source = trained / "train-autoencoder" / "weights.safetensors"
-        files["diffae.safetensors"] = {
-            **_copy_network(source, root / "diffae.safetensors"),
-            "kind": "autoencoder",
-            "prediction": "v",
-        }
-    if "stylegan2" in chosen:
-        source = trained / "train-generator" / "weights.safetensors"
-        files["stylegan2.safetensors"] = {
-            **_copy_network(source, root / "stylegan2.safetensors"),
-            "kind": "generator",
-        }
+        entry = _copy_network(source, root / "diffae.safetensors") | {"kind": "autoencoder"}
+        recipe = read_header(source)["training"]["recipe"]
+        entry |= {"prediction": recipe["prediction"], "spread": recipe["spread"]}
+        files["diffae.safetensors"] = entry
     for name, label in LABELS.items():
         if name not in chosen:
             continue
@@ -171,9 +195,8 @@ def _write_manifest(root: Path, files: dict[str, dict[str, Any]]) -> None:
     write_record(root / "manifest.json", {"profile": "mini", "files": files})
 
 
-def _pool(cfg: DictConfig, spec: PoolSpec, name: str | None = None) -> Pool:
-    directory = Path(cfg.paths.data) / "pools" / (name or spec.role)
-    return render_pool(spec, directory, workers=cfg.task.render_workers)
+def _pool(folders: Folders, spec: PoolSpec, name: str | None = None) -> Pool:
+    return render_pool(spec, folders.pools / (name or spec.role))
 
 
 def _embeddings(system: Recogniser, images: np.ndarray) -> np.ndarray:
@@ -217,7 +240,7 @@ def _comparisons(pool: Pool, systems: list[Any]) -> ScoreTable:
 
 
 def _thresholds(
-    pool: Pool, systems: list[Any], fmr: list[float], data_set: str
+    pool: Pool, systems: list[Any], data_set: str
 ) -> tuple[list[ThresholdRecord], dict[str, Any]]:
     table = _comparisons(pool, systems)
     captures = pool.spec.images_per_identity
@@ -243,7 +266,7 @@ def _thresholds(
         own = estimate_thresholds(
             table,
             system.name,
-            tuple(fmr),
+            FMR,
             ("all", "same-sex", "same-sex-and-group"),
             subjects,
             **stated,
@@ -263,7 +286,7 @@ def _thresholds(
     return records, quality
 
 
-def _shortcut(cfg: DictConfig, systems: list[Any]) -> dict[str, Any]:
+def _shortcut(folders: Folders, systems: list[Any]) -> dict[str, Any]:
     """FNMR on faces that differ in bones only, and on faces that differ in texture only.
 
     Each at the set's own FMR of 1%, for what is asked is whether the set's identities can be told
@@ -271,8 +294,8 @@ def _shortcut(cfg: DictConfig, systems: list[Any]) -> dict[str, Any]:
     the other way round.
     """
     result: dict[str, Any] = {}
-    for name, spec in probe_specs(cfg.task.probe_identities, 2).items():
-        pool = _pool(cfg, spec, name)
+    for name, spec in probe_specs(PROBE_IDENTITIES, 2).items():
+        pool = _pool(folders, spec, name)
         table = _comparisons(pool, systems)
         for system in systems:
             mated = table.select(kind="mated", system=system.name).oriented
@@ -287,12 +310,10 @@ def _shortcut(cfg: DictConfig, systems: list[Any]) -> dict[str, Any]:
     return result
 
 
-def _pairs(
-    cfg: DictConfig, systems: list[Any], records: list[ThresholdRecord]
-) -> tuple[list[Any], int]:
+def _pairs(root: Path, systems: list[Any], records: list[ThresholdRecord]) -> tuple[list[Any], int]:
     """SYN-MAD's rule on the frozen faces, without the false matches of any recogniser."""
-    dataset = load_folder(Path(cfg.task.destination) / "faces", "mini")
-    sexes = _sexes(Path(cfg.task.destination) / "faces" / "subjects.csv")
+    dataset = load_folder(root / "faces", "mini")
+    sexes = _sexes(root / "faces" / "subjects.csv")
     ids = list(dataset.ids)
     images = {
         capture: np.stack([read_image(dataset.subject(i).images[capture]) for i in ids])
@@ -321,7 +342,7 @@ def _pairs(
         ids,
         [sexes[i] for i in ids],
         chooser,
-        cfg.task.pairs_per_sex,
+        PAIRS_PER_SEX,
         banned,
     )
     return pairs, len(banned)
@@ -330,3 +351,21 @@ def _pairs(
 def _sexes(path: Path) -> dict[str, str]:
     with path.open(newline="") as lines:
         return {row["subject_id"]: row["sex"] for row in csv.DictReader(lines)}
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description="Publish the embedded profile.")
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS, metavar="NAME")
+    parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="trained networks")
+    parser.add_argument("--pools", type=Path, default=Path("data/pools"), help="rendered pools")
+    parser.add_argument("--profile", type=Path, default=assets.MINI, help="folder to write")
+    options = parser.parse_args()
+    # The benchmark's faces are aligned: the usual box where the detector finds none.
+    dlib = DlibRecogniser(landmarker=DlibLandmarker(box="hog-then-frame"))
+    folders = Folders(options.outputs, options.pools, options.profile)
+    print(json.dumps(publish(folders, set(options.networks), [dlib]), indent=1))
+
+
+if __name__ == "__main__":
+    main()

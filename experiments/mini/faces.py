@@ -1,6 +1,6 @@
 """Writes the benchmark that ships with the package: 102 identities, neutral and smiling.
 
-    python -m synthetic_faces.frozen --out <dir>
+    python experiments/mini/faces.py --out <dir>
 
 The pictures are stored and not rendered on demand because their bits may differ between torch
 versions, and a benchmark may not. File names follow the Face Research Lab London set:
@@ -43,7 +43,7 @@ NOTICE = (
     "data; no photograph was used."
 )
 _PER_SEX = 51
-_README = """# Synthetic benchmark faces
+README = """# Synthetic benchmark faces
 
 {subjects} identities, {size} x {size} pixels, one neutral (`NNN_03.png`) and one smiling
 (`NNN_08.png`) studio picture each, and `subjects.csv` (subject_id, seed, sex, group).
@@ -52,8 +52,8 @@ Nobody in these pictures exists. They are renderings of a CC0 MakeHuman head (se
 `synthetic_faces/data/ATTRIBUTION.md` in the package) and are dedicated to the public domain under
 CC0 1.0 as well. `group` is the largest of three stylised ancestry weights, not a demographic.
 
-Made by `python -m synthetic_faces.frozen`, generator version {version}. The identity
-seeds are those of the role `test`, which no network of the package was trained or tuned on.
+Made by `python experiments/mini/faces.py`, generator version {version}. The identity seeds
+are those of the role `test`, which no network of the package was trained or tuned on.
 
 `landmarks.npz` holds 189 points of every picture, exact projections of fixed vertices of the
 head; the first 68 are iBUG's.
@@ -136,7 +136,7 @@ def write_benchmark(
     for s in subjects:
         table.writerow([s.subject_id, s.seed, s.identity.shape.sex, s.identity.shape.group])
     write_atomically(directory / "subjects.csv", lambda f: f.write(text.getvalue()))
-    readme = _README.format(subjects=len(subjects), size=size, version=GENERATOR_VERSION)
+    readme = README.format(subjects=len(subjects), size=size, version=GENERATOR_VERSION)
     write_atomically(directory / "README.md", lambda f: f.write(readme))
     return subjects
 
