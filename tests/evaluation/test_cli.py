@@ -58,7 +58,7 @@ def test_other_commands_print_their_tables(scores, capsys):
     assert "McNemar p" in capsys.readouterr().out
     assert main(["map", str(scores), "--replicates", "0"]) == 0
     printed = capsys.readouterr().out
-    assert "MAP[r, c] in % of N = 20: strong, probe other" in printed
+    assert "Attack: **strong**; Probe: **other**" in printed and "MAP[r, c] in %" in printed
     assert "G-MAP over all attacks" in printed and "strong, weak" in printed
     det = scores.with_name("det.csv")
     assert main(["mad", str(scores), "--det", str(det)]) == 0

@@ -9,7 +9,6 @@ import math
 from collections.abc import Callable
 from typing import Protocol
 
-import torch
 from torch import Tensor, nn
 
 from adjointdeis.diffusion.prediction import eps_from_flow, eps_from_v, eps_from_x0
@@ -116,36 +115,3 @@ class FromTimesteps(nn.Module):
         timestep = self.schedule.timestep_of_t(t)
         value = timestep.round().long() if self.rounded else timestep.to(x.dtype)
         return self.network(x, value.to(x.device).expand(x.shape[0]), z)
-
-
-class ClassifierFreeGuidance(nn.Module):
-    """Extrapolation from an unconditional to a conditional prediction.
-
-    eps = eps(x, z_null) + scale (eps(x, z) - eps(x, z_null)); scale = 1 is the conditional
-    model. Costs two network evaluations per call, and is counted so.
-
-    Args:
-        denoiser: conditional noise prediction.
-        z_null: the condition that stands for "none", broadcast to the shape of z.
-        scale: guidance scale.
-
-    References:
-        Classifier-free diffusion guidance, https://arxiv.org/abs/2207.12598
-    """
-
-    evaluations = 2
-
-    def __init__(self, denoiser: Callable[..., Tensor], z_null: Tensor, scale: float) -> None:
-        super().__init__()
-        self.denoiser = denoiser
-        self.scale = scale
-        if isinstance(z_null, nn.Parameter):
-            self.z_null = z_null
-        else:
-            self.register_buffer("z_null", z_null)
-
-    def forward(self, x: Tensor, t: Tensor, z: Tensor | None) -> Tensor:
-        if z is None:
-            raise ValueError("classifier-free guidance needs a condition z")
-        without = self.denoiser(x, t, self.z_null.to(z).expand_as(z))
-        return torch.lerp(without, self.denoiser(x, t, z), self.scale)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         rmmr,
         vulnerability,
     )
+    from adjointdeis.evaluation.operating import estimate_thresholds
     from adjointdeis.evaluation.paired import compare_attacks, holm, mcnemar_exact
     from adjointdeis.evaluation.policies import IMPOSTOR_POLICIES, impostors
     from adjointdeis.evaluation.protocol import (
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
         INTERVALS,
         ROW_KEYS,
         WORST_CASE,
-        estimate_thresholds,
         evaluate,
     )
     from adjointdeis.evaluation.rates import Rate, clopper_pearson, rate, wilson
@@ -153,9 +153,9 @@ _HOMES = {
         "INTERVALS",
         "ROW_KEYS",
         "WORST_CASE",
-        "estimate_thresholds",
         "evaluate",
     ),
+    "operating": ("estimate_thresholds",),
     "rates": (
         "Rate",
         "clopper_pearson",

@@ -76,6 +76,7 @@ def parser() -> argparse.ArgumentParser:
 
     mad = commands.add_parser("mad", help="morphing attack detection: MACER, BSCER, D-EER")
     _scores(mad, subjects=False)
+    _statistics(mad)
     mad.add_argument("--det", metavar="CSV", help="also write every operating point (DET curve)")
 
     threshold = commands.add_parser("threshold", help="estimate thresholds and write records")

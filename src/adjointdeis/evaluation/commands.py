@@ -9,14 +9,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from adjointdeis.evaluation import credentials, markdown
+from adjointdeis.evaluation import credentials, tables
 from adjointdeis.evaluation.detection import WORST, DetectionScores, detection_rows
 from adjointdeis.evaluation.errors import EvaluationError
 from adjointdeis.evaluation.formats import Labels, read as read_format, write as write_format
 from adjointdeis.evaluation.generality import evaluate_attack_potential, evaluate_generality
+from adjointdeis.evaluation.markdown import markdown_table, table as text_table
+from adjointdeis.evaluation.operating import estimate_thresholds
 from adjointdeis.evaluation.paired import compare_attacks
 from adjointdeis.evaluation.paper import SYSTEMS, paper_table
-from adjointdeis.evaluation.protocol import INTERVALS, estimate_thresholds, evaluate
+from adjointdeis.evaluation.protocol import INTERVALS, evaluate
 from adjointdeis.evaluation.provenance import NoProvenance, read_provenance, sources_match
 from adjointdeis.evaluation.scores import ScoreTable
 from adjointdeis.evaluation.storage import read_scores, write_json, write_scores
@@ -61,7 +63,7 @@ def score(options: Namespace) -> None:
         seed=options.seed,
         confidence=options.confidence,
     )
-    text = f"{markdown.vulnerability_table(rows)}\n\n{markdown.threshold_table(records)}"
+    text = _printed(tables.rates_table(rows), tables.threshold_table(records))
     print(text)
     result = {
         "schema": RESULT_SCHEMA,
@@ -95,7 +97,7 @@ def compare(options: Namespace) -> None:
         seed=options.seed,
         confidence=options.confidence,
     )
-    print(markdown.paired_table(found))
+    print(markdown_table(tables.paired_table(found)))
 
 
 def map(options: Namespace) -> None:
@@ -112,21 +114,21 @@ def map(options: Namespace) -> None:
         table,
         records,
         **asked,
-        replicates=options.replicates,
-        seed=options.seed,
-        confidence=options.confidence,
+        **_statistics(options),
     )
-    print(markdown.potential_table(rows))
-    print(f"\n{markdown.generality_table(evaluate_generality(table, records, **asked))}")
+    print(_printed(*tables.potential_tables(rows)))
+    general = evaluate_generality(table, records, **asked, **_statistics(options))
+    print(f"\n{markdown_table(tables.generality_table(general))}")
 
 
 def mad(options: Namespace) -> None:
     """Prints the detection rates of every detector, and writes their DET curves if asked."""
+    _check_confidence(options)
     table = read_scores(options.scores)
-    rows = detection_rows(table)
+    rows = detection_rows(table, **_statistics(options))
     if not rows:
         raise EvaluationError(f"{options.scores}: no row of kind 'mad'")
-    print(markdown.detection_table(rows))
+    print(markdown_table(tables.detection_table(rows)))
     if options.det:
         write_atomically(Path(options.det), lambda f: csv.writer(f).writerows(_det(table)))
         print(f"wrote {options.det}", file=sys.stderr)
@@ -149,7 +151,7 @@ def threshold(options: Namespace) -> None:
         records += estimate_thresholds(
             table, system, options.fmr, options.impostors, subjects, **stated
         )
-    print(markdown.threshold_table(records))
+    print(markdown_table(tables.threshold_table(records)))
     if options.out:
         write_json([record.to_dict() for record in records], options.out)
         print(f"wrote {options.out}", file=sys.stderr)
@@ -223,7 +225,16 @@ def paper(options: Namespace) -> None:
     for row in rows:
         cells = ["" if row[key] is None else row[key] for key in labels]
         lines.append([*cells, *(str(row[system]) for system in SYSTEMS)])
-    print(markdown.table([*labels, *SYSTEMS], lines))
+    print(text_table([*labels, *SYSTEMS], lines))
+
+
+def _printed(*found: tables.Table) -> str:
+    return "\n\n".join(markdown_table(each) for each in found)
+
+
+def _statistics(options: Namespace) -> dict[str, Any]:
+    """Options of every interval."""
+    return {name: getattr(options, name) for name in ("replicates", "seed", "confidence")}
 
 
 def _check_confidence(options: Namespace) -> None:

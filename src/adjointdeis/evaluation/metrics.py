@@ -31,6 +31,7 @@ from typing import Any
 
 import numpy as np
 
+from adjointdeis.evaluation.columns import oriented_tau
 from adjointdeis.evaluation.errors import EvaluationError, ScoreError
 from adjointdeis.evaluation.groups import MorphScores, group
 from adjointdeis.evaluation.rates import Rate, rate, sum_of_rates
@@ -62,6 +63,8 @@ def vulnerability(
     groups: MorphScores, tau: float, variant: str = "MMPMR", *, confidence: float = 0.95
 ) -> Rate:
     """One variant of one attack on one system; `tau` is for scores where larger is more alike."""
+    if math.isnan(tau):
+        raise EvaluationError("threshold nan: expected a number")
     k = float(numerators(groups, variant, np.array([tau])).sum())
     n = int(denominators(groups, variant).sum())
     k = round(k) if abs(k - round(k)) < 1e-9 else k
@@ -93,8 +96,7 @@ def mmpmr(
     if variant == "FMMPMR" and probe is None:
         raise ScoreError("FMMPMR pairs attempts and needs the probe of every comparison")
     groups = group(scores, morph, subject, probe, score_type=score_type)
-    oriented = -tau if score_type == "dissimilarity" else tau
-    return vulnerability(groups, oriented, variant, confidence=confidence)
+    return vulnerability(groups, oriented_tau(tau, score_type), variant, confidence=confidence)
 
 
 def minmax_mmpmr(*args: Any, **options: Any) -> Rate:
@@ -127,6 +129,8 @@ def rmmr(attack: Rate, fnmr: Rate) -> Rate:
 
 def mmpmr_curve(groups: MorphScores, taus: np.ndarray) -> np.ndarray:
     """MinMax-MMPMR (MMPMR with one probe) at many thresholds in one pass, shape of `taus`."""
+    if np.isnan(taus).any():
+        raise EvaluationError("a threshold is nan: expected numbers")
     ordered = np.sort(groups.min_of_best)
     below = np.searchsorted(ordered, np.asarray(taus, dtype=np.float64), side="right")
     return 1.0 - below / len(ordered)

@@ -22,11 +22,17 @@ import numpy as np
 from adjointdeis.evaluation.errors import EvaluationError, ScoreError
 from adjointdeis.evaluation.groups import MorphScores, group_table
 from adjointdeis.evaluation.metrics import numerators
-from adjointdeis.evaluation.protocol import draw_for, operating_points
+from adjointdeis.evaluation.operating import draw_for, operating_points
+from adjointdeis.evaluation.rates import clopper_pearson
 from adjointdeis.evaluation.scores import ScoreTable
 from adjointdeis.evaluation.subjects import Subjects
 from adjointdeis.evaluation.thresholds import ThresholdRecord
-from adjointdeis.evaluation.uncertainty import SubjectDraws, bootstrap_rates, percentile_interval
+from adjointdeis.evaluation.uncertainty import (
+    SubjectDraws,
+    bootstrap_rates,
+    independent_morphs,
+    percentile_interval,
+)
 
 
 @dataclass(frozen=True)
@@ -158,6 +164,12 @@ def compare_attacks(
         if draws is not None:
             taus = tau[0] if point.taus is None else point.taus
             lo, hi = paired_difference(one, two, variant, draws, taus, confidence)
+            if lo == hi:
+                # Where the attacks never differ, every replicate says so: what is left to say is
+                # how rare a difference may be, exactly, among pairs that share no subject.
+                n = independent_morphs(one)
+                rare = clopper_pearson(0, n, confidence)[1]
+                lo, hi = max(-1.0, lo - rare), min(1.0, hi + rare)
         only = int((a & ~b).sum()), int((b & ~a).sum())
         found.append(
             PairedComparison(

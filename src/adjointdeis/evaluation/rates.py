@@ -21,13 +21,15 @@ CONDITIONAL = (
     "comparisons share subjects and that the threshold is estimated, so it is too narrow for new "
     "subjects"
 )
+_SUBJECTS = (
+    "subject (vertex) bootstrap percentile interval for a new sample of subjects, {tau}, and never "
+    "narrower than the exact interval of as many morphs as share no subject"
+)
 NEW_SUBJECTS = (
-    "subject (vertex) bootstrap percentile interval for a new sample of subjects, threshold "
-    "re-estimated in every replicate; tends to be too wide"
+    _SUBJECTS.format(tau="threshold re-estimated in every replicate") + "; tends to be too wide"
 )
 NEW_SUBJECTS_FIXED_TAU = (
-    "subject (vertex) bootstrap percentile interval for a new sample of subjects at this very "
-    "threshold; leaves out the threshold's own uncertainty"
+    _SUBJECTS.format(tau="at this very threshold") + "; leaves out the threshold's own uncertainty"
 )
 EXACT = "Clopper-Pearson interval, exact for independent comparisons"
 
@@ -104,8 +106,11 @@ def wilson(k: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
     return lo, hi
 
 
-def clopper_pearson(k: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """The exact interval of k out of n by beta quantiles; (0, 1) when n is 0."""
+def clopper_pearson(k: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """The exact interval of k out of n by beta quantiles; (0, 1) when n is 0.
+
+    k may be no whole number: a share times an effective number of trials.
+    """
     _check(k, n, confidence)
     if n == 0:
         return 0.0, 1.0

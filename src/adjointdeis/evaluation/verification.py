@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from adjointdeis.evaluation.columns import oriented, oriented_tau
 from adjointdeis.evaluation.errors import EvaluationError
 from adjointdeis.evaluation.rates import EXACT, Rate, clopper_pearson, rate
 
@@ -32,7 +33,7 @@ def false_match_rate(
 ) -> Rate:
     """FMR of impostor scores, shape (N_I,), at tau; with a Clopper-Pearson interval."""
     scores, n_failed = _valid(nonmated, score_type)
-    k = int(np.count_nonzero(scores > _turned(tau, score_type)))
+    k = int(np.count_nonzero(scores > oriented_tau(tau, score_type)))
     lo, hi = clopper_pearson(k, len(scores), confidence)
     return Rate(k, len(scores), k / len(scores), lo, hi, confidence, EXACT, n_failed)
 
@@ -42,7 +43,7 @@ def false_non_match_rate(
 ) -> Rate:
     """FNMR of genuine scores, shape (N_G,), at tau; with a Wilson interval."""
     scores, n_failed = _valid(mated, score_type)
-    k = int(np.count_nonzero(scores <= _turned(tau, score_type)))
+    k = int(np.count_nonzero(scores <= oriented_tau(tau, score_type)))
     return rate(k, len(scores), confidence=confidence, n_failed=n_failed)
 
 
@@ -62,20 +63,16 @@ def equal_error_rate(
     at = int(np.argmin(np.abs(fmr - fnmr)))
     return EqualErrorRate(
         value=float((fmr[at] + fnmr[at]) / 2),
-        tau=float(_turned(taus[at], score_type)),
+        tau=oriented_tau(float(taus[at]), score_type),
         fmr=float(fmr[at]),
         fnmr=float(fnmr[at]),
     )
 
 
 def _valid(scores: np.ndarray, score_type: str) -> tuple[np.ndarray, int]:
-    scores = np.asarray(scores, dtype=np.float64).ravel()
-    failed = np.isnan(scores)
-    valid = scores[~failed]
+    turned = oriented(scores, score_type).ravel()
+    failed = np.isnan(turned)
+    valid = turned[~failed]
     if not len(valid):
         raise EvaluationError("no score: expected at least one comparison that did not fail")
-    return (-valid if score_type == "dissimilarity" else valid), int(failed.sum())
-
-
-def _turned(tau: float, score_type: str) -> float:
-    return -tau if score_type == "dissimilarity" else tau
+    return valid, int(failed.sum())

@@ -82,5 +82,7 @@ class CountedDenoiser:
     def __call__(self, x: Tensor, t: Tensor, z: Tensor | None) -> Tensor:
         if not 0.0 <= float(t) <= 1.0:
             raise ValueError(f"the network was about to be evaluated at t = {float(t)}")
-        self.cost.evaluated(getattr(self.denoiser, "evaluations", 1))
+        # Guidance in an interval makes two evaluations at some times and one at others.
+        count = getattr(self.denoiser, "evaluations_at", None)
+        self.cost.evaluated(count(t) if count else getattr(self.denoiser, "evaluations", 1))
         return self.denoiser(x, t, z)

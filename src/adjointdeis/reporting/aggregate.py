@@ -134,7 +134,8 @@ def comparison_table(
     notes = [f"({_letter(i)}) Not comparable: {reason}." for i, reason in enumerate(reasons)]
     notes.append(f"Even where a row says yes: {ASSUMED}.")
     notes.append(
-        "Under each rate: k/N and its Wilson interval. The paper's cells are k/489; their "
+        "Under each rate: k/N and its interval for new subjects, of several seeds the mean ends. "
+        "The paper's cells are k/489; their "
         "intervals are ours. NFE: ours by the paper's accounting N_E + n_opt (N + M); under it the "
         "evaluations and vector-Jacobian products that were counted, what the paper states, and "
         "the wall time of ours."

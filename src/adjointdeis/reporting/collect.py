@@ -97,7 +97,7 @@ class Entry:
         return [c for c in sets[0] if all(c in other for other in sets)]
 
     def rate(self, system: str, at: Condition) -> dict[str, Any] | None:
-        """The mean count over seeds as a row: k, n, value, wilson_lo, wilson_hi, values."""
+        """The mean count over seeds as a row: k, n, value, both intervals, values."""
         rows = [run.row(self.attack, system, at) for run in self.runs]
         rows = [row for row in rows if row is not None and row["value"] is not None]
         if not rows or len({row["n"] for row in rows}) != 1:
@@ -106,7 +106,13 @@ class Entry:
         k = float(np.mean([row["k"] for row in rows]))
         lo, hi = wilson(min(k, n), n, rows[0]["confidence"])
         values = [row["value"] for row in rows]
+        ends: dict[str, float | None] = {}
+        for end in ("bootstrap_lo", "bootstrap_hi"):
+            # Seeds share subjects, so the mean rate is no surer of new ones than each of them.
+            own = [row[end] for row in rows]
+            ends[end] = None if None in own else float(np.mean(own))
         return {
+            **ends,
             "k": int(k) if k.is_integer() else k,
             "n": n,
             "value": k / n,

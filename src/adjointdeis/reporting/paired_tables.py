@@ -6,13 +6,14 @@ or a threshold differs between two runs, that recogniser is left out.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from adjointdeis.evaluation import EvaluationError, ScoreTable, concatenate
+from adjointdeis.evaluation import EvaluationError, ScoreTable, concatenate, tables
 from adjointdeis.evaluation.paired import PairedComparison, compare_attacks
-from adjointdeis.reporting.document import DASH, Cell, Table
+from adjointdeis.reporting.document import Table
 from adjointdeis.reporting.paper_tables import Line, is_adjoint_deis_1, is_sde
 from adjointdeis.reporting.run import HEADLINE_VARIANTS, Condition, Run
 from adjointdeis.reporting.run_tables import belongs, labels
@@ -20,11 +21,6 @@ from adjointdeis.reporting.text import share
 
 FIRST, SECOND = "first", "second"
 REPLICATES = 1000
-NOTES = (
-    "Both attacks morph the same people: compare them here, never by overlapping Wilson "
-    "intervals. Counts of pairs; exact McNemar test; Holm over the recognisers; in "
-    "brackets the paired subject bootstrap of the difference.",
-)
 
 
 def paired_table(run: Run, at: Condition) -> Table | None:
@@ -166,33 +162,7 @@ def _table(
     found: Sequence[tuple[str, PairedComparison, Run]],
     stated: tuple[tuple[str, str], ...],
 ) -> Table:
-    rows = []
-    for label, c, run in found:
-        known = c.lo is not None and c.hi is not None
-        bounds = (f"[{100 * c.lo:+.1f}, {100 * c.hi:+.1f}]",) if known else ()  # type: ignore[operator]
-        rows.append(
-            (
-                Cell(label, (run.system_label(c.system),)),
-                Cell(f"{100 * c.difference:+.1f}", bounds),
-                *(Cell(str(k)) for k in (c.first_only, c.second_only, c.both, c.neither)),
-                Cell(f"{c.p_value:.2g}"),
-                Cell(DASH if c.p_holm is None else f"{c.p_holm:.2g}"),
-            )
-        )
-    return Table(
-        key=key,
-        title=f"Is the difference to {base} more than chance?",
-        header=(
-            "Attack, recogniser",
-            "Difference, points",
-            "Only this",
-            f"Only {base}",
-            "Both",
-            "Neither",
-            "McNemar p",
-            "Holm p",
-        ),
-        rows=tuple(rows),
-        labels=stated,
-        notes=NOTES,
-    )
+    names = [(label, base, run.system_label(c.system)) for label, c, run in found]
+    made = tables.paired_table([c for _, c, _ in found], names)
+    title = f"Is the difference to {base} more than chance?"
+    return replace(made, key=key, title=title, labels=stated)

@@ -126,6 +126,8 @@ def _record(
         "k": ours["k"] if ours else None,
         "n": ours["n"] if ours else None,
         "value": ours["value"] if ours else None,
+        "bootstrap_lo": ours["bootstrap_lo"] if ours else None,
+        "bootstrap_hi": ours["bootstrap_hi"] if ours else None,
         "wilson_lo": ours["wilson_lo"] if ours else None,
         "wilson_hi": ours["wilson_hi"] if ours else None,
         "seeds": len(e.runs) if e else 0,

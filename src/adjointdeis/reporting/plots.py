@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from adjointdeis.evaluation.tables import subject_interval
 from adjointdeis.reporting.document import Figure
 from adjointdeis.reporting.run import Condition, Run
 from adjointdeis.reporting.style import (
@@ -145,7 +146,7 @@ def scatter_figure(run: Run, system: str, at: Condition, stem: Path) -> Figure |
 
 
 def cost_figure(run: Run, system: str, at: Condition, stem: Path) -> Figure | None:
-    """MMPMR with its Wilson interval against NFE by the paper's accounting, with Pareto front."""
+    """MMPMR with its interval against NFE by the paper's accounting, with Pareto front."""
     points = []
     for i, attack in enumerate(run.attacks):
         row = run.row(attack, system, at)
@@ -167,7 +168,7 @@ def cost_figure(run: Run, system: str, at: Condition, stem: Path) -> Figure | No
         axes.set_xscale("log")
         for (i, _attack, _, row), at_x, y in zip(points, x, value, strict=True):
             style = look(i)
-            lo, hi = 100 * row["wilson_lo"], 100 * row["wilson_hi"]
+            lo, hi = (100 * end for end in subject_interval(row))
             axes.plot([at_x, at_x], [lo, hi], color=style.colour, linewidth=1.3, alpha=0.8)
             axes.plot(at_x, y, marker=style.marker, color=style.colour, markersize=6, linestyle="")
         front = pareto_front(nfe, value)
@@ -204,7 +205,8 @@ def cost_figure(run: Run, system: str, at: Condition, stem: Path) -> Figure | No
         f"{run.attack_label(a)} {percent(r['value'])}% at {n:g}" for _, a, n, r in points
     )
     caption = (
-        "Bars: Wilson interval. Dotted: the Pareto front, the best rate at no more than that cost. "
+        "Bars: 95% interval for new subjects. Dotted: the Pareto front, the best rate at no more "
+        "than that cost. "
         f"Marks of equal NFE stand side by side. FMR {share(at.fmr)}, probe {at.probe}."
     )
     return Figure(stem.name, svg, png, caption, f"{label}: {words}")

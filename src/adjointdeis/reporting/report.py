@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from adjointdeis.evaluation import INTERVALS
 from adjointdeis.files import write_atomically
 from adjointdeis.reporting import run_details as details, run_tables as tables
 from adjointdeis.reporting.curves import det_figure, operating_curve_figure, potential_figure
@@ -97,7 +96,6 @@ def run_document(run: Run, figures: dict[str, Sequence[Figure]], pairs: int = 8)
     optional = [
         details.gradient_table(run),
         paired_table(run, at),
-        tables.bootstrap_table(run, at),
         tables.bound_table(run, at),
         tables.sensitivity_table(run, at),
     ]
@@ -144,7 +142,6 @@ def _reading(run: Run) -> Bullets:
             f"{run.attack_label(worst['attack'])}, probe {worst['probe_policy']}: "
             f"{worst['n_fta'] + worst['n_fte']} comparisons."
         )
-    lines.append(f"{INTERVALS['wilson'][0].upper()}{INTERVALS['wilson'][1:]}.")
     return Bullets(tuple(lines))
 
 

@@ -1,10 +1,11 @@
-"""The tables of one run that show rates: headline, policies, bootstrap, bound, beside the paper."""
+"""The tables of one run that show rates: headline, policies, bound, beside the paper."""
 
 from adjointdeis.evaluation import WORST_CASE
 from adjointdeis.evaluation.paper import paper_table
+from adjointdeis.evaluation.rates import CONDITIONAL, NEW_SUBJECTS, NEW_SUBJECTS_FIXED_TAU
 from adjointdeis.reporting.comparability import reasons_not_comparable
 from adjointdeis.reporting.document import DASH, Cell, Table
-from adjointdeis.reporting.run import HEADLINE_VARIANTS, KNOWN, Condition, Run
+from adjointdeis.reporting.run import HEADLINE_VARIANTS, KNOWN, Condition, Run, condition
 from adjointdeis.reporting.text import (
     IMPOSTORS,
     PROBES,
@@ -17,7 +18,7 @@ from adjointdeis.reporting.text import (
     share,
 )
 
-WILSON = "Under each rate: k/N and its {level} Wilson interval."
+INTERVAL = "Under each rate: k/N and its {level} interval. {meaning}."
 
 
 def labels(run: Run, at: Condition) -> tuple[tuple[str, str], ...]:
@@ -56,10 +57,11 @@ def rate_table(run: Run, at: Condition, *, link: bool = True, explained: bool = 
         name = Cell(run.attack_label(attack), _failures(run, attack))
         rates = (rate_cell(row, href if row else "") for row in found)
         rows.append((name, *_nfe(run, attack), *rates))
+    rows.append(_fnmr_row(run, at))
     level = share(next(iter(run.result["rows"]), {"confidence": 0.95})["confidence"])
     notes = attack_notes(run)
     notes += explained * [
-        WILSON.format(level=level),
+        INTERVAL.format(level=level, meaning=_meaning(run, at)),
         "NFE (paper): N_E + n_opt (N + M), one backward product counted as one evaluation and the "
         "pair's encoding counted once. NFE (counted): network evaluations and vector-Jacobian "
         "products that ran, per pair.",
@@ -72,6 +74,30 @@ def rate_table(run: Run, at: Condition, *, link: bool = True, explained: bool = 
         labels=labels(run, at),
         notes=tuple(notes),
     )
+
+
+def _meaning(run: Run, at: Condition) -> str:
+    """What the intervals of a table of rates are about."""
+    rows = [r for r in run.result["rows"] if condition(r) == at]
+    if any(row["bootstrap_lo"] is None for row in rows):
+        return f"Wilson: {CONDITIONAL}"
+    fixed = any(row["bootstrap_tau"] == "fixed" for row in rows)
+    text = NEW_SUBJECTS_FIXED_TAU if fixed else NEW_SUBJECTS
+    return f"{text[0].upper()}{text[1:]}"
+
+
+def _fnmr_row(run: Run, at: Condition) -> tuple[Cell, ...]:
+    """What the same thresholds cost genuine users: an MMPMR says little without it."""
+    line = [Cell("Genuine users rejected", ("FNMR",)), Cell(DASH), Cell(DASH)]
+    for system in run.systems:
+        own = (run.row(attack, system, at) for attack in run.attacks)
+        row = next((r for r in own if r is not None and r["fnmr_n"]), None)
+        if row is None:
+            line.append(Cell(DASH))
+        else:
+            detail = (of(row["fnmr_k"], row["fnmr_n"]),)
+            line.append(Cell(percent(row["fnmr"], row["fnmr_n"]), detail))
+    return tuple(line)
 
 
 def attack_notes(run: Run) -> list[str]:
@@ -108,44 +134,6 @@ def sensitivity_table(run: Run, at: Condition) -> Table | None:
         notes=(
             "Columns: probe policy / impostor policy. Nothing but the policy changes along a row.",
         ),
-    )
-
-
-def bootstrap_table(run: Run, at: Condition) -> Table | None:
-    """The subject bootstrap's intervals beside the rates; None where none was run."""
-    rows, fixed = [], False
-    for attack in run.attacks:
-        found = [run.row(attack, system, at) for system in run.systems]
-        if not any(row and row["bootstrap_lo"] is not None for row in found):
-            continue
-        line = []
-        for row in found:
-            if row is None:
-                line.append(Cell(DASH))
-                continue
-            star = "*" if row["bootstrap_tau"] == "fixed" else ""
-            fixed = fixed or bool(star)
-            bounds = interval(row["bootstrap_lo"], row["bootstrap_hi"], row["n"])
-            line.append(Cell(percent(row["value"], row["n"]), (f"{bounds}{star}",)))
-        rows.append((Cell(run.attack_label(attack)), *line))
-    if not rows:
-        return None
-    notes = (
-        "The interval that holds for new people: the subject (vertex) bootstrap draws subjects, "
-        "not comparisons, and estimates the threshold again in every replicate.",
-        *(
-            ("* threshold held fixed, for its impostor comparisons name no subjects.",)
-            if fixed
-            else ()
-        ),
-    )
-    return Table(
-        key=f"bootstrap-{at.probe}",
-        title=f"Intervals for a new sample of subjects ({at.variant} in %, probe: {at.probe})",
-        header=("Attack", *map(run.system_label, run.systems)),
-        rows=tuple(rows),
-        labels=labels(run, at)[:4],
-        notes=notes,
     )
 
 

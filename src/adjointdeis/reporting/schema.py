@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NotRequired, TypedDict
 
 from adjointdeis.evaluation import ROW_KEYS, WORST_CASE, EvaluationError, ThresholdRecord
+from adjointdeis.evaluation.protocol import LATER_ROW_KEYS
 from adjointdeis.reporting.errors import ReportError
 
 SCHEMA = 1
@@ -212,7 +213,7 @@ def _row(row: Any, where: str, result: Mapping[str, Any]) -> Iterator[str]:
         yield f"{where}: expected an object, found {_kind(row)}"
         return
     for key in ROW_KEYS:
-        if key not in row:
+        if key not in row and key not in LATER_ROW_KEYS:
             yield f"{where}.{key}: missing; rows are those of adjointdeis.evaluation.evaluate"
             return
     if row["attack"] != WORST_CASE and row["attack"] not in result["attacks"]:

@@ -14,6 +14,7 @@ from types import ModuleType
 from adjointdeis.evaluation.errors import EvaluationError
 from adjointdeis.evaluation.formats.text import Labels
 from adjointdeis.evaluation.scores import ScoreTable
+from adjointdeis.evaluation.storage import metadata_with
 
 __all__ = ["FORMATS", "Format", "Labels", "read", "write"]
 
@@ -52,7 +53,9 @@ def read(name: str, paths: Sequence[str | Path], labels: Labels) -> ScoreTable:
         EvaluationError: unknown format; the format's own errors name file and line.
     """
     function: Callable[..., ScoreTable] = _format(name).load().read
-    return function([Path(p) for p in paths], labels)
+    found = function([Path(p) for p in paths], labels)
+    stated = labels.metadata(found.unique("system"))
+    return metadata_with(found, stated) if stated and name != "canonical" else found
 
 
 def write(name: str, table: ScoreTable, paths: Sequence[str | Path]) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from adjointdeis.extras import load
-from adjointdeis.faces.recogniser import cosine_similarity, euclidean_distance
+from adjointdeis.faces.recogniser import similarity
 from adjointdeis.faces.recognisers.crop import FaceCrop
 from adjointdeis.faces.weights import WeightsError, fingerprint
 
@@ -152,9 +152,7 @@ class OnnxRecogniser:
 
     def compare(self, e1: np.ndarray, e2: np.ndarray) -> np.ndarray:
         """Cosine, or 1 - Euclidean distance for a dissimilarity; broadcast over leading axes."""
-        if self.score_type == "similarity":
-            return cosine_similarity(e1, e2)
-        return 1.0 - euclidean_distance(e1, e2)
+        return similarity("cosine" if self.score_type == "similarity" else "euclidean", e1, e2)
 
     def _run(self, images: np.ndarray) -> np.ndarray:
         pixels = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float()
