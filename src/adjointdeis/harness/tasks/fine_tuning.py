@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.utils import instantiate
-from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from adjointdeis.gradients import DiscreteAdjoint
 from adjointdeis.gradients.cost import Cost
 from adjointdeis.guidance.fine_tuning import FineTuning
 from adjointdeis.guidance.problem import Instance, WeightProblem
+from adjointdeis.harness.progress import ProgressLine
 from adjointdeis.harness.provenance import git_revision
 from adjointdeis.harness.records import write_record
 from adjointdeis.harness.trainer import make_trainer
@@ -49,7 +50,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
                 save_last=True,
                 every_n_train_steps=task.checkpoint_every,
             ),
-            TQDMProgressBar(refresh_rate=1),
+            ProgressLine(task.name),
         ],
         logger=loggers(cfg),
         default_root_dir=directory,

@@ -3,7 +3,6 @@
 `python run.py +experiment=quickstart` and everything else that ends in a table of morphs.
 """
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -15,7 +14,6 @@ import lightning as L
 import numpy as np
 import torch
 from hydra.utils import instantiate
-from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
@@ -23,7 +21,6 @@ import adjointdeis
 from adjointdeis.evaluation import evaluate, write_scores
 from adjointdeis.evaluation.policies import require_policy
 from adjointdeis.files import write_atomically
-from adjointdeis.gradients.adjoint_deis import LargeAdjointStepWarning
 from adjointdeis.harness import assets
 from adjointdeis.harness.benchmark import SOURCE, Benchmark, load_benchmark
 from adjointdeis.harness.command_line import this_command
@@ -33,6 +30,7 @@ from adjointdeis.harness.landmarks import BenchmarkLandmarks
 from adjointdeis.harness.latent_morphing import LatentMorphing
 from adjointdeis.harness.pair_data import PairData
 from adjointdeis.harness.preflight import ImageCheck, face_detector
+from adjointdeis.harness.progress import LargeStepsOnce, ProgressLine
 from adjointdeis.harness.provenance import config_hash, digest, environment, git_revision
 from adjointdeis.harness.records import every_record, read_records, write_record
 from adjointdeis.harness.rehearsal import rehearsal_table, rehearse
@@ -67,6 +65,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     identifier = config_hash(cfg)
     overrides = this_command()
 
+    large_steps = LargeStepsOnce()
     done: dict[str, dict[str, dict[str, Any]]] = {}
     for attack in attacks:
         folder = directory / "morphs" / attack.name
@@ -81,12 +80,9 @@ def run(cfg: DictConfig) -> dict[str, Any]:
                 device = own_device(cfg.trainer)
                 batch_size = module.find_batch_size(todo, device) if todo else 1
             data = PairData(todo, batch_size, attack.steps)
-            if todo and not rank_zero_only.rank:
-                print(f"{attack.label}: {len(todo)} pairs, {len(finished)} already done")
-            with warnings.catch_warnings():
-                # A method's warning about its own accuracy is for the user, once an attack.
-                warnings.simplefilter("once", LargeAdjointStepWarning)
-                trainer = _trainer(cfg, logger)
+            progress = ProgressLine(attack.label, len(benchmark.pairs), len(finished))
+            with large_steps.row(attack.label):
+                trainer = _trainer(cfg, logger, progress)
                 trainer.fit(module, data)
                 trainer.strategy.barrier()
         if not rank_zero_only.rank:
@@ -207,13 +203,13 @@ def chosen_attacks(cfg: DictConfig) -> list[Attack]:
     return [row for row in rows if not isinstance(row, GuidedDiM)] + [instantiate(cfg.guided)]
 
 
-def _trainer(cfg: DictConfig, logger: list) -> L.Trainer:
+def _trainer(cfg: DictConfig, logger: list, progress: ProgressLine) -> L.Trainer:
     return make_trainer(
         cfg,
         max_epochs=1,
         logger=logger,
         log_every_n_steps=1,
-        callbacks=[TQDMProgressBar(refresh_rate=1)],
+        callbacks=[progress],
         enable_checkpointing=False,
     )
 
