@@ -10,7 +10,7 @@ steps of plain gradient descent, and the last iterate.
 Paper: Section 5, Algorithm 2, Appendix H.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -21,11 +21,10 @@ from adjointdeis.gradients.base import GradientMethod
 from adjointdeis.guidance.latent_optimisation import LatentOptimisation
 from adjointdeis.guidance.problem import ADAM, OptimizerFactory
 from adjointdeis.morphing.attack import (
+    MorphCost,
     Morphs,
-    Need,
     Progress,
     Sources,
-    Spent,
     Workbench,
     optimizer_name,
 )
@@ -56,7 +55,8 @@ class GuidedDiM(DiM):
     keep: Literal["last", "best"] = "last"
     stop_similarity: float | None = None
 
-    needs: ClassVar[frozenset[Need]] = frozenset({"autoencoder", "identity"})
+    resources: ClassVar[frozenset[str]] = frozenset({"autoencoder", "encoder", "identity"})
+    guided: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -104,15 +104,23 @@ class GuidedDiM(DiM):
         per_step = self.sampling_steps + self.adjoint_steps
         return self.encoding_steps + self.optimisation_steps * per_step
 
-    def price(self) -> Spent:
+    def expected_cost(self) -> MorphCost:
         """At most: a pair may stop early, and a method may evaluate less or more than M times."""
         runs = self.optimisation_steps + (2 if self.keep == "best" else 1)
         products = self.optimisation_steps * self.adjoint_steps
         # A graph that is kept is not evaluated again.
         kept = min(getattr(self.gradient, "keep_activations", 0), self.adjoint_steps)
         again = self.optimisation_steps * (self.adjoint_steps - kept)
-        plain = super().price()
-        return Spent(plain.encode, runs * self.sampling_steps, again, products)
+        plain = super().expected_cost()
+        return MorphCost(runs * self.sampling_steps, again, products, encode=plain.encode)
+
+    def device_cost(self) -> MorphCost:
+        # The identity network is differentiated at the end of every pull through the sampler.
+        return replace(super().device_cost(), loss_gradients=self.optimisation_steps)
+
+    @property
+    def stored_latents(self) -> int:
+        return self.sampling_steps + 1
 
     def settings(self) -> dict[str, Any]:
         settings = super().settings() | {
@@ -160,7 +168,7 @@ class _Descent:
         self.attack, self.bench = attack, bench
         self.latents = attack.latents(sources, bench)
         self.distances = bench.against(sources)
-        self.spent = [Spent(encode=self.latents.nfe) for _ in sources.pairs]
+        self.costs = [MorphCost(encode=self.latents.nfe) for _ in sources.pairs]
         self.seen = torch.full((2, len(sources)), float("nan"))
         self.gradient_error: list[dict[str, float]] | None = None
         self.problem = attack.problem(bench, self.latents, self._loss)
@@ -179,9 +187,7 @@ class _Descent:
         if not self.optimisation.finished:
             step = self.optimisation.step()
             for pair in step.rows.tolist():
-                self.spent[pair].forward += step.cost.nfe_forward
-                self.spent[pair].backward += step.cost.nfe_backward
-                self.spent[pair].vjps += step.cost.vjps
+                self.costs[pair].add(step.cost)
             # A pair that has stopped keeps showing the loss of what was accepted.
             self.seen[0, step.rows.cpu()] = step.loss.float().cpu()
             self.seen[1, step.rows.cpu()] = step.gradient_norm.float().cpu()
@@ -194,15 +200,15 @@ class _Descent:
         # With keep="best" the last iterate was evaluated too.
         runs = 2 if self.attack.keep == "best" else 1
         for pair in under_way:
-            self.spent[pair].forward += runs * rollout.cost.nfe_forward
-        details: list[dict[str, Any]] = [{} for _ in self.spent]
+            self.costs[pair].nfe_forward += runs * rollout.cost.nfe_forward
+        details: list[dict[str, Any]] = [{} for _ in self.costs]
         for pair, error in enumerate(self.gradient_error or ()):
             details[pair]["gradient_error"] = error
         if self.attack.stop_similarity is not None:
-            for pair, spent in enumerate(self.spent):
-                details[pair]["nfe"] = asdict(spent)
+            for pair, cost in enumerate(self.costs):
+                details[pair]["nfe"] = cost.counters()
                 details[pair]["stopped_at"] = self.optimisation.stopped.get(pair)
-        dearest = max(self.spent, key=lambda spent: spent.forward + spent.vjps)
+        dearest = max(self.costs, key=lambda cost: cost.nfe_forward + cost.vjps)
         failed = self.latents.failed | self.optimisation.failed
         return Morphs(rollout.x_0, dearest, failed, details)
 

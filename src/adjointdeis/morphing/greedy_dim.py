@@ -21,7 +21,7 @@ References:
 """
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -37,11 +37,10 @@ from adjointdeis.guidance.greedy import (
 from adjointdeis.guidance.problem import OptimizerFactory
 from adjointdeis.morphing.attack import (
     EncodedFace,
+    MorphCost,
     Morphs,
-    Need,
     Progress,
     Sources,
-    Spent,
     Workbench,
     optimizer_name,
 )
@@ -54,7 +53,7 @@ from adjointdeis.morphing.latents import morph_latents
 class _Greedy(DiM):
     """What both variants share: a batch makes one of its N sampling steps per step."""
 
-    needs: ClassVar[frozenset[Need]] = frozenset({"autoencoder", "identity"})
+    resources: ClassVar[frozenset[str]] = frozenset({"autoencoder", "encoder", "identity"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -99,9 +98,12 @@ class GreedyDiM(_Greedy):
     def strategy(self) -> Strategy:
         return OptimiseEps(self.inner_steps, self.optimizer)
 
-    def price(self) -> Spent:
+    def expected_cost(self) -> MorphCost:
         gradients = self.inner_steps * self.sampling_steps
-        return Spent(self.encoding_steps, self.sampling_steps, loss_gradients=gradients)
+        return MorphCost(self.sampling_steps, encode=self.encoding_steps, loss_gradients=gradients)
+
+    def device_cost(self) -> MorphCost:
+        return replace(super().device_cost(), loss_evaluations=self.sampling_steps)
 
     def conditions(self, a: EncodedFace, b: EncodedFace) -> Tensor:
         return lerp(a.z, b.z, self.weight)
@@ -145,8 +147,11 @@ class GreedyDiMSearch(_Greedy):
     def strategy(self) -> Strategy:
         return SearchBlend(tuple(np.linspace(0, 1, self.blends).tolist()), slerp)
 
-    def price(self) -> Spent:
-        return Spent(self.encoding_steps, 2 * self.sampling_steps)
+    def expected_cost(self) -> MorphCost:
+        return MorphCost(2 * self.sampling_steps, encode=self.encoding_steps)
+
+    def device_cost(self) -> MorphCost:
+        return replace(super().device_cost(), loss_evaluations=self.blends * self.sampling_steps)
 
     def conditions(self, a: EncodedFace, b: EncodedFace) -> tuple[Tensor, Tensor]:
         return a.z, b.z
@@ -169,7 +174,9 @@ class _Sampling:
         return Progress(self.run.step().loss)
 
     def finish(self) -> Morphs:
-        spent = Spent(
-            self.encode, self.run.cost.nfe_forward, loss_gradients=self.run.loss_gradients
+        cost = MorphCost(
+            self.run.cost.nfe_forward,
+            encode=self.encode,
+            loss_gradients=self.run.loss_gradients,
         )
-        return Morphs(self.run.x, spent, self.failed)
+        return Morphs(self.run.x, cost, self.failed)

@@ -60,7 +60,6 @@ def aggregate(
     destination: Path | str,
     *,
     plots: bool = True,
-    skipped: Sequence[tuple[Path, str]] = (),
 ) -> list[Path]:
     """Collects runs and writes the tables with ours beside the paper's.
 
@@ -68,7 +67,6 @@ def aggregate(
         outputs: the folder that holds `<experiment>/<hash>/result.json`.
         destination: where to write; made if absent. It links to the runs by relative paths.
         plots: whether to draw; drawing takes most of the time.
-        skipped: further files under `outputs` that are no results, each with the reason to print.
 
     Returns:
         the files written: report.html, report.md, then per table and probe policy .md, .tex, .csv
@@ -79,7 +77,6 @@ def aggregate(
     """
     destination = Path(destination)
     collection = collect(outputs)
-    collection = replace(collection, skipped=(*collection.skipped, *skipped))
     found = {name: lines(name, collection) for name in NUMBERS}
     figures = _figures(found, destination / "plots") if plots else {}
     grids = _grids(found, destination) if plots else {}
