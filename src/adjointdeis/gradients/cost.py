@@ -53,6 +53,16 @@ class Cost:
         self.vjps += other.vjps
         self.holds(other.peak_latents, other.peak_graphs)
 
+    def since(self, before: "Cost") -> "Cost":
+        """What was added after a copy of these counters was taken; the peaks are of both."""
+        return Cost(
+            self.nfe_forward - before.nfe_forward,
+            self.nfe_backward - before.nfe_backward,
+            self.vjps - before.vjps,
+            self.peak_latents,
+            self.peak_graphs,
+        )
+
     def holds(self, latents: int, graphs: int = 0) -> None:
         """Record what is held now."""
         self.peak_latents = max(self.peak_latents, latents)
