@@ -58,6 +58,7 @@ def estimate_thresholds(
         confidence: Level of the interval of the realised FMR.
         stated: Fields of `ThresholdRecord` that the table does not say.
     """
+    require_order(table, system)
     return [
         _estimate(impostors(table, system, policy, subjects), table, system, policy, target,
                   confidence, stated)
