@@ -31,6 +31,8 @@ ALLOWED = {**{room: rooms | COMMON for room, rooms in ALLOWED.items()}, **{c: {c
 FRAMEWORKS = {"hydra", "lightning", "pytorch_lightning", "omegaconf", "wandb"}
 TORCH = {"torch", "torchmetrics", "torchvision"}
 SOURCES = sorted(PACKAGE.rglob("*.py"))
+# The command line of the evaluation is its one door to the reports, behind two commands.
+DOORS = {"evaluation/commands.py": {"reporting"}}
 RENDERER = ROOT / "src" / "synthetic_faces"
 # Every Python file of the repository that is not a test.
 CODE = [*SOURCES, *sorted(RENDERER.rglob("*.py")), *sorted((ROOT / "experiments").rglob("*.py"))]
@@ -73,9 +75,14 @@ def test_every_room_is_known() -> None:
 @pytest.mark.parametrize("room", sorted(ALLOWED))
 def test_arrows_point_one_way(room: str) -> None:
     wrong = {
-        path.relative_to(ROOT).as_posix(): sorted(rooms(path) - ALLOWED[room])
+        path.relative_to(ROOT).as_posix(): sorted(found)
         for path in SOURCES
-        if room_of(path) == room and rooms(path) - ALLOWED[room]
+        if room_of(path) == room
+        and (
+            found := rooms(path)
+            - ALLOWED[room]
+            - DOORS.get(path.relative_to(PACKAGE).as_posix(), set())
+        )
     }
     assert not wrong, f"{room} may import {sorted(ALLOWED[room])} only"
 

@@ -223,14 +223,14 @@ def detection_rows(
     rows = []
     for system in distinct(systems) if systems else table.unique("system", kind="mad"):
         scores = DetectionScores.from_table(table, system)
-        images = _Images.of(table, system)
+        images = Images.of(table, system)
         draws = None
         if replicates:
             draws = draw_subjects(np.unique(images.people), replicates=replicates, seed=seed)
         for attack in [*scores.attacks, None]:
             names = [attack] if attack else list(scores.attacks)
-            once = {k: v[0] for k, v in _points(images, names, None).items()}
-            drawn = None if draws is None else _points(images, names, draws)
+            once = {k: v[0] for k, v in resampled_points(images, names, None).items()}
+            drawn = None if draws is None else resampled_points(images, names, draws)
             bona = len(np.unique(images.people[images.bona_fide]))
             morphs = {name: images.independent(name) for name in names}
             failed = scores.n_failed
@@ -283,7 +283,7 @@ def _verdict(morphs: int, bona_fide: int, d_eer: float) -> str:
 
 
 @dataclass(frozen=True, eq=False)
-class _Images:
+class Images:
     """A detector's images that it could process, with the people on them.
 
     Attributes:
@@ -300,7 +300,7 @@ class _Images:
     resampled: str
 
     @classmethod
-    def of(cls, table: ScoreTable, system: str) -> "_Images":
+    def of(cls, table: ScoreTable, system: str) -> "Images":
         rows = table.select(kind="mad", system=system)
         rows = rows.where(rows["status"] == "ok")
         bona = np.isin(rows["attack"], ("", BONA_FIDE))
@@ -335,8 +335,8 @@ class _Images:
         return disjoint_sets(list(codes.reshape(-1, 2)))
 
 
-def _points(
-    images: _Images, attacks: Sequence[str], draws: SubjectDraws | None
+def resampled_points(
+    images: Images, attacks: Sequence[str], draws: SubjectDraws | None
 ) -> dict[str, np.ndarray]:
     """The D-EER and every operating point, shape (B,), in every replicate; without draws, B = 1."""
     taus = np.unique(images.scores)

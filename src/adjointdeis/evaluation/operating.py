@@ -48,6 +48,7 @@ def estimate_thresholds(
     **stated: Any,
 ) -> list[ThresholdRecord]:
     """Threshold records of one system, labelled from the table's metadata and `stated`."""
+    require_order(table, system)
     return [
         _estimate(impostors(table, system, policy, subjects), table, system, policy, target,
                   confidence, stated)

@@ -76,6 +76,19 @@ class Subjects:
         return np.array(values, dtype=np.str_)[inverse] if values else subject_ids
 
 
+def age_band(age: str) -> str:
+    """The decade of an age in years, such as `30-39`.
+
+    Raises:
+        PolicyError: for a text that is no age.
+    """
+    try:
+        decade = int(float(age)) // 10 * 10
+    except ValueError:
+        raise PolicyError(f"age {age!r}: expected years") from None
+    return f"{decade}-{decade + 9}"
+
+
 def read_subjects(path: str | os.PathLike[str]) -> Subjects:
     """Reads a CSV of subjects: subject_id, sex, group, age, or the names that the London Set uses.
 

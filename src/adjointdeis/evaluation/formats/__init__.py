@@ -42,6 +42,8 @@ FORMATS = {
         Format("nist", "nist", "FATE MORPH logs of comparison, single or differential detection"),
         Format("pyeer", "pyeer", "two files, genuine then impostor, score in the last column"),
         Format("revelio", "revelio", "two files, bona fide then morph, one score per line"),
+        Format("generic", "generic", "any table with a header; --columns names its columns"),
+        Format("matrix", "matrix", "scores.npy or .npz, labels of its rows, of its columns (CSV)"),
     )
 }
 
