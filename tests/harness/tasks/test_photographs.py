@@ -72,7 +72,7 @@ def write_recogniser(folder: Path, name: str) -> str:
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`set/` as downloaded, `faces/` aligned, and the recognisers guide, second, judge, selector."""
+    """`set/` as downloaded, `faces/` aligned, and four recognisers."""
     root = tmp_path_factory.mktemp("drawn")
     (root / "set").mkdir()
     (root / "faces").mkdir()
