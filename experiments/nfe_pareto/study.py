@@ -45,7 +45,7 @@ OPTIMISERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 class Setting:
     """One curve of the study.
 
-    Arguments:
+    Args:
         gradient: "exact" or "AdjointDEIS-1".
         calculus: "ode" or "sde".
         optimiser: Key of ``OPTIMISERS``.
@@ -217,7 +217,7 @@ def run(
 ) -> list[dict[str, Any]] | None:
     """Trajectories of every pair under a setting, by step; what is on disk is not repeated.
 
-    Arguments:
+    Args:
         study: Networks and faces.
         setting: What to run.
         pairs: Whom to morph.

@@ -38,7 +38,14 @@ HEADLINE_VARIANTS = ("MMPMR", "MinMax")
 
 @dataclass(frozen=True, order=True)
 class EvaluationSetting:
-    """What a rate was measured under; two rates compare only under one condition."""
+    """What a rate was measured under; two rates compare only where all of it is the same.
+
+    Args:
+        probe: Against which image of a subject: source, or another one.
+        impostors: Policy of the impostors that set the threshold.
+        variant: MMPMR or a relative of it.
+        fmr: Target false match rate, a share.
+    """
 
     probe: str
     impostors: str

@@ -133,6 +133,9 @@ def validate_result(result: Any) -> list[str]:
 
     Unknown keys are allowed, so that a newer writer can be read. Files that the result names are
     not looked at.
+
+    Args:
+        result: Content of a `result.json`.
     """
     if not isinstance(result, Mapping):
         return [f"result: expected a JSON object, found {_kind(result)}"]
@@ -159,6 +162,9 @@ def validate_result(result: Any) -> list[str]:
 
 def read_result(run_directory: Path | str) -> Result:
     """Reads and validates `result.json` of a run directory.
+
+    Args:
+        run_directory: Folder that holds `result.json`.
 
     Raises:
         ReportError: no such file, not JSON, or anything `validate_result` finds.
