@@ -60,6 +60,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
         "faces": str(faces.root),
         "pairs": str(task.pairs or directory / "pairs.csv"),
         "limit": cfg.data.get("limit"),
+        "originals": str(cfg.data.root) if task.originals else None,
     }
     if weights is not None:
         sub.assets.autoencoder = weights if len(weights) > 1 else weights[0]
