@@ -18,7 +18,8 @@ from torch import Tensor
 
 from adjointdeis.gradients import DiscreteAdjoint
 from adjointdeis.gradients.base import GradientMethod
-from adjointdeis.guidance.latent_optimisation import LatentOptimisation, OptimizerFactory
+from adjointdeis.guidance.latent_optimisation import LatentOptimisation
+from adjointdeis.guidance.problem import ADAM, OptimizerFactory
 from adjointdeis.morphing.attack import (
     MorphCost,
     Morphs,
@@ -28,7 +29,6 @@ from adjointdeis.morphing.attack import (
     optimizer_name,
 )
 from adjointdeis.morphing.dim import DiM
-from adjointdeis.rollout import Rollout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,17 +171,15 @@ class _Descent:
         self.costs = [MorphCost(encode=self.latents.nfe) for _ in sources.pairs]
         self.seen = torch.full((2, len(sources)), float("nan"))
         self.gradient_error: list[dict[str, float]] | None = None
-        optimizer = attack.optimizer or (lambda groups: torch.optim.SGD(groups, lr=0.0))
+        self.problem = attack.problem(bench, self.latents, self._loss)
         self.optimisation = LatentOptimisation(
-            lambda x_T, z, rows=None: self._draw(x_T, z, attack.gradient, rows),
-            self._loss,
-            self.latents.x_T,
-            self.latents.z,
-            optimizer,
+            attack.optimisation_steps,
+            attack.optimizer or ADAM,
+            attack.gradient,
             attack.z_learning_rate,
             attack.keep,
             None if attack.stop_similarity is None else self._accepts,
-        )
+        ).start(self.problem)
 
     def step(self) -> Progress:
         if self.bench.measure_gradient and not self.optimisation.steps:
@@ -189,7 +187,7 @@ class _Descent:
         if not self.optimisation.finished:
             step = self.optimisation.step()
             for pair in step.rows.tolist():
-                self.costs[pair].add(step.rollout.cost)
+                self.costs[pair].add(step.cost)
             # A pair that has stopped keeps showing the loss of what was accepted.
             self.seen[0, step.rows.cpu()] = step.loss.float().cpu()
             self.seen[1, step.rows.cpu()] = step.gradient_norm.float().cpu()
@@ -214,7 +212,7 @@ class _Descent:
         failed = self.latents.failed | self.optimisation.failed
         return Morphs(rollout.x_0, dearest, failed, details)
 
-    def _loss(self, x_0: Tensor, rows: Tensor | None = None) -> Tensor:
+    def _loss(self, x_0: Tensor, rows: Tensor) -> Tensor:
         self.found = self.distances(x_0, rows)
         return self.found.loss
 
@@ -224,12 +222,6 @@ class _Descent:
         assert wanted is not None
         return 1.0 - farther >= wanted
 
-    def _draw(
-        self, x_T: Tensor, z: Tensor, gradient: GradientMethod | None, rows: Tensor | None = None
-    ) -> Rollout:
-        latents = self.latents if rows is None else self.latents.of(rows)
-        return self.attack.draw(self.bench, latents, x_T, z, gradient)
-
     def _gradient_error(self) -> list[dict[str, float]]:
         """Error of the attack's gradient over (x_T, z) against the exact one, per pair."""
         flat = []
@@ -237,7 +229,8 @@ class _Descent:
             x_T = self.latents.x_T.detach().clone().requires_grad_()
             z = self.latents.z.detach().clone().requires_grad_()
             with torch.enable_grad():
-                loss = self.distances(self._draw(x_T, z, method).x_0).loss.sum()
+                x_0 = self.problem.sample(x_T, z, gradient=method).x_0
+                loss = self.distances(x_0).loss.sum()
                 gradients = torch.autograd.grad(loss, (x_T, z))
             flat.append(torch.cat([g.flatten(1) for g in gradients], 1).double())
         approximate, exact = flat

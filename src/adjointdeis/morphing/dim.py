@@ -34,7 +34,7 @@ from torch import Tensor
 from adjointdeis.diffusion.cycle_sde import AdditiveNoise
 from adjointdeis.diffusion.grid import TimeGrid
 from adjointdeis.diffusion.schedule import DDPM
-from adjointdeis.gradients.base import GradientMethod
+from adjointdeis.guidance.problem import LatentProblem
 from adjointdeis.morphing.attack import (
     Attack,
     EncodedFace,
@@ -50,7 +50,7 @@ from adjointdeis.morphing.blend import lerp, slerp
 from adjointdeis.morphing.landmark import LandmarkMorph
 from adjointdeis.morphing.landmark_attack import landmark_morphs
 from adjointdeis.morphing.latents import MorphLatents, morph_latents, sde_morph_latents
-from adjointdeis.rollout import Rollout, sample
+from adjointdeis.rollout import Rollout
 from adjointdeis.solvers import DDIM, SDEDPMSolverPP
 from adjointdeis.solvers.base import Solver
 
@@ -209,25 +209,35 @@ class DiM(Attack):
         mean = (1 - self.weight) * sources.images_a + share_b
         return np.rint(mean).astype(np.uint8), {}
 
-    def draw(
+    def problem(
         self,
         bench: Workbench,
         latents: MorphLatents,
-        x_T: Tensor,
-        z: Tensor,
-        gradient: GradientMethod | None = None,
-    ) -> Rollout:
-        """Samples from given latents along this attack's grid."""
+        loss: Callable[[Tensor, Tensor], Tensor],
+        z: Any = None,
+    ) -> LatentProblem:
+        """The sampler of this attack with the latents of a batch, as guidance takes it.
+
+        Args:
+            bench, latents: Network and latents.
+            loss: ``(x_0, rows) -> losses``.
+            z: Condition, where it is not that of the latents.
+        """
         autoencoder = bench.autoencoder
-        return sample(
+        return LatentProblem(
             autoencoder.denoiser,
-            x_T,
-            z,
+            latents.x_T,
+            latents.z if z is None else z,
+            loss=loss,
             solver=self.solver,
             grid=self.sampling_grid(autoencoder.schedule),
             noise=latents.noise,
-            gradient=gradient,
         )
+
+    def draw(self, bench: Workbench, latents: MorphLatents) -> Rollout:
+        """Samples from latents along this attack's grid; nothing is optimised."""
+        with torch.no_grad():
+            return self.problem(bench, latents, lambda x_0, rows: x_0.new_zeros(len(rows))).sample()
 
 
 class _Sampling:
@@ -240,7 +250,6 @@ class _Sampling:
         raise RuntimeError("DiM makes no steps before it samples")
 
     def finish(self) -> Morphs:
-        with torch.no_grad():
-            rollout = self.attack.draw(self.bench, self.latents, self.latents.x_T, self.latents.z)
+        rollout = self.attack.draw(self.bench, self.latents)
         cost = MorphCost(rollout.cost.nfe_forward, encode=self.latents.nfe)
         return Morphs(rollout.x_0, cost, self.latents.failed)

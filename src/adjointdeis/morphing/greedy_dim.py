@@ -21,7 +21,6 @@ References:
 """
 
 from abc import abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -30,12 +29,12 @@ from torch import Tensor
 
 from adjointdeis.guidance.greedy import (
     ADAM,
-    GreedyRun,
+    Greedy,
     OptimiseEps,
-    OptimizerFactory,
     SearchBlend,
     Strategy,
 )
+from adjointdeis.guidance.problem import OptimizerFactory
 from adjointdeis.morphing.attack import (
     EncodedFace,
     MorphCost,
@@ -72,8 +71,8 @@ class _Greedy(DiM):
         """How a step's noise prediction is chosen."""
 
     @abstractmethod
-    def conditions(self, a: EncodedFace, b: EncodedFace) -> Sequence[Tensor]:
-        """The codes that the strategy asks under."""
+    def conditions(self, a: EncodedFace, b: EncodedFace) -> Tensor | tuple[Tensor, Tensor]:
+        """The code that the strategy asks under, or both."""
 
     def begin(self, sources: Sources, bench: Workbench) -> "_Sampling":
         return _Sampling(self, sources, bench)
@@ -106,8 +105,8 @@ class GreedyDiM(_Greedy):
     def device_cost(self) -> MorphCost:
         return replace(super().device_cost(), loss_evaluations=self.sampling_steps)
 
-    def conditions(self, a: EncodedFace, b: EncodedFace) -> Sequence[Tensor]:
-        return (lerp(a.z, b.z, self.weight),)
+    def conditions(self, a: EncodedFace, b: EncodedFace) -> Tensor:
+        return lerp(a.z, b.z, self.weight)
 
     def settings(self) -> dict[str, Any]:
         keywords = getattr(self.optimizer, "keywords", {})
@@ -154,8 +153,8 @@ class GreedyDiMSearch(_Greedy):
     def device_cost(self) -> MorphCost:
         return replace(super().device_cost(), loss_evaluations=self.blends * self.sampling_steps)
 
-    def conditions(self, a: EncodedFace, b: EncodedFace) -> Sequence[Tensor]:
-        return (a.z, b.z)
+    def conditions(self, a: EncodedFace, b: EncodedFace) -> tuple[Tensor, Tensor]:
+        return a.z, b.z
 
 
 class _Sampling:
@@ -163,18 +162,13 @@ class _Sampling:
 
     def __init__(self, attack: _Greedy, sources: Sources, bench: Workbench) -> None:
         a, b, self.failed = attack.encoded(sources, bench)
-        autoencoder = bench.autoencoder
         distances = bench.against(sources)
         self.encode = a.nfe
-        self.run = GreedyRun(
-            autoencoder.denoiser,
-            morph_latents(a, b, attack.weight, BLENDS[attack.noise_blend]).x_T,
-            attack.conditions(a, b),
-            solver=attack.solver,
-            grid=attack.sampling_grid(autoencoder.schedule),
-            objective=lambda x_0: distances(x_0).loss,
-            strategy=attack.strategy(),
+        latents = morph_latents(a, b, attack.weight, BLENDS[attack.noise_blend])
+        problem = attack.problem(
+            bench, latents, lambda x_0, rows: distances(x_0).loss, attack.conditions(a, b)
         )
+        self.run = Greedy(attack.strategy()).start(problem)
 
     def step(self) -> Progress:
         return Progress(self.run.step().loss)

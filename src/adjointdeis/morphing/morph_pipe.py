@@ -92,8 +92,8 @@ class _Choosing:
         weight = self.attack.weights[self.tried]
         blend = BLENDS[self.attack.noise_blend]
         latents = morph_latents(self.a, self.b, weight, blend)
+        rollout = self.attack.draw(self.bench, latents)
         with torch.no_grad():
-            rollout = self.attack.draw(self.bench, latents, latents.x_T, latents.z)
             loss = self.distances(rollout.x_0).loss
         better = loss < self.lowest
         self.lowest = torch.where(better, loss, self.lowest)

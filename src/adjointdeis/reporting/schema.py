@@ -36,12 +36,13 @@ class GradientError(TypedDict):
     pairs: int
 
 
-class Attack(TypedDict):
+class AttackRecord(TypedDict):
     """One attack of a run.
 
     `paper_row` is the `attack` of the paper's Table 1 or None; `settings` holds solver,
     sampling_steps, gradient, adjoint_steps, states, optimisation_steps, learning_rate, optimizer,
-    keep, or None for each that does not apply.
+    keep, or None for each that does not apply. `guides` holds the fingerprint, by name, of every
+    recogniser that the attack sees: where it judges too, it is no black box.
     """
 
     label: str
@@ -55,6 +56,7 @@ class Attack(TypedDict):
     notes: list[str]
     curves: NotRequired[dict[str, list[float]]]
     gradient_error: NotRequired[GradientError]
+    guides: NotRequired[dict[str, str]]
 
 
 class System(TypedDict):
@@ -67,7 +69,7 @@ class System(TypedDict):
     score_type: str
 
 
-class Pair(TypedDict):
+class PairRecord(TypedDict):
     """Two bona fide subjects and the morphs made of them, by attack."""
 
     pair_id: str
@@ -86,11 +88,11 @@ class Result(TypedDict):
     experiment: str
     created: str
     run: dict[str, Any]
-    attacks: dict[str, Attack]
+    attacks: dict[str, AttackRecord]
     systems: dict[str, System]
     rows: list[dict[str, Any]]
     thresholds: list[dict[str, Any]]
-    pairs: list[Pair]
+    pairs: list[PairRecord]
     scores: str
 
 
@@ -133,6 +135,9 @@ def validate_result(result: Any) -> list[str]:
 
     Unknown keys are allowed, so that a newer writer can be read. Files that the result names are
     not looked at.
+
+    Args:
+        result: Content of a `result.json`.
     """
     if not isinstance(result, Mapping):
         return [f"result: expected a JSON object, found {_kind(result)}"]
@@ -159,6 +164,9 @@ def validate_result(result: Any) -> list[str]:
 
 def read_result(run_directory: Path | str) -> Result:
     """Reads and validates `result.json` of a run directory.
+
+    Args:
+        run_directory: Folder that holds `result.json`.
 
     Raises:
         ReportError: no such file, not JSON, or anything `validate_result` finds.
