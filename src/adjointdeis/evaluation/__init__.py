@@ -1,8 +1,7 @@
 """Evaluation of face-morphing attacks from comparison scores: numpy and scipy, never torch.
 
 The way through: a `ScoreTable` (`read_scores`, `ScoreTable.from_rows`), a `ThresholdRecord`
-(`threshold_at_fmr`), and `evaluate` for rows with counts and intervals. `torchmetrics.py` holds
-the metric classes and is the only module here that imports torch; import it by its own name.
+(`threshold_at_fmr`), and `evaluate` for rows with counts and intervals.
 Names are imported when first used, so that a command that only prints its help waits for nothing.
 """
 

@@ -44,7 +44,9 @@ from adjointdeis.evaluation.verification import false_non_match_rate
 
 WORST_CASE = "worst-case"
 RMMR_PREFIX = "RMMR-"
-ALL_VARIANTS = (*VARIANTS, *(RMMR_PREFIX + v for v in VARIANTS[:4]))
+# Those that count morphs; the IAPMR counts comparisons, and no sum with an FNMR is defined for it.
+RMMR_VARIANTS = ("MMPMR", "MinMax", "ProdAvg", "FMMPMR")
+ALL_VARIANTS = (*VARIANTS, *(RMMR_PREFIX + v for v in RMMR_VARIANTS))
 INTERVALS = {
     "wilson": CONDITIONAL,
     "bootstrap, tau re-estimated": NEW_SUBJECTS,

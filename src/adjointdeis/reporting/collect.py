@@ -15,7 +15,7 @@ import numpy as np
 
 from adjointdeis.evaluation import WORST_CASE, wilson
 from adjointdeis.reporting.errors import ReportError
-from adjointdeis.reporting.run import Condition, Run, condition
+from adjointdeis.reporting.run import EvaluationSetting, Run, condition
 from adjointdeis.reporting.schema import RESULT, SCHEMA
 
 
@@ -42,7 +42,7 @@ class Collection:
 
 
 @dataclass(frozen=True, eq=False)
-class Entry:
+class AttackRuns:
     """One attack under one configuration, over the seeds that ran it.
 
     Attributes:
@@ -88,7 +88,7 @@ class Entry:
         totals = [n["encode"] + n["forward"] + n["vjps"] for n in found if n is not None]
         return float(np.mean(totals)) if len(totals) == len(found) else None
 
-    def conditions(self) -> list[Condition]:
+    def conditions(self) -> list[EvaluationSetting]:
         """Conditions that every run has rows for."""
         sets = [
             dict.fromkeys(condition(r) for r in run.result["rows"] if r["attack"] == self.attack)
@@ -96,7 +96,7 @@ class Entry:
         ]
         return [c for c in sets[0] if all(c in other for other in sets)]
 
-    def rate(self, system: str, at: Condition) -> dict[str, Any] | None:
+    def rate(self, system: str, at: EvaluationSetting) -> dict[str, Any] | None:
         """The mean count over seeds as a row: k, n, value, both intervals, values."""
         rows = [run.row(self.attack, system, at) for run in self.runs]
         rows = [row for row in rows if row is not None and row["value"] is not None]
@@ -163,7 +163,7 @@ def collect(outputs: Path | str) -> Collection:
     return Collection(outputs, tuple(runs), tuple(skipped))
 
 
-def entries(runs: Sequence[Run]) -> list[Entry]:
+def entries(runs: Sequence[Run]) -> list[AttackRuns]:
     """Attacks of runs, those that differ in nothing but the seed grouped into one entry."""
     grouped: dict[str, list[tuple[str, Run]]] = {}
     for run in runs:
@@ -182,7 +182,7 @@ def entries(runs: Sequence[Run]) -> list[Entry]:
     found = []
     for members in grouped.values():
         by_seed = {run.result["run"]["seed"]: run for _, run in members}
-        found.append(Entry(members[0][0], tuple(by_seed.values())))
+        found.append(AttackRuns(members[0][0], tuple(by_seed.values())))
     return [entry for entry in found if entry.attack != WORST_CASE]
 
 

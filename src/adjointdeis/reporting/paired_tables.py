@@ -15,7 +15,7 @@ from adjointdeis.evaluation import EvaluationError, ScoreTable, concatenate, tab
 from adjointdeis.evaluation.paired import PairedComparison, compare_attacks
 from adjointdeis.reporting.document import Table
 from adjointdeis.reporting.paper_tables import Line, is_adjoint_deis_1, is_sde
-from adjointdeis.reporting.run import HEADLINE_VARIANTS, Condition, Run
+from adjointdeis.reporting.run import HEADLINE_VARIANTS, EvaluationSetting, Run
 from adjointdeis.reporting.run_tables import belongs, labels
 from adjointdeis.reporting.text import share
 
@@ -23,7 +23,7 @@ FIRST, SECOND = "first", "second"
 REPLICATES = 1000
 
 
-def paired_table(run: Run, at: Condition) -> Table | None:
+def paired_table(run: Run, at: EvaluationSetting) -> Table | None:
     """Every attack of a run against its first; None where nothing can be paired."""
     attacks = list(run.result["attacks"])
     found = [
@@ -36,7 +36,7 @@ def paired_table(run: Run, at: Condition) -> Table | None:
     return _table("paired", run.attack_label(attacks[0]), found, labels(run, at)[:4])
 
 
-def paired_lines(name: str, rows: Sequence[Line], at: Condition) -> Table | None:
+def paired_lines(name: str, rows: Sequence[Line], at: EvaluationSetting) -> Table | None:
     """Every row of a rebuilt table against its `baseline`, of several seeds the first."""
     base = baseline(rows)
     if base is None or base.ours is None:
@@ -76,7 +76,7 @@ def baseline(rows: Sequence[Line]) -> Line | None:
 
 
 def comparisons(
-    first: tuple[Run, str], second: tuple[Run, str], at: Condition
+    first: tuple[Run, str], second: tuple[Run, str], at: EvaluationSetting
 ) -> Sequence[PairedComparison]:
     """The first attack against the second on every recogniser that judged both alike."""
     if at.variant not in HEADLINE_VARIANTS:
@@ -109,7 +109,7 @@ def comparisons(
         return []
 
 
-def records(name: str, rows: Sequence[Line], at: Condition) -> list[dict[str, Any]]:
+def records(name: str, rows: Sequence[Line], at: EvaluationSetting) -> list[dict[str, Any]]:
     """The comparisons of `paired_lines` as JSON-ready records."""
     base = baseline(rows)
     if base is None:

@@ -2,7 +2,7 @@
 
 from adjointdeis.evaluation import tables
 from adjointdeis.reporting.document import DASH, Cell, Table, cells
-from adjointdeis.reporting.run import Condition, Run
+from adjointdeis.reporting.run import EvaluationSetting, Run
 from adjointdeis.reporting.run_tables import labels
 from adjointdeis.reporting.text import count, duration, small
 
@@ -96,7 +96,7 @@ def cost_table(run: Run) -> Table:
     )
 
 
-def outcome_table(run: Run, attack: str, at: Condition) -> Table | None:
+def outcome_table(run: Run, attack: str, at: EvaluationSetting) -> Table | None:
     """Every pair of one attack: its images and, per recogniser, the weaker score and verdict."""
     by_system = {s: run.verdicts(attack, s, at) for s in run.systems}
     rows = []

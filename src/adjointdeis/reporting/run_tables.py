@@ -5,7 +5,7 @@ from adjointdeis.evaluation.paper import paper_table
 from adjointdeis.evaluation.rates import CONDITIONAL, NEW_SUBJECTS, NEW_SUBJECTS_FIXED_TAU
 from adjointdeis.reporting.comparability import reasons_not_comparable
 from adjointdeis.reporting.document import DASH, Cell, Table
-from adjointdeis.reporting.run import HEADLINE_VARIANTS, KNOWN, Condition, Run, condition
+from adjointdeis.reporting.run import HEADLINE_VARIANTS, KNOWN, EvaluationSetting, Run, condition
 from adjointdeis.reporting.text import (
     IMPOSTORS,
     PROBES,
@@ -21,7 +21,7 @@ from adjointdeis.reporting.text import (
 INTERVAL = "Under each rate: k/N and its {level} interval. {meaning}."
 
 
-def labels(run: Run, at: Condition) -> tuple[tuple[str, str], ...]:
+def labels(run: Run, at: EvaluationSetting) -> tuple[tuple[str, str], ...]:
     """The labels without which a rate means nothing."""
     found = [
         ("Probe", at.probe),
@@ -41,7 +41,9 @@ def labels(run: Run, at: Condition) -> tuple[tuple[str, str], ...]:
     return tuple(found)
 
 
-def rate_table(run: Run, at: Condition, *, link: bool = True, explained: bool = True) -> Table:
+def rate_table(
+    run: Run, at: EvaluationSetting, *, link: bool = True, explained: bool = True
+) -> Table:
     """The headline: attack, both accountings of NFE, the rate at each recogniser.
 
     Args:
@@ -76,7 +78,7 @@ def rate_table(run: Run, at: Condition, *, link: bool = True, explained: bool = 
     )
 
 
-def _meaning(run: Run, at: Condition) -> str:
+def _meaning(run: Run, at: EvaluationSetting) -> str:
     """What the intervals of a table of rates are about."""
     rows = [r for r in run.result["rows"] if condition(r) == at]
     if any(row["bootstrap_lo"] is None for row in rows):
@@ -86,7 +88,7 @@ def _meaning(run: Run, at: Condition) -> str:
     return f"{text[0].upper()}{text[1:]}"
 
 
-def _fnmr_row(run: Run, at: Condition) -> tuple[Cell, ...]:
+def _fnmr_row(run: Run, at: EvaluationSetting) -> tuple[Cell, ...]:
     """What the same thresholds cost genuine users: an MMPMR says little without it."""
     line = [Cell("Genuine users rejected", ("FNMR",)), Cell(DASH), Cell(DASH)]
     for system in run.systems:
@@ -112,7 +114,7 @@ def attack_notes(run: Run) -> list[str]:
     return [f"{listed(names)}: {note}." for note, names in by_note.items()]
 
 
-def sensitivity_table(run: Run, at: Condition) -> Table | None:
+def sensitivity_table(run: Run, at: EvaluationSetting) -> Table | None:
     """The headline variant under every probe and impostor policy; None where there is just one."""
     columns = [c for c in run.conditions if c.variant in HEADLINE_VARIANTS and c.fmr == at.fmr]
     columns.sort(key=lambda c: (c.probe != "other", list(IMPOSTORS).index(c.impostors)
@@ -137,7 +139,7 @@ def sensitivity_table(run: Run, at: Condition) -> Table | None:
     )
 
 
-def bound_table(run: Run, at: Condition) -> Table | None:
+def bound_table(run: Run, at: EvaluationSetting) -> Table | None:
     """What share of the recognisers' own bound each attack reached; None without a bound."""
     rows = []
     for attack in run.attacks:
@@ -166,7 +168,7 @@ def bound_table(run: Run, at: Condition) -> Table | None:
     )
 
 
-def paper_rows_table(run: Run, at: Condition) -> Table | None:
+def paper_rows_table(run: Run, at: EvaluationSetting) -> Table | None:
     """The paper's own cells beside ours, for attacks that name a row of its Table 1."""
     paper = {row["attack"]: row for row in paper_table("table1")}
     systems = [s for s in run.systems if any(s in row for row in paper.values())]
@@ -222,7 +224,7 @@ def paper_rows_table(run: Run, at: Condition) -> Table | None:
     )
 
 
-def belongs(record: object, at: Condition) -> bool:
+def belongs(record: object, at: EvaluationSetting) -> bool:
     """Whether a threshold record is that of a condition."""
     return getattr(record, "target_fmr", None) == at.fmr and getattr(
         record, "impostor_policy", ""

@@ -36,7 +36,7 @@ class GradientError(TypedDict):
     pairs: int
 
 
-class Attack(TypedDict):
+class AttackRecord(TypedDict):
     """One attack of a run.
 
     `paper_row` is the `attack` of the paper's Table 1 or None; `settings` holds solver,
@@ -67,7 +67,7 @@ class System(TypedDict):
     score_type: str
 
 
-class Pair(TypedDict):
+class PairRecord(TypedDict):
     """Two bona fide subjects and the morphs made of them, by attack."""
 
     pair_id: str
@@ -86,11 +86,11 @@ class Result(TypedDict):
     experiment: str
     created: str
     run: dict[str, Any]
-    attacks: dict[str, Attack]
+    attacks: dict[str, AttackRecord]
     systems: dict[str, System]
     rows: list[dict[str, Any]]
     thresholds: list[dict[str, Any]]
-    pairs: list[Pair]
+    pairs: list[PairRecord]
     scores: str
 
 

@@ -9,13 +9,13 @@ from adjointdeis.evaluation.tables import subject_interval
 from adjointdeis.reporting.document import Figure
 from adjointdeis.reporting.paper_tables import Line, is_adjoint_deis_1, is_sde
 from adjointdeis.reporting.plots import WIDTH, pareto_front
-from adjointdeis.reporting.run import Condition
+from adjointdeis.reporting.run import EvaluationSetting
 from adjointdeis.reporting.style import INK, QUIET, beside, figure, halo, leader, look, save, spread
 from adjointdeis.reporting.text import share
 
 
 def pareto_figure(
-    name: str, rows: Sequence[Line], system: str, label: str, at: Condition, stem: Path
+    name: str, rows: Sequence[Line], system: str, label: str, at: EvaluationSetting, stem: Path
 ) -> Figure | None:
     """MMPMR against NFE by the paper's accounting; ours filled, with interval, theirs hollow."""
     points = []
@@ -76,7 +76,7 @@ def pareto_figure(
 
 
 def sweep_figure(
-    name: str, rows: Sequence[Line], system: str, label: str, at: Condition, stem: Path
+    name: str, rows: Sequence[Line], system: str, label: str, at: EvaluationSetting, stem: Path
 ) -> Figure | None:
     """MMPMR against adjoint steps M, one line per learning rate and calculus, ours and theirs."""
     ours: dict[str, list[tuple[float, float]]] = {}

@@ -8,8 +8,9 @@ import torch
 from tiny_profile import ENCODING, OPTIMISATION, PAIRS, ROWS, STEPS, composed, overrides
 
 from adjointdeis.harness import assets
+from adjointdeis.harness.dry_run import DryRunError
 from adjointdeis.harness.launch import launch
-from adjointdeis.harness.rehearsal import RehearsalError, measure
+from adjointdeis.harness.resources import times_of
 from adjointdeis.morphing.attack import Workbench
 
 
@@ -60,11 +61,15 @@ def test_a_network_that_answers_nonsense_is_found(tiny) -> None:
     profile = assets.profile("mini", str(tiny / "profile"))
     autoencoder = assets.autoencoder("diffae.safetensors", profile)
     identity = assets.recogniser("guide.safetensors", profile)
-    bench = Workbench(autoencoder, identity, lambda *a, **k: None, None, torch.device("cpu"))  # type: ignore[arg-type]
-    units = measure(bench, 2)
-    assert min(units.evaluation, units.vjp, units.loss_gradient, units.memory) > 0
+    bench = Workbench(torch.device("cpu"), {"autoencoder": autoencoder, "identity": identity})
+    times = times_of(bench, 2)
+    assert times.keys() == {"autoencoder", "identity"}
+    assert all(seconds > 0 for seconds in times["identity"].values())
+    free = times["autoencoder"].pop("nfe_backward")
+    assert free == 0 and all(seconds > 0 for seconds in times["autoencoder"].values())
     broken = assets.recogniser("guide.safetensors", profile)
     with torch.no_grad():
         next(iter(broken.network.parameters())).fill_(float("nan"))
-    with pytest.raises(RehearsalError, match="identity network's gradient is not finite"):
-        measure(replace(bench, identity=broken), 1)
+    broken_bench = replace(bench, resources={**bench.resources, "identity": broken})
+    with pytest.raises(DryRunError, match="identity network is not finite"):
+        times_of(broken_bench, 1)

@@ -1,7 +1,7 @@
 r"""Gaussian mixtures with closed-form answers: a noisy observation, and a hidden condition."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 from adjointdeis.diffusion.grid import TimeGrid
 from adjointdeis.diffusion.oracles import MixtureDenoiser
 from adjointdeis.diffusion.schedule import VPLinear
-from adjointdeis.harness.bench.problem import Kind, Latents
+from adjointdeis.guidance.problem import Algorithm, Instance, LatentProblem, Outcome, Run
 from adjointdeis.rollout import sample
 from adjointdeis.solvers import DDIM
 
@@ -65,6 +65,44 @@ class DiagonalMixture:
         return self.log_weights - 0.5 * exponent
 
 
+@dataclass(frozen=True, eq=False)
+class PosteriorProblem(LatentProblem):
+    """A problem whose perfect answer is known.
+
+    Args:
+        posterior: Law of the samples that were observed.
+        seed: Of samples of it.
+    """
+
+    posterior: DiagonalMixture = field(kw_only=True)
+    seed: int = field(kw_only=True)
+
+
+@dataclass(frozen=True)
+class PosteriorSamples(Algorithm):
+    """Samples of the posterior, in closed form: what a perfect method would give."""
+
+    solves: ClassVar[type] = PosteriorProblem
+
+    def _start(self, problem: PosteriorProblem) -> "_ClosedForm":
+        return _ClosedForm(problem)
+
+
+class _ClosedForm(Run):
+    finished = True
+
+    def __init__(self, problem: PosteriorProblem) -> None:
+        super().__init__()
+        self.problem = problem
+
+    def step(self) -> None:
+        raise RuntimeError("a closed form makes no steps")
+
+    def outcome(self) -> Outcome:
+        x_0 = self.problem.posterior.draw(self.problem.seed)
+        return Outcome(x_0, self.problem.loss(x_0, self.problem.rows), self.cost)
+
+
 @dataclass(frozen=True)
 class MixturePosterior:
     r"""Half of the coordinates are observed, :math:`y = A x_0 + s\,n`; the rest must be found.
@@ -88,9 +126,8 @@ class MixturePosterior:
     noise: float = 0.2
     samples: int = 16
     steps: int = 20
-    kind: ClassVar[Kind] = "latents"
 
-    def instance(self, seed: int) -> Latents:
+    def instance(self, seed: int) -> Instance:
         """A batch of observations of points drawn from the mixture."""
         schedule = VPLinear()
         means = 1.5 * seeded_normal(self.modes, self.dimension, seed=7)
@@ -110,22 +147,25 @@ class MixturePosterior:
         def loss(x_0: Tensor, rows: Tensor) -> Tensor:
             return 0.5 * ((x_0[:, :seen] - y[rows]) / self.noise).square().sum(1)
 
-        def quality(x_0: Tensor) -> dict[str, Tensor]:
+        def quality(outcome: Outcome) -> dict[str, Tensor]:
+            x_0 = outcome.x_0
             return {
                 "misfit": loss(x_0, torch.arange(len(x_0))) / seen,
                 "regret": (peak - posterior.log_density(x_0)) / self.dimension,
             }
 
-        return Latents(
-            denoiser=denoiser,
-            solver=DDIM(),
-            grid=TimeGrid.uniform_lmbda(schedule, self.steps),
-            x_T=seeded_normal(self.samples, self.dimension, seed=1000 * seed + 17),
-            z=torch.zeros(self.samples, 1, dtype=torch.float64),
-            moving="x_T",
-            loss=loss,
-            quality=quality,
-            reference=lambda: posterior.draw(1000 * seed + 19),
+        return Instance(
+            PosteriorProblem(
+                denoiser=denoiser,
+                solver=DDIM(),
+                grid=TimeGrid.uniform_lmbda(schedule, self.steps),
+                x_T=seeded_normal(self.samples, self.dimension, seed=1000 * seed + 17),
+                moves="x_T",
+                loss=loss,
+                posterior=posterior,
+                seed=1000 * seed + 19,
+            ),
+            quality,
         )
 
 
@@ -167,9 +207,8 @@ class HiddenCondition:
     condition: int = 2
     samples: int = 16
     steps: int = 20
-    kind: ClassVar[Kind] = "latents"
 
-    def instance(self, seed: int) -> Latents:
+    def instance(self, seed: int) -> Instance:
         """A batch of targets, from z = 0."""
         schedule = VPLinear()
         denoiser = MixtureDenoiser(
@@ -190,13 +229,15 @@ class HiddenCondition:
         before = sample(denoiser, x_T, start, solver=DDIM(), grid=grid).x_0
         distance = (before - target).norm(dim=1)
 
-        return Latents(
-            denoiser=denoiser,
-            solver=DDIM(),
-            grid=grid,
-            x_T=x_T,
-            z=start,
-            moving="z",
-            loss=lambda x_0, rows: 0.5 * (x_0 - target[rows]).square().sum(1),
-            quality=lambda x_0: {"error": (x_0 - target).norm(dim=1) / distance},
+        return Instance(
+            LatentProblem(
+                denoiser=denoiser,
+                solver=DDIM(),
+                grid=grid,
+                x_T=x_T,
+                z=start,
+                moves="z",
+                loss=lambda x_0, rows: 0.5 * (x_0 - target[rows]).square().sum(1),
+            ),
+            lambda outcome: {"error": (outcome.x_0 - target).norm(dim=1) / distance},
         )

@@ -1,33 +1,30 @@
 """The bench: closed forms hold, seeds repeat, rows are checked, tables come from the result."""
 
 import json
-import runpy
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
+from hydra.utils import instantiate
 from tiny_profile import ROOT
 
 from adjointdeis.evaluation.rates import wilson
 from adjointdeis.gradients import DiscreteAdjoint
 from adjointdeis.guidance.catalogue import ALGORITHMS
-from adjointdeis.harness.bench import methods, mixture
-from adjointdeis.harness.bench.document import tables
-from adjointdeis.harness.bench.faces import LinearProbe, Restoration, psnr, subjects
-from adjointdeis.harness.bench.mixture import DiagonalMixture, HiddenCondition, MixturePosterior
-from adjointdeis.harness.bench.problem import BenchError, check_kinds
-from adjointdeis.harness.bench.purification import NoAttack
-from adjointdeis.harness.tasks import guidance
+from adjointdeis.guidance.latent_optimisation import LatentOptimisation
+from adjointdeis.harness.embedded import psnr, subjects
 from adjointdeis.harness.validation import ConfigError
+from experiments.guidance import mixture, publish, run as study
+from experiments.guidance.faces import LinearProbe, Restoration
+from experiments.guidance.mixture import DiagonalMixture, HiddenCondition, MixturePosterior
+from experiments.guidance.tables import tables
 
 
 def settings(*overrides: str) -> dict:
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        cfg = compose("config", ["+experiment=guidance", "paths.root=.", *overrides])
-    return OmegaConf.to_container(cfg.task, resolve=True)  # type: ignore[return-value]
+    return study.settings(list(overrides))
 
 
 def prior() -> DiagonalMixture:
@@ -63,31 +60,29 @@ def test_the_mode_is_the_highest_point_of_a_lattice() -> None:
 def test_perfect_samples_have_a_regret_of_half_a_nat() -> None:
     """With one component the posterior is Gaussian: E[regret] = 1/2 per coordinate."""
     problem = MixturePosterior(dimension=4, modes=1, samples=4000)
-    quality = methods.Reference().run(problem.instance(0)).quality
+    instance = problem.instance(0)
+    quality = instance.quality(mixture.PosteriorSamples().solve(instance.problem))
     assert float(quality["regret"].mean()) == pytest.approx(0.5, abs=0.02)
     assert (quality["regret"] >= -1e-9).all()
 
 
 def test_a_seed_means_one_instance_and_the_next_another() -> None:
-    first, again, other = (MixturePosterior(samples=3).instance(seed) for seed in (0, 0, 1))
+    first, again, other = (MixturePosterior(samples=3).instance(k).problem for k in (0, 0, 1))
     assert torch.equal(first.x_T, again.x_T) and not torch.equal(first.x_T, other.x_T)
     x = torch.zeros(3, 2).double()
-    assert torch.equal(first.objective(x), again.objective(x))
+    assert torch.equal(first.loss(x, first.rows), again.loss(x, again.rows))
     assert not set(subjects(0, 4).tolist()) & set(subjects(1, 4).tolist())
 
 
 @pytest.mark.parametrize("changing", [False, True])
 def test_the_hidden_condition_can_be_found(changing: bool) -> None:
     """Descent over a scheduled z nears the target; a constant z cannot when the truth changes."""
-    problem = HiddenCondition(changing=changing, samples=4, steps=8)
+    instance = HiddenCondition(changing=changing, samples=4, steps=8).instance(0)
+    adam = partial(torch.optim.Adam, lr=0.2)
+    descent = LatentOptimisation(30, adam, DiscreteAdjoint(), keep="best")
     errors = [
-        float(
-            methods.Optimised(DiscreteAdjoint(), steps=30, lr=0.2, scheduled=scheduled)
-            .run(problem.instance(0))
-            .quality["error"]
-            .mean()
-        )
-        for scheduled in (False, True)
+        float(instance.quality(one.solve(instance.problem))["error"].mean())
+        for one in (descent, replace(descent, scheduled=True))
     ]
     assert errors[1] < 0.25
     assert (errors[0] > 2 * errors[1]) if changing else (errors[0] < 0.25)
@@ -99,68 +94,72 @@ ROWS = [name for name in settings()["rows"]["mixture_2d"] if name != "reference"
 @pytest.mark.parametrize("row", ROWS)
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_every_latent_method_beats_no_guidance(row: str) -> None:
-    chosen = settings(
-        f"task.only=mixture_2d/{row}",
-        "task.problems.mixture_2d.samples=8",
-    )
-    ((_, problem_node, node),) = guidance.chosen_rows(chosen)
+    chosen = settings(f"only=mixture_2d/{row}", "problems.mixture_2d.samples=8")
+    ((_, problem_node, node),) = study.chosen_rows(chosen)
     for key, most in (("steps", 12), ("evaluations", 15), ("sampling_steps", 30)):
         if key in node:
             node[key] = min(node[key], most)
-    problem, method = (guidance.instantiate(n, _convert_="all") for n in (problem_node, node))
-    outcome = method.run(problem.instance(0))
-    plain = methods.Plain().run(problem.instance(0))
-    assert outcome.cost.nfe > 0 and all(v.shape == (8,) for v in outcome.quality.values())
+    instance = instantiate(problem_node, _convert_="all").instance(0)
+    outcome = instantiate(node, _convert_="all").solve(instance.problem)
+    quality = instance.quality(outcome)
+    plain = instance.quality(LatentOptimisation(0).solve(instance.problem))
+    assert outcome.cost.nfe > 0 and all(v.shape == (8,) for v in quality.values())
     # Time travel re-draws the mode, so it need not end nearer to one observation.
     if row not in ("plain", "freedom_travel"):
         # The median: now and then a sample ends in a mode that does not fit.
-        assert outcome.quality["misfit"].median() < 0.5 * plain.quality["misfit"].median()
+        assert quality["misfit"].median() < 0.5 * plain["misfit"].median()
 
 
 def test_rows_are_checked_before_any_runs() -> None:
-    with pytest.raises(BenchError, match=r"no row 'mixture_2d/exct'; did you mean 'mixture_2d/ex"):
-        guidance.chosen_rows(settings("task.only=mixture_2d/exct"))
-    with pytest.raises(ConfigError, match=r"rows.mixture_2d.exact.lrr.*did you mean 'lr'"):
-        guidance.chosen_rows(settings("+task.rows.mixture_2d.exact.lrr=1"))
+    with pytest.raises(study.RowError, match=r"no row 'mixture_2d/exct'; did you mean 'mixture"):
+        study.chosen_rows(settings("only=mixture_2d/exct"))
+    with pytest.raises(ConfigError, match=r"rows.mixture_2d.exact.stepss.*did you mean 'steps'"):
+        study.chosen_rows(settings("rows.mixture_2d.exact.stepss=1"))
     with pytest.raises(ConfigError, match=r"problems.mixture_2d.mode: .*did you mean 'modes'"):
-        guidance.chosen_rows(settings("+task.problems.mixture_2d.mode=1"))
-    with pytest.raises(BenchError, match=r"no method 'freedm'"):
-        guidance.chosen_rows(settings("+task.rows.mixture_2d.freedm={}"))
-    with pytest.raises(BenchError, match="NoAttack optimises the image, and MixturePosterior"):
-        check_kinds("row", MixturePosterior(), NoAttack())
-    with pytest.raises(BenchError, match="no closed-form reference"):
-        methods.Reference().run(HiddenCondition(samples=2, steps=3).instance(0))
-    with pytest.raises(BenchError, match="optimizer='lbfgs'"):
-        methods.optimizer_factory("lbfgs", 0.1)  # type: ignore[arg-type]
+        study.chosen_rows(settings("problems.mixture_2d.mode=1"))
+    with pytest.raises(study.RowError, match=r"no method 'freedm'"):
+        study.chosen_rows(settings("rows.mixture_2d.freedm={}"))
+    with pytest.raises(study.RowError, match=r"no key 'onyl'; did you mean 'only'"):
+        settings("onyl=mixture_2d/exact")
+    # A row's object with a class of its own replaces that of its method, keys and all.
+    (_, _, node), *_ = study.chosen_rows(
+        settings("only=mixture_2d/flowgrad", "rows.mixture_2d.flowgrad.gradient=${gradients.exact}")
+    )
+    assert node["gradient"] == {"_target_": "adjointdeis.gradients.DiscreteAdjoint"}
+    assert node["optimizer"]["lr"] == 0.1 and node["steps"] == 60
+
+
+def test_a_row_of_the_wrong_kind_is_refused(tmp_path: Path) -> None:
+    wrong = ["only=mixture_2d/no_attack", "rows.mixture_2d.no_attack={method: attacked, steps: 0}"]
+    with pytest.raises(study.RowError, match="ProjectedAscent solves a DefenceProblem, not a Post"):
+        study.run(settings(*wrong, f"out={tmp_path}"))
+    wrong = ["only=hidden_constant/reference", "rows.hidden_constant.reference={}"]
+    with pytest.raises(study.RowError, match="PosteriorSamples solves a PosteriorProblem"):
+        study.run(settings(*wrong, f"out={tmp_path}"))
 
 
 def test_intervals() -> None:
-    share = guidance.interval(np.array([1.0, 0.0, 1.0, 1.0]), share=True)
+    share = study.interval(np.array([1.0, 0.0, 1.0, 1.0]), share=True)
     assert share["share"] and (share["lo"], share["hi"]) == wilson(3, 4)
     values = np.random.default_rng(1).normal(2.0, 1.0, 400)
-    mean = guidance.interval(values)
+    mean = study.interval(values)
     half = 1.96 * values.std() / 20
     assert mean["mean"] == pytest.approx(values.mean())
     assert mean["lo"] == pytest.approx(values.mean() - half, abs=0.02)
     assert mean["hi"] == pytest.approx(values.mean() + half, abs=0.02)
-    assert guidance.interval(np.array([1.0, np.nan]))["mean"] is None
+    assert study.interval(np.array([1.0, np.nan]))["mean"] is None
 
 
 def run(tmp_path: Path, *overrides: str) -> dict:
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        cfg = compose(
-            "config",
-            ["+experiment=guidance", "paths.root=.", f"paths.run={tmp_path}", *overrides],
-        )
-    return guidance.run(cfg)
+    return study.run(settings(f"out={tmp_path}", *overrides))
 
 
 def test_a_run_is_continued_and_its_table_printed(tmp_path: Path) -> None:
     small = [
-        "task.only=[hidden_constant/plain,hidden_constant/exact]",
-        "task.problems.hidden_constant.samples=2",
-        "task.problems.hidden_constant.steps=3",
-        "task.rows.hidden_constant.exact.steps=2",
+        "only=[hidden_constant/plain,hidden_constant/exact]",
+        "problems.hidden_constant.samples=2",
+        "problems.hidden_constant.steps=3",
+        "rows.hidden_constant.exact.steps=2",
     ]
     first = run(tmp_path, *small)
     assert [row["row"] for row in first["rows"]] == [
@@ -174,7 +173,7 @@ def test_a_run_is_continued_and_its_table_printed(tmp_path: Path) -> None:
     stamp = record.stat().st_mtime_ns
     run(tmp_path, *small)
     assert record.stat().st_mtime_ns == stamp
-    run(tmp_path, *small, "task.rows.hidden_constant.exact.lr=0.2")
+    run(tmp_path, *small, "rows.hidden_constant.exact.optimizer.lr=0.2")
     assert record.stat().st_mtime_ns != stamp
     assert json.loads((tmp_path / "result.json").read_text())["rows"]
     text = (tmp_path / "report.md").read_text()
@@ -188,7 +187,7 @@ def test_the_published_table_is_that_of_the_published_result() -> None:
     result = json.loads((folder / "result.json").read_text())
     assert tables(result) in (folder / "README.md").read_text()
     published = {row["row"] for row in result["rows"]}
-    configured = {name for name, *_ in guidance.chosen_rows(settings())}
+    configured = {name for name, *_ in study.chosen_rows(settings())}
     assert published == configured
 
 
@@ -224,7 +223,7 @@ def test_the_probe_separates_what_it_can() -> None:
 
 
 def test_every_method_of_table_2_has_a_test_and_a_row() -> None:
-    rows = {name for name, *_ in guidance.chosen_rows(settings())}
+    rows = {name for name, *_ in study.chosen_rows(settings())}
     for one in ALGORITHMS:
         assert (ROOT / "tests" / one.test).is_file(), one.paper
         assert one.row in rows, one.paper
@@ -232,16 +231,13 @@ def test_every_method_of_table_2_has_a_test_and_a_row() -> None:
 
 def test_publishing_twice_changes_nothing() -> None:
     folder = ROOT / "experiments" / "guidance"
-    written = runpy.run_path(str(folder / "publish.py"))["written"]
     if not (folder / "result.json").is_file():
         pytest.skip("not published yet")
     page = (folder / "README.md").read_text()
-    assert written(page, json.loads((folder / "result.json").read_text())) == page
+    assert publish.written(page, json.loads((folder / "result.json").read_text())) == page
 
 
 def test_a_run_of_some_rows_replaces_those_and_says_where_they_come_from() -> None:
-    merged = runpy.run_path(str(ROOT / "experiments" / "guidance" / "publish.py"))["merged"]
-
     def result(git: str, value: int, *rows: str, seeds: tuple = (0,)) -> dict:
         tasks = dict.fromkeys(row.partition("/")[0] for row in rows)
         labels = dict.fromkeys(rows, git)
@@ -256,7 +252,7 @@ def test_a_run_of_some_rows_replaces_those_and_says_where_they_come_from() -> No
         }
 
     old = result("a", 1, "x/one", "x/two", "y/one")
-    both = merged(old, result("b", 2, "x/two", "x/three"))
+    both = publish.merged(old, result("b", 2, "x/two", "x/three"))
     assert both["git"] == "a" and list(both["labels"]) == ["x/one", "x/two", "y/one", "x/three"]
     assert both["rows"] == [
         {"row": "x/one", "value": 1},
@@ -265,6 +261,6 @@ def test_a_run_of_some_rows_replaces_those_and_says_where_they_come_from() -> No
         {"row": "y/one", "value": 1},
     ]
     whole = result("b", 2, "x/one", "x/two", "y/one")
-    assert merged(old, whole) is whole
+    assert publish.merged(old, whole) is whole
     with pytest.raises(SystemExit, match="other seeds"):
-        merged(old, result("b", 2, "x/two", seeds=(3,)))
+        publish.merged(old, result("b", 2, "x/two", seeds=(3,)))

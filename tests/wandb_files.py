@@ -1,4 +1,4 @@
-"""Reading Weights & Biases runs back: the files of offline runs, and finished runs of a project.
+"""Reading the files of offline Weights & Biases runs back: what a test can see of them.
 
 An offline run is a folder `offline-run-<time>-<id>` with `run-<id>.wandb`, a log in LevelDB's
 format (blocks of 32 KiB; each record has a checksum, a length and a kind, whole or first, middle,
@@ -17,8 +17,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-from adjointdeis.harness.wandb_logger import KEPT
 
 HEADER, BLOCK, PREFIX = 7, 32768, 7
 WHOLE, LAST = 1, 4
@@ -90,51 +88,6 @@ def read_offline(path: Path) -> OfflineRun:
         elif kind == "exit":
             object.__setattr__(run, "exit_code", int(record.exit.exit_code))
     return run
-
-
-def unfinished(folder: Path) -> list[tuple[Path, str]]:
-    """Offline runs below a folder that left no result, each with what became of it."""
-    finished = {p.parent.parent.name.rsplit("-", 1)[-1] for p in folder.rglob("files/result.json")}
-    found = []
-    for path in offline_runs(folder):
-        run = read_offline(path)
-        if run.id in finished or not run.history:
-            continue
-        how = "was stopped" if run.exit_code is None else f"ended with exit code {run.exit_code}"
-        found.append((path, f"no result: the run {how} after {len(run.history)} logged steps"))
-    return found
-
-
-def download(project: str, destination: Path) -> list[Path]:
-    """Results of the finished runs of a project on the server, each in a folder named by its id.
-
-    Args:
-        project: `entity/project`.
-        destination: Folder; made if absent.
-
-    Raises:
-        ValueError: The project cannot be read, or has no run with a result.
-    """
-    import wandb
-    from wandb.errors import Error
-
-    found = []
-    try:
-        for run in wandb.Api().runs(project, filters={"state": "finished"}):
-            names = {file.name for file in run.files()} & set(KEPT)
-            if "result.json" not in names:
-                continue
-            for name in names:
-                run.file(name).download(root=str(destination / run.id), replace=True)
-            found.append(destination / run.id)
-    except (Error, ValueError) as error:
-        raise ValueError(
-            f"task.wandb={project}: {str(error).splitlines()[0]}; expected entity/project, a login "
-            "(wandb login) and logger.wandb.offline=false or `wandb sync` of the runs"
-        ) from error
-    if not found:
-        raise ValueError(f"task.wandb={project}: no finished run with a result.json in it")
-    return found
 
 
 def _payloads(path: Path) -> Iterator[bytes]:

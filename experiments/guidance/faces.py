@@ -1,8 +1,7 @@
 """Tasks on the embedded diffusion autoencoder, each with its truth: faces that were held back."""
 
 from dataclasses import dataclass
-from functools import cache
-from typing import Any, ClassVar, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -10,50 +9,20 @@ from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from adjointdeis.diffusion.grid import TimeGrid
-from adjointdeis.faces.datasets.folder import load_folder
-from adjointdeis.faces.tensors import to_tensor
-from adjointdeis.harness import assets
-from adjointdeis.harness.bench.problem import Kind, Latents
-from adjointdeis.harness.benchmark import OTHER, SOURCE, load_benchmark, read_aligned
-from adjointdeis.morphing.autoencoder import Autoencoder
+from adjointdeis.guidance.problem import Instance, LatentProblem, Outcome
+from adjointdeis.harness.benchmark import OTHER, SOURCE, load_benchmark
+from adjointdeis.harness.embedded import (
+    embedded_autoencoder,
+    embedded_faces,
+    embedded_recogniser,
+    noise_like,
+    psnr,
+    subjects,
+    threshold_of,
+)
 from adjointdeis.morphing.blend import lerp, slerp
 from adjointdeis.morphing.identity_loss import IdentityLoss
 from adjointdeis.solvers import DDIM
-
-
-@cache
-def embedded_autoencoder() -> Autoencoder:
-    """The embedded generator, loaded once."""
-    return assets.autoencoder("diffae.safetensors", assets.profile("mini"))
-
-
-@cache
-def embedded_recogniser(name: str) -> Any:
-    """An embedded recogniser, loaded once."""
-    return assets.recogniser(f"{name}.safetensors", assets.profile("mini"))
-
-
-@cache
-def embedded_faces(capture: str) -> Tensor:
-    """All embedded faces of a capture in [-1, 1], in the order of their subjects."""
-    dataset = load_folder(assets.MINI / "faces", "mini")
-    paths = [dataset.subject(i).images[capture] for i in dataset.ids]
-    return to_tensor(read_aligned(paths, 64))
-
-
-def subjects(seed: int, count: int) -> Tensor:
-    """Numbers of the subjects of a seed: disjoint between seeds."""
-    total = len(embedded_faces(SOURCE))
-    order = torch.randperm(total, generator=torch.Generator().manual_seed(5))
-    if (seed + 1) * count > total:
-        raise ValueError(f"seed {seed} with {count} faces needs more than the {total} subjects")
-    return order[seed * count : (seed + 1) * count]
-
-
-def psnr(x: Tensor, truth: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB per image of range [-1, 1], clipped first."""
-    error = (x.clamp(-1, 1) - truth).square().flatten(1).mean(1)
-    return 10 * (4 / error.clamp_min(1e-12)).log10()
 
 
 def ssim(x: Tensor, truth: Tensor) -> Tensor:
@@ -63,12 +32,6 @@ def ssim(x: Tensor, truth: Tensor) -> Tensor:
     )
     assert isinstance(found, Tensor)
     return found.reshape(-1)
-
-
-def noise_like(count: int, seed: int) -> Tensor:
-    """Initial noise of ``count`` faces."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(count, 3, 64, 64, generator=generator)
 
 
 @dataclass(frozen=True)
@@ -91,9 +54,8 @@ class Restoration:
     samples: int = 4
     steps: int = 10
     hole: int = 24
-    kind: ClassVar[Kind] = "latents"
 
-    def instance(self, seed: int) -> Latents:
+    def instance(self, seed: int) -> Instance:
         autoencoder = embedded_autoencoder()
         truth = embedded_faces(SOURCE)[subjects(seed, self.samples)]
         known = self.degrade(truth)
@@ -101,7 +63,8 @@ class Restoration:
         def loss(x_0: Tensor, rows: Tensor) -> Tensor:
             return 100 * (self.degrade(x_0) - known[rows]).square().flatten(1).mean(1)
 
-        def quality(x_0: Tensor) -> dict[str, Tensor]:
+        def quality(outcome: Outcome) -> dict[str, Tensor]:
+            x_0 = outcome.x_0
             residual = self.degrade(x_0.clamp(-1, 1)) - known
             return {
                 "psnr": psnr(x_0, truth),
@@ -111,15 +74,16 @@ class Restoration:
 
         with torch.no_grad():
             z = autoencoder.code(self.naive(known, truth))
-        return Latents(
-            denoiser=autoencoder.denoiser,
-            solver=DDIM(),
-            grid=TimeGrid.ddim_stride(autoencoder.schedule, self.steps),
-            x_T=noise_like(self.samples, 100 + seed),
-            z=z,
-            moving="both",
-            loss=loss,
-            quality=quality,
+        return Instance(
+            LatentProblem(
+                denoiser=autoencoder.denoiser,
+                solver=DDIM(),
+                grid=TimeGrid.ddim_stride(autoencoder.schedule, self.steps),
+                x_T=noise_like(self.samples, 100 + seed),
+                z=z,
+                loss=loss,
+            ),
+            quality,
         )
 
     def degrade(self, images: Tensor) -> Tensor:
@@ -160,9 +124,8 @@ class IdentityMorph:
     steps: int = 10
     encoding: int = 50
     judge: str = "arcface"
-    kind: ClassVar[Kind] = "latents"
 
-    def instance(self, seed: int) -> Latents:
+    def instance(self, seed: int) -> Instance:
         autoencoder = embedded_autoencoder()
         guide, judge = embedded_recogniser("guide"), embedded_recogniser(self.judge)
         benchmark = load_benchmark("mini", "mini", None)
@@ -180,31 +143,25 @@ class IdentityMorph:
             probes = [judge.features(embedded_faces(OTHER)[side]) for side in sides]
         identity, threshold = IdentityLoss(guide.features), threshold_of(self.judge)
 
-        def quality(x_0: Tensor) -> dict[str, Tensor]:
+        def quality(outcome: Outcome) -> dict[str, Tensor]:
+            x_0 = outcome.x_0
             with torch.no_grad():
                 found = judge.features(x_0.clamp(-1, 1))
             both = torch.stack([F.cosine_similarity(found, probe) for probe in probes])
             least = both.amin(0)
             return {"identity": least, "match": (least > threshold).float()}
 
-        return Latents(
-            denoiser=autoencoder.denoiser,
-            solver=DDIM(),
-            grid=TimeGrid.ddim_stride(autoencoder.schedule, self.steps),
-            x_T=slerp(noises[0], noises[1]),
-            z=lerp(codes[0], codes[1]),
-            moving="both",
-            loss=lambda x_0, rows: identity(x_0, v_a[rows], v_b[rows]).loss,
-            quality=quality,
+        return Instance(
+            LatentProblem(
+                denoiser=autoencoder.denoiser,
+                solver=DDIM(),
+                grid=TimeGrid.ddim_stride(autoencoder.schedule, self.steps),
+                x_T=slerp(noises[0], noises[1]),
+                z=lerp(codes[0], codes[1]),
+                loss=lambda x_0, rows: identity(x_0, v_a[rows], v_b[rows]).loss,
+            ),
+            quality,
         )
-
-
-def threshold_of(name: str, fmr: float = 0.001) -> float:
-    """Similarity at a false match rate over all impostors."""
-    for record in assets.thresholds("thresholds.json", assets.profile("mini")):
-        if (record.model, record.target_fmr, record.impostor_policy) == (name, fmr, "all"):
-            return record.value
-    raise assets.AssetError(f"thresholds.json has no record of {name} at FMR {fmr}")
 
 
 @dataclass(frozen=True)
@@ -227,9 +184,8 @@ class Smile:
     steps: int = 10
     encoding: int = 50
     keep: float = 1.0
-    kind: ClassVar[Kind] = "latents"
 
-    def instance(self, seed: int) -> Latents:
+    def instance(self, seed: int) -> Instance:
         autoencoder, recogniser = embedded_autoencoder(), embedded_recogniser("arcface")
         steered = torch.cat([subjects(k, self.samples) for k in range(4)])
         rest = [k for k in range(len(embedded_faces(SOURCE))) if k not in steered.tolist()]
@@ -246,22 +202,24 @@ class Smile:
             wanted = (guide(_coarse(x_0)) - 1).square()
             return wanted + self.keep * (x_0 - source[rows]).square().flatten(1).mean(1)
 
-        def quality(x_0: Tensor) -> dict[str, Tensor]:
+        def quality(outcome: Outcome) -> dict[str, Tensor]:
+            x_0 = outcome.x_0
             with torch.no_grad():
                 x_0 = x_0.clamp(-1, 1)
                 score = judge(autoencoder.code(x_0))
                 kept = F.cosine_similarity(recogniser.features(x_0), person)
             return {"smiles": (score > 0).float(), "score": score, "identity": kept}
 
-        return Latents(
-            denoiser=autoencoder.denoiser,
-            solver=DDIM(),
-            grid=TimeGrid.ddim_stride(autoencoder.schedule, self.steps),
-            x_T=x_T,
-            z=z,
-            moving="both",
-            loss=loss,
-            quality=quality,
+        return Instance(
+            LatentProblem(
+                denoiser=autoencoder.denoiser,
+                solver=DDIM(),
+                grid=TimeGrid.ddim_stride(autoencoder.schedule, self.steps),
+                x_T=x_T,
+                z=z,
+                loss=loss,
+            ),
+            quality,
         )
 
 

@@ -5,8 +5,6 @@ from typing import Any
 
 from adjointdeis.files import write_atomically
 
-COMMAND = "python run.py +experiment=guidance task.only={row}"
-
 
 def write_tables(path: Path, result: dict[str, Any]) -> None:
     """Writes the tables of a result."""
@@ -27,7 +25,7 @@ def tables(result: dict[str, Any]) -> str:
 def _table(task: str, rows: list[dict[str, Any]], labels: dict[str, str]) -> str:
     measures = list(rows[0]["quality"])
     columns = [
-        "method", *measures, "NFE", "VJPs", "latents", "graphs", "CPU s", "`task.only=`",
+        "method", *measures, "NFE", "VJPs", "latents", "graphs", "CPU s", "`only=`",
     ]  # fmt: skip
     lines = [
         f"### {labels.get(task, task)}",
