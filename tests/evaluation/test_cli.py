@@ -78,8 +78,10 @@ def test_convert(tmp_path, capsys):
     source = tmp_path / "m.txt"
     source.write_text("m; a; 1; 0.5\nm; b; 1; 0.4\n")
     out = tmp_path / "scores.csv"
-    code = main(["convert", "--from", "mvr", str(source), "--into", str(out), "--system", "arc"])
-    assert code == 0
+    command = ["convert", "--from", "mvr", str(source), "--into", str(out), "--system", "arc"]
+    assert main(command) == 2
+    assert "state --probe source" in capsys.readouterr().err
+    assert main([*command, "--probe", "other"]) == 0
     assert read_scores(out).unique("system") == ["arc"]
     again = tmp_path / "again.txt"
     assert (

@@ -18,12 +18,14 @@ from adjointdeis.evaluation.markdown import markdown_table, table as text_table
 from adjointdeis.evaluation.operating import estimate_thresholds
 from adjointdeis.evaluation.paired import compare_attacks
 from adjointdeis.evaluation.paper import SYSTEMS, paper_table
-from adjointdeis.evaluation.protocol import INTERVALS, evaluate
+from adjointdeis.evaluation.protocol import INTERVALS, evaluate, evaluate_by
 from adjointdeis.evaluation.provenance import NoProvenance, read_provenance, sources_match
-from adjointdeis.evaluation.scores import ScoreTable
+from adjointdeis.evaluation.scores import ScoreTable, concatenate
 from adjointdeis.evaluation.storage import read_scores, write_json, write_scores
 from adjointdeis.evaluation.subjects import Subjects, read_subjects
 from adjointdeis.evaluation.thresholds import ThresholdRecord, read_thresholds
+from adjointdeis.evaluation.verification import verification_rows
+from adjointdeis.extras import load
 from adjointdeis.files import write_atomically
 
 RESULT_SCHEMA = "adjointdeis-evaluation/1"
@@ -63,6 +65,14 @@ def score(options: Namespace) -> None:
         seed=options.seed,
         confidence=options.confidence,
     )
+    for covariate in options.by or ():
+        if subjects is None:
+            raise EvaluationError(f"--by {covariate} needs --subjects FILE")
+        rows += evaluate_by(
+            table, subjects, covariate, records, probe_policies=options.probe,
+            attacks=options.attacks, systems=options.systems, variants=options.variants,
+            **_statistics(options),
+        )  # fmt: skip
     text = _printed(tables.rates_table(rows), tables.threshold_table(records))
     print(text)
     result = {
@@ -79,6 +89,47 @@ def score(options: Namespace) -> None:
     if options.markdown:
         write_atomically(Path(options.markdown), lambda f: f.write(text + "\n"))
     print(f"wrote {out}", file=sys.stderr)
+
+
+def report(options: Namespace) -> None:
+    """Writes a report of score files: HTML, Markdown, LaTeX, CSV, JSON and figures."""
+    load("matplotlib", "reports")
+    load("PIL", "reports")
+    from adjointdeis.reporting.score_report import write_score_report
+
+    _check_confidence(options)
+    read = [read_scores(path) for path in options.scores]
+    written = write_score_report(
+        read[0] if len(read) == 1 else concatenate(read),
+        options.out,
+        title=options.title or Path(options.scores[0]).stem,
+        thresholds=read_thresholds(options.thresholds) if options.thresholds else None,
+        fmr=options.fmr or (0.001,),
+        impostor_policies=options.impostors or ("all",),
+        subjects=_subjects(options),
+        covariates=options.by or (),
+        plots=not options.no_plots,
+        **_statistics(options),
+    )
+    print(f"wrote {len(written)} files to {options.out}: report.html first", file=sys.stderr)
+
+
+def verification(options: Namespace) -> None:
+    """Prints EER and FNMR of every recogniser; with --out also figures, as `report` does."""
+    _check_confidence(options)
+    table = read_scores(options.scores)
+    rows = verification_rows(
+        table,
+        fmr=options.fmr or (0.01, 0.001, 0.0001),
+        impostor_policy=options.impostors,
+        subjects=_subjects(options),
+        **_statistics(options),
+    )
+    print(_printed(tables.verification_table(rows)))
+    if options.out:
+        options.scores, options.by, options.title = [options.scores], (), None
+        options.thresholds, options.impostors, options.no_plots = None, [options.impostors], False
+        report(options)
 
 
 def compare(options: Namespace) -> None:
@@ -159,8 +210,23 @@ def threshold(options: Namespace) -> None:
 
 def convert(options: Namespace) -> None:
     """Reads one format and writes another."""
-    labels = Labels(options.system, options.score_type, options.attack, options.probe)
+    mapped = dict(entry.split("=", 1) for entry in options.columns or () if "=" in entry)
+    if len(mapped) != len(options.columns or ()):
+        raise EvaluationError("--columns: expected name=column, such as score=Similarity")
+    labels = Labels(
+        system=options.system,
+        score_type=options.score_type,
+        attack=options.attack,
+        probe_policy=options.probe,
+        alignment=options.alignment,
+        model_fingerprint=options.model_fingerprint,
+        data_set=options.data_set,
+        kind=options.kind,
+        columns=mapped,
+    )
     table = read_format(options.source, options.inputs, labels)
+    if options.source == "generic":
+        print(table.metadata["read_as"], file=sys.stderr)
     write_format(options.target, table, options.into)
     print(f"wrote {len(table)} rows to {', '.join(options.into)}", file=sys.stderr)
 

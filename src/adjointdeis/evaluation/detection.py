@@ -212,7 +212,11 @@ def detection_rows(
     images; never narrower than the exact interval of as many images as share nobody.
 
     Args:
+        table: `mad` rows, and `morph` rows where those say whose images were morphed.
+        systems: detectors to evaluate; None takes what the table has.
         replicates: of the bootstrap; 0 leaves the exact interval alone.
+        seed: of the bootstrap.
+        confidence: level of the intervals, in (0, 1).
 
     Returns:
         system, attack, d_eer, d_eer_lo, d_eer_hi, d_eer_tau; k, n, value, lo, hi and tau of
@@ -223,14 +227,14 @@ def detection_rows(
     rows = []
     for system in distinct(systems) if systems else table.unique("system", kind="mad"):
         scores = DetectionScores.from_table(table, system)
-        images = _Images.of(table, system)
+        images = Images.of(table, system)
         draws = None
         if replicates:
             draws = draw_subjects(np.unique(images.people), replicates=replicates, seed=seed)
         for attack in [*scores.attacks, None]:
             names = [attack] if attack else list(scores.attacks)
-            once = {k: v[0] for k, v in _points(images, names, None).items()}
-            drawn = None if draws is None else _points(images, names, draws)
+            once = {k: v[0] for k, v in resampled_points(images, names, None).items()}
+            drawn = None if draws is None else resampled_points(images, names, draws)
             bona = len(np.unique(images.people[images.bona_fide]))
             morphs = {name: images.independent(name) for name in names}
             failed = scores.n_failed
@@ -283,7 +287,7 @@ def _verdict(morphs: int, bona_fide: int, d_eer: float) -> str:
 
 
 @dataclass(frozen=True, eq=False)
-class _Images:
+class Images:
     """A detector's images that it could process, with the people on them.
 
     Attributes:
@@ -300,7 +304,7 @@ class _Images:
     resampled: str
 
     @classmethod
-    def of(cls, table: ScoreTable, system: str) -> "_Images":
+    def of(cls, table: ScoreTable, system: str) -> "Images":
         rows = table.select(kind="mad", system=system)
         rows = rows.where(rows["status"] == "ok")
         bona = np.isin(rows["attack"], ("", BONA_FIDE))
@@ -335,8 +339,8 @@ class _Images:
         return disjoint_sets(list(codes.reshape(-1, 2)))
 
 
-def _points(
-    images: _Images, attacks: Sequence[str], draws: SubjectDraws | None
+def resampled_points(
+    images: Images, attacks: Sequence[str], draws: SubjectDraws | None
 ) -> dict[str, np.ndarray]:
     """The D-EER and every operating point, shape (B,), in every replicate; without draws, B = 1."""
     taus = np.unique(images.scores)

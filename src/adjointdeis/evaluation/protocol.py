@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from adjointdeis.evaluation.columns import codes
 from adjointdeis.evaluation.errors import EvaluationError, ScoreError
 from adjointdeis.evaluation.groups import MorphScores, group_table
 from adjointdeis.evaluation.metrics import VARIANTS, rmmr, vulnerability
@@ -29,8 +30,8 @@ from adjointdeis.evaluation.rates import (
     Rate,
     sum_of_rates,
 )
-from adjointdeis.evaluation.scores import ScoreTable
-from adjointdeis.evaluation.subjects import Subjects
+from adjointdeis.evaluation.scores import ScoreTable, concatenate
+from adjointdeis.evaluation.subjects import Subjects, age_band
 from adjointdeis.evaluation.thresholds import ThresholdRecord
 from adjointdeis.evaluation.uncertainty import (
     SubjectDraws,
@@ -44,9 +45,11 @@ from adjointdeis.evaluation.verification import false_non_match_rate
 
 WORST_CASE = "worst-case"
 RMMR_PREFIX = "RMMR-"
-# Those that count morphs; the IAPMR counts comparisons, and no sum with an FNMR is defined for it.
+# Those that count morphs; of the IAPMR, which counts comparisons, the sum with the FNMR is the
+# RIAPAR of ISO/IEC 30107-3, 1 + IAPAR - (1 - FNMR).
 RMMR_VARIANTS = ("MMPMR", "MinMax", "ProdAvg", "FMMPMR")
-ALL_VARIANTS = (*VARIANTS, *(RMMR_PREFIX + v for v in RMMR_VARIANTS))
+ALL_VARIANTS = (*VARIANTS, *(RMMR_PREFIX + v for v in (*RMMR_VARIANTS, "IAPMR")))
+SYNONYMS = {"IAPAR": "IAPMR", "RIAPAR": "RMMR-IAPMR", "RMMR": "RMMR-MMPMR"}
 INTERVALS = {
     "wilson": CONDITIONAL,
     "bootstrap, tau re-estimated": NEW_SUBJECTS,
@@ -118,8 +121,10 @@ def evaluate(
         probe_policies, attacks, systems: what to evaluate; None takes what the table has.
         variants: of `ALL_VARIANTS`; None is MMPMR with one probe per subject, else MinMax and
             ProdAvg.
+        subjects: sex and group of each subject, for the policies that need them.
         replicates: of the subject bootstrap; 0 leaves it out.
         seed: of the bootstrap.
+        confidence: level of the intervals, in (0, 1).
 
     Returns:
         dictionaries with the keys `ROW_KEYS`, JSON-ready; shares in [0, 1], None where unknown.
@@ -134,7 +139,8 @@ def evaluate(
     attacks = chosen(morphs, "attack", attacks)
     systems = chosen(morphs, "system", systems)
     policies = chosen(morphs, "probe_policy", probe_policies)
-    variants = None if variants is None else distinct(variants)
+    if variants is not None:
+        variants = distinct(SYNONYMS.get(variant, variant) for variant in distinct(variants))
     for variant in variants or ():
         if variant not in ALL_VARIANTS:
             raise EvaluationError(f"variant {variant!r}: expected {', '.join(ALL_VARIANTS)}")
@@ -260,3 +266,44 @@ def _add_bounds(rows: list[dict[str, Any]]) -> None:
         bound = bounds.get(tuple(row[k] for k in labels))
         row["bound"] = bound
         row["share_of_bound"] = row["value"] / bound if bound else None
+
+
+def evaluate_by(
+    table: ScoreTable,
+    subjects: Subjects,
+    covariate: str,
+    thresholds: Sequence[ThresholdRecord],
+    **options: Any,
+) -> list[dict[str, Any]]:
+    """`evaluate` for the morphs whose subjects all share a sex, a group or an age band.
+
+    The thresholds are those of everybody, so that groups are judged alike; counts and intervals
+    are each group's own. Morphs across groups are in none.
+
+    Args:
+        covariate: `sex`, `group` or `age` (bands of ten years).
+        thresholds: one per system, FMR and impostor policy.
+        options: of `evaluate`.
+
+    Returns:
+        rows of `evaluate` with `group`, such as `sex: female`; a group without a morph is absent.
+    """
+    morphs = table.select(kind="morph")
+    values = subjects.values(morphs["subject_id"], covariate)
+    if covariate == "age":
+        values = np.array([age_band(value) for value in values.tolist()])
+    morph, n = codes(morphs["attack"], morphs["morph_id"])
+    rows = []
+    for value in np.unique(values).tolist():
+        within = np.bincount(morph, values != value, minlength=n)[morph] == 0
+        if not within.any():
+            continue
+        own = morphs.where(within)
+        people = np.unique(own["subject_id"])
+        rest = table.where(
+            (table["kind"] == "nonmated")
+            | ((table["kind"] == "mated") & np.isin(table["subject_id"], people))
+        )
+        found = evaluate(concatenate([own, rest]), thresholds, **options)
+        rows += [{"group": f"{covariate}: {value}", **row} for row in found]
+    return rows

@@ -120,6 +120,8 @@ def rates_table(rows: Sequence[Mapping[str, Any]], system: Named = str) -> Table
               "tau", "k/N", "%", f"{level} new subjects", f"{level} Wilson", "FNMR %",
               "FTA/FTE"]  # fmt: skip
     header += ["% of bound"] if bounded else []
+    grouped = any("group" in row for row in rows)
+    header = ["people", *header] if grouped else header
     lines = []
     for row in rows:
         realised = DASH
@@ -142,7 +144,8 @@ def rates_table(rows: Sequence[Mapping[str, Any]], system: Named = str) -> Table
             f"{new}{star}" if new else DASH, interval(row["wilson_lo"], row["wilson_hi"]),
             missed, f"{row['n_fta']}/{row['n_fte']}",
         ]  # fmt: skip
-        lines.append(cells([*line, percent(row["share_of_bound"])] if bounded else line))
+        line += [percent(row["share_of_bound"])] if bounded else []
+        lines.append(cells([row.get("group", "all"), *line] if grouped else line))
     return Table("rates", "Vulnerability", tuple(header), tuple(lines), notes=tuple(_notes(rows)))
 
 
@@ -318,3 +321,28 @@ def generality_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         "numbers of probes, which cannot be paired."
     )
     return Table("generality", "G-MAP over all attacks", header, tuple(lines), notes=(note,))
+
+
+def verification_table(rows: Sequence[Mapping[str, Any]], system: Named = str) -> Table:
+    """Rows of `verification_rows`."""
+    targets = list(dict.fromkeys(p["fmr_target"] for row in rows for p in row["fnmr"]))
+    header = ("system", "EER %", *(f"FNMR % at FMR {share(t)}" for t in targets),
+              "mated", "nonmated", "subjects", "failed")  # fmt: skip
+    lines = []
+    for row in rows:
+        bounds = (interval(row["eer_lo"], row["eer_hi"]), f"tau {row['eer_tau']:.4g}")
+        line: list[str | Cell] = [system(row["system"]), Cell(percent(row["eer"]), bounds)]
+        points = {p["fmr_target"]: p for p in row["fnmr"]}
+        for target in targets:
+            p = points[target]
+            detail = (f"({of(p['k'], p['n'])})", interval(p["lo"], p["hi"]))
+            line.append(Cell(percent(p["value"]), detail))
+        people = DASH if row["subjects"] is None else str(row["subjects"])
+        lines.append(
+            cells([*line, str(row["mated"]), str(row["nonmated"]), people, str(row["n_failed"])])
+        )
+    notes = (
+        "Intervals: for new subjects, never narrower than the exact interval of as many people; "
+        "of comparisons where people are not named. Comparisons that failed are in no rate.",
+    )
+    return Table("verification", "Verification of genuine people", header, tuple(lines), (), notes)

@@ -38,7 +38,14 @@ HEADLINE_VARIANTS = ("MMPMR", "MinMax")
 
 @dataclass(frozen=True, order=True)
 class EvaluationSetting:
-    """What a rate was measured under; two rates compare only under one condition."""
+    """What a rate was measured under; two rates compare only where all of it is the same.
+
+    Args:
+        probe: Against which image of a subject: source, or another one.
+        impostors: Policy of the impostors that set the threshold.
+        variant: MMPMR or a relative of it.
+        fmr: Target false match rate, a share.
+    """
 
     probe: str
     impostors: str
@@ -87,7 +94,7 @@ class Run:
     @property
     def systems(self) -> list[str]:
         """Recognisers that have rows, in the order of the result."""
-        scored = {row["system"] for row in self.result["rows"]}
+        scored = {row["system"] for row in self.result["rows"]} or set(self.result["systems"])
         return [name for name in self.result["systems"] if name in scored]
 
     @property
@@ -98,6 +105,11 @@ class Run:
     def path(self, relative: str) -> Path:
         """A path of the result on this machine."""
         return self.directory / relative
+
+    def guided(self, attack: str, system: str) -> bool:
+        """Whether a recogniser guided an attack, which makes it a white box there."""
+        guides = self.result["attacks"].get(attack, {}).get("guides") or {}
+        return self.result["systems"][system].get("fingerprint") in guides.values()
 
     def attack_label(self, name: str) -> str:
         """The attack's printed name."""
@@ -172,6 +184,10 @@ class Run:
         for row in self.result["rows"]:
             if row["system"] == system and condition(row) == at:
                 return -row["tau"] if row["score_type"] == "dissimilarity" else row["tau"]
+        # Without morphs there are no rows, and the thresholds stand for themselves.
+        for record in self.thresholds if not self.result["rows"] else ():
+            if (record.model, record.target_fmr) == (system, at.fmr):
+                return record.oriented
         return None
 
     def verdicts(self, attack: str, system: str, at: EvaluationSetting) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """What the text formats share: labels they lack, lines with numbers, rows with places."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ class Labels:
             the subject. No file says it and tens of points hang on it, so there is no default.
         alignment, model_fingerprint, data_set: what a threshold is checked against; empty where
             unknown, and then nothing can be checked.
+        kind: of every row, for tables of one's own that have no such column.
+        columns: canonical name to a column of a table of one's own.
     """
 
     system: str = "system"
@@ -37,6 +39,8 @@ class Labels:
     alignment: str = ""
     model_fingerprint: str = ""
     data_set: str = ""
+    kind: str = ""
+    columns: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def probe(self) -> str:
