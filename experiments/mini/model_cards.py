@@ -39,24 +39,24 @@ def _autoencoder(entry: dict[str, Any], measured: dict[str, Any]) -> list[str]:
         "The official block structure with other numbers: "
         + ", ".join(f"{k} {v}" for k, v in recipe["network"].items() if k != "_target_")
         + f". It predicts m, the clean image up to a white residual of standard deviation "
-        f"s = {entry['spread']:g}, and is used as a noise prediction, eps = sigma (x_t - alpha m) / "
-        "(sigma^2 + alpha^2 s^2); the official weights predict eps.",
+        f"s = {entry['spread']:g}, and is used as a noise prediction, "
+        "eps = sigma (x_t - alpha m) / (sigma^2 + alpha^2 s^2); the official weights predict eps.",
         "",
         "| | |",
         "|---|---|",
         f"| data | {_pool(recipe['pool'])} |",
         f"| initial weights | {_initial(initial)} |",
         f"| recipe | {training['steps']} steps of {recipe['batch_size'] * training['processes']} "
-        f"images in {training['processes']} processes, AdamW at {recipe['learning_rate']:g}, cosine "
-        f"of {recipe['learning_rate_steps'] or recipe['steps']} steps, EMA {recipe['ema_decay']}, "
+        f"images in {training['processes']} processes, AdamW at {recipe['learning_rate']:g}, "
+        f"cosine of {recipe['learning_rate_steps'] or recipe['steps']} steps, EMA {recipe['ema_decay']}, "
         f"seed {training['seed']}; the encoder is "
         f"{'trained too' if recipe['train_encoder'] else 'left as it was'} |",
         f"| command | `python run.py task={recipe['name'].replace('-', '/', 1)}"
         f"{'' if initial is None else ' task.initial=<initial weights>'}` |",
         f"| file | {entry['bytes'] / 1e6:.1f} MB, SHA-256 `{entry['sha256'][:16]}` |",
         "",
-        f"Measured on {measured['images']} unseen faces. A picture is as sharp as a rendered one at "
-        "a ratio of 1; grain is above, blur below. White noise has a standard deviation of 1, also "
+        f"Measured on {measured['images']} unseen faces. A picture is as sharp as a rendered one "
+        "at a ratio of 1; grain is above, blur below. White noise has a standard deviation of 1, also "
         "of its 8x8 block means times 8, and no correlation with the image.",
         "",
         "| | 20 steps | 100 steps |",
@@ -92,8 +92,8 @@ def _initial(initial: dict[str, Any] | None) -> str:
         return "random"
     before = initial["recipe"]
     return (
-        f"SHA-256 `{initial['sha256'][:16]}`, the weights embedded before: {initial['steps']} steps "
-        f"of {before['batch_size']} that predicted {initial['prediction']}, on "
+        f"SHA-256 `{initial['sha256'][:16]}`, the weights embedded before: {initial['steps']} "
+        f"steps of {before['batch_size']} that predicted {initial['prediction']}, on "
         f"{_pool(before['pool'])}; in the repository's history"
     )
 
