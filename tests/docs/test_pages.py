@@ -2,6 +2,7 @@
 
 import re
 import runpy
+import shutil
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,7 @@ def names() -> dict:
         normal(3, 4, 3, seed=1),
         normal(3, seed=2),
     )
-    return {
+    given = {
         "denoiser": denoiser,
         "x_T": normal(2, 4, seed=3).requires_grad_(),
         "z": normal(2, 3, seed=4).requires_grad_(),
@@ -39,6 +40,9 @@ def names() -> dict:
         "objective": lambda x_0: x_0.square().sum(1),
         "sample": __import__("adjointdeis").sample,
     }
+    (overview,) = snippets(DOCS / "methods" / "index.md")
+    exec(compile(overview, "index.md", "exec"), given)
+    return given
 
 
 def snippets(page: Path) -> list[str]:
@@ -84,7 +88,7 @@ def test_every_guidance_algorithm_has_a_page() -> None:
     modules = {
         path.stem
         for path in (ROOT / "src" / "adjointdeis" / "guidance").glob("*.py")
-        if path.stem not in {"__init__", "catalogue", "per_sample", "sampler"}
+        if path.stem not in {"__init__", "catalogue", "per_sample", "problem"}
     }
     # Two share the page of what they are a form of.
     modules -= {"fine_tuning", "implicit_langevin"}
@@ -148,12 +152,17 @@ def test_the_page_on_score_files_runs(tmp_path, monkeypatch, capsys) -> None:
     from adjointdeis.evaluation.cli import main
 
     monkeypatch.chdir(tmp_path)
+    shutil.copytree(DOCS / "data", tmp_path / "data")
     text = (DOCS / "evaluation.md").read_text()
     commands = re.search(r"```bash\n(.*?)```", text, re.S)[1].splitlines()
+    assert len(commands) == 10
     for command in commands:
         words = command.partition("#")[0].split()
         assert words.pop(0) == "adjointdeis-eval"
         assert main(words) == 0, command
     capsys.readouterr()
     exec(snippets(DOCS / "evaluation.md")[0], {})
-    assert len(capsys.readouterr().out.splitlines()) == 12
+    # Two attacks, three recognisers, one probe policy.
+    assert len(capsys.readouterr().out.splitlines()) == 6
+    assert (tmp_path / "report" / "plots" / "det.svg").is_file()
+    assert (tmp_path / "report" / "tables" / "by-sex.tex").is_file()

@@ -4,20 +4,36 @@ from adjointdeis.diffusion.checkpointing import checkpoint_blocks
 from adjointdeis.diffusion.classifier_free import ClassifierFreeGuidance, Guidance
 from adjointdeis.diffusion.cycle_sde import CycleSDE
 from adjointdeis.diffusion.denoiser import (
+    EDM,
     Denoiser,
     EpsFromFlow,
     EpsFromV,
     EpsFromX0,
+    FromNoiseLevels,
     FromTimesteps,
 )
 from adjointdeis.diffusion.from_diffusers import DiffusersModel, from_diffusers
 from adjointdeis.diffusion.grid import Node, TimeGrid
 from adjointdeis.diffusion.noise import BrownianPath, Noise, RecordedNoise, as_noise
 from adjointdeis.diffusion.oracles import GaussianDenoiser, MixtureDenoiser
-from adjointdeis.diffusion.schedule import DDPM, RectifiedFlow, Schedule, VPCosine, VPLinear
+from adjointdeis.diffusion.other_libraries import (
+    from_azula,
+    from_diffae,
+    from_flow_matching,
+    from_k_diffusion,
+)
+from adjointdeis.diffusion.schedule import (
+    DDPM,
+    RectifiedFlow,
+    Schedule,
+    VarianceExploding,
+    VPCosine,
+    VPLinear,
+)
 
 __all__ = [
     "DDPM",
+    "EDM",
     "BrownianPath",
     "ClassifierFreeGuidance",
     "CycleSDE",
@@ -26,6 +42,7 @@ __all__ = [
     "EpsFromFlow",
     "EpsFromV",
     "EpsFromX0",
+    "FromNoiseLevels",
     "FromTimesteps",
     "GaussianDenoiser",
     "Guidance",
@@ -38,7 +55,12 @@ __all__ = [
     "TimeGrid",
     "VPCosine",
     "VPLinear",
+    "VarianceExploding",
     "as_noise",
     "checkpoint_blocks",
+    "from_azula",
+    "from_diffae",
     "from_diffusers",
+    "from_flow_matching",
+    "from_k_diffusion",
 ]

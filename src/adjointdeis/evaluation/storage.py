@@ -25,6 +25,9 @@ SCHEMA = "adjointdeis-scores/1"
 def read_scores(path: str | os.PathLike[str]) -> ScoreTable:
     """Reads a canonical table, CSV or Parquet by its suffix, with its sidecar where there is one.
 
+    Args:
+        path: The file.
+
     Raises:
         ScoreError: naming file and line, for anything that `scores.checked` refuses.
     """
@@ -37,7 +40,12 @@ def read_scores(path: str | os.PathLike[str]) -> ScoreTable:
 
 
 def write_scores(table: ScoreTable, path: str | os.PathLike[str]) -> None:
-    """Writes a canonical table and its sidecar; the suffix `.parquet` needs pyarrow."""
+    """Writes a canonical table and its sidecar; the suffix `.parquet` needs pyarrow.
+
+    Args:
+        table: Scores.
+        path: The file; its folder is made. The sidecar lies beside it, with `.json` appended.
+    """
     path = Path(path)
     if path.suffix == ".parquet":
         _write_parquet(table, path)
@@ -66,6 +74,9 @@ def _metadata(path: Path) -> dict[str, Any]:
     found = read_json(sidecar, ScoreError)
     if not isinstance(found, dict):
         raise ScoreError(f"{sidecar}: expected a JSON object")
+    systems = found.get("systems", {})
+    if not isinstance(systems, dict) or not all(isinstance(s, dict) for s in systems.values()):
+        raise ScoreError(f'{sidecar}: "systems": expected an object of objects, one per system')
     return {k: v for k, v in found.items() if k not in ("schema", "rows", "fingerprint")}
 
 
@@ -138,7 +149,11 @@ def _pyarrow(path: Path) -> tuple[Any, Any]:
 
 def _read_parquet(path: Path) -> ScoreTable:
     _, parquet = _pyarrow(path)
-    found = parquet.read_table(path)
+    try:
+        found = parquet.read_table(path)
+    # pyarrow's errors of damaged files have no common base.
+    except Exception as error:
+        raise ScoreError(f"{path}: not a readable Parquet file ({error})") from None
     _check_header(path, list(found.column_names))
     columns: dict[str, Any] = {}
     for name in found.column_names:

@@ -12,10 +12,16 @@ from adjointdeis.evaluation import Subjects
 from adjointdeis.faces.datasets.folder import DatasetError, FaceDataset, load_folder
 from adjointdeis.faces.datasets.pairs import Pair, PairListError, read_pairs, validate_pairs
 from adjointdeis.faces.image_io import AnyPath, read_image
+from adjointdeis.faces.recogniser import Recogniser
 from adjointdeis.harness.assets import MINI
 from adjointdeis.harness.people import people_beside
 
 SOURCE, OTHER = "03", "08"  # captures: neutral, which is morphed, and smiling, which probes
+
+
+def finds_faces(system: Recogniser) -> bool:
+    """Whether a recogniser looks for the face itself, and so takes photographs of any framing."""
+    return bool(getattr(system, "finds_faces", False))
 
 
 class BenchmarkError(ValueError):
@@ -29,14 +35,29 @@ class Benchmark:
     Attributes:
         dataset: The faces.
         pairs: Pairs in the order of the list.
+        originals: The photographs that the faces were aligned from, where a recogniser that finds
+            the face itself is to see them as probes; None shows it the aligned faces.
     """
 
     dataset: FaceDataset
     pairs: tuple[Pair, ...]
+    originals: FaceDataset | None = None
 
     def image(self, subject: str, capture: str) -> AnyPath:
         """Image file of a subject."""
         return self.dataset.subject(subject).images[capture]
+
+    def probe(self, system: Recogniser, subject: str, capture: str) -> AnyPath:
+        """The image that a recogniser compares morphs with."""
+        if self.originals is not None and finds_faces(system):
+            return self.originals.subject(subject).images[capture]
+        return self.image(subject, capture)
+
+    def alignment(self, system: Recogniser) -> str:
+        """Label of how a recogniser's probes are aligned: what its thresholds belong to."""
+        if self.originals is not None and finds_faces(system):
+            return f"{system.alignment} of the original photographs"
+        return system.alignment
 
     @property
     def subjects(self) -> tuple[str, ...]:
@@ -58,8 +79,29 @@ class Benchmark:
         return {self.image(*side).name: self._hashes[side] for side in pair.sides}
 
 
+def load_faces(faces: str) -> FaceDataset:
+    """The faces of a run.
+
+    Args:
+        faces: Folder of aligned images ``NNN_03.png`` and ``NNN_08.png``; "mini" for the embedded
+            ones.
+
+    Raises:
+        DatasetError: See the message.
+    """
+    _require_path("faces", faces)
+    return load_folder(MINI / "faces" if faces == "mini" else faces, faces)
+
+
+def _require_path(key: str, value: object) -> None:
+    if not isinstance(value, (str, Path)):
+        raise PairListError(
+            f"data.{key}={value!r}: expected a path or mini; data.limit takes fewer pairs"
+        )
+
+
 def load_benchmark(
-    faces: str,
+    faces: FaceDataset | str,
     pairs: str,
     limit: int | None = None,
     check: Callable[[Benchmark], list[str]] | None = None,
@@ -67,8 +109,7 @@ def load_benchmark(
     """Faces and pairs, with every problem of the list reported at once.
 
     Args:
-        faces: Folder of aligned images ``NNN_03.png`` and ``NNN_08.png``; "mini" for the embedded
-            ones.
+        faces: The faces, or what :func:`load_faces` takes.
         pairs: Pair list; "mini" for the embedded one.
         limit: Use this many pairs, spread evenly over the list; None uses all. Evenly, because a
             list is sorted by similarity within its groups and its head is its easiest part.
@@ -78,12 +119,8 @@ def load_benchmark(
         PairListError, DatasetError: See the messages.
         BenchmarkError: Problems of more than one kind, or of images; all are listed.
     """
-    for key, value in (("faces", faces), ("pairs", pairs)):
-        if not isinstance(value, (str, Path)):
-            raise PairListError(
-                f"data.{key}={value!r}: expected a path or mini; data.limit takes fewer pairs"
-            )
-    dataset = load_folder(MINI / "faces" if faces == "mini" else faces, faces)
+    dataset = faces if isinstance(faces, FaceDataset) else load_faces(faces)
+    _require_path("pairs", pairs)
     source = MINI / "pairs.csv" if pairs == "mini" else Path(pairs)
     listed = read_pairs(source)
     if limit is not None:

@@ -25,6 +25,10 @@ OTHER_IMAGES = (
 )  # fmt: skip
 
 
+# What may lie beside an image under its name.
+BESIDE_IMAGES = (".tem", ".txt", ".json", ".csv", ".pts", ".npy", ".npz", ".xml", ".mat", ".md")
+
+
 class LeftOutWarning(UserWarning):
     """Images that a folder holds and its reader does not take, with the reasons."""
 
@@ -34,7 +38,7 @@ class DatasetError(ValueError):
 
 
 @dataclass(frozen=True)
-class Subject:
+class SubjectImages:
     """One person.
 
     Attributes:
@@ -67,7 +71,7 @@ class FaceDataset:
 
     name: str
     root: Path
-    subjects: tuple[Subject, ...]
+    subjects: tuple[SubjectImages, ...]
     licence: str = "unknown"
 
     @property
@@ -88,7 +92,7 @@ class FaceDataset:
                 digest.update(f"{subject.id}_{capture} {content}\n".encode())
         return digest.hexdigest()
 
-    def subject(self, subject_id: str) -> Subject:
+    def subject(self, subject_id: str) -> SubjectImages:
         """The subject of an id.
 
         Raises:
@@ -160,7 +164,7 @@ def load_folder(root: Path | str, name: str = "folder") -> FaceDataset:
             + (f"; it has {said_of(left_out)}" if left_out else "")
         )
     warn_left_out(root, left_out)
-    subjects = (Subject(key, images[key], templates.get(key, {})) for key in sorted(images))
+    subjects = (SubjectImages(key, images[key], templates.get(key, {})) for key in sorted(images))
     return FaceDataset(name, root, tuple(subjects))
 
 
@@ -171,11 +175,12 @@ def why_left_out(name: str, otherwise: str) -> str:
         name: The file's name.
         otherwise: The reason for an image in a format that is read.
     """
-    suffix = Path(name).suffix.lower()
+    path = Path(name)
+    suffix = path.suffix.lower()
     if suffix in IMAGE_SUFFIXES:
         return otherwise
-    if suffix in OTHER_IMAGES:
-        return f"{suffix} is not read, convert it to PNG"
+    if suffix in OTHER_IMAGES or (NAME.match(canonical(path.stem)) and suffix not in BESIDE_IMAGES):
+        return f"{suffix or 'a file without suffix'} is not read, convert it to PNG"
     return ""
 
 
