@@ -25,7 +25,7 @@ from oracles import (
 )
 from torch import nn
 
-from adjointdeis import DDPM, TimeGrid, VPCosine, VPLinear, encode, sample
+from adjointdeis import DDPM, PerStep, TimeGrid, VPCosine, VPLinear, encode, sample
 from adjointdeis.diffusion import BrownianPath, ClassifierFreeGuidance, RecordedNoise
 from adjointdeis.gradients import (
     AdjointDEIS,
@@ -128,7 +128,7 @@ def test_it_is_correct_by_finite_differences() -> None:
 
         def chain(x, *conditions, solver=solver):
             return sample(
-                network, x, conditions, solver=solver, grid=grid,
+                network, x, PerStep(conditions), solver=solver, grid=grid,
                 noise=noise if solver.calculus == "sde" else None, gradient=Reversible(),
             ).x_0  # fmt: skip
 
@@ -325,7 +325,7 @@ def test_the_random_state_is_kept_once_unless_the_network_draws() -> None:
         x_0 = sample(
             denoiser, x_T, inputs()[1], solver=EDICT(), grid=grid, gradient=Reversible()
         ).x_0
-        return len({id(one) for one in x_0.grad_fn.record.surroundings})
+        return len({id(one) for one in x_0.grad_fn.record.contexts})
 
     assert generator_states(MLPDenoiser()) == 1
     assert generator_states(Dropout()) == 2 * N

@@ -20,8 +20,7 @@ from torch import Tensor
 
 from adjointdeis.diffusion.denoiser import Denoiser
 from adjointdeis.diffusion.grid import Node, TimeGrid
-from adjointdeis.gradients.base import GradientMethod
-from adjointdeis.gradients.flowgrad import FlowGrad
+from adjointdeis.gradients import FlowGrad, GradientMethod, PerStep
 from adjointdeis.guidance.latent_optimisation import (
     LatentOptimisation,
     Objective,
@@ -121,7 +120,7 @@ def control_trajectory(
         return sample(
             predict,
             x,
-            controls.unbind(1),
+            PerStep(controls.unbind(1)),
             solver=controlled,
             grid=grid,
             gradient=method,

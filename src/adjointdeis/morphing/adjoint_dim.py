@@ -71,8 +71,7 @@ class GuidedDiM(DiM):
             )
         if self.optimisation_steps and self.gradient is not None:
             # A sampler and a gradient that cannot go together are refused before any encoding.
-            leaf = torch.empty(0, requires_grad=True)
-            self.gradient.refuse(self.solver, leaf, (leaf,), scheduled=False, learned=())
+            self.gradient.refuse(self.solver, ("x_T", "z"))
         if self.stop_similarity is not None and not -1 < self.stop_similarity < 1:
             raise ValueError(
                 f"attack {self.name}: stop_similarity={self.stop_similarity}, expected a cosine "

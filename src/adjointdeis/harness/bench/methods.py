@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from adjointdeis.diffusion.grid import TimeGrid
-from adjointdeis.gradients.base import GradientMethod
-from adjointdeis.gradients.cost import Cost
+from adjointdeis.gradients import Cost, GradientMethod, PerStep
 from adjointdeis.guidance.dflow import DFlow
 from adjointdeis.guidance.dno import Decorrelation, direct_noise_optimisation
 from adjointdeis.guidance.doodl import doodl
@@ -319,7 +318,7 @@ def _sampler(instance: Latents, gradient: GradientMethod, scheduled: bool):
         return sample(
             instance.denoiser,
             x_T,
-            list(z.unbind(1)) if scheduled else z,
+            PerStep(z.unbind(1)) if scheduled else z,
             solver=instance.solver,
             grid=instance.grid,
             gradient=gradient,
