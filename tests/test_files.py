@@ -1,10 +1,23 @@
-"""Files are whole or absent."""
+"""Files are whole or absent; text of others is read in the encoding it shows, or refused."""
 
 import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from adjointdeis.files import write_atomically
+from adjointdeis.files import (
+    canonical,
+    confusable,
+    read_csv,
+    read_json,
+    read_text,
+    write_atomically,
+)
+
+CASES = Path(__file__).parents[2] / "shared" / "cases"
 
 
 def half(file):
@@ -43,3 +56,72 @@ def test_the_content_is_on_the_disk_before_the_name(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", lambda a, b: order.append("name") or replace(a, b))
     write_atomically(tmp_path / "a.txt", lambda f: f.write("x"))
     assert order == ["content", "name"]
+
+
+TEXT = "subject_id,sex\nZoé,f\n001,m\n"
+MARKED = ("utf-8-sig", "utf-16", "utf-32")
+UNMARKED = ("utf-8", "utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be")
+
+
+@pytest.mark.parametrize("encoding", [*MARKED, *UNMARKED])
+def test_every_unicode_encoding_is_read(encoding, tmp_path):
+    path = tmp_path / "s.csv"
+    path.write_bytes(TEXT.encode(encoding))
+    assert read_text(path) == TEXT
+    assert list(read_csv(path))[1] == (2, ["Zoé", "f"])
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (TEXT.encode("latin-1"), r"s\.csv:2: not UTF-8 text \(byte 0xe9\).*iconv"),
+        (TEXT.encode("cp1252"), r"s\.csv:2: not UTF-8"),
+        (TEXT.encode("utf-16")[:-1], r"s\.csv:\d+: not UTF-16-LE text"),
+        (b"a,b\n1,\0\n", r"s\.csv:2: not a text file"),
+        (b'a,b\n1,"2\n', r"s\.csv:\d: unexpected end of data"),
+        (b"a,b\n1," + b"x" * 140_000, r"s\.csv:2: field larger than field limit"),
+    ],
+)
+def test_what_cannot_be_told_is_refused_with_file_and_line(data, message, tmp_path):
+    path = tmp_path / "s.csv"
+    path.write_bytes(data)
+    with pytest.raises(LookupError, match=message) as caught:
+        list(read_csv(path, _Named))
+    assert "\n" not in str(caught.value)
+
+
+class _Named(ValueError, LookupError):
+    """The error that the caller asked for."""
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a": }', "\ufeff{"])
+def test_bad_json_is_one_line(text, tmp_path):
+    path = tmp_path / "t.json"
+    path.write_text(text)
+    with pytest.raises(_Named, match=r"t\.json.*not JSON"):
+        read_json(path, _Named)
+
+
+@pytest.mark.parametrize(
+    "spelling", ["Zoe\u0301", "Ｚｏé", "Zo\u200bé", " Zoé\u00a0", "\ufeffZoé", "Zoé\t"]
+)
+def test_spellings_of_one_id_are_one(spelling):
+    assert canonical(spelling) == "Zoé"
+
+
+def test_what_people_take_for_one_id():
+    assert confusable("ZOÉ-01") == confusable("zoé–01") and confusable("001") == confusable("1")
+    assert confusable("10") != confusable("1") and confusable("0") == "0"
+
+
+@pytest.mark.parametrize(
+    "case", ["06-png-with-large-xmp", "07-encodings-of-score-files", "13-heic-people-left-out",
+             "14-one-long-id"],
+)  # fmt: skip
+def test_cases_of_users(case, tmp_path):
+    if not (CASES / case).is_dir():
+        pytest.skip("the cases are not part of the project")
+    folder = shutil.copytree(CASES / case, tmp_path / case, copy_function=shutil.copyfile)
+    os.chmod(folder, 0o755)
+    done = subprocess.run([sys.executable, folder / "case.py"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -21,11 +21,12 @@ ALLOWED: dict[str, set[str]] = {
     "reporting": {"evaluation", "reporting"},
     "problems": {"diffusion", "solvers", "gradients", "rollout", "problems"},
     "harness": {*FORWARD, "faces", "evaluation", "reporting", "problems", "harness", ""},
+    "__main__": {"evaluation", "harness"},
     "__init__": {"diffusion", "solvers", "gradients", "rollout"},
 }
 ALLOWED["morphing"] |= {"faces"}
-# What every room may use: no mathematics, no framework, the standard library alone.
-COMMON = {"files"}
+# What every room may use: no mathematics, no framework.
+COMMON = {"extras", "files", "images"}
 ALLOWED = {**{room: rooms | COMMON for room, rooms in ALLOWED.items()}, **{c: {c} for c in COMMON}}
 FRAMEWORKS = {"hydra", "lightning", "pytorch_lightning", "omegaconf", "wandb"}
 TORCH = {"torch", "torchmetrics", "torchvision"}

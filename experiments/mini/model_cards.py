@@ -22,7 +22,6 @@ def model_cards(files: dict[str, dict[str, Any]], quality: dict[str, Any]) -> st
         "validity, or that a rate or a threshold transfers to real faces.",
         "",
         *_autoencoder(files["diffae.safetensors"], quality["autoencoder"]),
-        *_generator(files["stylegan2.safetensors"], quality["generator"]),
         *_recognisers(files, quality),
     ]
     return "\n".join(parts) + "\n"
@@ -56,51 +55,6 @@ def _autoencoder(entry: dict[str, Any], measured: dict[str, Any]) -> list[str]:
         "![Source, reconstruction, two samples from random noise; twice across](autoencoder.png)",
         "",
     ]
-
-
-def _generator(entry: dict[str, Any], measured: dict[str, Any]) -> list[str]:
-    training = entry["training"]
-    recipe = training["recipe"]
-    network = recipe["network"]
-    game = max(0, training["steps"] - recipe["adversarial_from"])
-    return [
-        "## stylegan2: style generator of MIPGAN",
-        "",
-        "The official block structure with other numbers: "
-        + ", ".join(f"{k} {v}" for k, v in network.items() if k != "_target_")
-        + ". Its latents are the autoencoder's codes of the training faces, whitened: it learnt to "
-        f"draw the faces of their codes{_game(game)}. It is not what its authors' training would "
-        "give, and its faces are smoother than rendered ones.",
-        "",
-        "| | |",
-        "|---|---|",
-        f"| data | {_pool(recipe['pool'])} |",
-        f"| recipe | {training['steps']} steps of {recipe['batch_size']}, Adam at "
-        f"{recipe['learning_rate']:g}, pixel {recipe['pixel']:g}, perceptual "
-        f"{recipe['perceptual']:g} by {recipe['trunk'].removesuffix('.safetensors')}'s features, "
-        f"adversarial from step {recipe['adversarial_from']}, EMA {recipe['ema_decay']}, seed "
-        f"{training['seed']} |",
-        f"| command | `python run.py task={recipe['name'].replace('-', '/', 1)}` |",
-        f"| file | {entry['bytes'] / 1e6:.1f} MB, SHA-256 `{entry['sha256'][:16]}` |",
-        f"| Frechet distance to the training faces, by the guide's embeddings | "
-        f"{measured['frechet']:.3f} of {measured['samples']} drawn faces; "
-        f"{measured['frechet_of_two_halves']:.3f} between the halves of the training faces |",
-        f"| similarity to the nearest training face | {measured['nearest_training_face']:.3f} of "
-        f"drawn faces, {measured['nearest_training_face_of_unseen']:.3f} of unseen rendered ones |",
-        f"| projection of {measured['projected']} unseen faces, {measured['projection_steps']} "
-        f"steps | PSNR {measured['projection_psnr']:.1f} dB, similarity to the source "
-        f"{measured['projection_similarity']:.3f}, at least "
-        f"{measured['projection_similarity_least']:.3f} |",
-        "",
-        "![Drawn faces in two rows; unseen faces and their projections](generator.png)",
-        "",
-    ]
-
-
-def _game(steps: int) -> str:
-    if not steps:
-        return " and stopped before a discriminator entered"
-    return f", and for its last {steps} steps also against a discriminator"
 
 
 def _recognisers(files: dict[str, dict[str, Any]], quality: dict[str, Any]) -> list[str]:

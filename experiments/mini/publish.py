@@ -1,7 +1,7 @@
 """Publishes the embedded profile from trained networks: weights, thresholds, pairs, model cards.
 
     python experiments/mini/publish.py
-    python experiments/mini/publish.py --networks stylegan2     one of them; the others stay
+    python experiments/mini/publish.py --networks diffae        one of them; the others stay
 
 reads the runs of `task=train/...` below `outputs/` and writes `src/adjointdeis/assets/mini`. The
 order is the protocol: weights first, thresholds from identities that are in no pair, then the pair
@@ -17,8 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from autoencoder_quality import autoencoder_quality
-from generator_quality import generator_quality
 from model_cards import model_cards
 
 from adjointdeis.evaluation import (
@@ -34,10 +32,12 @@ from adjointdeis.faces.datasets.pairs import most_similar_pairs, write_pairs
 from adjointdeis.faces.dlib_models import DlibLandmarker, DlibRecogniser
 from adjointdeis.faces.image_io import read_image
 from adjointdeis.faces.recogniser import Recogniser
+from adjointdeis.faces.tensors import to_tensor
 from adjointdeis.faces.weights import fingerprint, load_network, read_header, save_network
 from adjointdeis.harness import assets
-from adjointdeis.harness.benchmark import OTHER, SOURCE
+from adjointdeis.harness.benchmark import OTHER, SOURCE, read_aligned
 from adjointdeis.harness.records import write_record
+from adjointdeis.harness.training.quality import autoencoder_quality
 from synthetic_faces.pool import Pool, render_pool
 from synthetic_faces.pool_spec import PoolSpec, probe_specs
 
@@ -49,11 +49,12 @@ LABELS = {
     "elasticface": "ElasticFace (mini)",
     "adaface": "AdaFace (mini)",
 }
-NETWORKS = ("diffae", "stylegan2", *LABELS)
+NETWORKS = ("diffae", *LABELS)
 # Identities that no network has seen and no pair contains.
 THRESHOLD_POOL = PoolSpec("threshold", identities=300, images_per_identity=2)
 FMR = (0.01, 0.001)
 PAIRS_PER_SEX = 50  # of 1275 possible pairs of each sex
+MEASURED = 32  # faces that the autoencoder is measured on
 PROBE_IDENTITIES = 60  # of the shape-only and texture-only sets
 
 
@@ -97,18 +98,11 @@ def publish(folders: Folders, networks: set[str], judges: list[Any]) -> dict[str
     if chosen & LABELS.keys():
         _publish_recognition(folders, profile, judges, files, quality)
     if "diffae" in chosen:
-        quality["autoencoder"] = autoencoder_quality(
-            assets.autoencoder("diffae.safetensors", profile), root
-        )
-    if "stylegan2" in chosen:
-        training = read_header(root / "stylegan2.safetensors")["training"]
-        pool = _pool(folders, PoolSpec(**training["recipe"]["pool"]))
-        quality["generator"] = generator_quality(
-            assets.style_generator("stylegan2.safetensors", training["recipe"]["trunk"], profile),
-            assets.recogniser("guide.safetensors", profile),
-            pool.images,
-            root,
-        )
+        dataset = load_folder(root / "faces", "mini")
+        paths = [dataset.subject(i).images[SOURCE] for i in dataset.ids[:MEASURED]]
+        network = assets.autoencoder("diffae.safetensors", profile)
+        faces = to_tensor(read_aligned(paths, network.network.config.image_size))
+        quality["autoencoder"] = autoencoder_quality(network, faces, root)
     _write_manifest(root, files)
     write_record(root / "quality.json", quality)
     (root / "MODEL_CARDS.md").write_text(cards(root, files, quality))
@@ -172,17 +166,10 @@ def _publish_weights(folders: Folders, chosen: set[str]) -> dict[str, dict[str, 
     trained, root = folders.outputs, folders.profile
     if "diffae" in chosen:
         source = trained / "train-autoencoder" / "weights.safetensors"
-        files["diffae.safetensors"] = {
-            **_copy_network(source, root / "diffae.safetensors"),
-            "kind": "autoencoder",
-            "prediction": "v",
-        }
-    if "stylegan2" in chosen:
-        source = trained / "train-generator" / "weights.safetensors"
-        files["stylegan2.safetensors"] = {
-            **_copy_network(source, root / "stylegan2.safetensors"),
-            "kind": "generator",
-        }
+        entry = _copy_network(source, root / "diffae.safetensors") | {"kind": "autoencoder"}
+        recipe = read_header(source)["training"]["recipe"]
+        entry |= {"prediction": recipe["prediction"], "spread": recipe["spread"]}
+        files["diffae.safetensors"] = entry
     for name, label in LABELS.items():
         if name not in chosen:
             continue

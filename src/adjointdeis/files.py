@@ -1,10 +1,158 @@
-"""Files that are whole or absent: the one way in which every room writes what it keeps."""
+"""Files: written whole or not at all; those of others read in any encoding that says so.
 
+Text comes from spreadsheets, shells and other tools. A byte-order mark or the zero bytes of UTF-16
+and UTF-32 name an encoding beyond doubt; other bytes are UTF-8 or are refused, for a guess between
+Latin-1 and Windows-1252 would change people's names without a word.
+"""
+
+import csv
+import io
+import json
 import os
 import tempfile
-from collections.abc import Callable
+import unicodedata
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, Protocol
+
+# Longest first: the mark of UTF-32 begins with that of UTF-16.
+_MARKS = (
+    (b"\xff\xfe\x00\x00", "utf-32-le"),
+    (b"\x00\x00\xfe\xff", "utf-32-be"),
+    (b"\xef\xbb\xbf", "utf-8"),
+    (b"\xff\xfe", "utf-16-le"),
+    (b"\xfe\xff", "utf-16-be"),
+)
+# Where ASCII characters have their zero bytes, by position in four.
+_ZEROS = {
+    "utf-32-le": (0, 1, 1, 1),
+    "utf-32-be": (1, 1, 1, 0),
+    "utf-16-le": (0, 1, 0, 1),
+    "utf-16-be": (1, 0, 1, 0),
+}
+_DASHES = {ord(dash): "-" for dash in "\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe63\uff0d"}
+
+
+class Readable(Protocol):
+    """What reading needs of a path: `pathlib.Path`, or `zipfile.Path` inside an archive."""
+
+    def is_file(self) -> bool: ...
+
+    def read_bytes(self) -> bytes: ...
+
+
+def read_text(path: Readable, error: type[ValueError] = ValueError) -> str:
+    """A text file as text: UTF-8, or UTF-16 or UTF-32 with a byte-order mark or by its zero bytes.
+
+    Line ends stay as they are.
+
+    Args:
+        path: The file.
+        error: What to raise.
+
+    Raises:
+        error: No such file, not text, or in an encoding that cannot be told; names file and line.
+    """
+    if not path.is_file():
+        raise error(f"{path}: no such file")
+    data = path.read_bytes()
+    encoding = next((name for mark, name in _MARKS if data.startswith(mark)), None)
+    if encoding is not None:
+        data = data[next(len(mark) for mark, name in _MARKS if name == encoding) :]
+    else:
+        encoding = _by_zero_bytes(data[:4096]) or "utf-8"
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as wrong:
+        line = data[: wrong.start].count(b"\n") + 1
+        raise error(
+            f"{path}:{line}: not {encoding.upper()} text (byte 0x{data[wrong.start]:02x}); if it "
+            "is Latin-1 or Windows-1252, save it as UTF-8, as with "
+            f"`iconv -f WINDOWS-1252 -t UTF-8 {path}`"
+        ) from None
+    if "\0" in text:
+        line = text[: text.index("\0")].count("\n") + 1
+        raise error(f"{path}:{line}: not a text file (a zero byte); export it as CSV or JSON text")
+    return text
+
+
+def _by_zero_bytes(data: bytes) -> str | None:
+    """The wide encoding whose zero bytes stand where those of mostly ASCII text would."""
+    data = data[: len(data) // 4 * 4]
+    if not data:
+        return None
+    share = [data[k::4].count(0) / (len(data) // 4) for k in range(4)]
+    for name, zeros in _ZEROS.items():
+        if all(abs(found - wanted) < 0.3 for found, wanted in zip(share, zeros, strict=True)):
+            return name
+    return None
+
+
+def read_json(path: Readable, error: type[ValueError] = ValueError) -> Any:
+    """What a JSON file holds; encodings as `read_text`.
+
+    Raises:
+        error: Not text, not JSON, or nested deeper than Python reads; names file and line.
+    """
+    text = read_text(path, error)
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as wrong:
+        raise error(f"{path}:{wrong.lineno}: not JSON ({wrong.msg})") from None
+    except RecursionError:
+        raise error(f"{path}: not JSON of ours (nested too deeply)") from None
+
+
+def read_csv(
+    path: Readable,
+    error: type[ValueError] = ValueError,
+    *,
+    delimiter: str = ",",
+    quotechar: str | None = '"',
+) -> Iterator[tuple[int, list[str]]]:
+    """(line number, fields) of every non-empty line, fields trimmed; encodings as `read_text`.
+
+    Raises:
+        error: Not text, an open quotation mark, or a field over csv's limit; names file and line.
+    """
+    reader = csv.reader(
+        io.StringIO(read_text(path, error), newline=""),
+        delimiter=delimiter,
+        quotechar=quotechar,
+        quoting=csv.QUOTE_NONE if quotechar is None else csv.QUOTE_MINIMAL,
+        skipinitialspace=True,
+        strict=True,
+    )
+    while True:
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as wrong:
+            raise error(
+                f"{path}:{reader.line_num}: {wrong}; is a quotation mark left open?"
+            ) from None
+        fields = [field.strip() for field in row]
+        if any(fields):
+            yield reader.line_num, fields
+
+
+def canonical(text: str) -> str:
+    """An id as it is compared: NFKC, without invisible characters, trimmed.
+
+    Composed and decomposed accents, full-width digits, zero-width spaces and blanks around an id
+    are spellings of one id. Case and leading zeros are kept, see `confusable`.
+    """
+    if text.isascii():
+        return text.strip()
+    kept = "".join(c for c in text if unicodedata.category(c) != "Cf" and c not in "\ufe0e\ufe0f")
+    return unicodedata.normalize("NFKC", kept).strip()
+
+
+def confusable(text: str) -> str:
+    """A key that ids share which a person would take for one: case, dashes, leading zeros."""
+    folded = canonical(text).casefold().translate(_DASHES)
+    return folded.lstrip("0") or "0" if folded.isdecimal() else folded
 
 
 def write_atomically(

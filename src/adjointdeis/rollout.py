@@ -19,6 +19,8 @@ from adjointdeis.gradients.trace import traced
 from adjointdeis.solvers.base import Solver
 from adjointdeis.solvers.reversible import ReversibleSolver, warn_of_amplification
 
+Condition = Any  # a tensor, a pytree of tensors and constants, PerStep of either, or None
+
 
 @dataclass(frozen=True, eq=False)
 class Rollout:
@@ -49,7 +51,7 @@ class Encoding:
 def sample(
     denoiser: Callable[..., Tensor],
     x_T: Tensor,
-    z: Any = None,
+    z: Condition = None,
     *,
     solver: Solver,
     grid: TimeGrid,
@@ -95,7 +97,7 @@ def sample(
 def encode(
     denoiser: Callable[..., Tensor],
     x_0: Tensor,
-    z: Any = None,
+    z: Condition = None,
     *,
     solver: Solver,
     grid: TimeGrid,
@@ -146,7 +148,7 @@ def encode(
 def _run(
     denoiser: Callable[..., Tensor],
     x: Tensor,
-    z: Any,
+    z: Condition,
     solver: Solver,
     grid: TimeGrid,
     noise: Noise | Sequence[Tensor] | None,

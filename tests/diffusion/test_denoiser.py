@@ -15,7 +15,12 @@ from adjointdeis.diffusion import (
     GaussianDenoiser,
     MixtureDenoiser,
 )
-from adjointdeis.diffusion.prediction import eps_from_v, v_from_eps, x0_from_eps
+from adjointdeis.diffusion.prediction import (
+    eps_from_v,
+    eps_from_x0,
+    v_from_eps,
+    x0_from_eps,
+)
 
 T = torch.tensor(0.4, dtype=torch.float64)
 
@@ -44,6 +49,86 @@ def test_a_data_prediction_is_refused_where_it_says_nothing() -> None:
     adapter = EpsFromX0(lambda x, t, z: x, VPLinear())
     with pytest.raises(ValueError, match="sigma = 0"):
         adapter(normal(2, DIM, seed=0), torch.zeros((), dtype=torch.float64), None)
+
+
+@pytest.mark.parametrize("t", [0.001, 0.05, 0.4, 1.0])
+def test_a_data_prediction_with_a_residual_is_the_noise_expected_of_it(t) -> None:
+    """x_0 = m + s n: the posterior means of two normals, by conditioning a joint covariance."""
+    schedule, when = DDPM(), torch.tensor(t, dtype=torch.float64)
+    alpha, sigma, s = float(schedule.alpha(when)), float(schedule.sigma(when)), 0.07
+    m, x = normal(2, DIM, seed=0), normal(2, DIM, seed=1)
+    eps = EpsFromX0(lambda x, t, z: m, schedule, s)(x, when, None)
+    # Latents (n, eps), observation x = alpha m + A (n, eps): mean A^T (A A^T)^-1 (x - alpha m).
+    mixing = torch.tensor([alpha * s, sigma], dtype=torch.float64)
+    residual, noise = mixing[:, None, None] / mixing.square().sum() * (x - alpha * m)
+    torch.testing.assert_close(eps, noise)
+    data, rho = x0_from_eps(x, eps, alpha, sigma), sigma / alpha
+    torch.testing.assert_close(data, m + s * residual)
+    torch.testing.assert_close(data, m + s**2 / (s**2 + rho**2) * (x / alpha - m))
+    # The inverse: m from the noise.
+    torch.testing.assert_close((x - eps * (sigma**2 + (alpha * s) ** 2) / sigma) / alpha, m)
+
+
+def test_the_spread_joins_the_data_prediction_and_the_v_prediction() -> None:
+    x, m = normal(2, DIM, seed=0), normal(2, DIM, seed=1)
+    alpha, sigma = 0.8, 0.6
+    plain = eps_from_x0(x, m, alpha, sigma)
+    torch.testing.assert_close(eps_from_x0(x, m, alpha, sigma, 1e-9), plain, rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        eps_from_x0(x, m, alpha, sigma, 1.0), eps_from_v(x, -sigma * m, alpha, sigma)
+    )
+
+
+def test_noise_dies_out_with_sigma_and_the_gain_is_bounded() -> None:
+    schedule, s = VPLinear(), 0.07
+    adapter = EpsFromX0(lambda x, t, z: torch.zeros_like(x), schedule, s)
+    x = normal(2, DIM, seed=0)
+    assert torch.equal(adapter(x, torch.zeros((), dtype=torch.float64), None), 0 * x)
+    gains = []
+    for t in torch.linspace(0, 0.2, 2001, dtype=torch.float64):
+        gain = float((adapter(x, t, None) / x).mean())
+        gains.append(gain * 2 * float(schedule.alpha(t)) * s)
+    # The bound 1 / (2 alpha s) is met where rho = s.
+    assert 0.999 < max(gains) <= 1 + 1e-12
+
+
+def test_gradients_of_a_data_prediction_with_a_residual() -> None:
+    schedule, t = VPLinear(), torch.tensor(0.03, dtype=torch.float64)
+    network, (x, z) = MLPDenoiser(), inputs()
+    adapter = EpsFromX0(network, schedule, 0.07)
+    x, z = x.requires_grad_(), z.requires_grad_()
+    assert torch.autograd.gradcheck(lambda x, z: adapter(x, t, z), (x, z))
+    alpha, sigma = float(schedule.alpha(t)), float(schedule.sigma(t))
+    a = normal(*x.shape, seed=5)
+    of_x, of_z = torch.autograd.grad(adapter(x, t, z), (x, z), a)
+    m_x, m_z = torch.autograd.grad(network(x, t, z), (x, z), a)
+    gain = sigma / (sigma**2 + (alpha * 0.07) ** 2)
+    torch.testing.assert_close(of_x, gain * (a - alpha * m_x))
+    torch.testing.assert_close(of_z, -gain * alpha * m_z)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float16, 2e-3), (torch.bfloat16, 2e-2), (torch.float32, 1e-6)]
+)
+def test_low_precision_holds_down_to_the_first_timestep(dtype, tolerance) -> None:
+    schedule = DDPM()
+    x, m = normal(2, DIM, seed=0).to(dtype), (0.5 * normal(2, DIM, seed=1)).to(dtype)
+    for timestep in (0, 1, 20, 500, 999):
+        t = schedule.t_of_timestep(timestep)
+        got = EpsFromX0(lambda x, t, z: m, schedule, 0.07)(x, t, None)
+        want = EpsFromX0(lambda x, t, z: m.double(), schedule, 0.07)(x.double(), t, None)
+        assert got.dtype == dtype
+        # x - alpha m cancels: the error is one of x, times the gain.
+        alpha, sigma = float(schedule.alpha(t)), float(schedule.sigma(t))
+        gain = sigma / (sigma**2 + (alpha * 0.07) ** 2)
+        size = gain * (x.abs().max() + m.abs().max())
+        assert float((got.double() - want).abs().max()) <= tolerance * float(size)
+
+
+@pytest.mark.parametrize("spread", [-0.1, float("nan"), float("inf")])
+def test_a_spread_that_is_no_standard_deviation_is_refused(spread) -> None:
+    with pytest.raises(ValueError, match="spread="):
+        EpsFromX0(lambda x, t, z: x, VPLinear(), spread)
 
 
 class TimestepNetwork(nn.Module):

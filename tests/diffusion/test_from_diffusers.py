@@ -1,6 +1,7 @@
 """Small random diffusers models: the same steps and gradients as the schedulers' own loops."""
 
 import re
+import warnings
 from pathlib import Path
 
 import pytest
@@ -128,8 +129,12 @@ def test_an_unconditional_model_and_class_labels(unconditional) -> None:
 def test_a_clipping_scheduler_warns_and_has_an_equal_here(unconditional) -> None:
     scheduler = diffusers.DDIMScheduler(clip_sample=True)
     x_T = (3.0 * normal(1, 3, 8, 8, seed=1)).requires_grad_()
+    model = from_diffusers(unconditional, scheduler)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert model.sampler(STEPS).grid.steps == STEPS  # the scheduler itself does clip
     with pytest.warns(ClippingSchedulerWarning, match="clip_sample=True"):
-        model = from_diffusers(unconditional, scheduler)
+        assert isinstance(model.denoiser, nn.Module)
     solver = DDIM(clip_x0=True)
     x_0 = sample(model.denoiser, x_T, solver=solver, grid=model.grid(STEPS)).x_0
     scheduler.set_timesteps(STEPS)
@@ -201,11 +206,11 @@ def test_what_is_not_understood_is_named(unconditional) -> None:
     ):
         scheduler = diffusers.DDIMScheduler(clip_sample=False, **arguments)
         with pytest.raises(ValueError, match=message):
-            from_diffusers(unconditional, scheduler)
+            from_diffusers(unconditional, scheduler).grid(STEPS)
     for name in ("invert_sigmas", "stochastic_sampling"):
         scheduler = diffusers.FlowMatchEulerDiscreteScheduler(**{name: True})
-        with pytest.raises(ValueError, match=name):
-            from_diffusers(unconditional, scheduler)
+        with pytest.raises(ValueError, match=f"{name}.*Run the scheduler itself"):
+            from_diffusers(unconditional, scheduler).grid(STEPS)
     with pytest.raises(ValueError, match="expected sample"):
         from_diffusers(nn.Linear(2, 2), diffusers.DDIMScheduler(clip_sample=False))
 

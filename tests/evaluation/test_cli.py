@@ -110,7 +110,7 @@ def test_verify(tmp_path, capsys):
     [
         (["absent.csv"], "absent.csv: no such score file"),
         (["{scores}", "--fmr", "5"], "expected a share"),
-        (["{scores}", "--impostors", "same-sex"], "needs a subjects table"),
+        (["{scores}", "--impostors", "same-sex"], "a table subject_id,sex,group"),
         (["{scores}", "--attacks", "mipgan"], "attack 'mipgan' is not in the table"),
         (["{scores}", "--confidence", "95"], "--confidence 95.0: expected between 0 and 1"),
         (["{scores}", "--replicates", "-1"], "--replicates -1"),

@@ -1,9 +1,9 @@
 """Content credentials: signed, read back, tampered with; by a certificate made for the test."""
 
-import builtins
 import datetime
 import json
 import struct
+import sys
 import zlib
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from adjointdeis.evaluation import EvaluationError
 from adjointdeis.evaluation.cli import main
 from adjointdeis.evaluation.credentials import is_signed, read_credentials, sign
 from adjointdeis.evaluation.provenance import NOTICE, NoProvenance, read_provenance
+from adjointdeis.extras import MissingPackageError
 
 PROVENANCE = {
     "tool": "adjointdeis",
@@ -157,19 +158,12 @@ def test_without_the_package_a_signature_is_seen_but_not_checked(
     morph, identity, monkeypatch, capsys
 ) -> None:
     sign(morph, *identity)
-    real = builtins.__import__
-
-    def refuse(name, *rest):
-        if name == "c2pa":
-            raise ImportError(name)
-        return real(name, *rest)
-
-    monkeypatch.setattr(builtins, "__import__", refuse)
+    monkeypatch.setitem(sys.modules, "c2pa", None)
     assert main(["verify", str(morph)]) == 0
     assert "signature: Unchecked" in capsys.readouterr().out
     morph.unlink()
     info = PngInfo()
     info.add_itxt("adjointdeis", json.dumps(PROVENANCE))
     Image.new("RGB", (4, 4)).save(morph, pnginfo=info)
-    with pytest.raises(EvaluationError, match=r'need c2pa-python: pip install "adjointdeis\[c2pa'):
+    with pytest.raises(MissingPackageError, match=r"need c2pa.*pip install 'adjointdeis\[c2pa\]'"):
         sign(morph, *identity)

@@ -255,7 +255,7 @@ def test_unknown_format_and_binary_file(tmp_path):
         read("openbr", [], LABELS)
     path = tmp_path / "image.png"
     path.write_bytes(b"\x89PNG\xff\xfe")
-    with pytest.raises(ScoreError, match="not a text file"):
+    with pytest.raises(ScoreError, match="not UTF-8 text"):
         read("mvr", [path], LABELS)
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from adjointdeis.evaluation import ScoreError, ScoreTable, concatenate
+from adjointdeis.evaluation import ScoreError, ScoreTable, concatenate, impostors
 
 
 def pair(morph_row, **changes):
@@ -145,3 +145,52 @@ def test_select_and_unique(table):
     assert table.direction("adaface") == "similarity"
     with pytest.raises(ScoreError, match="expected one score_type"):
         table.direction("nobody")
+
+
+def impostor(morph_row, one, two, **changes):
+    row = {"kind": "nonmated", "subject_id": one, "ref_subject_id": two, "ref_id": f"{two}_03"}
+    return morph_row(
+        probe_id=f"{one}_08", morph_id="", attack="", probe_policy="", **row, **changes
+    )
+
+
+@pytest.mark.parametrize("spelling", ["Zoe\u0301", "Ｚｏé", "Zo\u200bé", " Zoé\u00a0"])
+def test_two_spellings_of_one_person_are_no_impostors(morph_row, spelling):
+    with pytest.raises(ScoreError, match="a nonmated comparison is of one subject"):
+        ScoreTable.from_rows([impostor(morph_row, "Zoé", spelling)])
+    rows = [impostor(morph_row, "Zoé", "b"), impostor(morph_row, spelling, "c")]
+    table = ScoreTable.from_rows(rows)
+    assert table.unique("subject_id") == ["Zoé"]
+    assert len(table.select(subject_id=spelling)) == 2
+
+
+@pytest.mark.parametrize(("one", "two"), [("Zoé", "zoé"), ("001", "1"), ("A-1", "A–1")])
+def test_ids_that_look_alike_are_refused_as_impostors(morph_row, one, two):
+    with pytest.raises(ScoreError, match="differ in case, dashes or leading zeros"):
+        ScoreTable.from_rows([impostor(morph_row, one, two)])
+    assert len(ScoreTable.from_rows([impostor(morph_row, one, "other")])) == 1
+
+
+def test_a_cross_comparison_without_a_mated_row_is_refused(morph_row):
+    rows = [impostor(morph_row, f"{i:03d}", f"{j:03d}_a") for i in range(3) for j in range(3)]
+    table = ScoreTable.from_rows(rows)
+    with pytest.raises(ScoreError, match=r"no mated comparison.*'000' among the probes"):
+        impostors(table, "arcface")
+    stated = ScoreTable.from_rows(rows, metadata={"two_groups": True})
+    assert len(impostors(stated, "arcface").scores) == 9
+    alike = [impostor(morph_row, f"{i:03d}", f"{j:03d}") for i in range(3) for j in range(i)]
+    assert len(impostors(ScoreTable.from_rows(alike), "arcface").scores) == 3
+
+
+def test_one_long_id_costs_its_own_length_in_every_operation(morph_row):
+    rows = [impostor(morph_row, f"{i % 50:03d}", "other", score=i / 1000) for i in range(1000)]
+    for i, row in enumerate(rows):
+        row["probe_id"] = f"p{i}"
+    rows[3]["probe_id"] = "x" * 4000
+    table = ScoreTable.from_rows(rows)
+    assert table["probe_id"].dtype == object and table["subject_id"].dtype.kind == "U"
+    again = concatenate([table, ScoreTable.from_rows(rows[:10])])
+    assert len(again) == len(table) == 1000 and again.fingerprint() == table.fingerprint()
+    assert len(table.select(probe_id="x" * 4000)) == 1
+    assert len(table.unique("probe_id")) == 1000
+    assert ScoreTable.from_rows(table.to_rows()).fingerprint() == table.fingerprint()

@@ -23,7 +23,7 @@ def test_errors_name_the_subject_or_the_line(tmp_path):
     with pytest.raises(ScoreError, match=r"info\.csv:1: no subject_id column"):
         read_subjects(path)
     path.write_text("subject_id,sex\n001\n")
-    with pytest.raises(ScoreError, match=r"info\.csv:2: expected 2 fields"):
+    with pytest.raises(ScoreError, match=r"info\.csv:2: 1 fields, expected 2"):
         read_subjects(path)
     path.write_text("subject_id,sex\n001,f\n001,m\n")
     with pytest.raises(ScoreError, match=r"info\.csv: subject '001' appears twice"):

@@ -164,7 +164,7 @@ def test_malformed_files_name_the_file_and_key(record, tmp_path, change, message
 
 
 def test_unreadable_files(tmp_path):
-    with pytest.raises(EvaluationError, match="no such threshold file"):
+    with pytest.raises(EvaluationError, match="no such file"):
         read_thresholds(tmp_path / "absent.json")
     (tmp_path / "bad.json").write_text("{")
     with pytest.raises(EvaluationError, match=r"bad\.json:1: not JSON"):

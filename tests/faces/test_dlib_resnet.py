@@ -16,9 +16,10 @@ from adjointdeis.faces.dlib_models import (
     import_dlib,
     model_file,
 )
-from adjointdeis.faces.dlib_resnet import DlibPortRecogniser, DlibResNet, crop_chip
+from adjointdeis.faces.dlib_resnet import FFHQ_CHIP_BOX, DlibResNet, dlib_port
 from adjointdeis.faces.image_io import read_image
 from adjointdeis.faces.recogniser import Recogniser
+from adjointdeis.faces.recognisers.crop import FaceCrop
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("face_recognition_models") is None,
@@ -102,20 +103,13 @@ def test_gradients_equal_finite_differences():
 
 def test_gradients_flow_through_the_fixed_crop(network):
     x = torch.zeros(1, 3, 64, 64, requires_grad=True)
-    network(crop_chip(x)).sum().backward()
+    network(FaceCrop(150, FFHQ_CHIP_BOX)(x)).sum().backward()
     gradient = x.grad.abs().sum((0, 1))
     assert gradient[32, 32] > 0 and gradient[0, 0] == 0
 
 
-def test_the_crop_is_linear_interpolation_of_the_box():
-    ramp = torch.arange(64.0).expand(1, 3, 64, 64)
-    chip = crop_chip(ramp, (0.25, 0.25, 0.75, 0.75), 8)
-    expected = 16 + 4 * torch.arange(8.0) + 1.5
-    torch.testing.assert_close(chip[0, 0, 3], expected, atol=1e-4, rtol=0)
-
-
 def test_the_port_is_a_white_box_recogniser():
-    port = DlibPortRecogniser.from_dat()
+    port = dlib_port()
     assert isinstance(port, Recogniser) and port.white_box
     assert port.fingerprint == file_fingerprint(model_file(RECOGNITION_FILE))
     assert port.alignment == "ffhq-crop15.8_25.8_84.5_94.5-resize150"
@@ -142,7 +136,7 @@ def test_the_fixed_crop_stands_in_for_the_landmarks(frll_root):
     ):
         image = read_image(frll_root / name)
         images.append(align_ffhq(image, landmarker.landmarks(image), 256, 512))
-    port = DlibPortRecogniser.from_dat()
+    port = dlib_port()
     embeddings, _ = port.embed(np.stack(images))
     looked, _ = DlibRecogniser().embed(np.stack(images))
     assert np.linalg.norm(embeddings - looked, axis=1).max() < 0.2

@@ -259,7 +259,7 @@ def test_what_they_cannot_do_is_refused_by_name(method, monkeypatch) -> None:
             type(method)(**wrong)
     monkeypatch.setitem(sys.modules, "torchdiffeq", None)
     x_0 = sample(network, x_T, zs[0].detach(), solver=DDIM(), **setting).x_0
-    with pytest.raises(MissingPackageError, match=r"extra 'ode'.*adjointdeis\[ode\]"):
+    with pytest.raises(MissingPackageError, match=r"need torchdiffeq.*adjointdeis\[ode\]"):
         x_0.sum().backward()
 
 

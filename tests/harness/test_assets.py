@@ -5,10 +5,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+from tiny_profile import composed, write_profile
 
+from adjointdeis.diffusion import EpsFromX0
 from adjointdeis.faces.weights import WeightsError
 from adjointdeis.harness import assets
 from adjointdeis.harness.assets import AssetError
+from adjointdeis.harness.launch import launch
 
 
 @pytest.fixture
@@ -32,6 +35,24 @@ def test_loads_what_the_manifest_lists(folder) -> None:
     record = next(r for r in records if r.model == "arcface")
     assert record.model_fingerprint == judge.fingerprint
     assert record.alignment == judge.alignment
+
+
+def test_what_a_network_predicts_is_the_manifests(folder) -> None:
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    entry = manifest["files"]["diffae.safetensors"]
+    entry |= {"prediction": "x0", "spread": 0.06}
+    path.write_text(json.dumps(manifest))
+    denoiser = assets.autoencoder("diffae.safetensors", at(folder)).denoiser
+    assert isinstance(denoiser, EpsFromX0) and denoiser.spread == 0.06
+    for wrong, message in (
+        ({"prediction": "v"}, "spread=0.06 belongs to"),
+        ({"prediction": "score"}, "must be one of eps, v, x0"),
+    ):
+        entry |= wrong
+        path.write_text(json.dumps(manifest))
+        with pytest.raises(ValueError, match=message):
+            assets.autoencoder("diffae.safetensors", at(folder))
 
 
 def missing(path: Path) -> None:
@@ -93,3 +114,23 @@ def test_no_profile_at_all(tmp_path) -> None:
     paper = assets.profile("paper", str(tmp_path))
     with pytest.raises(AssetError, match="task=assets"):
         assets.autoencoder("diffae.safetensors", paper)
+
+
+def test_mipgan_without_a_generator_says_what_to_bring(tmp_path) -> None:
+    for row in ("mipgan_i", "mipgan_ii"):
+        cfg = composed([f"+experiment=table1/{row}", f"paths.root={tmp_path}", "logger=none"])
+        with pytest.raises(SystemExit, match=r"profile mini has none: .*assets\.generator="):
+            launch(cfg)
+    cfg.assets.generator = str(tmp_path / "mine.safetensors")
+    with pytest.raises(SystemExit, match=r"mine\.safetensors is missing; .*assets\.generator"):
+        launch(cfg)
+
+
+def test_a_generator_of_the_users_is_read_from_its_path(tmp_path) -> None:
+    write_profile(tmp_path)
+    mine = tmp_path / "mine.safetensors"
+    shutil.copy(tmp_path / "stylegan2.safetensors", mine)
+    profile = assets.profile("mini", str(tmp_path))
+    gan = assets.style_generator(str(mine), "guide.safetensors", profile)
+    assert gan.fingerprint == profile.entry("stylegan2.safetensors")["sha256"]
+    assert gan.licence == "the user's"

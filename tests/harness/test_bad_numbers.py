@@ -41,7 +41,7 @@ def lines(tiny: Path, run: Path, *more: str) -> list[str]:
 
 def test_one_sick_pair(tiny, tmp_path, quiet_report, sick_pair, capsys, monkeypatch) -> None:
     run, given = tmp_path / "run", lines(tiny, tmp_path / "run")
-    monkeypatch.setattr(morph, "command_line", lambda: given)
+    monkeypatch.setattr(morph, "this_command", lambda: given)
     launch(composed(given))
     folder = run / "morphs" / "exact"
     assert sorted(path.stem for path in folder.glob("*.png")) == sorted(set(PAIRS) - {SICK})

@@ -36,6 +36,7 @@ def arguments(tiny: Path, run: Path, published: Path, *more: str) -> list[str]:
         *(f"rows.{name}.blends={BLENDS}" for name in ("morph_pipe", "greedy_dim_s")),
         *(f"rows.{name}.projection_steps={PROJECTION}" for name in sorted(STYLE)),
         *(f"rows.{name}.optimisation_steps={STEPS}" for name in sorted(STYLE)),
+        "assets.generator=stylegan2.safetensors",
         "assets.perceptual=arcface.safetensors",
         f"rows.precomputed.folder={published}",
         "judges=none",

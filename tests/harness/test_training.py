@@ -1,23 +1,37 @@
 """Training tasks on a pool of a few pictures: steps, checkpoints, resume, the same batches."""
 
 import itertools
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from tiny_profile import composed, write_profile
+import torch.nn.functional as F
+from PIL import Image
+from tiny_profile import composed, draw_face, write_profile
 
+from adjointdeis.diffusion.prediction import eps_from_x0, v_from_eps
+from adjointdeis.faces.datasets.folder import load_folder
+from adjointdeis.faces.image_io import write_image
 from adjointdeis.faces.networks import DiffAE, IResNet, StyleGAN2
-from adjointdeis.faces.weights import load_network, read_header
+from adjointdeis.faces.tensors import to_tensor
+from adjointdeis.faces.weights import fingerprint, load_network, read_header
 from adjointdeis.harness.launch import launch
 from adjointdeis.harness.tasks import train
-from adjointdeis.harness.training.autoencoder import AutoencoderTraining, warmup_cosine
+from adjointdeis.harness.training.autoencoder import (
+    AutoencoderTraining,
+    v_error,
+    warmup_cosine,
+)
 from adjointdeis.harness.training.data import (
+    Augmentation,
     CodedPool,
     EndlessBatches,
+    FaceFolder,
     PoolDataset,
     augment_identity,
+    held_out,
     whiten,
 )
 from adjointdeis.harness.training.generator import GeneratorTraining
@@ -34,10 +48,12 @@ COMMON = (
     "task.precision=32-true",
     "task.checkpoint_every=1",
 )
+UNMEASURED = "task.quality_faces=0"
 SCHEDULE = ("task.learning_rate_steps=8", "task.warmup=2")
 AUTOENCODER = (
     "task=train/autoencoder",
     *SCHEDULE,
+    UNMEASURED,
     "task.pool.images_per_identity=1",
     "task.network.image_size=16",
     "task.network.patch_size=2",
@@ -69,6 +85,7 @@ GENERATOR = (
     "task.network.channel_base=64",
     "task.network.channel_max=8",
     "task.trunk=guide.safetensors",
+    "task.quality_samples=0",
     "task.adversarial_from=1",
     "task.penalty_every=2",
 )
@@ -171,6 +188,167 @@ def test_weights_are_the_averaged_ones(pools, tmp_path) -> None:
     assert frozen["sha256"] != free["sha256"]
 
 
+# What the autoencoder predicts
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.06, 1.0])
+def test_the_loss_is_the_error_of_v_whatever_is_predicted(spread) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x_0, m, eps = torch.randn(3, 9, 4, generator=generator, dtype=torch.float64)
+    alpha = torch.linspace(0.01, 0.999, 9, dtype=torch.float64)[:, None]
+    sigma = (1 - alpha**2).sqrt()
+    x = alpha * x_0 + sigma * eps
+    v = v_from_eps(x, eps_from_x0(x, m, alpha, sigma, spread), alpha, sigma)
+    of_v = v_error(v, x_0, eps, alpha, sigma, None)
+    torch.testing.assert_close(v_error(m, x_0, eps, alpha, sigma, spread), of_v)
+    assert float(v_error(alpha * eps - sigma * x_0, x_0, eps, alpha, sigma, None).abs().max()) == 0
+
+
+def continued(pools, tmp_path, *more: str):
+    """A training of no effect from the weights of another one that predicted v."""
+    task = (*AUTOENCODER, "task.steps=1")
+    train.autoencoder(configured(pools, tmp_path / "a", task, "task.prediction=v", "task.spread=0"))
+    start = tmp_path / "a" / "weights.safetensors"
+    cfg = configured(
+        pools, tmp_path / "b", task, f"task.initial={start}", "task.ema_decay=1", *more
+    )
+    return start, train.autoencoder(cfg), tmp_path / "b" / "weights.safetensors"
+
+
+def test_weights_that_predict_v_start_a_data_prediction_negated(pools, tmp_path) -> None:
+    start, record, end = continued(pools, tmp_path, "task.learning_rate=1e-12")
+    before, after = load_network(start).state_dict(), load_network(end).state_dict()
+    for name, value in before.items():
+        sign = -1 if name.startswith("out.2.") else 1
+        torch.testing.assert_close(after[name], sign * value, rtol=0, atol=1e-6)
+    assert record["initial"]["prediction"] == "v" and record["initial"]["steps"] == 1
+    assert record["initial"]["sha256"] == fingerprint(start)
+    # A data prediction is continued as it is, and starts nothing that predicts v.
+    task = (*AUTOENCODER, "task.steps=1", f"task.initial={end}")
+    again = train.autoencoder(configured(pools, tmp_path / "c", task))
+    assert again["initial"]["prediction"] == "x0"
+    with pytest.raises(ValueError, match="predicts x0: no start for a prediction of v"):
+        train.autoencoder(
+            configured(pools, tmp_path / "d", task, "task.prediction=v", "task.spread=0")
+        )
+
+
+def test_an_encoder_that_is_not_trained_keeps_its_codes(pools, tmp_path) -> None:
+    start, _, end = continued(pools, tmp_path, "task.ema_decay=0", "task.train_encoder=false")
+    before, after = load_network(start).state_dict(), load_network(end).state_dict()
+    moved = {name for name in before if not torch.equal(before[name].abs(), after[name].abs())}
+    assert moved and not any(name.startswith("encoder.") for name in moved)
+
+
+def test_initial_weights_of_another_network_are_refused(pools, tmp_path) -> None:
+    wrong = f"task.initial={pools}/profile/guide.safetensors"
+    with pytest.raises(ValueError, match=r"make task.network"):
+        train.autoencoder(configured(pools, tmp_path, AUTOENCODER, "task.steps=1", wrong))
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("task.prediction=v",), "task.spread=0.06 must be 0 with"),
+        (("task.spread=0",), "must be above 0"),
+        (("task.prediction=eps",), "task.prediction='eps' must be one of x0, v"),
+    ],
+)
+def test_a_spread_that_does_not_belong_is_refused(pools, tmp_path, more, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        train.autoencoder(configured(pools, tmp_path, AUTOENCODER, "task.steps=1", *more))
+
+
+# Folders of faces
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory) -> Path:
+    """Five people, two images of 16 x 16 each."""
+    folder = tmp_path_factory.mktemp("people")
+    for k, subject in enumerate(("001", "002", "003", "010", "011")):
+        for smiling, capture in ((False, "03"), (True, "08")):
+            write_image(folder / f"{subject}_{capture}.png", draw_face(k, smiling))
+    return folder
+
+
+def test_folds_are_disjoint_and_cover_everybody() -> None:
+    ids = [f"{i:03d}" for i in range(102)]
+    parts = [held_out(ids, fold, 3) for fold in range(3)]
+    assert [len(part) for part in parts] == [34, 34, 34]
+    assert sorted(i for part in parts for i in part) == ids
+    assert parts[0][:2] == ("000", "003")
+    assert held_out(ids[::-1], 1, 3) == parts[1]
+    for fold, folds in ((3, 3), (-1, 3), (0, 1)):
+        with pytest.raises(ValueError, match=f"task.fold={fold}, task.folds={folds}"):
+            held_out(ids, fold, folds)
+
+
+def test_a_folder_serves_everybody_but_the_fold(people) -> None:
+    dataset = load_folder(people)
+    whole, part = FaceFolder(dataset, 16, None, 3), FaceFolder(dataset, 16, 1, 3)
+    assert len(whole) == 10 and whole.identities == 5 and whole.held_out == ()
+    assert part.held_out == ("002", "011") and len(part) == 6
+    images, labels = part[list(range(6))]
+    assert labels.tolist() == [0, 0, 1, 1, 2, 2]
+    wanted = [draw_face(k, smiling) for k in (0, 2, 3) for smiling in (False, True)]
+    torch.testing.assert_close(images, to_tensor(np.stack(wanted)))
+    assert part.fingerprint != whole.fingerprint
+    with pytest.raises(ValueError, match="are not 32x32"):
+        FaceFolder(dataset, 32, None, 3)
+
+
+def test_adapts_to_photographs_of_other_people(pools, people, tmp_path, seen) -> None:
+    tiny = [line for line in AUTOENCODER if line.startswith(("task.network", "task.warmup"))]
+    task = ("task=train/photographs", *tiny, f"task.faces={people}", "task.fold=2", "task.steps=2")
+    start = configured(pools, tmp_path / "a", task, "task.quality_faces=2")
+    record = train.autoencoder(start)
+    assert record["held_out"] == ["003"] and record["initial"]["prediction"] == "v"
+    header = read_header(tmp_path / "a" / "weights.safetensors")["training"]
+    assert header["held_out"] == ["003"] and header["recipe"]["faces"] == str(people)
+    # One person is too few to measure: a sheet compares two.
+    assert "quality" not in record
+    shown = to_tensor(np.stack([draw_face(k, s) for k in (0, 1, 3, 4) for s in (False, True)]))
+    assert len(seen) == 2
+    for image in torch.cat(seen):  # as loaded, before the augmentation
+        assert (image == shown).flatten(1).all(1).any()
+    plain = configured(pools, tmp_path / "b", task, "task.quality_faces=2", "task.fold=0")
+    quality = train.autoencoder(plain)["quality"]
+    assert quality["images"] == 2 and quality["noise"]["std"] > 0
+    assert json.loads((tmp_path / "b" / "quality.json").read_text()) == quality
+    assert Image.open(tmp_path / "b" / "autoencoder.png").size == (64, 32)
+
+
+def test_folds_without_a_folder_are_refused(pools, tmp_path) -> None:
+    with pytest.raises(ValueError, match="change nothing without"):
+        train.autoencoder(configured(pools, tmp_path, AUTOENCODER, "task.fold=1"))
+
+
+def test_no_augmentation_is_no_change_and_each_range_is_kept() -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = F.interpolate(torch.rand(64, 3, 4, 4, generator=generator), 16, mode="bicubic") - 0.5
+    still = Augmentation(0, 0, 0, 0, 0, 0)(images)
+    mirrored = (still - images.flip(-1)).abs().amax((1, 2, 3)) < 1e-5
+    torch.testing.assert_close(still[~mirrored], images[~mirrored], rtol=0, atol=1e-5)
+    assert 16 < int(mirrored.sum()) < 48
+    # Colours: a gain of (x + 1) within (1 +- channels +- gain), then a shift.
+    flat = torch.zeros(500, 3, 16, 16)
+    for name, value in (("channels", 0.06), ("gain", 0.1), ("brightness", 0.05)):
+        ranges = dict.fromkeys(("rotation", "scale", "shift", "channels", "gain", "brightness"), 0)
+        out = Augmentation(**(ranges | {name: value}))(flat).amax((2, 3))
+        assert 0.9 * value < float(out.abs().max()) <= value + 1e-6
+        assert (name == "channels") == (float(out.std(1).max()) > 1e-6)
+    with pytest.raises(ValueError, match=r"augmentation\.scale=1\.5"):
+        Augmentation(scale=1.5)
+
+
+def test_a_shift_moves_by_its_share_of_the_side() -> None:
+    ramp = torch.linspace(-1 + 1 / 64, 1 - 1 / 64, 64).expand(200, 1, 64, 64).contiguous()
+    out = Augmentation(0, 0, 0.1, 0, 0, 0)(ramp.expand(-1, 3, -1, -1))[:, 0, 32, 32]
+    # The ramp rises by 2 over the side; a mirrored one falls.
+    assert 0.18 < float(out.abs().max()) < 0.22 + 1 / 32
+
+
 # Batches
 
 
@@ -263,6 +441,21 @@ def test_learning_rate_rises_and_falls_to_zero() -> None:
     assert max(rates) == pytest.approx(2.0)
     assert int(np.argmax(rates)) == 5
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_a_training_continued_with_another_length_follows_its_cosine(pools, tmp_path) -> None:
+    """At step 2 of 8 the rate is near its peak; a run cut to 3 steps ends at zero there."""
+    lines = [line for line in AUTOENCODER if "learning_rate_steps" not in line]
+    run = tmp_path / "run"
+    train.autoencoder(
+        configured(pools, run, (*lines, "task.learning_rate_steps=8"), "task.steps=2")
+    )
+    train.autoencoder(
+        configured(pools, run, (*lines, "task.learning_rate_steps=3"), "task.steps=3")
+    )
+    state = torch.load(run / "last.ckpt", weights_only=True)
+    (schedule,) = state["lr_schedulers"]
+    assert schedule["last_epoch"] == 3 and schedule["_last_lr"] == [0.0, 0.0]
 
 
 def test_stated_precision_is_obeyed() -> None:

@@ -3,7 +3,6 @@
 import importlib.util
 import itertools
 import json
-import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +21,7 @@ from adjointdeis.harness.launch import launch
 from adjointdeis.harness.offline_runs import OfflineRun, download, read_offline, unfinished
 from adjointdeis.harness.provenance import config_hash
 from adjointdeis.harness.tasks import report
-from adjointdeis.harness.wandb_logger import RunLogger, fixed_pairs
+from adjointdeis.harness.wandb_logger import RunLogger, fixed_pairs, loggers, wandb_mode
 
 pytest.importorskip("wandb")
 
@@ -252,17 +251,51 @@ def test_pairs_are_spread_and_fixed() -> None:
         RunLogger(images=-1)
 
 
-@pytest.mark.parametrize(("offline", "mode"), [("true", "offline"), ("false", "online")])
-def test_runs_are_sent_only_when_asked(tmp_path, monkeypatch, offline: str, mode: str) -> None:
-    monkeypatch.setenv("WANDB_MODE", "")  # so that it is restored, set or not
-    monkeypatch.delenv("WANDB_MODE")
-    lines = [
-        "task._target_=tiny_profile.counting_task",
-        "logger=wandb",
-        f"paths.run={tmp_path}/run",
-    ]
-    launch(composed([*lines, f"logger.wandb.offline={offline}", f"paths.root={tmp_path}"]))
-    assert os.environ["WANDB_MODE"] == mode
+@pytest.mark.parametrize(
+    ("environment", "offline", "mode"),
+    [
+        ({}, True, "offline"),
+        ({}, False, "online"),
+        ({"WANDB_MODE": "online"}, False, "online"),
+        ({"WANDB_MODE": "offline"}, False, "offline"),
+        ({"WANDB_MODE": "dryrun"}, False, "offline"),
+        ({"WANDB_MODE": "disabled"}, True, "disabled"),
+        ({"WANDB_MODE": "disabled"}, False, "disabled"),
+        ({"WANDB_DISABLED": "true"}, False, "disabled"),
+        ({"WANDB_DISABLED": "true", "WANDB_MODE": "online"}, False, "disabled"),
+        ({"WANDB_DISABLED": "false"}, False, "online"),
+    ],
+)
+def test_the_environment_can_only_send_less(
+    monkeypatch, environment: dict[str, str], offline: bool, mode: str
+) -> None:
+    for name in ("WANDB_MODE", "WANDB_DISABLED"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert wandb_mode(offline) == mode
+
+
+def test_a_mode_that_is_none_and_one_that_does_not_suffice_are_told(monkeypatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "online")
+    with pytest.warns(UserWarning, match=r"logger\.wandb\.offline=false"):
+        assert wandb_mode(offline=True) == "offline"
+    monkeypatch.setenv("WANDB_MODE", "off")
+    with pytest.raises(ValueError, match="WANDB_MODE=off: expected online, offline or disabled"):
+        wandb_mode(offline=True)
+
+
+def test_a_disabled_logger_writes_nothing(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    cfg = composed(["logger=wandb", f"paths.run={tmp_path}", f"paths.root={tmp_path}"])
+    assert loggers(cfg) == []
+    assert "the environment disables W&B" in capsys.readouterr().err
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    cfg.logger.wandb.offline = False
+    (kept,) = loggers(cfg)
+    assert isinstance(kept, RunLogger)
+    assert kept._offline is True
+    kept.experiment.finish()
 
 
 # The dashboard and the sweeps

@@ -39,7 +39,7 @@ def bench() -> tuple[Workbench, Sources]:
         schedule=DDPM(),
         code=lambda images: images.flatten(1)[:, :4],
     )
-    identity = SimpleNamespace(features=lambda images: features(images.flatten(1)))
+    identity = SimpleNamespace(features=lambda images: features(images.flatten(1)), parts=())
 
     def encode(images, device, steps, grid="ddim_stride", codes_of=None):
         noise = (

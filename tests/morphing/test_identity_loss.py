@@ -61,3 +61,17 @@ def test_a_sample_does_not_feel_its_batch() -> None:
     loss = IdentityLoss(flat)
     alone = torch.cat([loss(x[k : k + 1], v_a[k : k + 1], v_b[k : k + 1]).loss for k in range(4)])
     torch.testing.assert_close(loss(x, v_a, v_b).loss, alone, rtol=1e-14, atol=0)
+
+
+def test_several_guides_count_equally() -> None:
+    x, v_a, v_b = torch.randn(3, 8, 10, dtype=torch.float64)
+    several = IdentityLoss(flat, ((4, "cosine"), (6, "euclidean")))(x, v_a, v_b)
+    first = IdentityLoss(flat)(x[:, :4], v_a[:, :4], v_b[:, :4])
+    a, b = (x[:, 4:] - v_a[:, 4:]).norm(dim=1), (x[:, 4:] - v_b[:, 4:]).norm(dim=1)
+    second = a + b + (a - b).abs()
+    torch.testing.assert_close(several.loss, (first.loss + second) / 2)
+    farthest = torch.stack([first.a, first.b, a, b]).amax(0)
+    torch.testing.assert_close(several.farthest, farthest)
+    # The mean of the losses is not the loss of mean distances: guides disagree on who is nearer.
+    mean = IdentityDistances((first.a + a) / 2, (first.b + b) / 2).loss
+    assert (several.loss - mean).max() > 1e-3

@@ -1,9 +1,9 @@
 """The forward world: schedules, time grids, denoisers, and noise paths."""
 
 from adjointdeis.diffusion.checkpointing import checkpoint_blocks
+from adjointdeis.diffusion.classifier_free import ClassifierFreeGuidance, Guidance
 from adjointdeis.diffusion.cycle_sde import CycleSDE
 from adjointdeis.diffusion.denoiser import (
-    ClassifierFreeGuidance,
     Denoiser,
     EpsFromFlow,
     EpsFromV,
@@ -28,6 +28,7 @@ __all__ = [
     "EpsFromX0",
     "FromTimesteps",
     "GaussianDenoiser",
+    "Guidance",
     "MixtureDenoiser",
     "Node",
     "Noise",

@@ -5,10 +5,10 @@ None. A denoiser that is an ``nn.Module`` exposes its weights to the gradient me
 ``parameters()``; every adapter here is one.
 """
 
+import math
 from collections.abc import Callable
 from typing import Protocol
 
-import torch
 from torch import Tensor, nn
 
 from adjointdeis.diffusion.prediction import eps_from_flow, eps_from_v, eps_from_x0
@@ -42,13 +42,37 @@ class _Converted(nn.Module):
 
 
 class EpsFromX0(_Converted):
-    """Noise prediction of a network that predicts the data. Not defined where sigma = 0."""
+    r"""Noise prediction of a network that predicts the data, exactly or up to a white residual.
+
+    With a spread s the network predicts m in :math:`x_0 = m + s\,n`, n standard normal, and
+
+    .. math:: \epsilon = \sigma (x - \alpha m) / (\sigma^2 + \alpha^2 s^2)
+
+    (:func:`~adjointdeis.diffusion.prediction.eps_from_x0`). Use the spread that the network was
+    trained with: another one changes what the same weights draw.
+
+    Args:
+        network: callable of (x, t, z) that returns x0, or m.
+        schedule: gives alpha and sigma at t.
+        spread: s >= 0, in the units of the data. At 0 nothing is defined where sigma = 0.
+
+    Raises:
+        ValueError: a negative or infinite spread; or sigma = 0 with a spread of 0.
+    """
+
+    def __init__(
+        self, network: Callable[..., Tensor], schedule: Schedule, spread: float = 0.0
+    ) -> None:
+        super().__init__(network, schedule)
+        if not 0.0 <= spread < math.inf:
+            raise ValueError(f"spread={spread}: a standard deviation is 0 or more, and finite")
+        self.spread = spread
 
     def forward(self, x: Tensor, t: Tensor, z: Tensor | None) -> Tensor:
         alpha, sigma = self.levels(t)
-        if sigma == 0.0:
+        if sigma == 0.0 and self.spread == 0.0:
             raise ValueError("a data prediction gives no noise prediction where sigma = 0 (t = 0)")
-        return eps_from_x0(x, self.network(x, t, z), alpha, sigma)
+        return eps_from_x0(x, self.network(x, t, z), alpha, sigma, self.spread)
 
 
 class EpsFromV(_Converted):
@@ -91,36 +115,3 @@ class FromTimesteps(nn.Module):
         timestep = self.schedule.timestep_of_t(t)
         value = timestep.round().long() if self.rounded else timestep.to(x.dtype)
         return self.network(x, value.to(x.device).expand(x.shape[0]), z)
-
-
-class ClassifierFreeGuidance(nn.Module):
-    """Extrapolation from an unconditional to a conditional prediction.
-
-    eps = eps(x, z_null) + scale (eps(x, z) - eps(x, z_null)); scale = 1 is the conditional
-    model. Costs two network evaluations per call, and is counted so.
-
-    Args:
-        denoiser: conditional noise prediction.
-        z_null: the condition that stands for "none", broadcast to the shape of z.
-        scale: guidance scale.
-
-    References:
-        Classifier-free diffusion guidance, https://arxiv.org/abs/2207.12598
-    """
-
-    evaluations = 2
-
-    def __init__(self, denoiser: Callable[..., Tensor], z_null: Tensor, scale: float) -> None:
-        super().__init__()
-        self.denoiser = denoiser
-        self.scale = scale
-        if isinstance(z_null, nn.Parameter):
-            self.z_null = z_null
-        else:
-            self.register_buffer("z_null", z_null)
-
-    def forward(self, x: Tensor, t: Tensor, z: Tensor | None) -> Tensor:
-        if z is None:
-            raise ValueError("classifier-free guidance needs a condition z")
-        without = self.denoiser(x, t, self.z_null.to(z).expand_as(z))
-        return torch.lerp(without, self.denoiser(x, t, z), self.scale)

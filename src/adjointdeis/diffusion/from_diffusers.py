@@ -1,46 +1,128 @@
 """Models and schedulers of the diffusers library, seen as a denoiser, a schedule and grids.
 
 Nothing of that library is imported: a model is a module that is called with ``sample`` (or
-``hidden_states``), ``timestep`` and perhaps ``encoder_hidden_states``, and a scheduler is its
-``config``, its ``alphas_cumprod`` and its ``set_timesteps``.
+``hidden_states``) and ``timestep``, and a scheduler is its ``config``, its noise levels, its
+``set_timesteps`` and its ``step``.
 """
 
-import copy
-import inspect
 import warnings
-from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from adjointdeis.diffusion.called_model import CalledModel
 from adjointdeis.diffusion.denoiser import EpsFromFlow, EpsFromV, EpsFromX0, FromTimesteps
 from adjointdeis.diffusion.grid import TimeGrid
 from adjointdeis.diffusion.schedule import DDPM, RectifiedFlow, Schedule
+from adjointdeis.diffusion.scheduler_sampler import Sampler, fresh, set_timesteps, split_arguments
 
 
 class ClippingSchedulerWarning(UserWarning):
     """A scheduler that clips its data prediction, which a denoiser alone does not."""
 
 
-@dataclass(frozen=True, eq=False)
 class DiffusersModel:
     """What :func:`from_diffusers` makes.
 
-    Attributes:
-        denoiser: noise prediction ``(x, t, z) -> eps``, for every solver and gradient method.
-        schedule: the scheduler's noise levels.
-        velocity: for flow matching, the network's own prediction eps - x0, for ``FlowEuler``;
-            None otherwise.
+    :meth:`sampler` runs the scheduler itself. The rest is for the solvers and gradient methods
+    of this package, and asks more of the scheduler: noise levels that this package has.
+
+    Args:
+        network: ``(x, timestep, z)``, the model's own output.
+        scheduler: not changed.
     """
 
-    denoiser: nn.Module
-    schedule: Schedule
-    velocity: nn.Module | None
-    _scheduler: Any = field(repr=False)
+    def __init__(self, network: CalledModel, scheduler: Any) -> None:
+        self.network = network
+        self._scheduler = scheduler
+        self._name = type(scheduler).__name__
+        if self._prediction_type not in (*_EPS_FROM, "velocity"):
+            raise ValueError(
+                f"prediction_type={self._prediction_type!r} of {self._name} is unknown; this knows "
+                "epsilon, sample, v_prediction, flow_prediction, and flow-matching schedulers"
+            )
 
-    def grid(self, steps: int, **arguments: Any) -> TimeGrid:
-        """The nodes that the scheduler's ``set_timesteps(steps)`` visits.
+    def sampler(self, steps: int | None = None, *, seed: int = 0, **arguments: Any) -> Sampler:
+        """The scheduler's own run, as ``sample`` takes it.
+
+        ``sample(sampler.denoiser, sampler.initial(noise), z, solver=sampler.solver,
+        grid=sampler.grid)`` takes the steps of the pipeline's loop, history and noise included.
+
+        Args:
+            steps: as ``num_inference_steps``; None when timesteps or sigmas are given.
+            seed: of the noise that a stochastic scheduler adds; step i draws from
+                ``sampler.generator(i)``.
+            arguments: of ``set_timesteps`` (``mu``, ``sigmas``, ``timesteps``) and of ``step``
+                (``eta``, ``s_churn``).
+
+        Raises:
+            ValueError: a scheduler that is more than a ``step`` (predictor-corrector, RePaint).
+            TypeError: an argument that neither takes.
+        """
+        self.network.convention  # noqa: B018  an unknown model is refused before anything runs
+        reason = _NO_STEPS.get(self._name)
+        if reason is None and not hasattr(self._scheduler, "step"):
+            reason = "it has no method step"
+        if reason is not None:
+            raise ValueError(
+                f"{self._name} cannot be run step by step: {reason}. Use another scheduler, or "
+                "StepFunction(function) for a loop of your own"
+            )
+        scheduler = fresh(self._scheduler)
+        setting, stepping = split_arguments(scheduler, arguments)
+        set_timesteps(scheduler, steps, setting)
+        return Sampler(self.network, scheduler, stepping, seed, self._prediction_type)
+
+    @cached_property
+    def schedule(self) -> Schedule:
+        """The scheduler's noise levels."""
+        if self._is_flow:
+            for name in ("invert_sigmas", "stochastic_sampling"):
+                if self._scheduler.config.get(name):
+                    raise self._no_levels(f"{name}=True")
+            return RectifiedFlow()
+        if getattr(self._scheduler, "alphas_cumprod", None) is None:
+            raise self._no_levels("no alphas_cumprod, and no flow")
+        return _discrete(self._scheduler.alphas_cumprod)
+
+    @cached_property
+    def denoiser(self) -> nn.Module:
+        """Noise prediction ``(x, t, z) -> eps``, for every solver and gradient method.
+
+        Warns:
+            ClippingSchedulerWarning: the scheduler clips or thresholds the data prediction.
+        """
+        self.network.convention  # noqa: B018
+        if self.velocity is not None:
+            return EpsFromFlow(self.velocity, self.schedule)
+        config, schedule = self._scheduler.config, self.schedule
+        assert isinstance(schedule, DDPM)
+        if config.get("clip_sample") or config.get("thresholding"):
+            warnings.warn(
+                f"{self._name} clips its data prediction "
+                f"(clip_sample={config.get('clip_sample')}, "
+                f"thresholding={config.get('thresholding')}); this denoiser does not. Use "
+                "from_diffusers(...).sampler(steps), which does, or set both to False, or "
+                "DDIM(clip_x0=True), which equals "
+                "DDIMScheduler.step(..., use_clipped_model_output=True)",
+                ClippingSchedulerWarning,
+                stacklevel=2,
+            )
+        network = FromTimesteps(self.network, schedule, rounded=not self._fractional)
+        convert = _EPS_FROM[self._prediction_type]
+        return network if convert is None else convert(network, schedule)
+
+    @cached_property
+    def velocity(self) -> nn.Module | None:
+        """For a flow, the network's own prediction eps - x0, for ``FlowEuler``; else None."""
+        if not self._is_flow:
+            return None
+        return _FlowTime(self.network, self._scheduler.config.get("num_train_timesteps", 1000))
+
+    def grid(self, steps: int | None = None, **arguments: Any) -> TimeGrid:
+        """The nodes that the scheduler's ``set_timesteps(steps)`` visits, for our own solvers.
 
         A step ends at the node where the next begins, and the last one at clean data, or at
         timestep 0 where the scheduler says so (``set_alpha_to_one=False``,
@@ -51,98 +133,129 @@ class DiffusersModel:
         Args:
             steps: number N of network evaluations.
             arguments: passed on to ``set_timesteps``, such as ``mu`` of shifted flows.
+
+        Raises:
+            ValueError: times that are visited twice (Heun, KDPM2, PNDM), or noise levels between
+                those of the training (karras sigmas) for a prediction other than eps: there only
+                the scheduler's own sampler is right.
         """
-        scheduler = copy.deepcopy(self._scheduler)
-        scheduler.set_timesteps(steps, **arguments)
-        if self.velocity is not None:
-            return TimeGrid.from_times(self.schedule, scheduler.sigmas.double())
-        assert isinstance(self.schedule, DDPM)
-        timesteps = torch.as_tensor(scheduler.timesteps).double()
-        t = self.schedule.t_of_timestep(timesteps)
-        end = 0.0 if _ends_clean(scheduler) else float(self.schedule.t_of_timestep(0))
+        scheduler = fresh(self._scheduler)
+        set_timesteps(scheduler, steps, arguments)
+        if self._is_flow:
+            return TimeGrid.from_times(self.schedule, self._descending(scheduler.sigmas.double()))
+        schedule = self.schedule
+        assert isinstance(schedule, DDPM)
+        timesteps = self._descending(torch.as_tensor(scheduler.timesteps).double().cpu())
+        t = schedule.t_of_timestep(timesteps)
+        end = 0.0 if _ends_clean(scheduler) else float(schedule.t_of_timestep(0))
         # A scheduler that ends at timestep 0 and visits it repeats that node: nothing moves.
         ends = t.new_tensor([end]) if float(t[-1]) > end else t[:0]
-        return TimeGrid.from_times(self.schedule, torch.cat((t, ends)))
+        t = torch.cat((t, ends))
+        grid = TimeGrid.from_times(schedule, t)
+        sigmas = getattr(scheduler, "sigmas", None)
+        if sigmas is None or not self._fractional:
+            return grid
+        if self._prediction_type != "epsilon":
+            raise self._only_sampler(
+                f"its noise levels lie between those of the training, where "
+                f"{self._prediction_type} means something else than at them"
+            )
+        rho = torch.as_tensor(sigmas).double().cpu()
+        if len(rho) != len(t):
+            raise self._only_sampler("it has another number of noise levels than of times")
+        alpha = (1.0 + rho**2).rsqrt()
+        return TimeGrid(schedule, t, alpha, rho * alpha, -rho.log(), rho)
+
+    @property
+    def _is_flow(self) -> bool:
+        config = self._scheduler.config
+        if config.get("prediction_type") == "flow_prediction" or config.get("use_flow_sigmas"):
+            return True
+        betas = getattr(self._scheduler, "alphas_cumprod", None)
+        return betas is None and "shift" in config and "num_train_timesteps" in config
+
+    @property
+    def _prediction_type(self) -> str:
+        if self._is_flow:
+            return "velocity"
+        return self._scheduler.config.get("prediction_type") or "epsilon"
+
+    @property
+    def _fractional(self) -> bool:
+        """Whether the scheduler's noise levels lie between those of the training."""
+        config = self._scheduler.config
+        spaced = (
+            "use_karras_sigmas",
+            "use_exponential_sigmas",
+            "use_beta_sigmas",
+            "use_lu_lambdas",
+        )
+        if any(config.get(name) for name in spaced):
+            return True
+        return config.get("timestep_spacing") == "linspace" and hasattr(self._scheduler, "sigmas")
+
+    def _descending(self, times: Tensor) -> Tensor:
+        if not (times[1:] < times[:-1]).all():
+            raise self._only_sampler("it visits a time twice")
+        return times
+
+    def _only_sampler(self, why: str) -> ValueError:
+        return ValueError(
+            f"{self._name} has no grid for the solvers of this package: {why}. Run the scheduler "
+            "itself: sampler = from_diffusers(model, scheduler).sampler(steps), then "
+            "sample(sampler.denoiser, sampler.initial(noise), z, solver=sampler.solver, "
+            "grid=sampler.grid)"
+        )
+
+    def _no_levels(self, why: str) -> ValueError:
+        return ValueError(
+            f"{self._name} ({why}) has no noise schedule of this package. Run the scheduler "
+            "itself: from_diffusers(model, scheduler).sampler(steps)"
+        )
 
 
-def from_diffusers(model: nn.Module, scheduler: Any, **arguments: Any) -> DiffusersModel:
-    """A denoiser and a schedule from a diffusers model and its scheduler.
+def from_diffusers(
+    model: nn.Module, scheduler: Any, *, time: Any = None, output: Any = None, **arguments: Any
+) -> DiffusersModel:
+    """A diffusers model and its scheduler, to be sampled and differentiated.
 
     Args:
-        model: ``UNet2DModel`` (then z is None), ``UNet2DConditionModel`` (z is what it calls
-            ``encoder_hidden_states``), or another model called by the same names.
-        scheduler: any with ``alphas_cumprod`` (DDIM, DDPM, PNDM, DPMSolver, ...), whose betas
-            and prediction type (epsilon, sample, v_prediction) are taken over, or
-            ``FlowMatchEulerDiscreteScheduler``. It is not changed.
+        model: a UNet or transformer of diffusers, also inside peft, DistributedDataParallel or
+            ``torch.compile``. Its class decides what time it takes and what sign its output has
+            (module ``conventions``).
+        scheduler: any with ``set_timesteps`` and ``step``. It is not changed.
+        time: for a class that is not known: what the model takes for a scheduler's timestep, such
+            as "timestep", "timestep / 1000" or a function of the timesteps.
+        output: likewise, "as is", "negated" or a function of the model's output.
         arguments: given to the model at every call, such as ``class_labels``,
-            ``added_cond_kwargs`` or ``encoder_attention_mask``.
-
-    Warns:
-        ClippingSchedulerWarning: the scheduler clips or thresholds the data prediction.
+            ``added_cond_kwargs`` or ``guidance=3.5``.
 
     Raises:
-        ValueError: an unknown prediction type; betas with zero terminal signal; a flow that is
-            stochastic or inverted.
-
-    When not to use: to imitate a scheduler bit by bit. The schedule is the scheduler's, the
-    sampler is a solver of this package; wrap ``scheduler.step`` in ``StepFunction`` for its own.
+        UnknownModelError: a class whose convention is not known, without ``time`` and ``output``.
+        ValueError: no model of diffusers.
+        TypeError: an argument that the model does not take.
 
     References:
         Diffusers, https://huggingface.co/docs/diffusers
     """
-    config = scheduler.config
-    if getattr(scheduler, "alphas_cumprod", None) is None:
-        return _flow(model, scheduler, arguments)
-    if config.get("clip_sample") or config.get("thresholding"):
-        warnings.warn(
-            f"{type(scheduler).__name__} clips its data prediction "
-            f"(clip_sample={config.get('clip_sample')}, "
-            f"thresholding={config.get('thresholding')}); this denoiser does not. The gradient "
-            "is zero where a sampler clips: set both to False, or use DDIM(clip_x0=True), which "
-            "equals DDIMScheduler.step(..., use_clipped_model_output=True)",
-            ClippingSchedulerWarning,
-            stacklevel=2,
-        )
-    schedule = _discrete(scheduler.alphas_cumprod)
-    network: nn.Module = FromTimesteps(_Called(model, arguments), schedule)
-    kind = config.get("prediction_type", "epsilon")
-    if kind == "sample":
-        network = EpsFromX0(network, schedule)
-    elif kind == "v_prediction":
-        network = EpsFromV(network, schedule)
-    elif kind != "epsilon":
-        raise ValueError(
-            f"prediction_type={kind!r} of {type(scheduler).__name__} is unknown; this knows "
-            "epsilon, sample, v_prediction, and flow-matching schedulers"
-        )
-    return DiffusersModel(network, schedule, None, scheduler)
+    learned = scheduler.config.get("variance_type") in ("learned", "learned_range")
+    return DiffusersModel(CalledModel(model, arguments, time, output, learned), scheduler)
 
 
-class _Called(nn.Module):
-    """A diffusers model as a callable of (x, timesteps, z)."""
-
-    def __init__(self, model: nn.Module, arguments: dict[str, Any]) -> None:
-        super().__init__()
-        self.model = model
-        self.arguments = arguments
-        names = inspect.signature(model.forward).parameters
-        self.input = next((n for n in ("sample", "hidden_states") if n in names), None)
-        self.conditional = "encoder_hidden_states" in names
-        if self.input is None or "timestep" not in names:
-            raise ValueError(
-                f"{type(model).__name__}.forward takes ({', '.join(names)}); expected sample or "
-                "hidden_states, and timestep"
-            )
-
-    def forward(self, x: Tensor, timesteps: Tensor, z: Tensor | None) -> Tensor:
-        if z is not None and not self.conditional:
-            raise ValueError(
-                f"{type(self.model).__name__} takes no condition: pass z=None, and class labels "
-                "as from_diffusers(..., class_labels=...)"
-            )
-        condition = {"encoder_hidden_states": z} if self.conditional else {}
-        called = {self.input: x, "timestep": timesteps, **condition, **self.arguments}
-        return self.model(**called, return_dict=False)[0]
+_EPS_FROM: dict[str, Any] = {"epsilon": None, "sample": EpsFromX0, "v_prediction": EpsFromV}
+_NO_STEPS = {
+    "RePaintScheduler": "its loop goes back by undo_step",
+    "ScoreSdeVeScheduler": "its corrector calls the network again",
+    "VQDiffusionScheduler": "its samples are classes, not numbers",
+    "AmusedScheduler": "its samples are tokens, not numbers",
+    "BlockRefinementScheduler": "its samples are tokens, not numbers",
+    "DiscreteDDIMScheduler": "its samples are tokens, not numbers",
+    "EntropyBoundScheduler": "its samples are tokens, not numbers",
+    "SCMScheduler": "its pipeline converts the model's output by the noise level",
+    "HeliosScheduler": "its pipeline changes the resolution between stages",
+    "HeliosDMDScheduler": "its pipeline changes the resolution between stages",
+    "RFD4ProteinaScheduler": "its pipeline samples two latents at once",
+}
 
 
 class _FlowTime(nn.Module):
@@ -153,23 +266,9 @@ class _FlowTime(nn.Module):
         self.network = network
         self.timesteps = timesteps
 
-    def forward(self, x: Tensor, t: Tensor, z: Tensor | None) -> Tensor:
-        time = (t * self.timesteps).to(device=x.device, dtype=x.dtype)
-        return self.network(x, time.expand(x.shape[0]), z)
-
-
-def _flow(model: nn.Module, scheduler: Any, arguments: dict[str, Any]) -> DiffusersModel:
-    config = scheduler.config
-    if "shift" not in config or "num_train_timesteps" not in config:
-        raise ValueError(
-            f"{type(scheduler).__name__} has no alphas_cumprod and is no flow-matching scheduler"
-        )
-    for name in ("invert_sigmas", "stochastic_sampling"):
-        if config.get(name):
-            raise ValueError(f"a flow-matching scheduler with {name}=True is not supported")
-    schedule = RectifiedFlow()
-    velocity = _FlowTime(_Called(model, arguments), config["num_train_timesteps"])
-    return DiffusersModel(EpsFromFlow(velocity, schedule), schedule, velocity, scheduler)
+    def forward(self, x: Tensor, t: Tensor, z: Any) -> Tensor:
+        # float32, as the schedulers have it, whatever the latents are in.
+        return self.network(x, (t * self.timesteps).float(), z)
 
 
 def _discrete(alphas_cumprod: Tensor) -> DDPM:

@@ -5,6 +5,7 @@ name  definition                                      eps from it
 ====  ==============================================  ========================================
 eps   the noise in x                                  itself
 x0    the data in x                                   (x - alpha x0) / sigma
+m     the data in x up to a residual N(0, s^2)        sigma (x - alpha m) / (sigma^2 + alpha^2 s^2)
 v     alpha eps - sigma x0 (variance preserving)      (alpha v + sigma x) / (alpha^2 + sigma^2)
 flow  dx/dt of a straight path, eps - x0              x + (1 - t) flow
 ====  ==============================================  ========================================
@@ -12,15 +13,38 @@ flow  dx/dt of a straight path, eps - x0              x + (1 - t) flow
 
 from torch import Tensor
 
+Level = float | Tensor  # alpha or sigma: one for all, or one an example, broadcast to x
+
 
 def x0_from_eps(x: Tensor, eps: Tensor, alpha: float, sigma: float) -> Tensor:
     """Data prediction; needs alpha > 0."""
     return (x - sigma * eps) / alpha
 
 
-def eps_from_x0(x: Tensor, x0: Tensor, alpha: float, sigma: float) -> Tensor:
-    """Noise prediction from a data prediction; needs sigma > 0."""
-    return (x - alpha * x0) / sigma
+def eps_from_x0(x: Tensor, x0: Tensor, alpha: Level, sigma: Level, spread: float = 0.0) -> Tensor:
+    r"""Noise prediction from a data prediction.
+
+    A network too narrow to carry noise predicts :math:`m`, what it can tell of the data, and
+    leaves out a residual that is modelled as white: :math:`x_0 = m + s\,n` with normal n. The noise
+    expected in :math:`x = \alpha x_0 + \sigma\epsilon` given x and m is then
+
+    .. math:: \epsilon = \frac{\sigma\,(x - \alpha m)}{\sigma^2 + \alpha^2 s^2},
+
+    which for s > 0 goes to 0 with sigma and has a gain :math:`\partial\epsilon/\partial x` of at
+    most :math:`1/(2\alpha s)`. The data expected are :math:`m + \frac{s^2}{s^2 + \rho^2}
+    (x/\alpha - m)` with :math:`\rho = \sigma/\alpha`. At s = 0 that is the plain data prediction,
+    at s = 1 and :math:`\alpha^2 + \sigma^2 = 1` a v-prediction of :math:`v = -\sigma m`.
+
+    Args:
+        x: Noisy data.
+        x0: The network's output, x0 or m, with the shape of x.
+        alpha: Of x.
+        sigma: Of x; above 0 where the spread is 0.
+        spread: s, standard deviation of what m leaves out, in the units of the data.
+    """
+    if spread == 0.0:
+        return (x - alpha * x0) / sigma
+    return (x - alpha * x0) * (sigma / (sigma**2 + (alpha * spread) ** 2))
 
 
 def eps_from_v(x: Tensor, v: Tensor, alpha: float, sigma: float) -> Tensor:
@@ -28,7 +52,7 @@ def eps_from_v(x: Tensor, v: Tensor, alpha: float, sigma: float) -> Tensor:
     return (alpha * v + sigma * x) / (alpha**2 + sigma**2)
 
 
-def v_from_eps(x: Tensor, eps: Tensor, alpha: float, sigma: float) -> Tensor:
+def v_from_eps(x: Tensor, eps: Tensor, alpha: Level, sigma: Level) -> Tensor:
     """Velocity v = alpha eps - sigma x0 from a noise prediction; needs alpha > 0."""
     return ((alpha**2 + sigma**2) * eps - sigma * x) / alpha
 

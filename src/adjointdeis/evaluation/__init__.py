@@ -9,6 +9,8 @@ Names are imported when first used, so that a command that only prints its help 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from adjointdeis.extras import require
+
 if TYPE_CHECKING:
     from adjointdeis.evaluation.detection import DetectionScores, detection_rows
     from adjointdeis.evaluation.errors import (
@@ -56,6 +58,8 @@ if TYPE_CHECKING:
         worst_case_embedding,
         worst_case_scores,
     )
+
+require("evaluation", "rates, thresholds and intervals")
 
 __all__ = [
     "ALL_VARIANTS",

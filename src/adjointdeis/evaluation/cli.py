@@ -129,6 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     from adjointdeis.evaluation import commands
     from adjointdeis.evaluation.errors import EvaluationError
+    from adjointdeis.extras import MissingPackageError
 
     try:
         return int(getattr(commands, options.command)(options) or 0)
@@ -136,7 +137,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader closed the pipe, as `| head` does; the flush at exit must not fail again.
         sys.stdout = open(os.devnull, "w")
         return 0
-    except (EvaluationError, OSError) as error:
+    except (EvaluationError, MissingPackageError, OSError) as error:
         print(f"adjointdeis-eval: {error}", file=sys.stderr)
         return 2
 

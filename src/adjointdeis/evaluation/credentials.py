@@ -24,6 +24,7 @@ from typing import Any
 
 from adjointdeis.evaluation.errors import EvaluationError
 from adjointdeis.evaluation.provenance import chunks, read_provenance
+from adjointdeis.extras import MissingPackageError, load
 from adjointdeis.files import write_atomically
 
 ASSERTION = "org.adjointdeis.provenance"
@@ -51,7 +52,8 @@ def sign(
 
     Raises:
         NoProvenance: the file says nothing about its origin, so there is nothing to sign.
-        EvaluationError: signed already, c2pa-python absent, or the signer refused.
+        EvaluationError: signed already, or the signer refused.
+        MissingPackageError: c2pa-python is absent.
     """
     path = Path(path)
     if algorithm not in ALGORITHMS:
@@ -98,7 +100,7 @@ def read_credentials(path: str | os.PathLike[str]) -> dict[str, Any] | None:
         return None
     try:
         c2pa = _package()
-    except EvaluationError as error:
+    except MissingPackageError as error:
         return {"state": UNCHECKED, "signer": "?", "problems": [str(error)], "provenance": None}
     try:
         with c2pa.Reader(_MIME, io.BytesIO(path.read_bytes())) as reader:
@@ -130,10 +132,4 @@ def _text(path: str | os.PathLike[str]) -> bytes:
 
 
 def _package() -> Any:
-    try:
-        import c2pa
-    except ImportError:
-        raise EvaluationError(
-            'content credentials need c2pa-python: pip install "adjointdeis[c2pa]"'
-        ) from None
-    return c2pa
+    return load("c2pa", "content credentials")

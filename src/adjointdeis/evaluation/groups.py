@@ -6,7 +6,7 @@ from functools import cached_property
 import numpy as np
 
 from adjointdeis.evaluation.errors import ScoreError
-from adjointdeis.evaluation.scores import ScoreTable, codes
+from adjointdeis.evaluation.scores import ScoreTable, codes, text_column
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +101,7 @@ def group(
         ScoreError: no row, unequal lengths, or a repeated (morph, subject, probe).
     """
     scores = np.asarray(scores, dtype=np.float64).ravel()
-    morph, subject = np.asarray(morph).ravel(), np.asarray(subject).ravel()
+    morph, subject = _labels(morph), _labels(subject)
     if not len(scores) == len(morph) == len(subject):
         raise ScoreError(
             f"{len(scores)} scores, {len(morph)} morphs and {len(subject)} subjects: "
@@ -117,7 +117,7 @@ def group(
     if probe is None:
         order = np.lexsort((oriented, pair_code))
     else:
-        probe = np.asarray(probe).ravel()
+        probe = _labels(probe)
         attempt, n_attempts = codes(pair_code, probe)
         if n_attempts != len(scores):
             repeated = int(np.flatnonzero(np.bincount(attempt)[attempt] > 1)[0])
@@ -152,5 +152,11 @@ def group_table(table: ScoreTable, *, attack: str, system: str, probe_policy: st
             f"probe policy {probe_policy!r}"
         )
     # A morph of several references or a probe of several captures keeps them apart as attempts.
-    attempt = np.char.add(np.char.add(rows["probe_id"], "\x1f"), rows["ref_id"])
+    attempt, _ = codes(rows["probe_id"], rows["ref_id"])
     return group(rows.oriented, rows["morph_id"], rows["subject_id"], attempt)
+
+
+def _labels(values: np.ndarray) -> np.ndarray:
+    """Shape (R,); text in its canonical spelling, labels of another kind as they are."""
+    array = np.asarray(values).ravel()
+    return text_column(array) if array.dtype.kind in "UO" else array

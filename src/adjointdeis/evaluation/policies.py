@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from adjointdeis.evaluation.errors import PolicyError
-from adjointdeis.evaluation.scores import ScoreTable
+from adjointdeis.evaluation.scores import ScoreTable, refuse_unmatched_ids
 from adjointdeis.evaluation.subjects import Subjects
 
 IMPOSTOR_POLICIES = ("all", "same-sex", "same-sex-and-group")
@@ -78,6 +78,7 @@ def impostors(
             f"{table.source or 'scores'}: no nonmated row of system {system!r}; add impostor "
             "comparisons or give a threshold record"
         )
+    refuse_unmatched_ids(table)
     if _COVARIATES[policy]:
         unknown = (rows["subject_id"] == "") | (rows["ref_subject_id"] == "")
         if unknown.any():

@@ -28,6 +28,10 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _LIMIT = 1 << 20
 
 
+class _TooLong(Exception):
+    """A compressed text beyond the limit."""
+
+
 class NoProvenance(EvaluationError):
     """A sound PNG file that carries no provenance of this project."""
 
@@ -61,12 +65,15 @@ def read_provenance(path: str | os.PathLike[str]) -> dict[str, Any]:
 def png_texts(path: str | os.PathLike[str]) -> dict[str, str]:
     """All texts (tEXt, zTXt, iTXt) of a PNG by key; checksums are verified.
 
+    A compressed text of more than a mebibyte, as editors write beside a picture, is left out.
+
     Raises:
         EvaluationError: missing file, not a PNG, truncated, or with a wrong checksum.
     """
     path = Path(path)
     found = (chunk for chunk in chunks(path) if chunk[0] in (b"tEXt", b"zTXt", b"iTXt"))
-    return dict(_text(path, kind, body) for kind, body in found)
+    texts = (_text(path, kind, body) for kind, body in found)
+    return dict(text for text in texts if text is not None)
 
 
 def chunks(path: str | os.PathLike[str]) -> Iterator[tuple[bytes, bytes]]:
@@ -110,7 +117,7 @@ def sources_match(provenance: dict[str, Any], sources: Iterable[str | os.PathLik
     return all(any(len(h) >= 16 and d.startswith(h) for h in hashes) for d in digests)
 
 
-def _text(path: Path, kind: bytes, body: bytes) -> tuple[str, str]:
+def _text(path: Path, kind: bytes, body: bytes) -> tuple[str, str] | None:
     try:
         key, rest = body.split(b"\0", 1)
         if kind == b"tEXt":
@@ -120,6 +127,11 @@ def _text(path: Path, kind: bytes, body: bytes) -> tuple[str, str]:
         compressed = rest[0] == 1
         _, _, text = rest[2:].split(b"\0", 2)
         return key.decode("latin-1"), (_inflate(text) if compressed else text).decode("utf-8")
+    except _TooLong:
+        # Ours is short; editors write long ones, which are none of our business.
+        if body.split(b"\0", 1)[0] != TEXT_KEY.encode():
+            return None
+        raise EvaluationError(f"{path}: a damaged {kind.decode()} chunk in this PNG") from None
     except (ValueError, IndexError, zlib.error):
         name = kind.decode("latin-1")
         raise EvaluationError(f"{path}: a damaged {name} chunk in this PNG") from None
@@ -129,5 +141,5 @@ def _inflate(data: bytes) -> bytes:
     inflater = zlib.decompressobj()
     text = inflater.decompress(data, _LIMIT)
     if inflater.unconsumed_tail:
-        raise ValueError("text chunk too long")
+        raise _TooLong
     return text

@@ -33,6 +33,7 @@ from typing import Any
 import numpy as np
 
 from adjointdeis.evaluation.errors import ScoreError
+from adjointdeis.files import canonical, confusable
 
 KINDS = ("mated", "nonmated", "morph", "mad")
 SCORE_TYPES = ("similarity", "dissimilarity")
@@ -109,20 +110,20 @@ class ScoreTable:
         missing = [name for name in REQUIRED_COLUMNS if name not in columns]
         if missing:
             raise ScoreError(f"{source or 'scores'}: column {missing[0]!r} is missing")
-        length = max((np.size(v) for v in columns.values() if np.ndim(v)), default=1)
+        # Never np.size or np.ndim of a list of text: either makes a fixed-width array of it.
+        length = max((len(v) for v in columns.values() if not _is_scalar(v)), default=1)
         arrays: dict[str, np.ndarray] = {}
         for name in COLUMNS:
             value = columns.get(name, DEFAULTS.get(name, ""))
-            kind = np.float64 if name == "score" else np.str_
-            array = np.asarray(value, dtype=kind)
+            array = np.array(value, np.float64) if name == "score" else text_column(value)
             if array.ndim == 0:
-                array = np.full(length, array, dtype=array.dtype)
+                array = np.full(length, array[()], dtype=array.dtype)
             if array.shape != (length,):
                 raise ScoreError(f"column {name!r} has shape {array.shape}, expected ({length},)")
             arrays[name] = array
         # What a program writes as the score of a failed comparison (-1, 0) means nothing.
         arrays["score"] = np.where(arrays["status"] == "ok", arrays["score"], np.nan)
-        table = cls(arrays, dict(metadata or {}), source, lines)
+        table = cls(arrays, _canonical_metadata(metadata or {}), source, lines)
         if check:
             table = checked(table)
         for array in table.columns.values():
@@ -144,7 +145,7 @@ class ScoreTable:
                     [np.nan if v is None or v == "" else v for v in values], dtype=np.float64
                 )
             else:
-                columns[name] = np.array([str(row.get(name, default)) for row in listed], np.str_)
+                columns[name] = [str(row.get(name, default)) for row in listed]
         return cls.from_columns(metadata=metadata, **columns)
 
     def __len__(self) -> int:
@@ -164,7 +165,11 @@ class ScoreTable:
         mask = np.ones(len(self), dtype=bool)
         for name, wanted in conditions.items():
             values = [wanted] if isinstance(wanted, str) else list(wanted)
-            mask &= np.isin(self.columns[name], values)
+            column = self.columns[name]
+            found = np.zeros(len(self), dtype=bool)
+            for value in values:
+                found |= column == canonical(str(value))
+            mask &= found
         return self.where(mask)
 
     def unique(self, name: str, **conditions: str | Iterable[str]) -> list[str]:
@@ -220,9 +225,55 @@ def concatenate(tables: Iterable[ScoreTable]) -> ScoreTable:
     for table in reversed(listed):
         metadata.update(table.metadata)
     columns: dict[str, Any] = {
-        name: np.concatenate([table[name] for table in listed]) for name in COLUMNS
+        name: [value for table in listed for value in table[name].tolist()] for name in COLUMNS
     }
     return ScoreTable.from_columns(metadata=metadata, **columns)
+
+
+def text_column(values: Any) -> np.ndarray:
+    """Labels as an array of canonical text: spellings of one id are equal wherever they meet.
+
+    Args:
+        values: text, or labels of another kind, which become text; any shape.
+
+    Returns:
+        fixed-width `str_` where that is about as large as the text itself, else Python objects:
+        in a fixed width one id of 4,000 characters costs 16 kB in every row.
+    """
+    if _is_scalar(values):
+        return np.array(canonical(str(values)))
+    if isinstance(values, np.ndarray):
+        if values.ndim != 1 or (values.dtype.kind == "U" and _is_canonical(values)):
+            return values
+        values = values.tolist()
+    known: dict[Any, str] = {}
+    flat = []
+    for value in values:
+        if (found := known.get(value)) is None:
+            found = known[value] = canonical(str(value))
+        flat.append(found)
+    widest = max(map(len, known.values()), default=0)
+    size = sum(map(len, flat)) + 8 * len(flat)
+    return np.array(flat, dtype=np.str_ if widest * len(flat) <= 4 * size else object)
+
+
+def _is_scalar(value: Any) -> bool:
+    return isinstance(value, str) or not hasattr(value, "__len__")
+
+
+def _is_canonical(array: np.ndarray) -> bool:
+    """Whether fixed-width text is ASCII without blanks, as nearly every id is; fast."""
+    if not array.size or not array.dtype.itemsize:
+        return True
+    points = np.ascontiguousarray(array).view(np.uint32)
+    return bool(((points == 0) | ((points > 32) & (points < 127))).all())
+
+
+def _canonical_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    found = dict(metadata)
+    if isinstance(systems := found.get("systems"), Mapping):
+        found["systems"] = {canonical(str(name)): stated for name, stated in systems.items()}
+    return found
 
 
 def codes(*columns: np.ndarray) -> tuple[np.ndarray, int]:
@@ -269,6 +320,7 @@ def checked(table: ScoreTable) -> ScoreTable:
     for kind, wrong, why in (("nonmated", same, "one subject"), ("mated", ~same, "two subjects")):
         bad = (table["kind"] == kind) & known & wrong
         _refuse(table, bad, "ref_subject_id", f"a {kind} comparison is of {why} by its ids")
+    _refuse_two_spellings(table)
     _one_direction(table)
     table = _without_repeats(table)
     _subjects_complete(table)
@@ -279,6 +331,53 @@ def _refuse(table: ScoreTable, bad: np.ndarray, column: str, expected: str) -> N
     if bad.any():
         row = int(np.argmax(bad))
         raise ScoreError(f"{table.place(row)}: {column} {str(table[column][row])!r}: {expected}")
+
+
+def _refuse_two_spellings(table: ScoreTable) -> None:
+    """Refuses impostor comparisons of ids that differ in case, dashes or leading zeros alone.
+
+    They are one person more often than two, and one such pair can move a threshold.
+    """
+    rows = table.where(table["kind"] == "nonmated")
+    keys = {}
+    for side in ("subject_id", "ref_subject_id"):
+        values, inverse = np.unique(rows[side], return_inverse=True)
+        keys[side] = text_column([confusable(str(v)) for v in values])[inverse]
+    bad = (keys["subject_id"] == keys["ref_subject_id"]) & (keys["subject_id"] != "")
+    if bad.any():
+        row = int(np.argmax(bad))
+        one, two = rows["subject_id"][row], rows["ref_subject_id"][row]
+        raise ScoreError(
+            f"{rows.place(row)}: subject_id {str(one)!r} and ref_subject_id {str(two)!r} of a "
+            "nonmated comparison differ in case, dashes or leading zeros only; write one person "
+            "one way, and rename one of them if they are two people"
+        )
+
+
+def refuse_unmatched_ids(table: ScoreTable) -> None:
+    """Refuses impostor comparisons of two groups without one id in common and no mated comparison.
+
+    Nearly always the two sides spell the same people differently (`001` and `001_08`), and every
+    genuine comparison passes for an impostor. `"two_groups": true` in the metadata says that they
+    are different people.
+
+    Raises:
+        ScoreError: naming an id of each side.
+    """
+    if table.metadata.get("two_groups") is True:
+        return
+    for system in table.unique("system", kind="nonmated"):
+        rows = table.select(kind="nonmated", system=system)
+        sides = [set(map(str, np.unique(rows[name]))) for name in ("subject_id", "ref_subject_id")]
+        one, two = (sorted(side - {""}) for side in sides)
+        apart = len(one) > 1 and len(two) > 1 and sides[0].isdisjoint(sides[1])
+        if apart and not len(table.select(kind="mated", system=system)):
+            raise ScoreError(
+                f"{rows.place(0)}: no mated comparison of system {system!r}, and no id is on both "
+                f"sides ({one[0]!r} among the probes, {two[0]!r} among the references): write one "
+                'person one way on both sides; if they are two groups of people, state "two_groups"'
+                ": true in the sidecar JSON"
+            )
 
 
 def _one_direction(table: ScoreTable) -> None:

@@ -16,7 +16,8 @@ import numpy as np
 
 from adjointdeis.evaluation.errors import ScoreError
 from adjointdeis.evaluation.scores import COLUMNS, REQUIRED_COLUMNS, TEXT_COLUMNS, ScoreTable
-from adjointdeis.files import write_atomically
+from adjointdeis.extras import load
+from adjointdeis.files import read_csv, read_json, write_atomically
 
 SCHEMA = "adjointdeis-scores/1"
 
@@ -62,44 +63,33 @@ def _metadata(path: Path) -> dict[str, Any]:
     sidecar = sidecar_of(path)
     if not sidecar.is_file():
         return {}
-    try:
-        found = json.loads(sidecar.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ScoreError(f"{sidecar}:{error.lineno}: not JSON ({error.msg})") from None
+    found = read_json(sidecar, ScoreError)
     if not isinstance(found, dict):
         raise ScoreError(f"{sidecar}: expected a JSON object")
     return {k: v for k, v in found.items() if k not in ("schema", "rows", "fingerprint")}
 
 
 def _read_csv(path: Path) -> ScoreTable:
-    with path.open(encoding="utf-8-sig", newline="") as f:
-        reader = csv.reader(f)
-        try:
-            header = [name.strip() for name in next(reader)]
-        except StopIteration:
-            raise ScoreError(
-                f"{path}:1: empty file; expected the header of a score table"
-            ) from None
-        _check_header(path, header)
-        rows: list[list[str]] = []
-        lines: list[int] = []
-        for row in reader:
-            if not row:
-                continue
-            if len(row) != len(header):
-                raise ScoreError(
-                    f"{path}:{reader.line_num}: {len(row)} fields, expected {len(header)}"
-                )
-            rows.append(row)
-            lines.append(reader.line_num)
-    text = list(zip(*rows, strict=True)) if rows else [()] * len(header)
-    columns: dict[str, Any] = {}
-    for name, values in zip(header, text, strict=True):
-        columns[name] = np.array(values, dtype=np.str_) if rows else np.empty(0, dtype=np.str_)
+    reader = read_csv(path, ScoreError)
+    _, header = next(reader, (1, None))
+    if header is None:
+        raise ScoreError(f"{path}:1: empty file; expected the header of a score table")
+    _check_header(path, header)
+    # A table repeats few texts many times: one object each keeps memory like the file.
+    known: dict[str, str] = {}
+    values: list[list[str]] = [[] for _ in header]
+    lines: list[int] = []
+    for line, row in reader:
+        if len(row) != len(header):
+            raise ScoreError(f"{path}:{line}: {len(row)} fields, expected {len(header)}")
+        for column, value in zip(values, row, strict=True):
+            column.append(known.setdefault(value, value))
+        lines.append(line)
+    columns: dict[str, Any] = dict(zip(header, values, strict=True))
     at = np.array(lines, dtype=np.int64)
     columns["score"] = _numbers(path, columns["score"], at)
     if "status" in header:
-        columns["status"] = np.where(columns["status"] == "", "ok", columns["status"])
+        columns["status"] = [value or "ok" for value in columns["status"]]
     return ScoreTable.from_columns(metadata=_metadata(path), source=str(path), lines=at, **columns)
 
 
@@ -118,16 +108,14 @@ def _check_header(path: Path, header: list[str]) -> None:
         raise ScoreError(f"{path}:1: a column appears twice")
 
 
-def _numbers(path: Path, text: np.ndarray, lines: np.ndarray) -> np.ndarray:
-    try:
-        return np.where(text == "", "nan", text).astype(np.float64)
-    except ValueError:
-        for value, line in zip(text.tolist(), lines.tolist(), strict=True):
-            try:
-                float(value or "nan")
-            except ValueError:
-                raise ScoreError(f"{path}:{line}: score {value!r} is not a number") from None
-        raise
+def _numbers(path: Path, text: list[str], lines: np.ndarray) -> np.ndarray:
+    numbers = np.empty(len(text))
+    for k, value in enumerate(text):
+        try:
+            numbers[k] = float(value or "nan")
+        except ValueError:
+            raise ScoreError(f"{path}:{lines[k]}: score {value!r} is not a number") from None
+    return numbers
 
 
 def _write_csv(table: ScoreTable, path: Path) -> None:
@@ -144,14 +132,8 @@ def _write_csv(table: ScoreTable, path: Path) -> None:
 
 
 def _pyarrow(path: Path) -> tuple[Any, Any]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise ScoreError(
-            f"{path}: Parquet needs the package pyarrow; install it or use .csv"
-        ) from None
-    return pyarrow, pyarrow.parquet
+    purpose = f"{path}: Parquet files (.csv would not)"
+    return load("pyarrow", purpose), load("pyarrow.parquet", purpose)
 
 
 def _read_parquet(path: Path) -> ScoreTable:
@@ -164,7 +146,7 @@ def _read_parquet(path: Path) -> ScoreTable:
         if name == "score":
             columns[name] = np.array([math.nan if v is None else v for v in values], np.float64)
         else:
-            columns[name] = np.array(["" if v is None else v for v in values], dtype=np.str_)
+            columns[name] = ["" if v is None else str(v) for v in values]
     lines = np.arange(1, found.num_rows + 1)
     return ScoreTable.from_columns(
         metadata=_metadata(path), source=str(path), lines=lines, **columns

@@ -1,6 +1,5 @@
 """Covariates of subjects: sex and demographic group, which impostor policies select by."""
 
-import csv
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -9,14 +8,17 @@ from pathlib import Path
 import numpy as np
 
 from adjointdeis.evaluation.errors import PolicyError, ScoreError
+from adjointdeis.files import canonical, read_csv
 
 # The names that published subject lists use for the same facts.
 _ALIASES = {
     "subject_id": ("subject_id", "face_id", "id", "identity"),
-    "sex": ("sex", "face_gender", "gender"),
-    "group": ("group", "face_eth", "ethnicity", "eth"),
+    "sex": ("sex", "face_gender", "face_sex", "gender"),
+    "group": ("group", "face_eth", "face_ethnicity", "ethnicity", "eth"),
     "age": ("age", "face_age"),
 }
+# Spellings of one sex: a pair of "f" and "female" is a pair of the same sex.
+_SEXES = {"f": "female", "woman": "female", "w": "female", "m": "male", "man": "male"}
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,12 @@ class Subjects:
         """From dictionaries with `subject_id` and any of `sex`, `group`, `age`."""
         found: dict[str, Subject] = {}
         for row in rows:
-            subject = Subject(*(str(row.get(name, "")) for name in _ALIASES))
+            given = {name: canonical(str(row.get(name, ""))) for name in _ALIASES}
+            given["sex"] = _SEXES.get(given["sex"].casefold(), given["sex"].casefold())
+            given["group"] = given["group"].casefold()
+            subject = Subject(**given)
+            if not subject.subject_id:
+                raise ScoreError("a row has no subject_id")
             if found.get(subject.subject_id, subject) != subject:
                 raise ScoreError(f"subject {subject.subject_id!r} appears twice with other values")
             found[subject.subject_id] = subject
@@ -55,7 +62,7 @@ class Subjects:
         unique, inverse = np.unique(subject_ids, return_inverse=True)
         values = []
         for subject_id in unique.tolist():
-            subject = self.by_id.get(subject_id)
+            subject = self.by_id.get(canonical(str(subject_id)))
             value = "" if subject is None else getattr(subject, covariate)
             if value == "":
                 problem = (
@@ -76,22 +83,20 @@ def read_subjects(path: str | os.PathLike[str]) -> Subjects:
         ScoreError: naming file and line for a missing id column, a short row or a clash.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ScoreError(f"{path}: no such subjects file")
-    with path.open(encoding="utf-8-sig", newline="") as f:
-        reader = csv.DictReader(f)
-        header = {name.strip().lower(): name for name in reader.fieldnames or ()}
-        used = {
-            name: next((header[a] for a in aliases if a in header), None)
-            for name, aliases in _ALIASES.items()
-        }
-        if used["subject_id"] is None:
-            raise ScoreError(f"{path}:1: no subject_id column (also accepted: face_id, id)")
-        rows = []
-        for row in reader:
-            if None in row or None in row.values():
-                raise ScoreError(f"{path}:{reader.line_num}: expected {len(header)} fields")
-            rows.append({k: row[v].strip() if v else "" for k, v in used.items()})
+    lines = read_csv(path, ScoreError)
+    _, columns = next(lines, (1, []))
+    header = {name.lower(): at for at, name in enumerate(columns)}
+    used = {
+        name: next((header[a] for a in aliases if a in header), None)
+        for name, aliases in _ALIASES.items()
+    }
+    if used["subject_id"] is None:
+        raise ScoreError(f"{path}:1: no subject_id column (also accepted: face_id, id)")
+    rows = []
+    for line, row in lines:
+        if len(row) != len(columns):
+            raise ScoreError(f"{path}:{line}: {len(row)} fields, expected {len(columns)}")
+        rows.append({k: "" if at is None else row[at] for k, at in used.items()})
     try:
         return Subjects.from_rows(rows)
     except ScoreError as error:

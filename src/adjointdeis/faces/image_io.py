@@ -1,25 +1,17 @@
 """Reading and writing of face images as uint8 RGB arrays, with errors that name the file."""
 
 import hashlib
-import io
 from collections.abc import Mapping
 from pathlib import Path
-from zipfile import Path as ZipPath
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from adjointdeis.files import write_atomically
+from adjointdeis.images import IMAGE_SUFFIXES, AnyPath, ImageError, open_rgb
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-
-AnyPath = Path | ZipPath
-"""A file on disk or a member of a zip archive; both offer `read_bytes`, `name`, `iterdir`."""
-
-
-class ImageError(ValueError):
-    """The file is not an image that can be decoded."""
+__all__ = ["IMAGE_SUFFIXES", "AnyPath", "ImageError", "read_image", "sha256_of", "write_image"]
 
 
 def read_image(path: AnyPath | str) -> np.ndarray:
@@ -30,18 +22,9 @@ def read_image(path: AnyPath | str) -> np.ndarray:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ImageError: The file is not an image, or is truncated; the message names it.
+        ImageError: Not an image, truncated, or of a kind without one reading; names the file.
     """
-    path = Path(path) if isinstance(path, str) else path
-    if not path.is_file():
-        raise FileNotFoundError(f"image {path}: no such file")
-    try:
-        with Image.open(io.BytesIO(path.read_bytes())) as image:
-            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-        raise ImageError(
-            f"{path}: not a readable image ({error}); expected one of {', '.join(IMAGE_SUFFIXES)}"
-        ) from error
+    return np.array(open_rgb(Path(path) if isinstance(path, str) else path))
 
 
 def write_image(path: Path | str, image: np.ndarray, text: Mapping[str, str] | None = None) -> None:

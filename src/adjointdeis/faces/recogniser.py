@@ -70,6 +70,15 @@ def euclidean_distance(e1: np.ndarray, e2: np.ndarray) -> np.ndarray:
     return np.linalg.norm(np.asarray(e1, np.float64) - np.asarray(e2, np.float64), axis=-1)
 
 
+Metric = Literal["cosine", "euclidean"]
+"""How embeddings are compared: by the cosine of their angle, or by Euclidean distance."""
+
+
+def similarity(metric: Metric, e1: np.ndarray, e2: np.ndarray) -> np.ndarray:
+    """Cosine, or 1 - Euclidean distance, of embeddings (..., D), broadcast."""
+    return cosine_similarity(e1, e2) if metric == "cosine" else 1.0 - euclidean_distance(e1, e2)
+
+
 class NoFaceError(ValueError):
     """No face was found in an image that must have one."""
 

@@ -1,8 +1,8 @@
 """Gradient methods: interchangeable objects that differentiate a rollout."""
 
+from adjointdeis.extras import MissingPackageError
 from adjointdeis.gradients.adjoint_deis import AdjointDEIS, LargeAdjointStepWarning
 from adjointdeis.gradients.adjoint_dpm import AdjointDPM
-from adjointdeis.gradients.augmented import MissingPackageError
 from adjointdeis.gradients.backprop import Backprop
 from adjointdeis.gradients.backsolve import Backsolve
 from adjointdeis.gradients.base import GradientMethod, SecondDerivativeError, StepwiseMethod

@@ -11,7 +11,6 @@ The clock :math:`\rho` has u = y, s = alpha, l = 0, w = 1; time itself has u = x
 :math:`l = \dot{\log\alpha}`, :math:`w = -\sigma\dot\lambda`.
 """
 
-import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -19,6 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from adjointdeis.extras import load
 from adjointdeis.gradients.chain import Chain
 from adjointdeis.gradients.consistency import Reevaluations
 from adjointdeis.gradients.inputs import Inputs
@@ -30,25 +30,6 @@ AdaptiveMethod = Literal["adaptive_heun", "fehlberg2", "bosh3", "dopri5", "dopri
 OdeMethod = Literal[FixedMethod, AdaptiveMethod]
 FIXED = ("euler", "midpoint", "heun2", "heun3", "rk4")
 ADAPTIVE = ("adaptive_heun", "fehlberg2", "bosh3", "dopri5", "dopri8")
-
-
-class MissingPackageError(ImportError):
-    """An optional package that the chosen method needs is not installed."""
-
-
-def optional_package(name: str, method: str) -> Any:
-    """The package, imported when it is first needed.
-
-    Raises:
-        MissingPackageError: naming the extra that installs it.
-    """
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise MissingPackageError(
-            f"{method} integrates with {name}, which is not installed; install the extra 'ode': "
-            "pip install 'adjointdeis[ode]'"
-        ) from error
 
 
 def check_integrator(owner: str, method: str, rtol: float, atol: float) -> None:
@@ -146,7 +127,7 @@ def integrate(
         coefficients: the equation at a reading of the clock.
         clock: readings, monotone; the state is given at the first and wanted at the last.
     """
-    torchdiffeq = optional_package("torchdiffeq", owner)
+    torchdiffeq = load("torchdiffeq", f"gradients by {owner}")
     u = state[0]
     # Times on an accelerator without float64 are read in float32.
     dtype = torch.float32 if u.device.type == "mps" else torch.float64

@@ -8,9 +8,9 @@ and demands the gradient it promises, or :class:`NotSupportedError` where it pro
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 from typing import Any, Literal
 
+from adjointdeis.extras import installed
 from adjointdeis.gradients.adjoint_deis import AdjointDEIS
 from adjointdeis.gradients.adjoint_dpm import AdjointDPM
 from adjointdeis.gradients.backprop import Backprop
@@ -74,7 +74,7 @@ class Entry:
     @property
     def available(self) -> bool:
         """Whether the optional packages are installed."""
-        return all(find_spec(module) is not None for module in self.requires)
+        return installed(self.requires)
 
     def solver(self, calculus: Calculus) -> Solver | None:
         """A sampler of this calculus, or None."""

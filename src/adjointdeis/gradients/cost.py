@@ -92,7 +92,9 @@ class CountedDenoiser:
     def __call__(self, x: Tensor, t: Tensor, z: Any) -> Tensor:
         if not 0.0 <= float(t) <= 1.0:
             raise ValueError(f"the network was about to be evaluated at t = {float(t)}")
-        self.cost.evaluated(getattr(self.denoiser, "evaluations", 1))
+        # Guidance in an interval makes two evaluations at some times and one at others.
+        count = getattr(self.denoiser, "evaluations_at", None)
+        self.cost.evaluated(count(t) if count else getattr(self.denoiser, "evaluations", 1))
         before = version(x), version(t)
         try:
             output = self.denoiser(x, t, z)

@@ -10,7 +10,8 @@ from torch import Tensor
 from adjointdeis.diffusion.grid import Node
 from adjointdeis.diffusion.noise import BrownianPath
 from adjointdeis.diffusion.transition import rho_gap
-from adjointdeis.gradients.augmented import Augmented, Coefficients, optional_package
+from adjointdeis.extras import load
+from adjointdeis.gradients.augmented import Augmented, Coefficients
 from adjointdeis.gradients.base import StepwiseMethod
 from adjointdeis.gradients.chain import Chain
 from adjointdeis.gradients.continuous import ContinuousAdjoint
@@ -102,7 +103,7 @@ class SdeBacksolve(StepwiseMethod):
     def backward_pass(
         self, chain: Chain, record: Trace, by: Inputs, x_0: Tensor, a_x: Tensor
     ) -> Tensor | None:
-        torchsde = optional_package("torchsde", "SdeBacksolve")
+        torchsde = load("torchsde", "gradients by SdeBacksolve")
         grid, check = chain.grid, record.reevaluations("SdeBacksolve", self.check)
         augmented = Augmented(chain, by, check, record.contexts[-1])
         chain.cost.holds(1, graphs=1)

@@ -1,1 +1,5 @@
-"""The only room that imports hydra, lightning and wandb: tasks, training, runs, assets."""
+"""Experiments: tasks, trainings, runs and assets; all that needs hydra, lightning or wandb."""
+
+from adjointdeis.extras import require
+
+require("experiments", "experiments")

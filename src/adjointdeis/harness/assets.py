@@ -1,21 +1,26 @@
 """Assets of a profile: network weights, thresholds, faces; found, checked and loaded.
 
 A profile is a folder with a ``manifest.json`` that lists its files with their SHA-256. The profile
-``mini`` ships inside the package; ``paper`` is a folder that the user fills.
+``mini`` ships inside the package; ``paper`` is a folder that the user fills; ``real`` lists real
+recognisers that packages ship, and takes every other file from ``mini``.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import adjointdeis
 from adjointdeis.evaluation import ThresholdRecord, read_thresholds
+from adjointdeis.faces.dlib_resnet import dlib_port
 from adjointdeis.faces.networks import VGG16, DiffAE, IResNet, StyleGAN2
 from adjointdeis.faces.recognisers.crop import FaceCrop
-from adjointdeis.faces.recognisers.network import NetworkRecogniser
-from adjointdeis.faces.weights import WeightsError, fingerprint, load_network
+from adjointdeis.faces.recognisers.graph_file import GraphSpec, graph_recogniser
+from adjointdeis.faces.recognisers.network import Guides, NetworkRecogniser
+from adjointdeis.faces.weights import WeightsError, fingerprint, load_network, read_header
+from adjointdeis.harness.packages import obtain, read_spec
 from adjointdeis.morphing.autoencoder import Autoencoder
 from adjointdeis.morphing.perceptual import TrunkMaps
 from adjointdeis.morphing.style_generator import StyleGenerator
@@ -25,6 +30,7 @@ from adjointdeis.morphing.style_generator import StyleGenerator
 TRUNK_WEIGHT = 0.2
 FROZEN_THRESHOLDS = "thresholds.json"
 MINI = Path(adjointdeis.__file__).parent / "assets" / "mini"
+REAL = MINI.parent / "real" / "manifest.json"
 
 
 class AssetError(RuntimeError):
@@ -36,19 +42,23 @@ class Profile:
     """Files of one profile.
 
     Args:
-        name: "mini" or "paper".
-        root: Folder with ``manifest.json``; the package's own for ``mini``.
+        name: "mini", "paper" or "real".
+        root: Folder of the files; the package's own for ``mini``.
         remedy: What to do about a missing or damaged file.
+        listing: The manifest; ``root/manifest.json`` if None.
+        behind: Profile of the files that this one does not list, if any.
     """
 
     name: str
     root: Path
     remedy: str
+    listing: Path | None = None
+    behind: "Profile | None" = None
 
     @cached_property
     def manifest(self) -> dict[str, dict[str, Any]]:
         """Entry per file name: sha256, kind, licence, and what loading needs."""
-        path = self.root / "manifest.json"
+        path = self.listing or self.root / "manifest.json"
         if not path.is_file():
             raise AssetError(f"{path} is missing; {self.remedy}")
         try:
@@ -58,12 +68,22 @@ class Profile:
 
     def entry(self, name: str) -> dict[str, Any]:
         """Manifest entry of a file."""
-        if name not in self.manifest:
-            raise AssetError(
-                f"{self.root / 'manifest.json'} has no entry for {name}; it lists "
-                f"{', '.join(sorted(self.manifest))}"
-            )
-        return self.manifest[name]
+        return self.holder(name).manifest[name]
+
+    def holder(self, name: str) -> "Profile":
+        """This profile, or the one behind it, whichever lists a file.
+
+        Raises:
+            AssetError: Neither does.
+        """
+        if name in self.manifest:
+            return self
+        if self.behind is not None and name in self.behind.manifest:
+            return self.behind
+        raise AssetError(
+            f"{self.listing or self.root / 'manifest.json'} has no entry for {name}; it lists "
+            f"{', '.join(sorted(self.manifest))}"
+        )
 
     def path(self, name: str) -> Path:
         """Path of a file, checked against the manifest.
@@ -71,6 +91,9 @@ class Profile:
         Raises:
             AssetError: The file is missing or its SHA-256 differs.
         """
+        holder = self.holder(name)
+        if holder is not self:
+            return holder.path(name)
         path, expected = self.root / name, self.entry(name)["sha256"]
         if not path.is_file():
             raise AssetError(f"{path} is missing; {self.remedy}")
@@ -87,23 +110,80 @@ def profile(name: str = "mini", root: str | None = None) -> Profile:
     if name == "mini":
         remedy = "restore it with `git checkout -- src/adjointdeis/assets/mini`"
         return Profile(name, Path(root) if root else MINI, remedy)
-    remedy = "run `python run.py task=assets` for what it is and where it comes from"
+    if name == "real":
+        remedy = "run `python run.py task=assets assets=real` for how to fetch it"
+        return Profile(name, Path(root or "data/real"), remedy, REAL, profile("mini"))
+    remedy = "run `python run.py task=assets assets=paper` for what it is and where it comes from"
     return Profile(name, Path(root or "data/paper"), remedy)
 
 
 def autoencoder(file: str, profile: Profile) -> Autoencoder:
-    """The diffusion autoencoder of a profile, frozen."""
+    """A diffusion autoencoder, frozen.
+
+    Args:
+        file: A file that the profile lists, or the path of weights of your own, as
+            ``task=train/autoencoder`` leaves them (``weights.safetensors``).
+        profile: Where listed files are.
+
+    Raises:
+        AssetError, WeightsError: There is no such file; it is damaged or another network.
+    """
+    own = _own_autoencoder(file, profile)
+    if own is not None:
+        return own
     entry = profile.entry(file)
     network = _load(profile, file)
     if not isinstance(network, DiffAE):
         raise WeightsError(f"{profile.root / file} holds a {type(network).__name__}, not a DiffAE")
-    prediction: Literal["eps", "v"] = entry["prediction"]
-    return Autoencoder(network, prediction, entry["sha256"], entry["licence"])
+    return Autoencoder(
+        network,
+        entry["prediction"],
+        entry["sha256"],
+        entry["licence"],
+        spread=entry.get("spread", 0.0),
+    )
+
+
+def _own_autoencoder(file: str, profile: Profile) -> Autoencoder | None:
+    """The autoencoder of a weight file that no manifest lists; None for a listed one."""
+    path = Path(file)
+    if path.name == file and (file in profile.manifest or not path.is_file()):
+        return None
+    network = load_network(path, remedy="give the path of the weights.safetensors of a training")
+    if not isinstance(network, DiffAE):
+        raise WeightsError(f"{path} holds a {type(network).__name__}, not a DiffAE")
+    recipe = read_header(path).get("training", {}).get("recipe", {})
+    # Trainings before there was a choice predicted v, and did not say so.
+    prediction, spread = recipe.get("prediction", "v"), recipe.get("spread", 0.0)
+    licence = "your own weights"
+    return Autoencoder(
+        network.requires_grad_(False), prediction, fingerprint(path), licence, spread=spread
+    )
 
 
 def recogniser(file: str, profile: Profile) -> NetworkRecogniser:
-    """A torch recogniser of a profile, frozen."""
+    """A torch recogniser, frozen.
+
+    Args:
+        file: A file or key that the profile lists, or the path of a JSON file that describes a
+            recogniser of your own in the graph file beside it, with the keys of
+            :class:`adjointdeis.faces.recognisers.graph_file.GraphSpec`.
+        profile: Where listed files are.
+
+    Raises:
+        AssetError, WeightsError, GraphError, PackageError: A file is missing or is not what its
+            description says.
+    """
+    if file.endswith(".json"):
+        path = Path(file)
+        name, entry = read_spec(path)
+        return graph_recogniser(GraphSpec.from_mapping(name, entry), path.parent)
     entry = profile.entry(file)
+    if entry.get("kind") == "dlib":
+        return dlib_port()
+    if entry.get("kind") == "graph":
+        folder = obtain(file, entry, profile.root)
+        return graph_recogniser(GraphSpec.from_mapping(file, entry), folder)
     return NetworkRecogniser(
         name=entry["name"],
         label=entry["label"],
@@ -114,19 +194,41 @@ def recogniser(file: str, profile: Profile) -> NetworkRecogniser:
     )
 
 
-def style_generator(file: str, features: str, profile: Profile) -> StyleGenerator:
-    """The StyleGAN2 of a profile and the features of its perceptual loss, frozen.
+def guides(files: str | Sequence[str], profile: Profile) -> NetworkRecogniser | Guides:
+    """The recognisers of the identity loss: one, or several whose losses are averaged."""
+    names = [files] if isinstance(files, str) else list(files)
+    if not names:
+        raise AssetError("assets.identity is an empty list; name at least one recogniser")
+    found = tuple(recogniser(name, profile) for name in names)
+    return found[0] if len(found) == 1 else Guides(found)
+
+
+def style_generator(file: str | None, features: str, profile: Profile) -> StyleGenerator:
+    """A StyleGAN2 and the features of its perceptual loss, frozen.
 
     Args:
-        file: The generator's file.
-        features: A VGG16's file, or an IResNet recogniser's for want of one.
+        file: The generator's file: of the profile, or a path; None where the profile has none.
+        features: A VGG16's file of the profile, or an IResNet recogniser's for want of one.
         profile: Where they are.
+
+    Raises:
+        AssetError: There is no generator: the profile ``mini`` has none.
+        WeightsError: A file holds another network.
     """
-    network, behind = _load(profile, file), _load(profile, features)
-    if not isinstance(network, StyleGAN2):
-        raise WeightsError(
-            f"{profile.root / file} holds a {type(network).__name__}, not a StyleGAN2"
+    if file is None:
+        raise AssetError(
+            f"MIPGAN draws with a StyleGAN2, and the profile {profile.name} has none: the budget "
+            "of its networks buys blurred blobs, which say nothing of MIPGAN. Leave its rows out, "
+            "read published morphs (attack=paper/mipgan_ii), or bring a generator of faces: "
+            "assets.generator=<stylegan2.safetensors>, converted by `python run.py task=assets "
+            "assets=paper` or trained by `python run.py task=train/generator`"
         )
+    listed = file in profile.manifest
+    path = profile.path(file) if listed else Path(file)
+    network = load_network(path, remedy="name it in assets.generator").requires_grad_(False)
+    behind = _load(profile, features)
+    if not isinstance(network, StyleGAN2):
+        raise WeightsError(f"{path} holds a {type(network).__name__}, not a StyleGAN2")
     if isinstance(behind, VGG16):
         maps, weight = behind, 0.0002  # the published weight
     elif isinstance(behind, IResNet):
@@ -136,7 +238,8 @@ def style_generator(file: str, features: str, profile: Profile) -> StyleGenerato
             f"{profile.root / features} holds a {type(behind).__name__}; the perceptual loss takes "
             "a VGG16 or an IResNet"
         )
-    entry = profile.entry(file)
+    own = {"sha256": fingerprint(path), "licence": "the user's"}
+    entry = profile.entry(file) if listed else own
     return StyleGenerator(
         network=network,
         maps=maps,

@@ -8,14 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from adjointdeis.evaluation import Subjects, read_subjects
+from adjointdeis.evaluation import Subjects
 from adjointdeis.faces.datasets.folder import DatasetError, FaceDataset, load_folder
-from adjointdeis.faces.datasets.frll import INFO_FILE
 from adjointdeis.faces.datasets.pairs import Pair, PairListError, read_pairs, validate_pairs
 from adjointdeis.faces.image_io import AnyPath, read_image
 from adjointdeis.harness.assets import MINI
+from adjointdeis.harness.people import people_beside
 
-SUBJECTS_FILE = "subjects.csv"
 SOURCE, OTHER = "03", "08"  # captures: neutral, which is morphed, and smiling, which probes
 
 
@@ -46,13 +45,8 @@ class Benchmark:
 
     @cached_property
     def people(self) -> Subjects | None:
-        """Sex and group of the people, from subjects.csv or FRLL's table beside the faces."""
-        root = self.dataset.root
-        for name in (SUBJECTS_FILE, INFO_FILE):
-            for folder in (root, root.parent):
-                if (folder / name).is_file():
-                    return read_subjects(folder / name)
-        return None
+        """Sex, group and age of the people, from a table beside the faces."""
+        return people_beside(self.dataset.root)
 
     @cached_property
     def _hashes(self) -> dict[tuple[str, str], str]:

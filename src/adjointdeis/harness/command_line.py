@@ -1,154 +1,342 @@
-"""The command line, checked before Hydra sees it: a mistake is one line with the nearest name."""
+"""The command line, checked before Hydra sees it: a mistake is one line with the nearest name.
 
+Everything here goes through Hydra's public interfaces, and finds configurations where Hydra does:
+in the project's folder, in those of ``--config-path`` and ``--config-dir``, and in
+``hydra.searchpath``.
+"""
+
+import argparse
 import contextlib
 import difflib
 import fnmatch
 import os
+import re
+import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import ClassVar, cast
 
 from hydra import compose, initialize_config_dir
-from hydra._internal.utils import get_args_parser
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, Override, ValueType
+from hydra.core.override_parser.types import Glob, IntervalSweep, Override, ValueType
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf.errors import OmegaConfBaseException
 
 from adjointdeis.harness.validation import ConfigError, flat_keys, validate
 
 
 @contextlib.contextmanager
-def checked(config_dir: str) -> Iterator[None]:
+def checked(config_dir: Path | str) -> Iterator[None]:
     """Composes the command line once before Hydra does, so that its mistakes fit in one line.
 
     With ``HYDRA_FULL_ERROR=1`` Hydra's own messages and traces come through instead.
+
+    Args:
+        config_dir: Folder of the configuration, absolute or relative to the program's file.
     """
     folder = Path(sys.argv[0]).resolve().parent / config_dir
-    sys.argv[1:] = expand_globs(folder, sys.argv[1:])
-    if not os.environ.get("HYDRA_FULL_ERROR"):
-        try:
+    try:
+        sys.argv[1:] = expand_globs(folder, sys.argv[1:])
+        if not os.environ.get("HYDRA_FULL_ERROR"):
             check_overrides(folder, sys.argv[1:])
-        except ConfigError as error:
-            sys.exit(f"error: {error}")
+    except ConfigError as error:
+        sys.exit(f"error: {error}")
     yield
 
 
-def expand_globs(config_dir: Path, arguments: list[str]) -> list[str]:
+class CommandLineFolder(SearchPathPlugin):
+    """Adds the folder of ``--config-dir`` to the search path, at the place where Hydra does."""
+
+    folder: ClassVar[Path | None] = None
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        if self.folder is not None:
+            search_path.append("command-line", f"file://{self.folder.absolute()}")
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command line as Hydra reads it.
+
+    Attributes:
+        config_dir: Folder of the primary configuration.
+        config_name: Its name.
+        extra_dir: Folder of ``--config-dir``.
+        multirun: Whether ``--multirun`` was given.
+        only_prints: Whether a flag asks for help or information: nothing will run.
+        overrides: The overrides.
+    """
+
+    config_dir: Path
+    config_name: str = "config"
+    extra_dir: Path | None = None
+    multirun: bool = False
+    only_prints: bool = False
+    overrides: list[str] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, config_dir: Path, arguments: Sequence[str]) -> "Command":
+        """Reads arguments; those that Hydra will refuse are left to Hydra.
+
+        Raises:
+            ConfigError: A folder of ``--config-path`` or ``--config-dir`` does not exist.
+        """
+        parser = argparse.ArgumentParser(add_help=False)
+        parser.add_argument("overrides", nargs="*")
+        for name, short in (
+            ("--help", "-h"),
+            ("--hydra-help", None),
+            ("--version", None),
+            ("--resolve", None),
+            ("--run", "-r"),
+            ("--multirun", "-m"),
+            ("--shell-completion", "-sc"),
+        ):
+            parser.add_argument(*filter(None, (name, short)), action="store_true")
+        for name, short in (
+            ("--cfg", "-c"),
+            ("--package", "-p"),
+            ("--config-path", "-cp"),
+            ("--config-name", "-cn"),
+            ("--config-dir", "-cd"),
+            ("--experimental-rerun", None),
+        ):
+            parser.add_argument(*filter(None, (name, short)))
+        parser.add_argument("--info", "-i", nargs="?", const="all")
+        options, _ = parser.parse_known_args(list(arguments))
+        folders = {
+            # Hydra takes the first from the program's folder, the second from the working one.
+            "--config-path": options.config_path and config_dir.parent / options.config_path,
+            "--config-dir": options.config_dir and Path(options.config_dir).absolute(),
+        }
+        for flag, folder in folders.items():
+            if folder is not None and "://" not in str(folder) and not folder.is_dir():
+                raise ConfigError(f"{flag}: there is no folder {folder}")
+        printing = ("help", "hydra_help", "version", "shell_completion", "info", "cfg")
+        return cls(
+            config_dir=folders["--config-path"] or config_dir,
+            config_name=options.config_name or "config",
+            extra_dir=folders["--config-dir"],
+            multirun=options.multirun,
+            only_prints=any(getattr(options, name) for name in printing)
+            or options.experimental_rerun is not None,
+            overrides=[token for token in options.overrides if not token.startswith("-")],
+        )
+
+    @contextlib.contextmanager
+    def found(self) -> Iterator["Choices"]:
+        """Opens Hydra's search path for this command."""
+        CommandLineFolder.folder = self.extra_dir
+        Plugins.instance().register(CommandLineFolder)
+        try:
+            with initialize_config_dir(str(self.config_dir.resolve()), version_base="1.3"):
+                yield Choices(self, GlobalHydra.instance().config_loader())
+        finally:
+            CommandLineFolder.folder = None
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What a command line can choose from: groups and their options, in all folders searched."""
+
+    command: Command
+    loader: ConfigLoader
+
+    def groups(self, parent: str = "") -> set[str]:
+        """Names of all groups below another one."""
+        found: set[str] = set()
+        for name in self._list(parent, ObjectType.GROUP):
+            group = f"{parent}/{name}" if parent else name
+            found |= {group} | self.groups(group)
+        return found
+
+    def options(self, group: str) -> list[str]:
+        """Options of a group, those of its subgroups with their path."""
+        found = set(self._list(group, ObjectType.CONFIG))
+        for name in self._list(group, ObjectType.GROUP):
+            found |= {f"{name}/{option}" for option in self.options(f"{group}/{name}")}
+        return sorted(found)
+
+    def matching(self, pattern: Glob, group: str) -> list[str]:
+        """Options of a group that a ``glob(...)`` means; ``*`` never crosses a folder."""
+
+        def matches(option: str, one: str) -> bool:
+            return option.count("/") == one.count("/") and fnmatch.fnmatch(option, one)
+
+        return [
+            option
+            for option in self.options(group)
+            if any(matches(option, one) for one in pattern.include)
+            and not any(matches(option, one) for one in pattern.exclude)
+        ]
+
+    def _list(self, group: str, kind: ObjectType) -> list[str]:
+        given = [o for o in self.command.overrides if o.startswith("hydra.searchpath=")]
+        return self.loader.get_group_options(group, kind, self.command.config_name, given)
+
+
+def this_command() -> list[str]:
+    """Flags and overrides that repeat this run, or this point of a sweep; none outside Hydra."""
+    if not HydraConfig.initialized():
+        return []
+    hydra = HydraConfig.get()
+    folders = {source.provider: source.path for source in hydra.runtime.config_sources}
+    flags = ["--config-dir", folders["command-line"]] if "command-line" in folders else []
+    if hydra.job.config_name != "config":
+        flags += ["--config-name", hydra.job.config_name]
+    searched = [o for o in hydra.overrides.hydra if o.startswith("hydra.searchpath=")]
+    return [*flags, *searched, *hydra.overrides.task]
+
+
+def setting(key: str, value: object) -> str:
+    """The override that sets a key to a text, in quotes where Hydra would read it otherwise."""
+    text = str(value)
+    with contextlib.suppress(HydraException):
+        if OverridesParser.create().parse_override(f"{key}={text}").value() == text:
+            return f"{key}={text}"
+    # Within quotes a backslash is special before a quote only.
+    escaped = re.sub(r'(\\*)("|$)', lambda m: 2 * m[1] + ('\\"' if m[2] else ""), text)
+    return f'{key}="{escaped}"'
+
+
+def expand_globs(config_dir: Path, arguments: Sequence[str]) -> list[str]:
     """The command line with ``group=glob(...)`` written out as the options that it means.
 
     Hydra looks at the options of the group itself only; here ``experiment=glob(table1/*)`` means
     those of the folder ``table1``, and ``*`` never crosses a folder.
     """
+    if not any("glob(" in argument for argument in arguments):
+        return list(arguments)
     parser, expanded = OverridesParser.create(), []
-    for argument in arguments:
-        expanded.append(argument)
-        if "glob(" not in argument or argument.startswith("-"):
-            continue
-        try:
-            (override,) = parser.parse_overrides([argument])
-        except HydraException:
-            continue  # what cannot be read is told of by the check
-        if override.value_type == ValueType.GLOB_CHOICE_SWEEP:
-            found = _matching(cast(Glob, override.value()), config_dir / override.key_or_group)
-            if found:
-                expanded[-1] = f"{override.get_key_element()}={','.join(found)}"
+    with Command.read(config_dir, arguments).found() as choices:
+        for argument in arguments:
+            expanded.append(argument)
+            # What cannot be read is told of by the check.
+            with contextlib.suppress(HydraException):
+                if "glob(" not in argument or argument.startswith("-"):
+                    continue
+                (given,) = parser.parse_overrides([argument])
+                if given.value_type == ValueType.GLOB_CHOICE_SWEEP:
+                    found = choices.matching(cast(Glob, given.value()), given.key_or_group)
+                    if found:
+                        expanded[-1] = f"{given.get_key_element()}={','.join(found)}"
     return expanded
 
 
-def _matching(pattern: Glob, folder: Path) -> list[str]:
-    def matches(option: str, one: str) -> bool:
-        return option.count("/") == one.count("/") and fnmatch.fnmatch(option, one)
-
-    return [
-        option
-        for option in _options(folder)
-        if any(matches(option, one) for one in pattern.include)
-        and not any(matches(option, one) for one in pattern.exclude)
-    ]
-
-
-def check_overrides(config_dir: Path, arguments: list[str]) -> None:
+def check_overrides(config_dir: Path, arguments: Sequence[str]) -> None:
     """Raises :class:`ConfigError` for an unknown group, option or key, or a wrong type."""
-    # Hydra's own parser tells its flags, some of which take a value, from overrides.
-    options, _ = get_args_parser().parse_known_args(arguments)
-    asks = ("help", "hydra_help", "version", "shell_completion", "info", "cfg")
-    if any(getattr(options, name, None) for name in asks):
+    command = Command.read(config_dir, arguments)
+    if command.only_prints:
         return
-    tokens = [token for token in options.overrides if not token.startswith("-")]
     parser, overrides = OverridesParser.create(), []
-    for token in tokens:
+    for token in command.overrides:
         try:
             overrides += parser.parse_overrides([token])
         except HydraException as error:
-            raise ConfigError(f"cannot read {token!r}: {_first_line(error)}") from error
-    choices = [_choices(override, config_dir) for override in overrides]
-    first = [values[0] for values in choices]
-    # The first point of a sweep, then every other value in the place of the first one.
-    points = [first]
-    points += [
-        [*first[:k], value, *first[k + 1 :]]
-        for k, values in enumerate(choices)
-        for value in values[1:]
-    ]
-    with initialize_config_dir(str(config_dir), version_base="1.3"):
+            raise ConfigError(
+                f"cannot read {token!r}: {_first_line(error)}{_quoting(token)}"
+            ) from error
+    with command.found() as choices:
+        try:
+            values = [_values(given, choices) for given in overrides]
+        except (HydraException, OmegaConfBaseException) as error:
+            raise ConfigError(_first_line(error)) from error
+        first = [each[0] for each in values]
+        # The first point of a sweep, then every other value in the place of the first one.
+        points = [first]
+        points += [
+            [*first[:k], value, *first[k + 1 :]]
+            for k, each in enumerate(values)
+            for value in each[1:]
+        ]
         for plain in points:
             try:
-                cfg = compose("config", plain)
+                validate(compose(command.config_name, plain))
             except (HydraException, OmegaConfBaseException) as error:
-                raise ConfigError(_explain(error, plain, config_dir)) from error
-            validate(cfg)
+                raise ConfigError(_explain(error, plain, choices)) from error
+        intervals = [given for given in overrides if given.is_interval_sweep()]
+        if intervals and command.multirun:
+            cfg = compose(command.config_name, first, return_hydra_config=True)
+            # Hydra's own sweeper cannot search.
+            if cfg.hydra.sweeper._target_.endswith(".BasicSweeper"):
+                raise ConfigError(_no_intervals(intervals[0]))
 
 
-def _choices(override: Override, config_dir: Path) -> list[str]:
-    """An override with each value of its sweep; of a range, with the first."""
+def _values(override: Override, choices: Choices) -> list[str]:
+    """An override with each value of its sweep; of a range or an interval, with the first."""
     if not override.is_sweep_override():
         return [str(override.input_line)]
     key = override.get_key_element()
+    if override.is_interval_sweep():
+        return [f"{key}={cast(IntervalSweep, override.value()).start}"]
     if override.value_type == ValueType.GLOB_CHOICE_SWEEP:
-        values = _matching(cast(Glob, override.value()), config_dir / override.key_or_group)
+        found = choices.matching(cast(Glob, override.value()), override.key_or_group)
+        swept: Sequence[str] = found
     else:
-        values = list(override.sweep_string_iterator())
-    found = [f"{key}={value}" for value in values]
-    if not found:
+        swept = list(override.sweep_string_iterator())
+    if not swept:
         raise ConfigError(f"{override.input_line}: the sweep has no value")
-    if override.value_type == ValueType.GLOB_CHOICE_SWEEP:
-        return found
-    return found if override.is_choice_sweep() else found[:1]
+    if override.is_range_sweep():
+        swept = swept[:1]
+    return [f"{key}={value}" for value in swept]
 
 
-def _options(folder: Path) -> list[str]:
-    """Options of a group, those of its subgroups with their path."""
-    return sorted(p.relative_to(folder).with_suffix("").as_posix() for p in folder.rglob("*.yaml"))
+def _no_intervals(override: Override) -> str:
+    bounds, key = cast(IntervalSweep, override.value()), override.get_key_element()
+    return (
+        f"{override.input_line}: the sweeper takes lists and ranges, no intervals; say "
+        f"{key}={bounds.start},{bounds.end}, or choose a sweeper that searches, such as "
+        "hydra/sweeper=optuna of the package hydra-optuna-sweeper"
+    )
 
 
-def _explain(error: Exception, overrides: list[str], config_dir: Path) -> str:
+def _quoting(token: str) -> str:
+    """The override in quotes, as a hint; empty where quotes do not mend it."""
+    key, equals, value = token.partition("=")
+    if not equals:
+        return "; an override is key=value"
+    # An equals sign in a path, also within a list or a sweep; else the value as a whole.
+    piecewise = re.sub(r"[^\[\]{},\"'\s]*=[^\[\]{},\"'\s]*", r'"\g<0>"', value)
+    for quoted in (f"{key}={piecewise}", setting(key, value)):
+        if quoted != token and value[:1] not in ('"', "'"):
+            with contextlib.suppress(HydraException):
+                OverridesParser.create().parse_overrides([quoted])
+                return f"; quote the value: {shlex.quote(quoted)}"
+    return ""
+
+
+def _explain(error: Exception, overrides: list[str], choices: Choices) -> str:
     text = str(error)
-    keys, groups = _vocabulary(config_dir, overrides)
+    keys, groups = _vocabulary(overrides, choices)
     for override in overrides:
         name, _, value = override.lstrip("+~").partition("=")
         group = name.split("@")[0]
-        folder = config_dir / group
-        if folder.is_dir() and f"{group}/{value}" in text:
-            near = _nearest(value, _options(folder))
+        if group in groups and f"{group}/{value}" in text:
+            near = _nearest(value, choices.options(group))
             return f"{override}: {group} has no option {value!r}{near}"
-        if not folder.is_dir() and (f"'{name}'" in text or f"{name}" in text):
-            known = keys | groups
-            if name not in known:
-                return f"{override}: there is no key {name!r}{_nearest(name, sorted(known))}"
+        # Of Hydra's own keys Hydra tells best.
+        ours = group not in groups and not name.startswith("hydra.")
+        if ours and name in text and name not in keys:
+            return f"{override}: there is no key {name!r}{_nearest(name, sorted(keys | groups))}"
     return _first_line(error)
 
 
-def _vocabulary(config_dir: Path, overrides: list[str]) -> tuple[set[str], set[str]]:
+def _vocabulary(overrides: list[str], choices: Choices) -> tuple[set[str], set[str]]:
     """Keys that exist once the group choices of the command line are made, and all groups."""
-    groups = {p.relative_to(config_dir).as_posix() for p in config_dir.rglob("*") if p.is_dir()}
-    choices = [o for o in overrides if o.lstrip("+").partition("=")[0].split("@")[0] in groups]
-    for attempt in (choices, []):
-        try:
-            return flat_keys(compose("config", attempt)), groups
-        except Exception:
-            continue
+    groups = choices.groups()
+    chosen = [o for o in overrides if o.lstrip("+").partition("=")[0].split("@")[0] in groups]
+    for attempt in (chosen, []):
+        with contextlib.suppress(HydraException, OmegaConfBaseException):
+            return flat_keys(compose(choices.command.config_name, attempt)), groups
     return set(), groups
 
 
@@ -160,4 +348,7 @@ def _nearest(word: str, known: list[str]) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    """First line of an error, with Hydra's own advice where the second one gives it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    advised = len(lines) > 1 and lines[1].startswith("To append")
+    return " ".join(lines[: 2 if advised else 1]) or type(error).__name__

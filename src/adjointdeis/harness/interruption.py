@@ -14,11 +14,14 @@ from pathlib import Path
 from types import FrameType
 from typing import IO
 
+from omegaconf import DictConfig, OmegaConf
+
 try:
     import fcntl
 except ImportError:  # Windows: whoever starts a run twice there is not told
     fcntl = None
 
+_RANKS = ("LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
 TERMINATED = 128 + signal.SIGTERM
 PARENT = "ADJOINTDEIS_PARENT"
 
@@ -53,6 +56,35 @@ def ending_cleanly(directory: Path) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def one_process(trainer: DictConfig) -> bool:
+    """Whether a trainer is asked for one process: the others around it, as in an interactive
+    allocation of several tasks, are then none of its business.
+
+    Args:
+        trainer: The group `trainer` of the configuration.
+    """
+    devices = trainer.devices
+    one = len(devices) == 1 if OmegaConf.is_list(devices) else str(devices) == "1"
+    return one and trainer.num_nodes == 1
+
+
+def is_child(trainer: DictConfig) -> bool:
+    """Whether another process of the same run is the first one and writes its record.
+
+    Lightning's own launcher and torchrun tell by LOCAL_RANK and NODE_RANK; under srun every
+    process starts by itself and only SLURM_PROCID tells.
+    """
+    if one_process(trainer):
+        return False
+    return any(int(os.environ.get(rank) or 0) > 0 for rank in _RANKS)
+
+
+def starts_processes(trainer: DictConfig) -> bool:
+    """Whether Lightning will start further processes: several are wanted and nobody else did."""
+    started = "LOCAL_RANK" in os.environ or int(os.environ.get("SLURM_NTASKS") or 1) > 1
+    return not one_process(trainer) and not started
 
 
 def end_with_parent(period: float = 0.5) -> None:

@@ -24,6 +24,7 @@ from adjointdeis.faces.image_io import write_image
 from adjointdeis.faces.tensors import to_uint8
 from adjointdeis.harness.batch_size import MemoryWatch, best_batch_size
 from adjointdeis.harness.benchmark import Benchmark, read_aligned
+from adjointdeis.harness.command_line import setting
 from adjointdeis.harness.pair_data import WorkItem
 from adjointdeis.harness.provenance import morph_text
 from adjointdeis.harness.records import write_record
@@ -167,7 +168,8 @@ class LatentMorphing(L.LightningModule):
         write_pairs(alone, [pair])
         dropped = ("data.pairs=", "data.limit=", "paths.run=")
         kept = [entry for entry in self.overrides if not entry.startswith(dropped)]
-        own = [f"data.pairs={alone}", "data.limit=null", f"paths.run={alone.with_suffix('')}"]
+        own = [setting("data.pairs", alone), "data.limit=null"]
+        own.append(setting("paths.run", alone.with_suffix("")))
         return shlex.join(["python", "run.py", *kept, *own])
 
     def _record(self, batch: "_Batch", morphs: Morphs, k: int) -> dict[str, Any]:

@@ -18,15 +18,19 @@ from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from adjointdeis.files import write_atomically
+from adjointdeis.harness.command_line import this_command
 from adjointdeis.harness.interruption import (
     DirectoryInUse,
     end_with_parent,
     ending_cleanly,
     holding,
+    is_child,
     is_full_disk,
+    one_process,
     remove_leftovers,
+    starts_processes,
 )
-from adjointdeis.harness.provenance import config_hash, environment, git_revision
+from adjointdeis.harness.provenance import config_hash, environment, git_revision, identifies
 from adjointdeis.harness.sweep import note_job, sweeping
 
 
@@ -38,12 +42,12 @@ def launch(cfg: DictConfig) -> float | None:
     Returns:
         The task's objective, for sweepers that minimise one, or None.
     """
-    directory = run_directory(cfg)
+    directory, child = run_directory(cfg), is_child(cfg.trainer)
     end_with_parent()
 
     def note(status: str, reason: str = "") -> None:
         # A rehearsal leaves no trace, in the book of a sweep either.
-        if not cfg.dry_run and not _child():
+        if not cfg.dry_run and not child:
             note_job(directory, status, reason)
 
     note("started")
@@ -69,8 +73,6 @@ def _run(cfg: DictConfig, directory: Path) -> tuple[str, float | None]:
     identifier, marker = config_hash(cfg), directory / "done.json"
     with open_dict(cfg):
         cfg.paths.run, cfg.paths.id = str(directory), identifier
-    sends = OmegaConf.select(cfg, "logger.wandb.offline") is False
-    os.environ.setdefault("WANDB_MODE", "online" if sends else "offline")
     for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR"):
         # What waits to be synchronised; by default it would lie in the user's home.
         os.environ.setdefault(name, str(Path(cfg.paths.data).absolute() / "wandb"))
@@ -79,7 +81,7 @@ def _run(cfg: DictConfig, directory: Path) -> tuple[str, float | None]:
     if cfg.dry_run:
         _rehearse(cfg)
         return "rehearsed", None
-    if sweeping() and _starts_processes(cfg):
+    if sweeping() and starts_processes(cfg.trainer):
         raise RunFailed(
             f"error: trainer.devices={cfg.trainer.devices} within a sweep: the processes that "
             "Lightning starts would repeat the whole sweep. Run this point alone, give every point "
@@ -91,7 +93,7 @@ def _run(cfg: DictConfig, directory: Path) -> tuple[str, float | None]:
         print(f"{directory} is finished; force=true runs it again")
         return "skipped", None
     with contextlib.ExitStack() as held:
-        if not _child():
+        if not is_child(cfg.trainer):
             try:
                 held.enter_context(holding(directory))
                 prepare(directory, cfg, identifier, force=cfg.force)
@@ -106,7 +108,12 @@ def _work(cfg: DictConfig, directory: Path, identifier: str) -> float | None:
     """Runs a task in its prepared directory, and leaves ``done.json`` or ``error.txt`` there."""
     import lightning as L
     import torch
+    from lightning.pytorch.utilities import rank_zero_only
 
+    child = is_child(cfg.trainer)
+    if one_process(cfg.trainer):
+        # Lightning takes its rank from SLURM or torchrun, where this may be the third task.
+        rank_zero_only.rank = 0
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)
     if cfg.seed is not None:
@@ -116,7 +123,7 @@ def _work(cfg: DictConfig, directory: Path, identifier: str) -> float | None:
     try:
         result = get_method(cfg.task._target_)(cfg) or {}
     except Exception as error:
-        if not _child():
+        if not child:
             # On a full disk there is no room for the trace either.
             with contextlib.suppress(OSError):
                 (directory / "error.txt").write_text(traceback.format_exc())
@@ -128,7 +135,7 @@ def _work(cfg: DictConfig, directory: Path, identifier: str) -> float | None:
         hint = f"\n(the trace is in {trace})" if trace.is_file() else ""
         raise RunFailed(_explained(error, directory) + hint) from error
     _close_wandb(0)
-    if not _child():
+    if not child:
         (directory / "error.txt").unlink(missing_ok=True)
         done = {"config_hash": identifier, "seconds": round(time.time() - start, 1)}
         write_atomically(directory / "done.json", lambda file: file.write(json.dumps(done)))
@@ -160,24 +167,8 @@ def run_directory(cfg: DictConfig) -> Path:
     base = Path(cfg.paths.outputs) / (cfg.task.get("name") or cfg.name)
     if not HydraConfig.initialized():
         return base
-    chosen = [
-        o
-        for o in HydraConfig.get().overrides.task
-        if not o.lstrip("+").startswith(
-            (
-                "experiment=",
-                "debug=",
-                "paths.",
-                "logger",
-                "trainer",
-                "force=",
-                "task=",
-                "name=",
-                "dry_run=",
-            )
-        )
-    ]
-    return base / config_hash(cfg) if chosen else base
+    own = any(identifies(override) for override in HydraConfig.get().overrides.task)
+    return base / config_hash(cfg) if own else base
 
 
 def prepare(directory: Path, cfg: DictConfig, identifier: str, force: bool) -> None:
@@ -215,7 +206,7 @@ def prepare(directory: Path, cfg: DictConfig, identifier: str, force: bool) -> N
 def _own_command() -> list[str]:
     """The command of this run alone: within a sweep, that of its point."""
     if sweeping():
-        return ["python", "run.py", *HydraConfig.get().overrides.task]
+        return ["python", "run.py", *this_command()]
     return ["python", *sys.argv]
 
 
@@ -267,22 +258,6 @@ def _quieten() -> None:
         ".*logs directory.*exists and is not empty.*",
     ):
         warnings.filterwarnings("ignore", message=message)
-
-
-def _child() -> bool:
-    """Whether another process of the same run is the first one and keeps its books.
-
-    Lightning's own launcher and torchrun tell by LOCAL_RANK and NODE_RANK; under srun every
-    process starts by itself and only SLURM_PROCID tells.
-    """
-    ranks = ("LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
-    return any(int(os.environ.get(rank) or 0) > 0 for rank in ranks)
-
-
-def _starts_processes(cfg: DictConfig) -> bool:
-    """Whether Lightning will start further processes: several are wanted and nobody else did."""
-    started = "LOCAL_RANK" in os.environ or int(os.environ.get("SLURM_NTASKS") or 1) > 1
-    return cfg.trainer.devices != 1 and not started
 
 
 def _explained(error: Exception, directory: Path) -> str:

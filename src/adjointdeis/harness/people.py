@@ -1,24 +1,37 @@
-"""Who is in a benchmark: sexes from FRLL's table or the embedded one."""
+"""Who is in a benchmark: sexes and groups from FRLL's table or a table of one's own."""
 
-import csv
 from pathlib import Path
 
+from adjointdeis.evaluation import Subjects, read_subjects
 from adjointdeis.faces.datasets.folder import DatasetError
-from adjointdeis.faces.datasets.frll import read_info
+from adjointdeis.faces.datasets.frll import INFO_FILE, read_info
+from adjointdeis.files import read_csv
 
 
-def read_sexes(path: Path | str) -> dict[str, str]:
-    """Sex by subject, from ``subject_id,sex`` columns or FRLL's ``london_faces_info.csv``.
+def read_people(path: Path | str) -> Subjects:
+    """Sex, group and age by subject: ``subject_id,sex,...``, or ``london_faces_info.csv``.
 
     Raises:
-        DatasetError: Neither has the columns.
+        ScoreError, DatasetError: No such file, or neither has the columns; names file and line.
     """
     path = Path(path)
-    with path.open(newline="", encoding="utf-8-sig") as lines:
-        reader = csv.DictReader(lines)
-        if {"subject_id", "sex"} <= set(reader.fieldnames or ()):
-            return {row["subject_id"]: row["sex"] for row in reader}
-    found = {subject: str(entry["gender"]) for subject, entry in read_info(path).items()}
+    _, header = next(read_csv(path, DatasetError), (1, []))
+    if "subject_id" in header:
+        return read_subjects(path)
+    found = read_info(path)
     if not found:
         raise DatasetError(f"{path}: no subject in it")
-    return found
+    names = {"sex": "gender", "group": "ethnicity", "age": "age"}
+    return Subjects.from_rows(
+        {"subject_id": i, **{ours: entry[theirs] or "" for ours, theirs in names.items()}}
+        for i, entry in found.items()
+    )
+
+
+def people_beside(root: Path) -> Subjects | None:
+    """The table ``subjects.csv`` or FRLL's in a folder of faces or beside it, if there is one."""
+    for folder in (root, root.parent):
+        for name in ("subjects.csv", INFO_FILE):
+            if (folder / name).is_file():
+                return read_people(folder / name)
+    return None

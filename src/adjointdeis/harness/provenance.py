@@ -14,18 +14,51 @@ from omegaconf import DictConfig, OmegaConf
 import adjointdeis
 from adjointdeis.evaluation.provenance import NOTICE, TEXT_KEY
 
-# What decides where and how a run is executed, but not what it computes.
-_NOT_IDENTITY = ("paths", "logger", "trainer", "force", "dry_run", "hydra", "progress", "workers")
+_NOT_IDENTITY = (
+    "paths",
+    "logger",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.strategy",
+    "trainer.plugins",
+    "force",
+    "dry_run",
+    "hydra",
+    "threads",
+    "optimisation.batch_size",
+)
+"""Keys that decide where and how a run is executed, but not what it computes."""
+# What the name of a run's folder says already: groups that set `name`, and the name itself.
+_IN_THE_NAME = ("experiment", "debug", "task", "name")
 
 
 def config_hash(cfg: DictConfig) -> str:
     """Sixteen hexadecimal digits that identify what a configuration computes.
 
-    Devices, loggers and paths are left out: the same experiment on another machine is the same.
+    Devices, loggers, paths, threads and the number of pairs at a time are left out: the same
+    experiment on another machine is the same.
     """
     plain = OmegaConf.to_container(cfg, resolve=False)
     assert isinstance(plain, dict)
-    return digest({key: value for key, value in plain.items() if key not in _NOT_IDENTITY})
+    for key in _NOT_IDENTITY:
+        *parents, last = key.split(".")
+        node: Any = plain
+        for parent in parents:
+            node = node.get(parent)
+        if isinstance(node, dict):
+            node.pop(last, None)
+    return digest(plain)
+
+
+def identifies(override: str) -> bool:
+    """Whether an override changes what a run computes beyond what its folder is named after."""
+    key = override.lstrip("+~").partition("=")[0]
+    # Options of trainer differ in how a run is executed; what else they say has keys of its own.
+    return key not in (*_IN_THE_NAME, "trainer") and not any(
+        key == left_out or key.startswith((f"{left_out}.", f"{left_out}@"))
+        for left_out in _NOT_IDENTITY
+    )
 
 
 def digest(values: Mapping[Any, Any]) -> str:
@@ -54,9 +87,15 @@ def morph_text(attack: str, config: str, sources: Mapping[str, str]) -> dict[str
 
 
 def git_revision() -> str | None:
-    """Commit of the working tree, with ``+`` when it has uncommitted changes; None outside git."""
-    root = Path(adjointdeis.__file__).parent
+    """Commit of this project's checkout, with ``+`` when it has uncommitted changes.
+
+    None for an installed package, also where it lies inside somebody else's repository.
+    """
+    root = Path(adjointdeis.__file__).resolve().parent
     try:
+        top = Path(_git(root, "rev-parse", "--show-toplevel"))
+        if top.resolve() / "src" / "adjointdeis" != root:
+            return None
         commit = _git(root, "rev-parse", "--short=12", "HEAD")
         return commit + ("+" if _git(root, "status", "--porcelain", "--", ".") else "")
     except (OSError, subprocess.SubprocessError):

@@ -1,11 +1,15 @@
 """The Lightning trainer that the configuration describes, the same for every task."""
 
+import os
 from typing import Any
 
 import lightning as L
+import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from lightning.pytorch.plugins.environments import LightningEnvironment
+from omegaconf import DictConfig, OmegaConf
 
+from adjointdeis.harness.interruption import one_process
 from adjointdeis.harness.processes import OwnSigterm
 
 
@@ -20,6 +24,10 @@ def make_trainer(cfg: DictConfig, **options: Any) -> L.Trainer:
         options: Further arguments of `lightning.Trainer`; they win over the configuration's.
     """
     chosen, strategy = cfg.trainer, cfg.trainer.strategy
+    plugins = None if chosen.plugins is None else list(instantiate(chosen.plugins))
+    if plugins is None and one_process(chosen):
+        # Else Lightning finds the tasks of a SLURM allocation around it and refuses their number.
+        plugins = [LightningEnvironment()]
     callbacks = [*options.pop("callbacks", ()), OwnSigterm()]
     return L.Trainer(
         **{
@@ -27,7 +35,7 @@ def make_trainer(cfg: DictConfig, **options: Any) -> L.Trainer:
             "devices": chosen.devices,
             "num_nodes": chosen.num_nodes,
             "strategy": instantiate(strategy) if isinstance(strategy, DictConfig) else strategy,
-            "plugins": None if chosen.plugins is None else list(instantiate(chosen.plugins)),
+            "plugins": plugins,
             "precision": chosen.precision,
             "enable_model_summary": False,
             "use_distributed_sampler": False,
@@ -35,3 +43,15 @@ def make_trainer(cfg: DictConfig, **options: Any) -> L.Trainer:
             **options,
         }
     )
+
+
+def own_device(chosen: DictConfig) -> torch.device:
+    """The device that Lightning will give to this process.
+
+    Args:
+        chosen: The group `trainer` of the configuration.
+    """
+    if chosen.accelerator == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    rank = 0 if one_process(chosen) else int(os.environ.get("LOCAL_RANK", "0"))
+    return torch.device("cuda", chosen.devices[rank] if OmegaConf.is_list(chosen.devices) else rank)

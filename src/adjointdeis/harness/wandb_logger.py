@@ -6,13 +6,16 @@ that is continued is the same run on the dashboard.
 """
 
 import json
+import os
+import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from shutil import copyfile
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
@@ -106,9 +109,44 @@ class RunLogger(WandbLogger):
         return artifact
 
 
+def wandb_mode(offline: bool) -> Literal["online", "offline", "disabled"]:
+    """What becomes of a run on W&B; the environment can ask for less than the configuration.
+
+    Args:
+        offline: What the configuration says, `logger.wandb.offline`.
+
+    Raises:
+        ValueError: `WANDB_MODE` is none that W&B knows.
+    """
+    mode = os.environ.get("WANDB_MODE", "").lower()
+    if mode not in ("", "online", "run", "shared", "offline", "dryrun", "disabled"):
+        raise ValueError(f"WANDB_MODE={mode}: expected online, offline or disabled")
+    if mode == "disabled" or os.environ.get("WANDB_DISABLED", "").lower() in ("true", "1", "yes"):
+        return "disabled"
+    if mode in ("offline", "dryrun"):
+        return "offline"
+    if offline and mode:
+        message = f"WANDB_MODE={mode} alone sends nothing; say logger.wandb.offline=false too"
+        warnings.warn(message, stacklevel=2)
+    return "offline" if offline else "online"
+
+
 def loggers(cfg: DictConfig) -> list[Logger]:
-    """The loggers that the configuration names, each told the whole configuration."""
-    chosen = [instantiate(entry) for entry in (cfg.logger or {}).values()]
+    """The loggers that the configuration names, each told the whole configuration.
+
+    One of W&B is left out where `WANDB_MODE=disabled` or `WANDB_DISABLED=true`.
+    """
+    chosen: list[Logger] = []
+    for entry in (cfg.logger or {}).values():
+        own = {}
+        if issubclass(get_class(entry._target_), WandbLogger):
+            mode = wandb_mode(bool(entry.get("offline")))
+            if mode == "disabled":
+                if not rank_zero_only.rank:
+                    print("the environment disables W&B: no run is written", file=sys.stderr)
+                continue
+            own = {"offline": mode == "offline"}
+        chosen.append(instantiate(entry, **own))
     plain = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(plain, dict)
     # Where a run lies says nothing about what it computes, and a folder may name its user.

@@ -1,1 +1,5 @@
 """Face morphing attacks, one file each."""
+
+from adjointdeis.extras import require
+
+require("faces", "morphing attacks")

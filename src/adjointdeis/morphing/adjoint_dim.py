@@ -213,10 +213,7 @@ class _Descent:
 
     def _accepts(self, x_0: Tensor, rows: Tensor) -> Tensor:
         # The loss of the same images was asked for just before.
-        farther, wanted = (
-            torch.maximum(self.found.a, self.found.b).detach(),
-            self.attack.stop_similarity,
-        )
+        farther, wanted = self.found.farthest.detach(), self.attack.stop_similarity
         assert wanted is not None
         return 1.0 - farther >= wanted
 

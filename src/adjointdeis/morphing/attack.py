@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from adjointdeis.faces.datasets.pairs import Pair
 from adjointdeis.faces.image_io import AnyPath
-from adjointdeis.faces.recognisers.network import NetworkRecogniser
+from adjointdeis.faces.recognisers.network import Guides, NetworkRecogniser
 from adjointdeis.faces.tensors import to_tensor
 from adjointdeis.morphing.autoencoder import Autoencoder, EncodingGrid
 from adjointdeis.morphing.identity_loss import IdentityDistances, IdentityLoss
@@ -121,7 +121,7 @@ class Workbench:
 
     Attributes:
         autoencoder: Generator of the DiM family, or None where no attack needs it.
-        identity: Recogniser of the identity loss, or None.
+        identity: Recogniser of the identity loss, or several as one; or None.
         encoder: Encodes for the autoencoder, or None.
         landmarks: Finds landmarks, or None.
         device: Where tensors live.
@@ -131,7 +131,7 @@ class Workbench:
     """
 
     autoencoder: Autoencoder | None
-    identity: NetworkRecogniser | None
+    identity: NetworkRecogniser | Guides | None
     encoder: Encoder | None
     landmarks: Landmarks | None
     device: torch.device
@@ -155,7 +155,7 @@ class Workbench:
         """The identity loss; an attack that calls this lists "identity"."""
         if self.identity is None:
             raise ValueError("this attack needs an identity network, and the workbench has none")
-        return IdentityLoss(self.identity.features)
+        return IdentityLoss(self.identity.features, self.identity.parts)
 
     def against(self, sources: Sources) -> Callable[..., IdentityDistances]:
         """Identity distances of images in [-1, 1] to their two sources, differentiably.

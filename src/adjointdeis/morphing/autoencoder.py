@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from adjointdeis.diffusion.denoiser import EpsFromV, FromTimesteps
+from adjointdeis.diffusion.denoiser import EpsFromV, EpsFromX0, FromTimesteps
 from adjointdeis.diffusion.execution import Execution
 from adjointdeis.diffusion.grid import TimeGrid
 from adjointdeis.diffusion.schedule import DDPM
@@ -17,6 +17,7 @@ from adjointdeis.solvers import DDIM
 
 PLAIN = Execution()
 EncodingGrid = Literal["ddim_stride", "greedy_dim"]
+Prediction = Literal["eps", "v", "x0"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,18 +26,30 @@ class Autoencoder:
 
     Args:
         network: The diffusion autoencoder, frozen and in evaluation mode.
-        prediction: What the network predicts: "eps" for the official weights, "v" for the
-            embedded ones.
+        prediction: What the network predicts: "eps" for the official weights, "x0" for the
+            embedded ones, or "v".
         fingerprint: SHA-256 of the weight file.
         licence: Licence of the weights, one line.
         execution: How the noise prediction is run; codes are always made in float32.
+        spread: Of what an "x0" prediction leaves out (:class:`EpsFromX0`); 0 with the others.
     """
 
     network: DiffAE
-    prediction: Literal["eps", "v"]
+    prediction: Prediction
     fingerprint: str
     licence: str
     execution: Execution = PLAIN
+    spread: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.prediction not in get_args(Prediction):
+            raise ValueError(
+                f"prediction={self.prediction!r} must be one of {', '.join(get_args(Prediction))}"
+            )
+        if self.spread and self.prediction != "x0":
+            raise ValueError(
+                f"spread={self.spread} belongs to prediction='x0', not {self.prediction!r}"
+            )
 
     @property
     def schedule(self) -> DDPM:
@@ -47,6 +60,8 @@ class Autoencoder:
     def denoiser(self) -> nn.Module:
         """Noise prediction ``(x, t, z) -> eps``."""
         timed = FromTimesteps(self._executed, self.schedule)
+        if self.prediction == "x0":
+            return EpsFromX0(timed, self.schedule, self.spread)
         return timed if self.prediction == "eps" else EpsFromV(timed, self.schedule)
 
     @cached_property

@@ -166,9 +166,9 @@ class MIPGANLoss:
         similar = [ms_ssim(morphs, of) for of in (self.images_a, self.images_b)]
         return MIPGANTerms(
             perceptual=(perceptual[0] + perceptual[1]) / 2,
-            identity=(distances.a + distances.b) / 2,
+            identity=distances.total / 2,
             ms_ssim=1 - (similar[0] + similar[1]) / 2,
-            identity_difference=(distances.a - distances.b).abs(),
+            identity_difference=distances.imbalance,
         )
 
 

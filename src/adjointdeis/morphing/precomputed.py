@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from adjointdeis.faces.datasets.folder import warn_left_out, why_left_out
 from adjointdeis.faces.datasets.pairs import Pair, PairListError, parse_pair
 from adjointdeis.faces.image_io import IMAGE_SUFFIXES, read_image, sha256_of
 from adjointdeis.faces.tensors import to_tensor
@@ -65,18 +66,24 @@ class Precomputed(Attack):
             )
         found: dict[frozenset[tuple[str, str]], Path] = {}
         clashes = []
+        left_out: dict[str, list[str]] = {}
         for path in sorted(folder.iterdir()):
-            if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):
+            if path.name.startswith("."):
                 continue
             try:
+                if path.suffix.lower() not in IMAGE_SUFFIXES:
+                    raise ValueError
                 key = _key(parse_pair(path.name))
             except ValueError:
+                if reason := why_left_out(path.name, "not named like a pair"):
+                    left_out.setdefault(reason, []).append(path.name)
                 continue
             first = found.setdefault(key, path)
             if first is not path:
                 clashes.append(f"{first.name} and {path.name}")
         if clashes:
             raise PairListError(f"{folder}: two files of one pair: {'; '.join(clashes)}")
+        warn_left_out(folder, left_out)
         if not found:
             raise PairListError(
                 f"{folder}: no image is named like a pair, 001_013.png or 001_03-vs-013_03.jpg"

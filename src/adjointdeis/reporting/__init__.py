@@ -5,6 +5,10 @@
 wrong with a result before it is written.
 """
 
+from adjointdeis.extras import require
+
+require("experiments", "reports")
+
 from adjointdeis.reporting.aggregate import aggregate
 from adjointdeis.reporting.collect import Collection, Entry, collect, entries
 from adjointdeis.reporting.errors import ReportError

@@ -12,9 +12,10 @@ from functools import cache
 from html import escape
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageFont
 
 from adjointdeis.files import write_atomically
+from adjointdeis.images import ImageError, open_rgb
 from adjointdeis.reporting.errors import ReportError
 
 Colour = tuple[int, int, int]
@@ -233,10 +234,9 @@ def _abbreviations(systems: Mapping[str, str]) -> dict[str, tuple[str, str]]:
 
 def _face(path: Path) -> Image.Image:
     try:
-        with Image.open(path) as image:
-            image = image.convert("RGB")
-    except (UnidentifiedImageError, OSError) as error:
-        raise ReportError(f"{path}: not a readable image ({error}); make it again") from None
+        image = open_rgb(path)
+    except (ImageError, OSError) as error:
+        raise ReportError(f"{error}; or make the morph again") from None
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     image = image.crop((left, top, left + side, top + side))

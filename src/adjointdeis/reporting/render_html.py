@@ -11,8 +11,9 @@ from html import escape
 from importlib.resources import files
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from adjointdeis.images import ImageError, open_rgb
 from adjointdeis.reporting.document import (
     DASH,
     Bullets,
@@ -207,10 +208,9 @@ def _face(face: Picture) -> str:
 
 def _data_uri(path: Path) -> str:
     try:
-        with Image.open(path) as image:
-            image = image.convert("RGB")
-    except (UnidentifiedImageError, OSError) as error:
-        raise ReportError(f"{path}: not a readable image ({error}); make the morph again") from None
+        image = open_rgb(path)
+    except (ImageError, OSError) as error:
+        raise ReportError(f"{error}; or make the morph again") from None
     if image.width > EMBED_WIDTH:
         height = round(image.height * EMBED_WIDTH / image.width)
         image = image.resize((EMBED_WIDTH, height), Image.Resampling.LANCZOS)

@@ -139,7 +139,7 @@ def test_bad_info_files_name_line_and_column(tmp_path):
     with pytest.raises(DatasetError, match="face_gender or face_sex"):
         read_info(path)
     path.write_text("face_id,face_sex\n001,f\n002,x\n")
-    with pytest.raises(DatasetError, match="line 3: gender 'x'"):
+    with pytest.raises(DatasetError, match=":3: gender 'x'"):
         read_info(path)
 
 

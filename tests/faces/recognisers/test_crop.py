@@ -1,8 +1,10 @@
 """From an aligned image to a recogniser's input."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 from adjointdeis.faces.alignment import FFHQ_RESIZE112
 from adjointdeis.faces.recognisers.crop import FaceCrop
@@ -74,3 +76,22 @@ def test_a_box_outside_the_image_is_named(box):
 
 def test_a_crop_from_json_equals_one_from_python():
     assert FaceCrop(112, box=[0, 0, 1, 1]) == FaceCrop(112)
+
+
+@pytest.mark.parametrize("antialias", [True, False])
+@pytest.mark.parametrize("size", [40, 112])
+def test_edges_between_pixels_are_resampled_as_pillow_does(size, antialias):
+    box = (0.121, 0.116, 0.873, 0.868)
+    x = picture(64, 1)
+    got = FaceCrop(size, box, antialias=antialias)(x)[0, 0]
+    if antialias or size > 64:
+        edges = tuple(64 * v for v in box)
+        image = Image.fromarray(x[0, 0].numpy())
+        expected = np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, edges))
+        np.testing.assert_allclose(got.numpy(), expected, atol=2e-5)
+    else:
+        at = torch.tensor([[0.121 + 0.752 * (i + 0.5) / size for i in range(size)]])
+        y = torch.tensor([0.116 + 0.752 * (i + 0.5) / size for i in range(size)])[:, None]
+        grid = torch.stack(torch.broadcast_tensors(at, y), -1)[None] * 2 - 1
+        expected = F.grid_sample(x, grid, mode="bilinear", align_corners=False)[0, 0]
+        torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)

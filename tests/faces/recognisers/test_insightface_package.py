@@ -1,12 +1,12 @@
 """insightface packages from a local folder: a small detector and a small recogniser."""
 
-import importlib
+import sys
 
 import numpy as np
 import pytest
 
+from adjointdeis.extras import MissingPackageError
 from adjointdeis.faces.alignment import ARCFACE_TEMPLATE, align_arcface
-from adjointdeis.faces.missing import MissingDependency
 from adjointdeis.faces.recogniser import Recogniser
 from adjointdeis.faces.recognisers.insightface_package import InsightFaceRecogniser
 from adjointdeis.faces.weights import WeightsError
@@ -75,7 +75,7 @@ def test_a_bare_name_is_refused_and_downloads_nothing(monkeypatch):
     def forbidden(name):
         raise AssertionError(f"{name} was imported for a package that is not there")
 
-    monkeypatch.setattr(importlib, "import_module", forbidden)
+    monkeypatch.setattr("adjointdeis.extras.import_module", forbidden)
     with pytest.raises(WeightsError, match=r"buffalo_l is not a folder.*Names are not accepted"):
         InsightFaceRecogniser("buffalo_l")
 
@@ -107,9 +107,6 @@ def test_a_damaged_package_is_named(insightface, package):
 
 
 def test_without_insightface_the_extra_is_named(package, monkeypatch):
-    def absent(name):
-        raise ImportError(name)
-
-    monkeypatch.setattr(importlib, "import_module", absent)
-    with pytest.raises(MissingDependency, match=r"pip install adjointdeis\[insightface\]"):
+    monkeypatch.setitem(sys.modules, "insightface.app", None)
+    with pytest.raises(MissingPackageError, match=r"pip install .adjointdeis\[insightface\]"):
         InsightFaceRecogniser(package[0])

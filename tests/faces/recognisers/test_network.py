@@ -7,7 +7,7 @@ import torch
 from adjointdeis.faces.networks import AdaFace, AdaFaceConfig, IResNet, IResNetConfig
 from adjointdeis.faces.recogniser import Recogniser
 from adjointdeis.faces.recognisers.crop import FaceCrop
-from adjointdeis.faces.recognisers.network import NetworkRecogniser
+from adjointdeis.faces.recognisers.network import Guides, NetworkRecogniser
 
 SMALL = {"image_size": 16, "layers": (1, 1, 1, 1), "widths": (4, 4, 6, 8), "embedding_dim": 5}
 
@@ -76,3 +76,17 @@ def test_the_alignment_is_the_crops():
     assert recogniser().alignment == "ffhq-resize16"
     assert recogniser().score_type == "similarity"
     assert recogniser().white_box
+
+
+def test_guides_stand_side_by_side(photographs):
+    one, two = recogniser(), recogniser("adaface")
+    both = Guides((one, two))
+    x = torch.from_numpy(photographs[:3]).permute(0, 3, 1, 2) / 127.5 - 1
+    expected = torch.cat([one.features(x), two.features(x)], 1)
+    torch.testing.assert_close(both.features(x), expected)
+    assert both.parts == ((5, "cosine"), (5, "cosine"))
+    assert both.name == "iresnet+adaface"
+    assert both.fingerprint != one.fingerprint == Guides((one,)).fingerprint
+    assert sum(1 for _ in both.network.parameters()) == sum(
+        1 for g in (one, two) for _ in g.network.parameters()
+    )

@@ -1,14 +1,14 @@
 """ONNX recognisers with an explicit spec, on a linear model whose answer is known."""
 
-import builtins
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from adjointdeis.extras import MissingPackageError
 from adjointdeis.faces.alignment import ARCFACE_5PT
-from adjointdeis.faces.missing import MissingDependency
 from adjointdeis.faces.recogniser import Recogniser
 from adjointdeis.faces.recognisers.crop import FaceCrop
 from adjointdeis.faces.recognisers.onnx import OnnxRecogniser, OnnxSpec
@@ -171,14 +171,7 @@ def test_an_impossible_spec_is_refused(linear, changes):
 
 
 def test_without_onnxruntime_the_extra_is_named(linear, monkeypatch):
-    original = builtins.__import__
-
-    def without(name, *arguments, **keywords):
-        if name == "onnxruntime":
-            raise ImportError(name)
-        return original(name, *arguments, **keywords)
-
     rules = spec(linear[0])
-    monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(MissingDependency, match=r"pip install adjointdeis\[insightface\]"):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(MissingPackageError, match=r"pip install .adjointdeis\[insightface\]"):
         OnnxRecogniser(linear[0], rules)

@@ -10,7 +10,6 @@ References:
     | https://github.com/MatteoFerrara/Morph-Attack-Potential
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,6 +29,7 @@ from adjointdeis.evaluation.formats.text import (
 from adjointdeis.evaluation.scores import ScoreTable, concatenate
 from adjointdeis.evaluation.storage import write_json
 from adjointdeis.evaluation.thresholds import ThresholdRecord
+from adjointdeis.files import read_json
 
 INFO = "FRS_Info.json"
 
@@ -62,10 +62,7 @@ def read_info(path: Path) -> dict[str, tuple[float, bool]]:
     Raises:
         ScoreError: naming the file and the key.
     """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ScoreError(f"{path}:{error.lineno}: not JSON ({error.msg})") from None
+    found = read_json(path, ScoreError)
     if not isinstance(found, dict):
         raise ScoreError(f"{path}: expected an object of systems")
     info = {}

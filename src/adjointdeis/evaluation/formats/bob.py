@@ -62,7 +62,7 @@ def _read_one(path: Path, labels: Labels) -> ScoreTable:
     if "score" not in header:
         raise ScoreError(f"{path}:1: no column 'score' in the header {','.join(header)}")
     read_row = _pad_row if "is_bonafide" in header else _comparison_row
-    rows = Rows(path)
+    rows = Rows(path, by_ids=True)
     for line, fields in lines:
         if len(fields) != len(header):
             raise ScoreError(f"{path}:{line}: {len(fields)} fields, expected {len(header)}")
@@ -71,7 +71,7 @@ def _read_one(path: Path, labels: Labels) -> ScoreTable:
 
 
 def _read_columns(path: Path, labels: Labels) -> ScoreTable:
-    rows = Rows(path)
+    rows = Rows(path, by_ids=True)
     for line, fields in read_fields(path):
         if len(fields) not in (4, 5):
             raise ScoreError(

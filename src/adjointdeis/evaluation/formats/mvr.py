@@ -41,7 +41,7 @@ def read(paths: Sequence[Path], labels: Labels) -> ScoreTable:
 
 
 def _read_one(path: Path, labels: Labels) -> ScoreTable:
-    rows = Rows(path)
+    rows = Rows(path, by_ids=True)
     for line, fields in read_fields(path, delimiter=";", quotechar="|"):
         common = {"system": labels.system, "score_type": "similarity"}
         if len(fields) == len(BONA_FIDE_FIELDS):

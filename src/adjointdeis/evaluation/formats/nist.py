@@ -55,7 +55,7 @@ def _read_one(path: Path, labels: Labels) -> ScoreTable:
     if tuple(header) not in forms:
         known = "; ".join(" ".join(form) for form in forms)
         raise ScoreError(f"{path}:1: unknown header {' '.join(header)!r}; expected one of: {known}")
-    rows = Rows(path)
+    rows = Rows(path, by_ids=True)
     for line, fields in lines:
         expect(path, line, fields, header)
         values = dict(zip(header, fields, strict=True))

@@ -1,6 +1,5 @@
 """What the text formats share: labels they lack, lines with numbers, rows with places."""
 
-import csv
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -10,8 +9,14 @@ from typing import Any
 import numpy as np
 
 from adjointdeis.evaluation.errors import ScoreError
-from adjointdeis.evaluation.scores import COLUMNS, DEFAULTS, SCORE_TYPES, ScoreTable
-from adjointdeis.files import write_atomically
+from adjointdeis.evaluation.scores import (
+    COLUMNS,
+    DEFAULTS,
+    SCORE_TYPES,
+    ScoreTable,
+    refuse_unmatched_ids,
+)
+from adjointdeis.files import read_csv, read_text, write_atomically
 
 
 @dataclass(frozen=True)
@@ -47,9 +52,15 @@ class Labels:
 
 @dataclass
 class Rows:
-    """Collects rows with the place each came from and makes the table."""
+    """Collects rows with the place each came from and makes the table.
+
+    Args:
+        path: the file, for messages.
+        by_ids: whether equal ids are what makes a comparison mated.
+    """
 
     path: Path
+    by_ids: bool = False
     rows: list[dict[str, Any]] = field(default_factory=list)
     lines: list[int] = field(default_factory=list)
 
@@ -65,12 +76,14 @@ class Rows:
         columns: dict[str, Any] = {}
         for name in COLUMNS:
             default = math.nan if name == "score" else DEFAULTS.get(name, "")
-            kind = np.float64 if name == "score" else np.str_
-            columns[name] = np.array([row.get(name, default) for row in self.rows], dtype=kind)
+            columns[name] = [row.get(name, default) for row in self.rows]
         lines = np.array(self.lines, dtype=np.int64)
-        return ScoreTable.from_columns(
+        found = ScoreTable.from_columns(
             metadata=metadata, source=str(self.path), lines=lines, **columns
         )
+        if self.by_ids:
+            refuse_unmatched_ids(found)
+        return found
 
 
 def one_path(paths: Sequence[Path], expected: str, count: int = 1) -> list[Path]:
@@ -91,28 +104,14 @@ def read_fields(
 
     Without a delimiter any run of blanks separates.
     """
-    if not path.is_file():
-        raise ScoreError(f"{path}: no such score file")
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as f:
-            if delimiter is None:
-                for number, text in enumerate(f, start=1):
-                    if text.strip() and not text.startswith("#"):
-                        yield number, text.split()
-                return
-            quoting = csv.QUOTE_NONE if quotechar is None else csv.QUOTE_MINIMAL
-            reader = csv.reader(
-                f,
-                delimiter=delimiter,
-                quotechar=quotechar,
-                quoting=quoting,
-                skipinitialspace=True,
-            )
-            for row in reader:
-                if row and any(cell.strip() for cell in row) and not row[0].startswith("#"):
-                    yield reader.line_num, [cell.strip() for cell in row]
-    except UnicodeDecodeError:
-        raise ScoreError(f"{path}: not a text file") from None
+    if delimiter is None:
+        lines = enumerate(read_text(path, ScoreError).splitlines(), start=1)
+        split = ((line, text.split()) for line, text in lines)
+        yield from ((line, row) for line, row in split if row and not row[0].startswith("#"))
+        return
+    for line, row in read_csv(path, ScoreError, delimiter=delimiter, quotechar=quotechar):
+        if not row[0].startswith("#"):
+            yield line, row
 
 
 def number(path: Path, line: int, text: str) -> float:

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -9,11 +10,23 @@ from functools import cached_property
 from pathlib import Path
 
 from adjointdeis.faces.image_io import IMAGE_SUFFIXES, AnyPath
+from adjointdeis.files import canonical
 
 NAME = re.compile(r"^(?P<subject>[A-Za-z]*\d{1,6})_(?P<capture>\d{2})$")
 """Subject, underscore, two-digit capture: 03 is neutral and 08 smiling, frontal, in FRLL."""
 
 NEUTRAL, SMILING = "03", "08"
+
+
+# Images that phones and cameras write and this project does not read.
+OTHER_IMAGES = (
+    ".avif", ".heic", ".heif", ".jfif", ".jp2", ".jxl", ".gif", ".psd", ".tga", ".svg", ".pdf",
+    ".ppm", ".pgm", ".pnm", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2",
+)  # fmt: skip
+
+
+class LeftOutWarning(UserWarning):
+    """Images that a folder holds and its reader does not take, with the reasons."""
 
 
 class DatasetError(ValueError):
@@ -109,7 +122,8 @@ def load_folder(root: Path | str, name: str = "folder") -> FaceDataset:
     """Any folder or zip archive with images named `<subject>_<capture>`, at any depth.
 
     Archives inside of the folder are read too, without unpacking. Resource forks of macOS
-    (`__MACOSX`, `._*`) and other files are ignored.
+    (`__MACOSX`, `._*`) and files that are no images are ignored; images that are not taken are
+    counted in a `LeftOutWarning`.
 
     Args:
         root: Folder or .zip file.
@@ -123,10 +137,13 @@ def load_folder(root: Path | str, name: str = "folder") -> FaceDataset:
     images: dict[str, dict[str, AnyPath]] = {}
     templates: dict[str, dict[str, AnyPath]] = {}
     clashes = []
+    left_out: dict[str, list[str]] = {}
     for path in walk(root):
-        stem, suffix = Path(path.name).stem, Path(path.name).suffix.lower()
+        stem, suffix = canonical(Path(path.name).stem), Path(path.name).suffix.lower()
         match = NAME.match(stem)
         if match is None or suffix not in (*IMAGE_SUFFIXES, ".tem"):
+            if reason := why_left_out(path.name, "not named <subject>_<two digits>"):
+                left_out.setdefault(reason, []).append(path.name)
             continue
         table = templates if suffix == ".tem" else images
         captures = table.setdefault(match["subject"], {})
@@ -140,9 +157,41 @@ def load_folder(root: Path | str, name: str = "folder") -> FaceDataset:
     if not images:
         raise DatasetError(
             f"{root}: no image is named <subject>_<capture>.jpg or .png (for example 001_03.jpg)"
+            + (f"; it has {said_of(left_out)}" if left_out else "")
         )
+    warn_left_out(root, left_out)
     subjects = (Subject(key, images[key], templates.get(key, {})) for key in sorted(images))
     return FaceDataset(name, root, tuple(subjects))
+
+
+def why_left_out(name: str, otherwise: str) -> str:
+    """Why a file that looks like an image is not taken; empty for files that are no images.
+
+    Args:
+        name: The file's name.
+        otherwise: The reason for an image in a format that is read.
+    """
+    suffix = Path(name).suffix.lower()
+    if suffix in IMAGE_SUFFIXES:
+        return otherwise
+    if suffix in OTHER_IMAGES:
+        return f"{suffix} is not read, convert it to PNG"
+    return ""
+
+
+def warn_left_out(root: AnyPath | str, left_out: Mapping[str, list[str]]) -> None:
+    """Warns of the files of each reason, counted; silent where there are none."""
+    if left_out:
+        warnings.warn(f"{root}: left out {said_of(left_out)}", LeftOutWarning, stacklevel=3)
+
+
+def said_of(left_out: Mapping[str, list[str]]) -> str:
+    """Counts, examples and reasons on one line."""
+    parts = []
+    for reason, names in left_out.items():
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        parts.append(f"{len(names)} ({reason}): {', '.join(names[:3])}{more}")
+    return "; ".join(parts)
 
 
 def walk(root: Path) -> Iterator[AnyPath]:

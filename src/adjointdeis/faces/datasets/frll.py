@@ -7,9 +7,7 @@ ethnic groups come from `london_faces_info.csv`, whose columns changed names bet
 Obtain it from https://doi.org/10.6084/m9.figshare.5047666 (CC BY 4.0). Nothing is downloaded here.
 """
 
-import csv
 import dataclasses
-import io
 from pathlib import Path
 
 from adjointdeis.faces.datasets.folder import (
@@ -21,6 +19,7 @@ from adjointdeis.faces.datasets.folder import (
     walk,
 )
 from adjointdeis.faces.image_io import AnyPath
+from adjointdeis.files import canonical, read_csv
 
 INFO_FILE = "london_faces_info.csv"
 LICENCE = "CC BY 4.0 (DeBruine & Jones 2017, doi:10.6084/m9.figshare.5047666)"
@@ -71,28 +70,28 @@ def read_info(path: AnyPath | str) -> dict[str, dict[str, str | float | None]]:
         DatasetError: A column is missing, or a gender is neither female nor male.
     """
     path = Path(path) if isinstance(path, str) else path
-    reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig")))
-    header = [(name or "").strip() for name in reader.fieldnames or ()]
-    reader.fieldnames = header
-    column = {}
+    lines = read_csv(path, DatasetError)
+    _, header = next(lines, (1, []))
+    column: dict[str, int | None] = {}
     for field, names in _COLUMNS.items():
-        column[field] = next((name for name in names if name in header), None)
+        column[field] = next((header.index(name) for name in names if name in header), None)
         if column[field] is None and field in ("id", "gender"):
             raise DatasetError(
                 f"{path}: no column {' or '.join(names)}; the columns are {', '.join(header)}"
             )
     people: dict[str, dict[str, str | float | None]] = {}
-    for number, row in enumerate(reader, start=2):
-        subject = str(row[column["id"]]).strip().lstrip("Xx").zfill(3)
-        word = str(row[column["gender"]]).strip().lower()
+    for number, row in lines:
+        if len(row) != len(header):
+            raise DatasetError(f"{path}:{number}: {len(row)} fields, expected {len(header)}")
+        found = {k: "" if at is None else canonical(row[at]) for k, at in column.items()}
+        subject = found["id"].lstrip("Xx").zfill(3)
+        word = found["gender"].lower()
         if word not in _GENDERS:
-            raise DatasetError(f"{path}, line {number}: gender {word!r}, expected female or male")
-        ethnicity = row[column["ethnicity"]] if column["ethnicity"] else None
-        age = row[column["age"]] if column["age"] else None
+            raise DatasetError(f"{path}:{number}: gender {word!r}, expected female or male")
         people[subject] = {
             "gender": _GENDERS[word],
-            "ethnicity": ethnicity.strip().lower() if ethnicity else None,
-            "age": _number(age),
+            "ethnicity": found["ethnicity"].lower() or None,
+            "age": _number(found["age"]),
         }
     return people
 

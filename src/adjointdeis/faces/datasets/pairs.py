@@ -24,10 +24,16 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from adjointdeis.faces.datasets.folder import NAME, NEUTRAL, FaceDataset
+from adjointdeis.faces.datasets.folder import (
+    NAME,
+    NEUTRAL,
+    FaceDataset,
+    warn_left_out,
+    why_left_out,
+)
 from adjointdeis.faces.image_io import IMAGE_SUFFIXES
 from adjointdeis.faces.recogniser import Recogniser
-from adjointdeis.files import write_atomically
+from adjointdeis.files import canonical, read_text, write_atomically
 
 _DIM = re.compile(r"^(?P<a>\d{3})_(?P<b>\d{3})$")
 _MAD22 = re.compile(r"^(?P<a>\w*?\d+_\d{2})-vs-(?P<b>\w*?\d+_\d{2})$")
@@ -148,13 +154,15 @@ def read_pairs(source: Path | str) -> list[Pair]:
     """
     source = Path(source)
     if source.is_dir():
-        lines = [
-            p.name
-            for p in sorted(source.iterdir())
-            if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")
-        ]
+        listed = [p.name for p in sorted(source.iterdir()) if not p.name.startswith(".")]
+        lines = [name for name in listed if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES]
+        left_out: dict[str, list[str]] = {}
+        for name in listed:
+            if reason := why_left_out(name, ""):
+                left_out.setdefault(reason, []).append(name)
+        warn_left_out(source, left_out)
     elif source.is_file():
-        lines = source.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_text(source, PairListError).splitlines()
     else:
         raise FileNotFoundError(f"pair list {source}: no such file or folder")
     pairs, problems = [], []
@@ -179,10 +187,14 @@ def parse_pair(line: str) -> Pair:
         ValueError: The line has none of the known forms.
     """
     separator = "\t" if "\t" in line else ","
-    fields = [field.strip() for field in next(csv.reader(io.StringIO(line), delimiter=separator))]
+    try:
+        row = next(csv.reader(io.StringIO(line), delimiter=separator, strict=True))
+    except csv.Error as error:
+        raise ValueError(f"{line.strip()[:80]!r} is no pair ({error})") from None
+    fields = [field.strip() for field in row]
     if len(fields) == 1:
         name = PurePosixPath(fields[0].replace("\\", "/")).name
-        stem = PurePosixPath(name).stem
+        stem = canonical(PurePosixPath(name).stem)
         if match := _DIM.match(stem):
             return Pair(match["a"], match["b"], name=name)
         if match := _MAD22.match(stem):
@@ -198,7 +210,7 @@ def parse_pair(line: str) -> Pair:
 
 
 def _pair_of(a: str, b: str, name: str) -> Pair:
-    stems = [PurePosixPath(field.replace("\\", "/")).stem for field in (a, b)]
+    stems = [canonical(PurePosixPath(field.replace("\\", "/")).stem) for field in (a, b)]
     matches = [NAME.match(stem) for stem in stems]
     wrong = [stem for stem, match in zip(stems, matches, strict=True) if match is None]
     one, two = matches

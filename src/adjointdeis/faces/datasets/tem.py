@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from adjointdeis.faces.image_io import AnyPath
-from adjointdeis.files import write_atomically
+from adjointdeis.files import read_text, write_atomically
 
 
 class TemplateError(ValueError):
@@ -51,7 +51,7 @@ def read_tem(path: AnyPath | str, points: int | None = None) -> Template:
     path = Path(path) if isinstance(path, str) else path
     if not path.is_file():
         raise FileNotFoundError(f"landmark template {path}: no such file")
-    lines = path.read_text(encoding="utf-8-sig", errors="replace").split("\n")
+    lines = read_text(path, TemplateError).split("\n")
     rows = [(i + 1, line.split()) for i, line in enumerate(lines) if line.strip()]
     cursor = iter(rows)
 

@@ -50,7 +50,8 @@ class Graph(nn.Module):
 
     The batch is free. A file exported for batches of b, where b may be written into shapes inside,
     is run on groups of b by ``torch.vmap``: the numbers are those of one group at a time, whatever
-    the operators are.
+    the operators are. (A last group that is short is filled up with copies of its last image, which
+    matters only to a network that mixes the images of a batch.)
 
     Args:
         nodes: Operators, each after those whose results it takes.
@@ -130,12 +131,17 @@ class Graph(nn.Module):
             GraphError: Wrong number of inputs, or shapes that the file does not take.
         """
         self._check(values)
-        if self.batch is None:
+        if self.batch is None or not len(values[0]):
             results = self._run(*values)
         else:
             size = len(values[0])
-            groups = [v.reshape(size // self.batch, self.batch, *v.shape[1:]) for v in values]
-            results = tuple(r.flatten(0, 1) for r in torch.vmap(self._run)(*groups))
+            # The last group is filled up with copies of the last image, which are cut off again.
+            fill = -size % self.batch
+            full = [
+                torch.cat([v, v[-1:].expand(fill, *v.shape[1:])]) if fill else v for v in values
+            ]
+            groups = [v.reshape(-1, self.batch, *v.shape[1:]) for v in full]
+            results = tuple(r.flatten(0, 1)[:size] for r in torch.vmap(self._run)(*groups))
         return results[0] if len(results) == 1 else results
 
     def _check(self, values: Sequence[Tensor]) -> None:
@@ -153,11 +159,8 @@ class Graph(nn.Module):
                 raise GraphError(
                     f"{self.source}: input {name} takes (B, {wanted}), got {tuple(value.shape)}"
                 )
-        if self.batch is not None and len(values[0]) % self.batch:
-            raise GraphError(
-                f"{self.source} was exported for batches of {self.batch}; give a multiple of "
-                f"that, not {len(values[0])}"
-            )
+        if not values or any(len(value) != len(values[0]) for value in values):
+            raise GraphError(f"{self.source}: the inputs are of different batch sizes")
 
     def _run(self, *values: Tensor) -> tuple[Tensor, ...]:
         known: dict[str, Any] = dict(self._integers)

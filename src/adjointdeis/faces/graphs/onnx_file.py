@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from adjointdeis.extras import load
 from adjointdeis.faces.graphs.graph import Graph, GraphError, Node, read_bytes
 from adjointdeis.faces.graphs.onnx_operators import OPERATORS
-from adjointdeis.faces.missing import MissingDependency
 
 OLDEST_OPSET = 7
 """Before it, arithmetic broadcast by other rules."""
@@ -43,17 +43,11 @@ def load_onnx(
         sha256: Fingerprint that the file must have; None takes any.
 
     Raises:
-        MissingDependency: The package onnx is not installed.
+        MissingPackageError: The package onnx is not installed.
         UnsupportedOperator: Names every operator that has no torch form.
         GraphError: The file is missing, altered, damaged or unsafe.
     """
-    try:
-        import onnx
-    except ImportError as error:
-        raise MissingDependency(
-            "onnx is not installed, and reading ONNX files needs it: pip install "
-            "adjointdeis[graphs]"
-        ) from error
+    onnx = load("onnx", "networks in ONNX files")
     data = read_bytes(path, "an ONNX file")
     require_sha256(data, sha256, path)
     model = onnx.ModelProto()

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -10,8 +11,9 @@ from torch import Tensor
 class FaceCrop:
     """Crop of a face box, resized bilinearly to the recogniser's input, colours reordered.
 
-    The box is given as fractions of the side, so that one crop serves every resolution. The
-    paper's recognisers take the whole aligned image (``box=(0, 0, 1, 1)``, size 112).
+    The box is given as fractions of the side, so that one crop serves every resolution; where its
+    edges fall between pixels the image is resampled there, not at the nearest pixel. The paper's
+    recognisers take the whole aligned image (``box=(0, 0, 1, 1)``, size 112).
 
     Args:
         size: Side of the result in pixels.
@@ -48,17 +50,33 @@ class FaceCrop:
         """Crops images in [-1, 1] with shape (B, 3, H, W) to (B, 3, size, size)."""
         height, width = images.shape[-2:]
         left, top, right, bottom = self.box
-        x = images[
-            ...,
-            round(top * height) : round(bottom * height),
-            round(left * width) : round(right * width),
-        ]
-        if x.shape[-2:] != (self.size, self.size):
-            x = F.interpolate(
-                x,
-                (self.size, self.size),
-                mode="bilinear",
-                align_corners=False,
-                antialias=self.antialias,
-            )
+        edges = (left * width, right * width, top * height, bottom * height)
+        if all(abs(edge - round(edge)) < 1e-3 for edge in edges):
+            first, last, upper, lower = (round(edge) for edge in edges)
+            x = images[..., upper:lower, first:last]
+            if x.shape[-2:] != (self.size, self.size):
+                x = F.interpolate(
+                    x,
+                    (self.size, self.size),
+                    mode="bilinear",
+                    align_corners=False,
+                    antialias=self.antialias,
+                )
+        else:
+            columns = self._weights(width, left, right).to(images)
+            rows = self._weights(height, top, bottom).to(images)
+            x = rows @ images @ columns.T
         return x.flip(1) if self.bgr else x
+
+    def _weights(self, pixels: int, start: float, stop: float) -> Tensor:
+        """Weights (size, pixels) of a triangle filter along one axis, rows summing to one.
+
+        As Pillow's ``resize(..., BILINEAR, box=...)``: pixels outside of the box count where the
+        filter reaches them.
+        """
+        scale = (stop - start) * pixels / self.size
+        reach = max(1.0, scale) if self.antialias else 1.0
+        centres = start * pixels + (torch.arange(self.size, dtype=torch.float64) + 0.5) * scale
+        places = torch.arange(pixels, dtype=torch.float64) + 0.5
+        weights = (1 - (places - centres[:, None]).abs() / reach).clamp(min=0)
+        return weights / weights.sum(1, keepdim=True)

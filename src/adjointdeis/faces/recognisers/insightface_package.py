@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from adjointdeis.extras import load
 from adjointdeis.faces.alignment import ARCFACE_5PT, align_arcface
-from adjointdeis.faces.missing import MissingDependency
 from adjointdeis.faces.recogniser import cosine_similarity
 from adjointdeis.faces.weights import WeightsError, fingerprint
 
@@ -32,7 +32,7 @@ class InsightFaceRecogniser:
         detection_threshold: Least detection score, in [0, 1].
 
     Raises:
-        MissingDependency: insightface or onnxruntime is not installed.
+        MissingPackageError: insightface or onnxruntime is not installed.
         WeightsError: The folder is missing or is not a package; the message names what is missing.
     """
 
@@ -117,13 +117,7 @@ class InsightFaceRecogniser:
 
 
 def _load_package(folder: Path, files: Sequence[str]) -> Any:
-    try:
-        application = importlib.import_module("insightface.app")
-    except ImportError as error:
-        raise MissingDependency(
-            "insightface is not installed, and its model packages need it: "
-            "pip install adjointdeis[insightface]"
-        ) from error
+    application = load("insightface.app", "model packages of insightface")
     try:
         analysis = application.FaceAnalysis(
             name=str(folder.resolve()),

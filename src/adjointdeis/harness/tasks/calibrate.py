@@ -32,12 +32,12 @@ from adjointdeis.faces.datasets.pairs import Pair
 from adjointdeis.faces.image_io import AnyPath, read_image
 from adjointdeis.faces.recognisers.crop import FaceCrop
 from adjointdeis.faces.recognisers.network import NetworkRecogniser
-from adjointdeis.files import write_atomically
+from adjointdeis.files import read_json, write_atomically
 from adjointdeis.harness import assets
 from adjointdeis.harness.benchmark import OTHER, SOURCE, load_benchmark
 from adjointdeis.harness.calibration import Embedded, Outcome, outcomes
 from adjointdeis.harness.landmarks import BenchmarkLandmarks
-from adjointdeis.harness.people import read_sexes
+from adjointdeis.harness.people import read_people
 from adjointdeis.harness.records import write_record
 from adjointdeis.morphing.precomputed import Precomputed
 
@@ -78,12 +78,14 @@ def run(cfg: DictConfig) -> dict[str, Any]:
         }
         for preparation in task.preparations
     }
+    people = read_people(task.info).by_id if task.info else None
+    sexes = None if people is None else {i: person.sex for i, person in people.items()}
     found = outcomes(
         embedded,
         ids,
         published,
         task.fmr,
-        read_sexes(task.info) if task.info else None,
+        sexes,
         task.impostors,
         task.policies,
         task.probes,
@@ -167,7 +169,7 @@ def _write(found: Sequence[Outcome], profile: assets.Profile, data_set: str) -> 
 def _published(source: str | None) -> dict[str, dict[str, float]]:
     """Percent by row and recogniser: the paper's, or a JSON file of the same shape."""
     if source is not None:
-        return json.loads(Path(source).read_text())
+        return read_json(Path(source))
     return {
         row["attack"]: {name: row[f"{name}_percent"] for name in SYSTEMS}
         for row in paper_table("table1")

@@ -65,7 +65,7 @@ def run(cfg: DictConfig | Mapping[str, Any] | Config) -> dict[str, Any]:
         What result.json holds.
 
     Raises:
-        ValueError, DatasetError, PairListError, NoFaceError, MissingDependency: Bad settings or
+        ValueError, DatasetError, PairListError, NoFaceError, MissingPackageError: Bad settings or
             input, before any morph is made.
     """
     if isinstance(cfg, DictConfig):
@@ -255,7 +255,7 @@ def morph_rows(
 def _finished(path: Path, made_of: str) -> np.ndarray | None:
     """The morph in a file, if it was made of exactly this; None for another or a damaged one."""
     try:
-        with Image.open(path) as stored:
+        with Image.open(path, formats=("PNG",)) as stored:
             stored.load()
             if stored.info.get(TEXT_KEY) == made_of:
                 return np.array(stored.convert("RGB"))

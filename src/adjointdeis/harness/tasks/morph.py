@@ -3,7 +3,6 @@
 `python run.py +experiment=quickstart` and everything else that ends in a table of morphs.
 """
 
-import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,7 +14,6 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.utilities import rank_zero_only
@@ -28,7 +26,9 @@ from adjointdeis.files import write_atomically
 from adjointdeis.gradients.adjoint_deis import LargeAdjointStepWarning
 from adjointdeis.harness import assets
 from adjointdeis.harness.benchmark import SOURCE, Benchmark, load_benchmark
+from adjointdeis.harness.command_line import this_command
 from adjointdeis.harness.encodings import Encodings
+from adjointdeis.harness.interruption import one_process
 from adjointdeis.harness.landmarks import BenchmarkLandmarks
 from adjointdeis.harness.latent_morphing import LatentMorphing
 from adjointdeis.harness.pair_data import PairData
@@ -37,7 +37,7 @@ from adjointdeis.harness.provenance import config_hash, digest, environment, git
 from adjointdeis.harness.records import every_record, read_records, write_record
 from adjointdeis.harness.rehearsal import rehearsal_table, rehearse
 from adjointdeis.harness.scoring import all_thresholds, applicable_thresholds, score_morphs
-from adjointdeis.harness.trainer import make_trainer
+from adjointdeis.harness.trainer import make_trainer, own_device
 from adjointdeis.harness.wandb_logger import conclude, loggers
 from adjointdeis.morphing.adjoint_dim import GuidedDiM
 from adjointdeis.morphing.attack import Attack, Workbench
@@ -65,7 +65,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     if cfg.dry_run:
         return dry_run(cfg, directory, benchmark, attacks, bench)
     identifier = config_hash(cfg)
-    overrides = command_line()
+    overrides = this_command()
 
     done: dict[str, dict[str, dict[str, Any]]] = {}
     for attack in attacks:
@@ -74,11 +74,11 @@ def run(cfg: DictConfig) -> dict[str, Any]:
         finished = read_records(folder, benchmark, recipe)
         todo = [pair for pair in benchmark.pairs if pair.morph_id not in finished]
         # Processes may see different files finished; if one of them has work, all of them meet.
-        if todo or several_processes(cfg):
+        if todo or not one_process(cfg.trainer):
             module = LatentMorphing(attack, bench, benchmark, folder, recipe, overrides)
             batch_size = cfg.optimisation.batch_size
             if batch_size == "auto":
-                device = own_device(cfg.trainer.accelerator)
+                device = own_device(cfg.trainer)
                 batch_size = module.find_batch_size(todo, device) if todo else 1
             data = PairData(todo, batch_size, attack.steps)
             if todo and not rank_zero_only.rank:
@@ -115,7 +115,7 @@ def dry_run(
         folder = directory / "morphs" / attack.name
         finished = read_records(folder, benchmark, recipe_of(attack, bench))
         todo[attack.name] = [p for p in benchmark.pairs if p.morph_id not in finished]
-    device = own_device(cfg.trainer.accelerator)
+    device = own_device(cfg.trainer)
     batch_size = 1 if cfg.optimisation.batch_size == "auto" else cfg.optimisation.batch_size
     rows = rehearse(attacks, replace(bench, device=device), todo, batch_size)
     print(rehearsal_table(rows, device, batch_size))
@@ -172,23 +172,6 @@ def operating_conditions(cfg: DictConfig, benchmark: Benchmark) -> tuple[list[fl
     for policy in policies:
         require_policy(policy, benchmark.people, benchmark.dataset.ids)
     return list(dict.fromkeys(cfg.protocol.fmr)), policies
-
-
-def command_line() -> list[str]:
-    """Overrides of this run as Hydra read them; none where it was not started by Hydra."""
-    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
-
-
-def several_processes(cfg: DictConfig) -> bool:
-    """Whether Lightning is asked for more than one process."""
-    return cfg.trainer.devices != 1 or cfg.trainer.num_nodes != 1
-
-
-def own_device(accelerator: str) -> torch.device:
-    """The device that Lightning will give to this process."""
-    if accelerator == "cpu" or not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
 def recipe_of(attack: Attack, bench: Workbench) -> str:

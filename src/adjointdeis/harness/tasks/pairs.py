@@ -20,7 +20,7 @@ from adjointdeis.faces.recogniser import require_faces
 from adjointdeis.harness import assets
 from adjointdeis.harness.assets import MINI
 from adjointdeis.harness.benchmark import SOURCE
-from adjointdeis.harness.people import read_sexes
+from adjointdeis.harness.people import read_people
 
 
 def run(cfg: DictConfig) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
             f"{info}: no table of sexes; give task.info=.../london_faces_info.csv, or a table with "
             "subject_id and sex"
         )
-    sexes = read_sexes(info)
+    sexes = {i: person.sex for i, person in read_people(info).by_id.items()}
     dataset = load_folder(faces)
     dataset.require((SOURCE,))
     unknown = [i for i in dataset.ids if i not in sexes]

@@ -8,24 +8,36 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import (
     EMAWeightAveraging,
     ModelCheckpoint,
     TQDMProgressBar,
 )
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
-from adjointdeis.faces.weights import save_network
+from adjointdeis.faces.datasets.folder import load_folder
+from adjointdeis.faces.image_io import read_image
+from adjointdeis.faces.networks import DiffAE
+from adjointdeis.faces.tensors import to_tensor
+from adjointdeis.faces.weights import fingerprint, load_network, read_header, save_network
 from adjointdeis.harness import assets
+from adjointdeis.harness.benchmark import read_aligned
+from adjointdeis.harness.records import write_record
 from adjointdeis.harness.trainer import make_trainer
 from adjointdeis.harness.training.autoencoder import AutoencoderTraining
-from adjointdeis.harness.training.data import CodedPool, PoolData, PoolDataset
+from adjointdeis.harness.training.data import CodedPool, FaceFolder, PoolData, PoolDataset
 from adjointdeis.harness.training.generator import GeneratorTraining
+from adjointdeis.harness.training.generator_quality import generator_quality
 from adjointdeis.harness.training.precision import precision
+from adjointdeis.harness.training.quality import autoencoder_quality
 from adjointdeis.harness.training.recogniser import RecogniserTraining
 from adjointdeis.harness.wandb_logger import loggers
-from synthetic_faces.pool import render_pool
+from adjointdeis.morphing.autoencoder import Autoencoder
+from synthetic_faces.pool import open_pool, render_pool
 from synthetic_faces.pool_spec import PoolSpec
 
 GENERATOR_KEYS = (
@@ -42,15 +54,92 @@ GENERATOR_KEYS = (
 
 def autoencoder(cfg: DictConfig) -> dict[str, Any]:
     """Trains the diffusion autoencoder that `cfg.task` describes."""
-    task, data = cfg.task, _data(cfg, studio_only=True)
+    task, config = cfg.task, instantiate(cfg.task.network)
+    if task.faces is None and (task.fold is not None or task.augmentation is not None):
+        raise ValueError(
+            "task.fold and task.augmentation change nothing without task.faces=<folder of aligned "
+            "faces>; name the folder, or leave them null"
+        )
+    if task.faces is None:
+        data = _data(cfg, studio_only=True)
+    else:
+        folder = FaceFolder(load_folder(task.faces), config.image_size, task.fold, task.folds)
+        data = PoolData(folder, task.batch_size, cfg.seed or 0)
+    network, initial = _initial(cfg)
     module = AutoencoderTraining(
-        instantiate(task.network),
+        network,
         task.learning_rate_steps or task.steps,
         task.learning_rate,
         task.weight_decay,
         task.warmup,
+        task.prediction,
+        task.spread,
+        task.train_encoder,
+        None if task.augmentation is None else instantiate(task.augmentation),
     )
-    return _fit(cfg, module, data)
+    people = list(getattr(data.dataset, "held_out", ()))
+    record = _fit(cfg, module, data, {"initial": initial, "held_out": people})
+    if rank_zero_only.rank or not task.quality_faces:
+        return record
+    faces = _unseen(cfg, people, config.image_size)
+    if faces is None:
+        return record
+    trained = Autoencoder(
+        network.eval().requires_grad_(False),
+        task.prediction,
+        record["sha256"],
+        "that of the images it was trained on",
+        spread=task.spread,
+    )
+    quality = autoencoder_quality(trained, faces, Path(cfg.paths.run))
+    write_record(Path(cfg.paths.run) / "quality.json", quality)
+    return record | {"quality": quality}
+
+
+def _unseen(cfg: DictConfig, people: list[str], size: int) -> Tensor | None:
+    """Faces that the training did not see; None where there are none of the network's size."""
+    task = cfg.task
+    if task.faces is None:
+        dataset = load_folder(assets.MINI / "faces", "mini")
+    else:
+        dataset = load_folder(task.faces)
+    chosen = dataset.ids if task.faces is None else people
+    paths = [min(dataset.subject(i).images.items())[1] for i in chosen[: task.quality_faces]]
+    if len(paths) < 2 or read_image(paths[0]).shape[0] != size:
+        return None
+    return to_tensor(read_aligned(paths, size))
+
+
+def _initial(cfg: DictConfig) -> tuple[DiffAE, dict[str, Any] | None]:
+    """The autoencoder that a training starts from, and where its weights come from."""
+    task, config = cfg.task, instantiate(cfg.task.network)
+    if task.initial is None:
+        return DiffAE(config), None
+    profile = assets.profile(cfg.assets.name, cfg.assets.root)
+    listed = task.initial in profile.manifest
+    path = profile.path(task.initial) if listed else Path(task.initial)
+    network = load_network(path, remedy="name a file of the profile or a path in task.initial")
+    if not isinstance(network, DiffAE) or network.config != config:
+        raise ValueError(
+            f"task.initial={task.initial} holds {getattr(network, 'config', network)}, and "
+            f"task.network asks for {config}: make task.network the same"
+        )
+    training = read_header(path).get("training", {})
+    # Records made before there was a choice do not name it: all predicted v.
+    before = training.get("recipe", {}).get("prediction", "v")
+    if listed:
+        before = profile.entry(task.initial)["prediction"]
+    if before == "eps" or (before, task.prediction) == ("x0", "v"):
+        raise ValueError(
+            f"task.initial={task.initial} predicts {before}: no start for a prediction of "
+            f"{task.prediction}; use weights that predict v or x0, or task.initial=null"
+        )
+    if before == "v" and task.prediction == "x0":
+        # At high noise, where a network knows the image from its code alone, v is -x_0.
+        with torch.no_grad():
+            for value in network.out[-1].parameters():
+                value.neg_()
+    return network.train(), {"sha256": fingerprint(path), "prediction": before, **training}
 
 
 def recogniser(cfg: DictConfig) -> dict[str, Any]:
@@ -85,7 +174,18 @@ def generator(cfg: DictConfig) -> dict[str, Any]:
         **{name: task[name] for name in GENERATOR_KEYS},
     )
     data = PoolData(CodedPool(_pool(cfg), autoencoder), task.batch_size, cfg.seed or 0)
-    return _fit(cfg, module, data)
+    record, run = _fit(cfg, module, data), Path(cfg.paths.run)
+    if rank_zero_only.rank or not task.quality_samples:
+        return record
+    quality = generator_quality(
+        assets.style_generator(str((run / "weights.safetensors").absolute()), task.trunk, profile),
+        assets.recogniser(cfg.assets.identity, profile),
+        open_pool(_pool(cfg)).images,
+        run,
+        task.quality_samples,
+    )
+    write_record(run / "quality.json", quality)
+    return record | {"quality": quality}
 
 
 def _data(cfg: DictConfig, studio_only: bool = False) -> PoolData:
@@ -104,6 +204,7 @@ def _fit(
     cfg: DictConfig,
     module: AutoencoderTraining | GeneratorTraining | RecogniserTraining,
     data: PoolData,
+    more: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     task, run = cfg.task, Path(cfg.paths.run)
     checkpoint = ModelCheckpoint(
@@ -121,8 +222,6 @@ def _fit(
         logger=loggers(cfg),
         default_root_dir=run,
         log_every_n_steps=20,
-        # Images are independent: every process takes its own part of an epoch.
-        use_distributed_sampler=True,
         # A module that steps its own optimisers clips, if at all, for itself.
         gradient_clip_val=1.0 if module.automatic_optimization else None,
     )
@@ -137,6 +236,7 @@ def _fit(
         "data_fingerprint": data.dataset.fingerprint,
         "steps": trainer.global_step,
         "seconds_of_last_session": round(seconds, 1),
+        **(more or {}),
     }
     path = run / "weights.safetensors"
     record["sha256"] = save_network(module.network, path, {"training": record})

@@ -1,5 +1,9 @@
 """Image pools as Lightning data: whole pools in memory, augmented a batch at a time."""
 
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import lightning as L
@@ -9,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from adjointdeis.faces.datasets.folder import FaceDataset
+from adjointdeis.harness.benchmark import file_hash, read_aligned
 from adjointdeis.morphing.autoencoder import Autoencoder
 from synthetic_faces.pool import open_pool
 
@@ -39,6 +45,72 @@ class PoolDataset(Dataset):
         # copying than a small network spends training.
         chosen = torch.as_tensor(indices)
         return self.images[chosen].float() / 127.5 - 1, self.labels[chosen]
+
+
+class FaceFolder(Dataset):
+    """Batches of a folder of aligned faces, without the people of one fold.
+
+    Args:
+        dataset: Faces named ``<subject>_<capture>``, all of one size.
+        size: That size, in pixels.
+        fold: Part of the people that is left out, 0 .. folds - 1; None leaves nobody out.
+        folds: Number of parts, see :func:`held_out`.
+
+    Attributes:
+        held_out: Ids of the people that are left out.
+        fingerprint: SHA-256 of the names and bytes of the images that are served.
+
+    Raises:
+        ValueError: A fold that does not exist, nobody left to train on, or an image of another
+            size.
+    """
+
+    def __init__(self, dataset: FaceDataset, size: int, fold: int | None, folds: int) -> None:
+        self.held_out = () if fold is None else held_out(dataset.ids, fold, folds)
+        trained = [s for s in dataset.subjects if s.id not in set(self.held_out)]
+        paths = [s.images[capture] for s in trained for capture in sorted(s.images)]
+        if not paths:
+            raise ValueError(
+                f"task.fold={fold} of {folds} leaves nobody of the {len(dataset.ids)} people of "
+                f"{dataset.root} to train on; choose more folds"
+            )
+        self.images = torch.from_numpy(read_aligned(paths, size)).permute(0, 3, 1, 2).contiguous()
+        people = {s.id: k for k, s in enumerate(trained)}
+        self.labels = torch.tensor([people[s.id] for s in trained for _ in s.images])
+        self.identities = len(people)
+        digest = hashlib.sha256()
+        for path in paths:
+            digest.update(f"{path.name} {file_hash(path)}\n".encode())
+        self.fingerprint = digest.hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+        chosen = torch.as_tensor(indices)
+        return self.images[chosen].float() / 127.5 - 1, self.labels[chosen]
+
+
+def held_out(ids: Sequence[str], fold: int, folds: int) -> tuple[str, ...]:
+    """People of one fold: every ``folds``-th of the sorted ids, from the ``fold``-th on.
+
+    The folds are disjoint and cover everybody; neighbours in the numbering, who may be siblings or
+    have been photographed on one day, are spread over them.
+
+    Args:
+        ids: Subject ids, in any order.
+        fold: 0 .. folds - 1.
+        folds: At least 2.
+
+    Raises:
+        ValueError: No such fold.
+    """
+    if folds < 2 or not 0 <= fold < folds:
+        raise ValueError(
+            f"task.fold={fold}, task.folds={folds}: expected at least 2 folds and one of "
+            "0 .. folds - 1 (null trains on everybody)"
+        )
+    return tuple(sorted(ids)[fold::folds])
 
 
 class CodedPool(PoolDataset):
@@ -105,15 +177,15 @@ class EndlessBatches(Sampler[list[int]]):
 
 
 class PoolData(L.LightningDataModule):
-    """Training batches from a pool.
+    """Training batches from a pool or a folder, in an endless order that a continued run keeps.
 
     Args:
-        dataset: The pool.
+        dataset: A pool or a folder.
         batch_size: Images per step and process.
         seed: Seed of the order.
     """
 
-    def __init__(self, dataset: PoolDataset, batch_size: int, seed: int = 0) -> None:
+    def __init__(self, dataset: PoolDataset | FaceFolder, batch_size: int, seed: int = 0) -> None:
         super().__init__()
         self.dataset = dataset
         self.batch_size, self.seed = batch_size, seed
@@ -124,6 +196,88 @@ class PoolData(L.LightningDataModule):
         # Every rank draws its own order; the seed keeps them apart.
         batches = EndlessBatches(len(self.dataset), self.batch_size, self.seed + 7919 * rank, first)
         return DataLoader(self.dataset, sampler=batches, batch_size=None)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random changes of aligned faces that keep them plausible photographs, for small data sets.
+
+    Every image of a batch is changed by draws of its own: mirrored or not; rotated, scaled and
+    moved by a similarity; its colours multiplied and shifted. Ranges are uniform about no change.
+
+    Args:
+        rotation: Largest rotation, in degrees.
+        scale: Largest relative change of size.
+        shift: Largest move, as a share of the side.
+        channels: Largest relative change of a colour channel's gain.
+        gain: Largest relative change of the gain of all channels.
+        brightness: Largest added brightness, in images of range [-1, 1].
+
+    Raises:
+        ValueError: A negative range, or one that could turn an image inside out.
+    """
+
+    rotation: float = 4.0
+    scale: float = 0.08
+    shift: float = 0.03
+    channels: float = 0.06
+    gain: float = 0.125
+    brightness: float = 0.06
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            largest = 180 if name == "rotation" else 1
+            if not 0 <= value < largest:
+                raise ValueError(f"task.augmentation.{name}={value}: expected 0 to {largest}")
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Changed images, in [-1, 1], with the shape (B, 3, S, S) of ``images``."""
+        batch = len(images)
+
+        def around(width: float, *shape: int) -> Tensor:
+            return width * (2 * torch.rand(batch, *shape, device=images.device) - 1)
+
+        mirror = (torch.rand(batch, device=images.device) < 0.5).float() * -2 + 1
+        # In the grid's coordinates the side is 2.
+        moved = similarity(
+            images,
+            1 + around(self.scale),
+            around(math.radians(self.rotation)),
+            around(2 * self.shift, 2),
+            mirror,
+            mode="bicubic",
+        )
+        gain = 1 + around(self.channels, 3, 1, 1) + around(self.gain, 1, 1, 1)
+        return ((moved + 1) * gain - 1 + around(self.brightness, 1, 1, 1)).clamp(-1, 1)
+
+
+def similarity(
+    images: Tensor,
+    scale: Tensor,
+    angle: Tensor,
+    shift: Tensor,
+    mirror: Tensor,
+    mode: str = "bilinear",
+) -> Tensor:
+    """Images looked up at a similarity of their coordinates; the border is reflected.
+
+    Args:
+        images: (B, C, S, S).
+        scale: Of the coordinates, (B): above 1 shows the image smaller.
+        angle: Radians, (B).
+        shift: Of the coordinates, in half sides, (B, 2).
+        mirror: -1 mirrors left and right, 1 does not; (B).
+        mode: Interpolation.
+    """
+    theta = torch.stack(
+        [
+            torch.stack([mirror * scale * angle.cos(), -scale * angle.sin(), shift[:, 0]], 1),
+            torch.stack([mirror * scale * angle.sin(), scale * angle.cos(), shift[:, 1]], 1),
+        ],
+        1,
+    )
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, mode, padding_mode="reflection", align_corners=False)
 
 
 def augment_identity(images: Tensor) -> Tensor:
@@ -142,15 +296,7 @@ def augment_identity(images: Tensor) -> Tensor:
     scale = 1 + 0.06 * (2 * torch.rand(batch) - 1)
     angle = 0.07 * (2 * torch.rand(batch) - 1)
     shift = 0.08 * (2 * torch.rand(batch, 2) - 1)
-    theta = torch.stack(
-        [
-            torch.stack([scale * angle.cos(), -scale * angle.sin(), shift[:, 0]], 1),
-            torch.stack([scale * angle.sin(), scale * angle.cos(), shift[:, 1]], 1),
-        ],
-        1,
-    )
-    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-    images = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+    images = similarity(images, scale, angle, shift, torch.ones(batch))
     grey = images.mean(1, keepdim=True)
     mix = (torch.rand(batch, 1, 1, 1) < 0.35).float()
     images = torch.lerp(images, grey.expand_as(images), mix)

@@ -1,0 +1,118 @@
+"""Layers of TensorFlow's formats: images are (B, H, W, C), padding is SAME or VALID."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from adjointdeis.faces.graphs.graph import UnsupportedOperator, checked_size
+from adjointdeis.faces.graphs.onnx_layers import pad_axes
+
+
+def same_padding(size: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
+    """TensorFlow's SAME padding of one axis; the odd pixel goes behind."""
+    total = max((-(-size // stride) - 1) * stride + (kernel - 1) * dilation + 1 - size, 0)
+    return total // 2, total - total // 2
+
+
+def _padded(
+    x: Tensor,
+    kernel: Sequence[int],
+    strides: Sequence[int],
+    dilations: Sequence[int],
+    padding: str,
+    value: float = 0.0,
+) -> Tensor:
+    """x (B, C, H, W), padded as the name says."""
+    if padding == "VALID":
+        return x
+    if padding != "SAME":
+        raise UnsupportedOperator(f"padding {padding}; SAME and VALID are supported")
+    sizes = zip(x.shape[2:], kernel, strides, dilations, strict=True)
+    return pad_axes(x, [same_padding(*axis) for axis in sizes], value)
+
+
+def conv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    strides: Sequence[int],
+    dilations: Sequence[int],
+    padding: str,
+) -> Tensor:
+    """Convolution of (B, H, W, C) with weights (O, C / groups, kernel, kernel)."""
+    x = x.permute(0, 3, 1, 2)
+    groups = x.shape[1] // weight.shape[1]
+    x = _padded(x, weight.shape[2:], strides, dilations, padding)
+    return F.conv2d(x, weight, bias, tuple(strides), 0, tuple(dilations), groups).permute(
+        0, 2, 3, 1
+    )
+
+
+def max_pool(x: Tensor, kernel: Sequence[int], strides: Sequence[int], padding: str) -> Tensor:
+    """Maximum over windows of (B, H, W, C)."""
+    x = _padded(x.permute(0, 3, 1, 2), kernel, strides, (1, 1), padding, -math.inf)
+    return F.max_pool2d(x, tuple(kernel), tuple(strides)).permute(0, 2, 3, 1)
+
+
+def average_pool(x: Tensor, kernel: Sequence[int], strides: Sequence[int], padding: str) -> Tensor:
+    """Mean over windows of (B, H, W, C); padding does not count."""
+    x = x.permute(0, 3, 1, 2)
+    ones = x.new_ones(1, 1, *x.shape[2:])
+
+    def pool(y: Tensor) -> Tensor:
+        padded = _padded(y, kernel, strides, (1, 1), padding)
+        return F.avg_pool2d(padded, tuple(kernel), tuple(strides))
+
+    return (pool(x) / pool(ones)).permute(0, 2, 3, 1)
+
+
+def pad(x: Tensor, widths: Sequence[Sequence[int]], value: float = 0.0) -> Tensor:
+    """Pads every axis by (before, after)."""
+    return pad_axes(x, [(int(a), int(b)) for a, b in widths], value)
+
+
+def reshape(x: Tensor, shape: Sequence[int]) -> Tensor:
+    """Reshape; one size may be -1."""
+    checked_size([n for n in shape if n != -1], "the reshaped tensor")
+    return x.reshape(list(shape))
+
+
+def strided_slice(
+    x: Tensor,
+    begin: Sequence[int],
+    end: Sequence[int],
+    strides: Sequence[int],
+    begin_mask: int,
+    end_mask: int,
+    shrink_mask: int,
+) -> Tensor:
+    """TensorFlow's StridedSlice with positive strides."""
+    if any(step < 1 for step in strides):
+        raise UnsupportedOperator(f"strides {list(strides)}; positive ones are supported")
+    index: list[int | slice] = []
+    for axis, (first, last, step) in enumerate(zip(begin, end, strides, strict=True)):
+        if shrink_mask >> axis & 1:
+            index.append(first)
+            continue
+        start = None if begin_mask >> axis & 1 else first
+        stop = None if end_mask >> axis & 1 else last
+        index.append(slice(start, stop, step))
+    return x[tuple(index)]
+
+
+def prelu(x: Tensor, slope: Tensor) -> Tensor:
+    """x where positive, slope x elsewhere."""
+    return x.clamp(min=0) + slope * x.clamp(max=0)
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "ELU": F.elu,
+    "HARD_SWISH": F.hardswish,
+    "RELU": F.relu,
+    "RELU6": F.relu6,
+    "RELU_N1_TO_1": lambda x: x.clamp(-1, 1),
+    "TANH": F.tanh,
+}
+"""Activations that have no parameter, by TensorFlow Lite's names."""

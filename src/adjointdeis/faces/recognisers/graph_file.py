@@ -1,0 +1,161 @@
+"""A recogniser in a graph file (ONNX, TensorFlow Lite, TensorFlow.js) as a white box."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from adjointdeis.faces.graphs import Graph, load_onnx, load_tfjs, load_tflite
+from adjointdeis.faces.recogniser import Metric
+from adjointdeis.faces.recognisers.crop import FaceCrop
+from adjointdeis.faces.recognisers.network import NetworkRecogniser
+from adjointdeis.faces.weights import WeightsError
+
+Format = Literal["onnx", "tflite", "tfjs"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphSpec:
+    """What a graph file does not say about itself and its scores depend on.
+
+    Args:
+        name: Short name used in tables and score files.
+        format: Kind of the file.
+        sha256: Fingerprint of every file by name, the graph first.
+        size: Side of the square input in pixels.
+        colours: Order of the channels that the network expects.
+        mean: Taken from each channel, in pixel units 0..255, in the network's channel order.
+        std: What the result is divided by, in pixel units.
+        licence: Licence of the weights, one line.
+        box: Part of the aligned image that is the input, as fractions (left, top, right, bottom).
+        layout: Order of the input's axes.
+        metric: How embeddings are compared.
+        outputs: Name of the value that is the embedding; None takes the file's first output.
+        label: Name in printed tables; the name if empty.
+        training_data: What the network was trained on, as far as its source says.
+    """
+
+    name: str
+    format: Format
+    sha256: Mapping[str, str]
+    size: int
+    colours: Literal["rgb", "bgr"]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    licence: str
+    box: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
+    layout: Literal["nchw", "nhwc"] = "nchw"
+    metric: Metric = "cosine"
+    outputs: tuple[str, ...] | None = None
+    label: str = ""
+    training_data: str = "unstated"
+
+    def __post_init__(self) -> None:
+        for name in ("mean", "std"):
+            values = tuple(float(v) for v in getattr(self, name))
+            object.__setattr__(self, name, values)
+            if len(values) != 3 or not all(map(math.isfinite, values)):
+                raise ValueError(f"{name}={values} of {self.name} must be one number per channel")
+        if min(self.std) <= 0:
+            raise ValueError(f"std={self.std} of {self.name} must be positive pixel units")
+        for name, known in (
+            ("format", get_args(Format)),
+            ("colours", ("rgb", "bgr")),
+            ("layout", ("nchw", "nhwc")),
+            ("metric", get_args(Metric)),
+        ):
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} of {self.name} must be one of "
+                    f"{', '.join(known)}"
+                )
+        if not self.sha256:
+            raise ValueError(f"sha256 of {self.name} must name its files and their fingerprints")
+
+    @classmethod
+    def from_mapping(cls, name: str, entry: Mapping[str, Any]) -> "GraphSpec":
+        """From an entry of a manifest, or the content of a spec file.
+
+        Raises:
+            ValueError: A key is missing, unknown or wrong; the message names it.
+        """
+        given = {k: v for k, v in entry.items() if k in cls.__dataclass_fields__}
+        wanted = ("format", "sha256", "size", "colours", "mean", "std", "licence")
+        missing = [key for key in wanted if key not in given]
+        if missing:
+            raise ValueError(f"recogniser {name}: its description lacks {', '.join(missing)}")
+        return cls(**{"name": name} | given)
+
+
+class PixelNetwork(nn.Module):
+    """A graph behind the arithmetic that its input needs.
+
+    forward(x): (B, 3, S, S) in [-1, 1], channels in the network's order; returns (B, D).
+    """
+
+    def __init__(self, graph: Graph, spec: GraphSpec) -> None:
+        super().__init__()
+        self.graph, self.layout = graph, spec.layout
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.tensor(spec.mean)[:, None, None])
+        self.register_buffer("std", torch.tensor(spec.std)[:, None, None])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Embeddings (B, D)."""
+        pixels = ((x + 1) * 127.5 - self.mean) / self.std
+        if self.layout == "nhwc":
+            pixels = pixels.permute(0, 2, 3, 1)
+        found = self.graph(pixels)
+        return (found[0] if isinstance(found, tuple) else found).flatten(1)
+
+
+def graph_recogniser(spec: GraphSpec, folder: str | Path) -> NetworkRecogniser:
+    """The recogniser, differentiable, from files whose fingerprints are checked.
+
+    Args:
+        spec: What the files do not say.
+        folder: Where the files lie.
+
+    Raises:
+        MissingPackageError: The package that reads the format is not installed.
+        GraphError: A file is missing, altered, damaged, or holds an unsupported operator.
+        WeightsError: The network does not take what the spec says.
+    """
+    file, digest = next(iter(spec.sha256.items()))
+    path = Path(folder) / file
+    if spec.format == "onnx":
+        graph = load_onnx(path, spec.outputs, digest)
+    elif spec.format == "tflite":
+        graph = load_tflite(path, digest)
+    else:
+        graph = load_tfjs(path, spec.outputs, spec.sha256)
+    shape = (3, spec.size, spec.size) if spec.layout == "nchw" else (spec.size, spec.size, 3)
+    taken = (graph.shapes or (shape,))[0]
+    if (
+        len(graph.inputs) != 1
+        or len(taken) != 3
+        or any(n is not None and n != m for n, m in zip(taken, shape, strict=True))
+    ):
+        raise WeightsError(
+            f"recogniser file {path} takes {len(graph.inputs)} inputs, the first {taken} after the "
+            f"batch; the description of {spec.name} says one of {shape}: correct size or layout"
+        )
+    network = PixelNetwork(graph, spec).eval()
+    with torch.no_grad():
+        dim = network(torch.zeros(1, 3, spec.size, spec.size)).shape[1]
+    return NetworkRecogniser(
+        name=spec.name,
+        label=spec.label or spec.name,
+        network=network,
+        crop=FaceCrop(spec.size, spec.box, spec.colours == "bgr"),
+        fingerprint=digest if len(spec.sha256) == 1 else list(spec.sha256.values())[-1],
+        licence=f"{spec.licence}; training data: {spec.training_data}",
+        metric=spec.metric,
+        dim=dim,
+        batch_size=32,
+    )
