@@ -9,13 +9,7 @@ from torch import Tensor, nn
 
 from adjointdeis.diffusion.grid import TimeGrid
 from adjointdeis.diffusion.noise import Noise, ReversedNoise, as_noise
-from adjointdeis.gradients.backprop import Backprop
-from adjointdeis.gradients.base import GradientMethod
-from adjointdeis.gradients.chain import Chain, latent_of
-from adjointdeis.gradients.cost import Cost
-from adjointdeis.gradients.discrete_adjoint import DiscreteAdjoint
-from adjointdeis.gradients.inputs import Inputs, noise_of
-from adjointdeis.gradients.trace import traced
+from adjointdeis.gradients import Chain, Cost, DiscreteAdjoint, GradientMethod
 from adjointdeis.solvers.base import Solver
 from adjointdeis.solvers.reversible import ReversibleSolver, warn_of_amplification
 
@@ -137,7 +131,7 @@ def encode(
         sampling = grid.reversed()
         warn_of_amplification(solver, sampling, x_0.dtype)
         if solver.calculus == "sde":
-            noise = ReversedNoise(as_noise(noise, sampling, latent_of(solver, x_0)), sampling)
+            noise = ReversedNoise(as_noise(noise, sampling, Chain.latent(solver, x_0)), sampling)
         solver = solver.inverted(sampling)
     elif getattr(solver, "calculus", None) == "sde":
         raise ValueError("an SDE is not encoded by running it backwards; use CycleSDE.encode")
@@ -166,15 +160,12 @@ def _run(
         "x_T": x.requires_grad,
         "z_t" if chain.scheduled else "z": bool(chain.conditions.active),
         "theta": bool(theta),
-        "noise": bool(noise_of(chain)),
+        "noise": bool(chain.wanted_noise),
     }
     if any(asked.values()):
         method.refuse(solver, [what for what, wanted in asked.items() if wanted])
         return method.rollout(chain, x, theta), chain.cost
-    if isinstance(method, Backprop):
-        return chain.run(x)[0], chain.cost
-    # Nothing that was named requires a gradient; something in a closure might.
-    return traced(chain, Inputs(chain, [x]), (), owner="", black_box=True)[0], chain.cost
+    return method.sampled(chain, x), chain.cost
 
 
 def _weights(denoiser: Callable[..., Tensor]) -> list[Tensor]:

@@ -314,7 +314,7 @@ def test_states_are_freed_in_both_passes(solver) -> None:
     assert short == long
     assert long[1] <= 5
     # The counts do see what other methods hold: every state, or every activation.
-    assert census(DiscreteAdjoint(), 24)[0] > census(DiscreteAdjoint(), 4)[0] + 15
+    assert census(Backprop(), 24)[0] > census(Backprop(), 4)[0] + 15
     assert census(Backprop(), 24)[2] > census(Backprop(), 4)[2] + 15
 
 

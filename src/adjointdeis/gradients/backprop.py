@@ -30,6 +30,9 @@ class Backprop(GradientMethod):
     any_network: ClassVar[bool] = True
     memory: ClassVar[str] = "N activations"
 
+    def sampled(self, chain: Chain, x_T: Tensor) -> Tensor:
+        return chain.run(x_T)[0]
+
     def rollout(self, chain: Chain, x_T: Tensor, theta: Sequence[Tensor]) -> Tensor:
         del theta
         x, latents = chain.run(x_T)

@@ -12,6 +12,7 @@ from torch import Tensor
 from adjointdeis.gradients.chain import Chain, NotSupportedError
 from adjointdeis.gradients.continuous import ContinuousAdjoint
 from adjointdeis.gradients.inputs import Inputs
+from adjointdeis.gradients.trace import traced
 from adjointdeis.solvers.base import Solver
 from adjointdeis.solvers.pair import Pair
 
@@ -63,6 +64,14 @@ class GradientMethod(ABC):
 
         Called only when at least one of them requires a gradient and gradients are enabled.
         """
+
+    def sampled(self, chain: Chain, x_T: Tensor) -> Tensor:
+        """x_0 of a run in which nothing that was named requires a gradient.
+
+        Raises:
+            UnreachableLeafError: something that was not named does.
+        """
+        return traced(chain, Inputs(chain, [x_T]), (), owner=type(self).__name__, black_box=True)[0]
 
     def refuse(self, solver: Solver, wanted: Collection[str]) -> None:
         """Check a request against the declared capabilities, before anything runs.

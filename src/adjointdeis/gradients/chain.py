@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
 from adjointdeis.diffusion.grid import TimeGrid
-from adjointdeis.diffusion.noise import Noise, as_noise
+from adjointdeis.diffusion.noise import Noise, RecordedNoise, as_noise
 from adjointdeis.gradients.conditions import Conditions
 from adjointdeis.gradients.cost import Cost, CountedDenoiser
 from adjointdeis.solvers.base import Solver, State, eps_factor
@@ -66,10 +66,21 @@ class Chain:
             denoiser=CountedDenoiser(denoiser, cost),
             solver=solver,
             grid=grid,
-            noise=as_noise(noise, grid, latent_of(solver, x_T)) if stochastic else None,
+            noise=as_noise(noise, grid, cls.latent(solver, x_T)) if stochastic else None,
             conditions=Conditions.of(z, grid.steps),
             cost=cost,
         )
+
+    @staticmethod
+    def latent(solver: Solver, x: Tensor) -> Tensor:
+        """One latent as the network sees it, where x may hold a pair of them."""
+        return x[0] if isinstance(solver, Pair) and not solver.tied else x
+
+    @property
+    def wanted_noise(self) -> tuple[Tensor, ...]:
+        """The recorded normals of the path, if any of them requires a gradient."""
+        recorded = self.noise.values if isinstance(self.noise, RecordedNoise) else ()
+        return tuple(recorded) if any(n.requires_grad for n in recorded) else ()
 
     @property
     def steps(self) -> int:
@@ -127,11 +138,6 @@ class Chain:
             yield
         finally:
             self.cost.in_backward = False
-
-
-def latent_of(solver: Solver, x: Tensor) -> Tensor:
-    """One latent as the network sees it, where x may hold a pair of them."""
-    return x[0] if isinstance(solver, Pair) and not solver.tied else x
 
 
 def detached(tensor: Tensor, requires_grad: bool = True) -> Tensor:

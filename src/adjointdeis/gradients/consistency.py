@@ -164,7 +164,7 @@ class CouplingCheck:
         enabled: whether to look at all.
     """
 
-    _STEEPEST = 1e3  # relative slope of an increment, about 1/sigma where the data are narrow
+    _STEEPEST = 1e4  # relative slope of an increment; about 1/sigma where the data are narrow
 
     def __init__(self, chain: Chain, enabled: bool) -> None:
         self.chain, self.enabled = chain, enabled

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adjointdeis.diffusion.noise import RecordedNoise
 from adjointdeis.gradients.chain import Chain, LeafCheck, detached, pull_back
 from adjointdeis.gradients.step_context import StepContext
 
@@ -91,7 +90,7 @@ class Inputs:
         self.x_T, rest = tensors[0], tuple(tensors[1:])
         self.z = tuple(rest[slot * places : (slot + 1) * places] for slot in range(slots))
         rest = rest[slots * places :]
-        self.noise = rest[: chain.steps] if noise_of(chain) else ()
+        self.noise = rest[: chain.steps] if chain.wanted_noise else ()
         self.theta = rest[len(self.noise) :]
         self.needs = tuple(t.requires_grad for t in tensors) if needs is None else tuple(needs)
         self.sums = Sums(len(tensors))
@@ -104,7 +103,7 @@ class Inputs:
         """The arguments of an autograd function, in the order that this class expects."""
         conditions = chain.conditions
         z = [leaf for slot in range(len(conditions.trees)) for leaf in conditions.wanted(slot)]
-        return [x_T, *z, *noise_of(chain), *theta]
+        return [x_T, *z, *chain.wanted_noise, *theta]
 
     @classmethod
     def detached(cls, chain: Chain, tensors: Sequence[Tensor], needs: Sequence[bool]) -> "Inputs":
@@ -228,10 +227,3 @@ class Inputs:
                     self.sums.add(1 + slot * self.places + place, rest[place], weight * share)
         for place, gradient in enumerate(rest[self.places :]):
             self.sums.add(self._first_theta + place, gradient, weight)
-
-
-def noise_of(chain: Chain) -> tuple[Tensor, ...]:
-    """The recorded normals of a run, if any of them requires a gradient."""
-    if isinstance(chain.noise, RecordedNoise) and any(n.requires_grad for n in chain.noise.values):
-        return tuple(chain.noise.values)
-    return ()

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from adjointdeis.diffusion.grid import TimeGrid
-from adjointdeis.gradients.base import GradientMethod, NotSupportedError
+from adjointdeis.gradients import GradientMethod, NotSupportedError
 from adjointdeis.gradients.cost import Cost
 from adjointdeis.gradients.discrete_adjoint import DiscreteAdjoint
 from adjointdeis.guidance.per_sample import per_sample_norm

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from adjointdeis.diffusion.grid import TimeGrid
 from adjointdeis.diffusion.noise import Noise
-from adjointdeis.gradients.base import GradientMethod
+from adjointdeis.gradients import GradientMethod
 from adjointdeis.gradients.cost import Cost
 from adjointdeis.rollout import Condition, Rollout, sample
 from adjointdeis.solvers.base import Solver

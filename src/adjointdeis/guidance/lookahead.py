@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from adjointdeis.diffusion.grid import TimeGrid
-from adjointdeis.gradients.base import GradientMethod
+from adjointdeis.gradients import GradientMethod
 from adjointdeis.gradients.cost import Cost
 from adjointdeis.gradients.discrete_adjoint import DiscreteAdjoint
 from adjointdeis.guidance.sampler import weights_of

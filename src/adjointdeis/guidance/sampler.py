@@ -5,7 +5,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from adjointdeis.diffusion.grid import TimeGrid
-from adjointdeis.gradients.base import GradientMethod
+from adjointdeis.gradients import GradientMethod
 from adjointdeis.rollout import Rollout, sample
 from adjointdeis.solvers.base import Solver
 

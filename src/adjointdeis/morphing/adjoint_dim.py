@@ -16,8 +16,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from adjointdeis.gradients import DiscreteAdjoint
-from adjointdeis.gradients.base import GradientMethod
+from adjointdeis.gradients import DiscreteAdjoint, GradientMethod
 from adjointdeis.guidance.latent_optimisation import LatentOptimisation, OptimizerFactory
 from adjointdeis.morphing.attack import (
     Morphs,

@@ -34,7 +34,7 @@ from torch import Tensor
 from adjointdeis.diffusion.cycle_sde import AdditiveNoise
 from adjointdeis.diffusion.grid import TimeGrid
 from adjointdeis.diffusion.schedule import DDPM
-from adjointdeis.gradients.base import GradientMethod
+from adjointdeis.gradients import GradientMethod
 from adjointdeis.morphing.attack import (
     Attack,
     EncodedFace,

@@ -13,7 +13,7 @@ from adjointdeis.diffusion.grid import TimeGrid
 from adjointdeis.diffusion.noise import RecordedNoise
 from adjointdeis.diffusion.oracles import MixtureDenoiser
 from adjointdeis.diffusion.schedule import VPLinear
-from adjointdeis.gradients.base import GradientMethod
+from adjointdeis.gradients import GradientMethod
 from adjointdeis.gradients.cost import Cost
 from adjointdeis.gradients.discrete_adjoint import DiscreteAdjoint
 from adjointdeis.guidance.diffpure import DiffPure, Draw, ProjectedAscent

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from adjointdeis.diffusion.grid import TimeGrid
 from adjointdeis.faces.recognisers.network import NetworkRecogniser
-from adjointdeis.gradients.base import GradientMethod
+from adjointdeis.gradients import GradientMethod
 from adjointdeis.gradients.cost import Cost
 from adjointdeis.guidance.draft import draft
 from adjointdeis.guidance.fine_tuning import FineTuning
