@@ -4,8 +4,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # Two threads suit a laptop; a workstation can say THREADS=16.
 THREADS ?= 2
+CUDA := torch triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvidia-cuda-cupti \
+	nvidia-cuda-nvrtc nvidia-cuda-runtime nvidia-cudnn-cu13 nvidia-cufft nvidia-cufile \
+	nvidia-curand nvidia-cusolver nvidia-cusparse nvidia-cusparselt-cu13 nvidia-nccl-cu13 \
+	nvidia-nvjitlink nvidia-nvshmem-cu13 nvidia-nvtx
 
-.PHONY: quickstart test studies benchmarks docs lint format clean help
+.PHONY: quickstart test studies benchmarks docs lint format lock clean help
 
 help:            ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/'
@@ -31,6 +35,15 @@ lint: $(VENV)/.installed-dev     ## Check style and types
 
 format: $(VENV)/.installed-dev   ## Rewrite the sources in the project's style
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+# Torch and the CUDA libraries that it brings are left out: which build of it is the user's choice.
+lock: $(VENV)/.installed-dev     ## Write requirements.lock, hashes of all that constraints.txt pins
+	$(BIN)/uv pip compile pyproject.toml --quiet --extra dev --constraint constraints.txt \
+	--python-version 3.11.5 --universal --generate-hashes --no-annotate --no-header \
+	$(foreach p,$(CUDA),--no-emit-package $(p)) --output-file requirements.lock
+	@printf '%s\n' '# Hashes of every pinned package but torch. Install torch first, then' \
+	'# pip install --require-hashes --no-deps -r requirements.lock && pip install --no-deps -e .' \
+	| cat - requirements.lock > requirements.lock.new && mv requirements.lock.new requirements.lock
 
 clean:           ## Remove the virtual environment; outputs/ stays
 	rm -rf $(VENV)

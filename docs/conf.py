@@ -2,6 +2,8 @@
 
 import os
 import re
+import shutil
+from pathlib import Path
 from typing import Any
 
 import adjointdeis
@@ -18,7 +20,7 @@ extensions = [
     "sphinx-mathjax-offline",
     "myst_nb",
 ]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "jupyter_execute"]
 
 # What a package lends from its modules is described where it is defined. Package pages read their
 # options from the environment only.
@@ -31,9 +33,18 @@ apidoc_modules = [
         "max_depth": 3,
         "separate_modules": False,
         "module_first": True,
-    }
+    },
+    {
+        "path": "../src/synthetic_faces",
+        "destination": "reference/synthetic_faces",
+        "max_depth": 1,
+        "separate_modules": False,
+        "module_first": True,
+    },
 ]
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["front_page.css"]
 html_title = f"AdjointDEIS {version}"
 
 myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
@@ -58,6 +69,53 @@ napoleon_custom_sections = [
 ]
 
 
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = ROOT / "docs" / "pages"
+# Pages that live beside what they are about, by their name in the site.
+ELSEWHERE = {
+    ROOT / "src" / "synthetic_faces" / "README.md": "synthetic_faces/README.md",
+    **{ROOT / name: name for name in ("CONTRIBUTING.md", "RESPONSIBLE_USE.md", "CHANGELOG.md")},
+    **{
+        page: page.relative_to(ROOT).as_posix()
+        for page in [ROOT / "experiments/README.md", *ROOT.glob("experiments/*/README.md")]
+    },
+}
+
+
+def collect_pages() -> None:
+    """Copies the pages that live elsewhere, and their pictures, into docs/pages; links follow."""
+    shutil.rmtree(PAGES, ignore_errors=True)
+    for page, name in ELSEWHERE.items():
+        copy = PAGES / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        link = re.compile(r"\[([^][]*)\]\(([^)\s]+)\)")
+        text = link.sub(
+            lambda found, p=page, c=copy: moved(*found.groups(), p, c), page.read_text()
+        )
+        if name == "experiments/README.md":
+            text += "\n```{toctree}\n:glob:\n:maxdepth: 1\n\n*/README\n```\n"
+        copy.write_text(text)
+        for picture in page.parent.glob("*.[jp][pn]g"):
+            shutil.copy(picture, copy.parent)
+
+
+def moved(text: str, target: str, page: Path, copy: Path) -> str:
+    """A Markdown link of a page, as it must read in the copy."""
+    path, mark, anchor = target.partition("#")
+    there = (page.parent / path).resolve()
+    if not path or re.match(r"(https?|mailto):", target) or not there.exists():
+        return f"[{text}]({target})"
+    if there == ROOT / "README.md":
+        there = ROOT / "docs" / "index.md"
+    elif there in ELSEWHERE:
+        there = PAGES / ELSEWHERE[there]
+    elif there.suffix in (".png", ".jpg"):
+        there = copy.parent / there.name
+    elif there.is_dir() or (there.suffix == ".md" and not there.is_relative_to(ROOT / "docs")):
+        return text  # a folder, or a page that is not in the site
+    return f"[{text}]({os.path.relpath(there, copy.parent)}{mark}{anchor})"
+
+
 def escape_shapes(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     """Shapes are written (B, *) in the sources; in reStructuredText a star opens emphasis."""
     del app, what, name, obj, options
@@ -66,4 +124,5 @@ def escape_shapes(app: Any, what: str, name: str, obj: Any, options: Any, lines:
 
 def setup(app: Any) -> None:
     """Sphinx calls this."""
+    collect_pages()
     app.connect("autodoc-process-docstring", escape_shapes)

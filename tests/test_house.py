@@ -153,3 +153,38 @@ def test_weights_stay_small() -> None:
 
 def test_installed_metadata_is_of_this_version() -> None:
     assert metadata.version("adjointdeis") == PROJECT["version"]
+
+
+def test_the_lock_has_the_hashes_of_the_pinned_versions() -> None:
+    text = (ROOT / "requirements.lock").read_text()
+    entries = re.findall(r"^([\w.-]+)==(\S+)(.*?)(?=^\S|\Z)", text, re.S | re.M)
+    pins, locked = constraints(), {normal(name): version for name, version, _ in entries}
+    assert all("--hash=sha256:" in hashes for _, _, hashes in entries)
+    direct = required(ALL_EXTRAS) - {"torch"}
+    assert direct <= locked.keys(), "run `make lock`"
+    assert not [n for n in direct if pins[n] != locked[n]], "run `make lock`"
+    # Which build of torch, with or without CUDA, is the user's choice.
+    assert not [n for n in locked if n == "torch" or n.startswith(("nvidia-", "cuda-"))]
+    assert not re.search(r"https?://|file:|--index|--find", text)
+
+
+def test_what_builds_elsewhere_names_what_exists() -> None:
+    yaml = pytest.importorskip("yaml")
+    extras = set(ALL_EXTRAS)
+    hosted = yaml.safe_load((ROOT / ".readthedocs.yaml").read_text())
+    (install,) = hosted["python"]["install"]
+    assert set(install["extra_requirements"]) <= extras
+    assert (ROOT / hosted["sphinx"]["configuration"]).is_file()
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "test.yaml").read_text())
+    supported = {f"3.{minor}" for minor in (11, 12, 13)}
+    classified = {c.rpartition(" ")[2] for c in PROJECT["classifiers"] if ":: 3." in c}
+    for job in ("matrix", "wheel"):
+        tested = set(workflow["jobs"][job]["strategy"]["matrix"]["python"])
+        assert tested == supported == classified
+    text = "".join((ROOT / n).read_text() for n in ("Dockerfile", ".github/workflows/test.yaml"))
+    named = {e for group in re.findall(r"\[([a-z0-9,]+)\]\"", text) for e in group.split(",")}
+    assert named and named <= extras
+    rules = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.M))
+    assert set(re.findall(r"make (\w+)", text)) <= rules
+    copied = re.findall(r"^COPY (.+) \S+$", (ROOT / "Dockerfile").read_text(), re.M)
+    assert all((ROOT / name).exists() for line in copied for name in line.split())

@@ -1,6 +1,6 @@
 """Writes the benchmark that ships with the package: 102 identities, neutral and smiling.
 
-    python experiments/mini/faces.py --out <dir>
+    python -m experiments.mini.faces --out <dir>
 
 The pictures are stored and not rendered on demand because their bits may differ between torch
 versions, and a benchmark may not. File names follow the Face Research Lab London set:
@@ -52,7 +52,7 @@ Nobody in these pictures exists. They are renderings of a CC0 MakeHuman head (se
 `synthetic_faces/data/ATTRIBUTION.md` in the package) and are dedicated to the public domain under
 CC0 1.0 as well. `group` is the largest of three stylised ancestry weights, not a demographic.
 
-Made by `python experiments/mini/faces.py`, generator version {version}. The identity seeds
+Made by `python -m experiments.mini.faces`, generator version {version}. The identity seeds
 are those of the role `test`, which no network of the package was trained or tuned on.
 
 `landmarks.npz` holds 189 points of every picture, exact projections of fixed vertices of the

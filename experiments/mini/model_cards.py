@@ -13,7 +13,7 @@ def model_cards(files: dict[str, dict[str, Any]], quality: dict[str, Any]) -> st
     parts = [
         "# Model cards of the embedded profile",
         "",
-        "Written by `python experiments/mini/publish.py` from the weight files and from what it "
+        "Written by `python -m experiments.mini.publish` from the weight files and from what it "
         "measured; do not edit by hand. Trained by this repository's own commands on synthetic "
         "faces rendered from CC0 3-D head data: no photograph of a person is involved. Licence: "
         "MIT.",

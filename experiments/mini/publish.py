@@ -1,7 +1,7 @@
 """Publishes the embedded profile from trained networks: weights, thresholds, pairs, model cards.
 
-    python experiments/mini/publish.py
-    python experiments/mini/publish.py --networks diffae        one of them; the others stay
+    python -m experiments.mini.publish
+    python -m experiments.mini.publish --networks diffae        one of them; the others stay
 
 reads the runs of `task=train/...` below `outputs/` and writes `src/adjointdeis/assets/mini`. The
 order is the protocol: weights first, thresholds from identities that are in no pair, then the pair
@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from model_cards import model_cards
 
 from adjointdeis.evaluation import (
     ScoreTable,
@@ -38,6 +37,7 @@ from adjointdeis.harness import assets
 from adjointdeis.harness.benchmark import OTHER, SOURCE, read_aligned
 from adjointdeis.harness.records import write_record
 from adjointdeis.harness.training.quality import autoencoder_quality
+from experiments.mini.model_cards import model_cards
 from synthetic_faces.pool import Pool, render_pool
 from synthetic_faces.pool_spec import PoolSpec, probe_specs
 

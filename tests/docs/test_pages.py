@@ -1,6 +1,7 @@
 """Every method has a page, every snippet on it runs, and every test that it names exists."""
 
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -100,5 +101,59 @@ def test_every_page_is_in_a_table_of_contents() -> None:
                 if line.strip() and not line.startswith(":")
             }
     pages = {p.resolve().with_suffix("") for p in [*DOCS.rglob("*.md"), *DOCS.glob("*.ipynb")]}
-    built = {p for p in pages if "_build" in p.parts or p.parent.name == "reference"}
+    made = {"_build", "reference", "pages", "jupyter_execute"}
+    built = {p for p in pages if made & set(p.relative_to(DOCS).parts)}
     assert pages - built - listed == {(DOCS / "index").resolve()}
+
+
+def moved_pages() -> dict:
+    """What docs/conf.py says about the pages that live elsewhere."""
+    return runpy.run_path(str(DOCS / "conf.py"))
+
+
+def test_pages_that_live_elsewhere_come_into_the_site_with_their_links(tmp_path) -> None:
+    conf = moved_pages()
+    names = set(conf["ELSEWHERE"].values())
+    studies = {p.relative_to(ROOT).as_posix() for p in ROOT.glob("experiments/*/README.md")}
+    assert len(studies) > 20 and studies < names
+    page, copy = (
+        ROOT / "experiments" / "table4" / "README.md",
+        conf["PAGES"] / "experiments/table4/README.md",
+    )
+
+    def link(text: str, target: str) -> str:
+        return conf["moved"](text, target, page, copy)
+
+    assert link("a", "../table1/README.md#cost") == "[a](../table1/README.md#cost)"
+    assert link("a", "../../docs/choosing.md") == "[a](../../../choosing.md)"
+    assert link("a", "../../README.md") == "[a](../../../index.md)"
+    assert link("a", "../../conf/config.yaml") == "[a](../../../../conf/config.yaml)"
+    assert link("a", "../../CHANGELOG.md") == "[a](../../CHANGELOG.md)"
+    assert link("a", "../../src") == "a"
+    assert link("a", "https://arxiv.org") == "[a](https://arxiv.org)"
+
+
+def test_the_numbers_of_the_front_page_are_those_of_the_pages_it_names() -> None:
+    text = (DOCS / "index.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith("| [")]
+    assert len(rows) == 6
+    for row in rows:
+        study = re.search(r"\(pages/(experiments/\w+/README\.md)\)", row)[1]
+        page = (ROOT / study).read_text()
+        numbers = re.findall(r"\*\*(.+?)\*\*", row)
+        assert numbers and not [n for n in numbers if n not in page], row
+
+
+def test_the_page_on_score_files_runs(tmp_path, monkeypatch, capsys) -> None:
+    from adjointdeis.evaluation.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    text = (DOCS / "evaluation.md").read_text()
+    commands = re.search(r"```bash\n(.*?)```", text, re.S)[1].splitlines()
+    for command in commands:
+        words = command.partition("#")[0].split()
+        assert words.pop(0) == "adjointdeis-eval"
+        assert main(words) == 0, command
+    capsys.readouterr()
+    exec(snippets(DOCS / "evaluation.md")[0], {})
+    assert len(capsys.readouterr().out.splitlines()) == 12

@@ -1,23 +1,15 @@
 """experiments/mini: the frozen faces, and the quality of what was trained."""
 
 import csv
-import importlib
 import json
-import sys
 
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_profile import ROOT
 
 from adjointdeis.harness import assets
+from experiments.mini import faces, publish
 from synthetic_faces.landmarks import TEMPLATE_POINTS
-
-FOLDER = str(ROOT / "experiments" / "mini")
-sys.path.insert(0, FOLDER)
-faces = importlib.import_module("faces")
-publish = importlib.import_module("publish")
-sys.path.remove(FOLDER)  # other experiments have modules of the same names
 
 
 def test_the_file_of_the_benchmark_is_what_the_seeds_say(tmp_path) -> None:
