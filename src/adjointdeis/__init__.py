@@ -4,9 +4,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from adjointdeis.diffusion.conditions import PerStep
     from adjointdeis.diffusion.grid import TimeGrid
     from adjointdeis.diffusion.schedule import DDPM, RectifiedFlow, VPCosine, VPLinear
-    from adjointdeis.gradients.conditions import PerStep
     from adjointdeis.rollout import Encoding, Rollout, encode, sample
 
 __version__ = "0.1.0"
@@ -29,7 +29,7 @@ __all__ = [
 _HOMES = {
     "adjointdeis.diffusion.grid": ("TimeGrid",),
     "adjointdeis.diffusion.schedule": ("DDPM", "RectifiedFlow", "VPCosine", "VPLinear"),
-    "adjointdeis.gradients.conditions": ("PerStep",),
+    "adjointdeis.diffusion.conditions": ("PerStep",),
     "adjointdeis.rollout": ("Encoding", "Rollout", "encode", "sample"),
 }
 

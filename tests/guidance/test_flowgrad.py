@@ -6,7 +6,7 @@ import pytest
 import torch
 from oracles import DIM, MLPDenoiser, agree, mixture, normal, relative_error
 
-from adjointdeis import RectifiedFlow, TimeGrid, sample
+from adjointdeis import PerStep, RectifiedFlow, TimeGrid, sample
 from adjointdeis.gradients import Backprop, DiscreteAdjoint
 from adjointdeis.gradients.flowgrad import FlowGrad
 from adjointdeis.guidance.flowgrad import Controlled, control_trajectory
@@ -58,7 +58,7 @@ def test_the_first_control_moves_the_noise() -> None:
     denoiser, bump = MLPDenoiser(), 0.3 * normal(2, DIM, seed=7)
     us = [bump, *[torch.zeros_like(X)] * 7]
     moved = sample(
-        lambda x, t, z: denoiser(x, t, Z), X, us, solver=Controlled(DDIM()), grid=GRID,
+        lambda x, t, z: denoiser(x, t, Z), X, PerStep(us), solver=Controlled(DDIM()), grid=GRID,
         parameters=list(denoiser.parameters()),
     )  # fmt: skip
     assert agree(moved.x_0, sample(denoiser, X + bump, Z, solver=DDIM(), grid=GRID).x_0)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from oracles import COND, MLPDenoiser, agree, gaussian, inputs, mixture, normal
 
-from adjointdeis import TimeGrid, VPLinear, sample
+from adjointdeis import PerStep, TimeGrid, VPLinear, sample
 from adjointdeis.diffusion import MixtureDenoiser
 from adjointdeis.guidance.freedom import FreeDoM, Known, renoised
 from adjointdeis.guidance.lookahead import Lookahead
@@ -183,8 +183,8 @@ def test_the_travel_window_says_which_steps_are_repeated() -> None:
 
 def test_a_scheduled_condition_is_followed() -> None:
     denoiser, (x, z) = MLPDenoiser(), inputs(steps=6)
-    guided = FreeDoM(scale=0.0).sample(denoiser, x, z, loss=loss, solver=DDIM(), grid=GRID)
-    assert torch.equal(guided.x_0, sample(denoiser, x, z, solver=DDIM(), grid=GRID).x_0)
+    guided = FreeDoM(scale=0.0).sample(denoiser, x, PerStep(z), loss=loss, solver=DDIM(), grid=GRID)
+    assert torch.equal(guided.x_0, sample(denoiser, x, PerStep(z), solver=DDIM(), grid=GRID).x_0)
 
 
 def test_the_known_prediction_serves_one_state_only() -> None:

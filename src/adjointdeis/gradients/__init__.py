@@ -1,5 +1,6 @@
 """Gradient methods: interchangeable objects that differentiate a rollout."""
 
+from adjointdeis.diffusion.conditions import PerStep
 from adjointdeis.extras import MissingPackageError
 from adjointdeis.gradients.adjoint_deis import AdjointDEIS, LargeAdjointStepWarning
 from adjointdeis.gradients.adjoint_dpm import AdjointDPM
@@ -7,7 +8,6 @@ from adjointdeis.gradients.backprop import Backprop
 from adjointdeis.gradients.backsolve import Backsolve
 from adjointdeis.gradients.base import GradientMethod, SecondDerivativeError, StepwiseMethod
 from adjointdeis.gradients.chain import Chain, NotSupportedError, UnreachableLeafError
-from adjointdeis.gradients.conditions import PerStep
 from adjointdeis.gradients.consistency import InconsistentStepError
 from adjointdeis.gradients.cost import Cost
 from adjointdeis.gradients.discrete_adjoint import DiscreteAdjoint

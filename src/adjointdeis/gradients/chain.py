@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
+from adjointdeis.diffusion.conditions import Conditions
 from adjointdeis.diffusion.grid import TimeGrid
 from adjointdeis.diffusion.noise import Noise, RecordedNoise, as_noise
-from adjointdeis.gradients.conditions import Conditions
 from adjointdeis.gradients.cost import Cost, CountedDenoiser
 from adjointdeis.solvers.base import Solver, State, eps_factor
 from adjointdeis.solvers.pair import Pair
@@ -126,7 +126,7 @@ class Chain:
         x, state = x_T, self.initial_state(x_T)
         latents = 1 + len(state)
         for step in range(self.steps):
-            x, state = self.advance(step, x, self.conditions.trees[self.slot(step)], state)
+            x, state = self.advance(step, x, self.conditions.of_step(step), state)
             latents += 1 + len(state)
         return x, latents
 

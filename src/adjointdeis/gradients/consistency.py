@@ -144,6 +144,7 @@ class EvaluationCheck:
         self, x: Tensor, t: Tensor, slot: int, output: Tensor, allowed: float
     ) -> bool | None:
         """Whether the output is the known one; None where x was not evaluated before."""
+        x, output = x.detach(), output.detach()
         for x_then, output_then in self.known.get((round(float(t), 7), slot), ()):
             size, rounding = float(wide(x).norm()), 64 * torch.finfo(x.dtype).eps
             if distance(fingerprint(x), x_then) <= rounding * size:

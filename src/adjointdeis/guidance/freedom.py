@@ -21,6 +21,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from adjointdeis.diffusion.conditions import Conditions
 from adjointdeis.diffusion.grid import Node, TimeGrid
 from adjointdeis.diffusion.transition import eps_weight, path_scale
 from adjointdeis.gradients.cost import Cost, CountedDenoiser
@@ -133,6 +134,7 @@ class FreeDoM:
             )
         _check_count("noise", noise, total if solver.calculus == "sde" else 0)
         _check_count("travel_noise", travel_noise, total - grid.steps)
+        conditions = Conditions.of(z, grid.steps)
         draws, returns = iter(noise or ()), iter(travel_noise or ())
         cost, losses = Cost(), []
         counted = CountedDenoiser(denoiser, cost)
@@ -140,7 +142,7 @@ class FreeDoM:
         state = tuple(solver.initial_state(x, grid)) if hasattr(solver, "initial_state") else ()
         for step in range(grid.steps):
             s, t = grid[step], grid[step + 1]
-            condition = z if z is None or isinstance(z, Tensor) else z[step]
+            condition = conditions.of_step(step)
             for visit in range(visits[step]):
                 ahead = None
                 if self._guides(s):

@@ -22,6 +22,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from adjointdeis.diffusion.conditions import PerStep
 from adjointdeis.diffusion.grid import TimeGrid
 from adjointdeis.gradients import GradientMethod
 from adjointdeis.gradients.cost import Cost
@@ -128,7 +129,7 @@ class Lookahead:
         Args:
             denoiser: noise prediction.
             x: state, shape (B, *).
-            z: condition, or one tensor per step of the whole grid, or None.
+            z: condition as for ``sample``; ``PerStep`` is of the whole grid.
             loss: ``x_0 -> losses`` with shape (B).
             solver: the sampler. With a whole number k an SDE is looked ahead along its
                 probability flow, by DDIM.
@@ -149,7 +150,9 @@ class Lookahead:
             raise ValueError("Lookahead('all') through an SDE solver needs noise= of its steps")
         exact = stochastic and self.steps == "all"
         ahead = solver if exact or not stochastic else DDIM()
-        conditions = z if z is None or isinstance(z, Tensor) else [z[i] for i in nodes[:-1]]
+        conditions = z
+        if isinstance(z, PerStep):
+            conditions = PerStep([z.values[i] for i in nodes[:-1]])
         remembered = FirstPrediction(denoiser)
         with torch.enable_grad():
             leaf = x.detach().requires_grad_()

@@ -86,6 +86,10 @@ class Conditions:
         """Which condition a step uses."""
         return step if self.scheduled else 0
 
+    def of_step(self, step: int) -> Any:
+        """The condition of a step as it was given."""
+        return self.trees[self.slot(step)]
+
     def wanted(self, slot: int) -> tuple[Tensor, ...]:
         """The leaves of a slot at the active places."""
         return tuple(self.leaves[slot][place] for place in self.active)
