@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from adjointdeis import TimeGrid, VPLinear
-from adjointdeis.guidance.implicit_diffusion import Fresh
-from adjointdeis.harness.bench.weights import Weights
+from adjointdeis.guidance.problem import Batch, Instance, WeightProblem
 from adjointdeis.solvers import DDIM
 
 
@@ -35,21 +34,22 @@ class Toy:
     samples: int = 4
     poisoned: int | None = None
 
-    def instance(self, seed: int) -> Weights:
+    def instance(self, seed: int) -> Instance:
         denoiser = Linear()
 
-        def draw(iteration: int) -> Fresh:
+        def draw(iteration: int) -> Batch:
             generator = torch.Generator().manual_seed(100 * seed + iteration)
             x_T, z = torch.randn(2, self.samples, 2, generator=generator, dtype=torch.float64)
             if iteration == self.poisoned:
                 x_T[0] = float("nan")
-            return Fresh(x_T, z)
+            return Batch(x_T, z)
 
         def loss(x_0: Tensor) -> Tensor:
             return (x_0 - 1.0).square().sum(1)
 
-        def quality() -> dict[str, Tensor]:
+        def quality(_) -> dict[str, Tensor]:
             return {"slope": denoiser.slope.detach().reshape(1)}
 
         grid = TimeGrid.uniform_lmbda(VPLinear(), 5)
-        return Weights(denoiser, DDIM(), grid, draw, loss, quality)
+        problem = WeightProblem(denoiser, draw, loss=loss, solver=DDIM(), grid=grid)
+        return Instance(problem, quality)

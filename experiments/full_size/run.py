@@ -25,10 +25,10 @@ from adjointdeis.faces.networks import DiffAE, DiffAEConfig, IResNet, IResNetCon
 from adjointdeis.faces.recognisers.crop import FaceCrop
 from adjointdeis.gradients import AdjointDEIS, DiscreteAdjoint
 from adjointdeis.guidance.latent_optimisation import LatentOptimisation
+from adjointdeis.guidance.problem import LatentProblem
 from adjointdeis.morphing.autoencoder import Autoencoder
 from adjointdeis.morphing.dim import DiM
 from adjointdeis.morphing.identity_loss import IdentityLoss
-from adjointdeis.rollout import sample
 from adjointdeis.solvers import DDIM
 
 STEPS = 2
@@ -79,13 +79,16 @@ def one_step(method: str) -> dict[str, float]:
     x_T, z = torch.randn(1, 3, 256, 256), torch.randn(1, 512)
     v_a, v_b = torch.randn(2, 1, 512)
     grid = DiM(name="d", sampling_steps=STEPS).sampling_grid(autoencoder.schedule)
-    optimisation = LatentOptimisation(
-        partial(sample, autoencoder.denoiser, solver=DDIM(), grid=grid, gradient=METHODS[method]),
-        lambda x_0: loss(x_0, v_a, v_b).loss,
+    problem = LatentProblem(
+        autoencoder.denoiser,
         x_T,
         z,
-        partial(torch.optim.SGD, lr=0.1),
+        loss=lambda x_0, rows: loss(x_0, v_a, v_b).loss,
+        solver=DDIM(),
+        grid=grid,
     )
+    sgd = partial(torch.optim.SGD, lr=0.1)
+    optimisation = LatentOptimisation(1, sgd, METHODS[method]).start(problem)
     loaded, start = peak_gib(), time.perf_counter()
     step = optimisation.step()
     seconds = time.perf_counter() - start
@@ -95,8 +98,8 @@ def one_step(method: str) -> dict[str, float]:
         "seconds": round(seconds, 1),
         "peak_gib": round(peak_gib(), 2),
         "peak_gib_before": round(loaded, 2),
-        "nfe": step.rollout.cost.nfe,
-        "vjps": step.rollout.cost.vjps,
+        "nfe": step.cost.nfe,
+        "vjps": step.cost.vjps,
     }
 
 

@@ -2,7 +2,7 @@
 
 python -m experiments.guidance.publish [outputs/guidance]
 
-A run of some rows (``task.only=...``) replaces those rows and leaves the others as they are.
+A run of some rows (``only=...``) replaces those rows and leaves the others as they are.
 """
 
 import json
@@ -10,7 +10,7 @@ import re
 import sys
 from pathlib import Path
 
-from adjointdeis.harness.bench.document import tables
+from experiments.guidance.tables import tables
 
 
 def written(readme: str, result: dict) -> str:

@@ -61,7 +61,7 @@ head; the first 68 are iBUG's.
 
 
 @dataclass(frozen=True)
-class Subject:
+class Person:
     """One identity of the benchmark; ``subject_id`` is a three-digit string."""
 
     subject_id: str
@@ -69,9 +69,9 @@ class Subject:
     identity: Identity
 
 
-def choose_subjects(per_sex: int = _PER_SEX) -> list[Subject]:
+def choose_subjects(per_sex: int = _PER_SEX) -> list[Person]:
     """The first identities of role ``test``, skipping a sex once it has its share."""
-    chosen: list[Subject] = []
+    chosen: list[Person] = []
     count = {"female": 0, "male": 0}
     index = 0
     while len(chosen) < 2 * per_sex:
@@ -79,12 +79,12 @@ def choose_subjects(per_sex: int = _PER_SEX) -> list[Subject]:
         identity = sample_identity(seed)
         if count[identity.shape.sex] < per_sex:
             count[identity.shape.sex] += 1
-            chosen.append(Subject(f"{len(chosen) + 1:03d}", seed, identity))
+            chosen.append(Person(f"{len(chosen) + 1:03d}", seed, identity))
         index += 1
     return chosen
 
 
-def _pictures(subject: Subject) -> Iterator[tuple[str, Expression, Capture]]:
+def _pictures(subject: Person) -> Iterator[tuple[str, Expression, Capture]]:
     """Code, expression and capture of a subject's pictures, from its seed alone."""
     streams = Streams(subject.seed)
     amount = streams.uniform("benchmark smile amount", 0.75, 1.0)
@@ -95,7 +95,7 @@ def _pictures(subject: Subject) -> Iterator[tuple[str, Expression, Capture]]:
         yield code, face, sample_capture(streams(f"benchmark capture {code}"))
 
 
-def _png(picture: torch.Tensor, subject: Subject, expression: str) -> bytes:
+def _png(picture: torch.Tensor, subject: Person, expression: str) -> bytes:
     notes = PngInfo()
     for key, text in {
         "Description": NOTICE,
@@ -111,7 +111,7 @@ def _png(picture: torch.Tensor, subject: Subject, expression: str) -> bytes:
 
 def write_benchmark(
     directory: str | os.PathLike, per_sex: int = _PER_SEX, size: int = 64, progress: bool = True
-) -> list[Subject]:
+) -> list[Person]:
     """Writes the pictures, ``subjects.csv`` and a README; existing files are replaced.
 
     Args:
@@ -141,7 +141,7 @@ def write_benchmark(
     return subjects
 
 
-def write_landmarks(path: Path, subjects: Sequence[Subject], size: int = 64) -> None:
+def write_landmarks(path: Path, subjects: Sequence[Person], size: int = 64) -> None:
     """Writes the landmarks of every picture, which the seeds determine: no picture is rendered.
 
     Args:

@@ -114,7 +114,7 @@ class Curve:
 class Judged:
     """Pairs, judges and bootstrap; ``only`` keeps some of the pairs.
 
-    Arguments:
+    Args:
         study: Networks and faces.
         pairs: Whose scores there are, in their order.
         only: Morph ids; None takes all.

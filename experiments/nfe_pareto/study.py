@@ -21,6 +21,7 @@ from adjointdeis.faces.datasets.pairs import Pair
 from adjointdeis.faces.tensors import to_tensor, to_uint8
 from adjointdeis.gradients import AdjointDEIS, DiscreteAdjoint
 from adjointdeis.guidance.latent_optimisation import LatentOptimisation
+from adjointdeis.guidance.problem import LatentProblem
 from adjointdeis.harness import assets
 from adjointdeis.harness.benchmark import SOURCE, load_benchmark, read_aligned
 from adjointdeis.harness.encodings import Encodings
@@ -29,7 +30,6 @@ from adjointdeis.harness.records import write_record
 from adjointdeis.harness.scoring import PROBES
 from adjointdeis.morphing.identity_loss import IdentityLoss
 from adjointdeis.morphing.latents import morph_latents, sde_morph_latents
-from adjointdeis.rollout import sample
 from adjointdeis.solvers import DDIM, SDEDPMSolver
 
 OPTIMISERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
@@ -45,7 +45,7 @@ OPTIMISERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 class Setting:
     """One curve of the study.
 
-    Arguments:
+    Args:
         gradient: "exact" or "AdjointDEIS-1".
         calculus: "ode" or "sde".
         optimiser: Key of ``OPTIMISERS``.
@@ -162,30 +162,29 @@ class Study:
             v_a, v_b = (self.identity.features(side) for side in images)
         exact = DiscreteAdjoint(keep_activations=setting.n)
         gradient = exact if setting.gradient == "exact" else AdjointDEIS()
-        optimisation = LatentOptimisation(
-            lambda x_T, z: sample(
-                self.autoencoder.denoiser,
-                x_T,
-                z,
-                solver=SDEDPMSolver() if setting.calculus == "sde" else DDIM(),
-                grid=grid,
-                noise=latents.noise,
-                gradient=gradient,
-            ),
-            lambda x_0: self.loss(x_0, v_a, v_b).loss,
+        problem = LatentProblem(
+            self.autoencoder.denoiser,
             latents.x_T,
             latents.z,
-            partial(OPTIMISERS[setting.optimiser], lr=setting.lr),
-            setting.z_lr,
+            loss=lambda x_0, rows: self.loss(x_0, v_a, v_b).loss,
+            solver=SDEDPMSolver() if setting.calculus == "sde" else DDIM(),
+            grid=grid,
+            noise=latents.noise,
         )
+        optimisation = LatentOptimisation(
+            setting.steps,
+            partial(OPTIMISERS[setting.optimiser], lr=setting.lr),
+            gradient,
+            setting.z_lr,
+        ).start(problem)
         rows = []
         for step in range(setting.steps + 1):
             if step < setting.steps:
                 seen = optimisation.step()
-                rollout, loss = seen.rollout, seen.loss
+                x_0, loss = seen.x_0, seen.loss
             else:
-                rollout, loss = optimisation.evaluate()
-            x_0 = rollout.x_0.detach()
+                found = optimisation.outcome()
+                x_0, loss = found.x_0, found.loss
             with torch.no_grad():
                 distances = self.loss(x_0, v_a, v_b)
             rows.append(
@@ -218,7 +217,7 @@ def run(
 ) -> list[dict[str, Any]] | None:
     """Trajectories of every pair under a setting, by step; what is on disk is not repeated.
 
-    Arguments:
+    Args:
         study: Networks and faces.
         setting: What to run.
         pairs: Whom to morph.

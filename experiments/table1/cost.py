@@ -13,11 +13,8 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 
 from adjointdeis.harness.tasks.morph import chosen_attacks
-from adjointdeis.morphing.adjoint_dim import GuidedDiM
 from adjointdeis.morphing.attack import Attack
 from adjointdeis.morphing.dim import DiM
-from adjointdeis.morphing.greedy_dim import GreedyDiM, GreedyDiMSearch
-from adjointdeis.morphing.morph_pipe import MorphPIPE
 
 ROOT = Path(__file__).parents[2]
 PAIRS, FACES, PAPER_HOURS = 489, 102, 7.0
@@ -26,25 +23,17 @@ GFLOP = json.loads((ROOT / "experiments" / "full_size" / "result.json").read_tex
 
 def per_pair(attack: DiM) -> float:
     """GFLOP of one pair without its encoding."""
-    price = attack.price()
-    work = price.forward * GFLOP["denoiser"] + price.vjps * GFLOP["denoiser_and_vjp"]
-    work += price.loss_gradients * GFLOP["recogniser_and_vjp"]
-    if isinstance(attack, GuidedDiM):
-        work += attack.optimisation_steps * GFLOP["recogniser_and_vjp"]
-    if isinstance(attack, MorphPIPE):
-        work += attack.blends * GFLOP["recogniser"]
-    if isinstance(attack, GreedyDiMSearch):
-        work += attack.blends * attack.sampling_steps * GFLOP["recogniser"]
-    if isinstance(attack, GreedyDiM):
-        work += attack.sampling_steps * GFLOP["recogniser"]
-    return work
+    cost = attack.device_cost()
+    work = cost.nfe_forward * GFLOP["denoiser"] + cost.vjps * GFLOP["denoiser_and_vjp"]
+    work += cost.loss_gradients * GFLOP["recogniser_and_vjp"]
+    return work + cost.loss_evaluations * GFLOP["recogniser"]
 
 
 def encoding(attack: DiM) -> float:
     """GFLOP of encoding for all pairs: every face once, or every pair's own images."""
     own = attack.pre_morph != "none" or attack.stochastic
     images = 2 * PAIRS if own else FACES
-    return images * (attack.price().encode * GFLOP["denoiser"] + GFLOP["codes"])
+    return images * (attack.expected_cost().encode * GFLOP["denoiser"] + GFLOP["codes"])
 
 
 def rows() -> list[Attack]:
@@ -61,7 +50,7 @@ def rows() -> list[Attack]:
 def main() -> None:
     latent = [attack for attack in rows() if isinstance(attack, DiM)]
     guided = next(a for a in latent if a.name == "adjoint_deis_ode")
-    whole = PAIRS * (per_pair(guided) + 2 * guided.price().encode * GFLOP["denoiser"])
+    whole = PAIRS * (per_pair(guided) + 2 * guided.expected_cost().encode * GFLOP["denoiser"])
     rate = whole / (PAPER_HOURS * 3600)
     print(f"{whole / 1e6:.0f} PFLOP in {PAPER_HOURS:g} hours: {rate / 1e3:.0f} TFLOP/s\n")
     print("| row | NFE | TFLOP a pair | encoding, PFLOP | hours, 489 pairs |")

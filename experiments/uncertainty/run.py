@@ -10,11 +10,27 @@ from pathlib import Path
 from typing import Any
 
 from adjointdeis.evaluation import wilson
-from adjointdeis.evaluation.markdown import percent, table
+from adjointdeis.evaluation.markdown import table
 from adjointdeis.evaluation.simulate import DyadicModel
 from adjointdeis.evaluation.storage import write_json
+from adjointdeis.evaluation.tables import percent
 from adjointdeis.files import write_atomically
-from experiments.uncertainty.coverage import coverage_study, to_dict
+from experiments.uncertainty.coverage import coverage_study, model_of_rate, to_dict
+
+# Rates near the edge and few subjects, with as many morphs as such studies make.
+RATES = (0.5, 0.9, 0.97, 0.99, 0.995)
+SIZES = {10: 45, 30: 100, 86: 100}
+GRID: dict[str, dict[str, Any]] = {
+    f"MMPMR {100 * rate:g}%, {n_subjects} subjects, FMR {100 * fmr:g}%": {
+        "model": model_of_rate(rate, fmr),
+        "fmr": fmr,
+        "n_subjects": n_subjects,
+        "n_morphs": n_morphs,
+    }
+    for fmr in (0.001, 0.01)
+    for n_subjects, n_morphs in SIZES.items()
+    for rate in RATES
+}
 
 # Subject effects as a share of the noise: none, modest, strong; morph strength keeps MMPMR inside.
 SCENARIOS: dict[str, dict[str, Any]] = {
@@ -33,14 +49,14 @@ SCENARIOS: dict[str, dict[str, Any]] = {
 
 
 def main() -> None:
-    """Runs every scenario at FRLL size: 102 subjects, 489 morphs, 10,302 impostor comparisons."""
+    """Runs every scenario at the paper's size, then every cell of the grid of rates and sizes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--studies", type=int, default=400)
     parser.add_argument("--replicates", type=int, default=400)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     options = parser.parse_args()
     results, lines = [], []
-    for name, arguments in SCENARIOS.items():
+    for name, arguments in {**SCENARIOS, **GRID}.items():
         started = time.perf_counter()
         fmr = arguments.get("fmr", 0.001)
         found = coverage_study(

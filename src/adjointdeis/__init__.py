@@ -6,7 +6,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from adjointdeis.diffusion.conditions import PerStep
     from adjointdeis.diffusion.grid import TimeGrid
-    from adjointdeis.diffusion.schedule import DDPM, RectifiedFlow, VPCosine, VPLinear
+    from adjointdeis.diffusion.schedule import (
+        DDPM,
+        RectifiedFlow,
+        VarianceExploding,
+        VPCosine,
+        VPLinear,
+    )
     from adjointdeis.rollout import Encoding, Rollout, encode, sample
 
 __version__ = "0.1.0"
@@ -20,6 +26,7 @@ __all__ = [
     "TimeGrid",
     "VPCosine",
     "VPLinear",
+    "VarianceExploding",
     "encode",
     "sample",
 ]
@@ -28,7 +35,13 @@ __all__ = [
 # command line must not wait seconds for one.
 _HOMES = {
     "adjointdeis.diffusion.grid": ("TimeGrid",),
-    "adjointdeis.diffusion.schedule": ("DDPM", "RectifiedFlow", "VPCosine", "VPLinear"),
+    "adjointdeis.diffusion.schedule": (
+        "DDPM",
+        "RectifiedFlow",
+        "VPCosine",
+        "VPLinear",
+        "VarianceExploding",
+    ),
     "adjointdeis.diffusion.conditions": ("PerStep",),
     "adjointdeis.rollout": ("Encoding", "Rollout", "encode", "sample"),
 }

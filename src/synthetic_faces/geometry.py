@@ -22,7 +22,7 @@ _FACE_SIZE = 0.228 * 1.22
 
 
 @dataclass(frozen=True, eq=False)
-class Landmarks:
+class VertexSets:
     """Vertex sets that place the head: eyeballs, mouth and the pivot of the neck."""
 
     left_eye: Tensor
@@ -33,12 +33,12 @@ class Landmarks:
 
 
 @lru_cache(maxsize=2)
-def landmarks(assets: HeadAssets) -> Landmarks:
+def landmarks(assets: HeadAssets) -> VertexSets:
     """The vertex sets of the assets."""
     x, y, z = assets.mean.unbind(1)
     mouth = (y > 6.6) & (y < 6.75) & (x.abs() < 0.12) & (z > 1.4)
     neck = (y > 5.95) & (y < 6.35) & (z < 0.9)
-    return Landmarks(
+    return VertexSets(
         left_eye=assets.vertices_of(LEFT_EYE),
         right_eye=assets.vertices_of(RIGHT_EYE),
         mouth=torch.nonzero(mouth).squeeze(1),

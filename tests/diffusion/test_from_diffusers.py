@@ -199,6 +199,21 @@ def test_a_transformer_is_called_by_the_same_names() -> None:
     compare(transformer, x_0, x_T, z, theirs)
 
 
+@pytest.mark.parametrize("kind", ["v_prediction", "sample"])
+def test_zero_terminal_signal_with_our_own_sampler(kind: str, conditional) -> None:
+    scheduler = diffusers.DDIMScheduler(
+        clip_sample=False, rescale_betas_zero_snr=True, prediction_type=kind,
+        timestep_spacing="trailing",
+    )  # fmt: skip
+    x_T, z = normal(2, 4, 8, 8, seed=1).requires_grad_(), normal(2, 3, 12, seed=2).requires_grad_()
+    model = from_diffusers(conditional, scheduler)
+    grid = model.grid(STEPS)
+    assert grid.steps == STEPS and grid[0].alpha == 0.0
+    x_0 = sample(model.denoiser, x_T, z, solver=DDIM(), grid=grid).x_0
+    scheduler.set_timesteps(STEPS)
+    compare(conditional, x_0, x_T, z, own_loop(conditional, scheduler, x_T, z))
+
+
 def test_what_is_not_understood_is_named(unconditional) -> None:
     for arguments, message in (
         ({"prediction_type": "score"}, "prediction_type='score'"),

@@ -5,11 +5,17 @@ import math
 import pytest
 import torch
 
-from adjointdeis import DDPM, RectifiedFlow, VPCosine, VPLinear
+from adjointdeis import DDPM, RectifiedFlow, VarianceExploding, VPCosine, VPLinear
 from adjointdeis.diffusion import Schedule
 
+
+def no_terminal_signal() -> DDPM:
+    return DDPM(torch.cat((torch.linspace(1e-4, 0.02, 999, dtype=torch.float64), torch.ones(1))))
+
+
 SCHEDULES = [VPLinear(), VPLinear(0.2, 12.0), VPCosine(), DDPM(), RectifiedFlow()]
-IDS = ["vp", "vp-other", "cosine", "ddpm", "flow"]
+SCHEDULES += [VarianceExploding(80.0), no_terminal_signal()]
+IDS = ["vp", "vp-other", "cosine", "ddpm", "flow", "ve", "zero-snr"]
 each_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=IDS)
 
 
@@ -45,6 +51,7 @@ def test_the_levels_are_consistent(schedule: Schedule) -> None:
     torch.testing.assert_close((alpha / sigma).log(), lmbda, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(schedule.rho(t), torch.exp(-lmbda), rtol=1e-11, atol=0.0)
     total = alpha + sigma if isinstance(schedule, RectifiedFlow) else alpha**2 + sigma**2
+    total = alpha if isinstance(schedule, VarianceExploding) else total
     torch.testing.assert_close(total, torch.ones_like(t), rtol=1e-12, atol=0.0)
 
 
@@ -106,3 +113,23 @@ def test_impossible_schedules_are_refused() -> None:
         VPCosine(0.0)
     with pytest.raises(ValueError, match="betas"):
         DDPM(torch.tensor([0.1, 1.2]))
+    with pytest.raises(ValueError, match="betas"):
+        DDPM(torch.tensor([1.0, 0.5]))
+    with pytest.raises(ValueError, match="positive sigma_max"):
+        VarianceExploding(0.0)
+
+
+def test_zero_terminal_signal_is_the_last_timestep_alone() -> None:
+    schedule = no_terminal_signal()
+    levels = schedule.alpha(schedule.t_of_timestep(torch.arange(1000)))
+    assert float(levels[-1]) == 0.0 and float(schedule.sigma(1.0)) == 1.0
+    assert float(schedule.rho(1.0)) == math.inf and float(schedule.lmbda(1.0)) == -math.inf
+    assert schedule.t_max == 0.999 and float(schedule.alpha(schedule.t_max)) == float(levels[-2])
+    # alpha is linear in the last cell.
+    assert float(schedule.alpha(0.9995)) == pytest.approx(0.5 * float(levels[-2]), rel=1e-9)
+    late = torch.tensor([0.9991, 0.9995, 0.99999], dtype=torch.float64)
+    torch.testing.assert_close(schedule.t_of(schedule.lmbda(late)), late, rtol=1e-12, atol=0.0)
+    assert float(schedule.t_of(-math.inf)) == 1.0
+    step = 1e-7
+    slope = (schedule.lmbda(late[:2] + step) - schedule.lmbda(late[:2] - step)) / (2 * step)
+    torch.testing.assert_close(schedule.dlmbda(late[:2]), slope, rtol=1e-5, atol=0.0)

@@ -30,7 +30,7 @@ def names() -> dict:
         normal(3, 4, 3, seed=1),
         normal(3, seed=2),
     )
-    return {
+    given = {
         "denoiser": denoiser,
         "x_T": normal(2, 4, seed=3).requires_grad_(),
         "z": normal(2, 3, seed=4).requires_grad_(),
@@ -39,6 +39,9 @@ def names() -> dict:
         "objective": lambda x_0: x_0.square().sum(1),
         "sample": __import__("adjointdeis").sample,
     }
+    (overview,) = snippets(DOCS / "methods" / "index.md")
+    exec(compile(overview, "index.md", "exec"), given)
+    return given
 
 
 def snippets(page: Path) -> list[str]:
@@ -84,7 +87,7 @@ def test_every_guidance_algorithm_has_a_page() -> None:
     modules = {
         path.stem
         for path in (ROOT / "src" / "adjointdeis" / "guidance").glob("*.py")
-        if path.stem not in {"__init__", "catalogue", "per_sample", "sampler"}
+        if path.stem not in {"__init__", "catalogue", "per_sample", "problem"}
     }
     # Two share the page of what they are a form of.
     modules -= {"fine_tuning", "implicit_langevin"}

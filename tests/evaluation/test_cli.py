@@ -58,7 +58,7 @@ def test_other_commands_print_their_tables(scores, capsys):
     assert "McNemar p" in capsys.readouterr().out
     assert main(["map", str(scores), "--replicates", "0"]) == 0
     printed = capsys.readouterr().out
-    assert "MAP[r, c] in % of N = 20: strong, probe other" in printed
+    assert "Attack: **strong**; Probe: **other**" in printed and "MAP[r, c] in %" in printed
     assert "G-MAP over all attacks" in printed and "strong, weak" in printed
     det = scores.with_name("det.csv")
     assert main(["mad", str(scores), "--det", str(det)]) == 0
@@ -78,8 +78,10 @@ def test_convert(tmp_path, capsys):
     source = tmp_path / "m.txt"
     source.write_text("m; a; 1; 0.5\nm; b; 1; 0.4\n")
     out = tmp_path / "scores.csv"
-    code = main(["convert", "--from", "mvr", str(source), "--into", str(out), "--system", "arc"])
-    assert code == 0
+    command = ["convert", "--from", "mvr", str(source), "--into", str(out), "--system", "arc"]
+    assert main(command) == 2
+    assert "state --probe source" in capsys.readouterr().err
+    assert main([*command, "--probe", "other"]) == 0
     assert read_scores(out).unique("system") == ["arc"]
     again = tmp_path / "again.txt"
     assert (

@@ -4,8 +4,13 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from adjointdeis.evaluation import DetectionError, ScoreTable
-from adjointdeis.evaluation.detection import WORST, DetectionScores, detection_rows
+from adjointdeis.evaluation import DetectionError, ScoreTable, clopper_pearson
+from adjointdeis.evaluation.detection import (
+    OPERATING_POINTS,
+    WORST,
+    DetectionScores,
+    detection_rows,
+)
 
 scores = st.lists(st.integers(-4, 4).map(float), min_size=1, max_size=25).map(np.array)
 
@@ -109,7 +114,9 @@ def test_rows_of_a_table(table):
     assert rows[0]["bscer10"]["k"] == detector.bscer_at_macer(0.1, "strong").k
     assert rows[1]["macer100"]["k"] == detector.macer_at_bscer(0.01, "weak").k
     worst = max((row["macer10"] for row in rows[:2]), key=lambda found: found["value"])
-    assert rows[2]["macer10"] == worst
+    assert [rows[2]["macer10"][key] for key in ("k", "n", "tau")] == [
+        worst[key] for key in ("k", "n", "tau")
+    ]
     with pytest.raises(DetectionError, match="no mad row of system 'other'"):
         DetectionScores.from_table(table, "other")
 
@@ -119,4 +126,36 @@ def test_direction_of_a_table_comes_from_its_score_type(table):
     mirrored = ScoreTable.from_rows(
         [r | {"score": -r["score"], "score_type": "dissimilarity"} for r in rows]
     )
-    assert detection_rows(mirrored) == detection_rows(table)
+
+    def without_taus(rows):
+        found = [{k: v for k, v in row.items() if k != "d_eer_tau"} for row in rows]
+        points = [{k: {**row[k], "tau": 0} for k in OPERATING_POINTS} for row in found]
+        return [row | own for row, own in zip(found, points, strict=True)]
+
+    assert without_taus(detection_rows(mirrored)) == without_taus(detection_rows(table))
+
+
+def test_intervals_of_detection_resample_people_and_do_not_collapse(table):
+    rows = detection_rows(table, replicates=100)
+    assert {row["resampled"] for row in rows} == {"subjects"}
+    for row in rows:
+        assert row["d_eer_lo"] <= row["d_eer"] <= row["d_eer_hi"]
+        for name in OPERATING_POINTS:
+            point = row[name]
+            assert point["lo"] <= point["value"] <= point["hi"]
+            # Wider than images taken as independent: the people are fewer than the images.
+            lo, hi = clopper_pearson(point["k"], point["n"])
+            assert point["hi"] - point["lo"] > 0.9 * (hi - lo)
+        assert "too few for" in row["verdict"] and "30 wanted" in row["verdict"]
+    nobody = table.select(kind="mad").to_rows()
+    nobody = [r | {"subject_id": "", "ref_subject_id": ""} for r in nobody]
+    anonymous = detection_rows(ScoreTable.from_rows(nobody), replicates=50)
+    assert {row["resampled"] for row in anonymous} == {"images"}
+    exact = detection_rows(table, replicates=0)
+    assert exact[0]["d_eer"] == rows[0]["d_eer"] and exact[0]["d_eer_hi"] > exact[0]["d_eer"]
+
+
+def test_a_detector_in_the_wrong_direction_is_said(table):
+    rows = [r | {"score_type": "dissimilarity"} for r in table.select(kind="mad").to_rows()]
+    found = detection_rows(ScoreTable.from_rows(rows), replicates=0)
+    assert all("worse than chance" in row["verdict"] for row in found)

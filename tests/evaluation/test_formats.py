@@ -106,7 +106,8 @@ def test_round_trip_is_exact(case, tmp_path):
 
 def test_every_format_has_a_round_trip():
     covered = {case.split("-")[0] for case in ROUND_TRIPS} | {"revelio"}
-    assert covered == set(FORMATS)
+    # Tables and matrices of one's own are read only.
+    assert covered == set(FORMATS) - {"generic", "matrix"}
 
 
 def test_revelio_round_trip_keeps_scores_by_class(tmp_path):

@@ -58,7 +58,9 @@ def test_comparison_counts_pairs_by_brute_force(table):
 
 def test_an_attack_does_not_differ_from_itself(table):
     for c in compare_attacks(table, "weak", "weak", probe_policy="source", replicates=50):
-        assert (c.difference, c.lo, c.hi, c.p_value) == (0.0, 0.0, 0.0, 1.0)
+        assert (c.difference, c.p_value) == (0.0, 1.0)
+        # Where two attacks never differed, how rare a difference may be is all that is known.
+        assert c.lo == -c.hi < 0
 
 
 def test_only_common_pairs_count():

@@ -1,6 +1,7 @@
 """Rows of `evaluate`: against direct computation, under every policy, and what they refuse."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from adjointdeis.evaluation import (
     threshold_at_fmr,
     vulnerability,
 )
+from adjointdeis.evaluation.operating import DirectionWarning
 
 
 def test_rows_equal_direct_computation(table):
@@ -223,3 +225,75 @@ def test_separate_impostor_people_are_drawn_apart(table):
     found = evaluate(ScoreTable.from_rows(rows), replicates=100)
     assert {r["bootstrap_tau"] for r in found} == {"re-estimated"}
     assert all(r["bootstrap_lo"] < r["bootstrap_hi"] for r in found)
+
+
+def _turned(table, kinds=("mated", "nonmated", "morph")):
+    rows = [r | {"score_type": "dissimilarity"} for r in table.to_rows() if r["kind"] in kinds]
+    return ScoreTable.from_rows(rows)
+
+
+def test_a_reversed_direction_is_refused(table):
+    with pytest.raises(
+        ScoreError, match=r"of \d+ mated .* is score_type 'dissimilarity' the wrong"
+    ):
+        evaluate(_turned(table), replicates=0)
+
+
+def test_few_scores_on_the_wrong_side_are_a_warning():
+    rows = [
+        {"kind": kind, "system": "x", "subject_id": "a", "ref_subject_id": other, "probe_id": "p",
+         "ref_id": other, "score": score, "score_type": "similarity"}
+        for kind, other, score in (("mated", "a", 0.1), ("nonmated", "b", 0.3))
+    ]  # fmt: skip
+    with pytest.warns(DirectionWarning, match="in 0% of the couples"):
+        estimate_thresholds(ScoreTable.from_rows(rows), "x")
+
+
+def test_a_threshold_without_a_model_is_refused_where_there_are_several(table):
+    (record,) = estimate_thresholds(table, "arcface")
+    nameless = replace(record, model="")
+    with pytest.raises(PolicyError, match=r'names no model.*state "model"'):
+        evaluate(table, [nameless], replicates=0)
+    one = table.select(system="arcface")
+    assert evaluate(one, [nameless], replicates=0)[0]["tau"] == record.value
+
+
+def test_two_thresholds_for_one_condition_are_refused(table):
+    (record,) = estimate_thresholds(table, "arcface")
+    with pytest.raises(PolicyError, match="two threshold records of 'arcface'"):
+        evaluate(table, [record, replace(record, value=0.9)], systems=["arcface"], replicates=0)
+    twice = evaluate(table, [record, record], systems=["arcface"], replicates=0)
+    assert len(twice) == len(evaluate(table, [record], systems=["arcface"], replicates=0))
+
+
+def test_doubled_choices_do_not_double_rows(table):
+    once = evaluate(table, replicates=0)
+    asked = {"fmr": [0.001, 0.001], "impostor_policies": "all"}
+    assert evaluate(table, **asked, systems=["adaface", "arcface", "adaface"], replicates=0) == [
+        row for row in once if row["system"] in ("adaface", "arcface")
+    ]
+
+
+def test_rows_state_the_other_end_of_the_same_fmr(table):
+    for row in evaluate(table, fmr=(0.05,), replicates=0):
+        assert row["tau_strictest"] > row["tau"] and row["k_strictest"] <= row["k"]
+        strictest = np.nextafter(row["tau_strictest"], -np.inf)
+        impostors = table.select(kind="nonmated", system=row["system"]).oriented
+        assert (impostors > strictest).sum() == (impostors > row["tau"]).sum()
+
+
+def test_a_comparison_listed_in_both_orders_counts_once(table):
+    rows = table.select(system="arcface").to_rows()
+    mirrored = [
+        r | {"subject_id": r["ref_subject_id"], "ref_subject_id": r["subject_id"],
+             "probe_id": r["ref_id"], "ref_id": r["probe_id"]}
+        for r in rows if r["kind"] == "nonmated"
+    ]  # fmt: skip
+    (once,) = estimate_thresholds(ScoreTable.from_rows(rows), "arcface", (0.05,))
+    (twice,) = estimate_thresholds(ScoreTable.from_rows([*rows, *mirrored]), "arcface", (0.05,))
+    assert (twice.k, twice.n, twice.value) == (once.k, once.n, once.value)
+    # Neutral against smiling, both ways: two comparisons of one pair of people.
+    assert once.n_people == once.n / 2 and once.k_people <= once.k
+    other = [r | {"score": r["score"] + 0.001} for r in mirrored]
+    (asymmetric,) = estimate_thresholds(ScoreTable.from_rows([*rows, *other]), "arcface", (0.05,))
+    assert asymmetric.n == 2 * once.n and asymmetric.n_people == once.n_people

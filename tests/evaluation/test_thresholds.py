@@ -93,7 +93,7 @@ def test_fmr_out_of_range(fmr):
 def test_bad_scores():
     with pytest.raises(EvaluationError, match="no impostor score"):
         threshold_at_fmr(np.array([np.nan]), 0.1)
-    with pytest.raises(EvaluationError, match="must be finite"):
+    with pytest.raises(EvaluationError, match="a score is infinite"):
         threshold_at_fmr(np.array([1.0, np.inf]), 0.1)
     with pytest.raises(EvaluationError, match="score_type 'cosine'"):
         threshold_at_fmr(np.array([1.0]), 0.1, score_type="cosine")

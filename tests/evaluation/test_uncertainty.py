@@ -4,14 +4,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from adjointdeis.evaluation import EvaluationError, group, vulnerability
+from adjointdeis.evaluation import EvaluationError, clopper_pearson, group, vulnerability
 from adjointdeis.evaluation.simulate import DyadicModel, simulate
 from adjointdeis.evaluation.thresholds import allowed_false_matches
 from adjointdeis.evaluation.uncertainty import (
     bootstrap_fnmr,
     bootstrap_rates,
     bootstrap_thresholds,
+    covering_interval,
     draw_subjects,
+    independent_morphs,
     morph_weights,
     percentile_interval,
 )
@@ -130,3 +132,28 @@ def test_unknown_subject():
         draws.index(np.array(["a", "z"]))
     with pytest.raises(EvaluationError, match="expected at least 1"):
         draw_subjects(["a"], replicates=0, seed=0)
+
+
+def test_morphs_that_share_no_subject_are_counted():
+    def of(pairs):
+        morph = np.repeat(np.arange(len(pairs)), 2)
+        return independent_morphs(group(np.zeros(2 * len(pairs)), morph, np.ravel(pairs)))
+
+    assert of([(0, 1), (2, 3), (4, 5)]) == 3
+    assert of([(0, i) for i in range(1, 9)]) == 1  # a star: one person in every morph
+    assert of([(0, 1), (1, 2), (2, 3)]) == 2  # a path: its ends, not its middle
+    every = [(i, j) for i in range(8) for j in range(i)]
+    assert of(every) == 4
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_the_interval_does_not_collapse_at_the_edges(value):
+    lo, hi = covering_interval(np.full(50, value), value, 20)
+    assert (lo, hi) == clopper_pearson(20 * value, 20) and hi - lo > 0.1
+
+
+def test_the_interval_is_the_wider_end_on_each_side():
+    values = np.linspace(0.2, 0.8, 1001)
+    assert covering_interval(values, 0.5, 10_000) == percentile_interval(values)
+    lo, hi = covering_interval(values, 0.5, 4)
+    assert (lo, hi) == clopper_pearson(2, 4) and lo < 0.2 and hi > 0.8

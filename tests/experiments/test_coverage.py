@@ -3,7 +3,7 @@
 import pytest
 
 from adjointdeis.evaluation.simulate import DyadicModel
-from experiments.uncertainty.coverage import METHODS, coverage_study
+from experiments.uncertainty.coverage import METHODS, coverage_study, model_of_rate
 
 MODEL = DyadicModel(subject_sd=0.03, morph=0.27, noise_sd=0.07)
 
@@ -16,7 +16,8 @@ def test_counts_and_widths_are_consistent():
     for c in found:
         assert c.covered + c.truth_below + c.truth_above == c.studies == 30
         assert c.share == c.covered / 30
-    wilson, fixed, propagated = found
+    wilson, fixed, propagated, reported = found
+    assert reported.mean_width >= propagated.mean_width and reported.share >= propagated.share
     assert wilson.mean_width < fixed.mean_width < propagated.mean_width
     # With thirty studies only a gross failure shows: nominal 95% must not fall below 80%.
     assert propagated.share >= 0.8
@@ -32,3 +33,16 @@ def test_bootstrap_with_tau_covers_at_frll_size(separate):
     }
     assert found["bootstrap, tau re-estimated"].share >= 0.93
     assert found["wilson"].share < 0.8
+
+
+@pytest.mark.parametrize(("rate", "n_subjects", "n_morphs"), [(0.995, 10, 45), (0.97, 30, 100)])
+def test_the_reported_interval_covers_at_the_edge_where_the_bootstrap_collapses(
+    rate, n_subjects, n_morphs
+):
+    model = model_of_rate(rate, 0.001)
+    assert model.mmpmr(0.001) == pytest.approx(rate, abs=1e-9)
+    found = coverage_study(
+        model, n_subjects=n_subjects, n_morphs=n_morphs, studies=60, replicates=60, seed=1
+    )
+    share = {c.method: c.share for c in found}
+    assert share["as reported"] >= 0.93 > share["bootstrap, tau re-estimated"]

@@ -1,5 +1,6 @@
 """AdjointDPM guidance: Euler is AdjointDEIS-1, rk4 nears the flow, the box holds."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -8,9 +9,10 @@ from oracles import DIM, RungeKutta4, agree, mixture, normal, relative_error
 
 from adjointdeis import TimeGrid, VPLinear, sample
 from adjointdeis.gradients import AdjointDEIS, AdjointDPM, Backprop
-from adjointdeis.guidance.adjoint_dpm import adjoint_dpm_guidance
+from adjointdeis.guidance.adjoint_dpm import AdjointDPMGuidance
 from adjointdeis.guidance.latent_optimisation import LatentOptimisation
 from adjointdeis.guidance.per_sample import Box
+from adjointdeis.guidance.problem import LatentProblem
 from adjointdeis.solvers import DDIM
 
 pytest.importorskip("torchdiffeq")
@@ -21,24 +23,20 @@ TARGET = normal(DIM, seed=5)
 X, Z = normal(2, DIM, seed=1), normal(2, 3, seed=2)
 
 
-def loss(x_0: torch.Tensor) -> torch.Tensor:
+def loss(x_0: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
     return 0.5 * (x_0 - TARGET).square().sum(1)
 
 
-@pytest.mark.parametrize("optimise", ["x_T", "z", "both"])
-def test_euler_moves_as_adjoint_deis_does(optimise) -> None:
-    denoiser = mixture()
-    dpm = adjoint_dpm_guidance(
-        denoiser, loss, X, Z, solver=DDIM(), grid=GRID, radius=None, optimise=optimise
-    )
-    deis = LatentOptimisation(
-        lambda x, z: sample(denoiser, x, z, solver=DDIM(), grid=GRID, gradient=AdjointDEIS()),
-        loss, X, Z, partial(torch.optim.Adam, lr=0.01), optimise=optimise,
-    )  # fmt: skip
-    for _ in range(3):
-        dpm.step(), deis.step()
-    assert agree(dpm.x_T, deis.x_T, 1e-10) and agree(dpm.z, deis.z, 1e-10)
-    assert torch.equal(dpm.x_T.detach(), X) == (optimise == "z")
+def problem(solver=None) -> LatentProblem:
+    return LatentProblem(mixture(), X, Z, loss=loss, solver=solver or DDIM(), grid=GRID)
+
+
+def test_euler_moves_as_adjoint_deis_does() -> None:
+    dpm = AdjointDPMGuidance(steps=3, radius=None, keep="last").solve(problem())
+    adam = partial(torch.optim.Adam, lr=0.01)
+    deis = LatentOptimisation(3, adam, AdjointDEIS()).solve(replace(problem(), moves="x_T"))
+    assert agree(dpm.x_T, deis.x_T, 1e-10) and not torch.equal(dpm.x_T, X)
+    assert torch.equal(dpm.z, Z)
 
 
 def test_a_better_integrator_has_a_gradient_nearer_to_the_flow() -> None:
@@ -49,15 +47,13 @@ def test_a_better_integrator_has_a_gradient_nearer_to_the_flow() -> None:
     norms = truth.norm(dim=1)
     errors = []
     for method in ("euler", "rk4"):
-        run = adjoint_dpm_guidance(
-            denoiser, loss, X, Z, solver=RungeKutta4(), grid=GRID, gradient=AdjointDPM(method)
-        )
+        run = AdjointDPMGuidance(gradient=AdjointDPM(method)).start(problem(RungeKutta4()))
         errors.append(relative_error(run.step().gradient_norm, norms))
     assert errors[1] < 0.1 * errors[0]
 
 
 def test_the_box_holds_and_the_loss_falls() -> None:
-    run = adjoint_dpm_guidance(mixture(), loss, X, Z, solver=DDIM(), grid=GRID, radius=0.1, lr=0.05)
+    run = AdjointDPMGuidance(radius=0.1, lr=0.05).start(problem())
     first = run.step().loss
     for _ in range(9):
         run.step()
@@ -66,3 +62,5 @@ def test_the_box_holds_and_the_loss_falls() -> None:
     assert run.evaluate()[1].sum() < first.sum()
     with pytest.raises(ValueError, match=r"Box.radius=0"):
         Box(X, 0.0)
+    with pytest.raises(ValueError, match=r"radius=-1"):
+        AdjointDPMGuidance(radius=-1.0)

@@ -8,8 +8,9 @@ import torch
 from oracles import agree, normal
 
 from adjointdeis import Rollout
-from adjointdeis.guidance.dno import Decorrelation, direct_noise_optimisation
+from adjointdeis.guidance.dno import Decorrelation, DirectNoiseOptimisation
 from adjointdeis.guidance.per_sample import normalised, per_sample_norm
+from adjointdeis.guidance.problem import ADAM, LatentProblem
 
 
 def test_the_penalty_by_hand() -> None:
@@ -56,11 +57,18 @@ def test_the_penalty_is_of_each_sample() -> None:
 TARGET = torch.linspace(-1, 1, 8, dtype=torch.float64)
 
 
-def generate(x_T: torch.Tensor, z: torch.Tensor) -> Rollout:
-    return Rollout(x_T + 0 * z)
+class Identity(LatentProblem):
+    """The sample is the noise."""
+
+    def sample(self, x_T=None, z=None, rows=None, gradient=None) -> Rollout:
+        return Rollout(x_T)
 
 
-def quadratic(x_0: torch.Tensor) -> torch.Tensor:
+def problem(loss, x_T: torch.Tensor, z: torch.Tensor) -> Identity:
+    return Identity(None, x_T, z, loss=loss, solver=None, grid=None)
+
+
+def quadratic(x_0: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
     return 0.5 * (x_0 - TARGET).square().sum(1)
 
 
@@ -68,9 +76,8 @@ def test_the_gradient_has_length_one_and_the_penalty_is_in_it() -> None:
     x, z = normal(2, 8, seed=1), torch.zeros(2, 1).double()
     descent = partial(torch.optim.SGD, lr=0.1)
     penalty = Decorrelation(dims=(-1,))
-    dno = direct_noise_optimisation(
-        generate, quadratic, x, z, weight=3.0, penalty=penalty, optimizer=descent
-    )
+    algorithm = DirectNoiseOptimisation(optimizer=descent, weight=3.0, penalty=penalty)
+    dno = algorithm.start(problem(quadratic, x, z))
     dno.step()
     leaf = x.clone().requires_grad_()
     (g,) = torch.autograd.grad((quadratic(leaf) + 3.0 * penalty(leaf)).sum(), leaf)
@@ -88,17 +95,14 @@ def test_the_penalty_keeps_the_noise_whiter() -> None:
     """A loss that wants a constant image writes one into x_T; the penalty trades it off."""
     x, z = normal(1, 1, 16, 16, seed=1), torch.zeros(1, 1).double()
 
-    def bright(x_0: torch.Tensor) -> torch.Tensor:
+    def bright(x_0: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
         return (x_0.mean((1, 2, 3)) - 1.0).square()
 
     ends = []
     for weight in (0.0, 1000.0):
-        dno = direct_noise_optimisation(
-            lambda x_T, _: Rollout(x_T), bright, x, z, weight=weight, keep="last"
-        )
-        for _ in range(60):
-            dno.step()
-        ends.append((float(dno.evaluate()[1]), float(Decorrelation()(dno.result()[0]))))
+        dno = DirectNoiseOptimisation(60, ADAM, weight=weight, keep="last")
+        found = dno.solve(problem(bright, x, z))
+        ends.append((float(found.loss), float(Decorrelation()(found.x_T))))
     (loose_loss, loose), (tight_loss, tight) = ends
     assert tight < 0.05 * loose
     assert loose_loss < tight_loss < float(bright(x))
@@ -106,4 +110,4 @@ def test_the_penalty_keeps_the_noise_whiter() -> None:
 
 def test_a_negative_weight_is_refused() -> None:
     with pytest.raises(ValueError, match="weight=-1"):
-        direct_noise_optimisation(generate, quadratic, normal(1, 8, seed=1), None, weight=-1.0)  # type: ignore[arg-type]
+        DirectNoiseOptimisation(weight=-1.0)

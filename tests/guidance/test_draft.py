@@ -7,8 +7,9 @@ import torch
 from oracles import DIM, MLPDenoiser, agree, inputs, normal
 
 from adjointdeis import TimeGrid, VPLinear, sample
-from adjointdeis.guidance.draft import draft
+from adjointdeis.guidance.draft import DRaFT
 from adjointdeis.guidance.fine_tuning import FineTuning
+from adjointdeis.guidance.problem import Batch, WeightProblem
 from adjointdeis.solvers import DDIM
 
 GRID = TimeGrid.uniform_time(VPLinear(), 6)
@@ -20,6 +21,12 @@ def loss(x_0: torch.Tensor) -> torch.Tensor:
     return 0.5 * (x_0 - TARGET).square().sum(1)
 
 
+def problem(denoiser) -> WeightProblem:
+    return WeightProblem(
+        denoiser, lambda step: Batch(*inputs()), loss=loss, solver=DDIM(), grid=GRID
+    )
+
+
 def flat(tensors) -> torch.Tensor:
     return torch.cat([tensor.detach().flatten() for tensor in tensors])
 
@@ -28,7 +35,7 @@ def flat(tensors) -> torch.Tensor:
 def test_the_gradient_is_that_of_the_last_steps(last: int) -> None:
     x_T, z = inputs()
     tuned, reference = MLPDenoiser(), MLPDenoiser()
-    step = draft(tuned, loss, SGD, last=last, solver=DDIM(), grid=GRID).step(x_T, z)
+    step = DRaFT(SGD, last=last).start(problem(tuned)).step()
     with torch.no_grad():
         before = sample(
             reference, x_T, z, solver=DDIM(), grid=GRID.at(range(7 - last))
@@ -44,13 +51,12 @@ def test_the_gradient_is_that_of_the_last_steps(last: int) -> None:
 
 
 def test_all_steps_are_the_full_gradient() -> None:
-    x_T, z = inputs()
     whole, full = MLPDenoiser(), MLPDenoiser()
-    draft(whole, loss, SGD, last=6, solver=DDIM(), grid=GRID).step(x_T, z)
-    FineTuning(full, loss, SGD, solver=DDIM(), grid=GRID).step(x_T, z)
+    DRaFT(SGD, steps=2, last=6).solve(problem(whole))
+    FineTuning(SGD, steps=2).solve(problem(full))
     assert agree(flat(whole.parameters()), flat(full.parameters()))
 
 
 def test_no_step_is_refused() -> None:
     with pytest.raises(ValueError, match="must be at least 1"):
-        draft(MLPDenoiser(), loss, SGD, last=0, solver=DDIM(), grid=GRID)
+        DRaFT(SGD, last=0)

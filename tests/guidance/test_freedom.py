@@ -1,6 +1,7 @@
 """FreeDoM: plain sampler at scale 0, analytic corrections, time travel, independent samples."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,14 +11,24 @@ from adjointdeis import PerStep, TimeGrid, VPLinear, sample
 from adjointdeis.diffusion import MixtureDenoiser
 from adjointdeis.guidance.freedom import FreeDoM, Known, renoised
 from adjointdeis.guidance.lookahead import Lookahead
+from adjointdeis.guidance.problem import LatentProblem, Outcome
 from adjointdeis.solvers import DDIM, DPMSolverPP, SDEDPMSolver
 
 GRID = TimeGrid.uniform_lmbda(VPLinear(), 6)
 TARGET = normal(4, seed=5)
 
 
-def loss(x_0: torch.Tensor) -> torch.Tensor:
+def loss(x_0: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
     return 0.5 * (x_0 - TARGET).square().sum(1)
+
+
+def guided_sample(
+    freedom: FreeDoM, denoiser, x, z=None, *, loss, solver, grid, noise=None, scheduled=False
+) -> Outcome:
+    problem = LatentProblem(
+        denoiser, x, z, loss=loss, solver=solver, grid=grid, noise=noise, scheduled=scheduled
+    )
+    return freedom.solve(problem)
 
 
 def draws(count: int, like: torch.Tensor, seed: int = 1) -> list[torch.Tensor]:
@@ -30,13 +41,13 @@ def draws(count: int, like: torch.Tensor, seed: int = 1) -> list[torch.Tensor]:
 def test_scale_zero_is_the_sampler_bit_for_bit(solver) -> None:
     denoiser, (x, z) = mixture(), inputs()
     noise = draws(6, x) if solver.calculus == "sde" else None
-    guided = FreeDoM(scale=0.0).sample(
-        denoiser, x, z, loss=loss, solver=solver, grid=GRID, noise=noise
+    guided = guided_sample(
+        FreeDoM(scale=0.0), denoiser, x, z, loss=loss, solver=solver, grid=GRID, noise=noise
     )
     plain = sample(denoiser, x, z, solver=solver, grid=GRID, noise=noise)
     assert torch.equal(guided.x_0, plain.x_0)
     assert (guided.cost.nfe, guided.cost.vjps) == (6, 0)
-    assert guided.loss.shape == (0, 2)
+    assert guided.history == []
 
 
 @pytest.mark.parametrize("solver", [DDIM(), SDEDPMSolver()], ids=["ode", "sde"])
@@ -47,8 +58,15 @@ def test_one_step_on_gaussian_data_is_analytic(rule: str, solver) -> None:
     grid = TimeGrid.from_times(VPLinear(), [0.6, 0.0])
     s, t = grid[0], grid[1]
     noise = draws(1, x) if solver.calculus == "sde" else None
-    guided = FreeDoM(scale=0.3, rule=rule).sample(
-        denoiser, x, z, loss=loss, solver=solver, grid=grid, noise=noise
+    guided = guided_sample(
+        FreeDoM(scale=0.3, rule=rule),
+        denoiser,
+        x,
+        z,
+        loss=loss,
+        solver=solver,
+        grid=grid,
+        noise=noise,
     )
     plain = sample(denoiser, x, z, solver=solver, grid=grid, noise=noise).x_0
     m, v = denoiser.centre(z), s.alpha**2 * 0.49 + s.sigma**2
@@ -62,22 +80,34 @@ def test_one_step_on_gaussian_data_is_analytic(rule: str, solver) -> None:
         weight = factor * t.alpha * (s.rho - t.rho)
         rho = 0.3 * weight * (eps.norm(dim=1) / g.norm(dim=1)).unsqueeze(1)
     assert agree(guided.x_0, plain - rho * g)
-    assert agree(guided.loss, loss(estimate).unsqueeze(0))
+    assert agree(guided.history[0], loss(estimate))
 
 
 def test_the_rms_rule_forgets_the_scale_of_the_loss() -> None:
     denoiser, (x, z) = mixture(), inputs()
     results = [
-        FreeDoM(scale=0.4, rule="rms").sample(
-            denoiser, x, z, loss=lambda x_0, c=c: c * loss(x_0), solver=DDIM(), grid=GRID
+        guided_sample(
+            FreeDoM(scale=0.4, rule="rms"),
+            denoiser,
+            x,
+            z,
+            loss=lambda x_0, rows, c=c: c * loss(x_0),
+            solver=DDIM(),
+            grid=GRID,
         )
         for c in (1.0, 1e-6, 1e4)
     ]
     for other in results[1:]:
         assert agree(other.x_0, results[0].x_0, 1e-10)
     by_alpha = [
-        FreeDoM(scale=0.4, rule="alpha").sample(
-            denoiser, x, z, loss=lambda x_0, c=c: c * loss(x_0), solver=DDIM(), grid=GRID
+        guided_sample(
+            FreeDoM(scale=0.4, rule="alpha"),
+            denoiser,
+            x,
+            z,
+            loss=lambda x_0, rows, c=c: c * loss(x_0),
+            solver=DDIM(),
+            grid=GRID,
         )
         for c in (1.0, 2.0)
     ]
@@ -87,24 +117,26 @@ def test_the_rms_rule_forgets_the_scale_of_the_loss() -> None:
 @pytest.mark.parametrize("rule", ["alpha", "rms"])
 def test_a_batch_is_its_samples_one_by_one(rule: str) -> None:
     denoiser, (x, z) = mixture(), inputs()
-    settings = FreeDoM(scale=0.3, rule=rule, repeats=2)
     travel = draws(6, x)
-    whole = settings.sample(
-        denoiser, x, z, loss=loss, solver=DDIM(), grid=GRID, travel_noise=travel
-    )
+    settings = FreeDoM(scale=0.3, rule=rule, repeats=2, travel_noise=travel)
+    whole = guided_sample(settings, denoiser, x, z, loss=loss, solver=DDIM(), grid=GRID)
     for k in range(2):
         part = slice(k, k + 1)
-        alone = settings.sample(
-            denoiser, x[part], z[part], loss=loss, solver=DDIM(), grid=GRID,
-            travel_noise=[n[part] for n in travel],
-        )  # fmt: skip
+        own = replace(settings, travel_noise=[n[part] for n in travel])
+        alone = guided_sample(own, denoiser, x[part], z[part], loss=loss, solver=DDIM(), grid=GRID)
         assert agree(alone.x_0, whole.x_0[part])
 
 
 def test_an_optimum_gets_no_correction() -> None:
     denoiser, (x, z) = mixture(), inputs()
-    flat = FreeDoM(scale=1.0).sample(
-        denoiser, x, z, loss=lambda x_0: 0.0 * x_0.sum(1), solver=DDIM(), grid=GRID
+    flat = guided_sample(
+        FreeDoM(scale=1.0),
+        denoiser,
+        x,
+        z,
+        loss=lambda x_0, rows: 0.0 * x_0.sum(1),
+        solver=DDIM(),
+        grid=GRID,
     )
     plain = sample(denoiser, x, z, solver=DDIM(), grid=GRID)
     assert agree(flat.x_0, plain.x_0)
@@ -113,12 +145,9 @@ def test_an_optimum_gets_no_correction() -> None:
 def test_guidance_lowers_the_loss_and_more_of_it_lowers_it_more() -> None:
     denoiser, x, z = mixture(), normal(16, 4, seed=2), normal(16, COND, seed=3)
     grid = TimeGrid.uniform_lmbda(VPLinear(), 20)
+    common = {"loss": loss, "solver": DDIM(), "grid": grid}
     means = [
-        float(
-            loss(
-                FreeDoM(scale=scale).sample(denoiser, x, z, loss=loss, solver=DDIM(), grid=grid).x_0
-            ).mean()
-        )
+        float(guided_sample(FreeDoM(scale=scale), denoiser, x, z, **common).loss.mean())
         for scale in (0.0, 0.1, 0.4)
     ]
     assert means[2] < 0.6 * means[0] and means[2] < means[1] < means[0]
@@ -127,25 +156,28 @@ def test_guidance_lowers_the_loss_and_more_of_it_lowers_it_more() -> None:
 def test_the_window_says_which_steps_are_guided() -> None:
     denoiser, (x, z) = mixture(), inputs()
     low, high = float(GRID.t[4]), float(GRID.t[2])
-    guided = FreeDoM(scale=0.2, window=(low, high)).sample(
-        denoiser, x, z, loss=loss, solver=DDIM(), grid=GRID
+    guided = guided_sample(
+        FreeDoM(scale=0.2, window=(low, high)), denoiser, x, z, loss=loss, solver=DDIM(), grid=GRID
     )
-    assert guided.loss.shape == (3, 2)
+    assert [len(seen) for seen in guided.history] == [2, 2, 2]
     assert (guided.cost.nfe, guided.cost.vjps) == (6, 3)
 
 
 def test_a_guided_step_costs_one_evaluation_and_one_product() -> None:
     denoiser, (x, z) = mixture(), inputs()
-    cost = FreeDoM(scale=0.2).sample(denoiser, x, z, loss=loss, solver=DDIM(), grid=GRID).cost
+    common = {"loss": loss, "solver": DDIM(), "grid": GRID}
+    cost = guided_sample(FreeDoM(scale=0.2), denoiser, x, z, **common).cost
     assert (cost.nfe, cost.vjps, cost.peak_graphs) == (6, 6, 1)
-    cost = (
-        FreeDoM(scale=0.2, repeats=3)
-        .sample(denoiser, x, z, loss=loss, solver=DDIM(), grid=GRID, travel_noise=draws(12, x))
-        .cost
-    )
+    cost = guided_sample(FreeDoM(scale=0.2, repeats=3), denoiser, x, z, **common).cost
     assert (cost.nfe, cost.vjps) == (18, 18)
-    ahead = FreeDoM(scale=0.2, lookahead=Lookahead("all")).sample(
-        denoiser, x, z, loss=loss, solver=DDIM(), grid=GRID
+    ahead = guided_sample(
+        FreeDoM(scale=0.2, lookahead=Lookahead("all")),
+        denoiser,
+        x,
+        z,
+        loss=loss,
+        solver=DDIM(),
+        grid=GRID,
     )
     assert ahead.cost.vjps == 21 and ahead.cost.nfe == 6 + 2 * 15
 
@@ -166,9 +198,8 @@ def test_time_travel_of_an_unguided_step_is_what_the_formulas_say() -> None:
     denoiser, (x, z) = MLPDenoiser(), inputs()
     grid = TimeGrid.uniform_lmbda(VPLinear(), 1, t_min=0.2, t_max=0.7)
     (n,) = draws(1, x)
-    twice = FreeDoM(scale=0.0, repeats=2).sample(
-        denoiser, x, z, loss=loss, solver=DDIM(), grid=grid, travel_noise=[n]
-    )
+    freedom = FreeDoM(scale=0.0, repeats=2, travel_noise=[n])
+    twice = guided_sample(freedom, denoiser, x, z, loss=loss, solver=DDIM(), grid=grid)
     s, t = grid[0], grid[1]
     once = sample(denoiser, x, z, solver=DDIM(), grid=grid).x_0
     ratio = s.alpha / t.alpha
@@ -183,7 +214,10 @@ def test_the_travel_window_says_which_steps_are_repeated() -> None:
 
 def test_a_scheduled_condition_is_followed() -> None:
     denoiser, (x, z) = MLPDenoiser(), inputs(steps=6)
-    guided = FreeDoM(scale=0.0).sample(denoiser, x, PerStep(z), loss=loss, solver=DDIM(), grid=GRID)
+    guided = guided_sample(
+        FreeDoM(scale=0.0), denoiser, x, torch.stack(z, 1), loss=loss, solver=DDIM(), grid=GRID,
+        scheduled=True,
+    )  # fmt: skip
     assert torch.equal(guided.x_0, sample(denoiser, x, PerStep(z), solver=DDIM(), grid=GRID).x_0)
 
 
@@ -199,15 +233,23 @@ def test_noises_are_counted() -> None:
     denoiser, (x, z) = mixture(), inputs()
     common = {"loss": loss, "grid": GRID}
     with pytest.raises(ValueError, match="6 tensors of noise are needed here, got 0"):
-        FreeDoM().sample(denoiser, x, z, solver=SDEDPMSolver(), **common)
-    with pytest.raises(ValueError, match="6 tensors of travel_noise are needed here, got 5"):
-        FreeDoM(repeats=2).sample(denoiser, x, z, solver=DDIM(), travel_noise=draws(5, x), **common)
+        guided_sample(FreeDoM(), denoiser, x, z, solver=SDEDPMSolver(), **common)
+    with pytest.raises(ValueError, match="6 tensors of noise are needed here, got 5"):
+        guided_sample(
+            FreeDoM(repeats=2, travel_noise=draws(5, x)), denoiser, x, z, solver=DDIM(), **common
+        )
     with pytest.raises(ValueError, match="later noises"):
-        FreeDoM(lookahead=Lookahead("all")).sample(
-            denoiser, x, z, solver=SDEDPMSolver(), noise=draws(6, x), **common
+        guided_sample(
+            FreeDoM(lookahead=Lookahead("all")),
+            denoiser,
+            x,
+            z,
+            solver=SDEDPMSolver(),
+            noise=draws(6, x),
+            **common,
         )
     with pytest.raises(ValueError, match="this one encodes"):
-        FreeDoM().sample(denoiser, x, z, loss=loss, solver=DDIM(), grid=GRID.reversed())
+        guided_sample(FreeDoM(), denoiser, x, z, loss=loss, solver=DDIM(), grid=GRID.reversed())
 
 
 @pytest.mark.parametrize(
@@ -229,7 +271,7 @@ def test_wrong_settings(wrong) -> None:
 def test_an_unconditional_denoiser_needs_no_z() -> None:
     denoiser = MixtureDenoiser(VPLinear(), normal(3, 4, seed=1), torch.ones(3).double())
     x, grid = normal(2, 4, seed=4), TimeGrid.uniform_lmbda(VPLinear(), 20)
-    guided = FreeDoM(scale=0.2).sample(denoiser, x, loss=loss, solver=DDIM(), grid=grid)
+    guided = guided_sample(FreeDoM(scale=0.2), denoiser, x, loss=loss, solver=DDIM(), grid=grid)
     plain = sample(denoiser, x, solver=DDIM(), grid=grid)
     assert (loss(guided.x_0) < loss(plain.x_0)).all()
     assert not guided.x_0.requires_grad

@@ -9,7 +9,8 @@ from oracles import BATCH, COND, DIM, MLPDenoiser, normal
 
 from adjointdeis import TimeGrid, VPLinear, sample
 from adjointdeis.diffusion.noise import RecordedNoise
-from adjointdeis.guidance.greedy import GreedyRun, OptimiseEps, SearchBlend, sample_greedily
+from adjointdeis.guidance.greedy import Greedy, GreedySampling, OptimiseEps, SearchBlend
+from adjointdeis.guidance.problem import LatentProblem
 from adjointdeis.morphing.blend import slerp
 from adjointdeis.solvers import DDIM, DPMSolverPP, SDEDPMSolver
 
@@ -19,7 +20,7 @@ GRID = TimeGrid.uniform_lmbda(VPLinear(), STEPS, t_min=1e-3, t_max=0.5)
 SGD = partial(torch.optim.SGD, lr=0.1)
 
 
-def quartic(x_0: torch.Tensor) -> torch.Tensor:
+def quartic(x_0: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
     return (x_0 - TARGET).pow(4).sum(1) + 0.5 * (x_0[:, 0] * x_0[:, 1])
 
 
@@ -41,25 +42,41 @@ def latents(batch: int = BATCH) -> tuple[torch.Tensor, torch.Tensor]:
     return normal(batch, DIM, seed=1), normal(batch, COND, seed=2)
 
 
-def run(denoiser, strategy, solver=None, batch: int = BATCH, noise=None, z=None) -> GreedyRun:
+def run(
+    denoiser, strategy, solver=None, batch: int = BATCH, noise=None, z=None, grid=GRID
+) -> GreedySampling:
     x_T, z_ab = latents(batch)
-    return GreedyRun(
-        denoiser,
-        x_T,
-        (z_ab,) if z is None else z,
-        solver=solver or DDIM(),
-        grid=GRID,
-        objective=quartic,
-        strategy=strategy,
+    problem = LatentProblem(
+        denoiser, x_T, z_ab if z is None else z, loss=quartic, solver=solver or DDIM(), grid=grid,
         noise=noise,
-    )
+    )  # fmt: skip
+    return Greedy(strategy).start(problem)
+
+
+def sample_greedily(greedy: GreedySampling) -> tuple[torch.Tensor, torch.Tensor]:
+    while not greedy.finished:
+        greedy.step()
+    found = greedy.outcome()
+    assert torch.equal(found.loss, quartic(found.x_0))
+    return found.x_0, torch.stack(found.history)
+
+
+def first_choice(greedy: GreedySampling):
+    """What the strategy takes at the first step."""
+    x, s = greedy.x, greedy.problem.grid[0]
+
+    def predict(z) -> torch.Tensor:
+        return greedy.denoiser(x, s.t, z).detach()
+
+    with torch.no_grad():
+        return greedy.strategy.choose(predict, x, s, greedy.problem.z, quartic)
 
 
 def test_one_inner_step_is_the_published_gradient() -> None:
     denoiser = MLPDenoiser(seed=4)
     x_T, z = latents()
     # The first step down the loss must win over the start, whatever its length: a short one.
-    choice = run(denoiser, OptimiseEps(1, partial(torch.optim.SGD, lr=1e-6))).step()
+    choice = first_choice(run(denoiser, OptimiseEps(1, partial(torch.optim.SGD, lr=1e-6))))
     s = GRID[0]
     eps = denoiser(x_T, s.t, z).detach()
     x_0 = ((x_T - s.sigma * eps) / s.alpha).requires_grad_()
@@ -102,7 +119,9 @@ def test_the_best_loss_falls_with_every_inner_step() -> None:
 
 
 def test_a_diverging_optimiser_costs_nothing() -> None:
-    choice = run(MLPDenoiser(seed=4), OptimiseEps(5, partial(torch.optim.SGD, lr=1e9))).step()
+    choice = first_choice(
+        run(MLPDenoiser(seed=4), OptimiseEps(5, partial(torch.optim.SGD, lr=1e9)))
+    )
     assert torch.equal(choice.loss, choice.initial)
     assert choice.eps.isfinite().all()
 
@@ -119,9 +138,10 @@ def test_a_batch_is_its_samples_one_by_one() -> None:
     x_T, z = latents(3)
     together, losses = sample_greedily(run(denoiser, OptimiseEps(5), batch=3))
     for k in range(3):
-        one = GreedyRun(denoiser, x_T[k : k + 1], (z[k : k + 1],), solver=DDIM(), grid=GRID,
-                        objective=quartic, strategy=OptimiseEps(5))  # fmt: skip
-        alone, loss = sample_greedily(one)
+        one = LatentProblem(
+            denoiser, x_T[k : k + 1], z[k : k + 1], loss=quartic, solver=DDIM(), grid=GRID
+        )
+        alone, loss = sample_greedily(Greedy(OptimiseEps(5)).start(one))
         torch.testing.assert_close(alone[0], together[k], rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(loss[:, 0], losses[:, k], rtol=1e-12, atol=1e-12)
 
@@ -138,7 +158,7 @@ def test_the_search_takes_the_best_of_its_candidates() -> None:
     x_T, _ = latents()
     z_a, z_b = normal(2, BATCH, COND, seed=3)
     greedy = run(denoiser, blends(21), z=(z_a, z_b))
-    choice = greedy.step()
+    choice = first_choice(greedy)
     assert denoiser.calls == 2 and denoiser.graphs == 0
     s = GRID[0]
     eps_a, eps_b = (MLPDenoiser.forward(denoiser, x_T, s.t, z).detach() for z in (z_a, z_b))
@@ -182,7 +202,7 @@ def test_errors() -> None:
         run(denoiser, OptimiseEps(0), SDEDPMSolver())
     with pytest.raises(ValueError, match=r"DDIM is an ODE solver and takes no noise"):
         run(denoiser, OptimiseEps(0), noise=RecordedNoise.draw(STEPS, (BATCH, DIM), 1))
-    x_T, z = latents()
     with pytest.raises(ValueError, match=r"this one encodes"):
-        GreedyRun(denoiser, x_T, (z,), solver=DDIM(), grid=GRID.reversed(), objective=quartic,
-                  strategy=OptimiseEps(0))  # fmt: skip
+        run(denoiser, OptimiseEps(0), grid=GRID.reversed())
+    with pytest.raises(ValueError, match=r"give the problem z=\(z_a, z_b\)"):
+        run(denoiser, blends(3)).step()

@@ -21,7 +21,8 @@ from oracles import DIM, agree, normal, relative_error
 from adjointdeis import TimeGrid, VPLinear
 from adjointdeis.diffusion import GaussianDenoiser, RecordedNoise
 from adjointdeis.guidance.fine_tuning import FineTuning
-from adjointdeis.guidance.implicit_diffusion import Fresh, ImplicitDiffusion
+from adjointdeis.guidance.implicit_diffusion import ImplicitDiffusion
+from adjointdeis.guidance.problem import Batch, WeightProblem
 from adjointdeis.solvers import DDIM, SDEDPMSolver
 
 STEPS, SCALE = 6, 0.7
@@ -53,19 +54,22 @@ def denoiser() -> GaussianDenoiser:
     return network
 
 
-def draw(iteration: int, solver, half: int = 2) -> Fresh:
+def draw(iteration: int, solver, half: int = 2) -> Batch:
     """Antithetic noise, so that the batch has the mean of its distribution."""
     x_T = normal(half, DIM, seed=100 + iteration)
     noises = [normal(half, DIM, seed=1000 * (i + 1) + iteration) for i in range(STEPS)]
     both = [torch.cat([value, -value]) for value in (x_T, *noises)]
-    return Fresh(both[0], None, RecordedNoise(both[1:]) if solver.calculus == "sde" else None)
+    return Batch(both[0], None, RecordedNoise(both[1:]) if solver.calculus == "sde" else None)
 
 
-def loop(network: GaussianDenoiser, solver, rate: float) -> ImplicitDiffusion:
-    return ImplicitDiffusion(
-        network, loss, partial(torch.optim.SGD, lr=rate), lambda k: draw(k, solver),
-        solver=solver, grid=GRID,
-    )  # fmt: skip
+def loop(network: GaussianDenoiser, solver, rate: float):
+    return ImplicitDiffusion(partial(torch.optim.SGD, lr=rate)).start(problem(network, solver))
+
+
+def problem(network: GaussianDenoiser, solver, batch: Batch | None = None) -> WeightProblem:
+    return WeightProblem(
+        network, lambda k: batch or draw(k, solver), loss=loss, solver=solver, grid=GRID
+    )
 
 
 def learned(solver, rate: float, updates: int) -> list[torch.Tensor]:
@@ -113,14 +117,13 @@ def test_at_fixed_weights_the_gradient_is_the_closed_form(solver) -> None:
 def test_a_stochastic_batch_has_the_gradient_in_the_mean() -> None:
     """Without antithetic noise: 4000 samples, five standard deviations."""
     solver, count, network = SDEDPMSolver(), 4000, denoiser()
-    fresh = Fresh(
+    batch = Batch(
         normal(count, DIM, seed=1),
         None,
         RecordedNoise([normal(count, DIM, seed=2 + i) for i in range(STEPS)]),
     )
-    run = ImplicitDiffusion(
-        network, loss, partial(torch.optim.SGD, lr=0.0), lambda k: fresh, solver=solver, grid=GRID
-    )
+    still = partial(torch.optim.SGD, lr=0.0)
+    run = ImplicitDiffusion(still).start(problem(network, solver, batch))
     steps = [run.step() for _ in range(STEPS)]
     assert steps[-1] is not None
     total = sum(influences(solver))
@@ -164,12 +167,7 @@ def test_below_the_limit_it_converges_and_above_it_oscillates_and_grows(solver) 
         assert crossings == pytest.approx(60 * abs(cmath.phase(leading)) / math.pi, abs=1.0)
         # A loop that waits for its samples is far from its own limit, gain 2.
         waiting = denoiser()
-        tuning = FineTuning(
-            waiting, loss, partial(torch.optim.SGD, lr=rate), solver=solver, grid=GRID
-        )
-        for k in range(60):
-            fresh = draw(k, solver)
-            tuning.step(fresh.x_T, noise=fresh.noise)
+        FineTuning(partial(torch.optim.SGD, lr=rate), 60).solve(problem(waiting, solver))
         assert relative_error(waiting.mean, optimum) < 1e-3
 
 

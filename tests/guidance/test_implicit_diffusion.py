@@ -9,7 +9,8 @@ from oracles import BATCH, COND, DIM, MLPDenoiser, agree, normal, relative_error
 from adjointdeis import TimeGrid, VPLinear, sample
 from adjointdeis.diffusion import GaussianDenoiser, RecordedNoise
 from adjointdeis.gradients import Backprop
-from adjointdeis.guidance.implicit_diffusion import Fresh, ImplicitDiffusion
+from adjointdeis.guidance.implicit_diffusion import ImplicitDiffusion
+from adjointdeis.guidance.problem import Batch, WeightProblem
 from adjointdeis.solvers import DDIM, DPMSolverPP, SDEDPMSolver
 
 STEPS = 5
@@ -22,11 +23,16 @@ def loss(x_0: torch.Tensor) -> torch.Tensor:
     return 0.5 * (x_0 - TARGET).square().sum(1)
 
 
-def draw(iteration: int, stochastic: bool = False) -> Fresh:
+def draw(iteration: int, stochastic: bool = False) -> Batch:
     x_T = normal(BATCH, DIM, seed=100 + iteration)
     z = normal(BATCH, COND, seed=200 + iteration)
     noise = RecordedNoise.draw(STEPS, x_T.shape, 300 + iteration, torch.float64)
-    return Fresh(x_T, z, noise if stochastic else None)
+    return Batch(x_T, z, noise if stochastic else None)
+
+
+def looped(denoiser, optimizer=STILL, draw=draw, solver=None, grid=GRID, steps=15):
+    problem = WeightProblem(denoiser, draw, loss=loss, solver=solver or DDIM(), grid=grid)
+    return ImplicitDiffusion(optimizer, steps).start(problem)
 
 
 def flat(tensors) -> torch.Tensor:
@@ -38,9 +44,7 @@ def flat(tensors) -> torch.Tensor:
 )
 def test_without_learning_it_is_the_exact_adjoint(solver) -> None:
     denoiser, stochastic = MLPDenoiser(), solver.calculus == "sde"
-    loop = ImplicitDiffusion(
-        denoiser, loss, STILL, lambda k: draw(k, stochastic), solver=solver, grid=GRID
-    )
+    loop = looped(denoiser, draw=lambda k: draw(k, stochastic), solver=solver)
     for iteration in range(STEPS + 3):
         step = loop.step()
         if iteration < STEPS - 1:
@@ -66,7 +70,7 @@ def outputs(jumps: range, iterations: int) -> list[torch.Tensor]:
     """Samples when the second weight matrix is doubled in the iterations of ``jumps``."""
     denoiser = MLPDenoiser()
     usual = denoiser.second.detach().clone()
-    loop = ImplicitDiffusion(denoiser, loss, STILL, draw, solver=DDIM(), grid=GRID)
+    loop = looped(denoiser)
     found = []
     for iteration in range(iterations):
         denoiser.second.data = 2.0 * usual if iteration in jumps else usual.clone()
@@ -110,12 +114,13 @@ def test_learning_approaches_the_optimum_of_gaussian_data() -> None:
     b = sample(unit, torch.zeros(1, DIM).double(), solver=DDIM(), grid=GRID).x_0.detach()[0]
     # Antithetic noise, so that the batch has the mean of its distribution.
     half = [normal(4, DIM, seed=k) for k in range(120)]
-    loop = ImplicitDiffusion(
-        denoiser, loss, partial(torch.optim.SGD, lr=0.1),
-        lambda k: Fresh(torch.cat([half[k], -half[k]])), solver=DDIM(), grid=GRID,
+    problem = WeightProblem(
+        denoiser, lambda k: Batch(torch.cat([half[k], -half[k]])), loss=loss, solver=DDIM(),
+        grid=GRID,
     )  # fmt: skip
-    for _ in range(120):
-        loop.step()
+    updates = 120 - (STEPS - 1)
+    found = ImplicitDiffusion(partial(torch.optim.SGD, lr=0.1), updates).solve(problem)
+    assert len(found.history) == updates
     assert relative_error(denoiser.mean, TARGET / b) < 1e-3
 
 
@@ -124,9 +129,7 @@ def test_the_bias_is_of_the_order_of_the_learning_rate() -> None:
     errors = []
     for rate in (4e-8, 2e-8, 1e-8):
         denoiser = MLPDenoiser()
-        loop = ImplicitDiffusion(
-            denoiser, loss, partial(torch.optim.SGD, lr=rate), draw, solver=DDIM(), grid=GRID
-        )
+        loop = looped(denoiser, partial(torch.optim.SGD, lr=rate))
         for _ in range(STEPS + 3):
             loop.step()
         before = [p.detach().clone() for p in denoiser.parameters()]
@@ -150,7 +153,7 @@ def test_the_bias_is_of_the_order_of_the_learning_rate() -> None:
 
 
 def test_the_cost_of_an_update() -> None:
-    loop = ImplicitDiffusion(MLPDenoiser(), loss, STILL, draw, solver=DDIM(), grid=GRID)
+    loop = looped(MLPDenoiser())
     steps = [loop.step() for _ in range(STEPS + 1)]
     assert steps[-1] is not None
     spent = steps[-1].cost
@@ -161,13 +164,10 @@ def test_the_cost_of_an_update() -> None:
 
 
 def test_what_cannot_run_is_refused() -> None:
-    common = {"solver": DDIM()}
     with pytest.raises(ValueError, match="no weight of the denoiser requires a gradient"):
-        ImplicitDiffusion(
-            MLPDenoiser().requires_grad_(False), loss, STILL, draw, grid=GRID, **common
-        )
+        looped(MLPDenoiser().requires_grad_(False))
     with pytest.raises(ValueError, match="this one encodes"):
-        ImplicitDiffusion(MLPDenoiser(), loss, STILL, draw, grid=GRID.reversed(), **common)
-    loop = ImplicitDiffusion(MLPDenoiser(), loss, STILL, draw, solver=SDEDPMSolver(), grid=GRID)
+        looped(MLPDenoiser(), grid=GRID.reversed())
+    loop = looped(MLPDenoiser(), solver=SDEDPMSolver())
     with pytest.raises(ValueError, match="needs its noise from outside"):
         loop.step()

@@ -7,7 +7,11 @@ import torch
 from oracles import agree, generator, normal
 from torch import nn
 
-from adjointdeis.guidance.implicit_langevin import ImplicitLangevin, covariance_gradient
+from adjointdeis.guidance.implicit_langevin import (
+    ImplicitLangevin,
+    PotentialProblem,
+    covariance_gradient,
+)
 
 SCALE = 0.8
 
@@ -74,10 +78,9 @@ def test_softmax_weights_of_a_mixture() -> None:
 def test_one_iteration_is_what_the_formulas_say() -> None:
     potential = Quadratic(torch.tensor([0.5, -1.0]).double())
     mu, x, n = potential.mu.detach().clone(), normal(6, 2, seed=1), normal(6, 2, seed=2)
-    loop = ImplicitLangevin(
-        potential, lambda y: y.sum(1), partial(torch.optim.SGD, lr=0.1), x, gamma=0.05
-    )
-    step = loop.step([n])
+    problem = PotentialProblem(potential, x, loss=lambda y: y.sum(1), draw=lambda k: [n])
+    loop = ImplicitLangevin(partial(torch.optim.SGD, lr=0.1), gamma=0.05).start(problem)
+    step = loop.step()
     moved = x - 0.05 * (x - mu) / SCALE**2 + 0.1**0.5 * n
     assert agree(loop.x, moved) and agree(step.loss, moved.sum(1))
     centred = moved.sum(1) - moved.sum(1).mean()
@@ -89,14 +92,14 @@ def test_one_iteration_is_what_the_formulas_say() -> None:
 def test_the_particles_follow_the_density() -> None:
     """Stationary variance of the unadjusted chain: s^2 / (1 - gamma / 2 s^2)."""
     mu = torch.tensor([0.5]).double()
-    loop = ImplicitLangevin(
-        Quadratic(mu), lambda y: y.sum(1), partial(torch.optim.SGD, lr=0.0),
-        torch.zeros(50_000, 1).double(), gamma=0.2, samples_per_update=10,
+    problem = PotentialProblem(
+        Quadratic(mu), torch.zeros(50_000, 1).double(), loss=lambda y: y.sum(1),
+        draw=lambda k: [normal(50_000, 1, seed=10 * k + i) for i in range(10)],
     )  # fmt: skip
-    for k in range(4):
-        loop.step([normal(50_000, 1, seed=10 * k + i) for i in range(10)])
-    assert float(loop.x.mean()) == pytest.approx(0.5, abs=0.02)
-    assert float(loop.x.var()) == pytest.approx(SCALE**2 / (1 - 0.2 / (2 * SCALE**2)), rel=0.03)
+    still = partial(torch.optim.SGD, lr=0.0)
+    x = ImplicitLangevin(still, gamma=0.2, steps=4, samples_per_update=10).solve(problem).x_0
+    assert float(x.mean()) == pytest.approx(0.5, abs=0.02)
+    assert float(x.var()) == pytest.approx(SCALE**2 / (1 - 0.2 / (2 * SCALE**2)), rel=0.03)
 
 
 @pytest.mark.parametrize("rate", [0.2, 0.05])
@@ -104,12 +107,11 @@ def test_the_single_loop_ends_at_the_optimum(rate: float) -> None:
     """min E|x - target|^2 over mu is mu = target; a slower theta ends closer."""
     target = torch.tensor([1.5, -0.5]).double()
     potential = Quadratic(torch.zeros(2).double())
-    loop = ImplicitLangevin(
-        potential, lambda y: 0.5 * (y - target).square().sum(1),
-        partial(torch.optim.SGD, lr=rate), torch.zeros(2000, 2).double(), gamma=0.1,
+    problem = PotentialProblem(
+        potential, torch.zeros(2000, 2).double(), draw=lambda k: [normal(2000, 2, seed=k)],
+        loss=lambda y: 0.5 * (y - target).square().sum(1),
     )  # fmt: skip
-    for k in range(300):
-        loop.step([normal(2000, 2, seed=k)])
+    ImplicitLangevin(partial(torch.optim.SGD, lr=rate), gamma=0.1, steps=300).solve(problem)
     torch.testing.assert_close(potential.mu.detach(), target, rtol=0, atol=0.08)
 
 
@@ -117,11 +119,12 @@ def test_what_cannot_run_is_refused() -> None:
     potential, x = Quadratic(torch.zeros(1).double()), normal(4, 1, seed=1)
     sgd = partial(torch.optim.SGD, lr=0.1)
     with pytest.raises(ValueError, match="gamma=0"):
-        ImplicitLangevin(potential, lambda y: y.sum(1), sgd, x, gamma=0)
+        ImplicitLangevin(sgd, gamma=0)
     with pytest.raises(ValueError, match="1 noises are needed, got 0"):
-        ImplicitLangevin(potential, lambda y: y.sum(1), sgd, x, gamma=0.1).step([])
+        problem = PotentialProblem(potential, x, loss=lambda y: y.sum(1), draw=lambda k: [])
+        ImplicitLangevin(sgd, gamma=0.1).solve(problem)
     with pytest.raises(ValueError, match="at least two particles"):
         covariance_gradient(potential, x[:1], x[:1, 0], [potential.mu])
     with pytest.raises(ValueError, match="no weight of the potential"):
         frozen = Quadratic(torch.zeros(1).double()).requires_grad_(False)
-        ImplicitLangevin(frozen, lambda y: y.sum(1), sgd, x, gamma=0.1)
+        PotentialProblem(frozen, x, loss=lambda y: y.sum(1), draw=lambda k: [])

@@ -6,20 +6,39 @@ import pytest
 import torch
 
 from adjointdeis.gradients import Cost
-from adjointdeis.guidance.latent_optimisation import LatentOptimisation
+from adjointdeis.guidance.latent_optimisation import LatentDescent, LatentOptimisation
 from adjointdeis.guidance.per_sample import Sphere
+from adjointdeis.guidance.problem import LatentProblem
 from adjointdeis.rollout import Rollout
 
 TARGET = torch.linspace(-1, 1, 4, dtype=torch.float64)
 CURVATURE = torch.tensor([0.5, 1.0, 2.0, 4.0], dtype=torch.float64)
 
 
-def generate(x_T: torch.Tensor, z: torch.Tensor) -> Rollout:
+def generate(x_T: torch.Tensor, z: torch.Tensor, rows: torch.Tensor | None = None) -> Rollout:
     return Rollout(x_T + 2 * z)
 
 
-def quadratic(x_0: torch.Tensor) -> torch.Tensor:
+def quadratic(x_0: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
     return 0.5 * (CURVATURE * (x_0 - TARGET).square()).sum(1)
+
+
+class Toy(LatentProblem):
+    """A problem whose sampler is a formula, in the place of the denoiser."""
+
+    def sample(self, x_T=None, z=None, rows=None, gradient=None) -> Rollout:
+        return self.denoiser(
+            self.x_T if x_T is None else x_T, self.z if z is None else z, rows
+        )  # fmt: skip
+
+
+def toy(generate, objective, x_T, z, moves="both") -> Toy:
+    return Toy(generate, x_T, z, loss=objective, solver=None, grid=None, moves=moves)
+
+
+def descent(generate, objective, x_T, z, optimizer, moves="both", **settings) -> LatentDescent:
+    algorithm = LatentOptimisation(10**6, optimizer, **settings)
+    return algorithm.start(toy(generate, objective, x_T, z, moves))
 
 
 def latents(batch: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
@@ -35,7 +54,7 @@ MOMENTUM = partial(torch.optim.SGD, lr=0.02, momentum=0.9, weight_decay=0.1)
 
 def test_one_step_is_the_analytic_update() -> None:
     x_T, z = latents()
-    optimisation = LatentOptimisation(generate, quadratic, x_T, z, SGD)
+    optimisation = descent(generate, quadratic, x_T, z, SGD)
     step = optimisation.step()
     slope = CURVATURE * (x_T + 2 * z - TARGET)
     moved_x, moved_z = optimisation.result()
@@ -48,7 +67,7 @@ def test_one_step_is_the_analytic_update() -> None:
 
 def test_z_has_a_learning_rate_of_its_own() -> None:
     x_T, z = latents()
-    optimisation = LatentOptimisation(generate, quadratic, x_T, z, SGD, z_learning_rate=0.001)
+    optimisation = descent(generate, quadratic, x_T, z, SGD, z_learning_rate=0.001)
     optimisation.step()
     slope = CURVATURE * (x_T + 2 * z - TARGET)
     torch.testing.assert_close(optimisation.x_T.detach(), x_T - 0.02 * slope)
@@ -58,7 +77,7 @@ def test_z_has_a_learning_rate_of_its_own() -> None:
 def test_inputs_are_not_modified() -> None:
     x_T, z = latents()
     before = x_T.clone(), z.clone()
-    optimisation = LatentOptimisation(generate, quadratic, x_T, z, SGD)
+    optimisation = descent(generate, quadratic, x_T, z, SGD)
     for _ in range(3):
         optimisation.step()
     assert torch.equal(x_T, before[0]) and torch.equal(z, before[1])
@@ -69,9 +88,9 @@ def test_inputs_are_not_modified() -> None:
 @pytest.mark.parametrize("keep", ["last", "best"])
 def test_a_batch_is_its_samples_one_by_one(optimizer, keep: str) -> None:
     x_T, z = latents()
-    together = LatentOptimisation(generate, quadratic, x_T, z, optimizer, keep=keep)
+    together = descent(generate, quadratic, x_T, z, optimizer, keep=keep)
     alone = [
-        LatentOptimisation(generate, quadratic, x_T[k : k + 1], z[k : k + 1], optimizer, keep=keep)
+        descent(generate, quadratic, x_T[k : k + 1], z[k : k + 1], optimizer, keep=keep)
         for k in range(3)
     ]
     for _ in range(12):
@@ -90,7 +109,7 @@ def test_a_batch_is_its_samples_one_by_one(optimizer, keep: str) -> None:
 
 def test_descends_to_the_minimum() -> None:
     x_T, z = latents()
-    optimisation = LatentOptimisation(generate, quadratic, x_T, z, SGD)
+    optimisation = descent(generate, quadratic, x_T, z, SGD)
     losses = torch.stack([optimisation.step().loss for _ in range(400)])
     assert (losses[1:] <= losses[:-1] + 1e-15).all()
     assert (losses[-1] < 1e-6).all()
@@ -100,8 +119,7 @@ def test_best_and_last_differ_when_the_loss_rises() -> None:
     x_T, z = latents()
     too_long = partial(torch.optim.SGD, lr=0.15)  # 5 * 4 * 0.15 > 2: the stiffest axis diverges
     last, best = (
-        LatentOptimisation(generate, quadratic, x_T, z, too_long, keep=keep)
-        for keep in ("last", "best")
+        descent(generate, quadratic, x_T, z, too_long, keep=keep) for keep in ("last", "best")
     )
     history = [last.step().loss for _ in range(8)]
     for _ in range(8):
@@ -114,7 +132,7 @@ def test_best_and_last_differ_when_the_loss_rises() -> None:
 
 def test_best_may_be_the_iterate_after_the_last_step() -> None:
     x_T, z = latents()
-    optimisation = LatentOptimisation(generate, quadratic, x_T, z, SGD, keep="best")
+    optimisation = descent(generate, quadratic, x_T, z, SGD, keep="best")
     step = optimisation.step()
     _, loss = optimisation.evaluate()
     assert (loss < step.loss).all()
@@ -124,7 +142,7 @@ def test_best_may_be_the_iterate_after_the_last_step() -> None:
 def poisoned(calls: list[int], when: int, kind: str):
     """The quadratic problem whose second sample fails from a given step on."""
 
-    def objective(x_0: torch.Tensor) -> torch.Tensor:
+    def objective(x_0: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         calls.append(1)
         loss = quadratic(x_0)
         if len(calls) <= when:
@@ -142,8 +160,8 @@ def poisoned(calls: list[int], when: int, kind: str):
 @pytest.mark.parametrize("optimizer", [SGD, MOMENTUM, ADAM], ids=["sgd", "momentum", "adam"])
 def test_a_failing_sample_is_frozen_and_the_others_go_on(optimizer, kind: str) -> None:
     x_T, z = latents()
-    optimisation = LatentOptimisation(generate, poisoned([], 2, kind), x_T, z, optimizer)
-    healthy = LatentOptimisation(generate, quadratic, x_T, z, optimizer)
+    optimisation = descent(generate, poisoned([], 2, kind), x_T, z, optimizer)
+    healthy = descent(generate, quadratic, x_T, z, optimizer)
     for _ in range(2):
         optimisation.step()
         healthy.step()
@@ -162,19 +180,19 @@ def test_a_failing_sample_is_frozen_and_the_others_go_on(optimizer, kind: str) -
 def test_failure_at_once_leaves_the_start() -> None:
     x_T, z = latents()
     for keep in ("last", "best"):
-        optimisation = LatentOptimisation(generate, poisoned([], 0, "loss"), x_T, z, SGD, keep=keep)
+        optimisation = descent(generate, poisoned([], 0, "loss"), x_T, z, SGD, keep=keep)
         optimisation.step()
         assert torch.equal(optimisation.result()[0][1], x_T[1])
 
 
 def test_unknown_keep() -> None:
     with pytest.raises(ValueError, match=r"keep='first' must be 'last' or 'best'"):
-        LatentOptimisation(generate, quadratic, *latents(), SGD, keep="first")
+        descent(generate, quadratic, *latents(), SGD, keep="first")
 
 
 def test_works_where_the_caller_disabled_gradients() -> None:
     with torch.no_grad():
-        optimisation = LatentOptimisation(generate, quadratic, *latents(), SGD)
+        optimisation = descent(generate, quadratic, *latents(), SGD)
         first = optimisation.step().loss
         second = optimisation.step().loss
     assert (second < first).all()
@@ -188,11 +206,8 @@ LBFGS = partial(torch.optim.LBFGS, lr=1.0, max_iter=1, history_size=10)
 
 def test_lbfgs_keeps_the_samples_apart() -> None:
     x_T, z = latents()
-    together = LatentOptimisation(generate, quadratic, x_T, z, LBFGS)
-    alone = [
-        LatentOptimisation(generate, quadratic, x_T[k : k + 1], z[k : k + 1], LBFGS)
-        for k in range(3)
-    ]
+    together = descent(generate, quadratic, x_T, z, LBFGS)
+    alone = [descent(generate, quadratic, x_T[k : k + 1], z[k : k + 1], LBFGS) for k in range(3)]
     for _ in range(10):
         losses = together.step().loss
         singles = torch.cat([single.step().loss for single in alone])
@@ -205,7 +220,7 @@ def test_lbfgs_keeps_the_samples_apart() -> None:
 def test_lbfgs_with_iterations_of_its_own_is_refused(option) -> None:
     factory = partial(torch.optim.LBFGS, **{"max_iter": 1, **option})
     with pytest.raises(ValueError, match="use max_iter=1 without a line search"):
-        LatentOptimisation(generate, quadratic, *latents(), factory)
+        descent(generate, quadratic, *latents(), factory)
 
 
 # Early stopping
@@ -232,9 +247,7 @@ def stopping(below: float, problem: Recorder | None = None, optimizer=SGD, keep=
     def near(x_0: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         return problem.objective(x_0, rows) < below
 
-    return LatentOptimisation(
-        problem.sampler, problem.objective, *latents(), optimizer, keep=keep, stop=near
-    )
+    return descent(problem.sampler, problem.objective, *latents(), optimizer, keep=keep, stop=near)
 
 
 @pytest.mark.parametrize("optimizer", [SGD, ADAM, MOMENTUM, LBFGS])
@@ -242,7 +255,7 @@ def stopping(below: float, problem: Recorder | None = None, optimizer=SGD, keep=
 def test_a_stopped_sample_keeps_what_was_accepted(optimizer, keep: str) -> None:
     problem = Recorder()
     early = stopping(0.05, problem, optimizer, keep)
-    free = LatentOptimisation(generate, quadratic, *latents(), optimizer)
+    free = descent(generate, quadratic, *latents(), optimizer)
     seen = []
     while not early.finished and early.steps < 300:
         seen.append((free.x_T.detach().clone(), free.z.detach().clone()))
@@ -294,9 +307,7 @@ def test_the_rest_is_evaluated_beside_the_stopped() -> None:
 def test_the_norm_constraint_holds_after_every_update() -> None:
     x_T, z = latents()
     radius = x_T.norm(dim=1)
-    optimisation = LatentOptimisation(
-        generate, quadratic, x_T, z, ADAM, constraint=Sphere.through(x_T)
-    )
+    optimisation = descent(generate, quadratic, x_T, z, ADAM, constraint=Sphere.through)
     for _ in range(20):
         optimisation.step()
         torch.testing.assert_close(optimisation.x_T.detach().norm(dim=1), radius)
@@ -305,9 +316,7 @@ def test_the_norm_constraint_holds_after_every_update() -> None:
 
 def test_descent_on_the_sphere_ends_where_the_gradient_is_radial() -> None:
     x_T, z = latents()
-    optimisation = LatentOptimisation(
-        generate, quadratic, x_T, z, SGD, optimise="x_T", constraint=Sphere.through(x_T)
-    )
+    optimisation = descent(generate, quadratic, x_T, z, SGD, moves="x_T", constraint=Sphere.through)
     for _ in range(2000):
         optimisation.step()
     x = optimisation.x_T.detach()
@@ -324,7 +333,7 @@ def test_a_point_at_the_origin_stays_there() -> None:
 @pytest.mark.parametrize("moving", ["x_T", "z"])
 def test_only_one_latent_moves(moving: str) -> None:
     x_T, z = latents()
-    optimisation = LatentOptimisation(generate, quadratic, x_T, z, ADAM, optimise=moving)
+    optimisation = descent(generate, quadratic, x_T, z, ADAM, moves=moving)
     step = optimisation.step()
     moved_x, moved_z = optimisation.result()
     assert torch.equal(moved_x, x_T) == (moving == "z")
@@ -332,14 +341,16 @@ def test_only_one_latent_moves(moving: str) -> None:
     slope = CURVATURE * (x_T + 2 * z - TARGET)
     factor = 1 if moving == "x_T" else 2
     torch.testing.assert_close(step.gradient_norm, factor * slope.norm(dim=1))
-    with pytest.raises(ValueError, match="optimise='theta' must be"):
-        LatentOptimisation(generate, quadratic, x_T, z, SGD, optimise="theta")
+    with pytest.raises(ValueError, match="moves='theta' must be"):
+        toy(generate, quadratic, x_T, z, moves="theta")
+    with pytest.raises(ValueError, match="the problem has no z"):
+        toy(generate, quadratic, x_T, None, moves="z")
 
 
 def test_a_penalty_moves_x_T_but_does_not_choose_the_best() -> None:
     x_T, z = latents()
-    optimisation = LatentOptimisation(
-        generate, quadratic, x_T, z, SGD, optimise="x_T", penalty=lambda x: x.square().sum(1)
+    optimisation = descent(
+        generate, quadratic, x_T, z, SGD, moves="x_T", penalty=lambda x: x.square().sum(1)
     )
     step = optimisation.step()
     slope = CURVATURE * (x_T + 2 * z - TARGET) + 2 * x_T
@@ -350,8 +361,8 @@ def test_a_penalty_moves_x_T_but_does_not_choose_the_best() -> None:
 def test_a_scheduled_condition_is_one_tensor() -> None:
     x_T, z = latents()
     scheduled = torch.stack([z, 0.5 * z], 1)
-    optimisation = LatentOptimisation(
-        lambda x, zs: Rollout(x + sum(zs.unbind(1))), quadratic, x_T, scheduled, SGD
+    optimisation = descent(
+        lambda x, zs, rows: Rollout(x + sum(zs.unbind(1))), quadratic, x_T, scheduled, SGD
     )
     optimisation.step()
     slope = CURVATURE * (x_T + 1.5 * z - TARGET)
@@ -360,12 +371,58 @@ def test_a_scheduled_condition_is_one_tensor() -> None:
 
 
 def test_the_cost_of_all_steps_is_counted() -> None:
-    def counting(x_T: torch.Tensor, z: torch.Tensor) -> Rollout:
+    def counting(x_T: torch.Tensor, z: torch.Tensor, rows: torch.Tensor) -> Rollout:
         return Rollout(x_T + 2 * z, Cost(nfe_forward=5, vjps=3, peak_latents=7))
 
-    optimisation = LatentOptimisation(counting, quadratic, *latents(), SGD)
+    optimisation = descent(counting, quadratic, *latents(), SGD)
     for _ in range(4):
         optimisation.step()
     optimisation.evaluate()
     assert (optimisation.cost.nfe, optimisation.cost.vjps) == (25, 15)
     assert optimisation.cost.peak_latents == 7
+
+
+def test_solving_is_stepping_to_the_end() -> None:
+    algorithm = LatentOptimisation(7, ADAM, keep="best")
+    problem = toy(generate, quadratic, *latents())
+    run = algorithm.start(problem)
+    for _ in range(7):
+        assert not run.finished
+        run.step()
+    assert run.finished
+    stepped, solved = run.outcome(), algorithm.solve(problem)
+    for name in ("x_T", "z", "x_0", "loss"):
+        assert torch.equal(getattr(stepped, name), getattr(solved, name)), name
+    assert len(solved.history) == 7 and torch.equal(solved.history[0], run.history[0])
+    assert torch.equal(quadratic(solved.x_0), solved.loss)
+    assert not solved.x_0.requires_grad
+    with pytest.raises(TypeError, match="LatentOptimisation solves a LatentProblem, not a int"):
+        algorithm.solve(3)
+    with pytest.raises(ValueError, match="steps=-1"):
+        LatentOptimisation(-1)
+
+
+def test_every_floating_tensor_of_a_condition_moves() -> None:
+    x_T, z = latents()
+    tree = {"prompt": z, "scale": (0.5 * z,), "mask": torch.ones(3, 4).long(), "name": "a"}
+
+    def both(x: torch.Tensor, c: dict, rows: torch.Tensor) -> Rollout:
+        assert c["name"] == "a"
+        return Rollout(x + c["mask"] * (2 * c["prompt"] + 3 * c["scale"][0]))
+
+    run = descent(both, quadratic, x_T, tree, SGD, z_learning_rate=0.001)
+    run.step()
+    slope = CURVATURE * (x_T + 3.5 * z - TARGET)
+    moved, found = run.result()
+    torch.testing.assert_close(moved, x_T - 0.02 * slope)
+    torch.testing.assert_close(found["prompt"], z - 0.001 * 2 * slope)
+    torch.testing.assert_close(found["scale"][0], 0.5 * z - 0.001 * 3 * slope)
+    assert torch.equal(found["mask"], tree["mask"])
+
+
+def test_without_a_condition_x_T_moves() -> None:
+    x_T, _ = latents()
+    run = descent(lambda x, z, rows: Rollout(x), quadratic, x_T, None, SGD, z_learning_rate=9.0)
+    run.step()
+    torch.testing.assert_close(run.result()[0], x_T - 0.02 * CURVATURE * (x_T - TARGET))
+    assert run.outcome().z is None

@@ -93,11 +93,14 @@ def test_the_paper_is_what_the_rows_say(rows) -> None:
 
 
 def test_attacks_ask_only_for_what_they_need(rows) -> None:
-    assert rows["opencv"].needs == {"landmarks"}
-    assert rows["dim_a"].needs == {"autoencoder"}
-    assert rows["dim_d"].needs == {"autoencoder", "landmarks"}
-    assert rows["greedy_dim"].needs == rows["morph_pipe"].needs == {"autoencoder", "identity"}
-    assert row("precomputed", "rows.x.folder=f").needs == frozenset()
+    diffusion = {"autoencoder", "encoder"}
+    assert rows["opencv"].resources == {"landmarks"}
+    assert rows["dim_a"].resources == diffusion
+    assert rows["dim_d"].resources == diffusion | {"landmarks"}
+    for name in ("greedy_dim", "morph_pipe", "exact"):
+        assert rows[name].resources == diffusion | {"identity"}
+    assert rows["mipgan_ii"].resources == {"generator", "identity"}
+    assert row("precomputed", "rows.x.folder=f").resources == frozenset()
 
 
 def test_steps_are_what_a_batch_is_asked_for(rows) -> None:

@@ -14,7 +14,7 @@ from tiny_profile import ROOT, composed
 from adjointdeis.faces.weights import load_network
 from adjointdeis.gradients import DiscreteAdjoint
 from adjointdeis.guidance.fine_tuning import FineTuning
-from adjointdeis.harness.bench.faces import embedded_autoencoder
+from adjointdeis.harness.embedded import embedded_autoencoder
 from adjointdeis.harness.launch import launch
 from adjointdeis.harness.training.fine_tuning import share
 
@@ -39,20 +39,10 @@ def arguments(run: Path, *more: str) -> list[str]:
 
 def by_hand(clip: float | None = 1.0) -> dict[str, torch.Tensor]:
     """The same descent by the loop of `guidance`, which knows no processes."""
-    instance = Toy().instance(0)
-    tuning = FineTuning(
-        instance.denoiser,
-        instance.loss,
-        partial(torch.optim.Adam, lr=RATE),
-        solver=instance.solver,
-        grid=instance.grid,
-        gradient=DiscreteAdjoint(),
-        clip_norm=clip,
-    )
-    for step in range(STEPS):
-        fresh = instance.draw(step)
-        tuning.step(fresh.x_T, fresh.z)
-    return instance.denoiser.state_dict()
+    problem = Toy().instance(0).problem
+    adam = partial(torch.optim.Adam, lr=RATE)
+    FineTuning(adam, STEPS, DiscreteAdjoint(), clip).solve(problem)
+    return problem.denoiser.state_dict()
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -118,16 +108,16 @@ def test_a_gradient_that_is_not_finite_stops_every_process(tmp_path, toys, start
 
 
 def test_shares_are_equal_and_complete() -> None:
-    fresh = Toy().instance(0).draw(0)
-    parts = [share(fresh, rank, 2) for rank in range(2)]
-    assert torch.equal(torch.stack([p.x_T for p in parts], 1).flatten(0, 1), fresh.x_T)
-    assert torch.equal(parts[1].z, fresh.z[1::2])
+    batch = Toy().instance(0).problem.draw(0)
+    parts = [share(batch, rank, 2) for rank in range(2)]
+    assert torch.equal(torch.stack([p.x_T for p in parts], 1).flatten(0, 1), batch.x_T)
+    assert torch.equal(parts[1].z, batch.z[1::2])
 
 
 def test_a_batch_that_does_not_divide_is_refused() -> None:
-    fresh = Toy(samples=3).instance(0).draw(0)
+    batch = Toy(samples=3).instance(0).problem.draw(0)
     with pytest.raises(ValueError, match=r"samples=3.*2 processes"):
-        share(fresh, 0, 2)
+        share(batch, 0, 2)
 
 
 def test_a_method_that_does_not_suit_the_sampler_is_refused_in_one_line(tmp_path) -> None:

@@ -53,7 +53,8 @@ def bench() -> tuple[Workbench, Sources]:
     images = np.random.default_rng(1).integers(0, 255, (2, 3, SIZE, SIZE, 3), dtype=np.uint8)
     pairs = tuple(Pair(f"{k:03d}", f"{k + 10:03d}") for k in range(3))
     sources = Sources(pairs, images[0], images[1], (), ())
-    made = Workbench(autoencoder, identity, encode, None, torch.device("cpu"))  # type: ignore
+    resources = {"autoencoder": autoencoder, "identity": identity, "encoder": encode}
+    made = Workbench(torch.device("cpu"), resources)
     return made, sources
 
 
@@ -115,7 +116,7 @@ def test_pairs_stop_by_themselves_and_are_not_charged_further(solver, keep: str)
 def test_a_similarity_that_all_have_at_once_costs_one_look() -> None:
     work, seen, morphs = run(attack(stop_similarity=-0.999))
     assert work.optimisation.stopped == {0: 0, 1: 0, 2: 0}
-    assert morphs.spent.forward == 4 and morphs.spent.vjps == 4
+    assert morphs.cost.nfe_forward == 4 and morphs.cost.vjps == 4
     assert len(seen) == STEPS
     torch.testing.assert_close(seen[0].loss, seen[-1].loss)
 
@@ -124,7 +125,7 @@ def test_no_early_stopping_by_default() -> None:
     made = attack()
     assert made.stop_similarity is None and "stops a pair" not in " ".join(made.notes())
     _, _, morphs = run(made)
-    assert morphs.spent.forward == 4 * (STEPS + 1)
+    assert morphs.cost.nfe_forward == 4 * (STEPS + 1)
     assert all("nfe" not in details for details in morphs.details)
 
 

@@ -42,7 +42,8 @@ def latents(attack: DiM, sources: Sources):
         assert template == "dlib68"
         return POINTS + (0.5 if np.array_equal(image, sources.images_b[0]) else 0)
 
-    bench = Workbench(object(), None, encoder, landmarks, torch.device("cpu"))  # type: ignore[arg-type]
+    resources = {"autoencoder": object(), "encoder": encoder, "landmarks": landmarks}
+    bench = Workbench(torch.device("cpu"), resources)
     return attack.latents(sources, bench), encoder.calls
 
 

@@ -1,5 +1,6 @@
 """MIPGAN as an attack: what it takes from the bench, what it reports, what it refuses."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ def profile(tmp_path_factory) -> assets.Profile:
 def bench(profile) -> Workbench:
     gan = assets.style_generator("stylegan2.safetensors", "guide.safetensors", profile)
     identity = assets.recogniser("arcface.safetensors", profile)
-    return Workbench(None, identity, None, None, torch.device("cpu"), gan=gan)
+    return Workbench(torch.device("cpu"), {"generator": gan, "identity": identity})
 
 
 def sources(size: int = SIZE) -> Sources:
@@ -52,10 +53,10 @@ def test_makes_what_the_method_makes(bench) -> None:
     attack = MIPGANAttack(name="x", **SHORT)
     morphs, progress = finished(attack, bench, sources())
     method = MIPGAN(
-        bench.gan,
-        bench.gan.maps,
+        bench.resource("generator"),
+        bench.resource("generator").maps,
         bench.identity_loss(),
-        attack.weights(bench.gan.perceptual_weight),
+        attack.weights(bench.resource("generator").perceptual_weight),
         attack.projection,
         attack.descent,
     )
@@ -78,7 +79,7 @@ def test_makes_what_the_method_makes(bench) -> None:
             error = (expected.projections[side][k] - images[k]).square().mean()
             psnr = 10 * np.log10(4 / float(error))
             assert detail["projection_psnr"][side] == pytest.approx(psnr, rel=1e-4)
-    assert vars(morphs.spent) == {
+    assert morphs.cost.counters() == {
         "encode": 4, "forward": 4, "backward": 0, "vjps": 7, "loss_gradients": 7
     }  # fmt: skip
 
@@ -97,8 +98,8 @@ def test_sources_of_another_size_are_resized(bench) -> None:
 def test_the_features_call_for_their_weight(bench, profile, tmp_path) -> None:
     assert MIPGANAttack(name="x").weights(0.0002).perceptual == 0.0002
     assert MIPGANAttack(name="x", perceptual_weight=0.0).weights(0.0002).perceptual == 0.0
-    assert isinstance(bench.gan.maps, TrunkMaps)
-    assert bench.gan.perceptual_weight == assets.TRUNK_WEIGHT
+    assert isinstance(bench.resource("generator").maps, TrunkMaps)
+    assert bench.resource("generator").perceptual_weight == assets.TRUNK_WEIGHT
     sha256 = save_network(VGG16(), profile.root / "vgg16.safetensors")
     profile.manifest["vgg16.safetensors"] = {"sha256": sha256, "licence": "none"}
     gan = assets.style_generator("stylegan2.safetensors", "vgg16.safetensors", profile)
@@ -110,8 +111,8 @@ def test_a_morph_depends_on_generator_and_features(bench) -> None:
     attack = MIPGANAttack(name="x")
     recipe = recipe_of(attack, bench)
     for key in ("fingerprint", "maps_fingerprint", "perceptual_weight"):
-        changed = type(bench.gan)(**{**vars(bench.gan), key: "other"})
-        other = Workbench(None, bench.identity, None, None, bench.device, gan=changed)
+        changed = replace(bench.resource("generator"), **{key: "other"})
+        other = replace(bench, resources={**bench.resources, "generator": changed})
         assert recipe_of(attack, other) != recipe, key
 
 
@@ -120,8 +121,8 @@ def test_what_is_not_what_it_should_be_is_refused(profile, bench) -> None:
         assets.style_generator("guide.safetensors", "guide.safetensors", profile)
     with pytest.raises(WeightsError, match="takes a VGG16 or an IResNet"):
         assets.style_generator("stylegan2.safetensors", "diffae.safetensors", profile)
-    nothing = Workbench(None, bench.identity, None, None, bench.device)
-    with pytest.raises(ValueError, match="needs a style generator"):
+    nothing = Workbench(bench.device, {"identity": bench.resource("identity")})
+    with pytest.raises(ValueError, match="works with 'generator', which is not there"):
         MIPGANAttack(name="x").begin(sources(), nothing)
     for settings, message in (
         ({"version": "III"}, r"attack x: version='III' must be I or II"),

@@ -80,7 +80,7 @@ def test_rows_of_a_table_are_tested_against_dim_a(apart, tmp_path) -> None:
     assert base is not None and base.label == "DiM-A"
     table = paired_lines("table1", rows, at)
     assert table is not None and len(table.rows) == 2
-    assert all(sum(int(cell.text) for cell in row[2:6]) == 24 for row in table.rows)
+    assert all(sum(int(cell.text) for cell in row[4:8]) == 24 for row in table.rows)
     written = {path.name: path for path in aggregate(apart, tmp_path, plots=False)}
     assert table.title in written["report.md"].read_text()
     kept = json.loads(written["table1.json"].read_text())["paired"]

@@ -237,7 +237,7 @@ def test_the_steps_are_those_of_diffusers(order: int, end: str) -> None:
     network, steps = Network(), 6
     x = normal(BATCH, DIM, seed=1).float()
     noises = [normal(BATCH, DIM, seed=10 + i).float() for i in range(steps)]
-    model = from_diffusers(network, scheduler)
+    model = from_diffusers(network, scheduler, time="timestep", output="as is")
     with torch.no_grad():
         ours = sample(
             model.denoiser, x, solver=SDEDPMSolverPP(order), grid=model.grid(steps), noise=noises

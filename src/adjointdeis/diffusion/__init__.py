@@ -5,20 +5,36 @@ from adjointdeis.diffusion.classifier_free import ClassifierFreeGuidance, Guidan
 from adjointdeis.diffusion.conditions import PerStep
 from adjointdeis.diffusion.cycle_sde import CycleSDE
 from adjointdeis.diffusion.denoiser import (
+    EDM,
     Denoiser,
     EpsFromFlow,
     EpsFromV,
     EpsFromX0,
+    FromNoiseLevels,
     FromTimesteps,
 )
 from adjointdeis.diffusion.from_diffusers import DiffusersModel, from_diffusers
 from adjointdeis.diffusion.grid import Node, TimeGrid
 from adjointdeis.diffusion.noise import BrownianPath, Noise, RecordedNoise, as_noise
 from adjointdeis.diffusion.oracles import GaussianDenoiser, MixtureDenoiser
-from adjointdeis.diffusion.schedule import DDPM, RectifiedFlow, Schedule, VPCosine, VPLinear
+from adjointdeis.diffusion.other_libraries import (
+    from_azula,
+    from_diffae,
+    from_flow_matching,
+    from_k_diffusion,
+)
+from adjointdeis.diffusion.schedule import (
+    DDPM,
+    RectifiedFlow,
+    Schedule,
+    VarianceExploding,
+    VPCosine,
+    VPLinear,
+)
 
 __all__ = [
     "DDPM",
+    "EDM",
     "BrownianPath",
     "ClassifierFreeGuidance",
     "CycleSDE",
@@ -27,6 +43,7 @@ __all__ = [
     "EpsFromFlow",
     "EpsFromV",
     "EpsFromX0",
+    "FromNoiseLevels",
     "FromTimesteps",
     "GaussianDenoiser",
     "Guidance",
@@ -40,7 +57,12 @@ __all__ = [
     "TimeGrid",
     "VPCosine",
     "VPLinear",
+    "VarianceExploding",
     "as_noise",
     "checkpoint_blocks",
+    "from_azula",
+    "from_diffae",
     "from_diffusers",
+    "from_flow_matching",
+    "from_k_diffusion",
 ]

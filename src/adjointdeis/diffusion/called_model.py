@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adjointdeis.diffusion.conventions import Convention, convention_of
+from adjointdeis.diffusion.conventions import convention_of
 
 # Names that models of diffusers give to the same thing, in order of preference.
 _LATENTS = ("sample", "hidden_states", "x")
@@ -60,19 +60,9 @@ class CalledModel(nn.Module):
                 "or hidden_states, and timestep"
             )
         self.latents, self.clock, self.prompt = latents, clock, self._first(_PROMPTS)
-        self._said = (time, output)
-        self._convention: Convention | None = None
-        if self.latents != "sample":
-            self.convention  # noqa: B018  unknown classes are refused at once
+        self.convention = convention_of(bare, time, output, latents == "sample")
         for name in bound:
             self._check_name(name)
-
-    @property
-    def convention(self) -> Convention:
-        """How the model is called; asked for late, because a grid alone needs none."""
-        if self._convention is None:
-            self._convention = convention_of(self._bare[0], *self._said)
-        return self._convention
 
     def forward(self, x: Tensor, timestep: Tensor, z: Any) -> Tensor:
         convention, bare = self.convention, self._bare[0]

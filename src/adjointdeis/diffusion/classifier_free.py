@@ -120,16 +120,27 @@ class Guidance(nn.Module):
         return tree_unflatten(filled, wanted[1])
 
     def forward(self, x: Tensor, t: Tensor, z: Any) -> Tensor:
+        return self._guided(self.denoiser, x, t, z)
+
+    def data(self, x: Tensor, t: Tensor, z: Any) -> Tensor:
+        """The guided data prediction of a network that has one where alpha = 0.
+
+        Raises:
+            AttributeError: it predicts eps.
+        """
+        return self._guided(self.denoiser.data, x, t, z)  # type: ignore[attr-defined]
+
+    def _guided(self, predict: Callable[..., Tensor], x: Tensor, t: Tensor, z: Any) -> Tensor:
         if z is None:
             raise ValueError("classifier-free guidance needs a condition z")
         if not self.guides(t):
-            return self.denoiser(x, t, z)
+            return predict(x, t, z)
         negative = self.negative(z, x)
         if self.batched and _alike(z, negative):
             both = tree_map(_joined, negative, z)
-            without, given = self.denoiser(torch.cat([x, x]), t, both).chunk(2)
+            without, given = predict(torch.cat([x, x]), t, both).chunk(2)
         else:
-            without, given = self.denoiser(x, t, negative), self.denoiser(x, t, z)
+            without, given = predict(x, t, negative), predict(x, t, z)
         return self.combined(without, given, x)
 
     def combined(self, without: Tensor, given: Tensor, x: Tensor) -> Tensor:

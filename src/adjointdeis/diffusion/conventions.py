@@ -2,7 +2,10 @@ r"""How each diffusers model is called: its time, the sign and the channels of i
 
 Read from the denoising loop of every pipeline of diffusers 0.42. Two models with the same
 argument names may want different times (FLUX.1 takes t / 1000, Stable Diffusion 3 takes t), and a
-wrong time gives an image and a gradient without an error; a class that is not here is refused.
+wrong time gives an image and a gradient without an error; a class that is not here is refused. A
+``forward(sample, timestep, ...)`` is the interface of ``UNet2DModel``; whoever has those names is
+called like one: every model of diffusers whose latents are called ``sample`` takes the timestep as
+it is.
 
 Left out on purpose, because their pipelines do more to the latents than call the model (joint
 audio, reference tokens, preconditioning, two networks): AceStep, AnyFlow, Cosmos, Flux3, Helios,
@@ -134,19 +137,22 @@ CONVENTIONS: dict[str, Convention] = {
 }
 
 
-def convention_of(model: nn.Module, time: Any = None, output: Any = None) -> Convention:
+def convention_of(
+    model: nn.Module, time: Any = None, output: Any = None, like_unet: bool = False
+) -> Convention:
     """The convention of a model: its class's, or a base class's, or the one that was said.
 
     Args:
         model: without wrappers.
+        like_unet: whether it has the argument names of a UNet.
         time, output: what the caller says; both, for a class that is not in the table.
 
     Raises:
         ValueError: an unknown class and not both said. The message shows the call.
     """
-    known = next(
-        (CONVENTIONS[c.__name__] for c in type(model).__mro__ if c.__name__ in CONVENTIONS), None
-    )
+    classes = [c.__name__ for c in type(model).__mro__]
+    known = next((CONVENTIONS[name] for name in classes if name in CONVENTIONS), None)
+    known = _PLAIN if known is None and like_unet else known
     if known is None and (time is None or output is None):
         raise UnknownModelError(
             f"{type(model).__name__} is no model whose convention is known here, and a wrong time "

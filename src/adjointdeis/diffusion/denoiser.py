@@ -7,11 +7,17 @@ None. A denoiser that is an ``nn.Module`` exposes its weights to the gradient me
 
 import math
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from adjointdeis.diffusion.prediction import eps_from_flow, eps_from_v, eps_from_x0
+from adjointdeis.diffusion.prediction import (
+    eps_from_flow,
+    eps_from_v,
+    eps_from_x0,
+    x0_from_flow,
+    x0_from_v,
+)
 from adjointdeis.diffusion.schedule import DDPM, Schedule
 
 
@@ -25,6 +31,9 @@ class Denoiser(Protocol):
 
 class _Converted(nn.Module):
     """A network of another parametrisation, seen as a noise prediction.
+
+    ``data(x, t, z)`` is its data prediction, which exists where alpha = 0 too: there x is noise,
+    eps = x whatever the network says, and only the data are left to step with.
 
     Args:
         network: callable of (x, t, z) with its own output convention.
@@ -74,9 +83,22 @@ class EpsFromX0(_Converted):
             raise ValueError("a data prediction gives no noise prediction where sigma = 0 (t = 0)")
         return eps_from_x0(x, self.network(x, t, z), alpha, sigma, self.spread)
 
+    def data(self, x: Tensor, t: Tensor, z: Tensor | None) -> Tensor:
+        """The data expected in x."""
+        alpha, sigma = self.levels(t)
+        m = self.network(x, t, z)
+        if self.spread == 0.0:
+            return m
+        kept = self.spread**2 / (sigma**2 + (alpha * self.spread) ** 2)
+        return m + alpha * kept * (x - alpha * m)
+
 
 class EpsFromV(_Converted):
     """Noise prediction of a network that predicts v = alpha eps - sigma x0.
+
+    Args:
+        network: callable of (x, t, z).
+        schedule: gives alpha and sigma at t.
 
     References:
         Progressive distillation, https://arxiv.org/abs/2202.00512
@@ -85,12 +107,95 @@ class EpsFromV(_Converted):
     def forward(self, x: Tensor, t: Tensor, z: Tensor | None) -> Tensor:
         return eps_from_v(x, self.network(x, t, z), *self.levels(t))
 
+    def data(self, x: Tensor, t: Tensor, z: Tensor | None) -> Tensor:
+        """The data expected in x; -v where alpha = 0."""
+        return x0_from_v(x, self.network(x, t, z), *self.levels(t))
+
 
 class EpsFromFlow(_Converted):
-    """Noise prediction of a rectified-flow network that predicts eps - x0."""
+    """Noise prediction of a rectified-flow network that predicts eps - x0.
+
+    Args:
+        network: callable of (x, t, z).
+        schedule: gives alpha and sigma at t.
+    """
 
     def forward(self, x: Tensor, t: Tensor, z: Tensor | None) -> Tensor:
         return eps_from_flow(x, self.network(x, t, z), *self.levels(t))
+
+    def data(self, x: Tensor, t: Tensor, z: Tensor | None) -> Tensor:
+        """The data expected in x."""
+        return x0_from_flow(x, self.network(x, t, z), *self.levels(t))
+
+
+class FromNoiseLevels(nn.Module):
+    r"""A network of EDM's arguments (:math:`x/\alpha`, :math:`\rho`, z), seen as one of time.
+
+    Data x_0 plus noise of standard deviation :math:`\rho = \sigma/\alpha` are what EDM, k-diffusion
+    and smalldiffusion call x and sigma, whatever the schedule.
+
+    Args:
+        network: callable of (y, rho, z), y shaped like x, rho of shape (B,) in the dtype of x.
+        schedule: gives alpha and rho at t.
+
+    Raises:
+        ValueError: alpha = 0, where x holds no data to divide for.
+    """
+
+    def __init__(self, network: Callable[..., Tensor], schedule: Schedule) -> None:
+        super().__init__()
+        self.network, self.schedule = network, schedule
+
+    def forward(self, x: Tensor, t: Tensor, z: Any) -> Tensor:
+        alpha = float(self.schedule.alpha(t))
+        if alpha == 0.0:
+            raise ValueError("a network of noise levels cannot be asked where alpha = 0")
+        rho = self.schedule.rho(t).to(x).expand(x.shape[0])
+        return self.network(x if alpha == 1.0 else x / alpha, rho, z)
+
+
+class EDM(nn.Module):
+    r"""Noise prediction of a network F trained in EDM's preconditioning.
+
+    .. math:: D(y; \rho) = \frac{\sigma_d^2}{\rho^2 + \sigma_d^2}\, y
+        + \frac{\rho\,\sigma_d}{\sqrt{\rho^2 + \sigma_d^2}}\,
+        F\Big(\frac{y}{\sqrt{\rho^2 + \sigma_d^2}},\ \frac{\log\rho}{4},\ z\Big), \qquad
+        \epsilon = \frac{y - D}{\rho},
+
+    with :math:`y = x/\alpha` and :math:`\rho = \sigma/\alpha`. The difference is taken before it
+    is rounded: eps keeps its digits at small noise.
+
+    Args:
+        network: callable of (scaled y, c_noise of shape (B,), z).
+        schedule: ``VarianceExploding(80.0)`` is EDM's own.
+        sigma_data: standard deviation of the data.
+
+    Raises:
+        ValueError: sigma_data not positive; a call at sigma = 0, which has no c_noise.
+
+    When not to use: for a network that has the preconditioning inside, as NVIDIA's ``EDMPrecond``;
+    that one is ``EpsFromX0(FromNoiseLevels(network, schedule), schedule)``.
+
+    References:
+        Elucidating the design space of diffusion models, table 1, https://arxiv.org/abs/2206.00364
+    """
+
+    def __init__(
+        self, network: Callable[..., Tensor], schedule: Schedule, sigma_data: float = 0.5
+    ) -> None:
+        super().__init__()
+        if not sigma_data > 0.0:
+            raise ValueError(f"sigma_data must be positive, got {sigma_data}")
+        self.network, self.schedule, self.sigma_data = network, schedule, sigma_data
+
+    def forward(self, x: Tensor, t: Tensor, z: Any) -> Tensor:
+        alpha, rho = float(self.schedule.alpha(t)), float(self.schedule.rho(t))
+        if not 0.0 < rho < math.inf:
+            raise ValueError(f"EDM's network takes log(sigma) and has none at sigma = {rho:g}")
+        y, width = x / alpha, math.hypot(rho, self.sigma_data)
+        c_noise = x.new_full((x.shape[0],), math.log(rho) / 4.0)
+        output = self.network(y / width, c_noise, z)
+        return rho / width**2 * y - self.sigma_data / width * output
 
 
 class FromTimesteps(nn.Module):

@@ -61,7 +61,6 @@ class DiffusersModel:
             ValueError: a scheduler that is more than a ``step`` (predictor-corrector, RePaint).
             TypeError: an argument that neither takes.
         """
-        self.network.convention  # noqa: B018  an unknown model is refused before anything runs
         reason = _NO_STEPS.get(self._name)
         if reason is None and not hasattr(self._scheduler, "step"):
             reason = "it has no method step"
@@ -85,7 +84,7 @@ class DiffusersModel:
             return RectifiedFlow()
         if getattr(self._scheduler, "alphas_cumprod", None) is None:
             raise self._no_levels("no alphas_cumprod, and no flow")
-        return _discrete(self._scheduler.alphas_cumprod)
+        return _discrete(self._scheduler.alphas_cumprod, self._prediction_type)
 
     @cached_property
     def denoiser(self) -> nn.Module:
@@ -94,7 +93,6 @@ class DiffusersModel:
         Warns:
             ClippingSchedulerWarning: the scheduler clips or thresholds the data prediction.
         """
-        self.network.convention  # noqa: B018
         if self.velocity is not None:
             return EpsFromFlow(self.velocity, self.schedule)
         config, schedule = self._scheduler.config, self.schedule
@@ -271,13 +269,14 @@ class _FlowTime(nn.Module):
         return self.network(x, (t * self.timesteps).float(), z)
 
 
-def _discrete(alphas_cumprod: Tensor) -> DDPM:
+def _discrete(alphas_cumprod: Tensor, prediction_type: str) -> DDPM:
     """The schedule with these signal levels, from their ratios so that float32 ones are kept."""
     squared = alphas_cumprod.detach().double().cpu()
-    if float(squared[-1]) <= 0.0:
+    if float(squared[-1]) <= 0.0 and prediction_type == "epsilon":
         raise ValueError(
             "these betas end at zero signal (rescale_betas_zero_snr): there the noise prediction "
-            "says nothing about the data, and no step can start. Use betas that are not rescaled"
+            "says nothing about the data, and no step can start. A network of v_prediction or "
+            "sample can; otherwise use betas that are not rescaled"
         )
     previous = torch.cat((squared.new_ones(1), squared[:-1]))
     return DDPM(betas=1.0 - squared / previous)

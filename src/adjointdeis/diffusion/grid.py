@@ -188,6 +188,33 @@ class TimeGrid:
         )
 
     @classmethod
+    def from_sigmas(cls, schedule: Schedule, sigmas: Tensor | Sequence[float]) -> "TimeGrid":
+        r"""Grid of explicit noise levels in the convention of EDM and k-diffusion.
+
+        Args:
+            schedule: places the levels in time; ``VarianceExploding`` has any up to its
+                ``sigma_max``, other schedules their own range of :math:`\sigma/\alpha`.
+            sigmas: N + 1 values of rho = sigma / alpha, strictly monotone; the last, or for
+                encoding the first, may be 0.
+
+        Raises:
+            ValueError: negative levels, or one beyond the schedule's noisiest.
+        """
+        rho = as_float64(torch.as_tensor(sigmas, dtype=torch.float64))
+        if not (rho >= 0.0).all():
+            raise ValueError("noise levels must not be negative")
+        lmbda = -rho.log()
+        t = torch.where(rho == 0.0, torch.zeros_like(rho), schedule.t_of(lmbda))
+        largest = float(schedule.rho(1.0))
+        if float(rho.max()) > largest * (1.0 + 1e-9):
+            raise ValueError(
+                f"a noise level of {float(rho.max()):g} is beyond the schedule's largest, "
+                f"{largest:g}; use VarianceExploding(sigma_max={float(rho.max()):g}) or larger"
+            )
+        t = t.clamp(0.0, 1.0)
+        return cls(schedule, t, schedule.alpha(t), schedule.alpha(t) * rho, lmbda, rho)
+
+    @classmethod
     def uniform_time(
         cls, schedule: Schedule, steps: int, t_min: float = 1e-3, t_max: float | None = None
     ) -> "TimeGrid":

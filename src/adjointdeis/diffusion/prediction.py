@@ -17,8 +17,28 @@ Level = float | Tensor  # alpha or sigma: one for all, or one an example, broadc
 
 
 def x0_from_eps(x: Tensor, eps: Tensor, alpha: float, sigma: float) -> Tensor:
-    """Data prediction; needs alpha > 0."""
+    """Data prediction.
+
+    Raises:
+        ValueError: alpha = 0, where x is noise and eps says nothing about the data.
+    """
+    if not isinstance(alpha, Tensor) and alpha == 0.0:
+        raise ValueError(
+            "where alpha = 0 a noise prediction says nothing about the data. Give a network that "
+            "predicts v, a flow or the data as it is (EpsFromV, EpsFromFlow, EpsFromX0), with DDIM "
+            "or DPMSolverPP; or start the grid at the schedule's t_max"
+        )
     return (x - sigma * eps) / alpha
+
+
+def x0_from_v(x: Tensor, v: Tensor, alpha: float, sigma: float) -> Tensor:
+    """Data prediction from a velocity v = alpha eps - sigma x0; at alpha = 0 it is -v / sigma."""
+    return (alpha * x - sigma * v) / (alpha**2 + sigma**2)
+
+
+def x0_from_flow(x: Tensor, flow: Tensor, alpha: float, sigma: float) -> Tensor:
+    """Data prediction from a rectified-flow velocity eps - x0, for any alpha + sigma > 0."""
+    return (x - sigma * flow) / (alpha + sigma)
 
 
 def eps_from_x0(x: Tensor, x0: Tensor, alpha: Level, sigma: Level, spread: float = 0.0) -> Tensor:

@@ -207,7 +207,12 @@ class DDPM(VariancePreserving):
 
     Args:
         betas: the T variances of the forward chain, each in (0, 1); by default the 1000
-            values linspace(1e-4, 0.02) of DDPM, DiffAE and the paper.
+            values linspace(1e-4, 0.02) of DDPM, DiffAE and the paper. The last may be 1: zero
+            terminal signal, alpha = 0 at t = 1, linear in t from the timestep before; there only
+            networks that predict v, a flow or the data have something to say.
+
+    Attributes:
+        t_max: 1, or with zero terminal signal the timestep before.
 
     References:
         Denoising diffusion probabilistic models, https://arxiv.org/abs/2006.11239
@@ -222,11 +227,22 @@ class DDPM(VariancePreserving):
             if self.betas is None
             else as_float64(self.betas)
         )
-        if betas.ndim != 1 or betas.numel() < 2 or not ((betas > 0) & (betas < 1)).all():
-            raise ValueError("DDPM needs a 1-d tensor of at least two betas, each in (0, 1)")
+        right = betas.ndim == 1 and betas.numel() >= 2
+        if not right or not ((betas > 0) & (betas <= 1)).all() or not (betas[:-1] < 1).all():
+            raise ValueError(
+                "DDPM needs a 1-d tensor of at least two betas, each in (0, 1); the last may be 1"
+            )
         table = 0.5 * torch.cat((betas.new_zeros(1), torch.log1p(-betas).cumsum(0)))
         object.__setattr__(self, "betas", betas)
         object.__setattr__(self, "_table", table)
+
+    @property
+    def t_max(self) -> float:  # type: ignore[override]
+        return 1.0 - 1.0 / self.timesteps if self._ends_in_noise else 1.0
+
+    @property
+    def _ends_in_noise(self) -> bool:
+        return bool(self._table[-1] == -math.inf)
 
     @property
     def timesteps(self) -> int:
@@ -251,17 +267,61 @@ class DDPM(VariancePreserving):
 
     def log_alpha(self, t: Time) -> Tensor:
         cell, fraction = self._cell(t)
-        return torch.lerp(self._table[cell], self._table[cell + 1], fraction)
+        low, high = self._table[cell], self._table[cell + 1]
+        # alpha itself is linear where its logarithm has no end.
+        straight = low + torch.log1p(-fraction)
+        return torch.where(high == -math.inf, straight, torch.lerp(low, high, fraction))
 
     def dlog_alpha(self, t: Time) -> Tensor:
-        cell, _ = self._cell(t)
-        return (self._table[cell + 1] - self._table[cell]) * self.timesteps
+        cell, fraction = self._cell(t)
+        low, high = self._table[cell], self._table[cell + 1]
+        return torch.where(high == -math.inf, -1.0 / (1.0 - fraction), high - low) * self.timesteps
 
     def t_of(self, lmbda: Time) -> Tensor:
         log_alpha = log_alpha_of_lmbda(as_float64(lmbda))
         cell = (torch.searchsorted(-self._table, -log_alpha) - 1).clamp(0, self.timesteps - 1)
         low, high = self._table[cell], self._table[cell + 1]
-        return (cell + (log_alpha - low) / (high - low)) / self.timesteps
+        straight = -torch.expm1(log_alpha - low)
+        fraction = torch.where(high == -math.inf, straight, (log_alpha - low) / (high - low))
+        return (cell + fraction) / self.timesteps
+
+
+@dataclass(frozen=True)
+class VarianceExploding(Schedule):
+    r"""Data plus noise, :math:`\alpha_t = 1`, :math:`\sigma_t = \sigma_{max}\, t`.
+
+    The levels of EDM, k-diffusion and score-SDE's VE, which differ in where they step only: give
+    those as ``TimeGrid.from_sigmas``. alpha never vanishes; x_T has the standard deviation
+    :math:`\sigma_{max}` and not 1.
+
+    Args:
+        sigma_max: noise level at t = 1, positive: 80 for EDM, 50 for score-SDE's CIFAR-10.
+
+    References:
+        Elucidating the design space of diffusion models, https://arxiv.org/abs/2206.00364
+        Score-based generative modeling through SDEs, https://arxiv.org/abs/2011.13456
+    """
+
+    sigma_max: float = 80.0
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.sigma_max < math.inf:
+            raise ValueError(f"VarianceExploding needs a positive sigma_max, got {self.sigma_max}")
+
+    def log_alpha(self, t: Time) -> Tensor:
+        return torch.zeros_like(as_float64(t))
+
+    def sigma(self, t: Time) -> Tensor:
+        return self.sigma_max * as_float64(t)
+
+    def dlog_alpha(self, t: Time) -> Tensor:
+        return torch.zeros_like(as_float64(t))
+
+    def dlmbda(self, t: Time) -> Tensor:
+        return -1.0 / as_float64(t)
+
+    def t_of(self, lmbda: Time) -> Tensor:
+        return torch.exp(-as_float64(lmbda)) / self.sigma_max
 
 
 @dataclass(frozen=True)

@@ -156,4 +156,4 @@ def set_timesteps(scheduler: Any, steps: int | None, arguments: dict[str, Any]) 
             raise ValueError(f"{len(own[0])} times were given for {steps} steps; leave out one")
         scheduler.set_timesteps(**arguments)
     else:
-        scheduler.set_timesteps(num_inference_steps=steps, **arguments)
+        scheduler.set_timesteps(steps, **arguments)

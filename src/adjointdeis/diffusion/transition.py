@@ -26,7 +26,8 @@ def signal_ratio(s: Node, t: Node) -> float:
     if s.alpha == 0.0:
         raise ValueError(
             "a step cannot start where alpha = 0: the noise prediction does not determine x_0 "
-            "there. Start the grid at the schedule's t_max"
+            "there. Start the grid at the schedule's t_max, or use DDIM or DPMSolverPP with a "
+            "network that predicts v, a flow or the data (EpsFromV, EpsFromFlow, EpsFromX0)"
         )
     return t.alpha / s.alpha
 

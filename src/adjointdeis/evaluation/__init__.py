@@ -1,8 +1,7 @@
 """Evaluation of face-morphing attacks from comparison scores: numpy and scipy, never torch.
 
 The way through: a `ScoreTable` (`read_scores`, `ScoreTable.from_rows`), a `ThresholdRecord`
-(`threshold_at_fmr`), and `evaluate` for rows with counts and intervals. `torchmetrics.py` holds
-the metric classes and is the only module here that imports torch; import it by its own name.
+(`threshold_at_fmr`), and `evaluate` for rows with counts and intervals.
 Names are imported when first used, so that a command that only prints its help waits for nothing.
 """
 
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
         rmmr,
         vulnerability,
     )
+    from adjointdeis.evaluation.operating import estimate_thresholds
     from adjointdeis.evaluation.paired import compare_attacks, holm, mcnemar_exact
     from adjointdeis.evaluation.policies import IMPOSTOR_POLICIES, impostors
     from adjointdeis.evaluation.protocol import (
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
         INTERVALS,
         ROW_KEYS,
         WORST_CASE,
-        estimate_thresholds,
         evaluate,
     )
     from adjointdeis.evaluation.rates import Rate, clopper_pearson, rate, wilson
@@ -153,9 +152,9 @@ _HOMES = {
         "INTERVALS",
         "ROW_KEYS",
         "WORST_CASE",
-        "estimate_thresholds",
         "evaluate",
     ),
+    "operating": ("estimate_thresholds",),
     "rates": (
         "Rate",
         "clopper_pearson",

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 COMMANDS = (
     "score",
+    "report",
+    "verification",
     "compare",
     "map",
     "mad",
@@ -26,7 +28,32 @@ examples:
   adjointdeis-eval demo.csv --thresholds thresholds.json
   adjointdeis-eval compare demo.csv strong weak --probe other
   adjointdeis-eval convert --from mvr --to canonical morphs.txt --into scores.csv --system arcface
+  adjointdeis-eval report scores.csv -o report --subjects demo-subjects.csv --by sex
+  adjointdeis-eval verification scores.csv
   adjointdeis-eval verify morph.png
+
+names that older tools use: IAPAR is IAPMR, RIAPAR is RMMR-IAPMR (IAPMR + FNMR), RMMR is
+RMMR-MMPMR (MMPMR + FNMR); APCER and BPCER of ISO/IEC 30107-3 are MACER and BSCER here.
+"""
+
+
+_FORMATS = """\
+formats, and the files that each takes:
+  canonical  scores.csv or scores.parquet with its sidecar JSON; what every command reads
+  generic    any table with a header; --columns score=Sim morph_id=Morph subject_id=Who ...
+  matrix     scores.npy or .npz, then a CSV of labels of its rows and one of its columns
+  mvr        `morph; subject; sample; score`, and with five fields the bona fide comparisons
+  map        a folder with one TSV per recogniser and FRS_Info.json (Morphing Attack Potential)
+  bob        4 or 5 columns, comparison CSV or PAD CSV; NaN is a failure to acquire
+  nist       FATE MORPH logs of comparison, single or differential detection
+  pyeer      two files, genuine then impostor, score in the last column
+  revelio    two files, bona fide then morph, one score per line
+
+which probe policy to state:
+  source     morphs were compared with the very images that they were made from: the attacker's
+             best case, and often tens of points higher
+  other      morphs were compared with other images of the same people, as at a border; state it
+             only if you know it: no file says so, and the two are never mixed
 """
 
 
@@ -53,9 +80,34 @@ def parser() -> argparse.ArgumentParser:
     score.add_argument("--probe", nargs="+", metavar="POLICY", help="source, other (default both)")
     score.add_argument("--attacks", nargs="+")
     score.add_argument("--systems", nargs="+")
+    score.add_argument("--by", nargs="+", choices=("sex", "group", "age"),
+                       help="also the morphs of each sex, group or age band alone")  # fmt: skip
     _statistics(score)
     score.add_argument("--json", metavar="FILE", help="result file (default SCORES.result.json)")
     score.add_argument("--markdown", metavar="FILE", help="also write the tables to a file")
+
+    report = commands.add_parser(
+        "report", help="tables and figures of score files: HTML, Markdown, LaTeX, CSV, JSON"
+    )
+    report.add_argument("scores", nargs="+", metavar="FILE", help="canonical score files")
+    report.add_argument("-o", "--out", required=True, metavar="DIR")
+    report.add_argument("--title", help="default: the first file's name")
+    report.add_argument("--subjects", metavar="CSV", help="subject_id, sex, group, age")
+    report.add_argument("--fmr", type=float, nargs="+", metavar="F")
+    report.add_argument("--impostors", nargs="+", metavar="POLICY")
+    report.add_argument("--thresholds", metavar="FILE")
+    report.add_argument("--by", nargs="+", choices=("sex", "group", "age"))
+    report.add_argument("--no-plots", action="store_true", help="tables only, in seconds")
+    _statistics(report)
+
+    verification = commands.add_parser(
+        "verification", help="EER, FNMR at FMR and DET of a recogniser, without any morph"
+    )
+    _scores(verification)
+    verification.add_argument("--fmr", type=float, nargs="+", metavar="F")
+    verification.add_argument("--impostors", default="all", metavar="POLICY")
+    verification.add_argument("-o", "--out", metavar="DIR", help="also a report with the figures")
+    _statistics(verification)
 
     compare = commands.add_parser("compare", help="two attacks on the same pairs: paired tests")
     _scores(compare)
@@ -76,6 +128,7 @@ def parser() -> argparse.ArgumentParser:
 
     mad = commands.add_parser("mad", help="morphing attack detection: MACER, BSCER, D-EER")
     _scores(mad, subjects=False)
+    _statistics(mad)
     mad.add_argument("--det", metavar="CSV", help="also write every operating point (DET curve)")
 
     threshold = commands.add_parser("threshold", help="estimate thresholds and write records")
@@ -87,15 +140,28 @@ def parser() -> argparse.ArgumentParser:
     threshold.add_argument("--impostor-set", help="a name for the people behind the impostors")
     threshold.add_argument("--out", metavar="FILE", help="where to write the records (JSON)")
 
-    convert = commands.add_parser("convert", help="between score formats")
+    convert = commands.add_parser(
+        "convert",
+        help="between score formats",
+        epilog=_FORMATS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     convert.add_argument("inputs", nargs="+", metavar="IN")
     convert.add_argument("--from", dest="source", required=True, metavar="FORMAT")
     convert.add_argument("--to", dest="target", default="canonical", metavar="FORMAT")
     convert.add_argument("--into", nargs="+", required=True, metavar="OUT")
     convert.add_argument("--system", default="system")
     convert.add_argument("--attack", default="attack")
-    convert.add_argument("--probe", default="other", choices=("source", "other"))
+    convert.add_argument("--probe", choices=("source", "other"),
+                         help="which probes morphs met; needed for morphs")  # fmt: skip
     convert.add_argument("--score-type", choices=("similarity", "dissimilarity"))
+    convert.add_argument("--columns", nargs="+", metavar="NAME=COLUMN",
+                         help="of --from generic: canonical name and column")  # fmt: skip
+    convert.add_argument("--kind", default="", choices=("mated", "nonmated", "morph", "mad"),
+                         help="of every row, where a generic file does not say")  # fmt: skip
+    convert.add_argument("--alignment", default="", help="how faces were cropped")
+    convert.add_argument("--model-fingerprint", default="", metavar="SHA256")
+    convert.add_argument("--data-set", default="", metavar="ID", help="which faces these are of")
 
     verify = commands.add_parser("verify", help="read the provenance of morph images (PNG)")
     verify.add_argument("images", nargs="+", metavar="FILE")

@@ -9,19 +9,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from adjointdeis.evaluation import credentials, markdown
+from adjointdeis.evaluation import credentials, tables
 from adjointdeis.evaluation.detection import WORST, DetectionScores, detection_rows
 from adjointdeis.evaluation.errors import EvaluationError
 from adjointdeis.evaluation.formats import Labels, read as read_format, write as write_format
 from adjointdeis.evaluation.generality import evaluate_attack_potential, evaluate_generality
+from adjointdeis.evaluation.markdown import markdown_table, table as text_table
+from adjointdeis.evaluation.operating import estimate_thresholds
 from adjointdeis.evaluation.paired import compare_attacks
 from adjointdeis.evaluation.paper import SYSTEMS, paper_table
-from adjointdeis.evaluation.protocol import INTERVALS, estimate_thresholds, evaluate
+from adjointdeis.evaluation.protocol import INTERVALS, evaluate, evaluate_by
 from adjointdeis.evaluation.provenance import NoProvenance, read_provenance, sources_match
-from adjointdeis.evaluation.scores import ScoreTable
+from adjointdeis.evaluation.scores import ScoreTable, concatenate
 from adjointdeis.evaluation.storage import read_scores, write_json, write_scores
 from adjointdeis.evaluation.subjects import Subjects, read_subjects
 from adjointdeis.evaluation.thresholds import ThresholdRecord, read_thresholds
+from adjointdeis.evaluation.verification import verification_rows
+from adjointdeis.extras import load
 from adjointdeis.files import write_atomically
 
 RESULT_SCHEMA = "adjointdeis-evaluation/1"
@@ -61,7 +65,15 @@ def score(options: Namespace) -> None:
         seed=options.seed,
         confidence=options.confidence,
     )
-    text = f"{markdown.vulnerability_table(rows)}\n\n{markdown.threshold_table(records)}"
+    for covariate in options.by or ():
+        if subjects is None:
+            raise EvaluationError(f"--by {covariate} needs --subjects FILE")
+        rows += evaluate_by(
+            table, subjects, covariate, records, probe_policies=options.probe,
+            attacks=options.attacks, systems=options.systems, variants=options.variants,
+            **_statistics(options),
+        )  # fmt: skip
+    text = _printed(tables.rates_table(rows), tables.threshold_table(records))
     print(text)
     result = {
         "schema": RESULT_SCHEMA,
@@ -77,6 +89,47 @@ def score(options: Namespace) -> None:
     if options.markdown:
         write_atomically(Path(options.markdown), lambda f: f.write(text + "\n"))
     print(f"wrote {out}", file=sys.stderr)
+
+
+def report(options: Namespace) -> None:
+    """Writes a report of score files: HTML, Markdown, LaTeX, CSV, JSON and figures."""
+    load("matplotlib", "reports")
+    load("PIL", "reports")
+    from adjointdeis.reporting.score_report import write_score_report
+
+    _check_confidence(options)
+    read = [read_scores(path) for path in options.scores]
+    written = write_score_report(
+        read[0] if len(read) == 1 else concatenate(read),
+        options.out,
+        title=options.title or Path(options.scores[0]).stem,
+        thresholds=read_thresholds(options.thresholds) if options.thresholds else None,
+        fmr=options.fmr or (0.001,),
+        impostor_policies=options.impostors or ("all",),
+        subjects=_subjects(options),
+        covariates=options.by or (),
+        plots=not options.no_plots,
+        **_statistics(options),
+    )
+    print(f"wrote {len(written)} files to {options.out}: report.html first", file=sys.stderr)
+
+
+def verification(options: Namespace) -> None:
+    """Prints EER and FNMR of every recogniser; with --out also figures, as `report` does."""
+    _check_confidence(options)
+    table = read_scores(options.scores)
+    rows = verification_rows(
+        table,
+        fmr=options.fmr or (0.01, 0.001, 0.0001),
+        impostor_policy=options.impostors,
+        subjects=_subjects(options),
+        **_statistics(options),
+    )
+    print(_printed(tables.verification_table(rows)))
+    if options.out:
+        options.scores, options.by, options.title = [options.scores], (), None
+        options.thresholds, options.impostors, options.no_plots = None, [options.impostors], False
+        report(options)
 
 
 def compare(options: Namespace) -> None:
@@ -95,7 +148,7 @@ def compare(options: Namespace) -> None:
         seed=options.seed,
         confidence=options.confidence,
     )
-    print(markdown.paired_table(found))
+    print(markdown_table(tables.paired_table(found)))
 
 
 def map(options: Namespace) -> None:
@@ -112,21 +165,21 @@ def map(options: Namespace) -> None:
         table,
         records,
         **asked,
-        replicates=options.replicates,
-        seed=options.seed,
-        confidence=options.confidence,
+        **_statistics(options),
     )
-    print(markdown.potential_table(rows))
-    print(f"\n{markdown.generality_table(evaluate_generality(table, records, **asked))}")
+    print(_printed(*tables.potential_tables(rows)))
+    general = evaluate_generality(table, records, **asked, **_statistics(options))
+    print(f"\n{markdown_table(tables.generality_table(general))}")
 
 
 def mad(options: Namespace) -> None:
     """Prints the detection rates of every detector, and writes their DET curves if asked."""
+    _check_confidence(options)
     table = read_scores(options.scores)
-    rows = detection_rows(table)
+    rows = detection_rows(table, **_statistics(options))
     if not rows:
         raise EvaluationError(f"{options.scores}: no row of kind 'mad'")
-    print(markdown.detection_table(rows))
+    print(markdown_table(tables.detection_table(rows)))
     if options.det:
         write_atomically(Path(options.det), lambda f: csv.writer(f).writerows(_det(table)))
         print(f"wrote {options.det}", file=sys.stderr)
@@ -149,7 +202,7 @@ def threshold(options: Namespace) -> None:
         records += estimate_thresholds(
             table, system, options.fmr, options.impostors, subjects, **stated
         )
-    print(markdown.threshold_table(records))
+    print(markdown_table(tables.threshold_table(records)))
     if options.out:
         write_json([record.to_dict() for record in records], options.out)
         print(f"wrote {options.out}", file=sys.stderr)
@@ -157,8 +210,23 @@ def threshold(options: Namespace) -> None:
 
 def convert(options: Namespace) -> None:
     """Reads one format and writes another."""
-    labels = Labels(options.system, options.score_type, options.attack, options.probe)
+    mapped = dict(entry.split("=", 1) for entry in options.columns or () if "=" in entry)
+    if len(mapped) != len(options.columns or ()):
+        raise EvaluationError("--columns: expected name=column, such as score=Similarity")
+    labels = Labels(
+        system=options.system,
+        score_type=options.score_type,
+        attack=options.attack,
+        probe_policy=options.probe,
+        alignment=options.alignment,
+        model_fingerprint=options.model_fingerprint,
+        data_set=options.data_set,
+        kind=options.kind,
+        columns=mapped,
+    )
     table = read_format(options.source, options.inputs, labels)
+    if said := table.metadata.get("read_as"):
+        print(said, file=sys.stderr)
     write_format(options.target, table, options.into)
     print(f"wrote {len(table)} rows to {', '.join(options.into)}", file=sys.stderr)
 
@@ -223,7 +291,16 @@ def paper(options: Namespace) -> None:
     for row in rows:
         cells = ["" if row[key] is None else row[key] for key in labels]
         lines.append([*cells, *(str(row[system]) for system in SYSTEMS)])
-    print(markdown.table([*labels, *SYSTEMS], lines))
+    print(text_table([*labels, *SYSTEMS], lines))
+
+
+def _printed(*found: tables.Table) -> str:
+    return "\n\n".join(markdown_table(each) for each in found)
+
+
+def _statistics(options: Namespace) -> dict[str, Any]:
+    """Options of every interval."""
+    return {name: getattr(options, name) for name in ("replicates", "seed", "confidence")}
 
 
 def _check_confidence(options: Namespace) -> None:

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
+
 from adjointdeis.evaluation.attack_potential import (
     attack_potential,
     bootstrap_attack_potential,
@@ -10,19 +12,24 @@ from adjointdeis.evaluation.attack_potential import (
 )
 from adjointdeis.evaluation.errors import EvaluationError, ScoreError
 from adjointdeis.evaluation.groups import MorphScores, group_table
-from adjointdeis.evaluation.protocol import (
+from adjointdeis.evaluation.operating import (
     TAU_FIXED,
     TAU_REESTIMATED,
-    WORST_CASE,
     OperatingPoint,
     chosen,
     draw_for,
     operating_points,
 )
+from adjointdeis.evaluation.protocol import WORST_CASE
 from adjointdeis.evaluation.scores import ScoreTable
 from adjointdeis.evaluation.subjects import Subjects
 from adjointdeis.evaluation.thresholds import ThresholdRecord
-from adjointdeis.evaluation.uncertainty import SubjectDraws, percentile_interval
+from adjointdeis.evaluation.uncertainty import (
+    SubjectDraws,
+    bootstrap_rates,
+    covering_interval,
+    independent_morphs,
+)
 
 MAP_ROW_KEYS = (
     "attack",
@@ -45,6 +52,9 @@ MAP_ROW_KEYS = (
 )
 
 
+_AGGREGATES = {"min": np.min, "mean": np.mean, "max": np.max}
+
+
 def evaluate_attack_potential(
     table: ScoreTable,
     thresholds: Iterable[ThresholdRecord] | None = None,
@@ -62,7 +72,17 @@ def evaluate_attack_potential(
 ) -> list[dict[str, Any]]:
     """MAP[r, c] of every attack and probe policy over all systems, one row per (r, c).
 
-    Args are those of `evaluate`; `attempts` is R of `attack_potential`.
+    Args:
+        table: `morph` rows of several systems, and `nonmated` rows where thresholds are estimated.
+        thresholds: Records to use, one per system; None estimates each from the table's impostors.
+        fmr: Target false match rate, a share.
+        impostor_policy: Which impostors set the threshold: all, same-sex, same-sex-and-group.
+        attacks, systems, probe_policies: What to evaluate; None takes what the table has.
+        subjects: Sex and group of each subject, for the policies that need them.
+        attempts: R, the number of rows; None is the smallest number of probes of any subject.
+        replicates: Draws of the subject bootstrap; 0 leaves it out.
+        seed: Of the draws.
+        confidence: Level of the intervals, in (0, 1).
 
     Raises:
         EvaluationError: when a system has no threshold at this FMR and policy.
@@ -87,6 +107,7 @@ def evaluate_attack_potential(
                 for s in systems
             }
             matrix = attack_potential(groups, taus, attempts)
+            independent = independent_morphs(groups[systems[0]])
             values = None
             if draws is not None:
                 values = bootstrap_attack_potential(draws, groups, replicate_taus, attempts)
@@ -96,7 +117,8 @@ def evaluate_attack_potential(
                     cell = matrix.rate(r, c, confidence)
                     lo = hi = None
                     if values is not None:
-                        lo, hi = percentile_interval(values[:, r - 1, c - 1], confidence)
+                        own = values[:, r - 1, c - 1]
+                        lo, hi = covering_interval(own, cell.value, independent, confidence)
                     tau = TAU_FIXED if fixed else TAU_REESTIMATED
                     numbers = (r, c, cell.k, cell.n, cell.value, cell.lo, cell.hi, lo, hi)
                     labels = (attack, list(systems), policy, impostor_policy, fmr)
@@ -113,14 +135,28 @@ def evaluate_generality(
     fmr: float = 0.001,
     impostor_policy: str = "all",
     subjects: Subjects | None = None,
+    replicates: int = 2000,
+    seed: int = 0,
+    confidence: float = 0.95,
 ) -> list[dict[str, Any]]:
     """G-MAP over all attacks, one row per probe policy: minimum, mean and maximum over systems.
 
     The worst-case bound is no attack and is left out. Failures in the scores count as non-matches.
 
+    Args:
+        table: `morph` rows of several attacks and systems, and `nonmated` rows.
+        thresholds: Records to use, one per system; None estimates each from the table's impostors.
+        fmr: Target false match rate, a share.
+        impostor_policy: Which impostors set the threshold: all, same-sex, same-sex-and-group.
+        subjects: Sex and group of each subject, for the policies that need them.
+        replicates: Draws of the subject bootstrap; 0 leaves it out.
+        seed: Of the draws.
+        confidence: Level of the intervals, in (0, 1).
+
     Returns:
-        probe_policy, impostor_policy, fmr_target, attacks, systems, min, mean, max, n_failed; the
-        three shares are None where some subject has another number of probes, for G-MAP pairs them.
+        probe_policy, impostor_policy, fmr_target, attacks, systems, min, mean, max with the ends
+        of their intervals (min_lo, min_hi, ...), n_failed; the shares are None where some subject
+        has another number of probes, for G-MAP pairs them.
 
     Raises:
         EvaluationError: when a system has no threshold at this FMR and policy.
@@ -129,8 +165,10 @@ def evaluate_generality(
     systems = chosen(morphs, "system", None)
     attacks = [a for a in chosen(morphs, "attack", None) if a != WORST_CASE]
     records = None if thresholds is None else list(thresholds)
-    points = _points(table, systems, records, fmr, impostor_policy, subjects, None, 0.95)
+    draws = draw_for(table, replicates, seed) if replicates else None
+    points = _points(table, systems, records, fmr, impostor_policy, subjects, draws, confidence)
     taus = {s: p.record.oriented for s, p in points.items()}
+    replicate_taus = {s: taus[s] if p.taus is None else p.taus for s, p in points.items()}
     rows = []
     for policy in chosen(morphs, "probe_policy", None):
         groups: dict[str, dict[str, MorphScores]] = {
@@ -149,10 +187,22 @@ def evaluate_generality(
             "systems": systems,
         }
         for over in ("min", "mean", "max"):
+            row[over] = row[f"{over}_lo"] = row[f"{over}_hi"] = None
             try:
                 row[over] = generalised_attack_potential(groups, taus, over_systems=over)
             except ScoreError:
-                row[over] = None
+                continue
+            if draws is not None:
+                aggregate = _AGGREGATES[over]
+                drawn = []
+                for own in groups.values():
+                    values = [
+                        bootstrap_rates(draws, own[s], "FMMPMR", replicate_taus[s]) for s in systems
+                    ]
+                    drawn.append(aggregate(values, axis=0))
+                n = min(independent_morphs(own[systems[0]]) for own in groups.values())
+                ends = covering_interval(np.mean(drawn, axis=0), row[over], n, confidence)
+                row[f"{over}_lo"], row[f"{over}_hi"] = ends
         failed = [g.n_failed for own in groups.values() for g in own.values()]
         rows.append({**row, "n_failed": sum(failed)})
     return rows

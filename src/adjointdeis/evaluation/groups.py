@@ -5,8 +5,9 @@ from functools import cached_property
 
 import numpy as np
 
+from adjointdeis.evaluation.columns import codes, oriented, text_column
 from adjointdeis.evaluation.errors import ScoreError
-from adjointdeis.evaluation.scores import ScoreTable, codes, text_column
+from adjointdeis.evaluation.scores import ScoreTable
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,8 +99,10 @@ def group(
         score_type: `similarity` or `dissimilarity`.
 
     Raises:
-        ScoreError: no row, unequal lengths, or a repeated (morph, subject, probe).
+        ScoreError: no row, unequal lengths, a repeated (morph, subject, probe), a morph of one
+            subject, an infinite score or an unknown direction.
     """
+    turned = oriented(scores, score_type).ravel()
     scores = np.asarray(scores, dtype=np.float64).ravel()
     morph, subject = _labels(morph), _labels(subject)
     if not len(scores) == len(morph) == len(subject):
@@ -110,12 +113,11 @@ def group(
     if not len(scores):
         raise ScoreError("no comparison of a morph")
     failed = np.isnan(scores)
-    oriented = -scores if score_type == "dissimilarity" else scores
-    oriented = np.where(failed, -np.inf, oriented)
+    turned = np.where(failed, -np.inf, turned)
     morph_code, n_morphs = codes(morph)
     pair_code, n_pairs = codes(morph_code, subject)
     if probe is None:
-        order = np.lexsort((oriented, pair_code))
+        order = np.lexsort((turned, pair_code))
     else:
         probe = _labels(probe)
         attempt, n_attempts = codes(pair_code, probe)
@@ -129,8 +131,14 @@ def group(
     pair_start = np.searchsorted(pair_code[order], np.arange(n_pairs))
     first = order[pair_start]
     morph_start = np.searchsorted(morph_code[first], np.arange(n_morphs))
+    alone = np.diff(morph_start, append=n_pairs) < 2
+    if alone.any():
+        name = morph[first][morph_start][alone][0]
+        raise ScoreError(
+            f"morph {name!s} has probes of one subject only; a morph needs every contributing one"
+        )
     return MorphScores(
-        scores=oriented[order],
+        scores=turned[order],
         pair_start=pair_start,
         morph_start=morph_start,
         morphs=morph[first][morph_start],
@@ -141,6 +149,10 @@ def group(
 
 def group_table(table: ScoreTable, *, attack: str, system: str, probe_policy: str) -> MorphScores:
     """Groups the `morph` rows of one attack, system and probe policy.
+
+    Args:
+        table: Scores.
+        attack, system, probe_policy: Whose `morph` rows.
 
     Raises:
         ScoreError: when the table has no such row.

@@ -31,6 +31,7 @@ from typing import Any
 
 import numpy as np
 
+from adjointdeis.evaluation.columns import oriented_tau
 from adjointdeis.evaluation.errors import EvaluationError, ScoreError
 from adjointdeis.evaluation.groups import MorphScores, group
 from adjointdeis.evaluation.rates import Rate, rate, sum_of_rates
@@ -61,7 +62,16 @@ def denominators(groups: MorphScores, variant: str) -> np.ndarray:
 def vulnerability(
     groups: MorphScores, tau: float, variant: str = "MMPMR", *, confidence: float = 0.95
 ) -> Rate:
-    """One variant of one attack on one system; `tau` is for scores where larger is more alike."""
+    """One variant of one attack on one system.
+
+    Args:
+        groups: Scores of one attack on one system, by morph and subject.
+        tau: Threshold, for scores where larger is more alike.
+        variant: One of `VARIANTS`.
+        confidence: Level of the interval, in (0, 1).
+    """
+    if math.isnan(tau):
+        raise EvaluationError("threshold nan: expected a number")
     k = float(numerators(groups, variant, np.array([tau])).sum())
     n = int(denominators(groups, variant).sum())
     k = round(k) if abs(k - round(k)) < 1e-9 else k
@@ -86,6 +96,8 @@ def mmpmr(
         morph, subject, probe: shape (R,), labels; `probe` names the attempts that FMMPMR pairs.
         tau: the threshold in the scores' own direction.
         variant: `MMPMR` (one probe per subject), `MinMax`, `ProdAvg`, `FMMPMR` or `IAPMR`.
+        score_type: similarity, or dissimilarity, where a match lies below tau.
+        confidence: level of the interval, in (0, 1).
 
     Raises:
         ScoreError: shapes that differ, repeats, or data that the variant is not defined on.
@@ -93,8 +105,7 @@ def mmpmr(
     if variant == "FMMPMR" and probe is None:
         raise ScoreError("FMMPMR pairs attempts and needs the probe of every comparison")
     groups = group(scores, morph, subject, probe, score_type=score_type)
-    oriented = -tau if score_type == "dissimilarity" else tau
-    return vulnerability(groups, oriented, variant, confidence=confidence)
+    return vulnerability(groups, oriented_tau(tau, score_type), variant, confidence=confidence)
 
 
 def minmax_mmpmr(*args: Any, **options: Any) -> Rate:
@@ -121,12 +132,23 @@ def rmmr(attack: Rate, fnmr: Rate) -> Rate:
     """RMMR = MMPMR + FNMR of the same system and threshold; may exceed 1.
 
     Papers up to September 2017 may mean TMR - MMPMR by RMNMR; this is not that.
+
+    Args:
+        attack: MMPMR, or one of its variants.
+        fnmr: False non-match rate.
     """
     return sum_of_rates(attack, fnmr)
 
 
 def mmpmr_curve(groups: MorphScores, taus: np.ndarray) -> np.ndarray:
-    """MinMax-MMPMR (MMPMR with one probe) at many thresholds in one pass, shape of `taus`."""
+    """MinMax-MMPMR (MMPMR with one probe) at many thresholds in one pass, shape of `taus`.
+
+    Args:
+        groups: Scores of one attack on one system.
+        taus: Thresholds, any shape.
+    """
+    if np.isnan(taus).any():
+        raise EvaluationError("a threshold is nan: expected numbers")
     ordered = np.sort(groups.min_of_best)
     below = np.searchsorted(ordered, np.asarray(taus, dtype=np.float64), side="right")
     return 1.0 - below / len(ordered)

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from adjointdeis.evaluation.errors import PolicyError
-from adjointdeis.evaluation.scores import ScoreTable, refuse_unmatched_ids
+from adjointdeis.evaluation.columns import codes
+from adjointdeis.evaluation.errors import PolicyError, ScoreError
+from adjointdeis.evaluation.scores import ScoreTable
 from adjointdeis.evaluation.subjects import Subjects
 
 IMPOSTOR_POLICIES = ("all", "same-sex", "same-sex-and-group")
@@ -62,10 +63,58 @@ def require_policy(policy: str, subjects: Subjects | None, people: Iterable[str]
         subjects.values(np.array(list(people)), covariate)
 
 
+def _counted_twice(rows: ScoreTable) -> np.ndarray:
+    """Shape (N_I,): comparisons whose mirror image, the same two captures with the same score, is
+    listed before; a symmetric comparison is one comparison in either order."""
+    index, _ = codes(
+        np.concatenate([rows["subject_id"], rows["ref_subject_id"]]),
+        np.concatenate([rows["probe_id"], rows["ref_id"]]),
+    )
+    probe, reference = index[: len(rows)], index[len(rows) :]
+    named = (rows["probe_id"] != "") & (rows["ref_id"] != "")
+    key, _ = codes(np.minimum(probe, reference), np.maximum(probe, reference), rows["score"])
+    first = np.unique(key, return_index=True)[1]
+    again = np.ones(len(rows), dtype=bool)
+    again[first] = False
+    return again & named & (rows["status"] == "ok")
+
+
+def refuse_unmatched_ids(table: ScoreTable) -> None:
+    """Refuses impostor comparisons of two groups without one id in common and no mated comparison.
+
+    Nearly always the two sides spell the same people differently (`001` and `001_08`), and every
+    genuine comparison passes for an impostor. `"two_groups": true` in the metadata says that they
+    are different people.
+
+    Raises:
+        ScoreError: naming an id of each side.
+    """
+    if table.metadata.get("two_groups") is True:
+        return
+    for system in table.unique("system", kind="nonmated"):
+        rows = table.select(kind="nonmated", system=system)
+        sides = [set(map(str, np.unique(rows[name]))) for name in ("subject_id", "ref_subject_id")]
+        one, two = (sorted(side - {""}) for side in sides)
+        apart = len(one) > 1 and len(two) > 1 and sides[0].isdisjoint(sides[1])
+        if apart and not len(table.select(kind="mated", system=system)):
+            raise ScoreError(
+                f"{rows.place(0)}: no mated comparison of system {system!r}, and no id is on both "
+                f"sides ({one[0]!r} among the probes, {two[0]!r} among the references): write one "
+                'person one way on both sides; if they are two groups of people, state "two_groups"'
+                ": true in the sidecar JSON"
+            )
+
+
 def impostors(
     table: ScoreTable, system: str, policy: str = "all", subjects: Subjects | None = None
 ) -> Impostors:
     """Selects the nonmated comparisons of one system by policy.
+
+    Args:
+        table: Scores.
+        system: Whose.
+        policy: One of `IMPOSTOR_POLICIES`.
+        subjects: Sex and group of each subject; needed by all policies but `all`.
 
     Raises:
         PolicyError: unknown policy; no nonmated row; a policy that needs covariates without a
@@ -95,6 +144,7 @@ def impostors(
     if not keep.any():
         raise PolicyError(f"impostor policy {policy!r} leaves no comparison of system {system!r}")
     rows = rows.where(keep)
+    rows = rows.where(~_counted_twice(rows))
     return Impostors(
         scores=np.where(rows["status"] == "ok", rows["score"], np.nan),
         oriented=rows.oriented,

@@ -6,35 +6,50 @@ and realised FMR with counts, k of N, both intervals and what the bootstrap did 
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from adjointdeis.evaluation.errors import EvaluationError, PolicyError, ScoreError
+from adjointdeis.evaluation.columns import codes
+from adjointdeis.evaluation.errors import EvaluationError, ScoreError
 from adjointdeis.evaluation.groups import MorphScores, group_table
 from adjointdeis.evaluation.metrics import VARIANTS, rmmr, vulnerability
-from adjointdeis.evaluation.policies import Impostors, impostors
-from adjointdeis.evaluation.rates import CONDITIONAL, NEW_SUBJECTS, NEW_SUBJECTS_FIXED_TAU, Rate
-from adjointdeis.evaluation.scores import ScoreTable
-from adjointdeis.evaluation.subjects import Subjects
-from adjointdeis.evaluation.thresholds import ThresholdRecord, threshold_at_fmr
+from adjointdeis.evaluation.operating import (
+    OperatingPoint,
+    chosen,
+    distinct,
+    draw_for,
+    operating_points,
+)
+from adjointdeis.evaluation.rates import (
+    CONDITIONAL,
+    NEW_SUBJECTS,
+    NEW_SUBJECTS_FIXED_TAU,
+    Rate,
+    sum_of_rates,
+)
+from adjointdeis.evaluation.scores import ScoreTable, concatenate
+from adjointdeis.evaluation.subjects import Subjects, age_band
+from adjointdeis.evaluation.thresholds import ThresholdRecord
 from adjointdeis.evaluation.uncertainty import (
     SubjectDraws,
     bootstrap_fnmr,
     bootstrap_rates,
-    bootstrap_thresholds,
-    draw_subjects,
+    covering_interval,
+    independent_morphs,
     percentile_interval,
 )
 from adjointdeis.evaluation.verification import false_non_match_rate
 
 WORST_CASE = "worst-case"
 RMMR_PREFIX = "RMMR-"
-ALL_VARIANTS = (*VARIANTS, *(RMMR_PREFIX + v for v in VARIANTS[:4]))
-TAU_REESTIMATED = "re-estimated"
-TAU_FIXED = "fixed"
+# Those that count morphs; of the IAPMR, which counts comparisons, the sum with the FNMR is the
+# RIAPAR of ISO/IEC 30107-3, 1 + IAPAR - (1 - FNMR).
+RMMR_VARIANTS = ("MMPMR", "MinMax", "ProdAvg", "FMMPMR")
+ALL_VARIANTS = (*VARIANTS, *(RMMR_PREFIX + v for v in (*RMMR_VARIANTS, "IAPMR")))
+SYNONYMS = {"IAPAR": "IAPMR", "RIAPAR": "RMMR-IAPMR", "RMMR": "RMMR-MMPMR"}
 INTERVALS = {
     "wilson": CONDITIONAL,
     "bootstrap, tau re-estimated": NEW_SUBJECTS,
@@ -71,20 +86,12 @@ ROW_KEYS = (
     "fnmr_n",
     "bound",
     "share_of_bound",
+    "n_independent",
+    "tau_strictest",
+    "k_strictest",
 )
-
-
-@dataclass(frozen=True, eq=False)
-class OperatingPoint:
-    """A system's threshold under one impostor policy, with its bootstrap replicates."""
-
-    record: ThresholdRecord
-    taus: np.ndarray | None
-
-    @property
-    def bootstrap_tau(self) -> str:
-        """`re-estimated` or `fixed`."""
-        return TAU_FIXED if self.taus is None else TAU_REESTIMATED
+# Keys that rows of older results lack.
+LATER_ROW_KEYS = ROW_KEYS[-3:]
 
 
 def evaluate(
@@ -114,8 +121,10 @@ def evaluate(
         probe_policies, attacks, systems: what to evaluate; None takes what the table has.
         variants: of `ALL_VARIANTS`; None is MMPMR with one probe per subject, else MinMax and
             ProdAvg.
+        subjects: sex and group of each subject, for the policies that need them.
         replicates: of the subject bootstrap; 0 leaves it out.
         seed: of the bootstrap.
+        confidence: level of the intervals, in (0, 1).
 
     Returns:
         dictionaries with the keys `ROW_KEYS`, JSON-ready; shares in [0, 1], None where unknown.
@@ -130,6 +139,8 @@ def evaluate(
     attacks = chosen(morphs, "attack", attacks)
     systems = chosen(morphs, "system", systems)
     policies = chosen(morphs, "probe_policy", probe_policies)
+    if variants is not None:
+        variants = distinct(SYNONYMS.get(variant, variant) for variant in distinct(variants))
     for variant in variants or ():
         if variant not in ALL_VARIANTS:
             raise EvaluationError(f"variant {variant!r}: expected {', '.join(ALL_VARIANTS)}")
@@ -161,143 +172,8 @@ def evaluate(
     return [{key: row[key] for key in ROW_KEYS} for row in rows]
 
 
-def estimate_thresholds(
-    table: ScoreTable,
-    system: str,
-    fmr: Sequence[float] = (0.001,),
-    impostor_policies: Sequence[str] = ("all",),
-    subjects: Subjects | None = None,
-    *,
-    confidence: float = 0.95,
-    **stated: Any,
-) -> list[ThresholdRecord]:
-    """Threshold records of one system, labelled from the table's metadata and `stated`."""
-    return [
-        _estimate(impostors(table, system, policy, subjects), table, system, policy, target,
-                  confidence, stated)
-        for policy in impostor_policies
-        for target in fmr
-    ]  # fmt: skip
-
-
-def conditions(table: ScoreTable, system: str) -> dict[str, str]:
-    """What the table's metadata state: model_fingerprint and alignment of a system, data_set."""
-    known = table.metadata.get("systems", {})
-    stated = dict(known.get(system, {})) if isinstance(known, Mapping) else {}
-    stated["data_set"] = table.metadata.get("data_set")
-    wanted = ("model_fingerprint", "alignment", "data_set")
-    return {k: str(stated[k]) for k in wanted if stated.get(k)}
-
-
-def draw_for(table: ScoreTable, replicates: int, seed: int) -> SubjectDraws:
-    """Bootstrap draws over all people of a table.
-
-    Where the impostor pairs and the morphs share no person, the two groups are drawn apart, for
-    then they are two samples; otherwise they are drawn as one.
-    """
-    morph = np.unique(table.select(kind="morph")["subject_id"])
-    pairs = table.select(kind="nonmated")
-    impostor = np.unique(np.concatenate([pairs["subject_id"], pairs["ref_subject_id"]]))
-    mated = np.unique(table.select(kind="mated")["subject_id"])
-    everyone = np.unique(np.concatenate([morph, impostor, mated]))
-    everyone = everyone[everyone != ""]
-    if np.intersect1d(morph, impostor).size:
-        return draw_subjects(everyone, replicates=replicates, seed=seed)
-    rest = np.setdiff1d(everyone, morph)
-    return draw_subjects(morph, rest, replicates=replicates, seed=seed)
-
-
-def chosen(table: ScoreTable, column: str, wanted: Sequence[str] | None) -> list[str]:
-    """The wanted values of a column, or all it has; an absent value raises EvaluationError."""
-    present = table.unique(column)
-    for value in wanted or ():
-        if value not in present:
-            raise EvaluationError(
-                f"{column} {value!r} is not in the table; it has {', '.join(present)}"
-            )
-    return present if wanted is None else list(wanted)
-
-
 def _default_variants(groups: MorphScores) -> tuple[str, ...]:
     return ("MMPMR",) if int(groups.probes.max()) == 1 else ("MinMax", "ProdAvg")
-
-
-def operating_points(
-    table: ScoreTable,
-    system: str,
-    records: Sequence[ThresholdRecord] | None,
-    fmr: Sequence[float],
-    policies: Sequence[str],
-    subjects: Subjects | None,
-    draws: SubjectDraws | None,
-    confidence: float,
-) -> list[OperatingPoint]:
-    """A system's thresholds: those given for it, checked, or estimates from the table.
-
-    Raises:
-        PolicyError: no record of this system, or impostors that a policy cannot select.
-        ThresholdMismatch: a record made under another model, alignment or direction.
-    """
-    if records is None:
-        points = []
-        for policy in policies:
-            found = impostors(table, system, policy, subjects)
-            for target in fmr:
-                record = _estimate(found, table, system, policy, target, confidence, {})
-                points.append(OperatingPoint(record, _replicate_taus(draws, found, target)))
-        return points
-    own = [record for record in records if record.model in ("", system)]
-    if not own:
-        known = ", ".join(sorted({record.model for record in records}))
-        raise PolicyError(f"no threshold record for system {system!r}; the records are of {known}")
-    stated = {"score_type": table.direction(system), **conditions(table, system)}
-    points = []
-    for record in own:
-        record.require(**stated)
-        taus = None
-        if len(table.select(kind="nonmated", system=system)) and record.impostor_hash:
-            policy = record.impostor_policy or "all"
-            try:
-                found = impostors(table, system, policy, subjects)
-            except PolicyError:
-                found = None
-            # Only the very comparisons behind the record may stand in for its uncertainty.
-            if found is not None and found.fingerprint == record.impostor_hash:
-                taus = _replicate_taus(draws, found, record.target_fmr)
-        points.append(OperatingPoint(record, taus))
-    return points
-
-
-def _estimate(
-    found: Impostors,
-    table: ScoreTable,
-    system: str,
-    policy: str,
-    target: float,
-    confidence: float,
-    stated: Mapping[str, Any],
-) -> ThresholdRecord:
-    labels = {
-        "model": system,
-        "impostor_policy": policy,
-        "impostor_set": str(table.metadata.get("impostor_set", "")),
-        **conditions(table, system),
-        **stated,
-    }
-    return threshold_at_fmr(
-        found.scores,
-        target,
-        score_type=found.score_type,
-        confidence=confidence,
-        impostor_hash=found.fingerprint,
-        **labels,
-    )
-
-
-def _replicate_taus(draws: SubjectDraws | None, found: Impostors, fmr: float) -> np.ndarray | None:
-    if draws is None or not found.people_known:
-        return None
-    return bootstrap_thresholds(draws, found.oriented, found.subject, found.other, fmr)
 
 
 def _row(
@@ -311,7 +187,9 @@ def _row(
     record = point.record
     tau = record.oriented
     base = variant.removeprefix(RMMR_PREFIX)
-    result = vulnerability(groups, tau, base, confidence=confidence)
+    result = attack = vulnerability(groups, tau, base, confidence=confidence)
+    strictest = _at_strictest(groups, record, base)
+    independent = independent_morphs(groups)
     fnmr: Rate | None = None
     if len(mated) and np.isfinite(mated.oriented).any():
         fnmr = false_non_match_rate(mated.oriented, tau, confidence=confidence)
@@ -323,9 +201,16 @@ def _row(
     if draws is not None:
         taus: np.ndarray | float = tau if point.taus is None else point.taus
         values = bootstrap_rates(draws, groups, base, taus)
-        if variant != base:
-            values = values + bootstrap_fnmr(draws, mated.oriented, mated["subject_id"], taus)
-        lo, hi = percentile_interval(values, confidence)
+        lo, hi = covering_interval(values, attack.value, independent, confidence)
+        if fnmr is not None and variant != base:
+            misses = bootstrap_fnmr(draws, mated.oriented, mated["subject_id"], taus)
+            people = len(np.unique(mated["subject_id"][~np.isnan(mated.oriented)]))
+            ends = covering_interval(misses, fnmr.value, people, confidence)
+            both = percentile_interval(values + misses, confidence)
+            apart = sum_of_rates(
+                replace(attack, lo=lo, hi=hi), replace(fnmr, lo=ends[0], hi=ends[1])
+            )
+            lo, hi = min(both[0], apart.lo), max(both[1], apart.hi)
     return {
         "impostor_policy": record.impostor_policy or "unstated",
         "variant": variant,
@@ -350,7 +235,20 @@ def _row(
         "fnmr": None if fnmr is None else fnmr.value,
         "fnmr_k": None if fnmr is None else fnmr.k,
         "fnmr_n": None if fnmr is None else fnmr.n,
+        "n_independent": independent,
+        "tau_strictest": record.value_strictest,
+        "k_strictest": strictest if variant == base else None,
     }
+
+
+def _at_strictest(groups: MorphScores, record: ThresholdRecord, variant: str) -> float | None:
+    """k at the strictest threshold with the record's false matches, the end against the attack."""
+    if record.value_strictest is None:
+        return None
+    sign = -1.0 if record.score_type == "dissimilarity" else 1.0
+    # Just below that impostor score: it still matches, and a morph of the same score does too.
+    tau = np.nextafter(sign * record.value_strictest, -np.inf)
+    return vulnerability(groups, float(tau), variant).k
 
 
 def _pairs(groups: MorphScores) -> tuple[str, ...]:
@@ -368,3 +266,44 @@ def _add_bounds(rows: list[dict[str, Any]]) -> None:
         bound = bounds.get(tuple(row[k] for k in labels))
         row["bound"] = bound
         row["share_of_bound"] = row["value"] / bound if bound else None
+
+
+def evaluate_by(
+    table: ScoreTable,
+    subjects: Subjects,
+    covariate: str,
+    thresholds: Sequence[ThresholdRecord],
+    **options: Any,
+) -> list[dict[str, Any]]:
+    """`evaluate` for the morphs whose subjects all share a sex, a group or an age band.
+
+    The thresholds are those of everybody, so that groups are judged alike; counts and intervals
+    are each group's own. Morphs across groups are in none.
+
+    Args:
+        covariate: `sex`, `group` or `age` (bands of ten years).
+        thresholds: one per system, FMR and impostor policy.
+        options: of `evaluate`.
+
+    Returns:
+        rows of `evaluate` with `group`, such as `sex: female`; a group without a morph is absent.
+    """
+    morphs = table.select(kind="morph")
+    values = subjects.values(morphs["subject_id"], covariate)
+    if covariate == "age":
+        values = np.array([age_band(value) for value in values.tolist()])
+    morph, n = codes(morphs["attack"], morphs["morph_id"])
+    rows = []
+    for value in np.unique(values).tolist():
+        within = np.bincount(morph, values != value, minlength=n)[morph] == 0
+        if not within.any():
+            continue
+        own = morphs.where(within)
+        people = np.unique(own["subject_id"])
+        rest = table.where(
+            (table["kind"] == "nonmated")
+            | ((table["kind"] == "mated") & np.isin(table["subject_id"], people))
+        )
+        found = evaluate(concatenate([own, rest]), thresholds, **options)
+        rows += [{"group": f"{covariate}: {value}", **row} for row in found]
+    return rows

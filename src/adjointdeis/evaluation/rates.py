@@ -21,13 +21,15 @@ CONDITIONAL = (
     "comparisons share subjects and that the threshold is estimated, so it is too narrow for new "
     "subjects"
 )
+_SUBJECTS = (
+    "subject (vertex) bootstrap percentile interval for a new sample of subjects, {tau}, and never "
+    "narrower than the exact interval of as many morphs as share no subject"
+)
 NEW_SUBJECTS = (
-    "subject (vertex) bootstrap percentile interval for a new sample of subjects, threshold "
-    "re-estimated in every replicate; tends to be too wide"
+    _SUBJECTS.format(tau="threshold re-estimated in every replicate") + "; tends to be too wide"
 )
 NEW_SUBJECTS_FIXED_TAU = (
-    "subject (vertex) bootstrap percentile interval for a new sample of subjects at this very "
-    "threshold; leaves out the threshold's own uncertainty"
+    _SUBJECTS.format(tau="at this very threshold") + "; leaves out the threshold's own uncertainty"
 )
 EXACT = "Clopper-Pearson interval, exact for independent comparisons"
 
@@ -81,7 +83,14 @@ class Rate:
 
 
 def rate(k: float, n: int, *, confidence: float = 0.95, n_failed: int = 0) -> Rate:
-    """A rate with its Wilson interval; k may be a sum of shares, then Wilson is conservative."""
+    """A rate with its Wilson interval; k may be a sum of shares, then Wilson is conservative.
+
+    Args:
+        k: Successes, or a sum of shares, in [0, n].
+        n: Trials.
+        confidence: Level of the interval, in (0, 1).
+        n_failed: Failed comparisons among the trials.
+    """
     lo, hi = wilson(k, n, confidence)
     value = float(k) / n if n else math.nan
     k = int(k) if float(k).is_integer() else float(k)
@@ -89,7 +98,13 @@ def rate(k: float, n: int, *, confidence: float = 0.95, n_failed: int = 0) -> Ra
 
 
 def wilson(k: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """The Wilson score interval of k out of n; (0, 1) when n is 0."""
+    """The Wilson score interval of k out of n; (0, 1) when n is 0.
+
+    Args:
+        k: Successes, in [0, n].
+        n: Trials.
+        confidence: Level of the interval, in (0, 1).
+    """
     _check(k, n, confidence)
     if n == 0:
         return 0.0, 1.0
@@ -104,8 +119,16 @@ def wilson(k: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
     return lo, hi
 
 
-def clopper_pearson(k: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """The exact interval of k out of n by beta quantiles; (0, 1) when n is 0."""
+def clopper_pearson(k: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """The exact interval of k out of n by beta quantiles; (0, 1) when n is 0.
+
+    k may be no whole number: a share times an effective number of trials.
+
+    Args:
+        k: Successes, in [0, n].
+        n: Trials.
+        confidence: Level of the interval, in (0, 1).
+    """
     _check(k, n, confidence)
     if n == 0:
         return 0.0, 1.0

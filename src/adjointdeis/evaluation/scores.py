@@ -7,7 +7,7 @@ kind            `mated`, `nonmated`, `morph` (a morph against a probe of one of 
                 contributing subjects) or `mad` (a detector's score of one image)
 morph_id        the morph, in rows of kind `morph` and in `mad` rows of attacks
 attack          the morphing attack; in `mad` rows `bonafide` marks a bona fide image
-subject_id      whose probe it is
+subject_id      whose probe it is; in `mad` rows who is on the image, optional
 probe_id        the probe image (in `mad` rows the trusted live capture, if any)
 ref_id          the reference image (in `mad` rows the suspect image)
 system          the recogniser, or the detector in `mad` rows
@@ -18,7 +18,7 @@ status          `ok`, `fta` (failure to acquire) or `fte` (failure to enrol)
 probe_policy    `source` (the very image that made the morph) or `other` (another image of
                 the subject); may be empty outside `morph` rows
 ref_subject_id  whose reference it is; optional; impostor policies and the subject
-                bootstrap need it in `nonmated` rows
+                bootstrap need it in `nonmated` rows; in `mad` rows the morph's second person
 =============== ==========================================================================
 
 A table is immutable and holds numpy arrays. `subjects.py` holds the covariates of subjects and
@@ -32,11 +32,11 @@ from typing import Any
 
 import numpy as np
 
+from adjointdeis.evaluation.columns import SCORE_TYPES, codes, is_scalar, text_column
 from adjointdeis.evaluation.errors import ScoreError
 from adjointdeis.files import canonical, confusable
 
 KINDS = ("mated", "nonmated", "morph", "mad")
-SCORE_TYPES = ("similarity", "dissimilarity")
 STATUSES = ("ok", "fta", "fte")
 PROBE_POLICIES = ("source", "other")
 BONA_FIDE = "bonafide"
@@ -111,7 +111,7 @@ class ScoreTable:
         if missing:
             raise ScoreError(f"{source or 'scores'}: column {missing[0]!r} is missing")
         # Never np.size or np.ndim of a list of text: either makes a fixed-width array of it.
-        length = max((len(v) for v in columns.values() if not _is_scalar(v)), default=1)
+        length = max((len(v) for v in columns.values() if not is_scalar(v)), default=1)
         arrays: dict[str, np.ndarray] = {}
         for name in COLUMNS:
             value = columns.get(name, DEFAULTS.get(name, ""))
@@ -217,7 +217,11 @@ class ScoreTable:
 
 
 def concatenate(tables: Iterable[ScoreTable]) -> ScoreTable:
-    """One checked table of all rows; the metadata of the first table wins on a clash of keys."""
+    """One checked table of all rows; the metadata of the first table wins on a clash of keys.
+
+    Args:
+        tables: Any number, at least one.
+    """
     listed = list(tables)
     if not listed:
         raise ScoreError("no score table to concatenate")
@@ -230,64 +234,11 @@ def concatenate(tables: Iterable[ScoreTable]) -> ScoreTable:
     return ScoreTable.from_columns(metadata=metadata, **columns)
 
 
-def text_column(values: Any) -> np.ndarray:
-    """Labels as an array of canonical text: spellings of one id are equal wherever they meet.
-
-    Args:
-        values: text, or labels of another kind, which become text; any shape.
-
-    Returns:
-        fixed-width `str_` where that is about as large as the text itself, else Python objects:
-        in a fixed width one id of 4,000 characters costs 16 kB in every row.
-    """
-    if _is_scalar(values):
-        return np.array(canonical(str(values)))
-    if isinstance(values, np.ndarray):
-        if values.ndim != 1 or (values.dtype.kind == "U" and _is_canonical(values)):
-            return values
-        values = values.tolist()
-    known: dict[Any, str] = {}
-    flat = []
-    for value in values:
-        if (found := known.get(value)) is None:
-            found = known[value] = canonical(str(value))
-        flat.append(found)
-    widest = max(map(len, known.values()), default=0)
-    size = sum(map(len, flat)) + 8 * len(flat)
-    return np.array(flat, dtype=np.str_ if widest * len(flat) <= 4 * size else object)
-
-
-def _is_scalar(value: Any) -> bool:
-    return isinstance(value, str) or not hasattr(value, "__len__")
-
-
-def _is_canonical(array: np.ndarray) -> bool:
-    """Whether fixed-width text is ASCII without blanks, as nearly every id is; fast."""
-    if not array.size or not array.dtype.itemsize:
-        return True
-    points = np.ascontiguousarray(array).view(np.uint32)
-    return bool(((points == 0) | ((points > 32) & (points < 127))).all())
-
-
 def _canonical_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
     found = dict(metadata)
     if isinstance(systems := found.get("systems"), Mapping):
         found["systems"] = {canonical(str(name)): stated for name, stated in systems.items()}
     return found
-
-
-def codes(*columns: np.ndarray) -> tuple[np.ndarray, int]:
-    """One integer per row, equal where all columns are equal, sorted as the columns sort.
-
-    Returns:
-        the codes 0..n-1, shape of the columns, and n.
-    """
-    combined = np.zeros(len(columns[0]), dtype=np.int64)
-    for column in columns:
-        values, inverse = np.unique(column, return_inverse=True)
-        # Compressing after every column keeps the mixed radix below 2^63.
-        _, combined = np.unique(combined * len(values) + inverse, return_inverse=True)
-    return combined, int(combined.max()) + 1 if len(combined) else 0
 
 
 def checked(table: ScoreTable) -> ScoreTable:
@@ -352,32 +303,6 @@ def _refuse_two_spellings(table: ScoreTable) -> None:
             "nonmated comparison differ in case, dashes or leading zeros only; write one person "
             "one way, and rename one of them if they are two people"
         )
-
-
-def refuse_unmatched_ids(table: ScoreTable) -> None:
-    """Refuses impostor comparisons of two groups without one id in common and no mated comparison.
-
-    Nearly always the two sides spell the same people differently (`001` and `001_08`), and every
-    genuine comparison passes for an impostor. `"two_groups": true` in the metadata says that they
-    are different people.
-
-    Raises:
-        ScoreError: naming an id of each side.
-    """
-    if table.metadata.get("two_groups") is True:
-        return
-    for system in table.unique("system", kind="nonmated"):
-        rows = table.select(kind="nonmated", system=system)
-        sides = [set(map(str, np.unique(rows[name]))) for name in ("subject_id", "ref_subject_id")]
-        one, two = (sorted(side - {""}) for side in sides)
-        apart = len(one) > 1 and len(two) > 1 and sides[0].isdisjoint(sides[1])
-        if apart and not len(table.select(kind="mated", system=system)):
-            raise ScoreError(
-                f"{rows.place(0)}: no mated comparison of system {system!r}, and no id is on both "
-                f"sides ({one[0]!r} among the probes, {two[0]!r} among the references): write one "
-                'person one way on both sides; if they are two groups of people, state "two_groups"'
-                ": true in the sidecar JSON"
-            )
 
 
 def _one_direction(table: ScoreTable) -> None:

@@ -168,12 +168,13 @@ def synthetic_table(
                         )
     base = {"kind": "mad", "system": "detector", "score_type": "similarity"}
     for name in names:
-        image = {"attack": BONA_FIDE, "ref_id": f"{name}_03"}
+        image = {"attack": BONA_FIDE, "ref_id": f"{name}_03", "subject_id": name}
         rows.append({**base, **image, "score": float(generator.normal(0.3, 0.1))})
     for attack in attacks:
         for a, b in pairs:
             image = {"attack": attack, "morph_id": f"{names[a]}_{names[b]}"}
             image["ref_id"] = image["morph_id"]
+            image |= {"subject_id": names[a], "ref_subject_id": names[b]}
             rows.append({**base, **image, "score": float(generator.normal(0.55, 0.12))})
     metadata = {
         "impostor_set": "synthetic subjects",

@@ -23,9 +23,9 @@ from typing import Any
 
 import numpy as np
 
+from adjointdeis.evaluation.columns import SCORE_TYPES, oriented
 from adjointdeis.evaluation.errors import EvaluationError, ThresholdMismatch
 from adjointdeis.evaluation.rates import clopper_pearson
-from adjointdeis.evaluation.scores import SCORE_TYPES
 from adjointdeis.evaluation.storage import write_json
 from adjointdeis.files import canonical, read_json
 
@@ -44,18 +44,27 @@ class ThresholdRecord:
         rule: how the value was found.
         target_fmr: the false match rate asked for.
         realised_fmr: k / n, never above the target; None for a literal.
-        k: impostor comparisons that match at tau; n: impostor comparisons scored.
+        k: impostor comparisons that match at tau.
+        n: impostor comparisons scored.
         n_failed: impostor comparisons that failed and are in neither k nor n.
+        value_strictest: the other end of the thresholds with the same false matches: the nearest
+            impostor score that matches. `value` favours the attack, any threshold up to (not
+            including) this one has the same FMR; None without a false match, for then every
+            stricter threshold has.
+        k_people, n_people: pairs of people with a false match, and compared; None if unknown.
         fmr_lo, fmr_hi: Clopper-Pearson interval of the FMR, for independent comparisons.
         confidence: its nominal level.
         rule_of_30: the verdict in words.
         impostor_policy: which impostor pairs were compared: `all`, `same-sex`, ...
-        impostor_set: a name for the people behind them; impostor_hash: SHA-256 of the comparisons.
-        model: the recogniser's name; model_fingerprint: SHA-256 of its weights.
+        impostor_set: a name for the people behind them.
+        impostor_hash: SHA-256 of the comparisons.
+        model: the recogniser's name.
+        model_fingerprint: SHA-256 of its weights.
         alignment: how faces were cropped, e.g. `ffhq-resize112` or `arcface-5pt`.
         data_set: fingerprint of the faces that the threshold may judge; empty where unstated. A
             threshold found on synthetic faces says nothing about photographs.
-        created_by: tool and version; note: anything else.
+        created_by: tool and version.
+        note: anything else.
     """
 
     value: float
@@ -66,6 +75,9 @@ class ThresholdRecord:
     k: int | None = None
     n: int | None = None
     n_failed: int = 0
+    value_strictest: float | None = None
+    k_people: int | None = None
+    n_people: int | None = None
     fmr_lo: float | None = None
     fmr_hi: float | None = None
     confidence: float = 0.95
@@ -199,6 +211,9 @@ class ThresholdRecord:
 def read_thresholds(path: str | os.PathLike[str]) -> list[ThresholdRecord]:
     """Reads one record, a JSON list of records, or an object whose `records` is such a list.
 
+    Args:
+        path: The file.
+
     Raises:
         EvaluationError: naming the file, for a missing or malformed one.
     """
@@ -228,6 +243,7 @@ def threshold_at_fmr(
     score_type: str = "similarity",
     confidence: float = 0.95,
     impostor_hash: str | None = None,
+    people: tuple[np.ndarray, np.ndarray] | None = None,
     **stated: Any,
 ) -> ThresholdRecord:
     """The conservative threshold of a target FMR from impostor scores, as a record.
@@ -239,6 +255,7 @@ def threshold_at_fmr(
         score_type: `similarity` or `dissimilarity`.
         confidence: nominal level of the Clopper-Pearson interval.
         impostor_hash: fingerprint of the comparisons; None hashes the sorted scores.
+        people: the two people of every comparison, shapes of `scores`, for `k_people`.
         stated: further fields of the record: impostor_policy, impostor_set, model,
             model_fingerprint, alignment, created_by, note.
 
@@ -247,24 +264,24 @@ def threshold_at_fmr(
     """
     if not 0 <= fmr < 1:
         raise EvaluationError(f"FMR {fmr!r}: expected a share, 0 <= FMR < 1 (0.001 for 0.1%)")
-    if score_type not in SCORE_TYPES:
-        raise EvaluationError(f"score_type {score_type!r}: expected {' or '.join(SCORE_TYPES)}")
-    scores = np.asarray(scores, dtype=np.float64).ravel()
-    failed = np.isnan(scores)
+    turned = oriented(scores, score_type).ravel()
+    failed = np.isnan(turned)
     n_failed = int(failed.sum())
-    valid = scores[~failed] if n_failed else scores
-    n = valid.size
+    turned = turned[~failed] if n_failed else turned
+    n = turned.size
     if n == 0:
         raise EvaluationError("no impostor score to estimate a threshold from")
-    if not np.isfinite(valid).all():
-        raise EvaluationError("impostor scores must be finite; mark failed comparisons with NaN")
-    oriented = -valid if score_type == "dissimilarity" else valid
     allowed = allowed_false_matches(n, fmr)
-    tau = float(np.partition(oriented, n - 1 - allowed)[n - 1 - allowed])
-    k = int(np.count_nonzero(oriented > tau))
+    tau = float(np.partition(turned, n - 1 - allowed)[n - 1 - allowed])
+    matching = turned > tau
+    k = int(np.count_nonzero(matching))
+    strictest = float(turned[matching].min()) if k else None
+    pairs = None if people is None else _pairs_of(people, failed, matching)
     lo, hi = clopper_pearson(k, n, confidence)
+    sign = -1.0 if score_type == "dissimilarity" else 1.0
     return ThresholdRecord(
-        value=-tau if score_type == "dissimilarity" else tau,
+        value=sign * tau,
+        value_strictest=None if strictest is None else sign * strictest,
         score_type=score_type,
         rule=ORDER_STATISTIC,
         target_fmr=float(fmr),
@@ -275,26 +292,43 @@ def threshold_at_fmr(
         fmr_lo=lo,
         fmr_hi=hi,
         confidence=confidence,
-        rule_of_30=rule_of_30(k, n, fmr),
-        impostor_hash=scores_hash(valid) if impostor_hash is None else impostor_hash,
+        k_people=None if pairs is None else pairs[0],
+        n_people=None if pairs is None else pairs[1],
+        rule_of_30=rule_of_30(k, n, fmr, None if pairs is None else pairs[0]),
+        impostor_hash=scores_hash(sign * turned) if impostor_hash is None else impostor_hash,
         **{"created_by": _created_by(), **stated},
     )
 
 
-def rule_of_30(k: int, n: int, fmr: float) -> str:
+def _pairs_of(
+    people: tuple[np.ndarray, np.ndarray], failed: np.ndarray, matching: np.ndarray
+) -> tuple[int, int]:
+    """Pairs of people with a false match, and pairs of people compared; order does not matter."""
+    one, two = (np.asarray(side).ravel()[~failed] for side in people)
+    _, index = np.unique(np.concatenate([one, two]), return_inverse=True)
+    a, b = index[: len(one)], index[len(one) :]
+    pair = np.minimum(a, b) * np.int64(len(index) + 1) + np.maximum(a, b)
+    return len(np.unique(pair[matching])), len(np.unique(pair))
+
+
+def rule_of_30(k: int, n: int, fmr: float, k_people: int | None = None) -> str:
     """Whether k false matches of n support a claim about this FMR, in one sentence.
+
+    Several false matches of the same two people are no independent errors: where the people are
+    known, their pairs are what is counted.
 
     With at least 30 errors the true rate lies within 30% of the observed one at 90% confidence,
     for independent comparisons; with none, the 95% upper bound is 3/n.
     """
     needed = f"{math.ceil(30 / fmr):,}" if fmr >= 1e-12 else "more than any number of"
-    if k >= 30:
-        return f"met: {k:,} false matches of {n:,} (if the comparisons are independent)"
+    same = "" if k_people in (None, k) else f" ({k_people:,} pairs of people)"
+    if (k if k_people is None else k_people) >= 30:
+        return f"met: {k:,} false matches{same} of {n:,} (if the comparisons are independent)"
     zero = f"; without any the FMR is below {3 / n:.2g} at 95% at best" if k == 0 else ""
     matches = "match" if k == 1 else "matches"
     return (
-        f"not met: {k} false {matches} of {n:,}, 30 wanted: FMR {100 * fmr:g}% takes {needed} "
-        f"independent impostor comparisons{zero}"
+        f"not met: {k} false {matches}{same} of {n:,}, 30 wanted: FMR {100 * fmr:g}% takes "
+        f"{needed} independent impostor comparisons{zero}"
     )
 
 

@@ -8,8 +8,11 @@ weighted order statistic, the smallest :math:`\tau` among the scores with
 :math:`\sum_{S > \tau} w \le f \sum w`, and the metric is the weighted mean. Everything is
 vectorised over replicates. The tests of paired differences are in `paired.py`.
 
-When not to use it: with a handful of subjects the multiplicities are too coarse; below about
-twenty subjects read the interval as a lower bound on the uncertainty.
+At the edges the bootstrap alone collapses: where every morph matches, every replicate says so.
+`covering_interval` is therefore never narrower than the exact interval of `independent_morphs`
+trials, as many morphs as share no subject: those alone are independent. The study of
+`experiments/uncertainty` finds at least 98% coverage for nominal 95% at true rates of 50 to 99.5%,
+10 to 86 subjects and FMR 0.1 and 1%; the price is width, above all with few subjects.
 
 References:
     | Snowboot: Bootstrap Methods for Network Inference (Chen et al., 2018), on the vertex bootstrap
@@ -27,6 +30,7 @@ import numpy as np
 from adjointdeis.evaluation.errors import EvaluationError
 from adjointdeis.evaluation.groups import MorphScores
 from adjointdeis.evaluation.metrics import denominators, numerators
+from adjointdeis.evaluation.rates import clopper_pearson
 
 _CHUNK = 256
 
@@ -177,6 +181,42 @@ def bootstrap_fnmr(
     misses = scores[valid][None, :] <= taus[:, None]
     with np.errstate(invalid="ignore", divide="ignore"):
         return (weights * misses).sum(axis=1) / weights.sum(axis=1)
+
+
+def independent_morphs(groups: MorphScores) -> int:
+    """How many morphs share no subject, found greedily from the subjects with the fewest morphs.
+
+    Given the threshold these are independent trials; of M morphs of N subjects, at most N/2.
+    """
+    _, subject = np.unique(groups.subjects, return_inverse=True)
+    return disjoint_sets(np.split(subject, groups.morph_start[1:]))
+
+
+def disjoint_sets(parts: Sequence[np.ndarray]) -> int:
+    """How many of the sets of whole numbers share no member, those with the rarest first."""
+    degree = np.bincount(np.concatenate(parts))
+    used: set[int] = set()
+    count = 0
+    for part in sorted(parts, key=lambda own: int(degree[own].sum())):
+        if used.isdisjoint(part.tolist()):
+            used.update(part.tolist())
+            count += 1
+    return count
+
+
+def covering_interval(
+    values: np.ndarray, value: float, n_independent: int, confidence: float = 0.95
+) -> tuple[float, float]:
+    """The percentile interval, never narrower than the exact one of `n_independent` trials.
+
+    Args:
+        values: shape (B,), the rate in every replicate; NaN is left out.
+        value: the observed rate, in [0, 1].
+        n_independent: the effective number of trials.
+    """
+    lo, hi = percentile_interval(values, confidence)
+    low, high = clopper_pearson(min(value, 1.0) * n_independent, n_independent, confidence)
+    return min(lo, low), max(hi, high)
 
 
 def percentile_interval(values: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:

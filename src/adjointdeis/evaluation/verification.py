@@ -9,12 +9,17 @@ errors, and counted in `n_failed`. Never use the EER's threshold to report an at
 looser than any operating point.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from adjointdeis.evaluation.columns import oriented, oriented_tau
 from adjointdeis.evaluation.errors import EvaluationError
 from adjointdeis.evaluation.rates import EXACT, Rate, clopper_pearson, rate
+from adjointdeis.evaluation.scores import ScoreTable
+from adjointdeis.evaluation.subjects import Subjects
 
 
 @dataclass(frozen=True)
@@ -30,9 +35,16 @@ class EqualErrorRate:
 def false_match_rate(
     nonmated: np.ndarray, tau: float, *, score_type: str = "similarity", confidence: float = 0.95
 ) -> Rate:
-    """FMR of impostor scores, shape (N_I,), at tau; with a Clopper-Pearson interval."""
+    """FMR of impostor scores, shape (N_I,), at tau; with a Clopper-Pearson interval.
+
+    Args:
+        nonmated: Impostor scores, shape (N_I,).
+        tau: Threshold.
+        score_type: similarity, or dissimilarity, where a match lies below tau.
+        confidence: Level of the interval, in (0, 1).
+    """
     scores, n_failed = _valid(nonmated, score_type)
-    k = int(np.count_nonzero(scores > _turned(tau, score_type)))
+    k = int(np.count_nonzero(scores > oriented_tau(tau, score_type)))
     lo, hi = clopper_pearson(k, len(scores), confidence)
     return Rate(k, len(scores), k / len(scores), lo, hi, confidence, EXACT, n_failed)
 
@@ -40,16 +52,29 @@ def false_match_rate(
 def false_non_match_rate(
     mated: np.ndarray, tau: float, *, score_type: str = "similarity", confidence: float = 0.95
 ) -> Rate:
-    """FNMR of genuine scores, shape (N_G,), at tau; with a Wilson interval."""
+    """FNMR of genuine scores, shape (N_G,), at tau; with a Wilson interval.
+
+    Args:
+        mated: Genuine scores, shape (N_G,).
+        tau: Threshold.
+        score_type: similarity, or dissimilarity, where a match lies below tau.
+        confidence: Level of the interval, in (0, 1).
+    """
     scores, n_failed = _valid(mated, score_type)
-    k = int(np.count_nonzero(scores <= _turned(tau, score_type)))
+    k = int(np.count_nonzero(scores <= oriented_tau(tau, score_type)))
     return rate(k, len(scores), confidence=confidence, n_failed=n_failed)
 
 
 def equal_error_rate(
     mated: np.ndarray, nonmated: np.ndarray, *, score_type: str = "similarity"
 ) -> EqualErrorRate:
-    """The EER over all observed scores as thresholds."""
+    """The EER over all observed scores as thresholds.
+
+    Args:
+        mated: Genuine scores, shape (N_G,).
+        nonmated: Impostor scores, shape (N_I,).
+        score_type: similarity or dissimilarity.
+    """
     genuine = np.sort(_valid(mated, score_type)[0])
     impostor = np.sort(_valid(nonmated, score_type)[0])
     lowest = min(genuine[0], impostor[0])
@@ -62,20 +87,104 @@ def equal_error_rate(
     at = int(np.argmin(np.abs(fmr - fnmr)))
     return EqualErrorRate(
         value=float((fmr[at] + fnmr[at]) / 2),
-        tau=float(_turned(taus[at], score_type)),
+        tau=oriented_tau(float(taus[at]), score_type),
         fmr=float(fmr[at]),
         fnmr=float(fnmr[at]),
     )
 
 
+def verification_rows(
+    table: ScoreTable,
+    *,
+    fmr: Sequence[float] = (0.01, 0.001, 0.0001),
+    impostor_policy: str = "all",
+    subjects: Subjects | None = None,
+    systems: Sequence[str] | None = None,
+    replicates: int = 2000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> list[dict[str, Any]]:
+    """How well each recogniser verifies genuine people, without any morph; JSON-ready.
+
+    Args:
+        fmr: target false match rates of the FNMR.
+        impostor_policy, subjects: which impostors; see `policies`.
+        replicates: of the subject bootstrap; 0 leaves the exact interval alone.
+
+    Returns:
+        system, eer, eer_lo, eer_hi, eer_tau, mated, nonmated (comparisons that did not fail),
+        n_failed, subjects, thresholds (records), and for every target `fnmr` with fmr_target, k, n,
+        value, lo, hi; intervals are for new subjects.
+
+    Raises:
+        EvaluationError: no system with mated and nonmated rows.
+    """
+    from adjointdeis.evaluation import detection, operating, uncertainty
+    from adjointdeis.evaluation.policies import impostors
+
+    both = [set(table.unique("system", kind=kind)) for kind in ("mated", "nonmated")]
+    names = operating.chosen(table, "system", systems) if systems else sorted(both[0] & both[1])
+    if not names:
+        raise EvaluationError(
+            f"{table.source or 'scores'}: no system has rows of both kinds mated and nonmated"
+        )
+    draws = operating.draw_for(table, replicates, seed) if replicates else None
+    rows = []
+    for system in names:
+        mated = table.select(kind="mated", system=system)
+        found = impostors(table, system, impostor_policy, subjects)
+        genuine, n_failed = _valid(mated.oriented, "similarity")
+        usable = ~np.isnan(found.oriented)
+        people = [(s, s) for s in mated["subject_id"][~np.isnan(mated.oriented)].tolist()]
+        people += zip(found.subject[usable].tolist(), found.other[usable].tolist(), strict=True)
+        scores = np.concatenate([genuine, found.oriented[usable]])
+        impostor = np.arange(len(scores)) >= len(genuine)
+        images = detection.Images(
+            scores, impostor, np.where(impostor, "", "mated"), np.array(people, object), "subjects"
+        )
+        known = found.people_known and bool((mated["subject_id"] != "").all())
+        own = draws if known else None
+        n_people = len(set(mated["subject_id"].tolist())) if known else len(genuine)
+
+        def ends(values: np.ndarray | None, value: float, n: int = n_people) -> tuple[float, float]:
+            if values is None:
+                return clopper_pearson(value * n, n, confidence)
+            return uncertainty.covering_interval(values, value, n, confidence)
+
+        eer = equal_error_rate(genuine, found.oriented[usable])
+        drawn = None if own is None else detection.resampled_points(images, ["mated"], own)
+        lo, hi = ends(None if drawn is None else drawn["d_eer"], eer.value)
+        sign = -1.0 if found.score_type == "dissimilarity" else 1.0
+        points = operating.operating_points(
+            table, system, None, fmr, [impostor_policy], subjects, own, confidence
+        )
+        fnmr = []
+        for point in points:
+            rate_ = false_non_match_rate(genuine, point.record.oriented)
+            taus = point.record.oriented if point.taus is None else point.taus
+            values = None
+            if own is not None:
+                values = uncertainty.bootstrap_fnmr(own, mated.oriented, mated["subject_id"], taus)
+            low, high = ends(values, rate_.value)
+            fnmr.append({"fmr_target": point.record.target_fmr, "k": rate_.k, "n": rate_.n,
+                         "value": rate_.value, "lo": low, "hi": high})  # fmt: skip
+        rows.append(
+            {
+                "system": system, "eer": eer.value, "eer_lo": lo, "eer_hi": hi,
+                "eer_tau": sign * eer.tau, "mated": len(genuine), "nonmated": int(usable.sum()),
+                "n_failed": n_failed + int((~usable).sum()),
+                "subjects": n_people if known else None,
+                "fnmr": fnmr, "thresholds": [p.record.to_dict() for p in points],
+                "confidence": confidence,
+            }
+        )  # fmt: skip
+    return rows
+
+
 def _valid(scores: np.ndarray, score_type: str) -> tuple[np.ndarray, int]:
-    scores = np.asarray(scores, dtype=np.float64).ravel()
-    failed = np.isnan(scores)
-    valid = scores[~failed]
+    turned = oriented(scores, score_type).ravel()
+    failed = np.isnan(turned)
+    valid = turned[~failed]
     if not len(valid):
         raise EvaluationError("no score: expected at least one comparison that did not fail")
-    return (-valid if score_type == "dissimilarity" else valid), int(failed.sum())
-
-
-def _turned(tau: float, score_type: str) -> float:
-    return -tau if score_type == "dissimilarity" else tau
+    return valid, int(failed.sum())

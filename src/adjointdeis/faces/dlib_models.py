@@ -30,7 +30,7 @@ from PIL import Image
 from adjointdeis.extras import MissingPackageError, load
 from adjointdeis.faces.alignment import DLIB_CHIP
 from adjointdeis.faces.image_io import sha256_of
-from adjointdeis.faces.recogniser import NoFaceError, euclidean_distance
+from adjointdeis.faces.recogniser import Metric, NoFaceError, euclidean_distance
 
 RECOGNITION_FILE = "dlib_face_recognition_resnet_model_v1.dat"
 LANDMARK_FILES = {
@@ -242,6 +242,8 @@ class DlibRecogniser:
     weights: Path | None = None
 
     name: str = field(default="dlib", init=False)
+    label: str = field(default="dlib", init=False)
+    metric: Metric = field(default="euclidean", init=False)
     alignment: str = field(default=DLIB_CHIP, init=False)
     score_type: Literal["similarity", "dissimilarity"] = field(default="similarity", init=False)
     embedding_dim: int = field(default=128, init=False)

@@ -5,13 +5,18 @@ from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 
+Metric = Literal["cosine", "euclidean"]
+"""How embeddings are compared: by the cosine of their angle, or by Euclidean distance."""
+
 
 @runtime_checkable
 class Recogniser(Protocol):
     """Maps images to embeddings and compares embeddings.
 
     Attributes:
-        name: Short name used in tables and score files.
+        name: Short name used in score files.
+        label: Name in printed tables.
+        metric: How embeddings are compared natively.
         alignment: Label of the alignment its input must have (see `adjointdeis.faces.alignment`).
         score_type: Direction of what `compare` returns. The recognisers of this project return
             similarities, whatever their native score is.
@@ -23,6 +28,12 @@ class Recogniser(Protocol):
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def label(self) -> str: ...
+
+    @property
+    def metric(self) -> Metric: ...
 
     @property
     def alignment(self) -> str: ...
@@ -68,10 +79,6 @@ def cosine_similarity(e1: np.ndarray, e2: np.ndarray) -> np.ndarray:
 def euclidean_distance(e1: np.ndarray, e2: np.ndarray) -> np.ndarray:
     """Euclidean distance between embeddings (..., D), broadcast over the leading axes."""
     return np.linalg.norm(np.asarray(e1, np.float64) - np.asarray(e2, np.float64), axis=-1)
-
-
-Metric = Literal["cosine", "euclidean"]
-"""How embeddings are compared: by the cosine of their angle, or by Euclidean distance."""
 
 
 def similarity(metric: Metric, e1: np.ndarray, e2: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from adjointdeis.diffusion.prediction import x0_from_eps
 from adjointdeis.gradients.reachable import version
 
 
@@ -22,6 +23,7 @@ class Cost:
             history included.
         peak_graphs: largest number of network evaluations whose activations are alive at one
             time; N for plain backpropagation, 1 for methods that work step by step.
+        in_backward: whether evaluations are counted as those of the gradient now.
     """
 
     nfe_forward: int = 0
@@ -52,6 +54,16 @@ class Cost:
         self.nfe_backward += other.nfe_backward
         self.vjps += other.vjps
         self.holds(other.peak_latents, other.peak_graphs)
+
+    def since(self, before: "Cost") -> "Cost":
+        """What was added after a copy of these counters was taken; the peaks are of both."""
+        return Cost(
+            self.nfe_forward - before.nfe_forward,
+            self.nfe_backward - before.nfe_backward,
+            self.vjps - before.vjps,
+            self.peak_latents,
+            self.peak_graphs,
+        )
 
     def holds(self, latents: int, graphs: int = 0) -> None:
         """Record what is held now."""
@@ -89,12 +101,26 @@ class CountedDenoiser:
         """Record evaluations that were made without this object (see ``count_evaluations``)."""
         self.cost.evaluated(evaluations)
 
-    def __call__(self, x: Tensor, t: Tensor, z: Any) -> Tensor:
-        if not 0.0 <= float(t) <= 1.0:
-            raise ValueError(f"the network was about to be evaluated at t = {float(t)}")
+    def data(self, x: Tensor, t: Tensor, z: Any) -> Tensor:
+        """The denoiser's data prediction, where alpha = 0; counted like any evaluation.
+
+        Raises:
+            ValueError: the denoiser predicts eps, which says nothing about the data there.
+        """
+        self._count(t)
+        if not hasattr(self.denoiser, "data"):
+            return x0_from_eps(x, x, alpha=0.0, sigma=1.0)  # raises, and says what to do
+        return self.denoiser.data(x, t, z)
+
+    def _count(self, t: Tensor) -> None:
         # Guidance in an interval makes two evaluations at some times and one at others.
         count = getattr(self.denoiser, "evaluations_at", None)
         self.cost.evaluated(count(t) if count else getattr(self.denoiser, "evaluations", 1))
+
+    def __call__(self, x: Tensor, t: Tensor, z: Any) -> Tensor:
+        if not 0.0 <= float(t) <= 1.0:
+            raise ValueError(f"the network was about to be evaluated at t = {float(t)}")
+        self._count(t)
         before = version(x), version(t)
         try:
             output = self.denoiser(x, t, z)

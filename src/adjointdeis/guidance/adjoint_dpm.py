@@ -10,48 +10,32 @@ References:
     AdjointDPM, https://arxiv.org/abs/2307.10711
 """
 
-from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
 import torch
-from torch import Tensor
 
-from adjointdeis.diffusion.grid import TimeGrid
+from adjointdeis.gradients import GradientMethod
 from adjointdeis.gradients.adjoint_dpm import AdjointDPM
-from adjointdeis.guidance.latent_optimisation import LatentOptimisation
+from adjointdeis.guidance.latent_optimisation import LatentDescent, LatentOptimisation
 from adjointdeis.guidance.per_sample import Box
-from adjointdeis.guidance.sampler import sampler_of
-from adjointdeis.solvers.base import Solver
+from adjointdeis.guidance.problem import Algorithm, LatentProblem
 
 
-def adjoint_dpm_guidance(
-    denoiser: Callable[..., Tensor],
-    objective: Callable[[Tensor], Tensor],
-    x_T: Tensor,
-    z: Tensor,
-    *,
-    solver: Solver,
-    grid: TimeGrid,
-    radius: float | None = 0.1,
-    lr: float = 0.01,
-    gradient: AdjointDPM | None = None,
-    optimise: Literal["both", "x_T", "z"] = "x_T",
-    keep: Literal["last", "best"] = "best",
-) -> LatentOptimisation:
+@dataclass(frozen=True, eq=False)
+class AdjointDPMGuidance(Algorithm):
     """Latent optimisation with AdjointDPM's gradient and choices.
 
-    Optimises x_T (or z, or both). Cost of a step: N evaluations, and as many with a graph and
-    products as the integrator asks for (N for "euler").
+    Optimises x_T; z stays. Cost of a step: N evaluations, and as many with a graph and products
+    as the integrator asks for (N for "euler"). Needs an ODE sampler.
 
     Args:
-        denoiser, solver, grid: As for :func:`adjointdeis.sample`; an ODE solver.
-        objective: ``x_0 -> losses`` with shape (B).
-        x_T, z: Latents, not modified; z as for :class:`LatentOptimisation`.
-        radius: Largest change of an entry of x_T; None for any.
+        steps: Gradient steps.
         lr: Of Adam.
+        radius: Largest change of an entry of x_T; None for any.
         gradient: ``AdjointDPM()``, Euler on recorded states, by default.
-        optimise, keep: As for :class:`LatentOptimisation`.
+        keep: As for :class:`LatentOptimisation`.
 
     Raises:
         ValueError: A radius that is not positive.
@@ -60,13 +44,23 @@ def adjoint_dpm_guidance(
     When not to use: where the gradient of the sampler that ran is wanted, which
     ``DiscreteAdjoint`` gives at the cost of "euler".
     """
-    return LatentOptimisation(
-        sampler_of(denoiser, solver, grid, AdjointDPM() if gradient is None else gradient),
-        objective,
-        x_T,
-        z,
-        partial(torch.optim.Adam, lr=lr),
-        keep=keep,
-        optimise=optimise,
-        constraint=None if radius is None else Box(x_T.detach().clone(), radius),
-    )
+
+    steps: int = 30
+    lr: float = 0.01
+    radius: float | None = 0.1
+    gradient: GradientMethod | None = None
+    keep: Literal["last", "best"] = "best"
+
+    def __post_init__(self) -> None:
+        if self.radius is not None and not self.radius > 0:
+            raise ValueError(f"radius={self.radius}: expected more than 0, or None")
+
+    def _start(self, problem: LatentProblem) -> LatentDescent:
+        radius = self.radius
+        return LatentOptimisation(
+            self.steps,
+            partial(torch.optim.Adam, lr=self.lr),
+            AdjointDPM() if self.gradient is None else self.gradient,
+            keep=self.keep,
+            constraint=None if radius is None else lambda x_T: Box(x_T.detach().clone(), radius),
+        )._start(replace(problem, moves="x_T"))

@@ -13,7 +13,7 @@ class Algorithm:
 
     Attributes:
         paper: its name there.
-        where: dotted name of the class or function that runs it here.
+        where: dotted name of its class here.
         gradient: name that the catalogue of gradient methods has for the one it uses, in its
             ``paper`` column; empty for an algorithm without a gradient through the sampler, or
             with any.
@@ -34,7 +34,7 @@ class Algorithm:
 
     @property
     def found(self) -> Any:
-        """The class or function; None when there is none of this name."""
+        """The class; None when there is none of this name."""
         return locate(self.where)
 
     def method(self) -> Entry | None:
@@ -61,7 +61,7 @@ _GUIDANCE = "adjointdeis.guidance"
 ALGORITHMS: tuple[Algorithm, ...] = (
     Algorithm(
         "FlowGrad",
-        f"{_GUIDANCE}.flowgrad.control_trajectory",
+        f"{_GUIDANCE}.flowgrad.TrajectoryControl",
         "FlowGrad",
         ("trajectory",),
         test="guidance/test_flowgrad.py",
@@ -77,7 +77,7 @@ ALGORITHMS: tuple[Algorithm, ...] = (
     ),
     Algorithm(
         "Greedy",
-        f"{_GUIDANCE}.greedy.GreedyRun",
+        f"{_GUIDANCE}.greedy.Greedy",
         optimises=("trajectory",),
         calculi=("ode", "sde"),
         test="guidance/test_greedy.py",
@@ -85,7 +85,7 @@ ALGORITHMS: tuple[Algorithm, ...] = (
     ),
     Algorithm(
         "DOODL",
-        f"{_GUIDANCE}.doodl.doodl",
+        f"{_GUIDANCE}.doodl.DOODL",
         "DOODL",
         ("x_T",),
         ("ode",),
@@ -102,7 +102,7 @@ ALGORITHMS: tuple[Algorithm, ...] = (
     ),
     Algorithm(
         "AdjointDPM",
-        f"{_GUIDANCE}.adjoint_dpm.adjoint_dpm_guidance",
+        f"{_GUIDANCE}.adjoint_dpm.AdjointDPMGuidance",
         "AdjointDPM",
         test="guidance/test_adjoint_dpm.py",
         row="mixture_16d/adjoint_dpm",

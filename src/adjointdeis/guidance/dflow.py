@@ -15,14 +15,12 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
-from adjointdeis.diffusion.grid import TimeGrid
-from adjointdeis.gradients import GradientMethod, NotSupportedError
+from adjointdeis.gradients import DiscreteAdjoint, GradientMethod, NotSupportedError
 from adjointdeis.gradients.cost import Cost
-from adjointdeis.gradients.discrete_adjoint import DiscreteAdjoint
 from adjointdeis.guidance.per_sample import per_sample_norm
-from adjointdeis.rollout import sample
-from adjointdeis.solvers.base import Solver
+from adjointdeis.guidance.problem import Algorithm, LatentProblem, Outcome, Run, Step
 
 
 def radius_penalty(x_T: Tensor) -> Tensor:
@@ -36,31 +34,15 @@ def radius_penalty(x_T: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class FlowOptimum:
-    """The result of :meth:`DFlow.optimise`.
-
-    Attributes:
-        x_T: best noise found, with shape (B, *).
-        x_0: its samples.
-        loss: their losses without the penalty, with shape (B).
-        curves: objective with penalty at every evaluation, one list per sample.
-        cost: counters of every rollout.
-    """
-
-    x_T: Tensor
-    x_0: Tensor
-    loss: Tensor
-    curves: list[list[float]]
-    cost: Cost
-
-
-@dataclass(frozen=True)
-class DFlow:
+class DFlow(Algorithm):
     """L-BFGS on x_T; every sample has its own, so a batch is its samples one by one.
 
     Optimises x_T. Cost: every evaluation of the objective is a rollout and its gradient, N
     evaluations and N products of the network besides what the gradient method recomputes. The
-    line search takes one to a few evaluations an iteration.
+    line search takes one to a few evaluations an iteration. A step of a run is a sample; the
+    outcome's ``history`` has the objective with its penalty at every evaluation of each sample,
+    and its ``cost`` is the mean of a sample, rounded: what an algorithm that samples the batch
+    at once would count.
 
     Args:
         iterations: L-BFGS iterations of a sample.
@@ -71,8 +53,9 @@ class DFlow:
             another function's slope sends it astray.
 
     Raises:
-        ValueError: counts below 1.
-        NotSupportedError: a gradient method that is not exact.
+        ValueError: Counts below 1.
+        NotSupportedError: A gradient method that is not exact.
+        RuntimeError: While it runs, if the objective of some sample is not finite at its start.
 
     When not to use: with a noisy objective (random crops, dropout), whose curvature pairs mean
     nothing: take ``LatentOptimisation`` with Adam.
@@ -95,80 +78,67 @@ class DFlow:
                 f"{type(self.gradient).__name__} is not exact; use gradient=DiscreteAdjoint()"
             )
 
-    def optimise(
-        self,
-        denoiser: Callable[..., Tensor],
-        x_T: Tensor,
-        z: Tensor | None = None,
-        *,
-        loss: Callable[[Tensor, Tensor], Tensor],
-        solver: Solver,
-        grid: TimeGrid,
-    ) -> FlowOptimum:
-        """Descend from x_T.
+    def _start(self, problem: LatentProblem) -> "_QuasiNewton":
+        return _QuasiNewton(self, problem)
 
-        Args:
-            denoiser, solver, grid: as for :func:`adjointdeis.sample`; an ODE solver.
-            x_T: initial noise, shape (B, *); not modified.
-            z: condition, shape (B, *), or None.
-            loss: ``(x_0, rows) -> losses`` for the samples of these numbers.
 
-        Raises:
-            RuntimeError: the objective of some sample is not finite at its start.
-        """
-        found = [
-            self._one(denoiser, x_T[k : k + 1], None if z is None else z[k : k + 1], k, loss,
-                      solver, grid)
-            for k in range(len(x_T))
-        ]  # fmt: skip
-        total = Cost()
-        for single in found:
-            total.add(single.cost)
-        return FlowOptimum(
-            torch.cat([single.x_T for single in found]),
-            torch.cat([single.x_0 for single in found]),
-            torch.cat([single.loss for single in found]),
-            [curve for single in found for curve in single.curves],
-            total,
-        )
+class _QuasiNewton(Run):
+    """The samples of a batch, one after the other."""
 
-    def _one(
-        self,
-        denoiser: Callable[..., Tensor],
-        x_T: Tensor,
-        z: Tensor | None,
-        row: int,
-        loss: Callable[[Tensor, Tensor], Tensor],
-        solver: Solver,
-        grid: TimeGrid,
-    ) -> FlowOptimum:
-        x = x_T.detach().clone().requires_grad_()
-        rows = torch.tensor([row], device=x.device)
+    def __init__(self, flow: DFlow, problem: LatentProblem) -> None:
+        super().__init__()
+        self.flow, self.problem = flow, problem
+        self.found: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    @property
+    def finished(self) -> bool:
+        return len(self.found) == len(self.problem.x_T)
+
+    def step(self) -> Step:
+        """Descends one sample to its end."""
+        flow, problem, cost, number = self.flow, self.problem, Cost(), len(self.found)
+        row = problem.rows[number : number + 1]
+        x = problem.x_T[row].detach().clone().requires_grad_()
+        z = tree_map_only(Tensor, lambda t: t[row], problem.z)
         optimizer = torch.optim.LBFGS(
             [x],
             lr=1.0,
-            max_iter=self.iterations,
-            max_eval=self.evaluations,
-            history_size=self.history,
+            max_iter=flow.iterations,
+            max_eval=flow.evaluations,
+            history_size=flow.history,
             line_search_fn="strong_wolfe",
         )
-        cost, curve = Cost(), []
+        curve: list[float] = []
         best: list[Tensor] = []
 
         def evaluate() -> Tensor:
             with torch.enable_grad():
-                rollout = sample(denoiser, x, z, solver=solver, grid=grid, gradient=self.gradient)
-                value = loss(rollout.x_0, rows)
-                total = value if self.penalty is None else value + self.penalty(x)
+                rollout = problem.sample(x, z, row, flow.gradient)
+                value = problem.loss(rollout.x_0, row)
+                total = value if flow.penalty is None else value + flow.penalty(x)
                 (x.grad,) = torch.autograd.grad(total.sum(), x)
             total = total.detach()
             cost.add(rollout.cost)
             if not curve and not bool(total.isfinite()):
-                raise RuntimeError(f"sample {row}: the objective starts at {float(total):g}")
+                raise RuntimeError(f"sample {number}: the objective starts at {float(total):g}")
             if not curve or float(total) < min(curve):
                 best[:] = [x.detach().clone(), rollout.x_0.detach(), value.detach()]
             curve.append(float(total))
             return total.sum()
 
         optimizer.step(evaluate)
-        return FlowOptimum(best[0], best[1], best[2], [curve], cost)
+        self.found.append((best[0], best[1], best[2]))
+        self.cost.add(cost)
+        self.history.append(torch.tensor(curve, dtype=best[2].dtype))
+        return Step(best[2], cost, x_0=best[1], rows=row)
+
+    def outcome(self) -> Outcome:
+        x_T, x_0, loss = (torch.cat(parts) for parts in zip(*self.found, strict=True))
+        count = len(self.found)
+        cost = Cost(
+            nfe_forward=round(self.cost.nfe_forward / count),
+            nfe_backward=round(self.cost.nfe_backward / count),
+            vjps=round(self.cost.vjps / count),
+        )
+        cost.holds(self.cost.peak_latents, self.cost.peak_graphs)
+        return Outcome(x_0, loss, cost, x_T, self.problem.z, self.history)

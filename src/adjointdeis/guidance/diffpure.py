@@ -16,7 +16,8 @@ References:
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -25,7 +26,7 @@ from adjointdeis.diffusion.grid import TimeGrid
 from adjointdeis.diffusion.noise import Noise
 from adjointdeis.gradients import GradientMethod
 from adjointdeis.gradients.cost import Cost
-from adjointdeis.guidance.sampler import weights_of
+from adjointdeis.guidance.problem import Algorithm, Outcome, Run, Step
 from adjointdeis.rollout import Rollout, sample
 from adjointdeis.solvers.base import Solver
 
@@ -47,15 +48,15 @@ class Draw:
 class DiffPure:
     """A purifier.
 
-    Optimises nothing; gives gradients with respect to the image and the condition. Cost: N
-    evaluations, and the gradient method's. N is the number of steps of ``grid``.
+    No algorithm but what :class:`ProjectedAscent` differentiates: it optimises nothing, and gives
+    gradients with respect to the image and the condition. Cost: N evaluations, and the gradient
+    method's. N is the number of steps of ``grid``.
 
     Args:
         denoiser: noise prediction.
         solver: the paper's is the reverse SDE.
         grid: from t* to (almost) clean, for example
             ``TimeGrid.uniform_time(schedule, steps, t_max=0.1)``.
-        gradient: any gradient method; ``DiscreteAdjoint()`` by default.
 
     Raises:
         ValueError: an encoding grid.
@@ -66,18 +67,24 @@ class DiffPure:
     denoiser: Callable[..., Tensor]
     solver: Solver
     grid: TimeGrid
-    gradient: GradientMethod | None = None
 
     def __post_init__(self) -> None:
         if not self.grid.sampling:
             raise ValueError("DiffPure needs a grid from t* to clean; this one encodes")
 
-    def purify(self, images: Tensor, draw: Draw, z: Tensor | None = None) -> Rollout:
+    def purify(
+        self,
+        images: Tensor,
+        draw: Draw,
+        gradient: GradientMethod | None = None,
+        z: Tensor | None = None,
+    ) -> Rollout:
         """Purified images, with a graph to images and z.
 
         Args:
             images: shape (B, *), in the range that the network was trained on.
             draw: randomness.
+            gradient: any gradient method; ``DiscreteAdjoint()`` by default.
             z: condition, or None.
         """
         first = self.grid[0]
@@ -88,28 +95,51 @@ class DiffPure:
             solver=self.solver,
             grid=self.grid,
             noise=draw.path,
-            gradient=self.gradient,
-            parameters=weights_of(self.denoiser),
+            gradient=gradient,
         )
 
 
 @dataclass(frozen=True, eq=False)
-class AttackResult:
-    """What an attack found.
+class DefenceProblem:
+    """Find images near given ones for which a defence fails.
 
-    Attributes:
-        images: adversarial images, within the radius and the range.
-        loss: per-sample loss before each step, averaged over the draws, with shape (steps, B).
-        cost: counters of every purification and its gradient.
+    Args:
+        images: Clean images, with shape (B, *); not modified.
+        defence: ``(images, draw, gradient) -> Rollout``, differentiable by that method, for example
+            ``DiffPure.purify``.
+        loss: ``defended images -> losses`` with shape (B), to be made large.
+        draw: ``number -> Draw`` of the defence's randomness.
+        low, high: Range of the images.
+
+    Raises:
+        ValueError: An empty range.
     """
 
     images: Tensor
-    loss: Tensor
-    cost: Cost
+    defence: Callable[[Tensor, Draw, GradientMethod | None], Rollout]
+    loss: Callable[[Tensor], Tensor] = field(kw_only=True)
+    draw: Callable[[int], Draw] = field(kw_only=True)
+    low: float = field(default=-1.0, kw_only=True)
+    high: float = field(default=1.0, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if not self.low < self.high:
+            raise ValueError(f"the images' range [{self.low}, {self.high}] is empty")
+
+
+@dataclass(frozen=True, eq=False)
+class AttackOutcome(Outcome):
+    """What an attack found: ``x_0`` are the images, within the radius and the range.
+
+    Attributes:
+        first_gradient: Gradient at the clean images under the first draw; None without steps.
+    """
+
+    first_gradient: Tensor | None = None
 
 
 @dataclass(frozen=True)
-class ProjectedAscent:
+class ProjectedAscent(Algorithm):
     r"""Projected gradient ascent in the maximum norm, through a defence.
 
     :math:`x \gets \mathrm{clip}\big(x + \eta\,\mathrm{sign}\,\textstyle\sum_d \nabla L_d\big)` with
@@ -120,12 +150,16 @@ class ProjectedAscent:
 
     Args:
         radius: largest change of a pixel, in the units of the images.
-        step_size: change per step.
-        steps: number of steps.
-        low, high: range of the images.
+        steps: number of steps, 0 or more.
+        step_size: change per step; None for 2.5 radius / steps.
+        draws: draws of the defence's randomness per step; step k takes the numbers from k draws on.
+        gradient: any gradient method; ``DiscreteAdjoint()`` by default.
+        through: False attacks what is behind the defence as if there were none.
+
+    The outcome's ``history`` has the losses before each step, averaged over the draws.
 
     Raises:
-        ValueError: sizes that are not positive, or an empty range.
+        ValueError: sizes that are not positive.
 
     When not to use: to certify robustness; it bounds it from above only.
 
@@ -136,51 +170,74 @@ class ProjectedAscent:
     """
 
     radius: float
-    step_size: float
-    steps: int
-    low: float = -1.0
-    high: float = 1.0
+    steps: int = 10
+    step_size: float | None = None
+    draws: int = 1
+    gradient: GradientMethod | None = None
+    through: bool = True
+    solves: ClassVar[type] = DefenceProblem
 
     def __post_init__(self) -> None:
-        if not (self.radius > 0 and self.step_size > 0 and self.steps >= 1):
-            raise ValueError("radius and step_size must be positive, steps 1 or more")
-        if not self.low < self.high:
-            raise ValueError(f"the images' range [{self.low}, {self.high}] is empty")
+        if not self.radius > 0 or not (self.step_size is None or self.step_size > 0):
+            raise ValueError("radius and step_size must be positive")
+        if self.steps < 0 or self.draws < 1:
+            raise ValueError(
+                f"steps={self.steps}, draws={self.draws}: expected 0 or more, and 1 or more"
+            )
 
-    def attack(
-        self,
-        defence: Callable[[Tensor, Draw], Rollout],
-        images: Tensor,
-        loss: Callable[[Tensor], Tensor],
-        draws: Callable[[int], Sequence[Draw]],
-    ) -> AttackResult:
-        """Images near the given ones with a larger loss behind the defence.
+    def _start(self, problem: DefenceProblem) -> "_Ascent":
+        return _Ascent(self, problem)
 
-        Args:
-            defence: differentiable, for example ``DiffPure.purify``.
-            images: clean images, shape (B, *); not modified.
-            loss: ``purified -> losses`` with shape (B), to be made large.
-            draws: ``step -> draws`` of the defence's randomness at that step.
-        """
-        x, cost, losses = images.detach().clone(), Cost(), []
-        for step in range(self.steps):
-            drawn = draws(step)
-            if not drawn:
-                raise ValueError(f"step {step}: no draw of the defence's randomness")
-            total, value = torch.zeros_like(x), x.new_zeros(len(x))
-            for draw in drawn:
-                with torch.enable_grad():
-                    leaf = x.detach().requires_grad_()
-                    rollout = defence(leaf, draw)
-                    found = loss(rollout.x_0)
-                    (gradient,) = torch.autograd.grad(found.sum(), leaf)
-                cost.add(rollout.cost)
-                total, value = total + gradient, value + found.detach()
-            losses.append(value / len(drawn))
-            x = self.project(x + self.step_size * total.sign(), images)
-        return AttackResult(x, torch.stack(losses), cost)
 
-    def project(self, x: Tensor, images: Tensor) -> Tensor:
-        """The nearest allowed image: inside the radius around ``images`` and inside the range."""
-        inside = torch.maximum(torch.minimum(x, images + self.radius), images - self.radius)
-        return inside.clamp(self.low, self.high)
+class _Ascent(Run):
+    """Images on their way up."""
+
+    def __init__(self, ascent: ProjectedAscent, problem: DefenceProblem) -> None:
+        super().__init__()
+        self.ascent, self.problem, self.done = ascent, problem, 0
+        self.x = problem.images.detach().clone()
+        self.first_gradient: Tensor | None = None
+        self.size = ascent.step_size or 2.5 * ascent.radius / max(ascent.steps, 1)
+
+    @property
+    def finished(self) -> bool:
+        return self.done >= self.ascent.steps
+
+    def step(self) -> Step:
+        """One gradient over all draws, one update."""
+        ascent, problem, cost = self.ascent, self.problem, Cost()
+        total, value = torch.zeros_like(self.x), self.x.new_zeros(len(self.x))
+        for k in range(ascent.draws):
+            with torch.enable_grad():
+                leaf = self.x.detach().requires_grad_()
+                rollout = self._defended(leaf, problem.draw(ascent.draws * self.done + k))
+                found = problem.loss(rollout.x_0)
+                (gradient,) = torch.autograd.grad(found.sum(), leaf)
+            cost.add(rollout.cost)
+            total, value = total + gradient, value + found.detach()
+            if self.first_gradient is None:
+                self.first_gradient = gradient
+        self.cost.add(cost)
+        self.history.append(value / ascent.draws)
+        before, self.x = self.x, self._projected(self.x + self.size * total.sign())
+        self.done += 1
+        norm = total.flatten(1).norm(dim=1)
+        return Step(self.history[-1], cost, norm, before)
+
+    def outcome(self) -> AttackOutcome:
+        with torch.no_grad():
+            loss = self.problem.loss(self._defended(self.x, self.problem.draw(0)).x_0)
+        return AttackOutcome(
+            self.x, loss, self.cost, history=self.history, first_gradient=self.first_gradient
+        )
+
+    def _defended(self, images: Tensor, draw: Draw) -> Rollout:
+        if not self.ascent.through:
+            return Rollout(images)
+        return self.problem.defence(images, draw, self.ascent.gradient)
+
+    def _projected(self, x: Tensor) -> Tensor:
+        """The nearest allowed image: inside the radius around the clean one and the range."""
+        images, radius = self.problem.images, self.ascent.radius
+        inside = torch.maximum(torch.minimum(x, images + radius), images - radius)
+        return inside.clamp(self.problem.low, self.problem.high)

@@ -15,23 +15,16 @@ References:
     https://arxiv.org/abs/2312.11994
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
-import torch
 from torch import Tensor
 
-from adjointdeis.guidance.latent_optimisation import (
-    LatentOptimisation,
-    Objective,
-    OptimizerFactory,
-    Sampler,
-)
+from adjointdeis.gradients import GradientMethod
+from adjointdeis.guidance.latent_optimisation import LatentDescent, LatentOptimisation
 from adjointdeis.guidance.per_sample import normalised
-
-ADAM: OptimizerFactory = partial(torch.optim.Adam, lr=0.05)
+from adjointdeis.guidance.problem import ADAM, Algorithm, LatentProblem, OptimizerFactory
 
 
 @dataclass(frozen=True)
@@ -71,41 +64,39 @@ def _inner(dim: int) -> int:
     return dim + 1 if dim >= 0 else dim
 
 
-def direct_noise_optimisation(
-    sampler: Sampler,
-    objective: Objective,
-    x_T: Tensor,
-    z: Tensor,
-    *,
-    weight: float = 1000.0,
-    penalty: Objective | None = None,
-    optimizer: OptimizerFactory = ADAM,
-    keep: Literal["last", "best"] = "best",
-) -> LatentOptimisation:
-    """Latent optimisation of x_T alone with DNO's choices.
+@dataclass(frozen=True, eq=False)
+class DirectNoiseOptimisation(Algorithm):
+    """DNO: latent optimisation of x_T alone with the authors' choices.
 
     Optimises x_T; z stays. Cost of a step: N evaluations and the gradient method's N products
-    (the sampler carries any method; the authors used plain backpropagation over 10 DDIM steps).
+    (any method; the authors used plain backpropagation over 10 DDIM steps).
 
     Args:
-        sampler, objective, x_T, z, optimizer, keep: as for :class:`LatentOptimisation`.
-        weight: weight of the penalty; the authors use 1000.
-        penalty: per-sample penalty of x_T; ``Decorrelation()`` by default.
+        steps, optimizer, gradient, keep: As for :class:`LatentOptimisation`.
+        weight: Weight of the penalty; the authors use 1000, 0 leaves it out.
+        penalty: Per-sample penalty of x_T.
 
     Raises:
-        ValueError: a negative weight.
+        ValueError: A negative weight.
     """
-    if weight < 0:
-        raise ValueError(f"weight={weight}: expected 0 or more")
-    measure = Decorrelation() if penalty is None else penalty
-    return LatentOptimisation(
-        sampler,
-        objective,
-        x_T,
-        z,
-        optimizer,
-        keep=keep,
-        optimise="x_T",
-        penalty=(lambda x: weight * measure(x)) if weight else None,
-        gradient_rule=normalised,
-    )
+
+    steps: int = 20
+    optimizer: OptimizerFactory = ADAM
+    gradient: GradientMethod | None = None
+    weight: float = 1000.0
+    penalty: Callable[[Tensor], Tensor] = Decorrelation()
+    keep: Literal["last", "best"] = "best"
+
+    def __post_init__(self) -> None:
+        if self.weight < 0:
+            raise ValueError(f"weight={self.weight}: expected 0 or more")
+
+    def _start(self, problem: LatentProblem) -> LatentDescent:
+        return LatentOptimisation(
+            self.steps,
+            self.optimizer,
+            self.gradient,
+            keep=self.keep,
+            penalty=(lambda x: self.weight * self.penalty(x)) if self.weight else None,
+            gradient_rule=normalised,
+        )._start(replace(problem, moves="x_T"))

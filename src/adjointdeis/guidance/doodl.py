@@ -18,8 +18,8 @@ References:
     EDICT, https://arxiv.org/abs/2211.12446
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
 
@@ -29,9 +29,9 @@ from torch import Tensor
 from adjointdeis.diffusion.grid import TimeGrid
 from adjointdeis.gradients import GradientMethod
 from adjointdeis.gradients.reversible import Reversible
-from adjointdeis.guidance.latent_optimisation import LatentOptimisation
+from adjointdeis.guidance.latent_optimisation import LatentDescent, LatentOptimisation
 from adjointdeis.guidance.per_sample import Sphere
-from adjointdeis.guidance.sampler import sampler_of
+from adjointdeis.guidance.problem import Algorithm, LatentProblem, Outcome, normals
 from adjointdeis.solvers.edict import EDICT
 from adjointdeis.solvers.pair import Pair
 from adjointdeis.solvers.reversible import ReversibleSolver
@@ -42,83 +42,99 @@ class Perturbed:
     """The constraint of DOODL: a small random push, then back to the norm of the start.
 
     Attributes:
-        sphere: where samples live.
-        scale: standard deviation of the push.
-        draw: ``step -> standard normal`` shaped like x_T; None for no push.
-        step: how many updates were made.
+        sphere: Where samples live.
+        pushes: What is added to x_T after each update; none, or one for every update.
+        updates: How many updates were made.
     """
 
     sphere: Sphere
-    scale: float
-    draw: Callable[[int], Tensor] | None
-    step: int = 0
+    pushes: Sequence[Tensor]
+    updates: int = 0
 
     def __call__(self, x_T: Tensor) -> Tensor:
-        if self.draw is not None:
-            x_T = x_T + self.scale * self.draw(self.step).to(x_T)
-        self.step += 1
+        if self.pushes:
+            x_T = x_T + self.pushes[self.updates]
+        self.updates += 1
         return self.sphere(x_T)
 
 
-def doodl(
-    denoiser: Callable[..., Tensor],
-    objective: Callable[[Tensor], Tensor],
-    x_T: Tensor,
-    z: Tensor,
-    *,
-    grid: TimeGrid,
-    lr: float,
-    momentum: float = 0.9,
-    clip: float = 1e-3,
-    perturb: float = 1e-4,
-    draw: Callable[[int], Tensor] | None = None,
-    solver: ReversibleSolver | None = None,
-    gradient: GradientMethod | None = None,
-    keep: Literal["last", "best"] = "best",
-) -> LatentOptimisation:
+@dataclass(frozen=True, eq=False)
+class DOODL(Algorithm):
     """DOODL on a tied pair.
 
     Optimises x_T; z stays. Cost of a step with EDICT: 2N evaluations, 2N more with a graph and 2N
-    products; two latents and the activations of one evaluation. The sample of the result is the
-    pair of images, with shape (2, B, *); :meth:`LatentOptimisation.result` is the tied x_T.
+    products; two latents and the activations of one evaluation. The loss is asked once for each
+    image of the pair and is their mean; the outcome's x_0 is the first image.
 
     Args:
-        denoiser: Noise prediction.
-        objective: ``x_0 -> losses`` with shape (B), asked once for each image of the pair.
-        x_T: Initial noise, with shape (B, *); not modified.
-        z: Condition, with shape (B, *); for a network without one, anything it ignores.
-        grid: Sampling grid that ends at t > 0, where a step can be undone.
         lr, momentum: Of SGD, without Nesterov's correction.
+        steps: Gradient steps.
         clip: Largest entry of the gradient.
-        perturb: Standard deviation of the push after every update.
-        draw: ``step -> standard normal`` of that push, shaped like x_T; None for no push.
-        solver: Reversible sampler; ``EDICT()`` by default.
+        perturb: Standard deviation of the push after every update; 0 for none.
+        noise: Of the pushes: a seed, or a standard normal shaped like x_T for every update.
+        sampling_steps: N of a grid of its own, uniform in log-SNR over the times of the
+            problem's; None takes the problem's grid, which must end at t > 0, where a step can be
+            undone.
+        solver: Reversible sampler, in the place of the problem's.
         gradient: ``Reversible()`` by default.
         keep: As for :class:`LatentOptimisation`, by the mean loss of the pair.
 
     Raises:
-        ValueError: a clip that is not positive, or a negative perturbation.
+        ValueError: A clip that is not positive, a negative perturbation, or noise of another
+            length than ``steps``.
 
     When not to use: with few steps, where EDICT's two chains drift apart and neither is a good
     sample; in half precision. ``LatentOptimisation`` with DDIM and ``DiscreteAdjoint`` takes half
     the evaluations, for N latents.
     """
-    if not clip > 0 or perturb < 0:
-        raise ValueError(f"clip={clip}, perturb={perturb}: expected more than 0, and 0 or more")
-    tied = Pair(EDICT() if solver is None else solver, tied=True)
 
-    def both(x_0: Tensor) -> Tensor:
-        return 0.5 * (objective(x_0[0]) + objective(x_0[1]))
+    lr: float
+    steps: int = 20
+    momentum: float = 0.9
+    clip: float = 1e-3
+    perturb: float = 1e-4
+    noise: int | Sequence[Tensor] = 0
+    sampling_steps: int | None = None
+    solver: ReversibleSolver = field(default_factory=EDICT)
+    gradient: GradientMethod | None = None
+    keep: Literal["last", "best"] = "best"
 
-    return LatentOptimisation(
-        sampler_of(denoiser, tied, grid, Reversible() if gradient is None else gradient),
-        both,
-        x_T,
-        z,
-        partial(torch.optim.SGD, lr=lr, momentum=momentum),
-        keep=keep,
-        optimise="x_T",
-        # The derivative by the tied latent is the sum over the pair; DOODL takes the mean.
-        gradient_rule=lambda g: (0.5 * g).clamp(-clip, clip),
-        constraint=Perturbed(Sphere.through(x_T), perturb, draw),
-    )
+    def __post_init__(self) -> None:
+        if not self.clip > 0 or self.perturb < 0:
+            raise ValueError(
+                f"clip={self.clip}, perturb={self.perturb}: expected more than 0, and 0 or more"
+            )
+
+    def _start(self, problem: LatentProblem) -> "_PairDescent":
+        def both(x_0: Tensor, rows: Tensor) -> Tensor:
+            return 0.5 * (problem.loss(x_0[0], rows) + problem.loss(x_0[1], rows))
+
+        def constraint(x_T: Tensor) -> Perturbed:
+            drawn = normals(self.noise, self.steps, x_T) if self.perturb else ()
+            return Perturbed(Sphere.through(x_T), [self.perturb * n for n in drawn])
+
+        grid, times = problem.grid, problem.grid.t
+        if self.sampling_steps is not None:
+            ends = float(times[-1]), float(times[0])
+            grid = TimeGrid.uniform_lmbda(grid.schedule, self.sampling_steps, *ends)
+        descent = LatentOptimisation(
+            self.steps,
+            partial(torch.optim.SGD, lr=self.lr, momentum=self.momentum),
+            Reversible() if self.gradient is None else self.gradient,
+            keep=self.keep,
+            # The derivative by the tied latent is the sum over the pair; DOODL takes the mean.
+            gradient_rule=lambda g: (0.5 * g).clamp(-self.clip, self.clip),
+            constraint=constraint,
+        )
+        tied = Pair(self.solver, tied=True)
+        return _PairDescent(
+            descent, replace(problem, solver=tied, grid=grid, loss=both, moves="x_T")
+        )
+
+
+class _PairDescent(LatentDescent):
+    """Descent of a tied pair."""
+
+    def outcome(self) -> Outcome:
+        found = super().outcome()
+        return replace(found, x_0=found.x_0[0])

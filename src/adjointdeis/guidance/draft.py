@@ -8,46 +8,41 @@ References:
     https://arxiv.org/abs/2309.17400
 """
 
-from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
 
-import torch
-from torch import Tensor, nn
-
-from adjointdeis.diffusion.grid import TimeGrid
 from adjointdeis.gradients.truncated import Truncated
 from adjointdeis.guidance.fine_tuning import FineTuning
-from adjointdeis.solvers.base import Solver
+from adjointdeis.guidance.problem import Algorithm, OptimizerFactory, Run, WeightProblem
 
 
-def draft(
-    denoiser: nn.Module,
-    objective: Callable[[Tensor], Tensor],
-    optimizer: Callable[[list[Tensor]], torch.optim.Optimizer],
-    *,
-    last: int = 1,
-    solver: Solver,
-    grid: TimeGrid,
-    clip_norm: float | None = None,
-) -> FineTuning:
+@dataclass(frozen=True, eq=False)
+class DRaFT(Algorithm):
     """Fine-tuning with DRaFT's truncated gradient.
 
     Optimises theta. Cost of a step: N evaluations, K more with a graph and K products.
 
     Args:
-        denoiser, objective, optimizer, solver, grid, clip_norm: As for :class:`FineTuning`.
+        optimizer, steps, clip_norm: As for :class:`FineTuning`.
         last: K, 1 or more.
 
     Raises:
-        ValueError: K below 1, or no weight requires a gradient.
+        ValueError: K below 1, or ``clip_norm`` is not positive.
 
     When not to use: for what early steps decide (layout, pose); the last steps mend texture.
     """
-    return FineTuning(
-        denoiser,
-        objective,
-        optimizer,
-        solver=solver,
-        grid=grid,
-        gradient=Truncated(last=last),
-        clip_norm=clip_norm,
-    )
+
+    optimizer: OptimizerFactory
+    steps: int = 15
+    last: int = 1
+    clip_norm: float | None = None
+    solves: ClassVar[type] = WeightProblem
+
+    def __post_init__(self) -> None:
+        self._tuning()
+
+    def _start(self, problem: WeightProblem) -> Run:
+        return self._tuning().start(problem)
+
+    def _tuning(self) -> FineTuning:
+        return FineTuning(self.optimizer, self.steps, Truncated(last=self.last), self.clip_norm)

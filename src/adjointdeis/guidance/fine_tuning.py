@@ -6,116 +6,106 @@ r"""Fine-tuning of a diffusion model's weights to a loss on what it samples.
 with any gradient method that gives theta, and any torch optimiser.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from adjointdeis.diffusion.grid import TimeGrid
-from adjointdeis.diffusion.noise import Noise
 from adjointdeis.gradients import GradientMethod
-from adjointdeis.gradients.cost import Cost
-from adjointdeis.rollout import Condition, Rollout, sample
-from adjointdeis.solvers.base import Solver
+from adjointdeis.guidance.problem import (
+    Algorithm,
+    OptimizerFactory,
+    Outcome,
+    Run,
+    Step,
+    WeightProblem,
+)
 
 
 @dataclass(frozen=True, eq=False)
-class ThetaStep:
-    """What one update of the weights saw, before it moved them.
-
-    Attributes:
-        loss: Per-sample loss, with shape (B).
-        gradient_norm: Euclidean norm of the gradient over all trained weights, before clipping.
-        x_0: The samples, detached.
-        cost: Counters of the rollout and its gradient.
-    """
-
-    loss: Tensor
-    gradient_norm: float
-    x_0: Tensor
-    cost: Cost
-
-
-class FineTuning:
+class FineTuning(Algorithm):
     """Descent of the mean loss over the weights of a denoiser.
 
-    Optimises theta. Cost of a step: one rollout and its gradient. Weights that do not require a
-    gradient stay as they are and cost nothing.
+    Optimises theta. Cost of a step: one rollout and its gradient.
 
     Args:
-        denoiser: Network; changed in place.
-        objective: ``x_0 -> losses`` with shape (B).
         optimizer: Factory called with the list of weights that require a gradient.
-        solver, grid: Sampler.
+        steps: Updates of the weights.
         gradient: Any gradient method with ``theta``; ``DiscreteAdjoint()`` by default.
         clip_norm: Largest norm of the gradient over all weights; None leaves it.
 
     Raises:
-        ValueError: No weight requires a gradient, or ``clip_norm`` is not positive.
-        NotSupportedError: From the first step, of a method without theta.
+        ValueError: ``clip_norm`` is not positive.
+        NotSupportedError: While it runs, of a method without theta.
+        FloatingPointError: While it runs, if the gradient is not finite; the weights are as they
+            were before the step.
 
     When not to use: to change one sample; optimise its latents (``LatentOptimisation``).
     """
 
-    def __init__(
-        self,
-        denoiser: nn.Module,
-        objective: Callable[[Tensor], Tensor],
-        optimizer: Callable[[list[Tensor]], torch.optim.Optimizer],
-        *,
-        solver: Solver,
-        grid: TimeGrid,
-        gradient: GradientMethod | None = None,
-        clip_norm: float | None = None,
-    ) -> None:
-        self.parameters: list[Tensor] = [p for p in denoiser.parameters() if p.requires_grad]
-        if not self.parameters:
-            raise ValueError(
-                "no weight of the denoiser requires a gradient; call requires_grad_() on those to "
-                "fine-tune"
-            )
-        if clip_norm is not None and not clip_norm > 0:
-            raise ValueError(f"clip_norm={clip_norm}: expected more than 0, or None")
-        self.denoiser, self.objective, self.gradient = denoiser, objective, gradient
-        self.solver, self.grid, self.clip_norm = solver, grid, clip_norm
-        self.optimizer = optimizer(self.parameters)
-        self.cost = Cost()
+    optimizer: OptimizerFactory
+    steps: int = 15
+    gradient: GradientMethod | None = None
+    clip_norm: float | None = None
+    solves: ClassVar[type] = WeightProblem
 
-    def step(
-        self, x_T: Tensor, z: Condition = None, noise: Noise | Sequence[Tensor] | None = None
-    ) -> ThetaStep:
-        """One rollout, one gradient, one update.
+    def __post_init__(self) -> None:
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise ValueError(f"clip_norm={self.clip_norm}: expected more than 0, or None")
 
-        Args:
-            x_T, z, noise: As for :func:`adjointdeis.sample`; fresh ones every step, or the
-                weights fit these samples only.
+    def _start(self, problem: WeightProblem) -> "_WeightDescent":
+        return _WeightDescent(self, problem)
+
+
+class UpdatingWeights(Run):
+    """The part of a run that every algorithm over weights has: counting its updates."""
+
+    def __init__(self, updates: int) -> None:
+        super().__init__()
+        self.wanted, self.updates = updates, 0
+        self.last: Step | None = None
+
+    @property
+    def finished(self) -> bool:
+        return self.updates >= self.wanted
+
+    def noted(self, step: Step) -> Step:
+        """Counts an update."""
+        self.updates += 1
+        self.last = step
+        self.history.append(step.loss)
+        return step
+
+    def outcome(self) -> Outcome:
+        """The samples and losses that the last update was computed from.
 
         Raises:
-            FloatingPointError: The loss or the gradient is not finite; the weights are unchanged.
+            RuntimeError: No update was made.
         """
+        if self.last is None or self.last.x_0 is None:
+            raise RuntimeError("no update of the weights was made yet; call step() first")
+        return Outcome(self.last.x_0, self.last.loss, self.cost, history=self.history)
+
+
+class _WeightDescent(UpdatingWeights):
+    """Fine-tuning under way."""
+
+    def __init__(self, tuning: FineTuning, problem: WeightProblem) -> None:
+        super().__init__(tuning.steps)
+        self.tuning, self.problem, self.parameters = tuning, problem, problem.parameters
+        self.optimizer = tuning.optimizer(self.parameters)
+
+    def step(self) -> Step:
+        """One rollout, one gradient, one update."""
+        tuning, batch = self.tuning, self.problem.draw(self.updates)
         with torch.enable_grad():
-            rollout, loss = self.evaluate(x_T, z, noise)
+            rollout, loss = self.problem.evaluate(batch, tuning.gradient)
             gradients = torch.autograd.grad(loss.mean(), self.parameters)
         self.cost.add(rollout.cost)
-        norm = update(self.optimizer, self.parameters, gradients, self.clip_norm)
-        return ThetaStep(loss.detach(), norm, rollout.x_0.detach(), rollout.cost)
-
-    def evaluate(
-        self, x_T: Tensor, z: Condition = None, noise: Noise | Sequence[Tensor] | None = None
-    ) -> tuple[Rollout, Tensor]:
-        """Samples and their losses (B), differentiable in the weights; nothing is updated."""
-        rollout = sample(
-            self.denoiser,
-            x_T.detach(),
-            z,
-            solver=self.solver,
-            grid=self.grid,
-            noise=noise,
-            gradient=self.gradient,
-            parameters=self.parameters,
-        )
-        return rollout, self.objective(rollout.x_0)
+        norm = update(self.optimizer, self.parameters, gradients, tuning.clip_norm)
+        return self.noted(Step(loss.detach(), rollout.cost, norm, rollout.x_0.detach()))
 
 
 def update(

@@ -11,41 +11,40 @@ References:
     FlowGrad, https://openaccess.thecvf.com/content/CVPR2023/html/Liu_FlowGrad_Controlling_the_Output_of_Generative_ODEs_With_Gradients_CVPR_2023_paper.html
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from adjointdeis.diffusion.denoiser import Denoiser
-from adjointdeis.diffusion.grid import Node, TimeGrid
-from adjointdeis.gradients import FlowGrad, GradientMethod, PerStep
-from adjointdeis.guidance.latent_optimisation import (
-    LatentOptimisation,
-    Objective,
-    OptimizerFactory,
-)
-from adjointdeis.guidance.sampler import weights_of
-from adjointdeis.rollout import Rollout, sample
+from adjointdeis.diffusion.grid import Node
+from adjointdeis.gradients import FlowGrad, GradientMethod
+from adjointdeis.guidance.latent_optimisation import LatentDescent, LatentOptimisation
+from adjointdeis.guidance.problem import Algorithm, LatentProblem, OptimizerFactory
 from adjointdeis.solvers.base import Solver, State
 
+SGD: OptimizerFactory = partial(torch.optim.SGD, lr=1.0)
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Controlled(Solver):
     """A sampler that adds the control of a step to the state before it takes the step.
 
-    The condition of a step is its control, shaped like x; the network's own condition belongs
-    in the denoiser.
+    The condition of a step is its control, shaped like x.
 
     Args:
         solver: ODE sampler without a history.
+        z: The network's own condition, the same at every step and without a gradient.
 
     Raises:
         ValueError: an SDE or multistep sampler.
     """
 
     solver: Solver
+    z: Any = None
     calculus: ClassVar[Literal["ode", "sde"]] = "ode"
     multistep: ClassVar[bool] = False
 
@@ -68,64 +67,47 @@ class Controlled(Solver):
     ) -> tuple[Tensor, State]:
         if z is None:
             raise ValueError("Controlled.step needs a control; pass one per step as z")
-        return self.solver.step(denoiser, x + z, None, s, t, state, noise)
+        return self.solver.step(denoiser, x + z, self.z, s, t, state, noise)
 
 
-def control_trajectory(
-    denoiser: Callable[..., Tensor],
-    objective: Objective,
-    x_T: Tensor,
-    z: Tensor | None = None,
-    *,
-    solver: Solver,
-    grid: TimeGrid,
-    optimizer: OptimizerFactory,
-    gradient: GradientMethod | None = None,
-    keep: Literal["last", "best"] = "best",
-) -> LatentOptimisation:
-    r"""Optimisation of one control per step, from controls of zero.
+@dataclass(frozen=True, eq=False)
+class TrajectoryControl(Algorithm):
+    r"""FlowGrad: optimisation of one control per step, from controls of zero.
 
     Optimises u; x_T, z and the weights stay. Cost of a step: N evaluations and the gradient
     method's products, with the default one per merged node. The controls are the ``z`` of the
-    result, with shape (B, N, *). The penalty :math:`\lambda \sum \|u\|^2` is the optimiser's
+    outcome, with shape (B, N, *). The penalty :math:`\lambda \sum \|u\|^2` is the optimiser's
     ``weight_decay`` of 2 lambda (exactly, for SGD).
 
     Args:
-        denoiser: Noise prediction.
-        objective: ``x_0 -> losses`` with shape (B).
-        x_T: Initial noise, with shape (B, *).
-        z: Condition of the network at every step, or None.
-        solver: Single-step ODE sampler.
-        grid: Sampling grid with N steps.
-        optimizer: Factory; the authors use SGD with learning rates 1 to 10 for 10 iterations.
+        steps: Gradient steps; the authors make 10.
+        optimizer: Factory; the authors use SGD with learning rates 1 to 10.
         gradient: Any method with ``z_t``; ``FlowGrad(members="copied")`` by default.
         keep: As for :class:`LatentOptimisation`.
 
     Raises:
-        ValueError: an SDE or multistep sampler.
+        ValueError: The problem's sampler is an SDE or multistep solver.
 
     When not to use: N controls move anywhere, off the data too; x_T alone (D-Flow) cannot leave
     what the flow can generate.
     """
-    controlled = Controlled(solver)
-    method = FlowGrad(members="copied") if gradient is None else gradient
-    condition = None if z is None else z.detach()
 
-    def predict(x: Tensor, t: Tensor, _: Tensor | None) -> Tensor:
-        return denoiser(x, t, condition)
+    steps: int = 10
+    optimizer: OptimizerFactory = SGD
+    gradient: GradientMethod | None = None
+    keep: Literal["last", "best"] = "best"
 
-    predict.evaluations = getattr(denoiser, "evaluations", 1)
-
-    def sampler(x: Tensor, controls: Tensor) -> Rollout:
-        return sample(
-            predict,
-            x,
-            PerStep(controls.unbind(1)),
-            solver=controlled,
-            grid=grid,
-            gradient=method,
-            parameters=weights_of(denoiser),
+    def _start(self, problem: LatentProblem) -> LatentDescent:
+        if problem.scheduled:
+            raise ValueError("controls take the place of a scheduled condition; give one z")
+        controls = torch.zeros_like(problem.x_T).unsqueeze(1)
+        controlled = replace(
+            problem,
+            solver=Controlled(problem.solver, tree_map_only(Tensor, Tensor.detach, problem.z)),
+            z=controls.repeat_interleave(problem.grid.steps, 1),
+            moves="z",
+            scheduled=True,
         )
-
-    controls = torch.zeros_like(x_T).unsqueeze(1).repeat_interleave(grid.steps, 1)
-    return LatentOptimisation(sampler, objective, x_T, controls, optimizer, keep=keep, optimise="z")
+        gradient = FlowGrad(members="copied") if self.gradient is None else self.gradient
+        algorithm = LatentOptimisation(self.steps, self.optimizer, gradient, keep=self.keep)
+        return algorithm._start(controlled)

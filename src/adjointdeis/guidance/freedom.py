@@ -15,7 +15,7 @@ References:
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -24,30 +24,15 @@ from torch import Tensor
 from adjointdeis.diffusion.conditions import Conditions
 from adjointdeis.diffusion.grid import Node, TimeGrid
 from adjointdeis.diffusion.transition import eps_weight, path_scale
-from adjointdeis.gradients.cost import Cost, CountedDenoiser
+from adjointdeis.gradients.cost import CountedDenoiser
 from adjointdeis.guidance.lookahead import Ahead, Lookahead
 from adjointdeis.guidance.per_sample import expanded, rms
-from adjointdeis.rollout import Condition
-from adjointdeis.solvers.base import Solver, eps_factor
+from adjointdeis.guidance.problem import Algorithm, LatentProblem, Outcome, Run, Step, normals
+from adjointdeis.solvers.base import eps_factor
 
 
 @dataclass(frozen=True, eq=False)
-class GuidedSample:
-    """The result of a guided sampling run.
-
-    Attributes:
-        x_0: state at the last node, detached.
-        loss: losses of the clean estimates in the order of the guided visits, with shape (G, B).
-        cost: counters of the whole run.
-    """
-
-    x_0: Tensor
-    loss: Tensor
-    cost: Cost
-
-
-@dataclass(frozen=True)
-class FreeDoM:
+class FreeDoM(Algorithm):
     r"""Guided sampling; nothing is learned and nothing is stored.
 
     Optimises the trajectory. Cost: per guided visit 1 evaluation with a graph and 1 product (the
@@ -68,6 +53,12 @@ class FreeDoM:
         repeats: visits of each step inside ``travel``; 1 is no time travel.
         travel: times at which steps are repeated, as for ``window``.
         lookahead: how far ahead the estimate is; 1 is FreeDoM's.
+        travel_noise: of the returns: a seed, or a standard normal shaped like x_T for every one
+            (``sum(visits(grid)) - N`` of them).
+
+    A step of a run is a sampling step; the outcome's ``history`` has the losses of the clean
+    estimates in the order of the guided visits. The noise of an SDE problem is a list with a
+    standard normal for every visit of every step (``sum(visits(grid))`` of them).
 
     Raises:
         ValueError: values out of range, an encoding grid, or noise lists of the wrong length.
@@ -83,6 +74,7 @@ class FreeDoM:
     repeats: int = 1
     travel: tuple[float, float] = (0.0, 1.0)
     lookahead: Lookahead = field(default_factory=Lookahead)
+    travel_noise: int | Sequence[Tensor] = 0
 
     def __post_init__(self) -> None:
         if not self.scale >= 0:
@@ -103,69 +95,21 @@ class FreeDoM:
             self.repeats if low <= float(grid.t[step]) <= high else 1 for step in range(grid.steps)
         ]
 
-    def sample(
-        self,
-        denoiser: Callable[..., Tensor],
-        x_T: Tensor,
-        z: Condition = None,
-        *,
-        loss: Callable[[Tensor], Tensor],
-        solver: Solver,
-        grid: TimeGrid,
-        noise: Sequence[Tensor] | None = None,
-        travel_noise: Sequence[Tensor] | None = None,
-    ) -> GuidedSample:
-        """Run the sampler once, guided.
-
-        Args:
-            denoiser, x_T, z, solver, grid: as for :func:`adjointdeis.sample`.
-            loss: ``x_0 -> losses`` with shape (B).
-            noise: for an SDE solver, a standard normal for every visit of every step
-                (``sum(visits(grid))`` of them).
-            travel_noise: a standard normal for every return (``sum(visits(grid)) - N``).
-        """
-        visits = self.visits(grid)
-        total = sum(visits)
-        if not grid.sampling:
+    def _start(self, problem: LatentProblem) -> "_GuidedSampling":
+        if not problem.grid.sampling:
             raise ValueError("FreeDoM needs a grid from noise to data; this one encodes")
-        if self.lookahead.steps == "all" and solver.calculus == "sde":
+        if self.lookahead.steps == "all" and problem.solver.calculus == "sde":
             raise ValueError(
                 "FreeDoM does not know an SDE's later noises; use Lookahead(k) with a whole k"
             )
-        _check_count("noise", noise, total if solver.calculus == "sde" else 0)
-        _check_count("travel_noise", travel_noise, total - grid.steps)
-        conditions = Conditions.of(z, grid.steps)
-        draws, returns = iter(noise or ()), iter(travel_noise or ())
-        cost, losses = Cost(), []
-        counted = CountedDenoiser(denoiser, cost)
-        x = x_T.detach()
-        state = tuple(solver.initial_state(x, grid)) if hasattr(solver, "initial_state") else ()
-        for step in range(grid.steps):
-            s, t = grid[step], grid[step + 1]
-            condition = conditions.of_step(step)
-            for visit in range(visits[step]):
-                ahead = None
-                if self._guides(s):
-                    ahead = self.lookahead.look(
-                        denoiser, x, z, loss, solver=solver, grid=grid, step=step
-                    )
-                    cost.add(ahead.cost)
-                    losses.append(ahead.loss)
-                predict = counted if ahead is None else Known(counted, x, s.t, ahead.eps)
-                draw = next(draws, None)
-                moved, later = solver.step(predict, x, condition, s, t, state, draw)
-                moved = moved.detach()
-                if ahead is not None:
-                    moved = moved - self._correction(ahead, eps_factor(solver), s, t)
-                if visit + 1 < visits[step]:
-                    x = renoised(moved, s, t, next(returns))
-            x, state = moved, tuple(value.detach() for value in later)
-        return GuidedSample(x, torch.stack(losses) if losses else x.new_zeros(0, len(x)), cost)
+        return _GuidedSampling(self, problem)
 
-    def _guides(self, s: Node) -> bool:
+    def guides(self, s: Node) -> bool:
+        """Whether the step that begins at this node is guided."""
         return self.scale > 0 and self.window[0] <= float(s.t) <= self.window[1]
 
-    def _correction(self, ahead: Ahead, factor: float, s: Node, t: Node) -> Tensor:
+    def correction(self, ahead: Ahead, factor: float, s: Node, t: Node) -> Tensor:
+        """What a lookahead from s changes the state at t by; ``factor`` is 1 or 2, of the SDE."""
         if self.rule == "alpha":
             return self.scale * s.alpha * ahead.gradient
         length = self.scale * factor * abs(eps_weight(s, t)) * rms(ahead.eps)
@@ -173,6 +117,70 @@ class FreeDoM:
         # A sample at its optimum has no gradient and gets no correction.
         rho = torch.where(size > 0, length / size.clamp_min(torch.finfo(size.dtype).tiny), 0.0)
         return expanded(rho, ahead.gradient) * ahead.gradient
+
+
+class _GuidedSampling(Run):
+    """A sampling run, guided."""
+
+    def __init__(self, freedom: FreeDoM, problem: LatentProblem) -> None:
+        super().__init__()
+        self.freedom, self.problem, self.done = freedom, problem, 0
+        self.visits = freedom.visits(problem.grid)
+        total, solver = sum(self.visits), problem.solver
+        given = 0 if problem.noise is None else len(problem.noise)  # type: ignore[arg-type]
+        wanted = total if solver.calculus == "sde" else 0
+        if given != wanted:
+            raise ValueError(f"FreeDoM: {wanted} tensors of noise are needed here, got {given}")
+        self.x = problem.x_T.detach()
+        self.draws = iter(problem.noise or ())  # type: ignore[arg-type]
+        self.returns = iter(normals(freedom.travel_noise, total - problem.grid.steps, self.x))
+        self.denoiser = CountedDenoiser(problem.denoiser, self.cost)
+        self.conditions = problem.conditions(problem.z)
+        begins = hasattr(solver, "initial_state")
+        self.state = tuple(solver.initial_state(self.x, problem.grid)) if begins else ()
+
+    @property
+    def finished(self) -> bool:
+        return self.done == self.problem.grid.steps
+
+    def step(self) -> Step:
+        """One sampling step, with its returns."""
+        freedom, problem, before = self.freedom, self.problem, replace(self.cost)
+        s, t = problem.grid[self.done], problem.grid[self.done + 1]
+        z = Conditions.of(self.conditions, problem.grid.steps).of_step(self.done)
+        ahead, moved, later = None, self.x, self.state
+        for visit in range(self.visits[self.done]):
+            ahead = None
+            if freedom.guides(s):
+                ahead = freedom.lookahead.look(
+                    problem.denoiser,
+                    self.x,
+                    self.conditions,
+                    lambda x_0: problem.loss(x_0, problem.rows),
+                    solver=problem.solver,
+                    grid=problem.grid,
+                    step=self.done,
+                )
+                self.cost.add(ahead.cost)
+                self.history.append(ahead.loss)
+            known = None if ahead is None else Known(self.denoiser, self.x, s.t, ahead.eps)
+            moved, later = problem.solver.step(
+                known or self.denoiser, self.x, z, s, t, self.state, next(self.draws, None)
+            )
+            moved = moved.detach()
+            if ahead is not None:
+                moved = moved - freedom.correction(ahead, eps_factor(problem.solver), s, t)
+            if visit + 1 < self.visits[self.done]:
+                self.x = renoised(moved, s, t, next(self.returns))
+        self.x, self.state = moved, tuple(value.detach() for value in later)
+        self.done += 1
+        loss = self.x.new_zeros(0) if ahead is None else ahead.loss
+        return Step(loss, self.cost.since(before), x_0=None if ahead is None else ahead.x_0)
+
+    def outcome(self) -> Outcome:
+        with torch.no_grad():
+            loss = self.problem.loss(self.x, self.problem.rows)
+        return Outcome(self.x, loss, self.cost, history=self.history)
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,9 +202,3 @@ class Known:
 def renoised(x: Tensor, s: Node, t: Node, normal: Tensor) -> Tensor:
     """A state of node t noised back to the noisier node s."""
     return s.alpha / t.alpha * x + s.alpha * path_scale(s, t) * normal.to(x)
-
-
-def _check_count(name: str, given: Sequence[Tensor] | None, wanted: int) -> None:
-    count = 0 if given is None else len(given)
-    if count != wanted:
-        raise ValueError(f"FreeDoM: {wanted} tensors of {name} are needed here, got {count}")

@@ -19,24 +19,29 @@ References:
     | https://arxiv.org/abs/2404.06025
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from adjointdeis.diffusion.denoiser import Denoiser
-from adjointdeis.diffusion.grid import Node, TimeGrid
-from adjointdeis.diffusion.noise import Noise, as_noise
+from adjointdeis.diffusion.grid import Node
+from adjointdeis.diffusion.noise import as_noise
 from adjointdeis.diffusion.prediction import x0_from_eps
-from adjointdeis.gradients.cost import Cost, CountedDenoiser
-from adjointdeis.solvers.base import Solver
+from adjointdeis.gradients.cost import CountedDenoiser
+from adjointdeis.guidance.problem import (
+    Algorithm,
+    LatentProblem,
+    OptimizerFactory,
+    Outcome,
+    Run,
+    Step,
+)
 
 Objective = Callable[[Tensor], Tensor]
-OptimizerFactory = Callable[[list[Tensor]], torch.optim.Optimizer]
-Predict = Callable[[Tensor], Tensor]
+Predict = Callable[[Any], Tensor]
 
 ADAM: OptimizerFactory = partial(torch.optim.Adam, lr=0.01, betas=(0.5, 0.9))
 """The optimiser of Greedy-DiM*."""
@@ -62,16 +67,14 @@ class Choice:
 class Strategy(Protocol):
     """How a step's noise prediction is chosen."""
 
-    def choose(
-        self, predict: Predict, x: Tensor, s: Node, z: Sequence[Tensor], objective: Objective
-    ) -> Choice:
+    def choose(self, predict: Predict, x: Tensor, s: Node, z: Any, objective: Objective) -> Choice:
         """The prediction at x.
 
         Args:
             predict: ``z -> eps`` at x, counted, never with a graph.
             x: State at ``s``, with shape (B, *).
             s: Node with alpha > 0.
-            z: The conditions that the strategy may ask for.
+            z: The problem's condition, or the pair of conditions that the strategy blends.
             objective: ``x_0 -> losses`` with shape (B), differentiable.
         """
         ...
@@ -99,11 +102,8 @@ class OptimiseEps:
         if self.steps < 0:
             raise ValueError(f"OptimiseEps.steps={self.steps}: expected 0 or more")
 
-    def choose(
-        self, predict: Predict, x: Tensor, s: Node, z: Sequence[Tensor], objective: Objective
-    ) -> Choice:
-        (condition,) = z
-        eps = predict(condition)
+    def choose(self, predict: Predict, x: Tensor, s: Node, z: Any, objective: Objective) -> Choice:
+        eps = predict(z)
         initial = _losses(objective, x, eps, s)
         best, lowest = eps.clone(), initial.clone()
         if not self.steps:
@@ -136,9 +136,9 @@ class SearchBlend:
         if not self.weights or not all(0 <= w <= 1 for w in self.weights):
             raise ValueError(f"SearchBlend.weights={self.weights}: expected shares in [0, 1]")
 
-    def choose(
-        self, predict: Predict, x: Tensor, s: Node, z: Sequence[Tensor], objective: Objective
-    ) -> Choice:
+    def choose(self, predict: Predict, x: Tensor, s: Node, z: Any, objective: Objective) -> Choice:
+        if not isinstance(z, (tuple, list)) or len(z) != 2:
+            raise ValueError("SearchBlend blends two conditions: give the problem z=(z_a, z_b)")
         z_a, z_b = z
         eps_a, eps_b = predict(z_a), predict(z_b)
         middle = self.blend(eps_a, eps_b, 0.5)
@@ -150,83 +150,91 @@ class SearchBlend:
         return Choice(best, lowest, initial)
 
 
-class GreedyRun:
-    """A batch under greedy sampling, one sampling step at a time.
+@dataclass(frozen=True, eq=False)
+class Greedy(Algorithm):
+    """Greedy guidance of a sampling run.
+
+    Optimises the trajectory. Cost: N evaluations, none with a graph, and the strategy's gradients
+    of the loss (``loss_gradients`` of the outcome). A step of a run is a sampling step; its loss
+    is that of the prediction which was chosen.
 
     Args:
-        denoiser: ``(x, t, z) -> eps``, evaluated without a graph.
-        x_T: State at the first node, with shape (B, *); not modified.
-        z: The conditions of the strategy: one for OptimiseEps, two for SearchBlend.
-        solver: Sampler that evaluates the network once a step, at the state it is given.
-        grid: Sampling grid, N steps.
-        objective: ``x_0 -> losses`` with shape (B).
-        strategy: How each step's eps is chosen.
-        noise: Noises of the steps, for an SDE solver.
-
-    Attributes:
-        x: State at node ``done``.
-        done: Sampling steps made.
-        cost: Network evaluations so far; there are no vector-Jacobian products.
-        loss_gradients: Gradients of the loss so far.
+        strategy: How each step's eps is chosen; :class:`OptimiseEps` takes the problem's z,
+            :class:`SearchBlend` a problem whose z is the pair of both conditions.
 
     Raises:
         ValueError: An encoding grid, noise that does not fit, or a solver that asks for more than
             one evaluation a step.
+
+    When not to use: with a solver of several evaluations a step, or where the sample must stay
+    what the network believes.
     """
 
-    def __init__(
-        self,
-        denoiser: Denoiser,
-        x_T: Tensor,
-        z: Sequence[Tensor],
-        *,
-        solver: Solver,
-        grid: TimeGrid,
-        objective: Objective,
-        strategy: Strategy,
-        noise: Noise | Sequence[Tensor] | None = None,
-    ) -> None:
+    strategy: Strategy = OptimiseEps()
+
+    def _start(self, problem: LatentProblem) -> "GreedySampling":
+        return GreedySampling(self.strategy, problem)
+
+
+class GreedySampling(Run):
+    """A batch under greedy sampling.
+
+    Attributes:
+        x: State at node ``done``.
+        done: Sampling steps made.
+        loss_gradients: Gradients of the loss so far.
+    """
+
+    def __init__(self, strategy: Strategy, problem: LatentProblem) -> None:
+        super().__init__()
+        grid, solver, noise = problem.grid, problem.solver, problem.noise
         if not grid.sampling:
             raise ValueError("greedy guidance needs a grid from noise to data; this one encodes")
+        if problem.scheduled:
+            raise ValueError("greedy guidance takes one condition for all steps, not a schedule")
         if (noise is not None) != (solver.calculus == "sde"):
             raise ValueError(
                 f"{type(solver).__name__} is an {solver.calculus.upper()} solver and "
                 f"{'needs' if noise is None else 'takes no'} noise"
             )
-        self.cost, self.loss_gradients, self.done = Cost(), 0, 0
-        self.denoiser = CountedDenoiser(denoiser, self.cost)
-        self.z, self.solver, self.grid = tuple(z), solver, grid
-        self.objective, self.strategy = objective, strategy
-        self.noise = None if noise is None else as_noise(noise, grid, x_T)
-        self.x = x_T.detach()
+        self.loss_gradients, self.done = 0, 0
+        self.problem, self.strategy = problem, strategy
+        self.denoiser = CountedDenoiser(problem.denoiser, self.cost)
+        self.noise = None if noise is None else as_noise(noise, grid, problem.x_T)
+        self.x = problem.x_T.detach()
         self._state = solver.initial_state(self.x, grid)
 
-    def step(self) -> Choice:
-        """One sampling step; returns what was chosen for it."""
-        s, t = self.grid[self.done], self.grid[self.done + 1]
-        x = self.x
+    @property
+    def finished(self) -> bool:
+        return self.done == self.problem.grid.steps
 
-        def predict(z: Tensor) -> Tensor:
+    def step(self) -> Step:
+        """One sampling step."""
+        problem, x, before = self.problem, self.x, replace(self.cost)
+        s, t = problem.grid[self.done], problem.grid[self.done + 1]
+
+        def predict(z: Any) -> Tensor:
             return self.denoiser(x, s.t, z).detach()
 
         with torch.no_grad():
-            choice = self.strategy.choose(predict, x, s, self.z, self.objective)
+            choice = self.strategy.choose(predict, x, s, problem.z, self._loss)
             noise = None if self.noise is None else self.noise.normal(s, t, x)
-            given = _Given(x, choice.eps, type(self.solver).__name__)
-            self.x, self._state = self.solver.step(given, x, None, s, t, self._state, noise)
+            given = _Given(x, choice.eps, type(problem.solver).__name__)
+            self.x, self._state = problem.solver.step(given, x, None, s, t, self._state, noise)
         self.loss_gradients += choice.loss_gradients
         self.done += 1
-        return choice
+        self.history.append(choice.loss)
+        return Step(choice.loss, self.cost.since(before))
 
+    def outcome(self) -> Outcome:
+        with torch.no_grad():
+            loss = self._loss(self.x)
+        return Outcome(
+            self.x, loss, self.cost, history=self.history, loss_gradients=self.loss_gradients
+        )
 
-def sample_greedily(run: GreedyRun) -> tuple[Tensor, Tensor]:
-    """Makes the steps that are left.
-
-    Returns:
-        x_0, and the losses of the chosen predictions with shape (N, B).
-    """
-    losses = [run.step().loss for _ in range(run.done, run.grid.steps)]
-    return run.x, torch.stack(losses)
+    def _loss(self, x_0: Tensor) -> Tensor:
+        return self.problem.loss(x_0, self.problem.rows)
 
 
 class _Given:

@@ -25,35 +25,18 @@ References:
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
 
-from adjointdeis.diffusion.grid import TimeGrid
-from adjointdeis.diffusion.noise import Noise
 from adjointdeis.gradients import Cost, SamplingPath
-from adjointdeis.guidance.fine_tuning import ThetaStep, update
-from adjointdeis.solvers.base import Solver
+from adjointdeis.guidance.fine_tuning import UpdatingWeights, update
+from adjointdeis.guidance.problem import Algorithm, Batch, OptimizerFactory, Step, WeightProblem
 
 
 @dataclass(frozen=True, eq=False)
-class Fresh:
-    """What a new batch of particles starts from.
-
-    Attributes:
-        x_T: initial noise, shape (B, *).
-        z: condition, or None.
-        noise: of the N steps, for an SDE solver.
-    """
-
-    x_T: Tensor
-    z: Tensor | None = None
-    noise: Noise | Sequence[Tensor] | None = None
-
-
-class ImplicitDiffusion:
+class ImplicitDiffusion(Algorithm):
     """The single loop for a finite number of sampling steps.
 
     Optimises theta. Cost of an update: N evaluations (one per slot, independent of each other),
@@ -61,15 +44,14 @@ class ImplicitDiffusion:
     the same but waits for N steps in a row. Memory: the paths of all slots, N(N + 3)/2 latents.
 
     Args:
-        denoiser: Network; changed in place.
-        objective: ``x_0 -> losses`` with shape (B); its mean is descended.
         optimizer: Factory called with the list of weights that require a gradient.
-        draw: ``iteration -> Fresh``, the noise that enters at each iteration.
-        solver, grid: Sampler with N steps.
+        steps: Updates of the weights, after the N - 1 iterations that fill the queue.
         clip_norm: Largest norm of the gradient over all weights; None leaves it.
 
     Raises:
-        ValueError: No weight requires a gradient, or the grid encodes.
+        ValueError: The problem's grid encodes.
+        FloatingPointError: While it runs, if the gradient is not finite; the weights are as they
+            were before the iteration.
 
     When not to use: with learning rates at which the weights move visibly within N iterations:
     the loop then passes the optimum before it sees it, and swings (see the module). The first
@@ -79,67 +61,62 @@ class ImplicitDiffusion:
     ``FineTuning`` has no such bias.
     """
 
-    def __init__(
-        self,
-        denoiser: nn.Module,
-        objective: Callable[[Tensor], Tensor],
-        optimizer: Callable[[list[Tensor]], torch.optim.Optimizer],
-        draw: Callable[[int], Fresh],
-        *,
-        solver: Solver,
-        grid: TimeGrid,
-        clip_norm: float | None = None,
-    ) -> None:
-        self.parameters: list[Tensor] = [p for p in denoiser.parameters() if p.requires_grad]
-        if not self.parameters:
-            raise ValueError("no weight of the denoiser requires a gradient")
-        if not grid.sampling:
+    optimizer: OptimizerFactory
+    steps: int = 15
+    clip_norm: float | None = None
+    solves: ClassVar[type] = WeightProblem
+
+    def _start(self, problem: WeightProblem) -> "_Queue":
+        if not problem.grid.sampling:
             raise ValueError("ImplicitDiffusion needs a grid from noise to data; this one encodes")
-        self.denoiser, self.objective, self.draw = denoiser, objective, draw
-        self.solver, self.grid, self.clip_norm = solver, grid, clip_norm
-        self.optimizer = optimizer(self.parameters)
-        self.cost = Cost()
+        return _Queue(self, problem)
+
+
+class _Queue(UpdatingWeights):
+    """The single loop under way."""
+
+    def __init__(self, algorithm: ImplicitDiffusion, problem: WeightProblem) -> None:
+        super().__init__(algorithm.steps)
+        self.algorithm, self.problem, self.parameters = algorithm, problem, problem.parameters
+        self.solver, self.grid = problem.solver, problem.grid
+        self.optimizer = algorithm.optimizer(self.parameters)
         self.iterations = 0
         self._queue: deque[SamplingPath] = deque()
 
-    def step(self) -> ThetaStep | None:
-        """One iteration; None while the queue fills, which takes N - 1 iterations.
-
-        Raises:
-            FloatingPointError: The gradient is not finite; the weights are unchanged.
-        """
-        self._queue.append(self._enter(self.draw(self.iterations)))
+    def step(self) -> Step | None:
+        """One iteration; None while the queue fills, which takes N - 1 iterations."""
+        self._queue.append(self._enter(self.problem.draw(self.iterations)))
         self.iterations += 1
         for path in self._queue:
             path.step()
         self.cost.holds(sum(path.latents for path in self._queue))
         if len(self._queue) < self.grid.steps:
             return None
-        return self._learn(self._queue.popleft())
+        return self.noted(self._learn(self._queue.popleft()))
 
-    def _enter(self, fresh: Fresh) -> SamplingPath:
+    def _enter(self, batch: Batch) -> SamplingPath:
         return SamplingPath(
-            self.denoiser,
-            fresh.x_T,
-            fresh.z,
+            self.problem.denoiser,
+            batch.x_T,
+            batch.z,
             solver=self.solver,
             grid=self.grid,
-            noise=fresh.noise,
+            noise=batch.noise,
             parameters=self.parameters,
             cost=self.cost,
         )
 
-    def _learn(self, leaving: SamplingPath) -> ThetaStep:
+    def _learn(self, leaving: SamplingPath) -> Step:
         before = Cost(nfe_backward=self.cost.nfe_backward, vjps=self.cost.vjps)
         with torch.enable_grad():
             leaf = leaving.x.detach().requires_grad_()
-            loss = self.objective(leaf)
+            loss = self.problem.loss(leaf)
             (a_x,) = torch.autograd.grad(loss.mean(), leaf)
         found = leaving.gradient(a_x)
-        norm = update(self.optimizer, self.parameters, found, self.clip_norm)
+        norm = update(self.optimizer, self.parameters, found, self.algorithm.clip_norm)
         spent = Cost(
             nfe_forward=self.grid.steps,
             nfe_backward=self.cost.nfe_backward - before.nfe_backward,
             vjps=self.cost.vjps - before.vjps,
         )
-        return ThetaStep(loss.detach(), norm, leaving.x, spent)
+        return Step(loss.detach(), spent, norm, leaving.x)

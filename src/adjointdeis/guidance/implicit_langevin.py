@@ -14,12 +14,15 @@ References:
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from adjointdeis.gradients.cost import Cost
-from adjointdeis.guidance.fine_tuning import ThetaStep, update
+from adjointdeis.guidance.fine_tuning import UpdatingWeights, update
+from adjointdeis.guidance.problem import Algorithm, OptimizerFactory, Step
 
 
 def covariance_gradient(
@@ -47,73 +50,100 @@ def covariance_gradient(
         return list(torch.autograd.grad(energy, list(parameters)))
 
 
-class ImplicitLangevin:
+@dataclass(frozen=True, eq=False)
+class PotentialProblem:
+    """Change the weights of a potential until samples of its density have a small mean loss.
+
+    Args:
+        potential: Module ``x -> V`` with shape (B); changed in place.
+        x: Initial particles, with shape (B, *), B at least 2; not modified.
+        loss: ``x -> losses`` with shape (B).
+        draw: ``iteration -> noises``: a standard normal, shaped like the particles, per Langevin
+            step.
+
+    Raises:
+        ValueError: No weight requires a gradient.
+    """
+
+    potential: nn.Module
+    x: Tensor
+    loss: Callable[[Tensor], Tensor] = field(kw_only=True)
+    draw: Callable[[int], Sequence[Tensor]] = field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        if not self.parameters:
+            raise ValueError("no weight of the potential requires a gradient")
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """The weights that move."""
+        return [p for p in self.potential.parameters() if p.requires_grad]
+
+
+@dataclass(frozen=True, eq=False)
+class ImplicitLangevin(Algorithm):
     """The single loop with the unadjusted Langevin algorithm as sampler.
 
     Optimises theta of a potential. Cost of an iteration: two evaluations of the potential and two
     products, one for the samples and one for the weights.
 
     Args:
-        potential: Module ``x -> V`` with shape (B); changed in place.
-        objective: ``x -> losses`` with shape (B); its mean under the density is descended.
         optimizer: Factory called with the list of weights that require a gradient.
-        x: Initial particles, with shape (B, *), B at least 2; not modified.
         gamma: Step of the sampler, positive. The particles follow the density up to a bias of
             order gamma.
+        steps: Updates of the weights.
         samples_per_update: Langevin steps between two updates of the weights.
 
     Raises:
-        ValueError: No weight requires a gradient, or a step or count out of range.
+        ValueError: A step or count out of range; while it runs, the wrong number of noises.
+        FloatingPointError: While it runs, if the gradient is not finite; the weights are as they
+            were before the iteration.
 
     When not to use: where the density changes faster than the particles follow, or its modes do
     not communicate: the covariance then belongs to where the particles started.
     """
 
-    def __init__(
-        self,
-        potential: nn.Module,
-        objective: Callable[[Tensor], Tensor],
-        optimizer: Callable[[list[Tensor]], torch.optim.Optimizer],
-        x: Tensor,
-        *,
-        gamma: float,
-        samples_per_update: int = 1,
-    ) -> None:
-        self.parameters: list[Tensor] = [p for p in potential.parameters() if p.requires_grad]
-        if not self.parameters:
-            raise ValueError("no weight of the potential requires a gradient")
-        if not gamma > 0 or samples_per_update < 1:
+    optimizer: OptimizerFactory
+    gamma: float
+    steps: int = 100
+    samples_per_update: int = 1
+    solves: ClassVar[type] = PotentialProblem
+
+    def __post_init__(self) -> None:
+        if not self.gamma > 0 or self.samples_per_update < 1:
             raise ValueError(
-                f"gamma={gamma}, samples_per_update={samples_per_update}: expected more than 0 "
-                "and 1 or more"
+                f"gamma={self.gamma}, samples_per_update={self.samples_per_update}: expected more "
+                "than 0 and 1 or more"
             )
-        self.potential, self.objective, self.gamma = potential, objective, gamma
-        self.samples_per_update = samples_per_update
-        self.x = x.detach().clone()
-        self.optimizer = optimizer(self.parameters)
-        self.cost = Cost()
 
-    def step(self, noise: Sequence[Tensor]) -> ThetaStep:
-        """Move the particles, then the weights.
+    def _start(self, problem: PotentialProblem) -> "_Particles":
+        return _Particles(self, problem)
 
-        Args:
-            noise: A standard normal, shaped like the particles, per Langevin step.
 
-        Raises:
-            ValueError: The wrong number of noises.
-            FloatingPointError: The gradient is not finite; the weights are unchanged.
-        """
-        if len(noise) != self.samples_per_update:
-            raise ValueError(f"{self.samples_per_update} noises are needed, got {len(noise)}")
-        spent = Cost(nfe_forward=len(noise), nfe_backward=1, vjps=len(noise) + 1)
-        spent.holds(1, graphs=1)
+class _Particles(UpdatingWeights):
+    """Particles and weights on their way."""
+
+    def __init__(self, algorithm: ImplicitLangevin, problem: PotentialProblem) -> None:
+        super().__init__(algorithm.steps)
+        self.algorithm, self.problem, self.parameters = algorithm, problem, problem.parameters
+        self.x = problem.x.detach().clone()
+        self.optimizer = algorithm.optimizer(self.parameters)
+
+    def step(self) -> Step:
+        """Moves the particles, then the weights."""
+        algorithm, problem = self.algorithm, self.problem
+        noise = problem.draw(self.updates)
+        if len(noise) != algorithm.samples_per_update:
+            raise ValueError(f"{algorithm.samples_per_update} noises are needed, got {len(noise)}")
+        cost = Cost(nfe_forward=len(noise), nfe_backward=1, vjps=len(noise) + 1)
+        cost.holds(1, graphs=1)
         for draw in noise:
             with torch.enable_grad():
                 leaf = self.x.requires_grad_()
-                (slope,) = torch.autograd.grad(self.potential(leaf).sum(), leaf)
-            self.x = (leaf - self.gamma * slope).detach() + (2 * self.gamma) ** 0.5 * draw
-        loss = self.objective(self.x).detach()
-        gradients = covariance_gradient(self.potential, self.x, loss, self.parameters)
+                (slope,) = torch.autograd.grad(problem.potential(leaf).sum(), leaf)
+            self.x = (leaf - algorithm.gamma * slope).detach() + (2 * algorithm.gamma) ** 0.5 * draw
+        loss = problem.loss(self.x).detach()
+        gradients = covariance_gradient(problem.potential, self.x, loss, self.parameters)
         norm = update(self.optimizer, self.parameters, gradients)
-        self.cost.add(spent)
-        return ThetaStep(loss, norm, self.x, spent)
+        self.cost.add(cost)
+        return self.noted(Step(loss, cost, norm, self.x))

@@ -20,14 +20,12 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from adjointdeis.diffusion.conditions import PerStep
 from adjointdeis.diffusion.grid import TimeGrid
-from adjointdeis.gradients import GradientMethod
+from adjointdeis.gradients import DiscreteAdjoint, GradientMethod
 from adjointdeis.gradients.cost import Cost
-from adjointdeis.gradients.discrete_adjoint import DiscreteAdjoint
-from adjointdeis.guidance.sampler import weights_of
 from adjointdeis.rollout import Condition, Rollout, sample
 from adjointdeis.solvers.base import Solver
 from adjointdeis.solvers.ddim import DDIM
@@ -154,6 +152,7 @@ class Lookahead:
         if isinstance(z, PerStep):
             conditions = PerStep([z.values[i] for i in nodes[:-1]])
         remembered = FirstPrediction(denoiser)
+        weights = list(denoiser.parameters()) if isinstance(denoiser, nn.Module) else []
         with torch.enable_grad():
             leaf = x.detach().requires_grad_()
             rollout: Rollout = sample(
@@ -164,7 +163,7 @@ class Lookahead:
                 grid=grid if whole and step == 0 else grid.at(nodes),
                 noise=list(noise) if exact and noise is not None else None,
                 gradient=self.gradient,
-                parameters=weights_of(denoiser),
+                parameters=weights,
             )
             losses = loss(rollout.x_0)
             (gradient,) = torch.autograd.grad(losses.sum(), leaf)

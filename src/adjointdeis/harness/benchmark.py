@@ -58,8 +58,29 @@ class Benchmark:
         return {self.image(*side).name: self._hashes[side] for side in pair.sides}
 
 
+def load_faces(faces: str) -> FaceDataset:
+    """The faces of a run.
+
+    Args:
+        faces: Folder of aligned images ``NNN_03.png`` and ``NNN_08.png``; "mini" for the embedded
+            ones.
+
+    Raises:
+        DatasetError: See the message.
+    """
+    _require_path("faces", faces)
+    return load_folder(MINI / "faces" if faces == "mini" else faces, faces)
+
+
+def _require_path(key: str, value: object) -> None:
+    if not isinstance(value, (str, Path)):
+        raise PairListError(
+            f"data.{key}={value!r}: expected a path or mini; data.limit takes fewer pairs"
+        )
+
+
 def load_benchmark(
-    faces: str,
+    faces: FaceDataset | str,
     pairs: str,
     limit: int | None = None,
     check: Callable[[Benchmark], list[str]] | None = None,
@@ -67,8 +88,7 @@ def load_benchmark(
     """Faces and pairs, with every problem of the list reported at once.
 
     Args:
-        faces: Folder of aligned images ``NNN_03.png`` and ``NNN_08.png``; "mini" for the embedded
-            ones.
+        faces: The faces, or what :func:`load_faces` takes.
         pairs: Pair list; "mini" for the embedded one.
         limit: Use this many pairs, spread evenly over the list; None uses all. Evenly, because a
             list is sorted by similarity within its groups and its head is its easiest part.
@@ -78,12 +98,8 @@ def load_benchmark(
         PairListError, DatasetError: See the messages.
         BenchmarkError: Problems of more than one kind, or of images; all are listed.
     """
-    for key, value in (("faces", faces), ("pairs", pairs)):
-        if not isinstance(value, (str, Path)):
-            raise PairListError(
-                f"data.{key}={value!r}: expected a path or mini; data.limit takes fewer pairs"
-            )
-    dataset = load_folder(MINI / "faces" if faces == "mini" else faces, faces)
+    dataset = faces if isinstance(faces, FaceDataset) else load_faces(faces)
+    _require_path("pairs", pairs)
     source = MINI / "pairs.csv" if pairs == "mini" else Path(pairs)
     listed = read_pairs(source)
     if limit is not None:

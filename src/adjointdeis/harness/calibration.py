@@ -63,7 +63,7 @@ class Embedded:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CalibrationResult:
     """What a protocol gives.
 
     Attributes:
@@ -93,7 +93,7 @@ def outcomes(
     impostors: Iterable[str] = IMPOSTORS,
     policies: Iterable[str] = ("all",),
     probes: Iterable[str] = PROBES,
-) -> list[Outcome]:
+) -> list[CalibrationResult]:
     """Every protocol's outcome, the closest to the published rows first.
 
     Args:
@@ -170,7 +170,7 @@ def _outcome(
     ids: Sequence[str],
     records: Mapping[str, ThresholdRecord],
     published: Mapping[str, Mapping[str, float]],
-) -> Outcome:
+) -> CalibrationResult:
     index = {person: k for k, person in enumerate(ids)}
     cells: dict[str, dict[str, dict[str, float]]] = {}
     differences = []
@@ -197,7 +197,7 @@ def _outcome(
             f"no row has a published number: morphs of {', '.join(cells)}, published are "
             f"{', '.join(published)}"
         )
-    return Outcome(protocol, float(np.mean(differences)), cells, tuple(records.values()))
+    return CalibrationResult(protocol, float(np.mean(differences)), cells, tuple(records.values()))
 
 
 def _capture(capture: str, probe: str) -> str:

@@ -31,6 +31,7 @@ from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf.errors import OmegaConfBaseException
 
+from adjointdeis.harness.plugin_choices import register_plugins
 from adjointdeis.harness.validation import ConfigError, flat_keys, validate
 
 
@@ -45,6 +46,7 @@ def checked(config_dir: Path | str) -> Iterator[None]:
     """
     folder = Path(sys.argv[0]).resolve().parent / config_dir
     try:
+        register_plugins(folder)
         sys.argv[1:] = expand_globs(folder, sys.argv[1:])
         if not os.environ.get("HYDRA_FULL_ERROR"):
             check_overrides(folder, sys.argv[1:])

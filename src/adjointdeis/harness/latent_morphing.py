@@ -11,7 +11,7 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from adjointdeis.harness.command_line import setting
 from adjointdeis.harness.pair_data import WorkItem
 from adjointdeis.harness.provenance import morph_text
 from adjointdeis.harness.records import write_record
+from adjointdeis.harness.resources import modules_of
 from adjointdeis.morphing.attack import Attack, Morphs, Progress, Sources, Workbench
 
 
@@ -58,9 +59,7 @@ class LatentMorphing(L.LightningModule):
         self.attack, self.bench, self.benchmark = attack, bench, benchmark
         self.directory, self.config = directory, config
         # Registered so that Lightning moves them to the device; frozen, so nothing is reduced.
-        own = [used.network for used in (bench.autoencoder, bench.identity) if used is not None]
-        gan = () if bench.gan is None else (bench.gan.network, bench.gan.maps_network)
-        self.networks = torch.nn.ModuleList([*own, *gan, *attack.modules()])
+        self.networks = torch.nn.ModuleList([*modules_of(bench), *attack.modules()])
         self._batch: _Batch | None = None
 
     def configure_optimizers(self) -> None:
@@ -113,9 +112,7 @@ class LatentMorphing(L.LightningModule):
             self.log_dict(named, logger=True, prog_bar=False, batch_size=len(item.pairs))
 
     def _begin(self, pairs: tuple[Pair, ...], device: torch.device | None = None) -> "_Batch":
-        autoencoder = self.bench.autoencoder
-        needed = autoencoder is not None and "autoencoder" in self.attack.needs
-        size = autoencoder.network.config.image_size if needed else None  # type: ignore[union-attr]
+        size = self.attack.image_size(self.bench)
         paths_a, paths_b = (
             tuple(self.benchmark.image(*side) for side in sides)
             for sides in zip(*(pair.sides for pair in pairs), strict=True)
@@ -128,7 +125,7 @@ class LatentMorphing(L.LightningModule):
     def _finish(self, batch: "_Batch") -> dict[str, Tensor]:
         morphs = batch.work.finish()
         distances = None
-        if self.bench.identity is not None:
+        if "identity" in self.bench.resources:
             with torch.no_grad():
                 distances = batch.bench.against(batch.sources)(morphs.images)
         images = to_uint8(morphs.images)
@@ -181,7 +178,7 @@ class LatentMorphing(L.LightningModule):
             "sources": self.benchmark.source_hashes(batch.sources.pairs[k]),
             "loss": [float(p.loss[k]) for p in batch.progress],
             "gradient_norm": [float(norm[k]) for norm in norms],
-            "nfe": asdict(morphs.spent),
+            "nfe": morphs.cost.counters(),
             "gradient_error": None,
             **(morphs.details[k] if morphs.details else {}),
         }

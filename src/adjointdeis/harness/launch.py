@@ -46,7 +46,7 @@ def launch(cfg: DictConfig) -> float | None:
     end_with_parent()
 
     def note(status: str, reason: str = "") -> None:
-        # A rehearsal leaves no trace, in the book of a sweep either.
+        # A dry run leaves no trace, in the records of a sweep either.
         if not cfg.dry_run and not child:
             note_job(directory, status, reason)
 
@@ -69,7 +69,7 @@ class RunFailed(Exception):
 
 
 def _run(cfg: DictConfig, directory: Path) -> tuple[str, float | None]:
-    """Runs a task; returns "done", "skipped" or "rehearsed", and its objective."""
+    """Runs a task; returns "done", "skipped" or "dry run", and its objective."""
     identifier, marker = config_hash(cfg), directory / "done.json"
     with open_dict(cfg):
         cfg.paths.run, cfg.paths.id = str(directory), identifier
@@ -79,8 +79,8 @@ def _run(cfg: DictConfig, directory: Path) -> tuple[str, float | None]:
     # wandb and matplotlib otherwise write below the working directory and the home.
     os.environ.setdefault("WANDB_SILENT", "true")
     if cfg.dry_run:
-        _rehearse(cfg)
-        return "rehearsed", None
+        _dry_run(cfg)
+        return "dry run", None
     if sweeping() and starts_processes(cfg.trainer):
         raise RunFailed(
             f"error: trainer.devices={cfg.trainer.devices} within a sweep: the processes that "
@@ -143,7 +143,7 @@ def _work(cfg: DictConfig, directory: Path, identifier: str) -> float | None:
     return result.get("objective")
 
 
-def _rehearse(cfg: DictConfig) -> None:
+def _dry_run(cfg: DictConfig) -> None:
     """Loads and checks what a run needs and prints what it will cost; leaves no trace of a run."""
     if cfg.task._target_ != "adjointdeis.harness.tasks.morph.run":
         sys.exit("error: dry_run=true is for task=morph; the other tasks have no dry run")

@@ -215,7 +215,7 @@ def _worst_case(
     """Rows of the embedding that lies half way between both sources (cosine systems only)."""
     # The bisector is the worst case of a cosine score; of a distance it is the midpoint, and no
     # published bound speaks of it.
-    if getattr(system, "metric", None) != "cosine":
+    if system.metric != "cosine":
         return []
     rows = []
     for pair in pairs:

@@ -38,6 +38,7 @@ def make_trainer(cfg: DictConfig, **options: Any) -> L.Trainer:
             "plugins": plugins,
             "precision": chosen.precision,
             "enable_model_summary": False,
+            "enable_progress_bar": False,  # its word for a run is "Epoch 0": see ProgressLine
             "use_distributed_sampler": False,
             "callbacks": callbacks,
             **options,

@@ -164,6 +164,38 @@ def conclude(chosen: Sequence[Logger], directory: Path, result: Mapping[str, Any
             logger.log_outcome(directory, result)
 
 
+def download(project: str, destination: Path) -> list[Path]:
+    """Results of the finished runs of a project on the server, each in a folder named by its id.
+
+    Args:
+        project: `entity/project`.
+        destination: Folder; made if absent.
+
+    Raises:
+        ValueError: The project cannot be read, or has no run with a result.
+    """
+    import wandb
+    from wandb.errors import Error
+
+    found = []
+    try:
+        for run in wandb.Api().runs(project, filters={"state": "finished"}):
+            names = {file.name for file in run.files()} & set(KEPT)
+            if "result.json" not in names:
+                continue
+            for name in names:
+                run.file(name).download(root=str(destination / run.id), replace=True)
+            found.append(destination / run.id)
+    except (Error, ValueError) as error:
+        raise ValueError(
+            f"task.wandb={project}: {str(error).splitlines()[0]}; expected entity/project, a login "
+            "(wandb login) and logger.wandb.offline=false or `wandb sync` of the runs"
+        ) from error
+    if not found:
+        raise ValueError(f"task.wandb={project}: no finished run with a result.json in it")
+    return found
+
+
 def fixed_pairs(pairs: Sequence[Mapping[str, Any]], count: int) -> list[Mapping[str, Any]]:
     """Pairs spread evenly over the list, which is the same list in every run of a benchmark."""
     if not count or not pairs:

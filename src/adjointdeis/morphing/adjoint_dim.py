@@ -10,25 +10,24 @@ steps of plain gradient descent, and the last iterate.
 Paper: Section 5, Algorithm 2, Appendix H.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from adjointdeis.gradients import DiscreteAdjoint, GradientMethod
-from adjointdeis.guidance.latent_optimisation import LatentOptimisation, OptimizerFactory
+from adjointdeis.guidance.latent_optimisation import LatentOptimisation
+from adjointdeis.guidance.problem import ADAM, OptimizerFactory
 from adjointdeis.morphing.attack import (
+    MorphCost,
     Morphs,
-    Need,
     Progress,
     Sources,
-    Spent,
     Workbench,
     optimizer_name,
 )
 from adjointdeis.morphing.dim import DiM
-from adjointdeis.rollout import Rollout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +54,8 @@ class GuidedDiM(DiM):
     keep: Literal["last", "best"] = "last"
     stop_similarity: float | None = None
 
-    needs: ClassVar[frozenset[Need]] = frozenset({"autoencoder", "identity"})
+    resources: ClassVar[frozenset[str]] = frozenset({"autoencoder", "encoder", "identity"})
+    guided: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -102,15 +102,23 @@ class GuidedDiM(DiM):
         per_step = self.sampling_steps + self.adjoint_steps
         return self.encoding_steps + self.optimisation_steps * per_step
 
-    def price(self) -> Spent:
+    def expected_cost(self) -> MorphCost:
         """At most: a pair may stop early, and a method may evaluate less or more than M times."""
         runs = self.optimisation_steps + (2 if self.keep == "best" else 1)
         products = self.optimisation_steps * self.adjoint_steps
         # A graph that is kept is not evaluated again.
         kept = min(getattr(self.gradient, "keep_activations", 0), self.adjoint_steps)
         again = self.optimisation_steps * (self.adjoint_steps - kept)
-        plain = super().price()
-        return Spent(plain.encode, runs * self.sampling_steps, again, products)
+        plain = super().expected_cost()
+        return MorphCost(runs * self.sampling_steps, again, products, encode=plain.encode)
+
+    def device_cost(self) -> MorphCost:
+        # The identity network is differentiated at the end of every pull through the sampler.
+        return replace(super().device_cost(), loss_gradients=self.optimisation_steps)
+
+    @property
+    def stored_latents(self) -> int:
+        return self.sampling_steps + 1
 
     def settings(self) -> dict[str, Any]:
         settings = super().settings() | {
@@ -158,20 +166,18 @@ class _Descent:
         self.attack, self.bench = attack, bench
         self.latents = attack.latents(sources, bench)
         self.distances = bench.against(sources)
-        self.spent = [Spent(encode=self.latents.nfe) for _ in sources.pairs]
+        self.costs = [MorphCost(encode=self.latents.nfe) for _ in sources.pairs]
         self.seen = torch.full((2, len(sources)), float("nan"))
         self.gradient_error: list[dict[str, float]] | None = None
-        optimizer = attack.optimizer or (lambda groups: torch.optim.SGD(groups, lr=0.0))
+        self.problem = attack.problem(bench, self.latents, self._loss)
         self.optimisation = LatentOptimisation(
-            lambda x_T, z, rows=None: self._draw(x_T, z, attack.gradient, rows),
-            self._loss,
-            self.latents.x_T,
-            self.latents.z,
-            optimizer,
+            attack.optimisation_steps,
+            attack.optimizer or ADAM,
+            attack.gradient,
             attack.z_learning_rate,
             attack.keep,
             None if attack.stop_similarity is None else self._accepts,
-        )
+        ).start(self.problem)
 
     def step(self) -> Progress:
         if self.bench.measure_gradient and not self.optimisation.steps:
@@ -179,9 +185,7 @@ class _Descent:
         if not self.optimisation.finished:
             step = self.optimisation.step()
             for pair in step.rows.tolist():
-                self.spent[pair].forward += step.rollout.cost.nfe_forward
-                self.spent[pair].backward += step.rollout.cost.nfe_backward
-                self.spent[pair].vjps += step.rollout.cost.vjps
+                self.costs[pair].add(step.cost)
             # A pair that has stopped keeps showing the loss of what was accepted.
             self.seen[0, step.rows.cpu()] = step.loss.float().cpu()
             self.seen[1, step.rows.cpu()] = step.gradient_norm.float().cpu()
@@ -194,19 +198,19 @@ class _Descent:
         # With keep="best" the last iterate was evaluated too.
         runs = 2 if self.attack.keep == "best" else 1
         for pair in under_way:
-            self.spent[pair].forward += runs * rollout.cost.nfe_forward
-        details: list[dict[str, Any]] = [{} for _ in self.spent]
+            self.costs[pair].nfe_forward += runs * rollout.cost.nfe_forward
+        details: list[dict[str, Any]] = [{} for _ in self.costs]
         for pair, error in enumerate(self.gradient_error or ()):
             details[pair]["gradient_error"] = error
         if self.attack.stop_similarity is not None:
-            for pair, spent in enumerate(self.spent):
-                details[pair]["nfe"] = asdict(spent)
+            for pair, cost in enumerate(self.costs):
+                details[pair]["nfe"] = cost.counters()
                 details[pair]["stopped_at"] = self.optimisation.stopped.get(pair)
-        dearest = max(self.spent, key=lambda spent: spent.forward + spent.vjps)
+        dearest = max(self.costs, key=lambda cost: cost.nfe_forward + cost.vjps)
         failed = self.latents.failed | self.optimisation.failed
         return Morphs(rollout.x_0, dearest, failed, details)
 
-    def _loss(self, x_0: Tensor, rows: Tensor | None = None) -> Tensor:
+    def _loss(self, x_0: Tensor, rows: Tensor) -> Tensor:
         self.found = self.distances(x_0, rows)
         return self.found.loss
 
@@ -216,12 +220,6 @@ class _Descent:
         assert wanted is not None
         return 1.0 - farther >= wanted
 
-    def _draw(
-        self, x_T: Tensor, z: Tensor, gradient: GradientMethod | None, rows: Tensor | None = None
-    ) -> Rollout:
-        latents = self.latents if rows is None else self.latents.of(rows)
-        return self.attack.draw(self.bench, latents, x_T, z, gradient)
-
     def _gradient_error(self) -> list[dict[str, float]]:
         """Error of the attack's gradient over (x_T, z) against the exact one, per pair."""
         flat = []
@@ -229,7 +227,8 @@ class _Descent:
             x_T = self.latents.x_T.detach().clone().requires_grad_()
             z = self.latents.z.detach().clone().requires_grad_()
             with torch.enable_grad():
-                loss = self.distances(self._draw(x_T, z, method).x_0).loss.sum()
+                x_0 = self.problem.sample(x_T, z, gradient=method).x_0
+                loss = self.distances(x_0).loss.sum()
                 gradients = torch.autograd.grad(loss, (x_T, z))
             flat.append(torch.cat([g.flatten(1) for g in gradients], 1).double())
         approximate, exact = flat

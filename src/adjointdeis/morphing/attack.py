@@ -2,15 +2,15 @@
 
 An attack is a frozen description.  :meth:`Attack.begin` turns it and a batch of sources into
 :class:`Work`, which is asked for :attr:`Attack.steps` steps and then to finish.  What an attack
-works with (networks, landmarks, encodings) comes from the :class:`Workbench`; an attack names what
-it needs in ``needs``, and nothing else has to be there.
+works with (networks, landmarks, encodings) comes from the :class:`Workbench`; an attack lists it in
+``resources``, and nothing else has to be there.
 
 A new attack is one file: a dataclass that derives from :class:`Attack`, and its work.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -20,13 +20,11 @@ from torch import Tensor, nn
 
 from adjointdeis.faces.datasets.pairs import Pair
 from adjointdeis.faces.image_io import AnyPath
-from adjointdeis.faces.recognisers.network import Guides, NetworkRecogniser
 from adjointdeis.faces.tensors import to_tensor
+from adjointdeis.gradients.cost import Cost
 from adjointdeis.morphing.autoencoder import Autoencoder, EncodingGrid
 from adjointdeis.morphing.identity_loss import IdentityDistances, IdentityLoss
-from adjointdeis.morphing.style_generator import StyleGenerator
 
-Need = Literal["autoencoder", "identity", "landmarks", "gan"]
 Template = Literal["dlib68", "tem"]
 Objective = Callable[[Tensor], Tensor]
 
@@ -120,42 +118,46 @@ class Workbench:
     """What attacks work with.
 
     Attributes:
-        autoencoder: Generator of the DiM family, or None where no attack needs it.
-        identity: Recogniser of the identity loss, or several as one; or None.
-        encoder: Encodes for the autoencoder, or None.
-        landmarks: Finds landmarks, or None.
         device: Where tensors live.
+        resources: Networks and the like by name. Ours: "autoencoder" (:class:`Autoencoder`),
+            "encoder" (:class:`Encoder`), "identity" (what offers ``features`` and ``parts``),
+            "generator" (:class:`StyleGenerator`), "landmarks" (:class:`Landmarks`).
         seed: Of everything random; each pair derives its own from it.
         measure_gradient: Compare an approximate gradient with the exact one at the first step.
-        gan: Style generator of MIPGAN and the features of its perceptual loss, or None.
     """
 
-    autoencoder: Autoencoder | None
-    identity: NetworkRecogniser | Guides | None
-    encoder: Encoder | None
-    landmarks: Landmarks | None
     device: torch.device
+    resources: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
     measure_gradient: bool = False
-    gan: StyleGenerator | None = None
 
-    def generator(self) -> tuple[Autoencoder, Encoder]:
-        """The autoencoder and its encoder; an attack that calls this lists "autoencoder"."""
-        if self.autoencoder is None or self.encoder is None:
-            raise ValueError("this attack needs an autoencoder, and the workbench has none")
-        return self.autoencoder, self.encoder
+    def resource(self, name: str) -> Any:
+        """A resource that the attack lists.
 
-    def style_generator(self) -> StyleGenerator:
-        """The style generator; an attack that calls this lists "gan"."""
-        if self.gan is None:
-            raise ValueError("this attack needs a style generator, and the workbench has none")
-        return self.gan
+        Raises:
+            ValueError: It is not there.
+        """
+        if name not in self.resources:
+            raise ValueError(
+                f"this attack works with {name!r}, which is not there; list it in the attack's "
+                f"`resources`. There are: {', '.join(self.resources) or 'none'}"
+            )
+        return self.resources[name]
+
+    @property
+    def autoencoder(self) -> Autoencoder:
+        """The diffusion autoencoder."""
+        return self.resource("autoencoder")
+
+    @property
+    def encoder(self) -> Encoder:
+        """Encodes images for the autoencoder."""
+        return self.resource("encoder")
 
     def identity_loss(self) -> IdentityLoss:
-        """The identity loss; an attack that calls this lists "identity"."""
-        if self.identity is None:
-            raise ValueError("this attack needs an identity network, and the workbench has none")
-        return IdentityLoss(self.identity.features, self.identity.parts)
+        """The identity loss of the resource "identity"."""
+        guides = self.resource("identity")
+        return IdentityLoss(guides.features, guides.parts)
 
     def against(self, sources: Sources) -> Callable[..., IdentityDistances]:
         """Identity distances of images in [-1, 1] to their two sources, differentiably.
@@ -176,23 +178,31 @@ class Workbench:
 
 
 @dataclass
-class Spent:
-    """What a batch has cost, per pair; where pairs differ, what the dearest of them has.
+class MorphCost(Cost):
+    """What the morph of a pair costs; where pairs of a batch differ, what the dearest has.
+
+    Of :class:`adjointdeis.gradients.cost.Cost` it has the sampling and its gradients. Beside them:
 
     Attributes:
         encode: Network evaluations of encoding, both sources of a pair being one batch, as the
             paper counts them.
-        forward: Evaluations of sampling.
-        backward: Evaluations made for gradients.
-        vjps: Vector-Jacobian products of the generator.
         loss_gradients: Gradients of the identity loss alone.
+        loss_evaluations: Evaluations of the identity loss without a gradient.
     """
 
     encode: int = 0
-    forward: int = 0
-    backward: int = 0
-    vjps: int = 0
     loss_gradients: int = 0
+    loss_evaluations: int = 0
+
+    def counters(self) -> dict[str, int]:
+        """What records and results hold."""
+        return {
+            "encode": self.encode,
+            "forward": self.nfe_forward,
+            "backward": self.nfe_backward,
+            "vjps": self.vjps,
+            "loss_gradients": self.loss_gradients,
+        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,13 +224,13 @@ class Morphs:
 
     Attributes:
         images: With shape (B, 3, H, W) in [-1, 1]; clipped when written.
-        spent: What they cost.
+        cost: What they cost.
         failed: Reason by position in the batch, of pairs without a morph.
         details: Per pair, what its record says beside loss and cost.
     """
 
     images: Tensor
-    spent: Spent
+    cost: MorphCost
     failed: dict[int, str] = field(default_factory=dict)
     details: Sequence[dict[str, Any]] = ()
 
@@ -251,7 +261,9 @@ class Attack(ABC):
     label: str = ""
     paper_row: str | None = None
 
-    needs: ClassVar[frozenset[Need]] = frozenset()
+    resources: ClassVar[frozenset[str]] = frozenset()
+    guided: ClassVar[bool] = False
+    """Whether a gradient through the sampler moves its latents."""
 
     def __post_init__(self) -> None:
         if not self.label:
@@ -270,9 +282,27 @@ class Attack(ABC):
         """Network evaluations as the paper counts them; None for attacks without a network."""
         return None
 
-    def price(self) -> "Spent":
-        """What a pair is expected to cost, as :class:`Spent` counts it; nothing by default."""
-        return Spent()
+    def expected_cost(self) -> MorphCost:
+        """What a pair is expected to cost; nothing by default."""
+        return MorphCost()
+
+    def device_cost(self) -> MorphCost:
+        """What a device does for a pair, beside what the paper counts: both sources are encoded."""
+        cost = self.expected_cost()
+        return replace(cost, encode=2 * cost.encode)
+
+    @property
+    def stored_latents(self) -> int:
+        """Latents of a pair that are held at one time for its gradient."""
+        return 0
+
+    def image_size(self, bench: Workbench) -> int | None:
+        """Side of the images that it takes; None where any will do."""
+        return None
+
+    def check(self, bench: Workbench) -> None:
+        """Raises where the resources at hand cannot do what the settings ask."""
+        return
 
     @abstractmethod
     def begin(self, sources: Sources, bench: Workbench) -> Work:

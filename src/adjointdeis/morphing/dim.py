@@ -34,15 +34,14 @@ from torch import Tensor
 from adjointdeis.diffusion.cycle_sde import AdditiveNoise
 from adjointdeis.diffusion.grid import TimeGrid
 from adjointdeis.diffusion.schedule import DDPM
-from adjointdeis.gradients import GradientMethod
+from adjointdeis.guidance.problem import LatentProblem
 from adjointdeis.morphing.attack import (
     Attack,
     EncodedFace,
+    MorphCost,
     Morphs,
-    Need,
     Progress,
     Sources,
-    Spent,
     Work,
     Workbench,
 )
@@ -51,7 +50,7 @@ from adjointdeis.morphing.blend import lerp, slerp
 from adjointdeis.morphing.landmark import LandmarkMorph
 from adjointdeis.morphing.landmark_attack import landmark_morphs
 from adjointdeis.morphing.latents import MorphLatents, morph_latents, sde_morph_latents
-from adjointdeis.rollout import Rollout, sample
+from adjointdeis.rollout import Rollout
 from adjointdeis.solvers import DDIM, SDEDPMSolverPP
 from adjointdeis.solvers.base import Solver
 
@@ -89,7 +88,7 @@ class DiM(Attack):
     noise_blend: Literal["slerp", "lerp"] = "slerp"
     weight: float = 0.5
 
-    needs: ClassVar[frozenset[Need]] = frozenset({"autoencoder"})
+    resources: ClassVar[frozenset[str]] = frozenset({"autoencoder", "encoder"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -134,7 +133,7 @@ class DiM(Attack):
                 "noise_blend=slerp"
             )
         if self.pre_morph == "landmark":
-            object.__setattr__(self, "needs", self.needs | {"landmarks"})
+            object.__setattr__(self, "resources", self.resources | {"landmarks"})
 
     def _derived_label(self) -> str:
         return type(self.solver).__name__
@@ -153,10 +152,16 @@ class DiM(Attack):
         """N_E + N: the two sources are encoded as one batch."""
         return self.encoding_steps + self.sampling_steps
 
-    def price(self) -> Spent:
+    def expected_cost(self) -> MorphCost:
         # Cycle-SDE encodes along the sampling grid.
         encode = self.sampling_steps if self.stochastic else self.encoding_steps
-        return Spent(encode, self.sampling_steps)
+        return MorphCost(self.sampling_steps, encode=encode)
+
+    def image_size(self, bench: Workbench) -> int:
+        return bench.autoencoder.network.config.image_size
+
+    def check(self, bench: Workbench) -> None:
+        self.sampling_grid(bench.autoencoder.schedule)
 
     def settings(self) -> dict[str, Any]:
         return super().settings() | {"optimisation_steps": 0}
@@ -166,7 +171,7 @@ class DiM(Attack):
 
     def latents(self, sources: Sources, bench: Workbench) -> MorphLatents:
         """Interpolated latents of a batch of pairs."""
-        autoencoder, _ = bench.generator()
+        autoencoder = bench.autoencoder
         if self.stochastic:
             seeds = [bench.seed + zlib.crc32(pair.morph_id.encode()) for pair in sources.pairs]
             x_a, x_b = sources.tensors(bench.device)
@@ -184,14 +189,15 @@ class DiM(Attack):
         self, sources: Sources, bench: Workbench
     ) -> tuple[EncodedFace, EncodedFace, dict[int, str]]:
         """Codes and noises of both sides, and why some pairs have no pre-morph."""
-        _, encoder = bench.generator()
         sides, failed = (sources.images_a, sources.images_b), {}
         encoded = sides
         if self.pre_morph != "none":
             mixed, failed = self._mixed(sources, bench)
             encoded = (mixed, mixed)
         a, b = (
-            encoder(image, bench.device, self.encoding_steps, self.encoding_grid, codes_of=side)
+            bench.encoder(
+                image, bench.device, self.encoding_steps, self.encoding_grid, codes_of=side
+            )
             for image, side in zip(encoded, sides, strict=True)
         )
         return a, b, failed
@@ -203,25 +209,35 @@ class DiM(Attack):
         mean = (1 - self.weight) * sources.images_a + share_b
         return np.rint(mean).astype(np.uint8), {}
 
-    def draw(
+    def problem(
         self,
         bench: Workbench,
         latents: MorphLatents,
-        x_T: Tensor,
-        z: Tensor,
-        gradient: GradientMethod | None = None,
-    ) -> Rollout:
-        """Samples from given latents along this attack's grid."""
-        autoencoder, _ = bench.generator()
-        return sample(
+        loss: Callable[[Tensor, Tensor], Tensor],
+        z: Any = None,
+    ) -> LatentProblem:
+        """The sampler of this attack with the latents of a batch, as guidance takes it.
+
+        Args:
+            bench, latents: Network and latents.
+            loss: ``(x_0, rows) -> losses``.
+            z: Condition, where it is not that of the latents.
+        """
+        autoencoder = bench.autoencoder
+        return LatentProblem(
             autoencoder.denoiser,
-            x_T,
-            z,
+            latents.x_T,
+            latents.z if z is None else z,
+            loss=loss,
             solver=self.solver,
             grid=self.sampling_grid(autoencoder.schedule),
             noise=latents.noise,
-            gradient=gradient,
         )
+
+    def draw(self, bench: Workbench, latents: MorphLatents) -> Rollout:
+        """Samples from latents along this attack's grid; nothing is optimised."""
+        with torch.no_grad():
+            return self.problem(bench, latents, lambda x_0, rows: x_0.new_zeros(len(rows))).sample()
 
 
 class _Sampling:
@@ -234,7 +250,6 @@ class _Sampling:
         raise RuntimeError("DiM makes no steps before it samples")
 
     def finish(self) -> Morphs:
-        with torch.no_grad():
-            rollout = self.attack.draw(self.bench, self.latents, self.latents.x_T, self.latents.z)
-        spent = Spent(self.latents.nfe, rollout.cost.nfe_forward)
-        return Morphs(rollout.x_0, spent, self.latents.failed)
+        rollout = self.attack.draw(self.bench, self.latents)
+        cost = MorphCost(rollout.cost.nfe_forward, encode=self.latents.nfe)
+        return Morphs(rollout.x_0, cost, self.latents.failed)

@@ -21,8 +21,7 @@ References:
 """
 
 from abc import abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -30,19 +29,18 @@ from torch import Tensor
 
 from adjointdeis.guidance.greedy import (
     ADAM,
-    GreedyRun,
+    Greedy,
     OptimiseEps,
-    OptimizerFactory,
     SearchBlend,
     Strategy,
 )
+from adjointdeis.guidance.problem import OptimizerFactory
 from adjointdeis.morphing.attack import (
     EncodedFace,
+    MorphCost,
     Morphs,
-    Need,
     Progress,
     Sources,
-    Spent,
     Workbench,
     optimizer_name,
 )
@@ -55,7 +53,7 @@ from adjointdeis.morphing.latents import morph_latents
 class _Greedy(DiM):
     """What both variants share: a batch makes one of its N sampling steps per step."""
 
-    needs: ClassVar[frozenset[Need]] = frozenset({"autoencoder", "identity"})
+    resources: ClassVar[frozenset[str]] = frozenset({"autoencoder", "encoder", "identity"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -73,8 +71,8 @@ class _Greedy(DiM):
         """How a step's noise prediction is chosen."""
 
     @abstractmethod
-    def conditions(self, a: EncodedFace, b: EncodedFace) -> Sequence[Tensor]:
-        """The codes that the strategy asks under."""
+    def conditions(self, a: EncodedFace, b: EncodedFace) -> Tensor | tuple[Tensor, Tensor]:
+        """The code that the strategy asks under, or both."""
 
     def begin(self, sources: Sources, bench: Workbench) -> "_Sampling":
         return _Sampling(self, sources, bench)
@@ -100,12 +98,15 @@ class GreedyDiM(_Greedy):
     def strategy(self) -> Strategy:
         return OptimiseEps(self.inner_steps, self.optimizer)
 
-    def price(self) -> Spent:
+    def expected_cost(self) -> MorphCost:
         gradients = self.inner_steps * self.sampling_steps
-        return Spent(self.encoding_steps, self.sampling_steps, loss_gradients=gradients)
+        return MorphCost(self.sampling_steps, encode=self.encoding_steps, loss_gradients=gradients)
 
-    def conditions(self, a: EncodedFace, b: EncodedFace) -> Sequence[Tensor]:
-        return (lerp(a.z, b.z, self.weight),)
+    def device_cost(self) -> MorphCost:
+        return replace(super().device_cost(), loss_evaluations=self.sampling_steps)
+
+    def conditions(self, a: EncodedFace, b: EncodedFace) -> Tensor:
+        return lerp(a.z, b.z, self.weight)
 
     def settings(self) -> dict[str, Any]:
         keywords = getattr(self.optimizer, "keywords", {})
@@ -146,11 +147,14 @@ class GreedyDiMSearch(_Greedy):
     def strategy(self) -> Strategy:
         return SearchBlend(tuple(np.linspace(0, 1, self.blends).tolist()), slerp)
 
-    def price(self) -> Spent:
-        return Spent(self.encoding_steps, 2 * self.sampling_steps)
+    def expected_cost(self) -> MorphCost:
+        return MorphCost(2 * self.sampling_steps, encode=self.encoding_steps)
 
-    def conditions(self, a: EncodedFace, b: EncodedFace) -> Sequence[Tensor]:
-        return (a.z, b.z)
+    def device_cost(self) -> MorphCost:
+        return replace(super().device_cost(), loss_evaluations=self.blends * self.sampling_steps)
+
+    def conditions(self, a: EncodedFace, b: EncodedFace) -> tuple[Tensor, Tensor]:
+        return a.z, b.z
 
 
 class _Sampling:
@@ -158,24 +162,21 @@ class _Sampling:
 
     def __init__(self, attack: _Greedy, sources: Sources, bench: Workbench) -> None:
         a, b, self.failed = attack.encoded(sources, bench)
-        autoencoder, _ = bench.generator()
         distances = bench.against(sources)
         self.encode = a.nfe
-        self.run = GreedyRun(
-            autoencoder.denoiser,
-            morph_latents(a, b, attack.weight, BLENDS[attack.noise_blend]).x_T,
-            attack.conditions(a, b),
-            solver=attack.solver,
-            grid=attack.sampling_grid(autoencoder.schedule),
-            objective=lambda x_0: distances(x_0).loss,
-            strategy=attack.strategy(),
+        latents = morph_latents(a, b, attack.weight, BLENDS[attack.noise_blend])
+        problem = attack.problem(
+            bench, latents, lambda x_0, rows: distances(x_0).loss, attack.conditions(a, b)
         )
+        self.run = Greedy(attack.strategy()).start(problem)
 
     def step(self) -> Progress:
         return Progress(self.run.step().loss)
 
     def finish(self) -> Morphs:
-        spent = Spent(
-            self.encode, self.run.cost.nfe_forward, loss_gradients=self.run.loss_gradients
+        cost = MorphCost(
+            self.run.cost.nfe_forward,
+            encode=self.encode,
+            loss_gradients=self.run.loss_gradients,
         )
-        return Morphs(self.run.x, spent, self.failed)
+        return Morphs(self.run.x, cost, self.failed)

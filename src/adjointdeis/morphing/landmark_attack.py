@@ -18,11 +18,10 @@ from adjointdeis.faces.recogniser import NoFaceError
 from adjointdeis.faces.tensors import to_tensor
 from adjointdeis.morphing.attack import (
     Attack,
+    MorphCost,
     Morphs,
-    Need,
     Progress,
     Sources,
-    Spent,
     Template,
     Workbench,
 )
@@ -52,7 +51,7 @@ class LandmarkAttack(Attack):
     border_points: int = 4
     splice: bool = True
 
-    needs: ClassVar[frozenset[Need]] = frozenset({"landmarks"})
+    resources: ClassVar[frozenset[str]] = frozenset({"landmarks"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -85,7 +84,7 @@ class _Warping:
     def finish(self) -> Morphs:
         points = None if self.attack.points == "auto" else self.attack.points
         images, failed = landmark_morphs(self.attack.morph(), self.sources, self.bench, points)
-        return Morphs(to_tensor(images).to(self.bench.device), Spent(), failed)
+        return Morphs(to_tensor(images).to(self.bench.device), MorphCost(), failed)
 
 
 def landmark_morphs(
@@ -102,8 +101,7 @@ def landmark_morphs(
     Returns:
         (B, H, W, 3) uint8, and why pairs have none; their image is the first source.
     """
-    if bench.landmarks is None:
-        raise ValueError("a landmark morph needs landmarks, and the workbench has none")
+    landmarks = bench.resource("landmarks")
     template: Template = points or morph.points_for
     images, failed = sources.images_a.copy(), {}
     for k in range(len(sources)):
@@ -112,7 +110,7 @@ def landmark_morphs(
             (sources.paths_b[k], sources.images_b[k]),
         )
         try:
-            at = [bench.landmarks(path, image, template) for path, image in sides]
+            at = [landmarks(path, image, template) for path, image in sides]
             images[k] = morph(sides[0][1], sides[1][1], *at)
         except NoFaceError as error:
             failed[k] = str(error)

@@ -38,11 +38,6 @@ class MorphLatents:
     nfe: int
     failed: dict[int, str] = field(default_factory=dict)
 
-    def of(self, rows: Tensor) -> "MorphLatents":
-        """The latents of some of the pairs, by their positions in the batch."""
-        noise = self.noise and RecordedNoise(tuple(value[rows] for value in self.noise.values))
-        return MorphLatents(self.x_T[rows], self.z[rows], noise, self.nfe)
-
 
 def morph_latents(
     a: EncodedFace, b: EncodedFace, weight: float = 0.5, blend: Blend = slerp

@@ -14,11 +14,10 @@ from torch import Tensor
 
 from adjointdeis.morphing.attack import (
     Attack,
+    MorphCost,
     Morphs,
-    Need,
     Progress,
     Sources,
-    Spent,
     Workbench,
 )
 from adjointdeis.morphing.mipgan import MIPGAN, MIPGANTerms, MIPGANWeights, StyleDescent
@@ -53,7 +52,7 @@ class MIPGANAttack(Attack):
     ms_ssim_weight: float = 1.0
     identity_difference_weight: float = 1.0
 
-    needs: ClassVar[frozenset[Need]] = frozenset({"gan", "identity"})
+    resources: ClassVar[frozenset[str]] = frozenset({"generator", "identity"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -71,12 +70,12 @@ class MIPGANAttack(Attack):
     def steps(self) -> int:
         return self.optimisation_steps
 
-    def price(self) -> Spent:
+    def expected_cost(self) -> MorphCost:
         # Both projections of a pair are one batch, as encodings are; the result is drawn once more.
         gradients = self.projection_steps + self.optimisation_steps
-        return Spent(
+        return MorphCost(
             encode=self.projection_steps,
-            forward=self.optimisation_steps + 1,
+            nfe_forward=self.optimisation_steps + 1,
             vjps=gradients,
             loss_gradients=gradients,
         )
@@ -129,16 +128,16 @@ class _Descending:
     """Projection at once, then one gradient step on the morphs' styles per step."""
 
     def __init__(self, attack: MIPGANAttack, sources: Sources, bench: Workbench) -> None:
-        self.attack, gan = attack, bench.style_generator()
+        self.attack, generator = attack, bench.resource("generator")
         self.method = MIPGAN(
-            gan,
-            gan.maps,
+            generator,
+            generator.maps,
             bench.identity_loss(),
-            attack.weights(gan.perceptual_weight),
+            attack.weights(generator.perceptual_weight),
             attack.projection,
             attack.descent,
         )
-        images = [resized(side, gan.image_size) for side in sources.tensors(bench.device)]
+        images = [resized(side, generator.image_size) for side in sources.tensors(bench.device)]
         projected = self.method.project(torch.cat(images))
         found = projected.images()
         self.fidelity = (found - torch.cat(images)).square().flatten(1).mean(1).chunk(2)
@@ -169,7 +168,7 @@ class _Descending:
             }
             for k in range(len(images))
         ]
-        return Morphs(images, self.attack.price(), details=details)
+        return Morphs(images, self.attack.expected_cost(), details=details)
 
 
 def identity_loss(terms: MIPGANTerms) -> Tensor:

@@ -9,18 +9,17 @@ References:
     | https://arxiv.org/abs/2405.15020
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
 from adjointdeis.morphing.attack import (
+    MorphCost,
     Morphs,
-    Need,
     Progress,
     Sources,
-    Spent,
     Workbench,
 )
 from adjointdeis.morphing.dim import BLENDS, DiM
@@ -40,7 +39,7 @@ class MorphPIPE(DiM):
 
     blends: int = 21
 
-    needs: ClassVar[frozenset[Need]] = frozenset({"autoencoder", "identity"})
+    resources: ClassVar[frozenset[str]] = frozenset({"autoencoder", "encoder", "identity"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -61,8 +60,11 @@ class MorphPIPE(DiM):
         """N_E + B N."""
         return self.encoding_steps + self.blends * self.sampling_steps
 
-    def price(self) -> Spent:
-        return Spent(self.encoding_steps, self.blends * self.sampling_steps)
+    def expected_cost(self) -> MorphCost:
+        return MorphCost(self.blends * self.sampling_steps, encode=self.encoding_steps)
+
+    def device_cost(self) -> MorphCost:
+        return replace(super().device_cost(), loss_evaluations=self.blends)
 
     @property
     def weights(self) -> tuple[float, ...]:
@@ -80,7 +82,7 @@ class _Choosing:
         self.attack, self.bench = attack, bench
         self.a, self.b, self.failed = attack.encoded(sources, bench)
         self.distances = bench.against(sources)
-        self.spent = Spent(encode=self.a.nfe)
+        self.cost = MorphCost(encode=self.a.nfe)
         self.tried = 0
         self.lowest = torch.full((len(sources),), float("inf"), device=bench.device)
         self.chosen = torch.full((len(sources),), float("nan"))
@@ -90,17 +92,17 @@ class _Choosing:
         weight = self.attack.weights[self.tried]
         blend = BLENDS[self.attack.noise_blend]
         latents = morph_latents(self.a, self.b, weight, blend)
+        rollout = self.attack.draw(self.bench, latents)
         with torch.no_grad():
-            rollout = self.attack.draw(self.bench, latents, latents.x_T, latents.z)
             loss = self.distances(rollout.x_0).loss
         better = loss < self.lowest
         self.lowest = torch.where(better, loss, self.lowest)
         self.images[better] = rollout.x_0[better]
         self.chosen[better.cpu()] = weight
-        self.spent.forward += rollout.cost.nfe_forward
+        self.cost.nfe_forward += rollout.cost.nfe_forward
         self.tried += 1
         return Progress(loss)
 
     def finish(self) -> Morphs:
         details: list[dict[str, Any]] = [{"blend": weight} for weight in self.chosen.tolist()]
-        return Morphs(self.images, self.spent, self.failed, details)
+        return Morphs(self.images, self.cost, self.failed, details)

@@ -23,7 +23,7 @@ from adjointdeis.faces.datasets.folder import warn_left_out, why_left_out
 from adjointdeis.faces.datasets.pairs import Pair, PairListError, parse_pair
 from adjointdeis.faces.image_io import IMAGE_SUFFIXES, read_image, sha256_of
 from adjointdeis.faces.tensors import to_tensor
-from adjointdeis.morphing.attack import Attack, Morphs, Progress, Sources, Spent, Workbench
+from adjointdeis.morphing.attack import Attack, MorphCost, Morphs, Progress, Sources, Workbench
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +142,7 @@ class _Reading:
                 images[k] = self.attack.image(pair, images.shape[1:3])
             except KeyError:
                 failed[k] = f"{self.attack.folder} holds no morph of {pair.image_a}, {pair.image_b}"
-        return Morphs(to_tensor(images).to(self.bench.device), Spent(), failed)
+        return Morphs(to_tensor(images).to(self.bench.device), MorphCost(), failed)
 
 
 def _key(pair: Pair) -> frozenset[tuple[str, str]]:

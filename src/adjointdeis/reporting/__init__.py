@@ -10,17 +10,17 @@ from adjointdeis.extras import require
 require("experiments", "reports")
 
 from adjointdeis.reporting.aggregate import aggregate
-from adjointdeis.reporting.collect import Collection, Entry, collect, entries
+from adjointdeis.reporting.collect import AttackRuns, Collection, collect, entries
 from adjointdeis.reporting.errors import ReportError
 from adjointdeis.reporting.report import write_report
-from adjointdeis.reporting.run import Condition, Run
+from adjointdeis.reporting.run import EvaluationSetting, Run
 from adjointdeis.reporting.schema import SCHEMA, read_result, validate_result
 
 __all__ = [
     "SCHEMA",
+    "AttackRuns",
     "Collection",
-    "Condition",
-    "Entry",
+    "EvaluationSetting",
     "ReportError",
     "Run",
     "aggregate",

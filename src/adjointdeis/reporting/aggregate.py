@@ -9,7 +9,7 @@ from pathlib import Path
 from adjointdeis.evaluation.storage import write_json
 from adjointdeis.files import write_atomically
 from adjointdeis.reporting import paired_tables
-from adjointdeis.reporting.collect import Collection, Entry, collect
+from adjointdeis.reporting.collect import AttackRuns, Collection, collect
 from adjointdeis.reporting.comparability import ASSUMED
 from adjointdeis.reporting.document import (
     DASH,
@@ -39,7 +39,7 @@ from adjointdeis.reporting.render_html import html
 from adjointdeis.reporting.render_latex import latex_table
 from adjointdeis.reporting.render_markdown import markdown, markdown_table
 from adjointdeis.reporting.report import RESPONSIBLE
-from adjointdeis.reporting.run import KNOWN, Condition
+from adjointdeis.reporting.run import KNOWN, EvaluationSetting
 from adjointdeis.reporting.sweep_plots import pareto_figure, sweep_figure
 from adjointdeis.reporting.table_grids import FIGURE, figure_grids, relative, run_links, table_grid
 from adjointdeis.reporting.text import (
@@ -60,7 +60,6 @@ def aggregate(
     destination: Path | str,
     *,
     plots: bool = True,
-    skipped: Sequence[tuple[Path, str]] = (),
 ) -> list[Path]:
     """Collects runs and writes the tables with ours beside the paper's.
 
@@ -68,7 +67,6 @@ def aggregate(
         outputs: the folder that holds `<experiment>/<hash>/result.json`.
         destination: where to write; made if absent. It links to the runs by relative paths.
         plots: whether to draw; drawing takes most of the time.
-        skipped: further files under `outputs` that are no results, each with the reason to print.
 
     Returns:
         the files written: report.html, report.md, then per table and probe policy .md, .tex, .csv
@@ -79,7 +77,6 @@ def aggregate(
     """
     destination = Path(destination)
     collection = collect(outputs)
-    collection = replace(collection, skipped=(*collection.skipped, *skipped))
     found = {name: lines(name, collection) for name in NUMBERS}
     figures = _figures(found, destination / "plots") if plots else {}
     grids = _grids(found, destination) if plots else {}
@@ -100,7 +97,7 @@ def aggregate(
 
 
 def comparison_table(
-    name: str, rows: Sequence[Line], at: Condition | None, destination: Path
+    name: str, rows: Sequence[Line], at: EvaluationSetting | None, destination: Path
 ) -> Table:
     """One table under one condition; ours and the paper's in neighbouring columns."""
     systems = systems_of(rows)
@@ -134,7 +131,8 @@ def comparison_table(
     notes = [f"({_letter(i)}) Not comparable: {reason}." for i, reason in enumerate(reasons)]
     notes.append(f"Even where a row says yes: {ASSUMED}.")
     notes.append(
-        "Under each rate: k/N and its Wilson interval. The paper's cells are k/489; their "
+        "Under each rate: k/N and its interval for new subjects, of several seeds the mean ends. "
+        "The paper's cells are k/489; their "
         "intervals are ours. NFE: ours by the paper's accounting N_E + n_opt (N + M); under it the "
         "evaluations and vector-Jacobian products that were counted, what the paper states, and "
         "the wall time of ours."
@@ -161,7 +159,7 @@ def _cells(
     line: Line,
     systems: Sequence[str],
     both: Sequence[str],
-    at: Condition | None,
+    at: EvaluationSetting | None,
     reasons: Sequence[str],
     errors: bool,
     destination: Path,
@@ -219,7 +217,9 @@ def _cost(line: Line) -> Cell:
     return Cell(count(line.ours.number("nfe_paper")), tuple(detail))
 
 
-def _ours(entry: Entry | None, system: str, at: Condition | None, destination: Path) -> Cell:
+def _ours(
+    entry: AttackRuns | None, system: str, at: EvaluationSetting | None, destination: Path
+) -> Cell:
     if entry is None or at is None:
         return Cell(DASH)
     found = entry.rate(system, at)
@@ -231,7 +231,7 @@ def _ours(entry: Entry | None, system: str, at: Condition | None, destination: P
     return cell
 
 
-def _link(entry: Entry, destination: Path) -> str:
+def _link(entry: AttackRuns, destination: Path) -> str:
     """The report of the entry's first run, or its result, relative to the destination."""
     directory = entry.runs[0].directory
     page = directory / "report.html"

@@ -15,7 +15,7 @@ import numpy as np
 
 from adjointdeis.evaluation import WORST_CASE, wilson
 from adjointdeis.reporting.errors import ReportError
-from adjointdeis.reporting.run import Condition, Run, condition
+from adjointdeis.reporting.run import EvaluationSetting, Run, condition
 from adjointdeis.reporting.schema import RESULT, SCHEMA
 
 
@@ -42,11 +42,12 @@ class Collection:
 
 
 @dataclass(frozen=True, eq=False)
-class Entry:
+class AttackRuns:
     """One attack under one configuration, over the seeds that ran it.
 
     Attributes:
-        attack: its name in `attacks`; runs: one per seed.
+        attack: its name in `attacks`.
+        runs: one per seed.
     """
 
     attack: str
@@ -88,7 +89,7 @@ class Entry:
         totals = [n["encode"] + n["forward"] + n["vjps"] for n in found if n is not None]
         return float(np.mean(totals)) if len(totals) == len(found) else None
 
-    def conditions(self) -> list[Condition]:
+    def conditions(self) -> list[EvaluationSetting]:
         """Conditions that every run has rows for."""
         sets = [
             dict.fromkeys(condition(r) for r in run.result["rows"] if r["attack"] == self.attack)
@@ -96,8 +97,8 @@ class Entry:
         ]
         return [c for c in sets[0] if all(c in other for other in sets)]
 
-    def rate(self, system: str, at: Condition) -> dict[str, Any] | None:
-        """The mean count over seeds as a row: k, n, value, wilson_lo, wilson_hi, values."""
+    def rate(self, system: str, at: EvaluationSetting) -> dict[str, Any] | None:
+        """The mean count over seeds as a row: k, n, value, both intervals, values."""
         rows = [run.row(self.attack, system, at) for run in self.runs]
         rows = [row for row in rows if row is not None and row["value"] is not None]
         if not rows or len({row["n"] for row in rows}) != 1:
@@ -106,7 +107,13 @@ class Entry:
         k = float(np.mean([row["k"] for row in rows]))
         lo, hi = wilson(min(k, n), n, rows[0]["confidence"])
         values = [row["value"] for row in rows]
+        ends: dict[str, float | None] = {}
+        for end in ("bootstrap_lo", "bootstrap_hi"):
+            # Seeds share subjects, so the mean rate is no surer of new ones than each of them.
+            own = [row[end] for row in rows]
+            ends[end] = None if None in own else float(np.mean(own))
         return {
+            **ends,
             "k": int(k) if k.is_integer() else k,
             "n": n,
             "value": k / n,
@@ -121,6 +128,9 @@ def collect(outputs: Path | str) -> Collection:
     """Reads every `result.json` below a folder, such as `outputs/<experiment>/<hash>/result.json`.
 
     Results of another schema, unfinished or broken ones are left out and named in `skipped`.
+
+    Args:
+        outputs: The folder.
 
     Raises:
         ReportError: no such folder, or no result in it that can be read.
@@ -157,8 +167,12 @@ def collect(outputs: Path | str) -> Collection:
     return Collection(outputs, tuple(runs), tuple(skipped))
 
 
-def entries(runs: Sequence[Run]) -> list[Entry]:
-    """Attacks of runs, those that differ in nothing but the seed grouped into one entry."""
+def entries(runs: Sequence[Run]) -> list[AttackRuns]:
+    """Attacks of runs, those that differ in nothing but the seed grouped into one entry.
+
+    Args:
+        runs: Finished runs.
+    """
     grouped: dict[str, list[tuple[str, Run]]] = {}
     for run in runs:
         pairs = [pair["pair_id"] for pair in run.result["pairs"]]
@@ -176,7 +190,7 @@ def entries(runs: Sequence[Run]) -> list[Entry]:
     found = []
     for members in grouped.values():
         by_seed = {run.result["run"]["seed"]: run for _, run in members}
-        found.append(Entry(members[0][0], tuple(by_seed.values())))
+        found.append(AttackRuns(members[0][0], tuple(by_seed.values())))
     return [entry for entry in found if entry.attack != WORST_CASE]
 
 

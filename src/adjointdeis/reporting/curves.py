@@ -11,7 +11,7 @@ from adjointdeis.evaluation.errors import EvaluationError
 from adjointdeis.evaluation.thresholds import allowed_false_matches
 from adjointdeis.reporting.document import Figure
 from adjointdeis.reporting.plots import WIDTH
-from adjointdeis.reporting.run import Condition, Run
+from adjointdeis.reporting.run import EvaluationSetting, Run
 from adjointdeis.reporting.style import (
     INK,
     PAPER,
@@ -28,7 +28,7 @@ from adjointdeis.reporting.text import percent, share
 _DET_TICKS = np.array([0.0001, 0.001, 0.01, 0.05, 0.2, 0.5])
 
 
-def det_figure(run: Run, at: Condition, stem: Path) -> Figure | None:
+def det_figure(run: Run, at: EvaluationSetting, stem: Path) -> Figure | None:
     """Detection error trade-off of every recogniser on bona fide comparisons, tau marked.
 
     Both axes are normal deviates, on which two normal score distributions give a straight line.
@@ -104,7 +104,9 @@ def det_figure(run: Run, at: Condition, stem: Path) -> Figure | None:
     return Figure(stem.name, svg, png, caption, f"DET; at the thresholds: {', '.join(words)}")
 
 
-def operating_curve_figure(run: Run, system: str, at: Condition, stem: Path) -> Figure | None:
+def operating_curve_figure(
+    run: Run, system: str, at: EvaluationSetting, stem: Path
+) -> Figure | None:
     """MMPMR of every attack against the FMR that the threshold is set to."""
     impostors = _finite(run.scores.select(system=system, kind="nonmated").oriented)
     curves = []
@@ -157,7 +159,7 @@ def operating_curve_figure(run: Run, system: str, at: Condition, stem: Path) -> 
     return Figure(stem.name, svg, png, caption, f"{label}: {', '.join(words)}")
 
 
-def potential_figure(run: Run, at: Condition, stem: Path) -> Figure | None:
+def potential_figure(run: Run, at: EvaluationSetting, stem: Path) -> Figure | None:
     """MAP[r, c] of every attack: morphs that get in r times at c recognisers at least."""
     matrices = _potentials(run, at)
     if not matrices:
@@ -201,7 +203,7 @@ def potential_figure(run: Run, at: Condition, stem: Path) -> Figure | None:
     return Figure(stem.name, svg, png, caption, f"Morphing attack potential: {', '.join(words)}")
 
 
-def _potentials(run: Run, at: Condition) -> list[tuple[str, Any]]:
+def _potentials(run: Run, at: EvaluationSetting) -> list[tuple[str, Any]]:
     taus = {s: run.oriented_tau(s, at) for s in run.systems}
     found = []
     for attack in run.result["attacks"]:

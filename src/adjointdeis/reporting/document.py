@@ -4,58 +4,15 @@ Text is plain: renderers escape it for their language. A cell may carry detail l
 main text (a count, an interval) and a link to what stands behind the number.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-DASH = "–"
+from adjointdeis.evaluation.tables import DASH, Cell, Table, cells
 
-
-@dataclass(frozen=True)
-class Cell:
-    """A table cell.
-
-    Attributes:
-        text: the number itself.
-        detail: further lines, shown smaller or after the text.
-        href: where the number leads; `#id` stays within an HTML report.
-        mark: `ours`, `paper` or empty; how the cell is set.
-        links: (word, target) pairs set under the details; HTML alone shows them.
-    """
-
-    text: str
-    detail: tuple[str, ...] = ()
-    href: str = ""
-    mark: str = ""
-    links: tuple[tuple[str, str], ...] = ()
-
-    @property
-    def flat(self) -> str:
-        """Text and details on one line."""
-        return " ".join((self.text, *self.detail))
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table with its labels.
-
-    Attributes:
-        key: a stable identifier, also its file name.
-        title: what it shows, in one line.
-        labels: (name, value) pairs that a reader needs to doubt the numbers.
-        header: column titles; the first column names the row.
-        rows: cells in the order of the header.
-        notes: lines under the table.
-        fold: whether a narrow page turns each row into a card; long tables of short cells scroll.
-    """
-
-    key: str
-    title: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
-    labels: tuple[tuple[str, str], ...] = ()
-    notes: tuple[str, ...] = ()
-    fold: bool = True
+__all__ = [
+    "DASH", "Block", "Bullets", "Cell", "Document", "Facts", "Figure", "FigureRow", "Folded",
+    "Picture", "Prose", "Section", "Strips", "Table", "cells",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -156,8 +113,3 @@ class Document:
     lead: str
     sections: tuple[Section, ...]
     footer: tuple[str, ...] = ()
-
-
-def cells(values: Sequence[str | Cell]) -> tuple[Cell, ...]:
-    """Plain text turned into cells, cells left as they are."""
-    return tuple(v if isinstance(v, Cell) else Cell(str(v)) for v in values)

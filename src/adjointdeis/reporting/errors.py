@@ -1,4 +1,4 @@
-"""The named error of the reporting room."""
+"""The named error of reporting."""
 
 
 class ReportError(ValueError):

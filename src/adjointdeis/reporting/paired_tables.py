@@ -6,28 +6,24 @@ or a threshold differs between two runs, that recogniser is left out.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from adjointdeis.evaluation import EvaluationError, ScoreTable, concatenate
+from adjointdeis.evaluation import EvaluationError, ScoreTable, concatenate, tables
 from adjointdeis.evaluation.paired import PairedComparison, compare_attacks
-from adjointdeis.reporting.document import DASH, Cell, Table
+from adjointdeis.reporting.document import Table
 from adjointdeis.reporting.paper_tables import Line, is_adjoint_deis_1, is_sde
-from adjointdeis.reporting.run import HEADLINE_VARIANTS, Condition, Run
+from adjointdeis.reporting.run import HEADLINE_VARIANTS, EvaluationSetting, Run
 from adjointdeis.reporting.run_tables import belongs, labels
 from adjointdeis.reporting.text import share
 
 FIRST, SECOND = "first", "second"
 REPLICATES = 1000
-NOTES = (
-    "Both attacks morph the same people: compare them here, never by overlapping Wilson "
-    "intervals. Counts of pairs; exact McNemar test; Holm over the recognisers; in "
-    "brackets the paired subject bootstrap of the difference.",
-)
 
 
-def paired_table(run: Run, at: Condition) -> Table | None:
+def paired_table(run: Run, at: EvaluationSetting) -> Table | None:
     """Every attack of a run against its first; None where nothing can be paired."""
     attacks = list(run.result["attacks"])
     found = [
@@ -40,7 +36,7 @@ def paired_table(run: Run, at: Condition) -> Table | None:
     return _table("paired", run.attack_label(attacks[0]), found, labels(run, at)[:4])
 
 
-def paired_lines(name: str, rows: Sequence[Line], at: Condition) -> Table | None:
+def paired_lines(name: str, rows: Sequence[Line], at: EvaluationSetting) -> Table | None:
     """Every row of a rebuilt table against its `baseline`, of several seeds the first."""
     base = baseline(rows)
     if base is None or base.ours is None:
@@ -80,7 +76,7 @@ def baseline(rows: Sequence[Line]) -> Line | None:
 
 
 def comparisons(
-    first: tuple[Run, str], second: tuple[Run, str], at: Condition
+    first: tuple[Run, str], second: tuple[Run, str], at: EvaluationSetting
 ) -> Sequence[PairedComparison]:
     """The first attack against the second on every recogniser that judged both alike."""
     if at.variant not in HEADLINE_VARIANTS:
@@ -113,7 +109,7 @@ def comparisons(
         return []
 
 
-def records(name: str, rows: Sequence[Line], at: Condition) -> list[dict[str, Any]]:
+def records(name: str, rows: Sequence[Line], at: EvaluationSetting) -> list[dict[str, Any]]:
     """The comparisons of `paired_lines` as JSON-ready records."""
     base = baseline(rows)
     if base is None:
@@ -166,33 +162,7 @@ def _table(
     found: Sequence[tuple[str, PairedComparison, Run]],
     stated: tuple[tuple[str, str], ...],
 ) -> Table:
-    rows = []
-    for label, c, run in found:
-        known = c.lo is not None and c.hi is not None
-        bounds = (f"[{100 * c.lo:+.1f}, {100 * c.hi:+.1f}]",) if known else ()  # type: ignore[operator]
-        rows.append(
-            (
-                Cell(label, (run.system_label(c.system),)),
-                Cell(f"{100 * c.difference:+.1f}", bounds),
-                *(Cell(str(k)) for k in (c.first_only, c.second_only, c.both, c.neither)),
-                Cell(f"{c.p_value:.2g}"),
-                Cell(DASH if c.p_holm is None else f"{c.p_holm:.2g}"),
-            )
-        )
-    return Table(
-        key=key,
-        title=f"Is the difference to {base} more than chance?",
-        header=(
-            "Attack, recogniser",
-            "Difference, points",
-            "Only this",
-            f"Only {base}",
-            "Both",
-            "Neither",
-            "McNemar p",
-            "Holm p",
-        ),
-        rows=tuple(rows),
-        labels=stated,
-        notes=NOTES,
-    )
+    names = [(label, base, run.system_label(c.system)) for label, c, run in found]
+    made = tables.paired_table([c for _, c, _ in found], names)
+    title = f"Is the difference to {base} more than chance?"
+    return replace(made, key=key, title=title, labels=stated)

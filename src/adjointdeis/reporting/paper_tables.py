@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from adjointdeis.evaluation.paper import SYSTEMS, paper_table
-from adjointdeis.reporting.collect import Collection, Entry, entries
+from adjointdeis.reporting.collect import AttackRuns, Collection, entries
 from adjointdeis.reporting.comparability import (
     ASSUMED,
     GUIDED,
@@ -21,7 +21,7 @@ from adjointdeis.reporting.comparability import (
     reasons_not_comparable,
     setting_reasons,
 )
-from adjointdeis.reporting.run import Condition
+from adjointdeis.reporting.run import EvaluationSetting
 
 NUMBERS = ("table1", "table4", "table5", "table6")
 TITLES = {
@@ -45,7 +45,7 @@ class Line:
 
     label: str
     paper: Mapping[str, Any] | None
-    ours: Entry | None
+    ours: AttackRuns | None
     reasons: tuple[str, ...] = ()
 
 
@@ -74,15 +74,15 @@ def systems_of(found: Sequence[Line]) -> list[str]:
     return list(dict.fromkeys((*SYSTEMS, *extra)))
 
 
-def headline(found: Sequence[Line]) -> list[Condition]:
+def headline(found: Sequence[Line]) -> list[EvaluationSetting]:
     """One condition per probe policy that our entries have, the other image first."""
-    conditions: list[Condition] = []
+    conditions: list[EvaluationSetting] = []
     for line in found:
         if line.ours:
             conditions += line.ours.runs[0].headline
     # A stable sort keeps the first condition of each policy in front.
     unique = dict.fromkeys(conditions)
-    by_probe: dict[str, Condition] = {}
+    by_probe: dict[str, EvaluationSetting] = {}
     for at in sorted(unique, key=lambda c: c.probe != "other"):
         by_probe.setdefault(at.probe, at)
     return list(by_probe.values())
@@ -107,7 +107,7 @@ def _record(
     name: str,
     line: Line,
     system: str,
-    at: Condition | None,
+    at: EvaluationSetting | None,
     ours: Mapping[str, Any] | None,
     theirs: Any,
 ) -> dict[str, Any]:
@@ -126,6 +126,8 @@ def _record(
         "k": ours["k"] if ours else None,
         "n": ours["n"] if ours else None,
         "value": ours["value"] if ours else None,
+        "bootstrap_lo": ours["bootstrap_lo"] if ours else None,
+        "bootstrap_hi": ours["bootstrap_hi"] if ours else None,
         "wilson_lo": ours["wilson_lo"] if ours else None,
         "wilson_hi": ours["wilson_hi"] if ours else None,
         "seeds": len(e.runs) if e else 0,
@@ -154,7 +156,7 @@ def _record(
     }
 
 
-def _experiment(entry: Entry) -> str:
+def _experiment(entry: AttackRuns) -> str:
     return entry.runs[0].result["experiment"].split("/")[0]
 
 
@@ -169,7 +171,7 @@ def is_sde(settings: Mapping[str, Any]) -> bool:
     return "SDE" in str(settings.get("solver") or "").upper()
 
 
-def _matches(name: str, row: Mapping[str, Any], entry: Entry) -> bool:
+def _matches(name: str, row: Mapping[str, Any], entry: AttackRuns) -> bool:
     if name == "table1":
         return entry.first["paper_row"] == row["attack"]
     s = entry.settings
@@ -182,7 +184,7 @@ def _matches(name: str, row: Mapping[str, Any], entry: Entry) -> bool:
     return eta == row["eta"] and is_sde(s) == bool(row.get("sde", False))
 
 
-def _reasons(name: str, row: Mapping[str, Any], entry: Entry) -> tuple[str, ...]:
+def _reasons(name: str, row: Mapping[str, Any], entry: AttackRuns) -> tuple[str, ...]:
     if name == "table1":
         return tuple(reasons_not_comparable(entry.runs[0], entry.attack))
     # The cell's own coordinates matched already; the rest of the paper's setting must hold too.
@@ -202,7 +204,7 @@ def _paper_label(name: str, row: Mapping[str, Any]) -> str:
     return f"{calculus}η = {row['eta']:g}, M = {row['steps_M']}"
 
 
-def _own_label(name: str, entry: Entry) -> str:
+def _own_label(name: str, entry: AttackRuns) -> str:
     s = entry.settings
     if name == "table1" or not s.get("optimisation_steps"):
         return entry.label
@@ -219,7 +221,7 @@ def _own_label(name: str, entry: Entry) -> str:
     return f"{entry.label}: {', '.join(parts)}"
 
 
-def _order(entry: Entry) -> tuple[Any, ...]:
+def _order(entry: AttackRuns) -> tuple[Any, ...]:
     s = entry.settings
     return (
         is_sde(s),

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
+from adjointdeis.evaluation.tables import subject_interval
 from adjointdeis.reporting.document import Figure
-from adjointdeis.reporting.run import Condition, Run
+from adjointdeis.reporting.run import EvaluationSetting, Run
 from adjointdeis.reporting.style import (
     INK,
     PAPER,
@@ -25,7 +26,7 @@ from adjointdeis.reporting.text import percent, share
 WIDTH = 4.6
 
 
-def density_figure(run: Run, system: str, at: Condition, stem: Path) -> Figure | None:
+def density_figure(run: Run, system: str, at: EvaluationSetting, stem: Path) -> Figure | None:
     """Score densities of impostors, mated pairs and every attack, one ridge each, with tau."""
     scores = run.scores.select(system=system)
     dissimilar = scores.direction(system) == "dissimilarity"
@@ -85,7 +86,7 @@ def density_figure(run: Run, system: str, at: Condition, stem: Path) -> Figure |
     return Figure(stem.name, svg, png, caption, alt)
 
 
-def scatter_figure(run: Run, system: str, at: Condition, stem: Path) -> Figure | None:
+def scatter_figure(run: Run, system: str, at: EvaluationSetting, stem: Path) -> Figure | None:
     """S_a against S_b of every morph, one panel per attack, with the threshold as a cross."""
     tau = run.oriented_tau(system, at)
     points = [
@@ -144,8 +145,8 @@ def scatter_figure(run: Run, system: str, at: Condition, stem: Path) -> Figure |
     return Figure(stem.name, svg, png, caption, f"{label}: {', '.join(found_in_words)}")
 
 
-def cost_figure(run: Run, system: str, at: Condition, stem: Path) -> Figure | None:
-    """MMPMR with its Wilson interval against NFE by the paper's accounting, with Pareto front."""
+def cost_figure(run: Run, system: str, at: EvaluationSetting, stem: Path) -> Figure | None:
+    """MMPMR with its interval against NFE by the paper's accounting, with Pareto front."""
     points = []
     for i, attack in enumerate(run.attacks):
         row = run.row(attack, system, at)
@@ -167,7 +168,7 @@ def cost_figure(run: Run, system: str, at: Condition, stem: Path) -> Figure | No
         axes.set_xscale("log")
         for (i, _attack, _, row), at_x, y in zip(points, x, value, strict=True):
             style = look(i)
-            lo, hi = 100 * row["wilson_lo"], 100 * row["wilson_hi"]
+            lo, hi = (100 * end for end in subject_interval(row))
             axes.plot([at_x, at_x], [lo, hi], color=style.colour, linewidth=1.3, alpha=0.8)
             axes.plot(at_x, y, marker=style.marker, color=style.colour, markersize=6, linestyle="")
         front = pareto_front(nfe, value)
@@ -204,7 +205,8 @@ def cost_figure(run: Run, system: str, at: Condition, stem: Path) -> Figure | No
         f"{run.attack_label(a)} {percent(r['value'])}% at {n:g}" for _, a, n, r in points
     )
     caption = (
-        "Bars: Wilson interval. Dotted: the Pareto front, the best rate at no more than that cost. "
+        "Bars: 95% interval for new subjects. Dotted: the Pareto front, the best rate at no more "
+        "than that cost. "
         f"Marks of equal NFE stand side by side. FMR {share(at.fmr)}, probe {at.probe}."
     )
     return Figure(stem.name, svg, png, caption, f"{label}: {words}")
@@ -261,7 +263,7 @@ def curve_figure(run: Run, key: str, stem: Path) -> Figure | None:
     return Figure(stem.name, svg, png, caption, f"{name}: {ends_in_words}")
 
 
-def _pairs_of_scores(run: Run, attack: str, system: str, at: Condition) -> np.ndarray:
+def _pairs_of_scores(run: Run, attack: str, system: str, at: EvaluationSetting) -> np.ndarray:
     """Oriented best scores, shape (M, 2), subject a first; -inf where every comparison failed."""
     groups = run.groups(attack, system, at.probe)
     if groups is None or (groups.n_subjects != 2).any():
@@ -314,7 +316,7 @@ def _finite(values: np.ndarray) -> np.ndarray:
     return values[np.isfinite(values)]
 
 
-def run_figures(run: Run, at: Condition, directory: Path) -> dict[str, Sequence[Figure]]:
+def run_figures(run: Run, at: EvaluationSetting, directory: Path) -> dict[str, Sequence[Figure]]:
     """Every plot of a run under one condition, by kind."""
     makers = {"densities": density_figure, "scatter": scatter_figure, "cost": cost_figure}
     found: dict[str, Sequence[Figure]] = {}

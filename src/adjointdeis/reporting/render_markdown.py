@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from adjointdeis.evaluation.markdown import markdown_table
 from adjointdeis.reporting.document import (
     Bullets,
     Cell,
@@ -16,6 +17,8 @@ from adjointdeis.reporting.document import (
     Table,
 )
 
+__all__ = ["markdown", "markdown_table"]
+
 
 def markdown(document: Document, directory: Path) -> str:
     """The document with links relative to `directory`, where the file will lie."""
@@ -24,25 +27,6 @@ def markdown(document: Document, directory: Path) -> str:
         parts.append(_section(section, directory))
     parts += list(document.footer)
     return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def markdown_table(table: Table, level: int = 3) -> str:
-    """A table under its title and labels, cells on one line."""
-    parts = [f"{'#' * level} {table.title}"] if table.title else []
-    if table.labels:
-        parts.append("; ".join(f"{name}: **{value}**" for name, value in table.labels) + ".")
-    body = [[_escape(cell.flat) for cell in row] for row in table.rows]
-    widths = [
-        max(len(h), *(len(row[i]) for row in body), 3) if body else max(len(h), 3)
-        for i, h in enumerate(table.header)
-    ]
-    lines = [_line([_escape(h) for h in table.header], widths)]
-    lines.append("|" + "|".join("-" * (w + 2) for w in widths) + "|")
-    lines += [_line(row, widths) for row in body]
-    parts.append("\n".join(lines))
-    if table.notes:
-        parts.append("\n".join(f"- {note}" for note in table.notes))
-    return "\n\n".join(parts)
 
 
 def _section(section: Section, directory: Path) -> str:
@@ -80,14 +64,6 @@ def _item(item: str | Cell) -> str:
         text = f"[{_escape_link(item.text)}]({item.href})" if item.href else item.text
         return " ".join((text, *item.detail))
     return item
-
-
-def _line(row: list[str], widths: list[int]) -> str:
-    return "| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |"
-
-
-def _escape(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
 
 
 def _escape_link(text: str) -> str:

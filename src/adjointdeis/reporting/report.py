@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from adjointdeis.evaluation import INTERVALS
 from adjointdeis.files import write_atomically
 from adjointdeis.reporting import run_details as details, run_tables as tables
 from adjointdeis.reporting.curves import det_figure, operating_curve_figure, potential_figure
@@ -29,8 +28,8 @@ from adjointdeis.reporting.paired_tables import paired_table
 from adjointdeis.reporting.plots import run_figures
 from adjointdeis.reporting.render_html import html
 from adjointdeis.reporting.render_markdown import markdown
-from adjointdeis.reporting.run import Condition, Run
-from adjointdeis.reporting.schema import RESULT, Pair
+from adjointdeis.reporting.run import EvaluationSetting, Run
+from adjointdeis.reporting.schema import RESULT, PairRecord
 from adjointdeis.reporting.text import PROBES, duration, listed, plural, share
 
 PLOTS = "plots"
@@ -77,7 +76,7 @@ def write_report(run_directory: Path | str, *, pairs: int = 8, plots: bool = Tru
     return [*written, sheet, *drawn]
 
 
-def figures_of(run: Run, at: Condition) -> dict[str, Sequence[Figure]]:
+def figures_of(run: Run, at: EvaluationSetting) -> dict[str, Sequence[Figure]]:
     """Every plot of a run under one condition, by kind, written into its folder `plots`."""
     folder = run.directory / PLOTS
     curves = [operating_curve_figure(run, s, at, folder / f"operating_{s}") for s in run.systems]
@@ -97,7 +96,6 @@ def run_document(run: Run, figures: dict[str, Sequence[Figure]], pairs: int = 8)
     optional = [
         details.gradient_table(run),
         paired_table(run, at),
-        tables.bootstrap_table(run, at),
         tables.bound_table(run, at),
         tables.sensitivity_table(run, at),
     ]
@@ -144,7 +142,6 @@ def _reading(run: Run) -> Bullets:
             f"{run.attack_label(worst['attack'])}, probe {worst['probe_policy']}: "
             f"{worst['n_fta'] + worst['n_fte']} comparisons."
         )
-    lines.append(f"{INTERVALS['wilson'][0].upper()}{INTERVALS['wilson'][1:]}.")
     return Bullets(tuple(lines))
 
 
@@ -165,7 +162,7 @@ def _plots(figures: dict[str, Sequence[Figure]]) -> tuple[Block, ...]:
     return tuple(blocks)
 
 
-def _morphs(run: Run, at: Condition, pairs: int) -> tuple[Block, ...]:
+def _morphs(run: Run, at: EvaluationSetting, pairs: int) -> tuple[Block, ...]:
     attacks = list(run.result["attacks"])
     verdicts = {(a, s): run.verdicts(a, s, at) for a in attacks for s in run.systems}
     strips = []
@@ -199,14 +196,14 @@ def _morphs(run: Run, at: Condition, pairs: int) -> tuple[Block, ...]:
     return (Prose(text), Strips(tuple(strips), run.directory / "morphs.png", alt))
 
 
-def _source(run: Run, pair: Pair, side: str) -> Picture:
+def _source(run: Run, pair: PairRecord, side: str) -> Picture:
     path = pair["source_a"] if side == "a" else pair["source_b"]
     subject = pair["subject_a"] if side == "a" else pair["subject_b"]
     href = path if run.path(path).is_file() else ""
     return Picture(run.path(path), f"Identity {side}: {subject}", (), href)
 
 
-def _outcomes(run: Run, at: Condition) -> tuple[Block, ...]:
+def _outcomes(run: Run, at: EvaluationSetting) -> tuple[Block, ...]:
     blocks: list[Block] = [
         Prose(
             "Behind every count: which pairs it counts. A pair's name leads to its morph, where "
@@ -267,7 +264,7 @@ def _asset(asset: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def _grid(run: Run, at: Condition, pairs: int) -> Path:
+def _grid(run: Run, at: EvaluationSetting, pairs: int) -> Path:
     attacks = list(run.result["attacks"])
     verdicts = {(a, s): run.verdicts(a, s, at) for a in attacks for s in run.systems}
     rows = []

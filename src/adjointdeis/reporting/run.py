@@ -37,8 +37,15 @@ HEADLINE_VARIANTS = ("MMPMR", "MinMax")
 
 
 @dataclass(frozen=True, order=True)
-class Condition:
-    """What a rate was measured under; two rates compare only under one condition."""
+class EvaluationSetting:
+    """What a rate was measured under; two rates compare only where all of it is the same.
+
+    Args:
+        probe: Against which image of a subject: source, or another one.
+        impostors: Policy of the impostors that set the threshold.
+        variant: MMPMR or a relative of it.
+        fmr: Target false match rate, a share.
+    """
 
     probe: str
     impostors: str
@@ -87,7 +94,7 @@ class Run:
     @property
     def systems(self) -> list[str]:
         """Recognisers that have rows, in the order of the result."""
-        scored = {row["system"] for row in self.result["rows"]}
+        scored = {row["system"] for row in self.result["rows"]} or set(self.result["systems"])
         return [name for name in self.result["systems"] if name in scored]
 
     @property
@@ -98,6 +105,11 @@ class Run:
     def path(self, relative: str) -> Path:
         """A path of the result on this machine."""
         return self.directory / relative
+
+    def guided(self, attack: str, system: str) -> bool:
+        """Whether a recogniser guided an attack, which makes it a white box there."""
+        guides = self.result["attacks"].get(attack, {}).get("guides") or {}
+        return self.result["systems"][system].get("fingerprint") in guides.values()
 
     def attack_label(self, name: str) -> str:
         """The attack's printed name."""
@@ -132,20 +144,20 @@ class Run:
         return KNOWN.get(name, label) if label == name else label
 
     @cached_property
-    def _index(self) -> dict[tuple[str, str, Condition], dict[str, Any]]:
+    def _index(self) -> dict[tuple[str, str, EvaluationSetting], dict[str, Any]]:
         return {(row["attack"], row["system"], condition(row)): row for row in self.result["rows"]}
 
-    def row(self, attack: str, system: str, at: Condition) -> dict[str, Any] | None:
+    def row(self, attack: str, system: str, at: EvaluationSetting) -> dict[str, Any] | None:
         """The row of one cell, or None."""
         return self._index.get((attack, system, at))
 
     @cached_property
-    def conditions(self) -> list[Condition]:
+    def conditions(self) -> list[EvaluationSetting]:
         """Every condition that has a row, in order of first appearance."""
         return list(dict.fromkeys(condition(row) for row in self.result["rows"]))
 
     @cached_property
-    def headline(self) -> list[Condition]:
+    def headline(self) -> list[EvaluationSetting]:
         """One condition per probe policy: the other image first, then the source image.
 
         Impostor policy `all` and FMR 0.1% where present, for these are what papers mostly mean;
@@ -167,14 +179,18 @@ class Run:
         except EvaluationError:
             return None
 
-    def oriented_tau(self, system: str, at: Condition) -> float | None:
+    def oriented_tau(self, system: str, at: EvaluationSetting) -> float | None:
         """The threshold of a system for scores turned so that larger means more alike."""
         for row in self.result["rows"]:
             if row["system"] == system and condition(row) == at:
                 return -row["tau"] if row["score_type"] == "dissimilarity" else row["tau"]
+        # Without morphs there are no rows, and the thresholds stand for themselves.
+        for record in self.thresholds if not self.result["rows"] else ():
+            if (record.model, record.target_fmr) == (system, at.fmr):
+                return record.oriented
         return None
 
-    def verdicts(self, attack: str, system: str, at: Condition) -> dict[str, str]:
+    def verdicts(self, attack: str, system: str, at: EvaluationSetting) -> dict[str, str]:
         """Per morph: `yes` if it matches all its subjects, `no`, or `failed`."""
         groups, tau = self.groups(attack, system, at.probe), self.oriented_tau(system, at)
         if groups is None or tau is None:
@@ -190,9 +206,11 @@ class Run:
         return [threshold_record(values) for values in self.result["thresholds"]]
 
 
-def condition(row: Mapping[str, Any]) -> Condition:
+def condition(row: Mapping[str, Any]) -> EvaluationSetting:
     """The condition of a row of `evaluate`."""
-    return Condition(row["probe_policy"], row["impostor_policy"], row["variant"], row["fmr_target"])
+    return EvaluationSetting(
+        row["probe_policy"], row["impostor_policy"], row["variant"], row["fmr_target"]
+    )
 
 
 def _only(labels: Mapping[str, str], name: str) -> bool:

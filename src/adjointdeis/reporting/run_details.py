@@ -1,59 +1,17 @@
 """The tables of one run behind its rates: thresholds, gradients, costs, outcomes."""
 
+from adjointdeis.evaluation import tables
 from adjointdeis.reporting.document import DASH, Cell, Table, cells
-from adjointdeis.reporting.run import Condition, Run
+from adjointdeis.reporting.run import EvaluationSetting, Run
 from adjointdeis.reporting.run_tables import labels
-from adjointdeis.reporting.text import count, duration, share, small
+from adjointdeis.reporting.text import count, duration, small
 
 
 def threshold_table(run: Run) -> Table:
     """Every threshold with what it rests on."""
-    rows = []
-    for r in run.thresholds:
-        known_system = r.model in run.result["systems"]
-        label = run.system_label(r.model) if known_system else r.model or "unnamed"
-        known = r.n is not None
-        fmr_bounds = (
-            f"[{100 * r.fmr_lo:.3f}, {100 * r.fmr_hi:.3f}]"
-            if r.fmr_lo is not None and r.fmr_hi is not None
-            else ""
-        )
-        realised = DASH if r.realised_fmr is None else f"{100 * r.realised_fmr:.3f}"
-        rows.append(
-            cells(
-                (
-                    label,
-                    r.impostor_policy or "unstated",
-                    share(r.target_fmr),
-                    Cell(
-                        f"{r.value:.4f}", ("D < τ" if r.score_type == "dissimilarity" else "S > τ",)
-                    ),
-                    Cell(realised, (fmr_bounds,) if fmr_bounds else ()),
-                    f"{r.k}/{r.n}" if known else DASH,
-                    r.rule_of_30,
-                )
-            )
-        )
-    header = (
-        "Recogniser",
-        "Impostors",
-        "FMR target",
-        "τ",
-        "FMR realised, %",
-        "k/N_I",
-        "Rule of 30",
-    )
-    return Table(
-        key="thresholds",
-        title="What each threshold rests on",
-        header=header,
-        rows=tuple(rows),
-        notes=(
-            "In brackets: Clopper-Pearson interval of the FMR for independent comparisons. "
-            "Impostor pairs share people, so the truth is wider.",
-            "Rule of 30 (Doddington): thirty false matches must lie above a threshold before its "
-            "FMR is known to within 30%.",
-        ),
+    known = run.result["systems"]
+    return tables.threshold_table(
+        run.thresholds, lambda name: run.system_label(name) if name in known else name
     )
 
 
@@ -138,7 +96,7 @@ def cost_table(run: Run) -> Table:
     )
 
 
-def outcome_table(run: Run, attack: str, at: Condition) -> Table | None:
+def outcome_table(run: Run, attack: str, at: EvaluationSetting) -> Table | None:
     """Every pair of one attack: its images and, per recogniser, the weaker score and verdict."""
     by_system = {s: run.verdicts(attack, s, at) for s in run.systems}
     rows = []

@@ -1,10 +1,14 @@
-"""The tables of one run that show rates: headline, policies, bootstrap, bound, beside the paper."""
+"""The tables of one run that show rates: headline, policies, bound, beside the paper."""
+
+from collections.abc import Sequence
+from dataclasses import replace
 
 from adjointdeis.evaluation import WORST_CASE
 from adjointdeis.evaluation.paper import paper_table
+from adjointdeis.evaluation.rates import CONDITIONAL, NEW_SUBJECTS, NEW_SUBJECTS_FIXED_TAU
 from adjointdeis.reporting.comparability import reasons_not_comparable
 from adjointdeis.reporting.document import DASH, Cell, Table
-from adjointdeis.reporting.run import HEADLINE_VARIANTS, KNOWN, Condition, Run
+from adjointdeis.reporting.run import HEADLINE_VARIANTS, KNOWN, EvaluationSetting, Run, condition
 from adjointdeis.reporting.text import (
     IMPOSTORS,
     PROBES,
@@ -17,10 +21,14 @@ from adjointdeis.reporting.text import (
     share,
 )
 
-WILSON = "Under each rate: k/N and its {level} Wilson interval."
+INTERVAL = "Under each rate: k/N and its {level} interval. {meaning}."
 
 
-def labels(run: Run, at: Condition) -> tuple[tuple[str, str], ...]:
+GUIDE = "guide"
+"""What marks a rate at a recogniser that guided the attack."""
+
+
+def labels(run: Run, at: EvaluationSetting) -> tuple[tuple[str, str], ...]:
     """The labels without which a rate means nothing."""
     found = [
         ("Probe", at.probe),
@@ -40,7 +48,9 @@ def labels(run: Run, at: Condition) -> tuple[tuple[str, str], ...]:
     return tuple(found)
 
 
-def rate_table(run: Run, at: Condition, *, link: bool = True, explained: bool = True) -> Table:
+def rate_table(
+    run: Run, at: EvaluationSetting, *, link: bool = True, explained: bool = True
+) -> Table:
     """The headline: attack, both accountings of NFE, the rate at each recogniser.
 
     Args:
@@ -54,12 +64,13 @@ def rate_table(run: Run, at: Condition, *, link: bool = True, explained: bool = 
             continue
         href = f"#pairs-{attack}" if link else ""
         name = Cell(run.attack_label(attack), _failures(run, attack))
-        rates = (rate_cell(row, href if row else "") for row in found)
-        rows.append((name, *_nfe(run, attack), *rates))
+        rates = [rate_cell(row, href if row else "") for row in found]
+        rows.append((name, *_nfe(run, attack), *_flagged(run, attack, rates)))
+    rows.append(_fnmr_row(run, at))
     level = share(next(iter(run.result["rows"]), {"confidence": 0.95})["confidence"])
-    notes = attack_notes(run)
+    notes = [*attack_notes(run), *_guide_note(run)]
     notes += explained * [
-        WILSON.format(level=level),
+        INTERVAL.format(level=level, meaning=_meaning(run, at)),
         "NFE (paper): N_E + n_opt (N + M), one backward product counted as one evaluation and the "
         "pair's encoding counted once. NFE (counted): network evaluations and vector-Jacobian "
         "products that ran, per pair.",
@@ -74,6 +85,30 @@ def rate_table(run: Run, at: Condition, *, link: bool = True, explained: bool = 
     )
 
 
+def _meaning(run: Run, at: EvaluationSetting) -> str:
+    """What the intervals of a table of rates are about."""
+    rows = [r for r in run.result["rows"] if condition(r) == at]
+    if any(row["bootstrap_lo"] is None for row in rows):
+        return f"Wilson: {CONDITIONAL}"
+    fixed = any(row["bootstrap_tau"] == "fixed" for row in rows)
+    text = NEW_SUBJECTS_FIXED_TAU if fixed else NEW_SUBJECTS
+    return f"{text[0].upper()}{text[1:]}"
+
+
+def _fnmr_row(run: Run, at: EvaluationSetting) -> tuple[Cell, ...]:
+    """What the same thresholds cost genuine users: an MMPMR says little without it."""
+    line = [Cell("Genuine users rejected", ("FNMR",)), Cell(DASH), Cell(DASH)]
+    for system in run.systems:
+        own = (run.row(attack, system, at) for attack in run.attacks)
+        row = next((r for r in own if r is not None and r["fnmr_n"]), None)
+        if row is None:
+            line.append(Cell(DASH))
+        else:
+            detail = (of(row["fnmr_k"], row["fnmr_n"]),)
+            line.append(Cell(percent(row["fnmr"], row["fnmr_n"]), detail))
+    return tuple(line)
+
+
 def attack_notes(run: Run) -> list[str]:
     """What the run says about its attacks; a note that several share is said once."""
     by_note: dict[str, list[str]] = {}
@@ -86,7 +121,7 @@ def attack_notes(run: Run) -> list[str]:
     return [f"{listed(names)}: {note}." for note, names in by_note.items()]
 
 
-def sensitivity_table(run: Run, at: Condition) -> Table | None:
+def sensitivity_table(run: Run, at: EvaluationSetting) -> Table | None:
     """The headline variant under every probe and impostor policy; None where there is just one."""
     columns = [c for c in run.conditions if c.variant in HEADLINE_VARIANTS and c.fmr == at.fmr]
     columns.sort(key=lambda c: (c.probe != "other", list(IMPOSTORS).index(c.impostors)
@@ -98,7 +133,8 @@ def sensitivity_table(run: Run, at: Condition) -> Table | None:
         for attack in run.attacks:
             found = [run.row(attack, system, c) for c in columns]
             if any(found):
-                name = Cell(run.attack_label(attack), (run.system_label(system),))
+                guide = (GUIDE,) * run.guided(attack, system)
+                name = Cell(run.attack_label(attack), (run.system_label(system), *guide))
                 rows.append((name, *(_short(row) for row in found)))
     return Table(
         key="sensitivity",
@@ -107,49 +143,12 @@ def sensitivity_table(run: Run, at: Condition) -> Table | None:
         rows=tuple(rows),
         notes=(
             "Columns: probe policy / impostor policy. Nothing but the policy changes along a row.",
+            *_guide_note(run),
         ),
     )
 
 
-def bootstrap_table(run: Run, at: Condition) -> Table | None:
-    """The subject bootstrap's intervals beside the rates; None where none was run."""
-    rows, fixed = [], False
-    for attack in run.attacks:
-        found = [run.row(attack, system, at) for system in run.systems]
-        if not any(row and row["bootstrap_lo"] is not None for row in found):
-            continue
-        line = []
-        for row in found:
-            if row is None:
-                line.append(Cell(DASH))
-                continue
-            star = "*" if row["bootstrap_tau"] == "fixed" else ""
-            fixed = fixed or bool(star)
-            bounds = interval(row["bootstrap_lo"], row["bootstrap_hi"], row["n"])
-            line.append(Cell(percent(row["value"], row["n"]), (f"{bounds}{star}",)))
-        rows.append((Cell(run.attack_label(attack)), *line))
-    if not rows:
-        return None
-    notes = (
-        "The interval that holds for new people: the subject (vertex) bootstrap draws subjects, "
-        "not comparisons, and estimates the threshold again in every replicate.",
-        *(
-            ("* threshold held fixed, for its impostor comparisons name no subjects.",)
-            if fixed
-            else ()
-        ),
-    )
-    return Table(
-        key=f"bootstrap-{at.probe}",
-        title=f"Intervals for a new sample of subjects ({at.variant} in %, probe: {at.probe})",
-        header=("Attack", *map(run.system_label, run.systems)),
-        rows=tuple(rows),
-        labels=labels(run, at)[:4],
-        notes=notes,
-    )
-
-
-def bound_table(run: Run, at: Condition) -> Table | None:
+def bound_table(run: Run, at: EvaluationSetting) -> Table | None:
     """What share of the recognisers' own bound each attack reached; None without a bound."""
     rows = []
     for attack in run.attacks:
@@ -162,7 +161,7 @@ def bound_table(run: Run, at: Condition) -> Table | None:
             else Cell(DASH)
             for r in found
         ]
-        rows.append((Cell(run.attack_label(attack)), *line))
+        rows.append((Cell(run.attack_label(attack)), *_flagged(run, attack, line)))
     if not rows:
         return None
     return Table(
@@ -174,11 +173,12 @@ def bound_table(run: Run, at: Condition) -> Table | None:
         notes=(
             "The bound is the rate of the best conceivable morph: the embedding halfway between "
             "the two source images' embeddings. No image need have that embedding.",
+            *_guide_note(run),
         ),
     )
 
 
-def paper_rows_table(run: Run, at: Condition) -> Table | None:
+def paper_rows_table(run: Run, at: EvaluationSetting) -> Table | None:
     """The paper's own cells beside ours, for attacks that name a row of its Table 1."""
     paper = {row["attack"]: row for row in paper_table("table1")}
     systems = [s for s in run.systems if any(s in row for row in paper.values())]
@@ -191,7 +191,9 @@ def paper_rows_table(run: Run, at: Condition) -> Table | None:
         nfe = theirs["nfe"]
         line += [Cell(count(entry["nfe_paper"])), Cell(count(nfe), mark="paper")]
         for system in systems:
-            line.append(rate_cell(run.row(attack, system, at)))
+            guide = (GUIDE,) * run.guided(attack, system)
+            own = rate_cell(run.row(attack, system, at))
+            line.append(replace(own, detail=(*own.detail, *guide)))
             r = theirs[system]
             detail = (of(r.k, r.n), interval(r.lo, r.hi, r.n))
             line.append(Cell(f"{theirs[f'{system}_percent']:g}", detail, mark="paper"))
@@ -227,6 +229,7 @@ def paper_rows_table(run: Run, at: Condition) -> Table | None:
         labels=labels(run, at)[:4],
         notes=(
             verdict,
+            *_guide_note(run),
             "Paper: Table 1, MMPMR at FMR 0.1%; every cell is k/489, from which its Wilson "
             "interval is ours. The paper gives no interval, no probe policy and no origin of its "
             "thresholds.",
@@ -234,11 +237,28 @@ def paper_rows_table(run: Run, at: Condition) -> Table | None:
     )
 
 
-def belongs(record: object, at: Condition) -> bool:
+def belongs(record: object, at: EvaluationSetting) -> bool:
     """Whether a threshold record is that of a condition."""
     return getattr(record, "target_fmr", None) == at.fmr and getattr(
         record, "impostor_policy", ""
     ) in ("", at.impostors)
+
+
+def _flagged(run: Run, attack: str, cells: Sequence[Cell]) -> list[Cell]:
+    """Cells of one attack at each recogniser; those of its guides say so."""
+    return [
+        replace(cell, detail=(*cell.detail, GUIDE)) if run.guided(attack, system) else cell
+        for system, cell in zip(run.systems, cells, strict=True)
+    ]
+
+
+def _guide_note(run: Run) -> list[str]:
+    """What the flag means, where it is used."""
+    used = any(run.guided(attack, system) for attack in run.attacks for system in run.systems)
+    return used * [
+        f"{GUIDE}: this recogniser guided the attack, which saw its gradient or its scores. It is "
+        "a white box there, and its rate says nothing about recognisers that were not seen."
+    ]
 
 
 def _short(row: dict[str, object] | None) -> Cell:

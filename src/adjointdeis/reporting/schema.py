@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NotRequired, TypedDict
 
 from adjointdeis.evaluation import ROW_KEYS, WORST_CASE, EvaluationError, ThresholdRecord
+from adjointdeis.evaluation.protocol import LATER_ROW_KEYS
 from adjointdeis.reporting.errors import ReportError
 
 SCHEMA = 1
@@ -35,12 +36,13 @@ class GradientError(TypedDict):
     pairs: int
 
 
-class Attack(TypedDict):
+class AttackRecord(TypedDict):
     """One attack of a run.
 
     `paper_row` is the `attack` of the paper's Table 1 or None; `settings` holds solver,
     sampling_steps, gradient, adjoint_steps, states, optimisation_steps, learning_rate, optimizer,
-    keep, or None for each that does not apply.
+    keep, or None for each that does not apply. `guides` holds the fingerprint, by name, of every
+    recogniser that the attack sees: where it judges too, it is no black box.
     """
 
     label: str
@@ -54,6 +56,7 @@ class Attack(TypedDict):
     notes: list[str]
     curves: NotRequired[dict[str, list[float]]]
     gradient_error: NotRequired[GradientError]
+    guides: NotRequired[dict[str, str]]
 
 
 class System(TypedDict):
@@ -66,7 +69,7 @@ class System(TypedDict):
     score_type: str
 
 
-class Pair(TypedDict):
+class PairRecord(TypedDict):
     """Two bona fide subjects and the morphs made of them, by attack."""
 
     pair_id: str
@@ -85,11 +88,11 @@ class Result(TypedDict):
     experiment: str
     created: str
     run: dict[str, Any]
-    attacks: dict[str, Attack]
+    attacks: dict[str, AttackRecord]
     systems: dict[str, System]
     rows: list[dict[str, Any]]
     thresholds: list[dict[str, Any]]
-    pairs: list[Pair]
+    pairs: list[PairRecord]
     scores: str
 
 
@@ -132,6 +135,9 @@ def validate_result(result: Any) -> list[str]:
 
     Unknown keys are allowed, so that a newer writer can be read. Files that the result names are
     not looked at.
+
+    Args:
+        result: Content of a `result.json`.
     """
     if not isinstance(result, Mapping):
         return [f"result: expected a JSON object, found {_kind(result)}"]
@@ -158,6 +164,9 @@ def validate_result(result: Any) -> list[str]:
 
 def read_result(run_directory: Path | str) -> Result:
     """Reads and validates `result.json` of a run directory.
+
+    Args:
+        run_directory: Folder that holds `result.json`.
 
     Raises:
         ReportError: no such file, not JSON, or anything `validate_result` finds.
@@ -212,7 +221,7 @@ def _row(row: Any, where: str, result: Mapping[str, Any]) -> Iterator[str]:
         yield f"{where}: expected an object, found {_kind(row)}"
         return
     for key in ROW_KEYS:
-        if key not in row:
+        if key not in row and key not in LATER_ROW_KEYS:
             yield f"{where}.{key}: missing; rows are those of adjointdeis.evaluation.evaluate"
             return
     if row["attack"] != WORST_CASE and row["attack"] not in result["attacks"]:

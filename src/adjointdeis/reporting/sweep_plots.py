@@ -5,16 +5,17 @@ from pathlib import Path
 
 import numpy as np
 
+from adjointdeis.evaluation.tables import subject_interval
 from adjointdeis.reporting.document import Figure
 from adjointdeis.reporting.paper_tables import Line, is_adjoint_deis_1, is_sde
 from adjointdeis.reporting.plots import WIDTH, pareto_front
-from adjointdeis.reporting.run import Condition
+from adjointdeis.reporting.run import EvaluationSetting
 from adjointdeis.reporting.style import INK, QUIET, beside, figure, halo, leader, look, save, spread
 from adjointdeis.reporting.text import share
 
 
 def pareto_figure(
-    name: str, rows: Sequence[Line], system: str, label: str, at: Condition, stem: Path
+    name: str, rows: Sequence[Line], system: str, label: str, at: EvaluationSetting, stem: Path
 ) -> Figure | None:
     """MMPMR against NFE by the paper's accounting; ours filled, with interval, theirs hollow."""
     points = []
@@ -36,7 +37,7 @@ def pareto_figure(
         axes.set_xscale("log")
         for i, (_, nfe, found) in enumerate(points):
             style = look(i)
-            bounds = [100 * found["wilson_lo"], 100 * found["wilson_hi"]]
+            bounds = [100 * end for end in subject_interval(found)]
             axes.plot([nfe, nfe], bounds, color=style.colour, linewidth=1.2, alpha=0.8)
             axes.plot(nfe, value[i], marker=style.marker, color=style.colour, linestyle="")
         if theirs:
@@ -67,7 +68,7 @@ def pareto_figure(
         axes.set_title(label)
         svg, png = save(made, stem)
     caption = (
-        "Filled: ours with Wilson interval; the step is our Pareto front. Hollow: the paper's "
+        "Filled: ours with its interval; the step is our Pareto front. Hollow: the paper's "
         f"rows, on its own faces and networks. FMR {share(at.fmr)}, probe {at.probe}."
     )
     words = ", ".join(f"{p[0]} {100 * p[2]['value']:.1f}% at {p[1]:g}" for p in points)
@@ -75,7 +76,7 @@ def pareto_figure(
 
 
 def sweep_figure(
-    name: str, rows: Sequence[Line], system: str, label: str, at: Condition, stem: Path
+    name: str, rows: Sequence[Line], system: str, label: str, at: EvaluationSetting, stem: Path
 ) -> Figure | None:
     """MMPMR against adjoint steps M, one line per learning rate and calculus, ours and theirs."""
     ours: dict[str, list[tuple[float, float]]] = {}

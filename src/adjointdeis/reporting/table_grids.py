@@ -4,18 +4,18 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from adjointdeis.reporting.collect import Collection, Entry, entries
+from adjointdeis.reporting.collect import AttackRuns, Collection, entries
 from adjointdeis.reporting.document import Picture, Prose, Strips
 from adjointdeis.reporting.morph_grid import GridRow, morph_grid, write_morph_grid
 from adjointdeis.reporting.paper_tables import Line, headline, systems_of
-from adjointdeis.reporting.run import Condition, Run
+from adjointdeis.reporting.run import EvaluationSetting, Run
 from adjointdeis.reporting.text import PROBES, share
 
 PAIRS = 4
 FIGURE = "figure"
 
 
-def run_links(entry: Entry, destination: Path) -> tuple[tuple[str, str], ...]:
+def run_links(entry: AttackRuns, destination: Path) -> tuple[tuple[str, str], ...]:
     """(word, target) of every run's page, configuration and images, relative to `destination`."""
     found = []
     for run in entry.runs:
@@ -39,7 +39,7 @@ def relative(path: Path, destination: Path) -> str:
 
 
 def table_grid(
-    rows: Sequence[Line], at: Condition, sheet: Path, destination: Path, pairs: int = PAIRS
+    rows: Sequence[Line], at: EvaluationSetting, sheet: Path, destination: Path, pairs: int = PAIRS
 ) -> tuple[Prose, Strips] | None:
     """Identity a, every row's morph, identity b, for the first pairs that all rows have images of.
 

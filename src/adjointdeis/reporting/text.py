@@ -1,10 +1,11 @@
 """Numbers as a reader writes them, the same in every table of a report."""
 
-import math
-from collections.abc import Mapping
-from typing import Any
+from adjointdeis.evaluation.tables import DASH, interval, of, percent, rate_cell, share
 
-from adjointdeis.reporting.document import DASH, Cell
+__all__ = [
+    "IMPOSTORS", "PROBES", "count", "duration", "interval", "listed", "of", "percent", "plural",
+    "rate_cell", "share", "small",
+]  # fmt: skip
 
 PROBES = {
     "other": "another image of each subject",
@@ -17,22 +18,9 @@ IMPOSTORS = {
 }
 
 
-def percent(value: float | None, n: int | None = None) -> str:
-    """A share as percent without its sign; one digit where one of n weighs over 0.5 points."""
-    if value is None or math.isnan(value):
-        return DASH
-    digits = 1 if n is not None and n < 200 else 2
-    return f"{100 * value:.{digits}f}"
-
-
 def small(value: float) -> str:
     """A ratio to three digits, without an exponent above one."""
     return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
-
-
-def share(value: float) -> str:
-    """A target share as a reader writes it: 0.001 is `0.1%`."""
-    return f"{100 * value:g}%"
 
 
 def count(value: float | None) -> str:
@@ -40,29 +28,6 @@ def count(value: float | None) -> str:
     if value is None:
         return DASH
     return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.1f}"
-
-
-def of(k: float | None, n: int | None) -> str:
-    """`k/N`."""
-    if k is None or n is None:
-        return DASH
-    return f"{k:g}/{n}" if float(k).is_integer() else f"{k:.1f}/{n}"
-
-
-def interval(lo: float | None, hi: float | None, n: int | None = None) -> str:
-    """`[lo, hi]` in percent."""
-    if lo is None or hi is None:
-        return ""
-    return f"[{percent(lo, n)}, {percent(hi, n)}]"
-
-
-def rate_cell(row: Mapping[str, Any] | None, href: str = "", mark: str = "") -> Cell:
-    """MMPMR in percent with k/N and the Wilson interval under it; a dash for no row."""
-    if row is None:
-        return Cell(DASH)
-    n = row["n"]
-    detail = (of(row["k"], n), interval(row["wilson_lo"], row["wilson_hi"], n))
-    return Cell(percent(row["value"], n), tuple(d for d in detail if d), href, mark)
 
 
 def duration(seconds: float | None) -> str:

@@ -1,11 +1,12 @@
 """What the package asks of a sampler."""
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
 from adjointdeis.diffusion.denoiser import Denoiser
 from adjointdeis.diffusion.grid import Node, TimeGrid
+from adjointdeis.diffusion.prediction import x0_from_eps
 
 State = tuple[Tensor, ...]
 
@@ -77,6 +78,21 @@ def count_evaluations(denoiser: Denoiser, evaluations: int = 1) -> None:
     count = getattr(denoiser, "count", None)
     if count is not None:
         count(evaluations)
+
+
+def data_prediction(denoiser: Denoiser, x: Tensor, z: Any, s: Node) -> Tensor:
+    """The data expected in x at a node, from one evaluation of a noise prediction.
+
+    Where alpha = 0 it is asked of the denoiser's own ``data``, which networks of v, flows and data
+    have.
+
+    Raises:
+        ValueError: alpha = 0 at s and a denoiser that predicts eps alone.
+    """
+    data = getattr(denoiser, "data", None) if s.alpha == 0.0 else None
+    if data is not None:
+        return data(x, s.t, z)
+    return x0_from_eps(x, denoiser(x, s.t, z), s.alpha, s.sigma)
 
 
 def eps_factor(solver: Solver) -> float:

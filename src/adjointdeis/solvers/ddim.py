@@ -9,7 +9,7 @@ from adjointdeis.diffusion.denoiser import Denoiser
 from adjointdeis.diffusion.grid import Node
 from adjointdeis.diffusion.prediction import eps_from_x0, x0_from_eps
 from adjointdeis.diffusion.transition import eps_weight, signal_ratio
-from adjointdeis.solvers.base import Solver, State
+from adjointdeis.solvers.base import Solver, State, data_prediction
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,8 @@ class DDIM(Solver):
     r"""Deterministic DDIM, equivalent to DPM-Solver-1 and to Euler in :math:`(y, \rho)`.
 
     :math:`x_t = \frac{\alpha_t}{\alpha_s} x_s - \sigma_t (e^h - 1)\, \epsilon(x_s, z, s)`.
-    First order. The same step on a reversed grid encodes data to noise.
+    First order. The same step on a reversed grid encodes data to noise. From pure noise, alpha = 0,
+    it starts with networks that predict v, a flow or the data.
 
     Args:
         clip_x0: clamp the data prediction to [-1, 1] and re-derive eps from it, as DiffAE
@@ -46,6 +47,11 @@ class DDIM(Solver):
         noise: Tensor | None,
     ) -> tuple[Tensor, State]:
         del noise
+        if s.alpha == 0.0:
+            # The limit of the step: x is noise, and eps = x / sigma whatever the network says.
+            x0 = data_prediction(denoiser, x, z, s)
+            x0 = x0.clamp(-1.0, 1.0) if self.clip_x0 else x0
+            return t.alpha * x0 + t.sigma / s.sigma * x, state
         ratio, weight = signal_ratio(s, t), eps_weight(s, t)
         eps = denoiser(x, s.t, z)
         if not self.clip_x0:

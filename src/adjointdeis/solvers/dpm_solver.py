@@ -8,9 +8,8 @@ from torch import Tensor
 
 from adjointdeis.diffusion.denoiser import Denoiser
 from adjointdeis.diffusion.grid import Node
-from adjointdeis.diffusion.prediction import x0_from_eps
 from adjointdeis.diffusion.transition import log_snr_width, x0_weight
-from adjointdeis.solvers.base import Solver, State
+from adjointdeis.solvers.base import Solver, State, data_prediction
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ class DPMSolverPP(Solver):
         if s.sigma == 0.0:
             name = type(self).__name__
             raise ValueError(f"{name} cannot start a step where sigma = 0; use DDIM to encode")
-        x0 = x0_from_eps(x, denoiser(x, s.t, z), s.alpha, s.sigma)
+        x0 = data_prediction(denoiser, x, z, s)
         if self.order == 1:
             return x0, ()
         if not state or self._lowered(s, t):

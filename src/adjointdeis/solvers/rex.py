@@ -21,7 +21,7 @@ Prediction = Literal["data", "noise"]
 
 
 @dataclass(frozen=True)
-class Form:
+class RexVariables:
     r"""Variables in which sampling has no linear term, so that Runge-Kutta steps fit it.
 
     In :math:`Y = x / \kappa` over the clock :math:`\varsigma`, with :math:`\gamma = \alpha /
@@ -89,7 +89,7 @@ class Form:
 class Rex(ReversibleSolver):
     r"""Reversible exponential Runge-Kutta sampler for the probability-flow ODE or the SDE.
 
-    In the variables of :class:`Form`, with the increment :math:`\Phi_h` of an explicit
+    In the variables of :class:`RexVariables`, with the increment :math:`\Phi_h` of an explicit
     Runge-Kutta step and its reversal :math:`\Phi_{-h}`, a step is
 
     .. math:: x' = \tfrac{\kappa_t}{\kappa_s} (\zeta x + (1 - \zeta) \hat x)
@@ -157,7 +157,7 @@ class Rex(ReversibleSolver):
         stochastic = self.calculus == "sde"
         if stochastic and noise is None:
             raise ValueError("Rex.step needs the noise of this step for calculus='sde'")
-        form = Form("noise" if t.sigma == 0.0 else self.prediction, stochastic)
+        form = RexVariables("noise" if t.sigma == 0.0 else self.prediction, stochastic)
         ratio = form.level(t) / form.level(s)
         path = None if noise is None else form.spread(s, t) * noise
         back = None if path is None else -path
@@ -182,7 +182,7 @@ class Rex(ReversibleSolver):
         factor = self.zeta ** (-float(grid.steps))
         if self.prediction == "noise":
             return factor
-        form, stochastic = Form("data", self.calculus == "sde"), self.calculus == "sde"
+        form, stochastic = RexVariables("data", self.calculus == "sde"), self.calculus == "sde"
         nodes = [node for node in grid if node.sigma > 0.0 and node.alpha > 0.0]
         gamma, middle = nodes[-1].on("gamma"), min(nodes, key=lambda node: abs(node.lmbda))
         factor *= max(1.0, gamma) ** (4 if stochastic else 2)
@@ -190,7 +190,7 @@ class Rex(ReversibleSolver):
 
 
 def increment(
-    method: Tableau, form: Form, s: Node, t: Node, path: Tensor | None, factor: float
+    method: Tableau, form: RexVariables, s: Node, t: Node, path: Tensor | None, factor: float
 ) -> Increment:
     r""":math:`\Phi` of a Runge-Kutta step from s to t in either direction, times a factor.
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from adjointdeis.faces.datasets.folder import FaceDataset, Subject
+from adjointdeis.faces.datasets.folder import FaceDataset, SubjectImages
 from adjointdeis.faces.datasets.pairs import (
     Pair,
     PairListError,
@@ -131,8 +131,8 @@ def test_what_is_written_is_what_is_read(tmp_path):
 
 def dataset():
     image = Path("x.jpg")
-    subjects = [Subject(i, {"03": image, "08": image}, {}) for i in IDS[:3]]
-    return FaceDataset("set", Path("root"), (*subjects, Subject("004", {"03": image}, {})))
+    subjects = [SubjectImages(i, {"03": image, "08": image}, {}) for i in IDS[:3]]
+    return FaceDataset("set", Path("root"), (*subjects, SubjectImages("004", {"03": image}, {})))
 
 
 def test_validation_lists_all_problems_together():

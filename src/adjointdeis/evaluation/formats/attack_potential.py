@@ -114,7 +114,7 @@ def _read_one(path: Path, direction: str, labels: Labels) -> ScoreTable:
                 system=path.stem,
                 score=score,
                 score_type=direction,
-                probe_policy=labels.probe_policy,
+                probe_policy=labels.probe,
             )
     return rows.table()
 

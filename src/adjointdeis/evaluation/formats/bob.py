@@ -5,7 +5,8 @@ test_label score`; mated where the two ids are equal. Comparison CSV: `bio_ref_s
 probe_subject_id, probe_key, probe_attack_type, score` and the template ids where present; a row
 with an attack type is a morph shown as the probe against one claimed subject. PAD CSV:
 `claimed_id,test_label,is_bonafide,attack_type,score`. Comparison scores are similarities; PAD
-scores are high for bona fide images unless `Labels.score_type` says otherwise.
+scores are high for bona fide images unless `Labels.score_type` says otherwise. A score of NaN is a
+failure to acquire.
 
 References:
     | bob.measure
@@ -23,11 +24,10 @@ from adjointdeis.evaluation.errors import ScoreError
 from adjointdeis.evaluation.formats.text import (
     Labels,
     Rows,
-    number,
     one_path,
     only,
     read_fields,
-    refuse_failures,
+    score_or_failure,
     write_lines,
 )
 from adjointdeis.evaluation.scores import BONA_FIDE, ScoreTable, concatenate
@@ -87,8 +87,8 @@ def _read_columns(path: Path, labels: Labels) -> ScoreTable:
             ref_id=fields[1] if len(fields) == 5 else "",
             ref_subject_id=claimed,
             system=labels.system,
-            score=number(path, line, score),
             score_type=labels.score_type or "similarity",
+            **score_or_failure(path, line, score),
         )
     return rows.table()
 
@@ -102,8 +102,8 @@ def _comparison_row(rows: Rows, line: int, row: dict[str, str], labels: Labels) 
     attack = row.get("probe_attack_type", "")
     common = {
         "system": labels.system,
-        "score": number(rows.path, line, row["score"]),
         "score_type": labels.score_type or "similarity",
+        **score_or_failure(rows.path, line, row["score"]),
     }
     if attack:
         # Here the morph is the probe and the genuine image the reference; the canonical table
@@ -115,7 +115,7 @@ def _comparison_row(rows: Rows, line: int, row: dict[str, str], labels: Labels) 
             attack=attack,
             subject_id=reference,
             probe_id=row.get("bio_ref_template_id", ""),
-            probe_policy=labels.probe_policy,
+            probe_policy=labels.probe,
             **common,
         )
         return
@@ -149,8 +149,8 @@ def _pad_row(rows: Rows, line: int, row: dict[str, str], labels: Labels) -> None
         subject_id=row["claimed_id"],
         ref_id=row["test_label"],
         system=labels.system,
-        score=number(rows.path, line, row["score"]),
         score_type=labels.score_type or "dissimilarity",
+        **score_or_failure(rows.path, line, row["score"]),
     )
 
 
@@ -158,11 +158,10 @@ def write(table: ScoreTable, paths: Sequence[Path]) -> None:
     """Writes a PAD CSV for `mad` rows, else by suffix: `.csv` the comparison CSV, or 5 columns.
 
     Raises:
-        ScoreError: several systems; both comparisons and detection; failures; morphs in columns.
+        ScoreError: several systems; both comparisons and detection; morphs in columns.
     """
     path = one_path(paths, "one score file")[0]
     only(table, "system")
-    refuse_failures(table)
     detection = table.select(kind="mad")
     if len(detection):
         if len(detection) != len(table):
@@ -181,18 +180,23 @@ def write(table: ScoreTable, paths: Sequence[Path]) -> None:
         cells = [row[name] for name in names]
         if any(not cell or " " in cell for cell in cells):
             raise ScoreError("the 5-column format needs ids without blanks; write a .csv")
-        lines.append(" ".join([*cells, repr(row["score"])]))
+        lines.append(" ".join([*cells, _number(row["score"])]))
     write_lines(path, lines)
+
+
+def _number(score: object) -> str:
+    # The toolbox writes NaN where no template could be made.
+    return "nan" if score is None else repr(score)
 
 
 def _pad_cells(row: dict[str, object]) -> list[object]:
     truth = row["attack"] in ("", BONA_FIDE)
     attack = "" if truth else row["attack"]
-    return [row["subject_id"], row["ref_id"], str(truth), attack, repr(row["score"])]
+    return [row["subject_id"], row["ref_id"], str(truth), attack, _number(row["score"])]
 
 
 def _comparison_cells(row: dict[str, object]) -> list[object]:
-    score = repr(row["score"])
+    score = _number(row["score"])
     if row["kind"] == "morph":
         ref, probe = row["subject_id"], row["probe_id"]
         return [ref, probe, row["morph_id"], row["morph_id"], row["attack"], score]

@@ -67,7 +67,7 @@ def _read_one(path: Path, labels: Labels) -> ScoreTable:
             subject_id=subject,
             probe_id=probe,
             score=number(path, line, score),
-            probe_policy=labels.probe_policy,
+            probe_policy=labels.probe,
             **common,
         )
     return rows.table()

@@ -115,7 +115,7 @@ def _comparison(
         raise ScoreError(
             f"{path}:{line}: subject {subject!r} did not contribute to the morph {enrolled.stem!r}"
         )
-    policy = {"attack": labels.attack, "probe_policy": labels.probe_policy}
+    policy = {"attack": labels.attack, "probe_policy": labels.probe}
     return {"kind": "morph", "morph_id": enrolled.stem, **policy, **row}
 
 

@@ -1,21 +1,17 @@
 """What the text formats share: labels they lack, lines with numbers, rows with places."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from adjointdeis.evaluation.columns import SCORE_TYPES
 from adjointdeis.evaluation.errors import ScoreError
-from adjointdeis.evaluation.scores import (
-    COLUMNS,
-    DEFAULTS,
-    SCORE_TYPES,
-    ScoreTable,
-    refuse_unmatched_ids,
-)
+from adjointdeis.evaluation.policies import refuse_unmatched_ids
+from adjointdeis.evaluation.scores import COLUMNS, DEFAULTS, PROBE_POLICIES, ScoreTable
 from adjointdeis.files import read_csv, read_text, write_atomically
 
 
@@ -28,13 +24,45 @@ class Labels:
         score_type: `similarity` or `dissimilarity`; None uses the format's own rule and is an
             error for formats without one. For detectors `similarity` means high says "morph".
         attack: the attack behind the morphs.
-        probe_policy: `source` or `other`.
+        probe_policy: `source`, the very image that made the morph, or `other`, another image of
+            the subject. No file says it and tens of points hang on it, so there is no default.
+        alignment, model_fingerprint, data_set: what a threshold is checked against; empty where
+            unknown, and then nothing can be checked.
+        kind: of every row, for tables of one's own that have no such column.
+        columns: canonical name to a column of a table of one's own.
     """
 
     system: str = "system"
     score_type: str | None = None
     attack: str = "attack"
-    probe_policy: str = "other"
+    probe_policy: str | None = None
+    alignment: str = ""
+    model_fingerprint: str = ""
+    data_set: str = ""
+    kind: str = ""
+    columns: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def probe(self) -> str:
+        """The stated probe policy of morphs.
+
+        Raises:
+            ScoreError: when none, or an unknown one, was stated.
+        """
+        if self.probe_policy not in PROBE_POLICIES:
+            raise ScoreError(
+                f"probe policy {self.probe_policy!r}: this file has morphs and does not say which "
+                "probes they met; state --probe source (the very images that made the morph) or "
+                "--probe other (other images of the same people)"
+            )
+        return self.probe_policy
+
+    def metadata(self, systems: Sequence[str]) -> dict[str, Any]:
+        """What the labels state about the systems of a table, as its metadata."""
+        stated = {"model_fingerprint": self.model_fingerprint, "alignment": self.alignment}
+        stated = {name: value for name, value in stated.items() if value}
+        found: dict[str, Any] = {"systems": {s: dict(stated) for s in systems}} if stated else {}
+        return found | ({"data_set": self.data_set} if self.data_set else {})
 
     def direction(self, path: Path) -> str:
         """The stated score type.
@@ -127,6 +155,17 @@ def number(path: Path, line: int, text: str) -> float:
     if not math.isfinite(value):
         raise ScoreError(f"{path}:{line}: score {text!r} is not finite")
     return value
+
+
+def score_or_failure(path: Path, line: int, text: str) -> dict[str, Any]:
+    """Fields `score` and `status` of a comparison; an empty field or NaN is a failure to acquire.
+
+    Raises:
+        ScoreError: naming file and line, for anything else that is no finite number.
+    """
+    if text.strip().casefold() in ("", "nan"):
+        return {"status": "fta"}
+    return {"score": number(path, line, text)}
 
 
 def expect(path: Path, line: int, fields: Sequence[str], names: Sequence[str]) -> None:

@@ -34,7 +34,7 @@ class DatasetError(ValueError):
 
 
 @dataclass(frozen=True)
-class Subject:
+class SubjectImages:
     """One person.
 
     Attributes:
@@ -67,7 +67,7 @@ class FaceDataset:
 
     name: str
     root: Path
-    subjects: tuple[Subject, ...]
+    subjects: tuple[SubjectImages, ...]
     licence: str = "unknown"
 
     @property
@@ -88,7 +88,7 @@ class FaceDataset:
                 digest.update(f"{subject.id}_{capture} {content}\n".encode())
         return digest.hexdigest()
 
-    def subject(self, subject_id: str) -> Subject:
+    def subject(self, subject_id: str) -> SubjectImages:
         """The subject of an id.
 
         Raises:
@@ -160,7 +160,7 @@ def load_folder(root: Path | str, name: str = "folder") -> FaceDataset:
             + (f"; it has {said_of(left_out)}" if left_out else "")
         )
     warn_left_out(root, left_out)
-    subjects = (Subject(key, images[key], templates.get(key, {})) for key in sorted(images))
+    subjects = (SubjectImages(key, images[key], templates.get(key, {})) for key in sorted(images))
     return FaceDataset(name, root, tuple(subjects))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from adjointdeis.extras import load
 from adjointdeis.faces.alignment import ARCFACE_5PT, align_arcface
-from adjointdeis.faces.recogniser import cosine_similarity
+from adjointdeis.faces.recogniser import Metric, cosine_similarity
 from adjointdeis.faces.weights import WeightsError, fingerprint
 
 
@@ -27,7 +27,8 @@ class InsightFaceRecogniser:
     Args:
         directory: Folder of the package: a detector and a recogniser as ``.onnx`` files, with or
             without a ``manifest.json``.
-        name: Short name used in tables and score files; the folder's name if None.
+        name: Short name used in score files; the folder's name if None.
+        label: Name in printed tables; the name if empty.
         detection_size: Side in pixels to which images are fitted for detection, a multiple of 32.
         detection_threshold: Least detection score, in [0, 1].
 
@@ -39,6 +40,7 @@ class InsightFaceRecogniser:
     white_box = False
     alignment = ARCFACE_5PT
     score_type: Literal["similarity", "dissimilarity"] = "similarity"
+    metric: Metric = "cosine"
 
     def __init__(
         self,
@@ -46,6 +48,7 @@ class InsightFaceRecogniser:
         name: str | None = None,
         detection_size: int = 640,
         detection_threshold: float = 0.5,
+        label: str = "",
     ) -> None:
         folder = Path(directory)
         if not folder.is_dir():
@@ -74,6 +77,7 @@ class InsightFaceRecogniser:
         self._detector = analysis.models["detection"]
         self._network = analysis.models["recognition"]
         self.name = folder.name if name is None else name
+        self.label = label or self.name
         self.licence = _licence(folder)
         self.fingerprint = _fingerprint(self._detector.model_file, self._network.model_file)
         self._side = int(self._network.input_size[0])

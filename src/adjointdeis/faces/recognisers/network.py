@@ -26,7 +26,7 @@ class NetworkRecogniser:
         crop: From an aligned image to the network's input.
         fingerprint: SHA-256 of the weight file.
         licence: Licence of the weights, one line.
-        label: Name in printed tables.
+        label: Name in printed tables; the name if empty.
         metric: How embeddings are compared.
         dim: D, where the network has no ``config`` that says it.
         batch_size: Images per forward pass of :meth:`embed`.
@@ -43,6 +43,9 @@ class NetworkRecogniser:
     metric: Metric = "cosine"
     dim: int | None = None
     batch_size: int = 128
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "label", self.label or self.name)
 
     @property
     def alignment(self) -> str:

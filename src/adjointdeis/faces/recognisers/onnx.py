@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from adjointdeis.extras import load
-from adjointdeis.faces.recogniser import similarity
+from adjointdeis.faces.recogniser import Metric, similarity
 from adjointdeis.faces.recognisers.crop import FaceCrop
 from adjointdeis.faces.weights import WeightsError, fingerprint
 
@@ -35,6 +35,7 @@ class OnnxSpec:
         box: Part of the image that is resized, as fractions (left, top, right, bottom).
         antialias: Low-pass filter before reducing.
         layout: Order of the input's axes.
+        label: Name in printed tables; the name if empty.
     """
 
     name: str
@@ -52,6 +53,7 @@ class OnnxSpec:
     box: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
     antialias: bool = True
     layout: Literal["nchw", "nhwc"] = "nchw"
+    label: str = ""
 
     def __post_init__(self) -> None:
         for name in ("mean", "std"):
@@ -98,6 +100,8 @@ class OnnxRecogniser:
     def __init__(self, path: str | Path, spec: OnnxSpec, batch_size: int = 32) -> None:
         self.path, self.spec = Path(path), spec
         self.name, self.alignment, self.licence = spec.name, spec.alignment, spec.licence
+        self.label = spec.label or spec.name
+        self.metric: Metric = "cosine" if spec.score_type == "similarity" else "euclidean"
         self.score_type: Literal["similarity", "dissimilarity"] = spec.score_type
         remedy = f"it comes from: {spec.origin}; its licence: {spec.licence}"
         if not self.path.is_file():
@@ -122,6 +126,41 @@ class OnnxRecogniser:
         self._output = self._session.get_outputs()[spec.output].name
         blank = np.zeros((1, spec.size, spec.size, 3), np.uint8)
         self.embedding_dim = self._run(blank).shape[1]
+
+    @classmethod
+    def from_file(
+        cls,
+        file: str | Path,
+        name: str | None = None,
+        sha256: str | None = None,
+        alignment: str | None = None,
+        batch_size: int = 32,
+        **stated: Any,
+    ) -> "OnnxRecogniser":
+        """A recogniser of a file, as a configuration describes it.
+
+        Args:
+            file: The ``.onnx`` file.
+            name: As in :class:`OnnxSpec`; the file's stem if None.
+            sha256: As there; None takes the file as it is, and result.json records which it was.
+            alignment: As there; None says what is fed: the whole image, or its `box`, resized.
+            batch_size: Images per run.
+            stated: Everything else of :class:`OnnxSpec`.
+
+        Raises:
+            MissingPackageError, WeightsError, ValueError: As the class and its spec.
+        """
+        path = Path(file)
+        if not path.is_file():
+            raise WeightsError(f"recogniser file {path} is missing; give an .onnx file")
+        crop = {key: stated[key] for key in ("size", "box", "antialias") if key in stated}
+        spec = OnnxSpec(
+            name=name or path.stem,
+            sha256=sha256 or fingerprint(path),
+            alignment=alignment or FaceCrop(**crop, bgr=stated.get("colours") == "bgr").label,
+            **stated,
+        )
+        return cls(path, spec, batch_size)
 
     def embed(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Embeddings (B, D) float32 of aligned images (B, H, W, 3) uint8, (B) acquired flags.
@@ -152,7 +191,7 @@ class OnnxRecogniser:
 
     def compare(self, e1: np.ndarray, e2: np.ndarray) -> np.ndarray:
         """Cosine, or 1 - Euclidean distance for a dissimilarity; broadcast over leading axes."""
-        return similarity("cosine" if self.score_type == "similarity" else "euclidean", e1, e2)
+        return similarity(self.metric, e1, e2)
 
     def _run(self, images: np.ndarray) -> np.ndarray:
         pixels = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float()

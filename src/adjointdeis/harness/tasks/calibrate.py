@@ -35,7 +35,7 @@ from adjointdeis.faces.recognisers.network import NetworkRecogniser
 from adjointdeis.files import read_json, write_atomically
 from adjointdeis.harness import assets
 from adjointdeis.harness.benchmark import OTHER, SOURCE, load_benchmark
-from adjointdeis.harness.calibration import Embedded, Outcome, outcomes
+from adjointdeis.harness.calibration import CalibrationResult, Embedded, outcomes
 from adjointdeis.harness.landmarks import BenchmarkLandmarks
 from adjointdeis.harness.people import read_people
 from adjointdeis.harness.records import write_record
@@ -102,7 +102,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     return {"objective": found[0].deviation}
 
 
-def report(found: Sequence[Outcome]) -> str:
+def report(found: Sequence[CalibrationResult]) -> str:
     """Every protocol with its distance to the published rows, and the nearest one's cells."""
     lines = [
         "# Calibration of the protocol",
@@ -132,7 +132,7 @@ def report(found: Sequence[Outcome]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _write(found: Sequence[Outcome], profile: assets.Profile, data_set: str) -> None:
+def _write(found: Sequence[CalibrationResult], profile: assets.Profile, data_set: str) -> None:
     """Thresholds of the nearest protocol that the profile's recognisers can run."""
     runnable = [o for o in found if o.protocol.preparation != ARCFACE_5PT]
     if profile.name == "mini":

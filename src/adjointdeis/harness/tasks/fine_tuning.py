@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.utils import instantiate
-from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -20,7 +20,8 @@ from adjointdeis.faces.weights import save_network
 from adjointdeis.gradients import DiscreteAdjoint
 from adjointdeis.gradients.cost import Cost
 from adjointdeis.guidance.fine_tuning import FineTuning
-from adjointdeis.harness.bench.weights import Weights
+from adjointdeis.guidance.problem import Instance, WeightProblem
+from adjointdeis.harness.progress import ProgressLine
 from adjointdeis.harness.provenance import git_revision
 from adjointdeis.harness.records import write_record
 from adjointdeis.harness.trainer import make_trainer
@@ -31,19 +32,12 @@ from adjointdeis.harness.wandb_logger import loggers
 def run(cfg: DictConfig) -> dict[str, Any]:
     """Fine-tunes the weights of the problem that `cfg.task` describes."""
     task, directory = cfg.task, Path(cfg.paths.run)
-    problem: Weights = instantiate(task.problem, _convert_="all").instance(cfg.seed or 0)
-    before = _plain(problem.quality())
+    instance: Instance = instantiate(task.problem, _convert_="all").instance(cfg.seed or 0)
+    problem: WeightProblem = instance.problem
+    before = _plain(instance.quality(None))
     gradient = DiscreteAdjoint() if cfg.gradient is None else instantiate(cfg.gradient)
-    tuning = FineTuning(
-        problem.denoiser,
-        problem.loss,
-        instantiate(task.optimizer),
-        solver=problem.solver,
-        grid=problem.grid,
-        gradient=gradient,
-        clip_norm=task.clip_norm,
-    )
-    module = WeightDescent(tuning)
+    tuning = FineTuning(instantiate(task.optimizer), task.steps, gradient, task.clip_norm)
+    module = WeightDescent(tuning, problem)
     trainer = make_trainer(
         cfg,
         max_steps=task.steps,
@@ -56,7 +50,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
                 save_last=True,
                 every_n_train_steps=task.checkpoint_every,
             ),
-            TQDMProgressBar(refresh_rate=1),
+            ProgressLine(task.name),
         ],
         logger=loggers(cfg),
         default_root_dir=directory,
@@ -80,7 +74,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     }
     if trainer.is_global_zero:
         problem.denoiser.to("cpu")
-        result["after"] = _plain(problem.quality())
+        result["after"] = _plain(instance.quality(None))
         _save(problem.denoiser, directory / "weights.safetensors", result)
         write_record(directory / "result.json", result)
     return result

@@ -3,8 +3,7 @@
 `python run.py +experiment=quickstart` and everything else that ends in a table of morphs.
 """
 
-import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,33 +12,31 @@ from typing import Any
 
 import lightning as L
 import numpy as np
-import torch
 from hydra.utils import instantiate
-from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
 import adjointdeis
 from adjointdeis.evaluation import evaluate, write_scores
 from adjointdeis.evaluation.policies import require_policy
+from adjointdeis.faces.datasets.pairs import Pair
 from adjointdeis.files import write_atomically
-from adjointdeis.gradients.adjoint_deis import LargeAdjointStepWarning
 from adjointdeis.harness import assets
-from adjointdeis.harness.benchmark import SOURCE, Benchmark, load_benchmark
+from adjointdeis.harness.benchmark import SOURCE, Benchmark, load_benchmark, load_faces
 from adjointdeis.harness.command_line import this_command
-from adjointdeis.harness.encodings import Encodings
+from adjointdeis.harness.dry_run import cost_table, expected_costs
+from adjointdeis.harness.folds import guided_by, in_folds, made_of, workbenches
 from adjointdeis.harness.interruption import one_process
-from adjointdeis.harness.landmarks import BenchmarkLandmarks
 from adjointdeis.harness.latent_morphing import LatentMorphing
 from adjointdeis.harness.pair_data import PairData
 from adjointdeis.harness.preflight import ImageCheck, face_detector
+from adjointdeis.harness.progress import LargeStepsOnce, ProgressLine
 from adjointdeis.harness.provenance import config_hash, digest, environment, git_revision
 from adjointdeis.harness.records import every_record, read_records, write_record
-from adjointdeis.harness.rehearsal import rehearsal_table, rehearse
+from adjointdeis.harness.resources import identity_of, times_of
 from adjointdeis.harness.scoring import all_thresholds, applicable_thresholds, score_morphs
 from adjointdeis.harness.trainer import make_trainer, own_device
 from adjointdeis.harness.wandb_logger import conclude, loggers
-from adjointdeis.morphing.adjoint_dim import GuidedDiM
 from adjointdeis.morphing.attack import Attack, Workbench
 from adjointdeis.reporting import write_report
 
@@ -51,52 +48,54 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     logger = loggers(cfg)
     profile = assets.profile(cfg.assets.name, cfg.assets.root)
     attacks = chosen_attacks(cfg)
-    bench = workbench(cfg, profile, attacks)
-    check = ImageCheck(image_size(bench), face_detector() if cfg.data.get("check_faces") else None)
-    benchmark = load_benchmark(cfg.data.faces, cfg.data.pairs, cfg.data.limit, check)
-    bench = replace(bench, landmarks=BenchmarkLandmarks(benchmark.dataset))
-    judges: list[Any] = [assets.recogniser(name, profile) for name in cfg.assets.recognisers]
-    judges += [instantiate(judge) for judge in (cfg.judges or {}).values()]
+    dataset = load_faces(cfg.data.faces)
+    benches = workbenches(cfg, profile, dataset, attacks)
+    sizes = (attack.image_size(next(iter(benches.values()))) for attack in attacks)
+    check = ImageCheck(
+        next(filter(None, sizes), None), face_detector() if cfg.data.get("check_faces") else None
+    )
+    benchmark = load_benchmark(dataset, cfg.data.pairs, cfg.data.limit, check)
+    parts = in_folds(benchmark, benches)
+    judges = judges_of(cfg, cfg.assets.recognisers, profile)
     fmr, policies = operating_conditions(cfg, benchmark)
     require_distinct(judges)
     records = applicable_thresholds(
         cfg.assets.thresholds, profile, judges, benchmark, fmr, policies
     )
     if cfg.dry_run:
-        return dry_run(cfg, directory, benchmark, attacks, bench)
+        return dry_run(cfg, directory, parts, attacks)
     identifier = config_hash(cfg)
     overrides = this_command()
 
-    done: dict[str, dict[str, dict[str, Any]]] = {}
+    large_steps = LargeStepsOnce()
+    done: dict[str, dict[str, dict[str, Any]]] = {attack.name: {} for attack in attacks}
     for attack in attacks:
         folder = directory / "morphs" / attack.name
-        recipe = recipe_of(attack, bench)
-        finished = read_records(folder, benchmark, recipe)
-        todo = [pair for pair in benchmark.pairs if pair.morph_id not in finished]
-        # Processes may see different files finished; if one of them has work, all of them meet.
-        if todo or not one_process(cfg.trainer):
-            module = LatentMorphing(attack, bench, benchmark, folder, recipe, overrides)
-            batch_size = cfg.optimisation.batch_size
-            if batch_size == "auto":
-                device = own_device(cfg.trainer)
-                batch_size = module.find_batch_size(todo, device) if todo else 1
-            data = PairData(todo, batch_size, attack.steps)
-            if todo and not rank_zero_only.rank:
-                print(f"{attack.label}: {len(todo)} pairs, {len(finished)} already done")
-            with warnings.catch_warnings():
-                # A method's warning about its own accuracy is for the user, once an attack.
-                warnings.simplefilter("once", LargeAdjointStepWarning)
-                trainer = _trainer(cfg, logger)
-                trainer.fit(module, data)
-                trainer.strategy.barrier()
-        if not rank_zero_only.rank:
-            done[attack.name] = every_record(folder, benchmark, recipe)
+        for bench, part in parts:
+            recipe = recipe_of(attack, bench, cfg.trainer.precision)
+            finished = read_records(folder, part, recipe)
+            todo = [pair for pair in part.pairs if pair.morph_id not in finished]
+            # Processes may see different files finished; if one of them has work, all of them meet.
+            if todo or not one_process(cfg.trainer):
+                module = LatentMorphing(attack, bench, part, folder, recipe, overrides)
+                batch_size = cfg.optimisation.batch_size
+                if batch_size == "auto":
+                    device = own_device(cfg.trainer)
+                    batch_size = module.find_batch_size(todo, device) if todo else 1
+                data = PairData(todo, batch_size, attack.steps)
+                progress = ProgressLine(attack.label, len(part.pairs), len(finished))
+                with large_steps.row(attack.label):
+                    trainer = _trainer(cfg, logger, progress)
+                    trainer.fit(module, data)
+                    trainer.strategy.barrier()
+            if not rank_zero_only.rank:
+                done[attack.name] |= every_record(folder, part, recipe)
     for entry in logger:
         entry.finalize("success")
     if rank_zero_only.rank:
         return {}
     result = _conclude(
-        cfg, directory, benchmark, attacks, done, judges, records, identifier, start, bench
+        cfg, directory, benchmark, attacks, done, judges, records, identifier, start, benches
     )
     conclude(logger, directory, result)
     return result
@@ -105,50 +104,29 @@ def run(cfg: DictConfig) -> dict[str, Any]:
 def dry_run(
     cfg: DictConfig,
     directory: Path,
-    benchmark: Benchmark,
+    parts: Sequence[tuple[Workbench, Benchmark]],
     attacks: Sequence[Attack],
-    bench: Workbench,
 ) -> dict[str, Any]:
     """What the run will cost, printed; everything that it needs is loaded and tried."""
-    todo = {}
+    todo: dict[str, list[Pair]] = {attack.name: [] for attack in attacks}
     for attack in attacks:
         folder = directory / "morphs" / attack.name
-        finished = read_records(folder, benchmark, recipe_of(attack, bench))
-        todo[attack.name] = [p for p in benchmark.pairs if p.morph_id not in finished]
+        for bench, part in parts:
+            finished = read_records(folder, part, recipe_of(attack, bench, cfg.trainer.precision))
+            todo[attack.name] += [p for p in part.pairs if p.morph_id not in finished]
     device = own_device(cfg.trainer)
     batch_size = 1 if cfg.optimisation.batch_size == "auto" else cfg.optimisation.batch_size
-    rows = rehearse(attacks, replace(bench, device=device), todo, batch_size)
-    print(rehearsal_table(rows, device, batch_size))
+    bench = replace(parts[0][0], device=device)
+    batch_size = max(1, min(batch_size, max(map(len, todo.values()), default=1)))
+    rows = expected_costs(attacks, bench, todo, batch_size, times_of(bench, batch_size))
+    print(cost_table(rows, device, batch_size))
     return {"rows": rows}
 
 
-def workbench(cfg: DictConfig, profile: assets.Profile, attacks: Sequence[Attack]) -> Workbench:
-    """Networks that some attack needs; a profile may lack what none does."""
-    needs = frozenset().union(*(attack.needs for attack in attacks))
-    autoencoder = identity = gan = None
-    if "autoencoder" in needs:
-        loaded = assets.autoencoder(cfg.assets.autoencoder, profile)
-        autoencoder = replace(loaded, execution=instantiate(cfg.execution))
-    if "identity" in needs:
-        identity = assets.recogniser(cfg.assets.identity, profile)
-    if "gan" in needs:
-        gan = assets.style_generator(cfg.assets.generator, cfg.assets.perceptual, profile)
-    cache = Path(cfg.paths.data) / "encodings"
-    return Workbench(
-        autoencoder,
-        identity,
-        Encodings(autoencoder, cache) if autoencoder is not None else None,
-        None,
-        torch.device("cpu"),
-        cfg.seed or 0,
-        cfg.optimisation.measure_gradient,
-        gan,
-    )
-
-
-def image_size(bench: Workbench) -> int | None:
-    """Side of the images that the attacks take; None where no network asks for one."""
-    return None if bench.autoencoder is None else bench.autoencoder.network.config.image_size
+def judges_of(cfg: DictConfig, names: Sequence[str], profile: assets.Profile) -> list[Any]:
+    """Recognisers under attack: those of the profile by name, and those of ``judges``."""
+    found: list[Any] = [assets.recogniser(name, profile) for name in names]
+    return found + [instantiate(judge) for judge in (cfg.judges or {}).values()]
 
 
 def require_distinct(judges: Sequence[Any]) -> None:
@@ -174,19 +152,11 @@ def operating_conditions(cfg: DictConfig, benchmark: Benchmark) -> tuple[list[fl
     return list(dict.fromkeys(cfg.protocol.fmr)), policies
 
 
-def recipe_of(attack: Attack, bench: Workbench) -> str:
-    """Hash of what a morph depends on: its attack, the networks and the seed; not its judges."""
-    made_of = dict(attack.fingerprints())
-    if bench.autoencoder is not None and "autoencoder" in attack.needs:
-        made_of["autoencoder"] = bench.autoencoder.fingerprint
-        if not bench.autoencoder.execution.plain:
-            made_of["execution"] = repr(bench.autoencoder.execution)
-    if bench.identity is not None and "identity" in attack.needs:
-        made_of["identity"] = bench.identity.fingerprint
-    if bench.gan is not None and "gan" in attack.needs:
-        made_of["generator"] = bench.gan.fingerprint
-        made_of["perceptual"] = bench.gan.maps_fingerprint
-        made_of["perceptual_weight"] = str(bench.gan.perceptual_weight)
+def recipe_of(attack: Attack, bench: Workbench, precision: str = "32-true") -> str:
+    """Hash of what a morph depends on: its attack, its resources and the seed; not its judges."""
+    made_of = identity_of(attack, bench)
+    if precision != "32-true":
+        made_of["precision"] = precision
     return digest({"attack": attack.settings(), "assets": made_of, "seed": bench.seed})
 
 
@@ -204,16 +174,16 @@ def chosen_attacks(cfg: DictConfig) -> list[Attack]:
                 "gradient=discrete_adjoint, or an experiment, for example +experiment=quickstart"
             )
         return rows
-    return [row for row in rows if not isinstance(row, GuidedDiM)] + [instantiate(cfg.guided)]
+    return [row for row in rows if not row.guided] + [instantiate(cfg.guided)]
 
 
-def _trainer(cfg: DictConfig, logger: list) -> L.Trainer:
+def _trainer(cfg: DictConfig, logger: list, progress: ProgressLine) -> L.Trainer:
     return make_trainer(
         cfg,
         max_epochs=1,
         logger=logger,
         log_every_n_steps=1,
-        callbacks=[TQDMProgressBar(refresh_rate=1)],
+        callbacks=[progress],
         enable_checkpointing=False,
     )
 
@@ -228,7 +198,7 @@ def _conclude(
     thresholds: dict[str, list[Any]],
     identifier: str,
     start: float,
-    bench: Workbench,
+    benches: Mapping[str, Workbench],
 ) -> dict[str, Any]:
     """Scores the morphs and writes scores.csv, result.json and the report."""
     morphs = {
@@ -263,23 +233,16 @@ def _conclude(
             "seed": cfg.seed,
             **environment(),
             "wall_seconds": round(time() - start, 1),
-            "assets": {
-                name: {"fingerprint": item.fingerprint, "licence": item.licence}
-                for name, item in (
-                    ("autoencoder", bench.autoencoder),
-                    ("identity", bench.identity),
-                    ("generator", bench.gan),
-                )
-                if item is not None
-            },
+            "assets": made_of(benches),
         },
         "attacks": {
             attack.name: _summary(attack, done[attack.name], len(benchmark.pairs))
+            | {"guides": guided_by(attack, next(iter(benches.values())))}
             for attack in attacks
         },
         "systems": {
             judge.name: {
-                "label": getattr(judge, "label", "") or judge.name,
+                "label": judge.label,
                 "alignment": judge.alignment,
                 "fingerprint": judge.fingerprint,
                 "licence": judge.licence,

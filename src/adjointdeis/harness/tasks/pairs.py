@@ -48,7 +48,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     pairs = most_similar_pairs(embeddings, dataset.ids, groups, system, task.per_sex)
     write_pairs(Path(task.destination), pairs)
     result: dict[str, Any] = {"pairs": len(pairs), "recogniser": system.name}
-    print(f"{len(pairs)} pairs by {system.label or system.name} in {task.destination}")
+    print(f"{len(pairs)} pairs by {system.label} in {task.destination}")
     if task.compare is not None:
         listed = read_pairs(Path(task.compare))
         # Several captures of two people are one pair of people.

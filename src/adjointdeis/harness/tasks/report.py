@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from adjointdeis.harness.offline_runs import download, unfinished
+from adjointdeis.harness.wandb_logger import download
 from adjointdeis.reporting import aggregate
 
 
@@ -22,5 +22,5 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     outputs = Path(cfg.task.outputs)
     if cfg.task.wandb:
         download(cfg.task.wandb, outputs / "wandb")
-    files = aggregate(outputs, Path(cfg.paths.run), skipped=unfinished(outputs))
+    files = aggregate(outputs, Path(cfg.paths.run))
     return {"files": [str(path) for path in files]}

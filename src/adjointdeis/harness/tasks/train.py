@@ -13,7 +13,6 @@ from hydra.utils import instantiate
 from lightning.pytorch.callbacks import (
     EMAWeightAveraging,
     ModelCheckpoint,
-    TQDMProgressBar,
 )
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
@@ -26,6 +25,7 @@ from adjointdeis.faces.tensors import to_tensor
 from adjointdeis.faces.weights import fingerprint, load_network, read_header, save_network
 from adjointdeis.harness import assets
 from adjointdeis.harness.benchmark import read_aligned
+from adjointdeis.harness.progress import ProgressLine
 from adjointdeis.harness.records import write_record
 from adjointdeis.harness.trainer import make_trainer
 from adjointdeis.harness.training.autoencoder import AutoencoderTraining
@@ -217,7 +217,7 @@ def _fit(
         callbacks=[
             checkpoint,
             EMAWeightAveraging(decay=task.ema_decay),
-            TQDMProgressBar(refresh_rate=20),
+            ProgressLine(task.name),
         ],
         logger=loggers(cfg),
         default_root_dir=run,
@@ -225,9 +225,10 @@ def _fit(
         # A module that steps its own optimisers clips, if at all, for itself.
         gradient_clip_val=1.0 if module.automatic_optimization else None,
     )
-    last = run / "last.ckpt"
+    # With another checkpoint_every than before Lightning writes last-v1.ckpt beside last.ckpt.
+    last = max(run.glob("last*.ckpt"), key=lambda path: path.stat().st_mtime_ns, default=None)
     start = time.time()
-    trainer.fit(module, data, ckpt_path=str(last) if last.is_file() else None)
+    trainer.fit(module, data, ckpt_path=None if last is None else str(last))
     seconds = time.time() - start
     # EMAWeightAveraging leaves the averaged weights in the module when training ends.
     record = {

@@ -19,25 +19,26 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from adjointdeis.gradients.cost import Cost
 from adjointdeis.guidance.fine_tuning import FineTuning, clip
-from adjointdeis.guidance.implicit_diffusion import Fresh
+from adjointdeis.guidance.problem import Batch, WeightProblem
 
 
 class WeightDescent(L.LightningModule):
     """One step: sample this process's share, descend its mean loss over the weights.
 
     Args:
-        tuning: Denoiser, objective, sampler, gradient method and optimiser.
+        tuning: Gradient method, optimiser and bound of the norm.
+        problem: Denoiser, loss and sampler.
     """
 
-    def __init__(self, tuning: FineTuning) -> None:
+    def __init__(self, tuning: FineTuning, problem: WeightProblem) -> None:
         super().__init__()
         # Registered, so that Lightning moves, wraps and saves it.
-        self.denoiser = tuning.denoiser
-        self.tuning = tuning
+        self.denoiser = problem.denoiser
+        self.tuning, self.problem = tuning, problem
         self.cost = Cost()
 
-    def training_step(self, batch: Fresh, index: int) -> Tensor:
-        rollout, losses = self.tuning.evaluate(batch.x_T, batch.z, batch.noise)
+    def training_step(self, batch: Batch, index: int) -> Tensor:
+        rollout, losses = self.problem.evaluate(batch, self.tuning.gradient)
         # The same object that the backward pass adds to.
         self.cost = rollout.cost
         loss = losses.mean()
@@ -46,21 +47,21 @@ class WeightDescent(L.LightningModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         # After the reduction: every process finds the same, and none is left waiting.
-        clip(self.tuning.parameters, self.tuning.clip_norm, f"step {self.global_step}: ")
+        clip(self.problem.parameters, self.tuning.clip_norm, f"step {self.global_step}: ")
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return self.tuning.optimizer
+        return self.tuning.optimizer(self.problem.parameters)
 
 
 class Draws(L.LightningDataModule):
     """The batches of steps 0, 1, ..., each process with its share; a continued run goes on.
 
     Args:
-        draw: ``step -> Fresh``, the same in every process.
+        draw: ``step -> Batch``, the same in every process.
         steps: How many there are.
     """
 
-    def __init__(self, draw: Callable[[int], Fresh], steps: int) -> None:
+    def __init__(self, draw: Callable[[int], Batch], steps: int) -> None:
         super().__init__()
         self.draw, self.steps = draw, steps
 
@@ -74,26 +75,26 @@ class Draws(L.LightningDataModule):
             batch_size=None,
         )
 
-    def transfer_batch_to_device(self, batch: Fresh, device: torch.device, index: int) -> Fresh:
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, index: int) -> Batch:
         noise = batch.noise
         if isinstance(noise, (list, tuple)):
             noise = [one.to(device) for one in noise]
         z = None if batch.z is None else batch.z.to(device)
-        return Fresh(batch.x_T.to(device), z, noise)
+        return Batch(batch.x_T.to(device), z, noise)
 
 
 class _Steps(IterableDataset):
     def __init__(
-        self, draw: Callable[[int], Fresh], first: int, end: int, rank: int, world: int
+        self, draw: Callable[[int], Batch], first: int, end: int, rank: int, world: int
     ) -> None:
         self.draw, self.first, self.end, self.rank, self.world = draw, first, end, rank, world
 
-    def __iter__(self) -> Iterator[Fresh]:
+    def __iter__(self) -> Iterator[Batch]:
         for step in range(self.first, self.end):
             yield share(self.draw(step), self.rank, self.world)
 
 
-def share(fresh: Fresh, rank: int, world: int) -> Fresh:
+def share(batch: Batch, rank: int, world: int) -> Batch:
     """Rows rank, rank + world, ... of a batch.
 
     Raises:
@@ -101,18 +102,18 @@ def share(fresh: Fresh, rank: int, world: int) -> Fresh:
             would weigh samples unequally; or the noise is no list of recorded ones.
     """
     if world == 1:
-        return fresh
-    samples = len(fresh.x_T)
+        return batch
+    samples = len(batch.x_T)
     if samples % world:
         raise ValueError(
             f"samples={samples}: expected a multiple of the {world} processes, which share every "
             "batch equally"
         )
-    if fresh.noise is not None and not isinstance(fresh.noise, (list, tuple)):
+    if batch.noise is not None and not isinstance(batch.noise, (list, tuple)):
         raise ValueError(
-            f"noise of type {type(fresh.noise).__name__} cannot be shared between processes; give "
+            f"noise of type {type(batch.noise).__name__} cannot be shared between processes; give "
             "a list of N recorded noises"
         )
     rows = slice(rank, None, world)
-    noise = None if fresh.noise is None else [one[rows] for one in fresh.noise]
-    return Fresh(fresh.x_T[rows], None if fresh.z is None else fresh.z[rows], noise)
+    noise = None if batch.noise is None else [one[rows] for one in batch.noise]
+    return Batch(batch.x_T[rows], None if batch.z is None else batch.z[rows], noise)

@@ -1,0 +1,94 @@
+"""Columns of a score table: directions, canonical text, and codes of equal rows."""
+
+from typing import Any
+
+import numpy as np
+
+from adjointdeis.evaluation.errors import ScoreError
+from adjointdeis.files import canonical
+
+SCORE_TYPES = ("similarity", "dissimilarity")
+
+
+def oriented(scores: Any, score_type: str) -> np.ndarray:
+    """Raw scores turned so that larger means more alike, float64; NaN (failed) stays.
+
+    Raises:
+        ScoreError: an unknown direction, or an infinite score.
+    """
+    require_direction(score_type)
+    array = np.asarray(scores, dtype=np.float64)
+    if np.isinf(array).any():
+        raise ScoreError("a score is infinite; mark a failed comparison with NaN")
+    return -array if score_type == "dissimilarity" else array
+
+
+def oriented_tau(tau: float, score_type: str) -> float:
+    """A threshold turned like the scores.
+
+    Raises:
+        ScoreError: an unknown direction, or a threshold that is not a finite number.
+    """
+    require_direction(score_type)
+    if not np.isfinite(tau):
+        raise ScoreError(f"threshold {tau!r}: expected a finite number")
+    return -float(tau) if score_type == "dissimilarity" else float(tau)
+
+
+def require_direction(score_type: str) -> None:
+    """Refuses anything but `similarity` and `dissimilarity`, such as `distance`."""
+    if score_type not in SCORE_TYPES:
+        raise ScoreError(f"score_type {score_type!r}: expected {' or '.join(SCORE_TYPES)}")
+
+
+def text_column(values: Any) -> np.ndarray:
+    """Labels as an array of canonical text: spellings of one id are equal wherever they meet.
+
+    Args:
+        values: text, or labels of another kind, which become text; any shape.
+
+    Returns:
+        fixed-width `str_` where that is about as large as the text itself, else Python objects:
+        in a fixed width one id of 4,000 characters costs 16 kB in every row.
+    """
+    if is_scalar(values):
+        return np.array(canonical(str(values)))
+    if isinstance(values, np.ndarray):
+        if values.ndim != 1 or (values.dtype.kind == "U" and _is_canonical(values)):
+            return values
+        values = values.tolist()
+    known: dict[Any, str] = {}
+    flat = []
+    for value in values:
+        if (found := known.get(value)) is None:
+            found = known[value] = canonical(str(value))
+        flat.append(found)
+    widest = max(map(len, known.values()), default=0)
+    size = sum(map(len, flat)) + 8 * len(flat)
+    return np.array(flat, dtype=np.str_ if widest * len(flat) <= 4 * size else object)
+
+
+def is_scalar(value: Any) -> bool:
+    return isinstance(value, str) or not hasattr(value, "__len__")
+
+
+def _is_canonical(array: np.ndarray) -> bool:
+    """Whether fixed-width text is ASCII without blanks, as nearly every id is; fast."""
+    if not array.size or not array.dtype.itemsize:
+        return True
+    points = np.ascontiguousarray(array).view(np.uint32)
+    return bool(((points == 0) | ((points > 32) & (points < 127))).all())
+
+
+def codes(*columns: np.ndarray) -> tuple[np.ndarray, int]:
+    """One integer per row, equal where all columns are equal, sorted as the columns sort.
+
+    Returns:
+        the codes 0..n-1, shape of the columns, and n.
+    """
+    combined = np.zeros(len(columns[0]), dtype=np.int64)
+    for column in columns:
+        values, inverse = np.unique(column, return_inverse=True)
+        # Compressing after every column keeps the mixed radix below 2^63.
+        _, combined = np.unique(combined * len(values) + inverse, return_inverse=True)
+    return combined, int(combined.max()) + 1 if len(combined) else 0

@@ -1,1 +1,0 @@
-"""Tasks with a known answer on which guidance algorithms are compared."""

@@ -1,0 +1,53 @@
+"""What other installed packages add, by entry point: gradient methods, solvers, attacks, judges.
+
+A package names its classes in its ``pyproject.toml``, and they can be chosen by name beside ours:
+
+.. code-block:: toml
+
+    [project.entry-points."adjointdeis.gradients"]
+    my_method = "my_package.method:MyMethod"
+
+Groups are ``adjointdeis.gradients``, ``.solvers``, ``.attacks``, ``.recognisers`` and
+``.resources``; docs/extending.md shows each.
+"""
+
+import warnings
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Any
+
+GROUPS = ("gradients", "solvers", "attacks", "recognisers", "resources")
+
+
+@cache
+def plugins(group: str) -> dict[str, Any]:
+    """What the entry points of a group name, by entry point, in alphabetical order.
+
+    A package that cannot be imported is left out with a warning: it is not to take down those who
+    do not use it.
+
+    Args:
+        group: One of :data:`GROUPS`.
+
+    Raises:
+        ValueError: Two packages give the same name; there is no such group.
+    """
+    if group not in GROUPS:
+        raise ValueError(f"{group!r} is no group of entry points; known are {', '.join(GROUPS)}")
+    found: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    for point in sorted(entry_points(group=f"adjointdeis.{group}"), key=lambda p: p.name):
+        if origin.setdefault(point.name, point.value) != point.value:
+            raise ValueError(
+                f"two packages name a plugin adjointdeis.{group} {point.name!r}: "
+                f"{origin[point.name]} and {point.value}; uninstall one, or ask for another name"
+            )
+        try:
+            found[point.name] = point.load()
+        except Exception as error:
+            warnings.warn(
+                f"the plugin adjointdeis.{group} {point.name!r} ({point.value}) is left out: "
+                f"{type(error).__name__}: {error}",
+                stacklevel=2,
+            )
+    return found

@@ -1,0 +1,322 @@
+"""A report from score files alone: tables and figures of rates, without morphs or photographs.
+
+The same document as a run's report where both have something to say; what the files do not hold
+(no morphs, no detectors, one recogniser) is left out.
+"""
+
+import csv
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from adjointdeis.evaluation import (
+    WORST_CASE,
+    EvaluationError,
+    ScoreTable,
+    Subjects,
+    ThresholdRecord,
+    compare_attacks,
+    detection_rows,
+    evaluate,
+    evaluate_attack_potential,
+    evaluate_generality,
+    tables,
+)
+from adjointdeis.evaluation.operating import distinct, estimate_thresholds
+from adjointdeis.evaluation.protocol import evaluate_by
+from adjointdeis.evaluation.storage import write_json
+from adjointdeis.evaluation.verification import verification_rows
+from adjointdeis.files import write_atomically
+from adjointdeis.reporting.curves import det_figure, operating_curve_figure, potential_figure
+from adjointdeis.reporting.document import (
+    Bullets,
+    Document,
+    Facts,
+    Figure,
+    FigureRow,
+    Section,
+    Table,
+)
+from adjointdeis.reporting.plots import density_figure, scatter_figure
+from adjointdeis.reporting.render_html import html
+from adjointdeis.reporting.render_latex import latex_table
+from adjointdeis.reporting.render_markdown import markdown
+from adjointdeis.reporting.run import EvaluationSetting, Run
+from adjointdeis.reporting.run_tables import rate_table
+from adjointdeis.reporting.text import listed, plural
+
+TABLES = "tables"
+
+
+def write_score_report(
+    table: ScoreTable,
+    out: Path | str,
+    *,
+    title: str = "Scores",
+    thresholds: Sequence[ThresholdRecord] | None = None,
+    fmr: Sequence[float] = (0.001,),
+    impostor_policies: Sequence[str] = ("all",),
+    subjects: Subjects | None = None,
+    covariates: Sequence[str] = (),
+    replicates: int = 2000,
+    seed: int = 0,
+    confidence: float = 0.95,
+    plots: bool = True,
+) -> list[Path]:
+    """Writes report.html, report.md, result.json, figures, and every table as CSV and LaTeX.
+
+    Args:
+        table: scores of any kinds.
+        out: the folder; made where it is absent.
+        thresholds: records instead of estimates from the impostors in the table.
+        covariates: of `sex`, `group`, `age`; rates of each group, which needs `subjects`.
+        plots: whether to draw figures; they take most of the time.
+
+    Returns:
+        the files written.
+
+    Raises:
+        EvaluationError: as the evaluation raises it, or a table without anything to report.
+    """
+    out = Path(out)
+    statistics = {"replicates": replicates, "seed": seed, "confidence": confidence}
+    records, rows = _rates(table, thresholds, fmr, impostor_policies, subjects, statistics)
+    if not (rows or records or len(table.select(kind="mad"))):
+        raise EvaluationError(f"{table.source or 'scores'}: nothing to report in these rows")
+    run = _as_run(table, rows, records, out, title)
+    sections = []
+    if rows:
+        sections.append(Section("results", "Vulnerability", _vulnerability(run)))
+        closer = _closer(run, subjects, covariates, statistics)
+        sections.append(Section("closer", "A closer look", closer))
+    made: dict[str, Any] = {}
+    if table.unique("system", kind="mated") and table.unique("system", kind="nonmated"):
+        made["verification"] = verification_rows(
+            table, fmr=fmr, impostor_policy=impostor_policies[0], subjects=subjects, **statistics
+        )
+        found = tables.verification_table(made["verification"], run.system_label)
+        sections.append(Section("verification", "Verification", (found,)))
+    if len(table.select(kind="mad")):
+        made["detection"] = detection_rows(table, **statistics)
+        found = tables.detection_table(made["detection"])
+        sections.append(Section("detection", "Morphing attack detection", (found,)))
+    if records:
+        found = tables.threshold_table(records, run.system_label)
+        sections.append(Section("thresholds", "Thresholds", (found,)))
+    if plots and (drawn := _figures(run, records)):
+        sections.insert(1 if rows else len(sections), Section("plots", "Plots", drawn))
+    sections.append(Section("origin", "Where the numbers come from", (_origin(table),)))
+    document = Document(f"Morphing attack evaluation: {title}", _lead(table), tuple(sections))
+    return _write(document, run, out, made)
+
+
+def _rates(
+    table: ScoreTable,
+    thresholds: Sequence[ThresholdRecord] | None,
+    fmr: Sequence[float],
+    policies: Sequence[str],
+    subjects: Subjects | None,
+    statistics: dict[str, Any],
+) -> tuple[list[ThresholdRecord], list[dict[str, Any]]]:
+    morphs = table.unique("system", kind="morph")
+    records = [] if thresholds is None else list(thresholds)
+    if thresholds is None:
+        for system in morphs or table.unique("system", kind="nonmated"):
+            confidence = statistics["confidence"]
+            records += estimate_thresholds(
+                table, system, fmr, policies, subjects, confidence=confidence
+            )
+    rows = evaluate(table, records, subjects=subjects, **statistics) if morphs else []
+    return records, rows
+
+
+def _as_run(
+    table: ScoreTable,
+    rows: list[dict[str, Any]],
+    records: Sequence[ThresholdRecord],
+    out: Path,
+    title: str,
+) -> Run:
+    """The table as a run without images, so that a run's tables and figures serve it too."""
+    names = table.unique("system", kind=("morph", "mated", "nonmated"))
+    stated = table.metadata.get("systems", {})
+    systems = {
+        name: {
+            "label": name,
+            "alignment": str(stated.get(name, {}).get("alignment", "")),
+            "fingerprint": str(stated.get(name, {}).get("model_fingerprint", "")),
+            "licence": "",
+            "score_type": table.select(kind=("morph", "mated", "nonmated")).direction(name),
+        }
+        for name in names
+    }
+    morphs = table.select(kind="morph")
+    attacks = {
+        name: {
+            "label": name, "paper_row": None, "settings": {}, "nfe_paper": None, "nfe": None,
+            "pairs": len(morphs.select(attack=name).unique("morph_id")), "failed": [], "notes": [],
+        }
+        for name in morphs.unique("attack")
+        if name != WORST_CASE
+    }  # fmt: skip
+    result: dict[str, Any] = {
+        "schema": 1,
+        "tool": "adjointdeis-eval report",
+        "experiment": title,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "run": {"config_hash": table.fingerprint(), "git": None, "seed": None},
+        "attacks": attacks,
+        "systems": systems,
+        "rows": rows,
+        "thresholds": [record.to_dict() for record in records],
+        "pairs": [],
+        "scores": "scores.csv",
+    }
+    run = Run(out, result)  # type: ignore[arg-type]
+    run.__dict__["scores"] = table
+    return run
+
+
+def _vulnerability(run: Run) -> tuple[Table, ...]:
+    found = [
+        _without_nfe(rate_table(run, at, link=False, explained=at == run.headline[0]))
+        for at in run.headline
+    ]
+    every = replace(
+        tables.rates_table(run.result["rows"], run.system_label),
+        key="rates", title="Every rate with what it rests on",
+    )  # fmt: skip
+    return (*found, every)
+
+
+def _without_nfe(table: Table) -> Table:
+    """A run's table of rates without the costs, which score files do not know."""
+    keep = [k for k, name in enumerate(table.header) if not name.startswith("NFE")]
+    notes = tuple(note for note in table.notes if not note.startswith("NFE"))
+    rows = tuple(tuple(row[k] for k in keep) for row in table.rows)
+    return replace(table, header=tuple(table.header[k] for k in keep), rows=rows, notes=notes)
+
+
+def _closer(
+    run: Run, subjects: Subjects | None, covariates: Sequence[str], statistics: dict[str, Any]
+) -> tuple[Table, ...]:
+    """MAP and G-MAP over several recognisers, paired tests of several attacks, groups."""
+    at, attacks, found = run.headline[0], list(run.result["attacks"]), []
+    asked: dict[str, Any] = {
+        "fmr": at.fmr, "impostor_policy": at.impostors, "subjects": subjects, **statistics,
+    }  # fmt: skip
+    table = run.scores
+    for covariate in distinct(covariates):
+        if subjects is None:
+            raise EvaluationError(f"rates by {covariate} need --subjects FILE")
+        rows = evaluate_by(table, subjects, covariate, run.thresholds, **statistics)
+        made = tables.rates_table(rows, run.system_label)
+        found.append(replace(made, key=f"by-{covariate}", title=f"Morphs of one {covariate}"))
+    if len(run.systems) > 1 and attacks:
+        try:
+            rows = evaluate_attack_potential(table, run.thresholds, attacks=attacks, **asked)
+            found += tables.potential_tables(rows)
+            found.append(
+                tables.generality_table(evaluate_generality(table, run.thresholds, **asked))
+            )
+        except EvaluationError:
+            # Recognisers that scored different morphs have no common potential.
+            pass
+    for other in attacks[1:]:
+        for condition in run.headline:
+            try:
+                pairs = compare_attacks(
+                    table, attacks[0], other, run.thresholds, probe_policy=condition.probe,
+                    **asked,
+                )  # fmt: skip
+            except EvaluationError:
+                # The two attacks have no pair of people in common.
+                continue
+            key = f"paired-{other}-{condition.probe}"
+            made = tables.paired_table(pairs)
+            found.append(replace(made, key=key, labels=(("Probe", condition.probe),)))
+    return tuple(found)
+
+
+def _figures(run: Run, records: Sequence[ThresholdRecord]) -> tuple[FigureRow, ...]:
+    folder = run.directory / "plots"
+    at = run.headline[0] if run.headline else None
+    if at is None:
+        if not records:
+            return ()
+        at = EvaluationSetting("other", records[0].impostor_policy, "MMPMR", records[0].target_fmr)
+    kinds: dict[str, list[Figure | None]] = {
+        "Across recognisers": [det_figure(run, at, folder / "det")]
+    }
+    systems = run.systems or list(run.result["systems"])
+    stems = {system: _stem(system) for system in systems}
+    if run.result["rows"]:
+        kinds["Across recognisers"].append(potential_figure(run, at, folder / "potential"))
+        kinds["Success at other operating points"] = [
+            operating_curve_figure(run, s, at, folder / f"operating_{stems[s]}") for s in systems
+        ]
+        kinds["Both subjects at once"] = [
+            scatter_figure(run, s, at, folder / f"scatter_{stems[s]}") for s in systems
+        ]
+    kinds["Scores of every kind of comparison"] = [
+        density_figure(run, s, at, folder / f"densities_{stems[s]}") for s in systems
+    ]
+    drawn = {title: tuple(f for f in found if f is not None) for title, found in kinds.items()}
+    return tuple(FigureRow(title, found) for title, found in drawn.items() if found)
+
+
+def _stem(name: str) -> str:
+    """A name as part of a file's name; names that need changing are told apart by a digest."""
+    plain = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
+    return (
+        plain if plain == name else f"{plain[:40]}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
+    )
+
+
+def _lead(table: ScoreTable) -> str:
+    words = []
+    nouns = {"morph": "morph comparison", "mated": "mated comparison",
+             "nonmated": "impostor comparison", "mad": "detection score"}  # fmt: skip
+    for kind, noun in nouns.items():
+        if n := len(table.select(kind=kind)):
+            words.append(plural(n, noun))
+    return f"{listed(words)}, from score files alone."
+
+
+def _origin(table: ScoreTable) -> Facts | Bullets:
+    facts = [("Files", table.source or "one table"), ("Fingerprint", table.fingerprint()[:16])]
+    for name, value in table.metadata.items():
+        if isinstance(value, str) and value:
+            facts.append((name, value))
+    for name, stated in (table.metadata.get("systems") or {}).items():
+        facts.append(
+            (f"Recogniser {name}", ", ".join(f"{k} {v}" for k, v in stated.items()) or "–")
+        )
+    return Facts(tuple(facts))
+
+
+def _write(document: Document, run: Run, out: Path, made: dict[str, Any]) -> list[Path]:
+    written = []
+    for name, text in (("report.md", markdown(document, out)), ("report.html", html(document))):
+        write_atomically(out / name, lambda f, text=text: f.write(text))
+        written.append(out / name)
+    write_json({**run.result, **made}, out / "result.json")
+    written.append(out / "result.json")
+    for section in document.sections:
+        for block in section.blocks:
+            if isinstance(block, Table):
+                stem = _stem(block.key)
+                tex, plain = out / TABLES / f"{stem}.tex", out / TABLES / f"{stem}.csv"
+                write_atomically(tex, lambda f, block=block: f.write(latex_table(block)))
+                lines = [block.header, *([c.flat for c in row] for row in block.rows)]
+                write_atomically(
+                    plain,
+                    lambda f, lines=lines: csv.writer(f, lineterminator="\n").writerows(lines),
+                )
+                written += [tex, plain]
+            if isinstance(block, FigureRow):
+                written += [p for figure in block.figures for p in (figure.svg, figure.png)]
+    return written
