@@ -67,6 +67,7 @@ class AdjointDEIS(StepwiseMethod):
             Jacobian of the data prediction over :math:`e^{c\lambda}`; the linear part, exact,
             then carries the whole factor at high noise, where the noise form may flip the
             sign. Needs sigma > 0 at the clean end; at low noise its error is the larger one.
+        check: as for ``StepwiseMethod``: compare what is evaluated again.
 
     Cost: N evaluations forward, M with a graph and M vector-Jacobian products backward.
 
@@ -83,6 +84,7 @@ class AdjointDEIS(StepwiseMethod):
             steps; re-solved states beyond order 2; data prediction to sigma = 0.
         NotSupportedError: data prediction with re-solved states of an SDE, whose noise in that
             variable is no increment of the path.
+        InconsistentStepError: what was evaluated again is not what ran.
         UnreachableLeafError: the denoiser captured a tensor that requires a gradient.
 
     When not to use: wherever ``DiscreteAdjoint`` fits. With M = N and recorded states that

@@ -44,6 +44,7 @@ class AdjointDPM(StepwiseMethod):
             * "resolved": y is integrated back from x_0 throughout. O(1) latents; errors grow
               where the flow contracts.
         rtol, atol: tolerances of an adaptive method on (y, p, a_z, a_theta).
+        check: as for ``StepwiseMethod``: compare what is evaluated again.
 
     Cost: N evaluations forward; backward N for "euler", 4 N for "rk4", each with a graph and a
     vector-Jacobian product; for adaptive methods as many as the tolerances ask for.
@@ -56,6 +57,7 @@ class AdjointDPM(StepwiseMethod):
         ValueError: unknown method or states; an encoding grid.
         MissingPackageError: torchdiffeq is not installed.
         NotSupportedError: an SDE sampler, or a scheduled z.
+        InconsistentStepError: what was evaluated again is not what ran.
         UnreachableLeafError: the denoiser captured a tensor that requires a gradient.
 
     When not to use: where the gradient of the sampler that ran is wanted: ``DiscreteAdjoint``

@@ -45,6 +45,7 @@ class Backsolve(StepwiseMethod):
         method: an adaptive method of torchdiffeq, or a fixed-step one, which steps over the
             sampling nodes.
         rtol, atol: tolerances of an adaptive method on (x, a_x, a_z, a_theta) together.
+        check: as for ``StepwiseMethod``: compare what is evaluated again.
 
     Cost: N evaluations forward; backward as many, each with a graph and a vector-Jacobian
     product, as the tolerances ask for. One latent.
@@ -54,6 +55,7 @@ class Backsolve(StepwiseMethod):
             equation in t is singular.
         MissingPackageError: torchdiffeq is not installed.
         NotSupportedError: an SDE sampler, or a scheduled z.
+        InconsistentStepError: what was evaluated again is not what ran.
         UnreachableLeafError: the denoiser captured a tensor that requires a gradient. Weights
             of a plain callable are given by ``sample(..., parameters=[...])``.
 

@@ -95,10 +95,12 @@ class DiscreteAdjoint(StepwiseMethod):
             the first one, and the split with the fewest recomputed evaluations is taken.
             Weights, and what an operation needs while it runs, are not in the budget.
             The gradient does not depend on it; the evaluations counted do.
+        check: as for ``StepwiseMethod``: compare what is evaluated again.
 
     Raises:
         ValueError: snapshots < 1, keep_activations < 0, or a budget beside either.
         MemoryBudgetError: the budget is less than one snapshot and one step take.
+        InconsistentStepError: what was evaluated again is not what ran.
         UnreachableLeafError: the denoiser captured a tensor that requires a gradient.
 
     When not to use: for second derivatives (use ``Backprop``); it is otherwise the default.

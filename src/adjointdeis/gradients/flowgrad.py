@@ -48,11 +48,13 @@ class FlowGrad(StepwiseMethod):
             gradient is an integral over the steps. "copied": all of it each, for controls
             that a solver adds to the state (the u_i of the paper), whose gradient is the
             adjoint at that state.
+        check: as for ``StepwiseMethod``: compare what is evaluated again.
 
     Raises:
         ValueError: a negative threshold, or unknown members.
         NotSupportedError: a solver with a history, whose steps cannot be merged, or an
             encoding grid.
+        InconsistentStepError: what was evaluated again is not what ran.
         UnreachableLeafError: the denoiser captured a tensor that requires a gradient.
 
     When not to use: when one product per step is affordable; on N = 20 steps of a curved

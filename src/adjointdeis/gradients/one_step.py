@@ -31,12 +31,16 @@ class OneStep(StepwiseMethod):
     On an SDE sampler the same deterministic step is taken: the gradient of the mean that the
     network predicts, blind to the noise of the path.
 
+    Args:
+        check: as for ``StepwiseMethod``: compare what is evaluated again.
+
     Cost: N evaluations forward, 1 more with a graph, 1 vector-Jacobian product; x_T alone is
     held.
 
     Raises:
         NotSupportedError: a scheduled condition requires a gradient; only its first entry
             would have one.
+        InconsistentStepError: what was evaluated again is not what ran.
         UnreachableLeafError: the denoiser captured a tensor that requires a gradient.
 
     When not to use: where the length of the gradient matters, or where early and late steps

@@ -60,6 +60,9 @@ class Reversible(StepwiseMethod):
     and autocast are repeated; a network that draws random numbers costs the state of their
     generator per evaluation.
 
+    Args:
+        check: as for ``StepwiseMethod``: compare what is evaluated again.
+
     Cost: the evaluations of the sampler (2N for EDICT, N for BDIA and O-BELM, 2sN for Rex with
     s stages), as many again with a graph, one vector-Jacobian product for each. Memory: two
     latents and the activations of one coupling, whatever N.
@@ -70,6 +73,7 @@ class Reversible(StepwiseMethod):
 
     Raises:
         NotSupportedError: the sampler is not a ``ReversibleSolver``.
+        InconsistentStepError: what was evaluated again is not what ran.
         UnreachableLeafError: the denoiser captured a tensor that requires a gradient.
 
     When not to use: where the N + 1 latents of ``DiscreteAdjoint`` fit, which needs no pair and

@@ -41,6 +41,7 @@ class SdeBacksolve(StepwiseMethod):
         method: "euler", "midpoint" or "heun" of torchsde.
         substeps: how many steps to take in each sampling step; more than 1 needs the path
             between the sampling nodes.
+        check: as for ``StepwiseMethod``: compare what is evaluated again.
 
     Cost: N evaluations forward; backward N substeps for "euler", twice that otherwise, each with
     a graph and a vector-Jacobian product. Holds one latent.
@@ -53,6 +54,7 @@ class SdeBacksolve(StepwiseMethod):
         ValueError: unknown method, substeps < 1, or substeps > 1 without a ``BrownianPath``.
         MissingPackageError: torchsde is not installed.
         NotSupportedError: an ODE sampler, or a scheduled z.
+        InconsistentStepError: what was evaluated again is not what ran.
         UnreachableLeafError: the denoiser captured a tensor that requires a gradient.
 
     When not to use: to measure the robustness of a defence. The gradient belongs to the

@@ -33,12 +33,16 @@ class SymplecticAdjoint(StepwiseMethod):
     makes the discretised adjoint the adjoint of the discretisation: the result is the gradient
     of the sampler that ran, to rounding.
 
+    Args:
+        check: as for ``StepwiseMethod``: compare what is evaluated again.
+
     Cost, for N steps of s stages: N s evaluations forward; backward N (s - 1) to find the
     stages, N s with a graph and N s vector-Jacobian products. Holds N + s latents and the
     activations of one evaluation, where ``DiscreteAdjoint`` holds those of s.
 
     Raises:
         NotSupportedError: a solver other than ``RungeKutta``.
+        InconsistentStepError: what was evaluated again is not what ran.
         UnreachableLeafError: the denoiser captured a tensor that requires a gradient.
 
     When not to use: with "euler", where it is ``DiscreteAdjoint``; or where the activations of
