@@ -48,16 +48,16 @@ def _autoencoder(entry: dict[str, Any], measured: dict[str, Any]) -> list[str]:
         f"| initial weights | {_initial(initial)} |",
         f"| recipe | {training['steps']} steps of {recipe['batch_size'] * training['processes']} "
         f"images in {training['processes']} processes, AdamW at {recipe['learning_rate']:g}, "
-        f"cosine of {recipe['learning_rate_steps'] or recipe['steps']} steps, EMA {recipe['ema_decay']}, "
-        f"seed {training['seed']}; the encoder is "
+        f"cosine of {recipe['learning_rate_steps'] or recipe['steps']} steps, "
+        f"EMA {recipe['ema_decay']}, seed {training['seed']}; the encoder is "
         f"{'trained too' if recipe['train_encoder'] else 'left as it was'} |",
         f"| command | `python run.py task={recipe['name'].replace('-', '/', 1)}"
         f"{'' if initial is None else ' task.initial=<initial weights>'}` |",
         f"| file | {entry['bytes'] / 1e6:.1f} MB, SHA-256 `{entry['sha256'][:16]}` |",
         "",
         f"Measured on {measured['images']} unseen faces. A picture is as sharp as a rendered one "
-        "at a ratio of 1; grain is above, blur below. White noise has a standard deviation of 1, also "
-        "of its 8x8 block means times 8, and no correlation with the image.",
+        "at a ratio of 1; grain is above, blur below. White noise has a standard deviation of 1, "
+        "also of its 8x8 block means times 8, and no correlation with the image.",
         "",
         "| | 20 steps | 100 steps |",
         "|---|---|---|",
