@@ -213,3 +213,46 @@ def test_every_module_says_what_it_is() -> None:
         if not ast.get_docstring(ast.parse(p.read_text()))
     ]
     assert not missing
+
+
+def exported() -> Iterator[tuple[str, object]]:
+    """Functions and classes that a package exports, by the full name."""
+    for init in sorted((ROOT / "src").rglob("__init__.py")):
+        name = ".".join(init.relative_to(ROOT / "src").parts[:-1])
+        package = importlib.import_module(name)
+        for each in getattr(package, "__all__", ()):
+            value = getattr(package, each)
+            if getattr(value, "__module__", "").startswith("adjointdeis"):
+                yield f"{name}.{each}", value
+
+
+def test_what_is_exported_says_what_it_takes() -> None:
+    missing, seen = [], 0
+    for name, value in exported():
+        error = inspect.isclass(value) and issubclass(value, (Exception, Warning))
+        if error or not callable(value) or getattr(value, "_is_protocol", False):
+            continue
+        told = re.search(
+            r"^(?:Args|Attributes):\n(.*?)(?=^\S|\Z)", inspect.getdoc(value) or "", re.S | re.M
+        )
+        described = re.findall(r"^ {4}([\w, ()*-]+):", told[1], re.M) if told else []
+        known = {word for line in described for word in re.findall(r"\w+", line)}
+        parameters = inspect.signature(value).parameters.values()
+        # What is handed on as it comes is described where it is taken.
+        taken = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+        seen += len(taken)
+        missing += [f"{name}: {p}" for p in taken if not p.startswith("_") and p not in known]
+    assert not missing
+    assert seen > 200
+
+
+def test_arguments_are_described_in_one_form() -> None:
+    other = re.compile(r"^\s*(Arguments|Parameters|Params|Inputs):?\s*$|:param \w|^\s*-{4,}$", re.M)
+    wrong = []
+    for path in CODE:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.Module)):
+                text = ast.get_docstring(node) or ""
+                if found := other.search(text):
+                    wrong.append(f"{path.relative_to(ROOT)}: {found[0].strip()}")
+    assert not wrong

@@ -20,7 +20,7 @@ def interleaved(
 
     A machine that slows down for a while slows all of them; ratios are taken within a round.
 
-    Arguments:
+    Args:
         work: What to time.
         rounds: Most rounds.
         seconds: No round starts after this time, but the first.

@@ -96,6 +96,10 @@ class EpsFromX0(_Converted):
 class EpsFromV(_Converted):
     """Noise prediction of a network that predicts v = alpha eps - sigma x0.
 
+    Args:
+        network: callable of (x, t, z).
+        schedule: gives alpha and sigma at t.
+
     References:
         Progressive distillation, https://arxiv.org/abs/2202.00512
     """
@@ -109,7 +113,12 @@ class EpsFromV(_Converted):
 
 
 class EpsFromFlow(_Converted):
-    """Noise prediction of a rectified-flow network that predicts eps - x0."""
+    """Noise prediction of a rectified-flow network that predicts eps - x0.
+
+    Args:
+        network: callable of (x, t, z).
+        schedule: gives alpha and sigma at t.
+    """
 
     def forward(self, x: Tensor, t: Tensor, z: Tensor | None) -> Tensor:
         return eps_from_flow(x, self.network(x, t, z), *self.levels(t))

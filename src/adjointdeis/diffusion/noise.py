@@ -178,6 +178,11 @@ class ReversedNoise:
 def as_noise(noise: Noise | Sequence[Tensor] | None, grid: TimeGrid, x: Tensor) -> Noise:
     """A noise source for this grid, with a list of tensors taken as recorded noise.
 
+    Args:
+        noise: A noise source, recorded noises of shape (B, *), one per step, or None.
+        grid: The grid that the noise is for.
+        x: The state, whose shape, dtype and device the noises must have.
+
     Raises:
         ValueError: none was given, or a recorded one has the wrong length or shapes.
     """

@@ -212,7 +212,11 @@ def detection_rows(
     images; never narrower than the exact interval of as many images as share nobody.
 
     Args:
+        table: `mad` rows, and `morph` rows where those say whose images were morphed.
+        systems: detectors to evaluate; None takes what the table has.
         replicates: of the bootstrap; 0 leaves the exact interval alone.
+        seed: of the bootstrap.
+        confidence: level of the intervals, in (0, 1).
 
     Returns:
         system, attack, d_eer, d_eer_lo, d_eer_hi, d_eer_tau; k, n, value, lo, hi and tau of

@@ -72,7 +72,17 @@ def evaluate_attack_potential(
 ) -> list[dict[str, Any]]:
     """MAP[r, c] of every attack and probe policy over all systems, one row per (r, c).
 
-    Args are those of `evaluate`; `attempts` is R of `attack_potential`.
+    Args:
+        table: `morph` rows of several systems, and `nonmated` rows where thresholds are estimated.
+        thresholds: Records to use, one per system; None estimates each from the table's impostors.
+        fmr: Target false match rate, a share.
+        impostor_policy: Which impostors set the threshold: all, same-sex, same-sex-and-group.
+        attacks, systems, probe_policies: What to evaluate; None takes what the table has.
+        subjects: Sex and group of each subject, for the policies that need them.
+        attempts: R, the number of rows; None is the smallest number of probes of any subject.
+        replicates: Draws of the subject bootstrap; 0 leaves it out.
+        seed: Of the draws.
+        confidence: Level of the intervals, in (0, 1).
 
     Raises:
         EvaluationError: when a system has no threshold at this FMR and policy.
@@ -132,6 +142,16 @@ def evaluate_generality(
     """G-MAP over all attacks, one row per probe policy: minimum, mean and maximum over systems.
 
     The worst-case bound is no attack and is left out. Failures in the scores count as non-matches.
+
+    Args:
+        table: `morph` rows of several attacks and systems, and `nonmated` rows.
+        thresholds: Records to use, one per system; None estimates each from the table's impostors.
+        fmr: Target false match rate, a share.
+        impostor_policy: Which impostors set the threshold: all, same-sex, same-sex-and-group.
+        subjects: Sex and group of each subject, for the policies that need them.
+        replicates: Draws of the subject bootstrap; 0 leaves it out.
+        seed: Of the draws.
+        confidence: Level of the intervals, in (0, 1).
 
     Returns:
         probe_policy, impostor_policy, fmr_target, attacks, systems, min, mean, max with the ends

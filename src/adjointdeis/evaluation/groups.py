@@ -150,6 +150,10 @@ def group(
 def group_table(table: ScoreTable, *, attack: str, system: str, probe_policy: str) -> MorphScores:
     """Groups the `morph` rows of one attack, system and probe policy.
 
+    Args:
+        table: Scores.
+        attack, system, probe_policy: Whose `morph` rows.
+
     Raises:
         ScoreError: when the table has no such row.
     """

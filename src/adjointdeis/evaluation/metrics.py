@@ -62,7 +62,14 @@ def denominators(groups: MorphScores, variant: str) -> np.ndarray:
 def vulnerability(
     groups: MorphScores, tau: float, variant: str = "MMPMR", *, confidence: float = 0.95
 ) -> Rate:
-    """One variant of one attack on one system; `tau` is for scores where larger is more alike."""
+    """One variant of one attack on one system.
+
+    Args:
+        groups: Scores of one attack on one system, by morph and subject.
+        tau: Threshold, for scores where larger is more alike.
+        variant: One of `VARIANTS`.
+        confidence: Level of the interval, in (0, 1).
+    """
     if math.isnan(tau):
         raise EvaluationError("threshold nan: expected a number")
     k = float(numerators(groups, variant, np.array([tau])).sum())
@@ -89,6 +96,8 @@ def mmpmr(
         morph, subject, probe: shape (R,), labels; `probe` names the attempts that FMMPMR pairs.
         tau: the threshold in the scores' own direction.
         variant: `MMPMR` (one probe per subject), `MinMax`, `ProdAvg`, `FMMPMR` or `IAPMR`.
+        score_type: similarity, or dissimilarity, where a match lies below tau.
+        confidence: level of the interval, in (0, 1).
 
     Raises:
         ScoreError: shapes that differ, repeats, or data that the variant is not defined on.
@@ -123,12 +132,21 @@ def rmmr(attack: Rate, fnmr: Rate) -> Rate:
     """RMMR = MMPMR + FNMR of the same system and threshold; may exceed 1.
 
     Papers up to September 2017 may mean TMR - MMPMR by RMNMR; this is not that.
+
+    Args:
+        attack: MMPMR, or one of its variants.
+        fnmr: False non-match rate.
     """
     return sum_of_rates(attack, fnmr)
 
 
 def mmpmr_curve(groups: MorphScores, taus: np.ndarray) -> np.ndarray:
-    """MinMax-MMPMR (MMPMR with one probe) at many thresholds in one pass, shape of `taus`."""
+    """MinMax-MMPMR (MMPMR with one probe) at many thresholds in one pass, shape of `taus`.
+
+    Args:
+        groups: Scores of one attack on one system.
+        taus: Thresholds, any shape.
+    """
     if np.isnan(taus).any():
         raise EvaluationError("a threshold is nan: expected numbers")
     ordered = np.sort(groups.min_of_best)

@@ -47,7 +47,17 @@ def estimate_thresholds(
     confidence: float = 0.95,
     **stated: Any,
 ) -> list[ThresholdRecord]:
-    """Threshold records of one system, labelled from the table's metadata and `stated`."""
+    """Threshold records of one system, labelled from the table's metadata and `stated`.
+
+    Args:
+        table: `nonmated` rows.
+        system: Whose.
+        fmr: Target false match rates, as shares.
+        impostor_policies: Of `IMPOSTOR_POLICIES`; all but `all` need `subjects`.
+        subjects: Sex and group of each subject.
+        confidence: Level of the interval of the realised FMR.
+        stated: Fields of `ThresholdRecord` that the table does not say.
+    """
     require_order(table, system)
     return [
         _estimate(impostors(table, system, policy, subjects), table, system, policy, target,

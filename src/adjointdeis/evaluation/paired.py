@@ -67,7 +67,12 @@ class PairedComparison:
 
 
 def mcnemar_exact(first_only: int, second_only: int) -> float:
-    """The two-sided exact p-value; 1 when the attacks never differ."""
+    """The two-sided exact p-value; 1 when the attacks never differ.
+
+    Args:
+        first_only: Pairs on which the first attack alone succeeds.
+        second_only: Pairs on which the second alone does.
+    """
     if min(first_only, second_only) < 0:
         raise EvaluationError("counts of discordant pairs must not be negative")
     n = first_only + second_only
@@ -79,7 +84,11 @@ def mcnemar_exact(first_only: int, second_only: int) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Step-down adjusted p-values in the order given; controls the family-wise error rate."""
+    """Step-down adjusted p-values in the order given; controls the family-wise error rate.
+
+    Args:
+        p_values: Of the tests of one family, in [0, 1].
+    """
     p = np.asarray(p_values, dtype=np.float64)
     if p.size and not ((p >= 0) & (p <= 1)).all():
         raise EvaluationError("p-values must lie in [0, 1]")
@@ -140,7 +149,19 @@ def compare_attacks(
 ) -> list[PairedComparison]:
     """Compares two attacks on every system that scored both, Holm-adjusted over the systems.
 
-    `variant` is `MMPMR` or `MinMax`: McNemar's test needs a yes or no for every pair.
+    Args:
+        table: `morph` rows of both attacks on the same pairs.
+        first, second: Names of the attacks; the difference is first minus second.
+        thresholds: Records to use, one per system; None estimates each from the table's impostors.
+        probe_policy: Against which image: source, or another one.
+        impostor_policy: Which impostors set the threshold.
+        fmr: Target false match rate, a share.
+        systems: Which; None takes those that scored both.
+        variant: `MMPMR` or `MinMax`: McNemar's test needs a yes or no for every pair.
+        subjects: Sex and group of each subject, for the policies that need them.
+        replicates: Draws of the subject bootstrap; 0 leaves it out.
+        seed: Of the draws.
+        confidence: Level of the intervals, in (0, 1).
     """
     if variant not in ("MMPMR", "MinMax"):
         raise EvaluationError(f"variant {variant!r}: a paired test takes MMPMR or MinMax")

@@ -110,6 +110,12 @@ def impostors(
 ) -> Impostors:
     """Selects the nonmated comparisons of one system by policy.
 
+    Args:
+        table: Scores.
+        system: Whose.
+        policy: One of `IMPOSTOR_POLICIES`.
+        subjects: Sex and group of each subject; needed by all policies but `all`.
+
     Raises:
         PolicyError: unknown policy; no nonmated row; a policy that needs covariates without a
             subjects table, without ref_subject_id, or that leaves no comparison.

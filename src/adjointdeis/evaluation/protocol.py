@@ -121,8 +121,10 @@ def evaluate(
         probe_policies, attacks, systems: what to evaluate; None takes what the table has.
         variants: of `ALL_VARIANTS`; None is MMPMR with one probe per subject, else MinMax and
             ProdAvg.
+        subjects: sex and group of each subject, for the policies that need them.
         replicates: of the subject bootstrap; 0 leaves it out.
         seed: of the bootstrap.
+        confidence: level of the intervals, in (0, 1).
 
     Returns:
         dictionaries with the keys `ROW_KEYS`, JSON-ready; shares in [0, 1], None where unknown.

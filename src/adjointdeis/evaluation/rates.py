@@ -83,7 +83,14 @@ class Rate:
 
 
 def rate(k: float, n: int, *, confidence: float = 0.95, n_failed: int = 0) -> Rate:
-    """A rate with its Wilson interval; k may be a sum of shares, then Wilson is conservative."""
+    """A rate with its Wilson interval; k may be a sum of shares, then Wilson is conservative.
+
+    Args:
+        k: Successes, or a sum of shares, in [0, n].
+        n: Trials.
+        confidence: Level of the interval, in (0, 1).
+        n_failed: Failed comparisons among the trials.
+    """
     lo, hi = wilson(k, n, confidence)
     value = float(k) / n if n else math.nan
     k = int(k) if float(k).is_integer() else float(k)
@@ -91,7 +98,13 @@ def rate(k: float, n: int, *, confidence: float = 0.95, n_failed: int = 0) -> Ra
 
 
 def wilson(k: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """The Wilson score interval of k out of n; (0, 1) when n is 0."""
+    """The Wilson score interval of k out of n; (0, 1) when n is 0.
+
+    Args:
+        k: Successes, in [0, n].
+        n: Trials.
+        confidence: Level of the interval, in (0, 1).
+    """
     _check(k, n, confidence)
     if n == 0:
         return 0.0, 1.0
@@ -110,6 +123,11 @@ def clopper_pearson(k: float, n: int, confidence: float = 0.95) -> tuple[float, 
     """The exact interval of k out of n by beta quantiles; (0, 1) when n is 0.
 
     k may be no whole number: a share times an effective number of trials.
+
+    Args:
+        k: Successes, in [0, n].
+        n: Trials.
+        confidence: Level of the interval, in (0, 1).
     """
     _check(k, n, confidence)
     if n == 0:

@@ -217,7 +217,11 @@ class ScoreTable:
 
 
 def concatenate(tables: Iterable[ScoreTable]) -> ScoreTable:
-    """One checked table of all rows; the metadata of the first table wins on a clash of keys."""
+    """One checked table of all rows; the metadata of the first table wins on a clash of keys.
+
+    Args:
+        tables: Any number, at least one.
+    """
     listed = list(tables)
     if not listed:
         raise ScoreError("no score table to concatenate")

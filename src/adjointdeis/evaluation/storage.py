@@ -25,6 +25,9 @@ SCHEMA = "adjointdeis-scores/1"
 def read_scores(path: str | os.PathLike[str]) -> ScoreTable:
     """Reads a canonical table, CSV or Parquet by its suffix, with its sidecar where there is one.
 
+    Args:
+        path: The file.
+
     Raises:
         ScoreError: naming file and line, for anything that `scores.checked` refuses.
     """
@@ -37,7 +40,12 @@ def read_scores(path: str | os.PathLike[str]) -> ScoreTable:
 
 
 def write_scores(table: ScoreTable, path: str | os.PathLike[str]) -> None:
-    """Writes a canonical table and its sidecar; the suffix `.parquet` needs pyarrow."""
+    """Writes a canonical table and its sidecar; the suffix `.parquet` needs pyarrow.
+
+    Args:
+        table: Scores.
+        path: The file; its folder is made. The sidecar lies beside it, with `.json` appended.
+    """
     path = Path(path)
     if path.suffix == ".parquet":
         _write_parquet(table, path)

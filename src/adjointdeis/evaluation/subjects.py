@@ -23,7 +23,12 @@ _SEXES = {"f": "female", "woman": "female", "w": "female", "m": "male", "man": "
 
 @dataclass(frozen=True)
 class Subject:
-    """One person, real or synthetic; an unknown covariate is an empty text."""
+    """One person, real or synthetic.
+
+    Args:
+        subject_id: Name of the person in score files.
+        sex, group, age: Covariates; an empty text where unknown.
+    """
 
     subject_id: str
     sex: str = ""
@@ -33,7 +38,11 @@ class Subject:
 
 @dataclass(frozen=True)
 class Subjects:
-    """Subjects by id; build it with `from_rows` or `read_subjects`."""
+    """Subjects by id; build it with `from_rows` or `read_subjects`.
+
+    Args:
+        by_id: The subjects.
+    """
 
     by_id: Mapping[str, Subject]
 
@@ -91,6 +100,9 @@ def age_band(age: str) -> str:
 
 def read_subjects(path: str | os.PathLike[str]) -> Subjects:
     """Reads a CSV of subjects: subject_id, sex, group, age, or the names that the London Set uses.
+
+    Args:
+        path: The file.
 
     Raises:
         ScoreError: naming file and line for a missing id column, a short row or a clash.

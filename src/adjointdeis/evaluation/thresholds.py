@@ -44,7 +44,8 @@ class ThresholdRecord:
         rule: how the value was found.
         target_fmr: the false match rate asked for.
         realised_fmr: k / n, never above the target; None for a literal.
-        k: impostor comparisons that match at tau; n: impostor comparisons scored.
+        k: impostor comparisons that match at tau.
+        n: impostor comparisons scored.
         n_failed: impostor comparisons that failed and are in neither k nor n.
         value_strictest: the other end of the thresholds with the same false matches: the nearest
             impostor score that matches. `value` favours the attack, any threshold up to (not
@@ -55,12 +56,15 @@ class ThresholdRecord:
         confidence: its nominal level.
         rule_of_30: the verdict in words.
         impostor_policy: which impostor pairs were compared: `all`, `same-sex`, ...
-        impostor_set: a name for the people behind them; impostor_hash: SHA-256 of the comparisons.
-        model: the recogniser's name; model_fingerprint: SHA-256 of its weights.
+        impostor_set: a name for the people behind them.
+        impostor_hash: SHA-256 of the comparisons.
+        model: the recogniser's name.
+        model_fingerprint: SHA-256 of its weights.
         alignment: how faces were cropped, e.g. `ffhq-resize112` or `arcface-5pt`.
         data_set: fingerprint of the faces that the threshold may judge; empty where unstated. A
             threshold found on synthetic faces says nothing about photographs.
-        created_by: tool and version; note: anything else.
+        created_by: tool and version.
+        note: anything else.
     """
 
     value: float
@@ -206,6 +210,9 @@ class ThresholdRecord:
 
 def read_thresholds(path: str | os.PathLike[str]) -> list[ThresholdRecord]:
     """Reads one record, a JSON list of records, or an object whose `records` is such a list.
+
+    Args:
+        path: The file.
 
     Raises:
         EvaluationError: naming the file, for a missing or malformed one.

@@ -35,7 +35,14 @@ class EqualErrorRate:
 def false_match_rate(
     nonmated: np.ndarray, tau: float, *, score_type: str = "similarity", confidence: float = 0.95
 ) -> Rate:
-    """FMR of impostor scores, shape (N_I,), at tau; with a Clopper-Pearson interval."""
+    """FMR of impostor scores, shape (N_I,), at tau; with a Clopper-Pearson interval.
+
+    Args:
+        nonmated: Impostor scores, shape (N_I,).
+        tau: Threshold.
+        score_type: similarity, or dissimilarity, where a match lies below tau.
+        confidence: Level of the interval, in (0, 1).
+    """
     scores, n_failed = _valid(nonmated, score_type)
     k = int(np.count_nonzero(scores > oriented_tau(tau, score_type)))
     lo, hi = clopper_pearson(k, len(scores), confidence)
@@ -45,7 +52,14 @@ def false_match_rate(
 def false_non_match_rate(
     mated: np.ndarray, tau: float, *, score_type: str = "similarity", confidence: float = 0.95
 ) -> Rate:
-    """FNMR of genuine scores, shape (N_G,), at tau; with a Wilson interval."""
+    """FNMR of genuine scores, shape (N_G,), at tau; with a Wilson interval.
+
+    Args:
+        mated: Genuine scores, shape (N_G,).
+        tau: Threshold.
+        score_type: similarity, or dissimilarity, where a match lies below tau.
+        confidence: Level of the interval, in (0, 1).
+    """
     scores, n_failed = _valid(mated, score_type)
     k = int(np.count_nonzero(scores <= oriented_tau(tau, score_type)))
     return rate(k, len(scores), confidence=confidence, n_failed=n_failed)
@@ -54,7 +68,13 @@ def false_non_match_rate(
 def equal_error_rate(
     mated: np.ndarray, nonmated: np.ndarray, *, score_type: str = "similarity"
 ) -> EqualErrorRate:
-    """The EER over all observed scores as thresholds."""
+    """The EER over all observed scores as thresholds.
+
+    Args:
+        mated: Genuine scores, shape (N_G,).
+        nonmated: Impostor scores, shape (N_I,).
+        score_type: similarity or dissimilarity.
+    """
     genuine = np.sort(_valid(mated, score_type)[0])
     impostor = np.sort(_valid(nonmated, score_type)[0])
     lowest = min(genuine[0], impostor[0])

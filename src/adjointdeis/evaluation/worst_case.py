@@ -22,6 +22,9 @@ from adjointdeis.evaluation.errors import EvaluationError
 def worst_case_embedding(z_a: np.ndarray, z_b: np.ndarray) -> np.ndarray:
     """The unit embedding halfway between two; inputs shape (..., d), any length but zero.
 
+    Args:
+        z_a, z_b: Embeddings of the two subjects, shape (..., d).
+
     Raises:
         EvaluationError: when an embedding is zero, or the two point in opposite directions.
     """
@@ -38,13 +41,21 @@ def worst_case_scores(
 
     Write them as `morph` rows of the attack `worst-case` and `evaluate` adds the bound and the
     share of it reached to every other attack on the same pairs.
+
+    Args:
+        z_a, z_b: Embeddings of the morphed images, shape (..., d).
+        probe_a, probe_b: Embeddings of a probe of each subject, shape (..., d).
     """
     z = worst_case_embedding(z_a, z_b)
     return (z * _unit(probe_a)).sum(axis=-1), (z * _unit(probe_b)).sum(axis=-1)
 
 
 def worst_case_bound(z_a: np.ndarray, z_b: np.ndarray) -> np.ndarray:
-    r"""The cosine :math:`\sqrt{(1 + z_a \cdot z_b)/2}` that no morph exceeds to both."""
+    r"""The cosine :math:`\sqrt{(1 + z_a \cdot z_b)/2}` that no morph exceeds to both.
+
+    Args:
+        z_a, z_b: Unit embeddings, shape (..., d).
+    """
     cosine = (_unit(z_a) * _unit(z_b)).sum(axis=-1)
     return np.sqrt((1 + np.clip(cosine, -1, 1)) / 2)
 

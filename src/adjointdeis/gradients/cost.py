@@ -22,6 +22,7 @@ class Cost:
             history included.
         peak_graphs: largest number of network evaluations whose activations are alive at one
             time; N for plain backpropagation, 1 for methods that work step by step.
+        in_backward: whether evaluations are counted as those of the gradient now.
     """
 
     nfe_forward: int = 0

@@ -46,7 +46,8 @@ class AttackRuns:
     """One attack under one configuration, over the seeds that ran it.
 
     Attributes:
-        attack: its name in `attacks`; runs: one per seed.
+        attack: its name in `attacks`.
+        runs: one per seed.
     """
 
     attack: str
@@ -128,6 +129,9 @@ def collect(outputs: Path | str) -> Collection:
 
     Results of another schema, unfinished or broken ones are left out and named in `skipped`.
 
+    Args:
+        outputs: The folder.
+
     Raises:
         ReportError: no such folder, or no result in it that can be read.
     """
@@ -164,7 +168,11 @@ def collect(outputs: Path | str) -> Collection:
 
 
 def entries(runs: Sequence[Run]) -> list[AttackRuns]:
-    """Attacks of runs, those that differ in nothing but the seed grouped into one entry."""
+    """Attacks of runs, those that differ in nothing but the seed grouped into one entry.
+
+    Args:
+        runs: Finished runs.
+    """
     grouped: dict[str, list[tuple[str, Run]]] = {}
     for run in runs:
         pairs = [pair["pair_id"] for pair in run.result["pairs"]]

@@ -38,7 +38,14 @@ HEADLINE_VARIANTS = ("MMPMR", "MinMax")
 
 @dataclass(frozen=True, order=True)
 class EvaluationSetting:
-    """What a rate was measured under; two rates compare only under one condition."""
+    """What a rate was measured under; two rates compare only where all of it is the same.
+
+    Args:
+        probe: Against which image of a subject: source, or another one.
+        impostors: Policy of the impostors that set the threshold.
+        variant: MMPMR or a relative of it.
+        fmr: Target false match rate, a share.
+    """
 
     probe: str
     impostors: str
@@ -98,6 +105,11 @@ class Run:
     def path(self, relative: str) -> Path:
         """A path of the result on this machine."""
         return self.directory / relative
+
+    def guided(self, attack: str, system: str) -> bool:
+        """Whether a recogniser guided an attack, which makes it a white box there."""
+        guides = self.result["attacks"].get(attack, {}).get("guides") or {}
+        return self.result["systems"][system].get("fingerprint") in guides.values()
 
     def attack_label(self, name: str) -> str:
         """The attack's printed name."""

@@ -41,7 +41,8 @@ class AttackRecord(TypedDict):
 
     `paper_row` is the `attack` of the paper's Table 1 or None; `settings` holds solver,
     sampling_steps, gradient, adjoint_steps, states, optimisation_steps, learning_rate, optimizer,
-    keep, or None for each that does not apply.
+    keep, or None for each that does not apply. `guides` holds the fingerprint, by name, of every
+    recogniser that the attack sees: where it judges too, it is no black box.
     """
 
     label: str
@@ -55,6 +56,7 @@ class AttackRecord(TypedDict):
     notes: list[str]
     curves: NotRequired[dict[str, list[float]]]
     gradient_error: NotRequired[GradientError]
+    guides: NotRequired[dict[str, str]]
 
 
 class System(TypedDict):
@@ -133,6 +135,9 @@ def validate_result(result: Any) -> list[str]:
 
     Unknown keys are allowed, so that a newer writer can be read. Files that the result names are
     not looked at.
+
+    Args:
+        result: Content of a `result.json`.
     """
     if not isinstance(result, Mapping):
         return [f"result: expected a JSON object, found {_kind(result)}"]
@@ -159,6 +164,9 @@ def validate_result(result: Any) -> list[str]:
 
 def read_result(run_directory: Path | str) -> Result:
     """Reads and validates `result.json` of a run directory.
+
+    Args:
+        run_directory: Folder that holds `result.json`.
 
     Raises:
         ReportError: no such file, not JSON, or anything `validate_result` finds.

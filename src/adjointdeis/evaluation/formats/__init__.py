@@ -21,7 +21,13 @@ __all__ = ["FORMATS", "Format", "Labels", "read", "write"]
 
 @dataclass(frozen=True)
 class Format:
-    """A format family: the module that reads and writes it, and its files in words."""
+    """A format family.
+
+    Args:
+        name: what `--from` and `--to` call it.
+        module: of this package, which reads and writes it.
+        files: the files that it consists of, in words.
+    """
 
     name: str
     module: str
@@ -51,6 +57,11 @@ FORMATS = {
 def read(name: str, paths: Sequence[str | Path], labels: Labels) -> ScoreTable:
     """Reads score files of a named format.
 
+    Args:
+        name: Key of `FORMATS`.
+        paths: The files, in the order that the format wants.
+        labels: What the files do not say: system, attack, direction of the scores.
+
     Raises:
         EvaluationError: unknown format; the format's own errors name file and line.
     """
@@ -61,7 +72,13 @@ def read(name: str, paths: Sequence[str | Path], labels: Labels) -> ScoreTable:
 
 
 def write(name: str, table: ScoreTable, paths: Sequence[str | Path]) -> None:
-    """Writes a table in a named format; refuses what the format cannot hold."""
+    """Writes a table in a named format; refuses what the format cannot hold.
+
+    Args:
+        name: Key of `FORMATS`.
+        table: The scores.
+        paths: The files to write, in the order that the format wants.
+    """
     _format(name).load().write(table, [Path(p) for p in paths])
 
 

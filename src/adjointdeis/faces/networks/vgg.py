@@ -37,7 +37,11 @@ class VGG16Config:
 
 
 class VGG16(nn.Module):
-    """Feature maps after conv1_1, conv1_2, conv2_2 and conv3_3 of RGB images in [-1, 1]."""
+    """Feature maps after conv1_1, conv1_2, conv2_2 and conv3_3 of RGB images in [-1, 1].
+
+    Args:
+        config: Size of its images; None is the published one.
+    """
 
     def __init__(self, config: VGG16Config | None = None) -> None:
         super().__init__()
