@@ -72,7 +72,7 @@ def write_recogniser(folder: Path, name: str) -> str:
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`set/` as downloaded, `faces/` aligned, and the recognisers guide, judge and selector."""
+    """`set/` as downloaded, `faces/` aligned, and four recognisers."""
     root = tmp_path_factory.mktemp("drawn")
     (root / "set").mkdir()
     (root / "faces").mkdir()
@@ -85,7 +85,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
         rows.append(f"{person},30,{('female', 'male')[k // 6]},north")
     write_landmarks(root / "faces")
     (root / "set" / "london_faces_info.csv").write_text("\n".join(rows) + "\n")
-    for name in ("guide", "judge", "selector"):
+    for name in ("guide", "second", "judge", "selector"):
         write_recogniser(root, name)
     return root
 
@@ -100,7 +100,7 @@ def configured(drawn: Path, run: Path, *changes: str) -> DictConfig:
         f"data.root={drawn / 'set'}",
         f"task.faces={drawn / 'faces'}",
         f"task.selectors=[{drawn / 'selector.json'}]",
-        f"assets.identity=[{drawn / 'guide.json'}]",
+        f"assets.identity=[{drawn / 'guide.json'},{drawn / 'second.json'}]",
         f"assets.recognisers=[{drawn / 'guide.json'},{drawn / 'judge.json'}]",
         "judges=none",
         "logger=none",
@@ -156,7 +156,8 @@ def test_the_whole_experiment_and_its_taking_up(drawn: Path, tmp_path: Path, no_
     assert set(facts["false_matches"]) == {"guide", "judge", "selector"}
     assert result["attacks"]["pixel_average"]["guides"] == {}
     fingerprint = result["systems"]["guide"]["fingerprint"]
-    assert result["attacks"]["exact_5"]["guides"] == {"guide": fingerprint}
+    guides = result["attacks"]["exact_5"]["guides"]
+    assert set(guides) == {"guide", "second"} and guides["guide"] == fingerprint
     # Thresholds are of everybody, not of the pairs' people only.
     nonmated = read_scores(run / "scores.csv").select(kind="nonmated", system="judge")
     assert len(nonmated) == len(PEOPLE) * (len(PEOPLE) - 1)
