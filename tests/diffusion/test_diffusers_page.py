@@ -189,6 +189,24 @@ def test_a_reward_and_a_lora(space) -> None:
     assert both[1].norm() > 0 and relative_error(*both) < 1e-3
 
 
+def test_a_reward_over_more_images_than_fit(space) -> None:
+    def reward(x: Tensor) -> Tensor:
+        return (1.0 + x * x).sqrt().flatten(1).sum(1)
+
+    def diversity(x: Tensor) -> Tensor:
+        return x.std(0).sum()
+
+    space |= {"reward": reward, "diversity": diversity}
+    run("A reward over more images than fit", space)
+    text = space["prompt_embeds"].expand(5, -1, -1)
+    wanted = loop(
+        lambda x, t: space["unet"](x, t, text, return_dict=False)[0], space["scheduler"],
+        space["noise"], 10,
+    )  # fmt: skip
+    (theirs,) = torch.autograd.grad(reward(wanted).mean() + diversity(wanted), space["noise"])
+    assert relative_error(space["noise"].grad, theirs) < 1e-4
+
+
 def test_controlnet(space) -> None:
     torch.manual_seed(1)
     controlnet = diffusers.ControlNetModel.from_unet(
