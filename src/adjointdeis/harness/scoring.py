@@ -163,7 +163,7 @@ def score_morphs(
     metadata = {
         "systems": conditions,
         "data_set": benchmark.dataset.fingerprint,
-        "impostor_set": f"{benchmark.dataset.name}: the run's own people",
+        "impostor_set": f"{Path(benchmark.dataset.name).name}: the run's own people",
     }
     return ScoreTable.from_rows(rows, metadata=metadata)
 
