@@ -15,7 +15,7 @@ from adjointdeis.evaluation.uncertainty import (
     draw_subjects,
     percentile_interval,
 )
-from adjointdeis.faces.datasets.pairs import Pair
+from adjointdeis.faces.datasets.pairs import MorphPair
 from experiments.nfe_pareto.study import Setting, Study
 
 POLICIES = ("other", "source")
@@ -68,7 +68,7 @@ class Curve:
     runs: Sequence[Sequence[dict[str, Any]]]
     judged: "Judged"
 
-    def on(self, pairs: Iterable[Pair]) -> "Curve":
+    def on(self, pairs: Iterable[MorphPair]) -> "Curve":
         """The same attack on some of its pairs; itself where these are all of them."""
         ids = {pair.morph_id for pair in pairs}
         if ids == {pair.morph_id for pair in self.judged.pairs}:
@@ -121,7 +121,7 @@ class Judged:
     """
 
     def __init__(
-        self, study: Study, pairs: Sequence[Pair], only: Iterable[str] | None = None
+        self, study: Study, pairs: Sequence[MorphPair], only: Iterable[str] | None = None
     ) -> None:
         self._all, self._study = tuple(pairs), study
         wanted = {pair.morph_id for pair in pairs} if only is None else set(only)
@@ -161,11 +161,11 @@ class Judged:
 
 
 def curves(
-    study: Study, runs: Iterable[tuple[Setting, Sequence[dict[str, Any]], Sequence[Pair]]]
+    study: Study, runs: Iterable[tuple[Setting, Sequence[dict[str, Any]], Sequence[MorphPair]]]
 ) -> list[Curve]:
     """One curve per attack; runs that differ in their seed alone become one."""
-    merged: dict[tuple[Setting, tuple[Pair, ...]], list[Sequence[dict[str, Any]]]] = {}
-    judged: dict[tuple[Pair, ...], Judged] = {}
+    merged: dict[tuple[Setting, tuple[MorphPair, ...]], list[Sequence[dict[str, Any]]]] = {}
+    judged: dict[tuple[MorphPair, ...], Judged] = {}
     for setting, rows, pairs in runs:
         key = tuple(pairs)
         judged.setdefault(key, Judged(study, key))

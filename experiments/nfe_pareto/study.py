@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from adjointdeis.diffusion.grid import TimeGrid
-from adjointdeis.faces.datasets.pairs import Pair
+from adjointdeis.faces.datasets.pairs import MorphPair
 from adjointdeis.faces.tensors import to_tensor, to_uint8
 from adjointdeis.gradients import AdjointDEIS, DiscreteAdjoint
 from adjointdeis.guidance.latent_optimisation import LatentOptimisation
@@ -110,7 +110,7 @@ class Study:
         self.network = self.autoencoder.network
         self._probes = self._embed_probes()
 
-    def pairs(self, limit: int | None) -> tuple[Pair, ...]:
+    def pairs(self, limit: int | None) -> tuple[MorphPair, ...]:
         """All pairs, or so many, spread evenly over the list."""
         return load_benchmark("mini", "mini", limit).pairs
 
@@ -126,7 +126,7 @@ class Study:
                 found[judge.name][policy] = dict(zip(subjects, embedded, strict=True))
         return found
 
-    def scores(self, pairs: Sequence[Pair], x_0: Tensor) -> dict[str, list[list[float]]]:
+    def scores(self, pairs: Sequence[MorphPair], x_0: Tensor) -> dict[str, list[list[float]]]:
         """Similarities of morphs to both subjects, by "judge/policy"."""
         images, found = to_uint8(x_0), {}
         for judge in self.judges:
@@ -142,7 +142,7 @@ class Study:
                 ]
         return found
 
-    def trajectory(self, setting: Setting, pairs: Sequence[Pair]) -> list[dict[str, Any]]:
+    def trajectory(self, setting: Setting, pairs: Sequence[MorphPair]) -> list[dict[str, Any]]:
         """What each gradient step saw, and the morph after the last one."""
         size = self.network.config.image_size
         sides = [
@@ -201,7 +201,7 @@ class Study:
         return rows
 
 
-def batches(pairs: Sequence[Pair], size: int) -> Iterator[Sequence[Pair]]:
+def batches(pairs: Sequence[MorphPair], size: int) -> Iterator[Sequence[MorphPair]]:
     """Consecutive groups of pairs."""
     for start in range(0, len(pairs), size):
         yield pairs[start : start + size]
@@ -210,7 +210,7 @@ def batches(pairs: Sequence[Pair], size: int) -> Iterator[Sequence[Pair]]:
 def run(
     study: Study,
     setting: Setting,
-    pairs: Sequence[Pair],
+    pairs: Sequence[MorphPair],
     directory: Path,
     batch_size: int,
     only_finished: bool = False,

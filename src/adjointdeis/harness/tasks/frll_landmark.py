@@ -36,7 +36,7 @@ from adjointdeis.faces.array_cache import ArrayCache
 from adjointdeis.faces.datasets.folder import NEUTRAL, SMILING, FaceDataset
 from adjointdeis.faces.datasets.frll import load_frll
 from adjointdeis.faces.datasets.pairs import (
-    Pair,
+    MorphPair,
     most_similar_pairs,
     read_pairs,
     validate_pairs,
@@ -184,7 +184,11 @@ def false_matches(
 
 
 def make_morphs(
-    pairs: Sequence[Pair], faces: Mapping[str, Face], variant: str, config: Config, folder: Path
+    pairs: Sequence[MorphPair],
+    faces: Mapping[str, Face],
+    variant: str,
+    config: Config,
+    folder: Path,
 ) -> list[np.ndarray]:
     """The morphs of all pairs, saved with their provenance; those found finished are not remade."""
     attack = LandmarkMorph(variant, weight=config.weight)  # type: ignore[arg-type]
@@ -216,7 +220,7 @@ def make_morphs(
 
 
 def morph_rows(
-    pairs: Sequence[Pair],
+    pairs: Sequence[MorphPair],
     morphs: Sequence[np.ndarray],
     variant: str,
     embeddings: Mapping[str, np.ndarray],
@@ -268,7 +272,7 @@ def _template_of(variant: str, config: Config) -> str:
     return LandmarkMorph(variant).points_for if config.template == "auto" else config.template  # type: ignore[arg-type]
 
 
-def _listed_pairs(config: Config, dataset: FaceDataset) -> list[Pair]:
+def _listed_pairs(config: Config, dataset: FaceDataset) -> list[MorphPair]:
     assert config.pairs_file is not None
     pairs = read_pairs(config.pairs_file)
     validate_pairs(pairs, dataset, config.pairs_file)
@@ -281,7 +285,7 @@ def _similar_pairs(
     judge: Recogniser,
     config: Config,
     false_matching: set[frozenset[str]],
-) -> list[Pair]:
+) -> list[MorphPair]:
     pairs = most_similar_pairs(
         np.stack([embeddings[f"{i}_{NEUTRAL}"] for i in dataset.ids]),
         dataset.ids,
@@ -295,7 +299,7 @@ def _similar_pairs(
 
 
 def _pair_facts(
-    pairs: Sequence[Pair],
+    pairs: Sequence[MorphPair],
     false_matching: set[frozenset[str]],
     embeddings: Mapping[str, np.ndarray],
     judge: Recogniser,

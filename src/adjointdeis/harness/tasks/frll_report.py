@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from adjointdeis.faces.datasets.pairs import Pair
+from adjointdeis.faces.datasets.pairs import MorphPair
 from adjointdeis.files import write_atomically
 
 HEADER = (
@@ -66,7 +66,7 @@ def markdown_table(lines: Sequence[Sequence[str]]) -> str:
 
 
 def morph_grid(
-    pairs: Sequence[Pair],
+    pairs: Sequence[MorphPair],
     faces: Mapping[str, Any],
     morphs: Mapping[str, Sequence[np.ndarray]],
     rows: int = 6,
