@@ -36,17 +36,12 @@ def draw_attacks(result: dict[str, Any], path: Path, policy: str = "other") -> N
 
 def draw_optimisers(result: dict[str, Any], path: Path, policy: str = "other") -> None:
     """Writes the plot of the optimisers, learning rates and gradients at N = 10."""
-    wanted = [
-        curve
-        for curve in result["curves"]
-        if curve["setting"]["n"] == 10 and curve["setting"]["calculus"] == "ode"
-    ]
+    wanted = [c for c in result["curves"] if " ode " in c["name"] and " N=10 " in c["name"]]
 
     def fill(axis: Any, judge: str) -> None:
         for number, curve in enumerate(wanted):
-            setting = curve["setting"]
-            label = f"{setting['gradient']}, {setting['optimiser']} {setting['lr']:g}"
-            _line(axis, curve, f"{judge}/{policy}", number, label)
+            gradient, _, optimizer, rate, *_ = curve["name"].split()
+            _line(axis, curve, f"{judge}/{policy}", number, f"{gradient}, {optimizer} {rate}")
 
     _panels(result, path, policy, fill, (50, 500))
 
@@ -59,7 +54,7 @@ def _panels(
     limits: tuple[float, float],
     note: str = "",
 ) -> None:
-    judges = list(result["thresholds"])
+    judges = list(result["labels"])
     with figure(8.4, 3.1 * len(judges) + 0.9, rows=len(judges), sharex=True) as (made, axes):
         for axis, judge in zip(axes, judges, strict=True):
             fill(axis, judge)

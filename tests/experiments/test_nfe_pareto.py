@@ -1,135 +1,113 @@
-"""experiments/nfe_pareto counts evaluations as the paper does, and rates as the library does."""
+"""experiments/nfe_pareto reads curves from runs of the main program, and its commands compose."""
 
-from types import SimpleNamespace
-from typing import NamedTuple
+import json
+import re
+import shlex
 
 import pytest
+from tiny_profile import ROOT, composed
 
-from experiments.nfe_pareto import rates, settings, study
+from adjointdeis.harness.tasks.morph import chosen_attacks
+from adjointdeis.reporting.collect import AttackRuns
+from experiments.nfe_pareto import run as study
 
-
-class SimplePair(NamedTuple):
-    morph_id: str
-    subject_a: str
-    subject_b: str
-
-
-# Three pairs; the threshold of the one judge is 0.5.
-PAIRS = [SimplePair(name, subject_a=name[0], subject_b=name[1]) for name in ("cd", "ab", "ef")]
-HIGH, LOW = [0.7, 0.6], [0.9, 0.4]
+FOLDER = ROOT / "experiments" / "nfe_pareto"
 
 
-STUDY = SimpleNamespace(thresholds={"judge": 0.5}, judges=[SimpleNamespace(name="judge")])
+class FakeRun:
+    """What a run of the main program leaves, as far as the study reads it."""
+
+    systems = ("judge",)
+
+    def __init__(self, seed: int, accepted: int, settings: dict, nfe: dict) -> None:
+        attack = {"label": "a", "settings": settings, "nfe": nfe, "curves": {"loss": [0.9, 0.4]}}
+        self.result = {
+            "pairs": [None] * 10,
+            "run": {"seed": seed},
+            "attacks": {"guided": attack},
+        }
+        self.accepted = accepted
+
+    def row(self, attack, system, at) -> dict:
+        assert (at.impostors, at.variant, at.fmr) == ("all", "MMPMR", 0.001)
+        k = self.accepted if at.probe == "other" else 10
+        return {
+            "k": k, "n": 10, "value": k / 10, "confidence": 0.95,
+            "bootstrap_lo": k / 10 - 0.1, "bootstrap_hi": k / 10 + 0.1,
+        }  # fmt: skip
 
 
-def judged(only=None):
-    return rates.Judged(STUDY, PAIRS, only)
+def entry(steps: int, *accepted: int, **changes) -> AttackRuns:
+    settings = {
+        "gradient": "DiscreteAdjoint()", "solver": "DDIM()", "optimizer": "Adam",
+        "learning_rate": 0.03, "sampling_steps": 5, "encoding_steps": 50,
+        "optimisation_steps": steps, "optimizer_options": {}, **changes,
+    }  # fmt: skip
+    n = settings["sampling_steps"]
+    nfe = {"encode": 50.0, "forward": float((steps + 1) * n), "vjps": float(steps * n)}
+    runs = [FakeRun(seed, k, settings, nfe) for seed, k in enumerate(accepted)]
+    return AttackRuns("guided", tuple(runs))
 
 
-def row(*scores, distance=0.5):
-    return {
-        "loss": [distance] * 3,
-        "distance": [[distance, 0.0]] * 3,
-        "scores": {"judge/other": list(scores), "judge/source": list(scores)},
-    }
-
-
-def setting(**changes):
-    values = {"n": 5, "encode": 50, "steps": 2} | changes
-    return study.Setting("exact", "Adam", 0.03, **values)
-
-
-def test_evaluations_are_the_papers() -> None:
-    # N_E + n (N + M): 250 + 50 (20 + 20), and the 20 that show the last iterate.
-    assert settings.BASELINE.nfe(50) - settings.BASELINE.n == 2250
-    # The first gradient step sees the sampling run after the encoding.
-    assert setting().nfe(0) == 50 + 5
-    assert setting().nfe(2) == 50 + 2 * (5 + 5) + 5
-    # The SDE is encoded along its own grid.
-    assert setting(calculus="sde").nfe(0) == 5 + 5
-
-
-def test_a_morph_counts_when_both_subjects_are_above_the_threshold() -> None:
-    point = judged().point([[HIGH, LOW, [0.5, 0.9]]], "judge/other")
-    assert point.k == (1,)
-    assert point.value == 1 / 3
+def test_a_curve_is_one_way_to_optimise_in_the_order_of_its_steps() -> None:
+    plain = entry(0, 2, gradient=None)
+    found = study.curves([entry(12, 6), entry(2, 3), plain, entry(12, 5, learning_rate=0.1)])
+    assert [c["name"] for c in found] == [
+        "exact ode Adam 0.03 N=5 N_E=50",
+        "exact ode Adam 0.1 N=5 N_E=50",
+    ]
+    assert [p["step"] for p in found[0]["points"]] == [2, 12]
+    # N_E + n (N + M), and the sampling run that shows the iterate.
+    assert [p["nfe"] for p in found[0]["points"]] == [50 + 2 * 10 + 5, 50 + 12 * 10 + 5]
+    assert found[0]["points"][1]["rates"]["judge/other"] == {
+        "k": [6], "value": 0.6, "lo": 0.5, "hi": 0.7,
+    }  # fmt: skip
+    assert found[0]["points"][0]["loss"] == 0.4
 
 
 def test_seeds_are_averaged_and_their_counts_kept() -> None:
-    runs = [(setting(seed=seed), [row(*scores)], PAIRS) for seed, scores in enumerate(SEEDS)]
-    (curve,) = rates.curves(STUDY, runs)
-    point = curve.point(0, "judge/other")
-    assert point.k == (3, 1)
-    assert point.value == pytest.approx(4 / 6)
-    low, high = point.interval
-    assert low <= point.value <= high
+    sde = {"solver": "SDEDPMSolver()", "gradient": "AdjointDEIS(order=1)"}
+    (curve,) = study.curves([entry(4, 3, 4, 5, **sde)])
+    assert curve["name"] == "AdjointDEIS-1 sde Adam 0.03 N=5" and curve["seeds"] == 3
+    rate = curve["points"][0]["rates"]["judge/other"]
+    assert rate["k"] == [3, 4, 5] and rate["value"] == 0.4
 
 
-SEEDS = ([HIGH, HIGH, HIGH], [LOW, HIGH, LOW])
+def test_reaching_is_for_good() -> None:
+    base = {"points": [{"nfe": 2270.0, "rates": {"judge/other": {"value": 0.5}}}]}
+    (curve,) = study.curves([entry(2, 3), entry(4, 6), entry(6, 4), entry(8, 5)])
+    # The second point is above, the third below again: only the fourth is for good.
+    assert study.reaches(curve, base, "other") == 50 + 8 * 10 + 5
+    (below,) = study.curves([entry(2, 3), entry(4, 6), entry(6, 4)])
+    assert study.reaches(below, base, "other") is None
 
 
-def test_settings_that_differ_in_more_than_the_seed_stay_apart() -> None:
-    runs = [(setting(), [row(*SEEDS[0])], PAIRS), (setting(n=10), [row(*SEEDS[0])], PAIRS)]
-    assert len(rates.curves(STUDY, runs)) == 2
+def test_the_published_result_has_a_table_and_the_papers_evaluations() -> None:
+    result = json.loads((FOLDER / "result.json").read_text())
+    (base,) = (c for c in result["curves"] if c["name"] == study.BASELINE)
+    # 250 + 50 (20 + 20), and the 20 that show the last iterate.
+    assert base["points"][-1]["nfe"] == 2250 + 20
+    text = study.printed(result, "other")
+    assert "| exact ode Adam 0.03 N=5 N_E=50, 100 pairs" in text
+    (chosen,) = (c for c in result["curves"] if c["name"] == "exact ode Adam 0.03 N=5 N_E=50")
+    assert study.reaches(chosen, base, "other") == study.reaches(chosen, base, "source") == 135
 
 
-def test_a_curve_on_few_pairs_is_held_against_the_same_pairs() -> None:
-    base = rates.Curve(setting(), [[row(HIGH, HIGH, LOW)]], judged())
-    few = rates.Judged(STUDY, PAIRS[1:])
-    curve = rates.Curve(setting(), [[row(LOW, LOW, HIGH)]], judged()).on(PAIRS[1:])
-    # Of the last two pairs one is accepted in each; of all three the base has two.
-    assert curve.point(0, "judge/other").k == base.on(few.pairs).point(0, "judge/other").k == (1,)
-    assert rates.passes(curve, base, "other") == setting().nfe(0)
-    assert base.on(PAIRS) is base
+PAGE = (FOLDER / "README.md").read_text()
+COMMANDS = re.findall(r"^python run\.py -m (\+experiment=nfe_pareto [^#\n]+)", PAGE, re.M)
+LBFGS = "optimizer._target_=torch.optim.LBFGS ~optimizer.betas +optimizer.max_iter=1"
+COMMANDS += [
+    f"+experiment=nfe_pareto {LBFGS}",
+    "+experiment=nfe_pareto optimizer=sgd +optimizer.momentum=0.9",
+]
 
 
-def test_a_difference_is_paired() -> None:
-    everything = judged()
-    one = everything.point([SEEDS[0]], "judge/other")
-    other = everything.point([SEEDS[1]], "judge/other")
-    gain, low, high = one.gain(other)
-    assert gain == pytest.approx(2 / 3)
-    assert 0 <= low <= gain <= high <= 1
-    # The same morphs differ in no replicate, however wide the interval of their rate.
-    assert other.gain(other) == (0, 0, 0)
-
-
-def test_a_pair_stops_at_its_first_similar_iterate() -> None:
-    early = row(HIGH, HIGH, LOW, distance=0.3)
-    early["distance"][1] = [0.1, 0.2]
-    early["distance"][2] = [0.1, 0.05]
-    rows = [row(LOW, LOW, LOW), early, row(HIGH, LOW, HIGH, distance=0.15)]
-    curve = rates.Curve(setting(), [rows], judged())
-    nfe, points = curve.stopped(0.8)
-    # Pairs two and three stop at step 1, the first one is never similar before the last step.
-    assert nfe == pytest.approx((curve.setting.nfe(2) + 2 * curve.setting.nfe(1)) / 3)
-    # Of the third pair the first iterate that is similar counts (LOW), not the last one.
-    assert points["judge/other"].k == (2,)
-    never, points = curve.stopped(0.99)
-    assert never == curve.setting.nfe(2)
-    assert points["judge/other"].k == (2,)
-
-
-def test_passing_is_for_good() -> None:
-    base = rates.Curve(setting(), [[row(HIGH, LOW, LOW)]], judged())
-    course = [row(LOW, LOW, LOW), row(HIGH, HIGH, LOW), row(LOW, LOW, LOW), row(HIGH, LOW, LOW)]
-    curve = rates.Curve(setting(), [course], judged())
-    # The second iterate is above, the third below again: only the fourth passes for good.
-    assert rates.passes(curve, base, "other") == setting().nfe(3)
-    assert rates.passes(rates.Curve(setting(), [course[:3]], judged()), base, "other") is None
-
-
-def test_some_pairs_can_be_judged_apart() -> None:
-    point = judged({"ab", "ef"}).point([[HIGH, LOW, HIGH]], "judge/source")
-    assert (point.k, point.n) == ((1,), 2)
-
-
-def test_the_paper_rows_have_the_papers_settings() -> None:
-    base = settings.BASELINE
-    assert (base.optimiser, base.lr, base.n, base.steps) == ("SGD", 0.1, 20, 50)
-    sde = [s for s in settings.SETTINGS if s.calculus == "sde"]
-    # Whatever is random has three seeds; whatever is not has one.
-    for found in sde:
-        same = [s.seed for s in sde if rates.replace(s, seed=0) == rates.replace(found, seed=0)]
-        assert sorted(same) == [0, 1, 2]
-    assert all(s.seed == 0 for s in settings.SETTINGS if s.calculus == "ode")
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_of_the_page_makes_one_guided_attack(command: str) -> None:
+    # The last value of every sweep: what composes for one composes for the others.
+    line = [re.sub(r"=.*,", "=", word) for word in shlex.split(command)]
+    (attack,) = chosen_attacks(composed(line))
+    settings = attack.settings()
+    name = study.curve_name(settings)
+    assert str(settings["sampling_steps"]) in name and f"{settings['learning_rate']:g}" in name
+    assert COMMANDS

@@ -182,3 +182,25 @@ def test_real_recognisers_have_the_gradient_of_their_scores(name: str) -> None:
     with torch.no_grad():
         difference = (score(x + step) - score(x - step)) / (2 * step.norm())
     assert float(difference / slope.norm()) == pytest.approx(1, abs=0.02)
+
+
+@pytest.mark.skipif(not FILES, reason="ADJOINTDEIS_REAL names no folder of npm tarballs")
+def test_real_graphs_agree_with_their_own_runtimes() -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    lite = pytest.importorskip("ai_edge_litert.interpreter")
+    profile = assets.profile("real", FILES)
+    x = np.random.default_rng(0).uniform(-1, 1, (2, 3, 112, 112)).astype(np.float32)
+
+    graph = assets.recogniser("faceplugin", profile).network.graph
+    session = runtime.InferenceSession(graph.source, providers=["CPUExecutionProvider"])
+    expected = np.concatenate([session.run(None, {"input": x[k : k + 1]})[0] for k in range(2)])
+    np.testing.assert_allclose(graph(torch.from_numpy(x)).numpy(), expected, atol=1e-4)
+
+    graph = assets.recogniser("mobilefacenet", profile).network.graph
+    interpreter = lite.Interpreter(graph.source)
+    interpreter.allocate_tensors()
+    images = np.ascontiguousarray(x.transpose(0, 2, 3, 1))
+    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], images)
+    interpreter.invoke()
+    expected = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+    np.testing.assert_allclose(graph(torch.from_numpy(images)).numpy(), expected, atol=1e-4)

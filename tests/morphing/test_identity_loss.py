@@ -72,6 +72,7 @@ def test_several_guides_count_equally() -> None:
     torch.testing.assert_close(several.loss, (first.loss + second) / 2)
     farthest = torch.stack([first.a, first.b, a, b]).amax(0)
     torch.testing.assert_close(several.farthest, farthest)
+    torch.testing.assert_close(several.mean[1], (first.b + b) / 2)
     # The mean of the losses is not the loss of mean distances: guides disagree on who is nearer.
     mean = IdentityDistances((first.a + a) / 2, (first.b + b) / 2).loss
     assert (several.loss - mean).max() > 1e-3

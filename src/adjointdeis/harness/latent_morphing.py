@@ -141,8 +141,8 @@ class LatentMorphing(L.LightningModule):
             if distances is not None:
                 record["loss"].append(float(distances.loss[k]))
                 record |= {
-                    "distance_a": float(distances.a[k]),
-                    "distance_b": float(distances.b[k]),
+                    "distance_a": float(distances.mean[0][k]),
+                    "distance_b": float(distances.mean[1][k]),
                 }
             if failure is not None:
                 record["reproduce"] = self._reproduction(pair)

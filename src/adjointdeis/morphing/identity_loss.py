@@ -38,6 +38,11 @@ class IdentityDistances:
         return self.total + self.imbalance
 
     @property
+    def mean(self) -> tuple[Tensor, Tensor]:
+        """Both distances averaged over guides, each with shape (B)."""
+        return _over_guides(self.a), _over_guides(self.b)
+
+    @property
     def total(self) -> Tensor:
         """Sum of both distances, averaged over guides, with shape (B)."""
         return _over_guides(self.a + self.b)

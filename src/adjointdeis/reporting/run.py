@@ -106,6 +106,11 @@ class Run:
         """A path of the result on this machine."""
         return self.directory / relative
 
+    def guided(self, attack: str, system: str) -> bool:
+        """Whether a recogniser guided an attack, which makes it a white box there."""
+        guides = self.result["attacks"].get(attack, {}).get("guides") or {}
+        return self.result["systems"][system].get("fingerprint") in guides.values()
+
     def attack_label(self, name: str) -> str:
         """The attack's printed name."""
         if name == WORST_CASE and name not in self.result["attacks"]:

@@ -1,5 +1,8 @@
 """The tables of one run that show rates: headline, policies, bound, beside the paper."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 from adjointdeis.evaluation import WORST_CASE
 from adjointdeis.evaluation.paper import paper_table
 from adjointdeis.evaluation.rates import CONDITIONAL, NEW_SUBJECTS, NEW_SUBJECTS_FIXED_TAU
@@ -19,6 +22,10 @@ from adjointdeis.reporting.text import (
 )
 
 INTERVAL = "Under each rate: k/N and its {level} interval. {meaning}."
+
+
+GUIDE = "guide"
+"""What marks a rate at a recogniser that guided the attack."""
 
 
 def labels(run: Run, at: EvaluationSetting) -> tuple[tuple[str, str], ...]:
@@ -57,11 +64,11 @@ def rate_table(
             continue
         href = f"#pairs-{attack}" if link else ""
         name = Cell(run.attack_label(attack), _failures(run, attack))
-        rates = (rate_cell(row, href if row else "") for row in found)
-        rows.append((name, *_nfe(run, attack), *rates))
+        rates = [rate_cell(row, href if row else "") for row in found]
+        rows.append((name, *_nfe(run, attack), *_flagged(run, attack, rates)))
     rows.append(_fnmr_row(run, at))
     level = share(next(iter(run.result["rows"]), {"confidence": 0.95})["confidence"])
-    notes = attack_notes(run)
+    notes = [*attack_notes(run), *_guide_note(run)]
     notes += explained * [
         INTERVAL.format(level=level, meaning=_meaning(run, at)),
         "NFE (paper): N_E + n_opt (N + M), one backward product counted as one evaluation and the "
@@ -126,7 +133,8 @@ def sensitivity_table(run: Run, at: EvaluationSetting) -> Table | None:
         for attack in run.attacks:
             found = [run.row(attack, system, c) for c in columns]
             if any(found):
-                name = Cell(run.attack_label(attack), (run.system_label(system),))
+                guide = (GUIDE,) * run.guided(attack, system)
+                name = Cell(run.attack_label(attack), (run.system_label(system), *guide))
                 rows.append((name, *(_short(row) for row in found)))
     return Table(
         key="sensitivity",
@@ -135,6 +143,7 @@ def sensitivity_table(run: Run, at: EvaluationSetting) -> Table | None:
         rows=tuple(rows),
         notes=(
             "Columns: probe policy / impostor policy. Nothing but the policy changes along a row.",
+            *_guide_note(run),
         ),
     )
 
@@ -152,7 +161,7 @@ def bound_table(run: Run, at: EvaluationSetting) -> Table | None:
             else Cell(DASH)
             for r in found
         ]
-        rows.append((Cell(run.attack_label(attack)), *line))
+        rows.append((Cell(run.attack_label(attack)), *_flagged(run, attack, line)))
     if not rows:
         return None
     return Table(
@@ -164,6 +173,7 @@ def bound_table(run: Run, at: EvaluationSetting) -> Table | None:
         notes=(
             "The bound is the rate of the best conceivable morph: the embedding halfway between "
             "the two source images' embeddings. No image need have that embedding.",
+            *_guide_note(run),
         ),
     )
 
@@ -181,7 +191,9 @@ def paper_rows_table(run: Run, at: EvaluationSetting) -> Table | None:
         nfe = theirs["nfe"]
         line += [Cell(count(entry["nfe_paper"])), Cell(count(nfe), mark="paper")]
         for system in systems:
-            line.append(rate_cell(run.row(attack, system, at)))
+            guide = (GUIDE,) * run.guided(attack, system)
+            own = rate_cell(run.row(attack, system, at))
+            line.append(replace(own, detail=(*own.detail, *guide)))
             r = theirs[system]
             detail = (of(r.k, r.n), interval(r.lo, r.hi, r.n))
             line.append(Cell(f"{theirs[f'{system}_percent']:g}", detail, mark="paper"))
@@ -217,6 +229,7 @@ def paper_rows_table(run: Run, at: EvaluationSetting) -> Table | None:
         labels=labels(run, at)[:4],
         notes=(
             verdict,
+            *_guide_note(run),
             "Paper: Table 1, MMPMR at FMR 0.1%; every cell is k/489, from which its Wilson "
             "interval is ours. The paper gives no interval, no probe policy and no origin of its "
             "thresholds.",
@@ -229,6 +242,23 @@ def belongs(record: object, at: EvaluationSetting) -> bool:
     return getattr(record, "target_fmr", None) == at.fmr and getattr(
         record, "impostor_policy", ""
     ) in ("", at.impostors)
+
+
+def _flagged(run: Run, attack: str, cells: Sequence[Cell]) -> list[Cell]:
+    """Cells of one attack at each recogniser; those of its guides say so."""
+    return [
+        replace(cell, detail=(*cell.detail, GUIDE)) if run.guided(attack, system) else cell
+        for system, cell in zip(run.systems, cells, strict=True)
+    ]
+
+
+def _guide_note(run: Run) -> list[str]:
+    """What the flag means, where it is used."""
+    used = any(run.guided(attack, system) for attack in run.attacks for system in run.systems)
+    return used * [
+        f"{GUIDE}: this recogniser guided the attack, which saw its gradient or its scores. It is "
+        "a white box there, and its rate says nothing about recognisers that were not seen."
+    ]
 
 
 def _short(row: dict[str, object] | None) -> Cell:

@@ -41,7 +41,8 @@ class AttackRecord(TypedDict):
 
     `paper_row` is the `attack` of the paper's Table 1 or None; `settings` holds solver,
     sampling_steps, gradient, adjoint_steps, states, optimisation_steps, learning_rate, optimizer,
-    keep, or None for each that does not apply.
+    keep, or None for each that does not apply. `guides` holds the fingerprint, by name, of every
+    recogniser that the attack sees: where it judges too, it is no black box.
     """
 
     label: str
@@ -55,6 +56,7 @@ class AttackRecord(TypedDict):
     notes: list[str]
     curves: NotRequired[dict[str, list[float]]]
     gradient_error: NotRequired[GradientError]
+    guides: NotRequired[dict[str, str]]
 
 
 class System(TypedDict):

@@ -65,7 +65,7 @@ def test_the_order_of_the_subjects_does_not_matter():
 
 
 def test_the_pair_rule_refuses_what_it_cannot_do():
-    with pytest.raises(PairListError, match="group f: 3 pairs can be made of 3 subjects, 4"):
+    with pytest.raises(PairListError, match="group f: 3 pairs can be made of 3 subjects; 4"):
         choose(per_group=4)
     with pytest.raises(ValueError, match="at least 1"):
         choose(per_group=0)

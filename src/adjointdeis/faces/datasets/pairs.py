@@ -96,6 +96,7 @@ def most_similar_pairs(
     recogniser: Recogniser,
     per_group: int,
     excluded: Iterable[frozenset[str]] = (),
+    most_per_person: int | None = None,
 ) -> list[MorphPair]:
     """The `per_group` most similar pairs of each group, most similar first (SYN-MAD's rule).
 
@@ -109,6 +110,8 @@ def most_similar_pairs(
         recogniser: Compares the embeddings.
         per_group: Pairs of each group.
         excluded: Sets of two ids never to pair, such as the false matches of a recogniser.
+        most_per_person: Pairs that one person may be in: a person who resembles many would
+            otherwise decide the result. None sets no limit.
 
     Raises:
         PairListError: A group has fewer pairs than asked for.
@@ -134,14 +137,21 @@ def most_similar_pairs(
             for i, j in itertools.combinations(range(len(names)), 2)
             if frozenset((names[i], names[j])) not in banned
         ]
-        if len(candidates) < per_group:
+        taken: dict[str, int] = dict.fromkeys(names, 0)
+        chosen: list[MorphPair] = []
+        for negative, a, b in sorted(candidates):
+            full = most_per_person is not None and max(taken[a], taken[b]) >= most_per_person
+            if len(chosen) < per_group and not full:
+                taken[a], taken[b] = taken[a] + 1, taken[b] + 1
+                name = f"{a}_{b}.png"
+                chosen.append(MorphPair(a, b, name=name, group=group, similarity=-negative))
+        if len(chosen) < per_group:
+            each = "" if most_per_person is None else f", each in at most {most_per_person} pairs"
             raise PairListError(
-                f"group {group}: {len(candidates)} pairs can be made of {len(names)} subjects, "
+                f"group {group}: {len(chosen)} pairs can be made of {len(names)} subjects{each}; "
                 f"{per_group} were asked for"
             )
-        for negative, a, b in sorted(candidates)[:per_group]:
-            name = f"{a}_{b}.png"
-            pairs.append(MorphPair(a, b, name=name, group=group, similarity=-negative))
+        pairs += chosen
     return pairs
 
 

@@ -3,7 +3,7 @@
 `python run.py +experiment=quickstart` and everything else that ends in a table of morphs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,11 +19,13 @@ from omegaconf import DictConfig
 import adjointdeis
 from adjointdeis.evaluation import evaluate, write_scores
 from adjointdeis.evaluation.policies import require_policy
+from adjointdeis.faces.datasets.pairs import MorphPair
 from adjointdeis.files import write_atomically
 from adjointdeis.harness import assets
 from adjointdeis.harness.benchmark import SOURCE, Benchmark, load_benchmark, load_faces
 from adjointdeis.harness.command_line import this_command
 from adjointdeis.harness.dry_run import cost_table, expected_costs
+from adjointdeis.harness.folds import guided_by, in_folds, made_of, workbenches
 from adjointdeis.harness.interruption import one_process
 from adjointdeis.harness.latent_morphing import LatentMorphing
 from adjointdeis.harness.pair_data import PairData
@@ -31,7 +33,7 @@ from adjointdeis.harness.preflight import ImageCheck, face_detector
 from adjointdeis.harness.progress import LargeStepsOnce, ProgressLine
 from adjointdeis.harness.provenance import config_hash, digest, environment, git_revision
 from adjointdeis.harness.records import every_record, read_records, write_record
-from adjointdeis.harness.resources import Loading, identity_of, make_workbench, times_of
+from adjointdeis.harness.resources import identity_of, times_of
 from adjointdeis.harness.scoring import all_thresholds, applicable_thresholds, score_morphs
 from adjointdeis.harness.trainer import make_trainer, own_device
 from adjointdeis.harness.wandb_logger import conclude, loggers
@@ -47,52 +49,53 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     profile = assets.profile(cfg.assets.name, cfg.assets.root)
     attacks = chosen_attacks(cfg)
     dataset = load_faces(cfg.data.faces)
-    bench = make_workbench(Loading(cfg, profile, dataset), attacks)
-    sizes = (attack.image_size(bench) for attack in attacks)
+    benches = workbenches(cfg, profile, dataset, attacks)
+    sizes = (attack.image_size(next(iter(benches.values()))) for attack in attacks)
     check = ImageCheck(
         next(filter(None, sizes), None), face_detector() if cfg.data.get("check_faces") else None
     )
     benchmark = load_benchmark(dataset, cfg.data.pairs, cfg.data.limit, check)
-    judges: list[Any] = [assets.recogniser(name, profile) for name in cfg.assets.recognisers]
-    judges += [instantiate(judge) for judge in (cfg.judges or {}).values()]
+    parts = in_folds(benchmark, benches)
+    judges = judges_of(cfg, cfg.assets.recognisers, profile)
     fmr, policies = operating_conditions(cfg, benchmark)
     require_distinct(judges)
     records = applicable_thresholds(
         cfg.assets.thresholds, profile, judges, benchmark, fmr, policies
     )
     if cfg.dry_run:
-        return dry_run(cfg, directory, benchmark, attacks, bench)
+        return dry_run(cfg, directory, parts, attacks)
     identifier = config_hash(cfg)
     overrides = this_command()
 
     large_steps = LargeStepsOnce()
-    done: dict[str, dict[str, dict[str, Any]]] = {}
+    done: dict[str, dict[str, dict[str, Any]]] = {attack.name: {} for attack in attacks}
     for attack in attacks:
         folder = directory / "morphs" / attack.name
-        recipe = recipe_of(attack, bench, cfg.trainer.precision)
-        finished = read_records(folder, benchmark, recipe)
-        todo = [pair for pair in benchmark.pairs if pair.morph_id not in finished]
-        # Processes may see different files finished; if one of them has work, all of them meet.
-        if todo or not one_process(cfg.trainer):
-            module = LatentMorphing(attack, bench, benchmark, folder, recipe, overrides)
-            batch_size = cfg.optimisation.batch_size
-            if batch_size == "auto":
-                device = own_device(cfg.trainer)
-                batch_size = module.find_batch_size(todo, device) if todo else 1
-            data = PairData(todo, batch_size, attack.steps)
-            progress = ProgressLine(attack.label, len(benchmark.pairs), len(finished))
-            with large_steps.row(attack.label):
-                trainer = _trainer(cfg, logger, progress)
-                trainer.fit(module, data)
-                trainer.strategy.barrier()
-        if not rank_zero_only.rank:
-            done[attack.name] = every_record(folder, benchmark, recipe)
+        for bench, part in parts:
+            recipe = recipe_of(attack, bench, cfg.trainer.precision)
+            finished = read_records(folder, part, recipe)
+            todo = [pair for pair in part.pairs if pair.morph_id not in finished]
+            # Processes may see different files finished; if one of them has work, all of them meet.
+            if todo or not one_process(cfg.trainer):
+                module = LatentMorphing(attack, bench, part, folder, recipe, overrides)
+                batch_size = cfg.optimisation.batch_size
+                if batch_size == "auto":
+                    device = own_device(cfg.trainer)
+                    batch_size = module.find_batch_size(todo, device) if todo else 1
+                data = PairData(todo, batch_size, attack.steps)
+                progress = ProgressLine(attack.label, len(part.pairs), len(finished))
+                with large_steps.row(attack.label):
+                    trainer = _trainer(cfg, logger, progress)
+                    trainer.fit(module, data)
+                    trainer.strategy.barrier()
+            if not rank_zero_only.rank:
+                done[attack.name] |= every_record(folder, part, recipe)
     for entry in logger:
         entry.finalize("success")
     if rank_zero_only.rank:
         return {}
     result = _conclude(
-        cfg, directory, benchmark, attacks, done, judges, records, identifier, start, bench
+        cfg, directory, benchmark, attacks, done, judges, records, identifier, start, benches
     )
     conclude(logger, directory, result)
     return result
@@ -101,23 +104,29 @@ def run(cfg: DictConfig) -> dict[str, Any]:
 def dry_run(
     cfg: DictConfig,
     directory: Path,
-    benchmark: Benchmark,
+    parts: Sequence[tuple[Workbench, Benchmark]],
     attacks: Sequence[Attack],
-    bench: Workbench,
 ) -> dict[str, Any]:
     """What the run will cost, printed; everything that it needs is loaded and tried."""
-    todo = {}
+    todo: dict[str, list[MorphPair]] = {attack.name: [] for attack in attacks}
     for attack in attacks:
         folder = directory / "morphs" / attack.name
-        finished = read_records(folder, benchmark, recipe_of(attack, bench, cfg.trainer.precision))
-        todo[attack.name] = [p for p in benchmark.pairs if p.morph_id not in finished]
+        for bench, part in parts:
+            finished = read_records(folder, part, recipe_of(attack, bench, cfg.trainer.precision))
+            todo[attack.name] += [p for p in part.pairs if p.morph_id not in finished]
     device = own_device(cfg.trainer)
     batch_size = 1 if cfg.optimisation.batch_size == "auto" else cfg.optimisation.batch_size
-    bench = replace(bench, device=device)
+    bench = replace(parts[0][0], device=device)
     batch_size = max(1, min(batch_size, max(map(len, todo.values()), default=1)))
     rows = expected_costs(attacks, bench, todo, batch_size, times_of(bench, batch_size))
     print(cost_table(rows, device, batch_size))
     return {"rows": rows}
+
+
+def judges_of(cfg: DictConfig, names: Sequence[str], profile: assets.Profile) -> list[Any]:
+    """Recognisers under attack: those of the profile by name, and those of ``judges``."""
+    found: list[Any] = [assets.recogniser(name, profile) for name in names]
+    return found + [instantiate(judge) for judge in (cfg.judges or {}).values()]
 
 
 def require_distinct(judges: Sequence[Any]) -> None:
@@ -189,7 +198,7 @@ def _conclude(
     thresholds: dict[str, list[Any]],
     identifier: str,
     start: float,
-    bench: Workbench,
+    benches: Mapping[str, Workbench],
 ) -> dict[str, Any]:
     """Scores the morphs and writes scores.csv, result.json and the report."""
     morphs = {
@@ -224,14 +233,11 @@ def _conclude(
             "seed": cfg.seed,
             **environment(),
             "wall_seconds": round(time() - start, 1),
-            "assets": {
-                name: {"fingerprint": item.fingerprint, "licence": item.licence}
-                for name, item in bench.resources.items()
-                if hasattr(item, "fingerprint")
-            },
+            "assets": made_of(benches),
         },
         "attacks": {
             attack.name: _summary(attack, done[attack.name], len(benchmark.pairs))
+            | {"guides": guided_by(attack, next(iter(benches.values())))}
             for attack in attacks
         },
         "systems": {

@@ -1,0 +1,223 @@
+"""The experiment on photographs of people: from the downloaded set to the table, in one run.
+
+    python run.py +experiment=frll/table1 data.root=/data/frll
+
+1. Faces are aligned to the generator's size.
+2. The generator is adapted once per fold of people, to the people of the other folds; or
+   ``task.adapt=false`` takes ``assets.autoencoder``, a list of folds or one file.
+3. Pairs are chosen: look-alikes of one sex within a fold, ranked by a recogniser that neither
+   guides nor judges, without pairs whom some recogniser confuses before any morphing.
+4. Morphs are made, judged and reported as in every other run (:mod:`.morph`).
+
+Everything is kept in the run's folder and is taken up again by the same command. It holds pictures
+of people and weights made from them: the folder is ignored by git, and stays where it is.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from adjointdeis.faces.datasets.folder import DatasetError, FaceDataset, load_folder
+from adjointdeis.faces.datasets.frll import load_frll
+from adjointdeis.faces.datasets.pairs import write_pairs
+from adjointdeis.faces.recogniser import Recogniser
+from adjointdeis.faces.weights import read_header
+from adjointdeis.files import write_atomically
+from adjointdeis.harness import assets
+from adjointdeis.harness.benchmark import OTHER, SOURCE
+from adjointdeis.harness.packages import fetch_command
+from adjointdeis.harness.records import write_record
+from adjointdeis.harness.selection import bona_fide, select_pairs
+from adjointdeis.harness.tasks import align, morph, train
+from adjointdeis.harness.tasks.assets import UNUSABLE
+from adjointdeis.harness.training.data import held_out
+from adjointdeis.reporting import write_report
+
+
+def run(cfg: DictConfig) -> dict[str, Any]:
+    """Runs what is not done yet, and returns the result of the table."""
+    directory, task = Path(cfg.paths.run), cfg.task
+    source = load_frll(cfg.data.root, need_templates=False)
+    faces = aligned(cfg, source, Path(task.faces or directory / "faces"))
+    folds = _folds(cfg, faces)
+    profile = assets.profile(cfg.assets.name, cfg.assets.root)
+    missing: list[str] = []
+    guides = available(_names(cfg.assets.identity), profile, missing) or ["dlib"]
+    judged = available(_names(cfg.assets.recognisers), profile, missing)
+    selector = (
+        None if task.pairs else available(_names(task.selectors), profile, missing, first=True)[0]
+    )
+    for line in dict.fromkeys(missing):
+        print(line)
+    weights = [adapted(cfg, faces, k, directory) for k in folds] if task.adapt else None
+    sub = _changed(cfg, task={"_target_": "adjointdeis.harness.tasks.morph.run", "name": cfg.name})
+    sub.assets.recognisers, sub.assets.identity = judged, guides
+    sub.data = {
+        "faces": str(faces.root),
+        "pairs": str(task.pairs or directory / "pairs.csv"),
+        "limit": cfg.data.get("limit"),
+    }
+    if weights is not None:
+        sub.assets.autoencoder = weights if len(weights) > 1 else weights[0]
+    groups = {subject.id: subject.gender or "" for subject in source.subjects}
+    if selector is None:
+        facts = {"rule": f"the list {task.pairs}"}
+    else:
+        facts = _choose_pairs(cfg, faces, profile, judged, selector, folds, groups, directory)
+    result = morph.run(sub)
+    if result and not cfg.dry_run:
+        result["run"] |= {"pairs": facts, "missing": list(dict.fromkeys(missing))}
+        write_record(directory / "result.json", result)
+        write_report(directory)
+    return result
+
+
+def available(
+    names: list[str], profile: assets.Profile, missing: list[str], first: bool = False
+) -> list[str]:
+    """The recognisers that can be loaded; of the others, ``missing`` gets a line with the command.
+
+    Args:
+        names: Keys, files or descriptions, as :func:`assets.recogniser` takes them.
+        profile: Where they are.
+        missing: Gets a line for each that is not there.
+        first: Stop at the first that is there.
+    """
+    found = []
+    for name in names:
+        try:
+            assets.recogniser(name, profile)
+        except UNUSABLE as error:
+            entry = profile.manifest.get(name)
+            if entry is None:
+                raise  # a file of the user's own, which no package would bring
+            how = fetch_command(entry, profile.root)
+            missing.append(f"without {name} ({error.__class__.__name__}: {error}); {how}")
+            continue
+        found.append(name)
+        if first:
+            break
+    return found
+
+
+def aligned(cfg: DictConfig, source: FaceDataset, folder: Path) -> FaceDataset:
+    """The aligned faces, made where they are not there yet, and the people's sexes beside them."""
+    wanted = {f"{s.id}_{c}" for s in source.subjects for c in (SOURCE, OTHER)}
+    there = {path.stem for path in folder.glob("*.png")} if folder.is_dir() else set()
+    if wanted - there:
+        if cfg.task.faces is not None:
+            raise DatasetError(
+                f"task.faces={folder}: {len(wanted - there)} faces of {source.root} are missing, "
+                f"such as {min(wanted - there)}.png; task.faces=null aligns them"
+            )
+        settings = {key: cfg.task[key] for key in ("size", "transform_size", "detection_side")}
+        align.run(_changed(cfg, task={"destination": str(folder), **settings}))
+    rows = ["subject_id,sex,group,age"]
+    for subject in source.subjects:
+        about = (subject.id, subject.gender, subject.ethnicity, subject.age)
+        rows.append(",".join("" if value is None else str(value) for value in about))
+    text = "\n".join(rows) + "\n"
+    write_atomically(folder / "subjects.csv", lambda file: file.write(text))
+    return load_folder(folder, source.name)
+
+
+def _folds(cfg: DictConfig, faces: FaceDataset) -> dict[int, tuple[str, ...]]:
+    """People of each fold that is used; all in one where nothing is trained."""
+    task = cfg.task
+    if task.folds is None:
+        if task.adapt:
+            raise ValueError(
+                "task.folds=null makes pairs of everybody, and task.adapt=true trains on people: "
+                "a generator must not have seen whom it morphs; give task.folds=3, or "
+                "task.adapt=false"
+            )
+        return {0: tuple(sorted(faces.ids))}
+    numbers = range(task.folds) if task.use_folds is None else task.use_folds
+    return {int(k): held_out(faces.ids, int(k), task.folds) for k in numbers}
+
+
+def adapted(cfg: DictConfig, faces: FaceDataset, fold: int, directory: Path) -> str:
+    """The generator's weights of a fold, trained where they are not there yet."""
+    folder = directory / f"fold{fold}"
+    settings = OmegaConf.to_container(cfg.task.training, resolve=True)
+    assert isinstance(settings, dict)
+    settings |= {"faces": str(faces.root), "fold": fold, "folds": cfg.task.folds}
+    path = folder / "weights.safetensors"
+    if path.is_file() and read_header(path).get("training", {}).get("recipe") == settings:
+        return str(path)
+    print(f"fold {fold}: the generator is adapted to the people of the other folds")
+    sub = _changed(cfg, task=settings)
+    sub.paths.run = str(folder)
+    train.autoencoder(sub)
+    return str(path)
+
+
+def _choose_pairs(
+    cfg: DictConfig,
+    faces: FaceDataset,
+    profile: assets.Profile,
+    judged: list[str],
+    selector: str,
+    folds: dict[int, tuple[str, ...]],
+    groups: dict[str, str],
+    directory: Path,
+) -> dict[str, Any]:
+    """Writes ``pairs.csv``, and what it was made of, unless that is what is there."""
+    task, fmr = cfg.task, float(cfg.protocol.fmr[0])
+    ranking = assets.recogniser(selector, profile)
+    systems: dict[str, Recogniser] = {
+        judge.name: judge for judge in morph.judges_of(cfg, judged, profile)
+    }
+    systems[ranking.name] = ranking
+    made_of: dict[str, Any] = {
+        "selector": ranking.name,
+        "recognisers": {name: system.fingerprint for name, system in systems.items()},
+        "data_set": faces.fingerprint,
+        "folds": {str(k): list(people) for k, people in folds.items()},
+        "of": task.folds,
+        "per_group": task.pairs_per_group,
+        "most_per_person": task.most_per_person,
+        "fmr": fmr,
+    }
+    record = directory / "pairs.json"
+    if record.is_file() and (directory / "pairs.csv").is_file():
+        facts = json.loads(record.read_text())
+        if facts.get("made_of") == made_of:
+            return facts
+    found = {name: bona_fide(system, faces, fmr) for name, system in systems.items()}
+    pairs, confused = select_pairs(
+        faces,
+        systems,
+        found,
+        ranking.name,
+        list(folds.values()),
+        task.pairs_per_group,
+        task.most_per_person,
+        groups,
+    )
+    write_pairs(directory / "pairs.csv", pairs)
+    facts = {
+        "made_of": made_of,
+        "count": len(pairs),
+        "people": len({person for pair in pairs for person in pair.subjects}),
+        "rule": f"the {task.pairs_per_group} most similar neutral pairs of each sex of each fold "
+        f"by {ranking.name}, a person in at most {task.most_per_person}, without false matches",
+        "false_matches": confused,
+        "fnmr": {name: of.fnmr for name, of in found.items()},
+        "threshold": {name: of.threshold for name, of in found.items()},
+    }
+    write_record(record, facts)
+    return facts
+
+
+def _names(value: Any) -> list[str]:
+    return [value] if isinstance(value, str) else list(value or ())
+
+
+def _changed(cfg: DictConfig, **sections: Any) -> DictConfig:
+    """A copy of the configuration with sections replaced."""
+    plain = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(plain, dict)
+    return OmegaConf.create(plain | sections)
