@@ -22,6 +22,7 @@ from adjointdeis.faces.networks import (
 )
 from adjointdeis.faces.recognisers.crop import FaceCrop
 from adjointdeis.faces.weights import fingerprint, save_network
+from adjointdeis.harness.generated_options import register_options
 
 ROOT = Path(__file__).parents[1]
 SIZE = 16
@@ -149,6 +150,7 @@ def overrides(tiny: Path, run: Path | None, *more: str, root: Path | None = None
 
 def composed(arguments: list[str]) -> DictConfig:
     """What run.py would hand to `launch`."""
+    register_options(ROOT / "conf")
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         return compose("config", arguments)
 

@@ -2,6 +2,7 @@
 
 import re
 import runpy
+import shutil
 from pathlib import Path
 
 import pytest
@@ -151,12 +152,17 @@ def test_the_page_on_score_files_runs(tmp_path, monkeypatch, capsys) -> None:
     from adjointdeis.evaluation.cli import main
 
     monkeypatch.chdir(tmp_path)
+    shutil.copytree(DOCS / "data", tmp_path / "data")
     text = (DOCS / "evaluation.md").read_text()
     commands = re.search(r"```bash\n(.*?)```", text, re.S)[1].splitlines()
+    assert len(commands) == 10
     for command in commands:
         words = command.partition("#")[0].split()
         assert words.pop(0) == "adjointdeis-eval"
         assert main(words) == 0, command
     capsys.readouterr()
     exec(snippets(DOCS / "evaluation.md")[0], {})
-    assert len(capsys.readouterr().out.splitlines()) == 12
+    # Two attacks, three recognisers, one probe policy.
+    assert len(capsys.readouterr().out.splitlines()) == 6
+    assert (tmp_path / "report" / "plots" / "det.svg").is_file()
+    assert (tmp_path / "report" / "tables" / "by-sex.tex").is_file()

@@ -194,3 +194,17 @@ def test_one_long_id_costs_its_own_length_in_every_operation(morph_row):
     assert len(table.select(probe_id="x" * 4000)) == 1
     assert len(table.unique("probe_id")) == 1000
     assert ScoreTable.from_rows(table.to_rows()).fingerprint() == table.fingerprint()
+
+
+def test_joined_tables_keep_what_each_states_about_its_systems(table):
+    parts = [table.select(system=name) for name in ("arcface", "adaface")]
+    joined = concatenate(
+        ScoreTable(part.columns, {"systems": {name: {"alignment": name}}})
+        for part, name in zip(parts, ("arcface", "adaface"), strict=True)
+    )
+    assert joined.metadata["systems"] == {n: {"alignment": n} for n in ("arcface", "adaface")}
+    for key, message in (("systems", "has alignment 'b', and 'a'"), ("data_set", "evaluate them")):
+        values = ({"x": {"alignment": "a"}}, {"x": {"alignment": "b"}})
+        values = values if key == "systems" else ("one", "two")
+        with pytest.raises(ScoreError, match=message):
+            concatenate(ScoreTable(parts[0].columns, {key: value}) for value in values)

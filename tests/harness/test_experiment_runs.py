@@ -35,8 +35,8 @@ def is_morphing(experiment: str) -> bool:
     return task.rpartition(".")[0] == "adjointdeis.harness.tasks.morph"
 
 
-MORPHING = [name for name in names() if is_morphing(name)]
-TABLE1 = names("table1")
+MORPHING = [name for name in names() if is_morphing(name)] + ["table1/dim_c", "table1/opencv"]
+TABLE1 = sorted(f"table1/{row}" for row in composed(["+experiment=table1", "paths.root=."]).rows)
 
 
 def shrunk(cfg: DictConfig) -> DictConfig:
@@ -62,6 +62,7 @@ def tiny_lines(experiment: str, tiny: Path, run: Path) -> list[str]:
         f"paths.root={tiny}",
         f"paths.run={run}",
         f"assets.root={tiny}/profile",
+        "assets.generator=stylegan2.safetensors",
         "assets.perceptual=arcface.safetensors",
         "assets.recognisers=[arcface.safetensors]",
         f"data.faces={tiny}/faces",

@@ -9,8 +9,8 @@ from hydra.core.config_store import ConfigStore
 from tiny_profile import PAIRS, ROOT, composed, overrides
 
 from adjointdeis.harness.command_line import check_overrides
+from adjointdeis.harness.generated_options import register_plugins
 from adjointdeis.harness.launch import launch
-from adjointdeis.harness.plugin_choices import register_plugins
 from adjointdeis.harness.validation import ConfigError
 from adjointdeis.plugins import plugins
 

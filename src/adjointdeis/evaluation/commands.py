@@ -225,8 +225,8 @@ def convert(options: Namespace) -> None:
         columns=mapped,
     )
     table = read_format(options.source, options.inputs, labels)
-    if said := table.metadata.get("read_as"):
-        print(said, file=sys.stderr)
+    if options.source == "generic":
+        print(table.metadata["read_as"], file=sys.stderr)
     write_format(options.target, table, options.into)
     print(f"wrote {len(table)} rows to {', '.join(options.into)}", file=sys.stderr)
 

@@ -31,7 +31,7 @@ from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf.errors import OmegaConfBaseException
 
-from adjointdeis.harness.plugin_choices import register_plugins
+from adjointdeis.harness.generated_options import register_options
 from adjointdeis.harness.validation import ConfigError, flat_keys, validate
 
 
@@ -46,7 +46,7 @@ def checked(config_dir: Path | str) -> Iterator[None]:
     """
     folder = Path(sys.argv[0]).resolve().parent / config_dir
     try:
-        register_plugins(folder)
+        register_options(folder)
         sys.argv[1:] = expand_globs(folder, sys.argv[1:])
         if not os.environ.get("HYDRA_FULL_ERROR"):
             check_overrides(folder, sys.argv[1:])
@@ -137,6 +137,7 @@ class Command:
     @contextlib.contextmanager
     def found(self) -> Iterator["Choices"]:
         """Opens Hydra's search path for this command."""
+        register_options(self.config_dir)
         CommandLineFolder.folder = self.extra_dir
         Plugins.instance().register(CommandLineFolder)
         try:

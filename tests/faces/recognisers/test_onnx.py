@@ -105,6 +105,8 @@ def test_scores_follow_the_score_type(linear):
     np.testing.assert_allclose(similar.compare(e1, e2), [0.6, 5 / 13], atol=1e-12)
     distant = OnnxRecogniser(path, spec(path, score_type="dissimilarity"))
     np.testing.assert_allclose(distant.compare(e1, e2), [1 - 4, 1 - 12], atol=1e-12)
+    # Of either metric a larger value is more alike, and score files must say so.
+    assert similar.score_type == distant.score_type == "similarity"
 
 
 def test_an_embedding_that_is_not_a_number_is_a_failure_to_acquire(tmp_path, models):

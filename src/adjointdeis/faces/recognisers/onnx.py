@@ -102,7 +102,8 @@ class OnnxRecogniser:
         self.name, self.alignment, self.licence = spec.name, spec.alignment, spec.licence
         self.label = spec.label or spec.name
         self.metric: Metric = "cosine" if spec.score_type == "similarity" else "euclidean"
-        self.score_type: Literal["similarity", "dissimilarity"] = spec.score_type
+        # What `compare` returns, 1 - distance, is a similarity whatever the native score is.
+        self.score_type: Literal["similarity", "dissimilarity"] = "similarity"
         remedy = f"it comes from: {spec.origin}; its licence: {spec.licence}"
         if not self.path.is_file():
             raise WeightsError(f"recogniser file {self.path} is missing; {remedy}")

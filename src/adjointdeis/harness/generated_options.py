@@ -1,4 +1,8 @@
-"""What other installed packages add, as options on the command line: ``gradient=their_method``."""
+"""Options of the command line that no file of ours holds.
+
+What other installed packages add (``gradient=their_method``), and every row of Table 1 as an
+experiment of its own (``experiment=table1/dim_a``).
+"""
 
 import inspect
 from collections.abc import Callable
@@ -6,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
 
 from adjointdeis.harness.validation import ConfigError
 from adjointdeis.plugins import plugins
@@ -17,6 +22,40 @@ CONFIG_GROUPS = {
     "recognisers": "judges",
 }
 """Group of the configuration by group of entry points."""
+
+
+def register_options(config_dir: Path) -> None:
+    """Tells Hydra of all of them; again and again is the same as once.
+
+    Args:
+        config_dir: Folder of the configuration.
+
+    Raises:
+        ConfigError: A plugin has the name of an option of ours.
+    """
+    register_plugins(config_dir)
+    register_rows(config_dir)
+
+
+def register_rows(config_dir: Path) -> None:
+    """Every row of the experiment ``table1`` as one of its own."""
+    path = config_dir / "experiment" / "table1.yaml"
+    if not path.is_file():  # somebody's own folder, by --config-path
+        return
+    table = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    assert isinstance(table, dict)
+    nodes = {row: {"rows": {row: node}} for row, node in table["rows"].items()}
+    for entry in table["defaults"]:
+        ((group, _),) = entry.items()
+        nodes[group.rpartition(".")[2]] = {"defaults": [entry]}
+    for row, node in nodes.items():
+        ConfigStore.instance().store(
+            group="experiment/table1",
+            name=row,
+            node={**node, "name": f"table1/{row}"},
+            package="_global_",
+            provider=str(path),
+        )
 
 
 def register_plugins(config_dir: Path) -> None:
