@@ -9,7 +9,7 @@ CUDA := torch triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nv
 	nvidia-curand nvidia-cusolver nvidia-cusparse nvidia-cusparselt-cu13 nvidia-nccl-cu13 \
 	nvidia-nvjitlink nvidia-nvshmem-cu13 nvidia-nvtx
 
-.PHONY: quickstart test studies benchmarks docs lint format lock clean help
+.PHONY: quickstart test studies benchmarks gpu docs lint format lock clean help
 
 help:            ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/'
@@ -22,6 +22,10 @@ test: $(VENV)/.installed-dev     ## Run the test suite (under 15 minutes on two 
 
 studies: $(VENV)/.installed-dev  ## Run the slower studies marked `slow`
 	$(BIN)/python -m pytest -m slow -s
+
+gpu: $(VENV)/.installed-dev      ## On a CUDA machine: its tests, then experiments/benchmarks/gpu.json
+	$(BIN)/python -m pytest tests/gradients/test_devices.py --device cuda
+	$(BIN)/python -W ignore -m experiments.benchmarks.run --device cuda --compile --name gpu
 
 docs: $(VENV)/.installed-dev     ## Build the pages into docs/_build, strictly: a warning fails
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build

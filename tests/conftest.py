@@ -19,6 +19,41 @@ import numpy as np
 import pytest
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    options = parser.getgroup("adjointdeis")
+    options.addoption(
+        "--device", default="cpu", help="where tests/gradients/test_devices.py computes: cpu, cuda"
+    )
+    options.addoption(
+        "--dtype", default="float32", choices=["float32", "float64"], help="in which precision"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if marked and not config.getoption("--device").startswith("cuda"):
+        # A run that asks for a GPU and has none fails; one that does not ask for it says so.
+        skip = pytest.mark.skip(reason="needs a GPU: --device cuda, or `make gpu`")
+        for item in marked:
+            item.add_marker(skip)
+
+
+@pytest.fixture
+def device(request: pytest.FixtureRequest):
+    """Where a test of devices computes."""
+    import torch
+
+    return torch.device(request.config.getoption("--device"))
+
+
+@pytest.fixture
+def dtype(request: pytest.FixtureRequest):
+    """The type in which a test of devices computes."""
+    import torch
+
+    return getattr(torch, request.config.getoption("--dtype"))
+
+
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     """Every test starts from the same generators, alone or in any order."""

@@ -188,6 +188,7 @@ def main() -> None:
     parser.add_argument("--large-steps", type=int, default=2, help="N of ffhq256")
     parser.add_argument("--compile", action="store_true", help="also torch.compile; minutes")
     parser.add_argument("--out", type=Path, default=HERE)
+    parser.add_argument("--name", default="", help="of the files; gpu writes gpu.json, gpu.png")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -233,8 +234,8 @@ def main() -> None:
         result["parts"] = measure_parts(problem, device, options.rounds)
     print(printed(result))
     options.out.mkdir(parents=True, exist_ok=True)
-    write_json(result, options.out / "result.json")
-    draw(result, options.out / "benchmarks.png")
+    write_json(result, options.out / f"{options.name or 'result'}.json")
+    draw(result, options.out / f"{options.name or 'benchmarks'}.png")
 
 
 if __name__ == "__main__":

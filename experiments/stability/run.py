@@ -53,16 +53,7 @@ def reversals(counts: list[int]) -> list[dict[str, Any]]:
     """Error of the reversible gradient against that of its own chain, by precision."""
     rows = []
     for dtype in (torch.float64, torch.float32):
-        problem = mixture()
-        problem = type(problem)(
-            problem.name,
-            problem.denoiser.to(dtype),
-            problem.schedule,
-            problem.x_T.to(dtype),
-            problem.z.to(dtype),
-            problem.loss,
-            problem.t_min,
-        )
+        problem = mixture().to("cpu", dtype)
         for solver in REVERSIBLE:
             errors = {}
             for steps in counts:

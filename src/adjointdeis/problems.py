@@ -4,9 +4,10 @@ The Gaussian's flow is linear, with a gradient in closed form; the mixture's is 
 fine solve gives its gradient. Both have gradients of x_T, z and theta.
 """
 
+import copy
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -56,6 +57,19 @@ class GradientProblem:
     def grid(self, spacing: str, steps: int) -> TimeGrid:
         """Sampling grid from the schedule's noisiest time to ``t_min``."""
         return SPACINGS[spacing](self.schedule, steps, t_min=self.t_min)
+
+    def to(self, device: torch.device | str, dtype: torch.dtype) -> "GradientProblem":
+        """The same problem on another device, in another precision; this one stays as it is.
+
+        Args:
+            device, dtype: Of the network's weights, x_T and z. The loss must follow its samples.
+        """
+        return replace(
+            self,
+            denoiser=copy.deepcopy(self.denoiser).to(device, dtype),
+            x_T=self.x_T.to(device, dtype),
+            z=self.z.to(device, dtype),
+        )
 
     def differentiate(
         self,
@@ -123,7 +137,7 @@ def _normal(*shape: int, seed: int) -> Tensor:
 
 
 def _towards(target: Tensor) -> Callable[[Tensor], Tensor]:
-    return lambda x_0: (x_0 - target).square().sum()
+    return lambda x_0: (x_0 - target.to(x_0)).square().sum()
 
 
 def mixture(batch: int = 8) -> GradientProblem:

@@ -14,9 +14,11 @@ from adjointdeis.evaluation import (
     threshold_at_fmr,
 )
 from adjointdeis.faces.datasets.folder import load_folder
-from adjointdeis.faces.image_io import sha256_of
+from adjointdeis.faces.datasets.pairs import MorphPair
+from adjointdeis.faces.image_io import sha256_of, write_image
 from adjointdeis.harness.assets import Profile, profile, thresholds
-from adjointdeis.harness.scoring import _bona_fide, applicable_thresholds
+from adjointdeis.harness.benchmark import Benchmark
+from adjointdeis.harness.scoring import _bona_fide, applicable_thresholds, score_morphs
 
 
 def test_neutral_is_compared_with_smiling_and_failures_stay() -> None:
@@ -42,7 +44,9 @@ def test_neutral_is_compared_with_smiling_and_failures_stay() -> None:
         assert (row["status"], row["score"] is None) == ("fta" if failed else "ok", failed)
 
 
-FACES = SimpleNamespace(dataset=SimpleNamespace(fingerprint="photographs"))
+FACES = SimpleNamespace(
+    dataset=SimpleNamespace(fingerprint="photographs"), alignment=lambda judge: judge.alignment
+)
 JUDGE = SimpleNamespace(
     name="dot", fingerprint="weights", alignment="ffhq", score_type="similarity"
 )
@@ -98,3 +102,41 @@ def test_the_embedded_thresholds_are_those_of_the_embedded_faces() -> None:
     faces = load_folder(mini.root / "faces").fingerprint
     records = thresholds("thresholds.json", mini)
     assert {record.data_set for record in records} == {faces}
+
+
+def test_who_finds_the_face_sees_the_photographs(tmp_path: Path) -> None:
+    for folder, grey in (("aligned", 10), ("originals", 200)):
+        for subject in ("001", "002"):
+            for capture in ("03", "08"):
+                pixels = np.full((8, 8, 3), grey, np.uint8)
+                write_image(tmp_path / folder / f"{subject}_{capture}.png", pixels)
+    faces, photographs = (load_folder(tmp_path / name) for name in ("aligned", "originals"))
+    pair = MorphPair("001", "002", name="001_002.png")
+    benchmark = Benchmark(faces, (pair,), photographs)
+    write_image(tmp_path / "morph.png", np.full((8, 8, 3), 10, np.uint8))
+
+    def judge(name: str, finds: bool) -> SimpleNamespace:
+        def embed(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            return images.mean((1, 2)).astype(np.float32), np.ones(len(images), bool)
+
+        return SimpleNamespace(
+            name=name,
+            finds_faces=finds,
+            alignment="chip",
+            fingerprint="0" * 64,
+            score_type="similarity",
+            metric="euclidean",
+            embedding_dim=3,
+            embed=embed,
+            compare=lambda a, b: -np.abs(a - b).max(-1),
+        )
+
+    judges = [judge("crops", False), judge("finds", True)]
+    morphs = {"dim_a": {"001_002": tmp_path / "morph.png"}}
+    table = score_morphs(benchmark, morphs, judges, [pair], progress=False)
+    # The morph is an aligned face; the one that looks for faces compares it with photographs.
+    assert set(table.select(kind="morph", system="crops")["score"]) == {0.0}
+    assert set(table.select(kind="morph", system="finds")["score"]) == {-190.0}
+    stated = {name: entry["alignment"] for name, entry in table.metadata["systems"].items()}
+    assert stated == {"crops": "chip", "finds": "chip of the original photographs"}
+    assert Benchmark(faces, (pair,)).alignment(judges[1]) == "chip"

@@ -91,15 +91,15 @@ def test_rex_for_the_sde_converges_strongly_on_one_path(method: str) -> None:
     x_T, z, oracle = normal(16, DIM, seed=3), normal(16, COND, seed=4), gaussian()
     path = BrownianPath((16, DIM), seed=11)
     fine = TimeGrid.uniform_lmbda(VPLinear(), 640)
-    steps, found = [10, 20, 40, 80], []
+    steps, found, solver = [10, 20, 40, 80], [], Rex(method, calculus="sde")
     with torch.no_grad():
         reference = sample(oracle, x_T, z, solver=SDEDPMSolver(), grid=fine, noise=path).x_0
         for n in steps:
             grid = fine.at(range(0, 641, 640 // n))
-            solver = Rex(method, calculus="sde")
             x_0 = sample(oracle, x_T, z, solver=solver, grid=grid, noise=path).x_0
             found.append(relative_error(x_0, reference))
-    assert observed_order(steps, found) == pytest.approx(1.0, abs=0.25)
+    # The order that it declares, whatever its base method has for the ODE.
+    assert observed_order(steps, found) == pytest.approx(solver.order, abs=0.25)
     assert found[-1] < 0.03
 
 

@@ -247,6 +247,7 @@ class DlibRecogniser:
     alignment: str = field(default=DLIB_CHIP, init=False)
     score_type: Literal["similarity", "dissimilarity"] = field(default="similarity", init=False)
     embedding_dim: int = field(default=128, init=False)
+    finds_faces: bool = field(default=True, init=False)
     white_box: bool = field(default=False, init=False)
     licence: str = field(default=LICENCE, init=False)
 

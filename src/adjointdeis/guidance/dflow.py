@@ -17,9 +17,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from adjointdeis.gradients.base import GradientMethod, NotSupportedError
+from adjointdeis.gradients import DiscreteAdjoint, GradientMethod, NotSupportedError
 from adjointdeis.gradients.cost import Cost
-from adjointdeis.gradients.discrete_adjoint import DiscreteAdjoint
 from adjointdeis.guidance.per_sample import per_sample_norm
 from adjointdeis.guidance.problem import Algorithm, AlgorithmRun, LatentProblem, Outcome, Step
 

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from adjointdeis.diffusion.grid import TimeGrid
 from adjointdeis.diffusion.noise import Noise
-from adjointdeis.gradients.base import GradientMethod
+from adjointdeis.gradients import GradientMethod
 from adjointdeis.gradients.cost import Cost
 from adjointdeis.guidance.problem import Algorithm, AlgorithmRun, Outcome, Step
 from adjointdeis.rollout import Rollout, sample

@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from adjointdeis.gradients.base import GradientMethod
+from adjointdeis.gradients import GradientMethod
 from adjointdeis.guidance.problem import (
     Algorithm,
     AlgorithmRun,

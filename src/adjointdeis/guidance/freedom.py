@@ -21,6 +21,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from adjointdeis.diffusion.conditions import Conditions
 from adjointdeis.diffusion.grid import Node, TimeGrid
 from adjointdeis.diffusion.transition import eps_weight, path_scale
 from adjointdeis.gradients.cost import CountedDenoiser
@@ -153,7 +154,7 @@ class _GuidedSampling(AlgorithmRun):
         """One sampling step, with its returns."""
         freedom, problem, before = self.freedom, self.problem, replace(self.cost)
         s, t = problem.grid[self.done], problem.grid[self.done + 1]
-        z = self.conditions[self.done] if problem.scheduled else self.conditions
+        z = Conditions.of(self.conditions, problem.grid.steps).of_step(self.done)
         ahead, moved, later = None, self.x, self.state
         for visit in range(self.visits[self.done]):
             ahead = None

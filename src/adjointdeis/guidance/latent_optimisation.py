@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
-from adjointdeis.gradients.base import GradientMethod
+from adjointdeis.gradients import GradientMethod
 from adjointdeis.gradients.cost import Cost
 from adjointdeis.guidance.problem import (
     ADAM,

@@ -31,9 +31,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
+from adjointdeis.diffusion.conditions import PerStep
 from adjointdeis.diffusion.grid import TimeGrid
 from adjointdeis.diffusion.noise import Noise, RecordedNoise
-from adjointdeis.gradients.base import GradientMethod
+from adjointdeis.gradients import GradientMethod
 from adjointdeis.gradients.cost import Cost
 from adjointdeis.rollout import Condition, Rollout, sample
 from adjointdeis.solvers.base import Solver
@@ -94,7 +95,8 @@ class LatentProblem:
         """A condition of this problem as :func:`adjointdeis.sample` takes it."""
         if not self.scheduled:
             return z
-        return [tree_map_only(Tensor, lambda t, i=i: t[:, i], z) for i in range(self.grid.steps)]
+        steps = range(self.grid.steps)
+        return PerStep([tree_map_only(Tensor, lambda t, i=i: t[:, i], z) for i in steps])
 
     def sample(
         self,

@@ -12,10 +12,16 @@ from adjointdeis.evaluation import Subjects
 from adjointdeis.faces.datasets.folder import DatasetError, FaceDataset, load_folder
 from adjointdeis.faces.datasets.pairs import MorphPair, PairListError, read_pairs, validate_pairs
 from adjointdeis.faces.image_io import AnyPath, read_image
+from adjointdeis.faces.recogniser import Recogniser
 from adjointdeis.harness.assets import MINI
 from adjointdeis.harness.people import people_beside
 
 SOURCE, OTHER = "03", "08"  # captures: neutral, which is morphed, and smiling, which probes
+
+
+def finds_faces(system: Recogniser) -> bool:
+    """Whether a recogniser looks for the face itself, and so takes photographs of any framing."""
+    return bool(getattr(system, "finds_faces", False))
 
 
 class BenchmarkError(ValueError):
@@ -29,14 +35,29 @@ class Benchmark:
     Attributes:
         dataset: The faces.
         pairs: Pairs in the order of the list.
+        originals: The photographs that the faces were aligned from, where a recogniser that finds
+            the face itself is to see them as probes; None shows it the aligned faces.
     """
 
     dataset: FaceDataset
     pairs: tuple[MorphPair, ...]
+    originals: FaceDataset | None = None
 
     def image(self, subject: str, capture: str) -> AnyPath:
         """Image file of a subject."""
         return self.dataset.subject(subject).images[capture]
+
+    def probe(self, system: Recogniser, subject: str, capture: str) -> AnyPath:
+        """The image that a recogniser compares morphs with."""
+        if self.originals is not None and finds_faces(system):
+            return self.originals.subject(subject).images[capture]
+        return self.image(subject, capture)
+
+    def alignment(self, system: Recogniser) -> str:
+        """Label of how a recogniser's probes are aligned: what its thresholds belong to."""
+        if self.originals is not None and finds_faces(system):
+            return f"{system.alignment} of the original photographs"
+        return system.alignment
 
     @property
     def subjects(self) -> tuple[str, ...]:

@@ -67,7 +67,7 @@ def applicable_thresholds(
         }
         stated = {
             "model_fingerprint": judge.fingerprint,
-            "alignment": judge.alignment,
+            "alignment": benchmark.alignment(judge),
             "score_type": judge.score_type,
             "data_set": benchmark.dataset.fingerprint,
         }
@@ -136,7 +136,7 @@ def score_morphs(
     for system in recognisers:
         subjects = list(benchmark.dataset.ids) if system.name in everyone else in_pairs
         probes = {
-            policy: _embed(system, [benchmark.image(s, capture) for s in subjects])
+            policy: _embed(system, [benchmark.probe(system, s, capture) for s in subjects])
             for policy, capture in PROBES.items()
         }
         index = {subject: k for k, subject in enumerate(subjects)}
@@ -156,14 +156,14 @@ def score_morphs(
     conditions = {
         system.name: {
             "model_fingerprint": system.fingerprint,
-            "alignment": system.alignment,
+            "alignment": benchmark.alignment(system),
         }
         for system in recognisers
     }
     metadata = {
         "systems": conditions,
         "data_set": benchmark.dataset.fingerprint,
-        "impostor_set": f"{benchmark.dataset.name}: the run's own people",
+        "impostor_set": f"{Path(benchmark.dataset.name).name}: the run's own people",
     }
     return ScoreTable.from_rows(rows, metadata=metadata)
 

@@ -38,6 +38,7 @@ class InsightFaceRecogniser:
     """
 
     white_box = False
+    finds_faces = True
     alignment = ARCFACE_5PT
     score_type: Literal["similarity", "dissimilarity"] = "similarity"
     metric: Metric = "cosine"

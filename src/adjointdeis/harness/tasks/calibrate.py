@@ -15,7 +15,6 @@ arcface-5pt       a similarity of five points to ArcFace's template; landmarks a
 ================  ==============================================================================
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -156,7 +155,7 @@ def _write(found: Sequence[CalibrationResult], profile: assets.Profile, data_set
     antialias = best.protocol.preparation == "resize"
     write_record(profile.root / "protocol.json", {"antialias": antialias, "note": note})
     path = profile.root / "manifest.json"
-    manifest = json.loads(path.read_text())
+    manifest = read_json(path)
     for entry in manifest["files"].values():
         if entry.get("kind") == "recogniser":
             entry["crop"]["antialias"] = antialias

@@ -19,10 +19,11 @@ from omegaconf import DictConfig
 import adjointdeis
 from adjointdeis.evaluation import evaluate, write_scores
 from adjointdeis.evaluation.policies import require_policy
+from adjointdeis.faces.datasets.folder import load_folder
 from adjointdeis.faces.datasets.pairs import MorphPair
 from adjointdeis.files import write_atomically
 from adjointdeis.harness import assets
-from adjointdeis.harness.benchmark import SOURCE, Benchmark, load_benchmark, load_faces
+from adjointdeis.harness.benchmark import OTHER, SOURCE, Benchmark, load_benchmark, load_faces
 from adjointdeis.harness.command_line import this_command
 from adjointdeis.harness.dry_run import cost_table, expected_costs
 from adjointdeis.harness.folds import guided_by, in_folds, made_of, workbenches
@@ -39,6 +40,7 @@ from adjointdeis.harness.trainer import make_trainer, own_device
 from adjointdeis.harness.wandb_logger import conclude, loggers
 from adjointdeis.morphing.attack import Attack, Workbench
 from adjointdeis.reporting import write_report
+from adjointdeis.reporting.comparability import departures
 
 
 def run(cfg: DictConfig) -> dict[str, Any]:
@@ -55,6 +57,10 @@ def run(cfg: DictConfig) -> dict[str, Any]:
         next(filter(None, sizes), None), face_detector() if cfg.data.get("check_faces") else None
     )
     benchmark = load_benchmark(dataset, cfg.data.pairs, cfg.data.limit, check)
+    if cfg.data.get("originals"):
+        originals = load_folder(cfg.data.originals, dataset.name)
+        originals.require((SOURCE, OTHER))
+        benchmark = replace(benchmark, originals=originals)
     parts = in_folds(benchmark, benches)
     judges = judges_of(cfg, cfg.assets.recognisers, profile)
     fmr, policies = operating_conditions(cfg, benchmark)
@@ -243,7 +249,7 @@ def _conclude(
         "systems": {
             judge.name: {
                 "label": judge.label,
-                "alignment": judge.alignment,
+                "alignment": benchmark.alignment(judge),
                 "fingerprint": judge.fingerprint,
                 "licence": judge.licence,
                 "score_type": judge.score_type,
@@ -275,7 +281,7 @@ def _summary(attack: Attack, records: dict[str, dict[str, Any]], pairs: int) -> 
             for pair, record in records.items()
             if record["failed"]
         ],
-        "notes": attack.notes(),
+        "notes": departures(attack.paper_row, attack.settings()) + attack.notes(),
     }
     if good and attack.steps:
         summary["curves"] = {

@@ -19,6 +19,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from adjointdeis.evaluation import read_scores
+from adjointdeis.evaluation.outside_pair import decisions_outside_pair
 from adjointdeis.faces.datasets.folder import DatasetError, FaceDataset, load_folder
 from adjointdeis.faces.datasets.frll import load_frll
 from adjointdeis.faces.datasets.pairs import write_pairs
@@ -58,6 +60,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
         "faces": str(faces.root),
         "pairs": str(task.pairs or directory / "pairs.csv"),
         "limit": cfg.data.get("limit"),
+        "originals": str(cfg.data.root) if task.originals else None,
     }
     if weights is not None:
         sub.assets.autoencoder = weights if len(weights) > 1 else weights[0]
@@ -68,7 +71,12 @@ def run(cfg: DictConfig) -> dict[str, Any]:
         facts = _choose_pairs(cfg, faces, profile, judged, selector, folds, groups, directory)
     result = morph.run(sub)
     if result and not cfg.dry_run:
-        result["run"] |= {"pairs": facts, "missing": list(dict.fromkeys(missing))}
+        scores = read_scores(directory / "scores.csv")
+        result["run"] |= {
+            "pairs": facts,
+            "missing": list(dict.fromkeys(missing)),
+            "outside_pair": decisions_outside_pair(scores, float(cfg.protocol.fmr[0])),
+        }
         write_record(directory / "result.json", result)
         write_report(directory)
     return result
