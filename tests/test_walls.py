@@ -252,8 +252,9 @@ def test_arguments_are_described_in_one_form() -> None:
     assert not wrong
 
 
-# Two words that belong to two fields: a node of a time grid, and of an ONNX graph.
-TWICE = {"Node"}
+# Words that belong to two fields: a node of a time grid, and of a network's graph; a run of the
+# program that a report is about, and of a sampler that a gradient goes through.
+TWICE = {"Node", "Run"}
 
 
 def test_a_name_has_one_meaning() -> None:
