@@ -329,7 +329,7 @@ class Attack(ABC):
         return settings
 
     def notes(self) -> list[str]:
-        """Where the row departs from the paper's settings, in words."""
+        """What a reader of its numbers has to know beside its settings."""
         return []
 
 

@@ -40,6 +40,7 @@ from adjointdeis.harness.trainer import make_trainer, own_device
 from adjointdeis.harness.wandb_logger import conclude, loggers
 from adjointdeis.morphing.attack import Attack, Workbench
 from adjointdeis.reporting import write_report
+from adjointdeis.reporting.comparability import departures
 
 
 def run(cfg: DictConfig) -> dict[str, Any]:
@@ -280,7 +281,7 @@ def _summary(attack: Attack, records: dict[str, dict[str, Any]], pairs: int) -> 
             for pair, record in records.items()
             if record["failed"]
         ],
-        "notes": attack.notes(),
+        "notes": departures(attack.paper_row, attack.settings()) + attack.notes(),
     }
     if good and attack.steps:
         summary["curves"] = {
