@@ -135,8 +135,6 @@ def test_the_renderer_of_synthetic_faces_stands_alone() -> None:
 
 # Modules of `gradients` whose every name others may use; of the rest, what the package exports.
 OPEN = {"catalogue", "cost", "free_memory"}
-# Shares the forward pass of the exact gradient, step by step, until that has an open form.
-INSIDER = {"guidance/implicit_diffusion.py"}
 
 
 def test_nobody_else_uses_the_private_parts_of_the_gradients() -> None:
@@ -144,7 +142,7 @@ def test_nobody_else_uses_the_private_parts_of_the_gradients() -> None:
     wrong = set()
     for path in CODE:
         inside = path.is_relative_to(PACKAGE) and room_of(path) == "gradients"
-        if inside or (path.is_relative_to(PACKAGE) and as_room(path) in INSIDER):
+        if inside:
             continue
         for name in imports(path):
             _, _, rest = name.partition("adjointdeis.gradients.")
@@ -152,10 +150,6 @@ def test_nobody_else_uses_the_private_parts_of_the_gradients() -> None:
             if taken and taken not in public | OPEN and module not in OPEN:
                 wrong.add(f"{path.relative_to(ROOT)}: {name}")
     assert not wrong
-
-
-def as_room(path: Path) -> str:
-    return path.relative_to(PACKAGE).as_posix()
 
 
 def tracked() -> list[Path]:
@@ -256,3 +250,18 @@ def test_arguments_are_described_in_one_form() -> None:
                 if found := other.search(text):
                     wrong.append(f"{path.relative_to(ROOT)}: {found[0].strip()}")
     assert not wrong
+
+
+# Words that belong to two fields: a node of a time grid, and of a network's graph; a run of the
+# program that a report is about, and of a sampler that a gradient goes through.
+TWICE = {"Node", "Run"}
+
+
+def test_a_name_has_one_meaning() -> None:
+    found: dict[str, list[str]] = {}
+    for path in CODE:
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                found.setdefault(node.name, []).append(path.relative_to(ROOT).as_posix())
+    twice = {name: paths for name, paths in found.items() if len(paths) > 1}
+    assert twice.keys() <= TWICE, twice

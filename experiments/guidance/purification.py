@@ -10,7 +10,7 @@ from adjointdeis.diffusion.grid import TimeGrid
 from adjointdeis.diffusion.noise import RecordedNoise
 from adjointdeis.diffusion.oracles import MixtureDenoiser
 from adjointdeis.diffusion.schedule import VPLinear
-from adjointdeis.gradients.base import GradientMethod
+from adjointdeis.gradients import GradientMethod
 from adjointdeis.guidance.diffpure import AttackOutcome, DefenceProblem, DiffPure, Draw
 from adjointdeis.guidance.problem import Instance
 from adjointdeis.harness.benchmark import OTHER, SOURCE

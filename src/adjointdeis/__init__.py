@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from adjointdeis.diffusion.conditions import PerStep
     from adjointdeis.diffusion.grid import TimeGrid
     from adjointdeis.diffusion.schedule import (
         DDPM,
@@ -19,6 +20,7 @@ __version__ = "0.1.0"
 __all__ = [
     "DDPM",
     "Encoding",
+    "PerStep",
     "RectifiedFlow",
     "Rollout",
     "TimeGrid",
@@ -40,6 +42,7 @@ _HOMES = {
         "VPLinear",
         "VarianceExploding",
     ),
+    "adjointdeis.diffusion.conditions": ("PerStep",),
     "adjointdeis.rollout": ("Encoding", "Rollout", "encode", "sample"),
 }
 

@@ -2,21 +2,20 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from adjointdeis.diffusion.conditions import divided
 from adjointdeis.diffusion.grid import TimeGrid
-from adjointdeis.diffusion.noise import Noise, ReversedNoise, as_noise
-from adjointdeis.gradients.base import GradientMethod
-from adjointdeis.gradients.chain import Chain
-from adjointdeis.gradients.cost import Cost, CountedDenoiser
-from adjointdeis.gradients.discrete_adjoint import DiscreteAdjoint
+from adjointdeis.diffusion.noise import Noise, ReversedNoise, as_noise, rows_of_noise
+from adjointdeis.gradients import Chain, Cost, DiscreteAdjoint, GradientMethod
 from adjointdeis.solvers.base import Solver
 from adjointdeis.solvers.pair import Pair
 from adjointdeis.solvers.reversible import ReversibleSolver, warn_of_amplification
 
-Condition = Tensor | Sequence[Tensor] | None
+Condition = Any  # a tensor, a pytree of tensors and constants, PerStep of either, or None
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +54,7 @@ def sample(
     noise: Noise | Sequence[Tensor] | None = None,
     gradient: GradientMethod | None = None,
     parameters: Sequence[Tensor] | None = None,
+    microbatch: int | None = None,
 ) -> Rollout:
     """Run the sampler from x_T to x_0, differentiably.
 
@@ -65,27 +65,47 @@ def sample(
         denoiser: ``denoiser(x, t, z) -> eps``, t a 0-d float64 tensor in [0, 1].
         x_T: state at the first node, shape (B, *); (2, B, *) for ``Pair``, whose x_0 is a pair
             in any case.
-        z: condition of every step, or a sequence of N tensors with z_i for step i, or None.
+        z: condition, handed to the denoiser as it is: a tensor, or a dict, tuple or other pytree
+            of tensors and constants, or None; ``PerStep([z_0, ..., z_{N-1}])`` has one for each
+            step. Every tensor in it that requires a gradient gets one.
         solver: any object with ``step`` and ``calculus``, such as ``StepFunction(function)``.
         grid: sampling grid, noise to data, N steps.
         noise: for an SDE solver, a list of N standard normals, ``RecordedNoise``,
             ``BrownianPath``; None for an ODE solver.
         gradient: how to differentiate; ``DiscreteAdjoint()`` by default.
-        parameters: weights that may receive a gradient. By default those of the denoiser
-            when it is an ``nn.Module``; give them when it is a plain callable. Only those
-            that require a gradient cost anything.
+        parameters: weights and other tensors that the denoiser uses and that may receive a
+            gradient; they need not be leaves. By default the weights of the denoiser when it is
+            an ``nn.Module``; give them when it is a plain callable. Only those that require a
+            gradient cost anything.
+        microbatch: how many samples to take through the network at one time. The batch is sampled
+            and differentiated in parts, with the activations of one part in memory; x_0 and its
+            gradients are those of the whole batch, for a network that treats its samples one by
+            one. Divided are x_T, the noise, and every tensor in z whose first dimension is the
+            batch; evaluations are counted once a part.
 
     Raises:
         ValueError: a grid in the wrong direction, a z sequence or noise of the wrong length,
-            noise for an ODE solver or none for an SDE solver.
+            noise for an ODE solver or none for an SDE solver; a microbatch that cannot be one.
         NotSupportedError: the gradient method does not differentiate this kind of solver, or
             gives no gradient of an input that requires one.
         UnreachableLeafError: a tensor that requires a gradient could not receive one.
     """
     if not grid.sampling:
         raise ValueError("sample() needs a grid from noise to data; this one encodes")
-    x_0, cost = _run(denoiser, x_T, z, solver, grid, noise, gradient, parameters)
-    return Rollout(x_0, cost)
+    cost = Cost()
+    if microbatch is None:
+        run = _run(denoiser, x_T, z, solver, grid, noise, gradient, parameters, cost)
+        return Rollout(run, cost)
+    if isinstance(solver, Pair) or microbatch < 1:
+        raise ValueError(
+            f"microbatch={microbatch} must be 1 or more, and a Pair of latents cannot be divided"
+        )
+    solver = solver.in_parts() if hasattr(solver, "in_parts") else solver
+    parts = [
+        _part(denoiser, x_T, z, solver, grid, noise, gradient, parameters, cost, rows)
+        for rows in (slice(k, k + microbatch) for k in range(0, x_T.shape[0], microbatch))
+    ]
+    return Rollout(torch.cat(parts), cost)
 
 
 def encode(
@@ -109,8 +129,8 @@ def encode(
     :func:`sample`.
 
     Args:
-        denoiser, z, gradient, parameters: as in :func:`sample`; a z sequence is in the order
-            of this grid.
+        denoiser, z, gradient, parameters: as in :func:`sample`; ``PerStep`` is in the order of
+            this grid.
         x_0: state at the first, clean node, shape (B, *).
         solver: an ODE solver, or a reversible one.
         grid: encoding grid, data to noise: ``grid.reversed()`` of a sampling grid, or
@@ -131,11 +151,12 @@ def encode(
         sampling = grid.reversed()
         warn_of_amplification(solver, sampling, x_0.dtype)
         if solver.calculus == "sde":
-            noise = ReversedNoise(as_noise(noise, sampling, _latent(solver, x_0)), sampling)
+            noise = ReversedNoise(as_noise(noise, sampling, Chain.latent(solver, x_0)), sampling)
         solver = solver.inverted(sampling)
     elif getattr(solver, "calculus", None) == "sde":
         raise ValueError("an SDE is not encoded by running it backwards; use CycleSDE.encode")
-    x_T, cost = _run(denoiser, x_0, z, solver, grid, noise, gradient, parameters)
+    cost = Cost()
+    x_T = _run(denoiser, x_0, z, solver, grid, noise, gradient, parameters, cost)
     return Encoding(x_T, cost)
 
 
@@ -148,46 +169,55 @@ def _run(
     noise: Noise | Sequence[Tensor] | None,
     gradient: GradientMethod | None,
     parameters: Sequence[Tensor] | None,
-) -> tuple[Tensor, Cost]:
+    cost: Cost,
+) -> Tensor:
     method = DiscreteAdjoint() if gradient is None else gradient
     _check_calculus(solver, noise)
-    zs, scheduled = _conditions(z, grid)
-    cost = Cost()
-    chain = Chain(
-        denoiser=CountedDenoiser(denoiser, cost),
-        solver=solver,
-        grid=grid,
-        noise=as_noise(noise, grid, _latent(solver, x)) if solver.calculus == "sde" else None,
-        scheduled=scheduled,
-        cost=cost,
-    )
+    chain = Chain.of(denoiser, solver, grid, x, z, noise, cost)
     weights = _weights(denoiser) if parameters is None else parameters
-    learned = [weight for weight in weights if weight.requires_grad]
-    differentiable = any(tensor.requires_grad for tensor in (x, *zs, *learned))
-    if torch.is_grad_enabled() and differentiable:
-        method.refuse(solver, x, zs, scheduled, learned)
-        return method.rollout(chain, x, zs, learned), cost
-    return chain.run(x, zs)[0], cost
+    theta = [weight for weight in weights if weight.requires_grad]
+    if not torch.is_grad_enabled():
+        return chain.run(x)[0]
+    asked = {
+        "x_T": x.requires_grad,
+        "z_t" if chain.scheduled else "z": bool(chain.conditions.active),
+        "theta": bool(theta),
+        "noise": bool(chain.wanted_noise),
+    }
+    if any(asked.values()):
+        method.refuse(solver, [what for what, wanted in asked.items() if wanted])
+        return method.rollout(chain, x, theta)
+    return method.sampled(chain, x)
 
 
-def _latent(solver: Solver, x: Tensor) -> Tensor:
-    """One latent as the network sees it, where x may hold a pair of them."""
-    return x[0] if isinstance(solver, Pair) and not solver.tied else x
+def _part(
+    denoiser: Callable[..., Tensor],
+    x_T: Tensor,
+    z: Condition,
+    solver: Solver,
+    grid: TimeGrid,
+    noise: Noise | Sequence[Tensor] | None,
+    gradient: GradientMethod | None,
+    parameters: Sequence[Tensor] | None,
+    cost: Cost,
+    rows: slice,
+) -> Tensor:
+    """x_0 of some samples of a batch."""
+    batch = x_T.shape[0]
+    if noise is not None:
+        noise = rows_of_noise(as_noise(noise, grid, x_T), rows)
+    z = divided(z, batch, rows)
+    x_0 = _run(denoiser, x_T[rows], z, solver, grid, noise, gradient, parameters, cost)
+    if x_0.shape != x_T[rows].shape:
+        raise ValueError(
+            f"a part of {x_T[rows].shape[0]} samples came out as {tuple(x_0.shape)}: the denoiser "
+            f"holds a tensor of the whole batch of {batch}; pass it in z, which is divided"
+        )
+    return x_0
 
 
 def _weights(denoiser: Callable[..., Tensor]) -> list[Tensor]:
     return list(denoiser.parameters()) if isinstance(denoiser, nn.Module) else []
-
-
-def _conditions(z: Condition, grid: TimeGrid) -> tuple[tuple[Tensor, ...], bool]:
-    if z is None:
-        return (), False
-    if isinstance(z, Tensor):
-        return (z,), False
-    zs = tuple(z)
-    if len(zs) != grid.steps:
-        raise ValueError(f"a scheduled z needs one tensor per step: {grid.steps}, got {len(zs)}")
-    return zs, True
 
 
 def _check_calculus(solver: Solver, noise: object) -> None:

@@ -16,7 +16,7 @@ from oracles import (
     relative_error,
 )
 
-from adjointdeis import DDPM, TimeGrid, VPLinear, sample
+from adjointdeis import DDPM, PerStep, TimeGrid, VPLinear, sample
 from adjointdeis.diffusion import BrownianPath, CycleSDE, RecordedNoise, as_noise
 from adjointdeis.diffusion.transition import path_scale
 from adjointdeis.solvers import DDIM, Rex, SDEDPMSolver, SDEDPMSolverPP
@@ -168,8 +168,9 @@ def test_cycle_sde_takes_a_condition_for_each_step(solver) -> None:
     x_0, zs = inputs(5)
     denoiser = MLPDenoiser()
     with torch.no_grad():
-        code = CycleSDE.encode(denoiser, x_0, zs, grid, seed=1, solver=solver)
-        back = sample(denoiser, code.x_T, zs, solver=solver, grid=grid, noise=code.noise)
+        z = PerStep(zs)
+        code = CycleSDE.encode(denoiser, x_0, z, grid, seed=1, solver=solver)
+        back = sample(denoiser, code.x_T, z, solver=solver, grid=grid, noise=code.noise)
     assert relative_error(back.x_0, x_0) < 1e-12
 
 

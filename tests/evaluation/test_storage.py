@@ -103,3 +103,19 @@ def test_broken_sidecar(tmp_path):
     write(sidecar_of(path), "{\n oops")
     with pytest.raises(ScoreError, match=r"s\.csv\.json:2: not JSON"):
         read_scores(path)
+
+
+@pytest.mark.parametrize("text", ['{"systems": []}', '{"systems": {"a": 3}}', "[]"])
+def test_a_sidecar_of_another_shape_is_named(tmp_path, table, text):
+    path = tmp_path / "s.csv"
+    write_scores(table, path)
+    (tmp_path / "s.csv.json").write_text(text)
+    with pytest.raises(ScoreError, match=r"s\.csv\.json: .*expected"):
+        read_scores(path)
+
+
+def test_a_damaged_parquet_file_is_named(tmp_path):
+    pytest.importorskip("pyarrow")
+    (tmp_path / "s.parquet").write_bytes(b"PAR1 and nothing else")
+    with pytest.raises(ScoreError, match=r"s\.parquet: not a readable Parquet"):
+        read_scores(tmp_path / "s.parquet")

@@ -198,3 +198,13 @@ def test_labels_can_be_added_but_numbers_cannot(record):
 def test_infinite_threshold_is_refused():
     with pytest.raises(EvaluationError, match="expected a finite number"):
         ThresholdRecord(value=math.inf, score_type="similarity", rule="", target_fmr=0.1)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("model", 7), ("alignment", None), ("k", "ten"), ("value", True), ("n", [1])]
+)
+def test_a_key_of_another_type_is_named(key, value):
+    record = threshold_at_fmr(np.arange(100.0), 0.1).to_dict()
+    with pytest.raises(EvaluationError, match=f"{key} .*expected"):
+        ThresholdRecord.from_dict(record | {key: value})
+    assert ThresholdRecord.from_dict(record).to_dict() == record

@@ -18,7 +18,7 @@ from oracles import (
     relative_error,
 )
 
-from adjointdeis import DDPM, RectifiedFlow, TimeGrid, VPLinear, encode, sample
+from adjointdeis import DDPM, PerStep, RectifiedFlow, TimeGrid, VPLinear, encode, sample
 from adjointdeis.diffusion import RecordedNoise
 from adjointdeis.gradients import (
     Backprop,
@@ -98,7 +98,7 @@ def controls(method) -> tuple[torch.Tensor, int]:
     grid = TimeGrid.uniform_time(RectifiedFlow(), 100)
     network = mixture(RectifiedFlow()).requires_grad_(False)
     rollout = sample(
-        lambda x, t, z: network(x, t, inputs()[1]), inputs()[0], us,
+        lambda x, t, z: network(x, t, inputs()[1]), inputs()[0], PerStep(us),
         solver=Controlled(), grid=grid, gradient=method,
     )  # fmt: skip
     (rollout.x_0 * COTANGENT).sum().backward()
@@ -164,8 +164,9 @@ def test_truncation_at_the_full_length_is_exact(solver) -> None:
     def weights_and_conditions(method):
         network.zero_grad()
         x_0 = sample(
-            network, x_T, zs, solver=solver, grid=GRIDS["time"], noise=noise, gradient=method
-        ).x_0
+            network, x_T, PerStep(zs), solver=solver, grid=GRIDS["time"], noise=noise,
+            gradient=method,
+        ).x_0  # fmt: skip
         found = torch.autograd.grad((x_0 * COTANGENT).sum(), [*zs, *network.parameters()])
         return torch.stack(found[:N]), torch.cat([g.flatten() for g in found[N:]])
 

@@ -21,10 +21,11 @@ from oracles import (
     normal,
     observed_order,
     relative_error,
+    unchecked,
 )
 from torch import nn
 
-from adjointdeis import TimeGrid, VPLinear, encode, sample
+from adjointdeis import PerStep, TimeGrid, VPLinear, encode, sample
 from adjointdeis.diffusion import BrownianPath
 from adjointdeis.gradients import (
     AdjointDEIS,
@@ -37,7 +38,7 @@ from adjointdeis.gradients import (
     UnreachableLeafError,
     adjoint_dpm,
 )
-from adjointdeis.gradients.augmented import Place
+from adjointdeis.gradients.augmented import Coefficients
 from adjointdeis.solvers import DDIM, DPMSolverPP, RungeKutta, SDEDPMSolver
 
 torchdiffeq = pytest.importorskip("torchdiffeq")
@@ -98,9 +99,9 @@ def test_each_method_has_its_order_with_the_exact_time_map(method, order, spacin
 def test_snapping_stages_to_grid_nodes_loses_the_order(monkeypatch) -> None:
     """What the published code does to the time of a stage."""
 
-    def nearest(clock, rho: float) -> Place:
+    def nearest(clock, rho: float) -> Coefficients:
         node = clock.grid[int((clock.grid.rho - rho).abs().argmin())]
-        return Place(node.t, node.alpha, 0.0, 1.0)
+        return Coefficients(node.t, node.alpha, 0.0, 1.0)
 
     monkeypatch.setattr(adjoint_dpm._Clock, "__call__", nearest)
     found = orders(AdjointDPM("rk4"), RungeKutta("rk4"), "lmbda", [40, 80])
@@ -202,7 +203,7 @@ def test_the_network_is_never_evaluated_outside_the_grid(name: str, tol: float) 
             x = x_T.detach().to(dtype, copy=True).requires_grad_()
             sample(
                 watched, x, z.to(dtype), solver=DDIM(), grid=grid,
-                gradient=ADAPTIVE[name](tol), parameters=list(network.parameters()),
+                gradient=unchecked(ADAPTIVE[name](tol)), parameters=list(network.parameters()),
             ).x_0.sum().backward()  # fmt: skip
             assert len(times) > 2 * grid.steps and x.grad.dtype == dtype
             assert float(grid.t[-1]) <= min(times) and max(times) <= float(grid.t[0])
@@ -250,7 +251,7 @@ def test_what_they_cannot_do_is_refused_by_name(method, monkeypatch) -> None:
             **setting,
         )  # fmt: skip
     with pytest.raises(NotSupportedError, match="scheduled condition"):
-        sample(network, x_T, [z.requires_grad_() for z in zs], solver=DDIM(), **setting)
+        sample(network, x_T, PerStep([z.requires_grad_() for z in zs]), solver=DDIM(), **setting)
     with pytest.raises(UnreachableLeafError, match="parameters"):
         sample(lambda x, t, z: network(x, t, z), x_T, zs[0], solver=DDIM(), **setting)
     for wrong, message in (({"method": "rk5"}, "dopri5"), ({"rtol": 0.0}, "positive")):
@@ -265,9 +266,9 @@ def test_what_they_cannot_do_is_refused_by_name(method, monkeypatch) -> None:
 @pytest.mark.parametrize("method", [AdjointDPM("midpoint"), Backsolve()], ids=lambda m: m.method)
 def test_only_what_is_asked_for_is_differentiated(method) -> None:
     network, (x_T, z) = Recorder(), inputs()
-    setting = {"solver": DDIM(), "grid": SPACINGS["time"](8), "gradient": method}
+    setting = {"solver": DDIM(), "grid": SPACINGS["time"](8), "gradient": unchecked(method)}
     a_0 = normal(BATCH, DIM, seed=99)
-    full = differentiate(network, x_T, z, method, solver=DDIM(), grid=setting["grid"])
+    full = differentiate(network, x_T, z, setting["gradient"], solver=DDIM(), grid=setting["grid"])
     # Weights alone, twice: they accumulate.
     network.zero_grad()
     for _ in range(2):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from oracles import BATCH, DIM, MLPDenoiser, inputs
 
-from adjointdeis import TimeGrid, VPLinear, sample
+from adjointdeis import PerStep, TimeGrid, VPLinear, sample
 from adjointdeis.diffusion import BrownianPath
 from adjointdeis.gradients import Backprop, GradientMethod, NotSupportedError
 from adjointdeis.gradients.catalogue import CATALOGUE, Entry, entry
@@ -58,6 +58,7 @@ def test_what_a_method_does_not_declare_is_refused_by_name(missing: str, message
     for tensor in (x_T, *(z if isinstance(z, list) else [z])):
         tensor.requires_grad_()
     arguments = {"solver": DDIM(), "grid": grid, "gradient": limited(missing)}
+    z = PerStep(z) if isinstance(z, list) else z
     with pytest.raises(NotSupportedError, match=message):
         sample(network, x_T, z, **arguments)
     # Nothing is refused that is not asked for.

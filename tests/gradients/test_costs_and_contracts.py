@@ -15,15 +15,17 @@ from oracles import (
     inputs,
     mixture,
     normal,
+    unchecked,
 )
 
-from adjointdeis import DDPM, TimeGrid, VPLinear, sample
+from adjointdeis import DDPM, PerStep, TimeGrid, VPLinear, sample
 from adjointdeis.diffusion import BrownianPath, ClassifierFreeGuidance, RecordedNoise
 from adjointdeis.gradients import (
     AdjointDEIS,
     Backprop,
     DiscreteAdjoint,
     LargeAdjointStepWarning,
+    NotSupportedError,
     UnreachableLeafError,
 )
 from adjointdeis.solvers import DDIM, DPMSolverPP, SDEDPMSolver
@@ -90,6 +92,7 @@ def test_the_history_of_a_multistep_solver_counts_as_latents() -> None:
 def test_frozen_weights_cost_nothing_and_receive_nothing(method) -> None:
     denoiser = Recorder().requires_grad_(False)
     x_T, z = inputs()[0].requires_grad_(), inputs()[1]
+    method = unchecked(method)
     sample(denoiser, x_T, z, solver=DDIM(), grid=GRID, gradient=method).x_0.sum().backward()
     assert x_T.grad is not None and x_T.grad.norm() > 0
     assert all(p.grad is None for p in denoiser.parameters())
@@ -111,7 +114,8 @@ def test_only_what_is_asked_for_is_differentiated(method) -> None:
     _, zs = inputs(N)
     zs[2].requires_grad_()
     network.requires_grad_(False)
-    sample(network, x_T, zs, solver=DDIM(), grid=GRID, gradient=method).x_0.sum().backward()
+    rollout = sample(network, x_T, PerStep(zs), solver=DDIM(), grid=GRID, gradient=method)
+    rollout.x_0.sum().backward()
     assert zs[2].grad.norm() > 0 and all(v.grad is None for i, v in enumerate(zs) if i != 2)
 
 
@@ -201,11 +205,18 @@ def test_weights_of_a_plain_callable_must_be_listed(method) -> None:
         )  # fmt: skip
 
 
-def test_noise_that_requires_a_gradient_is_named() -> None:
-    noise = [normal(BATCH, DIM, seed=i).requires_grad_() for i in range(N)]
+def test_noise_that_requires_a_gradient_gets_it_or_is_refused_by_name() -> None:
+    noise = [normal(BATCH, DIM, seed=i).requires_grad_(i != 2) for i in range(N)]
     x_T, z = inputs()
-    with pytest.raises(UnreachableLeafError):
-        sample(MLPDenoiser(), x_T, z, solver=SDEDPMSolver(), grid=GRID, noise=noise)
+    wanted, found = [n for n in noise if n.requires_grad], []
+    for method in (Backprop(), DiscreteAdjoint(), DiscreteAdjoint(snapshots=2)):
+        setting = {"solver": SDEDPMSolver(), "grid": GRID, "noise": noise, "gradient": method}
+        x_0 = sample(MLPDenoiser(), x_T, z, **setting).x_0
+        found.append(torch.autograd.grad(x_0.square().sum(), wanted))
+    assert all(agree(a, b) for again in found[1:] for a, b in zip(again, found[0], strict=True))
+    setting["gradient"] = AdjointDEIS()
+    with pytest.raises(NotSupportedError, match="no gradient of the noise of the path"):
+        sample(MLPDenoiser(), x_T, z, **setting)
 
 
 @quiet
@@ -246,8 +257,9 @@ def test_the_network_is_evaluated_inside_the_unit_interval_in_both_passes() -> N
             x = x_T.clone().requires_grad_()
             weights = list(network.parameters())
             sample(
-                watched, x, z, solver=DDIM(), grid=grid, gradient=method, parameters=weights
-            ).x_0.sum().backward()
+                watched, x, z, solver=DDIM(), grid=grid, gradient=unchecked(method),
+                parameters=weights,
+            ).x_0.sum().backward()  # fmt: skip
             assert min(times) >= 0.0 and max(times) <= 1.0
             assert times[: grid.steps] == grid.t[:-1].tolist()
             if isinstance(method, DiscreteAdjoint):

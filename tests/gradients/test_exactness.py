@@ -20,7 +20,7 @@ from oracles import (
 )
 from torch import nn
 
-from adjointdeis import DDPM, TimeGrid, VPCosine, VPLinear, encode, sample
+from adjointdeis import DDPM, PerStep, TimeGrid, VPCosine, VPLinear, encode, sample
 from adjointdeis.diffusion import BrownianPath, FromTimesteps, GaussianDenoiser, RecordedNoise
 from adjointdeis.gradients import AdjointDEIS, Backprop, DiscreteAdjoint
 from adjointdeis.gradients.adjoint_kernel import solve_adjoint
@@ -92,7 +92,7 @@ def test_gradients_are_correct_by_finite_differences() -> None:
             return sample(
                 network,
                 x,
-                conditions,
+                PerStep(conditions),
                 solver=solver,
                 grid=grid,
                 noise=noise if solver.calculus == "sde" else None,

@@ -24,7 +24,7 @@ from oracles import (
 )
 from torch import Tensor
 
-from adjointdeis import TimeGrid, VPLinear, sample
+from adjointdeis import PerStep, TimeGrid, VPLinear, sample
 from adjointdeis.diffusion import RecordedNoise
 from adjointdeis.gradients import Backprop, GradientMethod, NotSupportedError
 from adjointdeis.gradients.catalogue import CATALOGUE, Entry
@@ -74,7 +74,7 @@ def differentiate(
         z.requires_grad_(condition in wanted)
     network.requires_grad_("theta" in wanted)
     x_0 = sample(
-        network, x_T, zs if scheduled else zs[0],
+        network, x_T, PerStep(zs) if scheduled else zs[0],
         solver=solver, grid=grid, noise=noise, gradient=method,
     ).x_0  # fmt: skip
     (x_0 * COTANGENT).sum().backward()
@@ -107,7 +107,7 @@ def continuous(calculus: str, data: str, scheduled: bool, steps: int) -> Found:
     """Gradient of a much finer solve with the same schedule of z and the same path."""
     finer = {"ode": 2, "sde": 8}[calculus]
     network, (x_T, zs) = DATA[data](), leaves(steps, scheduled)
-    repeated = [z for z in zs for _ in range(finer)] if scheduled else zs[0]
+    repeated = PerStep([z for z in zs for _ in range(finer)]) if scheduled else zs[0]
     x_0 = sample(
         network, x_T, repeated,
         solver=RungeKutta4() if calculus == "ode" else SDEDPMSolver(), gradient=Backprop(),

@@ -21,7 +21,7 @@ from oracles import (
 )
 from torch import nn
 
-from adjointdeis import TimeGrid, VPLinear, sample
+from adjointdeis import PerStep, TimeGrid, VPLinear, sample
 from adjointdeis.diffusion import BrownianPath, RecordedNoise
 from adjointdeis.gradients import (
     AdjointDEIS,
@@ -236,7 +236,7 @@ def test_what_it_cannot_do_is_refused_by_name(monkeypatch) -> None:
     with pytest.raises(NotSupportedError, match="ode"):
         sample(network, x_T, zs[0], solver=DDIM(), **setting)
     with pytest.raises(NotSupportedError, match="scheduled condition"):
-        sample(network, x_T, [z.requires_grad_() for z in zs], **sde, **setting)
+        sample(network, x_T, PerStep([z.requires_grad_() for z in zs]), **sde, **setting)
     with pytest.raises(UnreachableLeafError, match="parameters"):
         sample(lambda x, t, z: network(x, t, z), x_T, zs[0], **sde, **setting)
     for wrong, message in (({"method": "srk"}, "'heun'"), ({"substeps": 0}, "at least 1")):

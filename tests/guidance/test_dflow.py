@@ -9,8 +9,7 @@ from torch import nn
 
 from adjointdeis import RectifiedFlow, TimeGrid, sample
 from adjointdeis.diffusion import EpsFromFlow, GaussianDenoiser
-from adjointdeis.gradients import AdjointDEIS, Backprop, DiscreteAdjoint
-from adjointdeis.gradients.base import NotSupportedError
+from adjointdeis.gradients import AdjointDEIS, Backprop, DiscreteAdjoint, NotSupportedError
 from adjointdeis.guidance.dflow import DFlow, radius_penalty
 from adjointdeis.guidance.problem import LatentProblem, Outcome
 from adjointdeis.solvers import DDIM, RungeKutta

@@ -6,9 +6,8 @@ import pytest
 import torch
 from oracles import DIM, MLPDenoiser, agree, mixture, normal, relative_error
 
-from adjointdeis import RectifiedFlow, TimeGrid, sample
-from adjointdeis.gradients import Backprop, DiscreteAdjoint
-from adjointdeis.gradients.flowgrad import FlowGrad
+from adjointdeis import PerStep, RectifiedFlow, TimeGrid, sample
+from adjointdeis.gradients import Backprop, DiscreteAdjoint, FlowGrad
 from adjointdeis.guidance.flowgrad import Controlled, TrajectoryControl
 from adjointdeis.guidance.problem import LatentProblem
 from adjointdeis.solvers import DDIM, DPMSolverPP, SDEDPMSolver
@@ -59,7 +58,7 @@ def test_controls_of_zero_are_the_plain_sampler() -> None:
 def test_the_first_control_moves_the_noise() -> None:
     denoiser, bump = MLPDenoiser(), 0.3 * normal(2, DIM, seed=7)
     us = [bump, *[torch.zeros_like(X)] * 7]
-    moved = sample(denoiser, X, us, solver=Controlled(DDIM(), Z), grid=GRID)
+    moved = sample(denoiser, X, PerStep(us), solver=Controlled(DDIM(), Z), grid=GRID)
     assert agree(moved.x_0, sample(denoiser, X + bump, Z, solver=DDIM(), grid=GRID).x_0)
 
 

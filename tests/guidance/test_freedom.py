@@ -7,7 +7,7 @@ import pytest
 import torch
 from oracles import COND, MLPDenoiser, agree, gaussian, inputs, mixture, normal
 
-from adjointdeis import TimeGrid, VPLinear, sample
+from adjointdeis import PerStep, TimeGrid, VPLinear, sample
 from adjointdeis.diffusion import MixtureDenoiser
 from adjointdeis.guidance.freedom import FreeDoM, Known, renoised
 from adjointdeis.guidance.lookahead import Lookahead
@@ -218,7 +218,7 @@ def test_a_scheduled_condition_is_followed() -> None:
         FreeDoM(scale=0.0), denoiser, x, torch.stack(z, 1), loss=loss, solver=DDIM(), grid=GRID,
         scheduled=True,
     )  # fmt: skip
-    assert torch.equal(guided.x_0, sample(denoiser, x, z, solver=DDIM(), grid=GRID).x_0)
+    assert torch.equal(guided.x_0, sample(denoiser, x, PerStep(z), solver=DDIM(), grid=GRID).x_0)
 
 
 def test_the_known_prediction_serves_one_state_only() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from oracles import MLPDenoiser, RungeKutta4, agree, inputs, mixture, normal, relative_error
 
-from adjointdeis import TimeGrid, VPLinear, sample
+from adjointdeis import PerStep, TimeGrid, VPLinear, sample
 from adjointdeis.diffusion import RecordedNoise
 from adjointdeis.gradients import AdjointDEIS, Backprop, DiscreteAdjoint
 from adjointdeis.guidance.lookahead import Lookahead
@@ -51,7 +51,9 @@ def test_one_step_is_the_gradient_of_the_posterior_mean(step: int) -> None:
 @pytest.mark.parametrize("k", ["all", 5, 99])
 def test_all_is_the_gradient_of_the_sampler(step: int, k) -> None:
     denoiser, (x, z) = MLPDenoiser(), inputs(steps=5)
-    found = Lookahead(k).look(denoiser, x, z, loss, solver=DDIM(), grid=TO_CLEAN, step=step)
+    found = Lookahead(k).look(
+        denoiser, x, PerStep(z), loss, solver=DDIM(), grid=TO_CLEAN, step=step
+    )
     assert agree(found.gradient, by_autograd(x, z, TO_CLEAN, step, denoiser))
     remaining = 5 - step
     assert (found.cost.nfe, found.cost.vjps) == (2 * remaining - 1, remaining)
@@ -83,7 +85,7 @@ def test_steps_between_visit_nodes_of_the_grid_and_end_where_it_ends() -> None:
 def test_a_wide_step_takes_the_condition_of_its_noisy_end() -> None:
     grid = TimeGrid.uniform_time(VPLinear(), 10)
     denoiser, (x, z) = MLPDenoiser(), inputs(steps=10)
-    found = Lookahead(2).look(denoiser, x, z, loss, solver=DDIM(), grid=grid, step=2)
+    found = Lookahead(2).look(denoiser, x, PerStep(z), loss, solver=DDIM(), grid=grid, step=2)
     assert agree(found.gradient, by_autograd(x, [z[2], z[6]], grid.at([2, 6, 10]), 0, denoiser))
 
 

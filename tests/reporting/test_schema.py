@@ -62,7 +62,7 @@ def test_errors_name_the_file(tmp_path, bare_run):
     with pytest.raises(ReportError, match=r"result\.json: no such file"):
         read_result(tmp_path)
     (tmp_path / "result.json").write_text("{")
-    with pytest.raises(ReportError, match=r"result\.json: not JSON"):
+    with pytest.raises(ReportError, match=r"result\.json:1: not JSON"):
         read_result(tmp_path)
     broken = {k: v for k, v in bare_run[1].items() if k not in ("rows", "pairs")}
     (tmp_path / "result.json").write_text(json.dumps(broken))

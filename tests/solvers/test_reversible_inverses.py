@@ -4,7 +4,7 @@ import pytest
 import torch
 from oracles import BATCH, DIM, gaussian, inputs, mixture, normal, relative_error
 
-from adjointdeis import DDPM, TimeGrid, VPLinear, encode, sample
+from adjointdeis import DDPM, PerStep, TimeGrid, VPLinear, encode, sample
 from adjointdeis.diffusion import BrownianPath, RecordedNoise
 from adjointdeis.solvers import (
     BDIA,
@@ -97,8 +97,8 @@ def test_a_scheduled_condition_is_undone_in_the_opposite_order() -> None:
     grid = TimeGrid.uniform_time(VPLinear(), 6)
     x_T, zs = inputs(6)
     for solver in (EDICT(), OBELM(), Rex("midpoint")):
-        pair = there(solver, mixture(), x_T, zs, grid)
-        found = back(solver, mixture(), pair, zs[::-1], grid)
+        pair = there(solver, mixture(), x_T, PerStep(zs), grid)
+        found = back(solver, mixture(), pair, PerStep(zs[::-1]), grid)
         assert relative_error(found, torch.stack((x_T, x_T))) < 1e-11
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from oracles import MLPDenoiser, inputs, mixture, normal
 
-from adjointdeis import DDPM, TimeGrid, VPLinear, encode, sample
+from adjointdeis import DDPM, PerStep, TimeGrid, VPLinear, encode, sample
 from adjointdeis.diffusion import GaussianDenoiser
 from adjointdeis.solvers import DDIM, DPMSolverPP, SDEDPMSolver
 
@@ -139,8 +139,10 @@ def test_wrong_uses_are_refused() -> None:
         encode(denoiser, x, z, solver=DDIM(), grid=grid)
     with pytest.raises(ValueError, match=r"CycleSDE\.encode"):
         encode(denoiser, x, z, solver=SDEDPMSolver(), grid=grid.reversed())
-    with pytest.raises(ValueError, match="one tensor per step: 3, got 2"):
-        sample(denoiser, x, [z, z], solver=DDIM(), grid=grid)
+    with pytest.raises(ValueError, match="one condition per step: 3, got 2"):
+        sample(denoiser, x, PerStep([z, z]), solver=DDIM(), grid=grid)
+    with pytest.raises(ValueError, match=r"write z=PerStep\(\[z_0, ..., z_2\]\)"):
+        sample(denoiser, x, [z, z, z], solver=DDIM(), grid=grid)
     clean = TimeGrid.ddim_stride(DDPM(), 10).reversed()
     with pytest.raises(ValueError, match="sigma = 0"):
         encode(denoiser, x, z, solver=DPMSolverPP(1), grid=clean)

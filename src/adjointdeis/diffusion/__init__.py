@@ -2,6 +2,7 @@
 
 from adjointdeis.diffusion.checkpointing import checkpoint_blocks
 from adjointdeis.diffusion.classifier_free import ClassifierFreeGuidance, Guidance
+from adjointdeis.diffusion.conditions import PerStep
 from adjointdeis.diffusion.cycle_sde import CycleSDE
 from adjointdeis.diffusion.denoiser import (
     EDM,
@@ -49,6 +50,7 @@ __all__ = [
     "MixtureDenoiser",
     "Node",
     "Noise",
+    "PerStep",
     "RecordedNoise",
     "RectifiedFlow",
     "Schedule",

@@ -6,6 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from adjointdeis.diffusion.conditions import Conditions
 from adjointdeis.diffusion.denoiser import Denoiser
 from adjointdeis.diffusion.grid import Node, TimeGrid
 from adjointdeis.diffusion.noise import RecordedNoise
@@ -24,7 +25,7 @@ class AdditiveNoise(Protocol):
         self,
         denoiser: Denoiser,
         x: Tensor,
-        z: Tensor | None,
+        z: Any,
         s: Node,
         t: Node,
         state: Any,
@@ -68,7 +69,7 @@ class CycleSDE:
         cls,
         denoiser: Denoiser,
         x_0: Tensor,
-        z: Tensor | None,
+        z: Any,
         grid: TimeGrid,
         seed: int,
         *,
@@ -80,7 +81,7 @@ class CycleSDE:
             denoiser: noise prediction.
             x_0: the state at the last node of ``grid``, shape (B, *). Where that node has
                 sigma > 0, the image itself is taken as that state.
-            z: condition, a tensor, or one per step.
+            z: condition, a tensor or a pytree; ``PerStep([...])`` has one per step.
             grid: sampling grid, noise to data.
             seed: determines the forward path; the draws are made on the CPU in float64.
             solver: sampler that is to reproduce x_0, ``SDEDPMSolver`` or ``SDEDPMSolverPP``.
@@ -103,7 +104,7 @@ class CycleSDE:
         cls,
         denoiser: Denoiser,
         path: tuple[Tensor, ...],
-        z: Tensor | None,
+        z: Any,
         grid: TimeGrid,
         *,
         solver: AdditiveNoise,
@@ -117,10 +118,11 @@ class CycleSDE:
                 f"Cycle-SDE solves a step for its noise, which {type(solver).__name__} does not "
                 "add with a known weight; use SDEDPMSolver or SDEDPMSolverPP"
             )
+        conditions = Conditions.of(z, grid.steps)
         noises, state = [], solver.initial_state(path[0], grid)
         for index in range(grid.steps):
             s, t = grid[index], grid[index + 1]
-            condition = z[index] if isinstance(z, (list, tuple)) else z
+            condition = conditions.of_step(index)
             x_s, x_t = path[index], path[index + 1]
             weight = solver.noise_weight(s, t)
             if weight == 0.0:

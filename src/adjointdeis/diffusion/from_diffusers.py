@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adjointdeis.diffusion.called_model import CalledModel
+from adjointdeis.diffusion.called_model import CalledModel, without_variance
 from adjointdeis.diffusion.denoiser import EpsFromFlow, EpsFromV, EpsFromX0, FromTimesteps
 from adjointdeis.diffusion.grid import TimeGrid
 from adjointdeis.diffusion.schedule import DDPM, RectifiedFlow, Schedule
@@ -108,7 +108,7 @@ class DiffusersModel:
                 ClippingSchedulerWarning,
                 stacklevel=2,
             )
-        network = FromTimesteps(self.network, schedule, rounded=not self._fractional)
+        network = FromTimesteps(_Prediction(self.network), schedule, rounded=not self._fractional)
         convert = _EPS_FROM[self._prediction_type]
         return network if convert is None else convert(network, schedule)
 
@@ -117,7 +117,9 @@ class DiffusersModel:
         """For a flow, the network's own prediction eps - x0, for ``FlowEuler``; else None."""
         if not self._is_flow:
             return None
-        return _FlowTime(self.network, self._scheduler.config.get("num_train_timesteps", 1000))
+        return _FlowTime(
+            _Prediction(self.network), self._scheduler.config.get("num_train_timesteps", 1000)
+        )
 
     def grid(self, steps: int | None = None, **arguments: Any) -> TimeGrid:
         """The nodes that the scheduler's ``set_timesteps(steps)`` visits, for our own solvers.
@@ -254,6 +256,17 @@ _NO_STEPS = {
     "HeliosDMDScheduler": "its pipeline changes the resolution between stages",
     "RFD4ProteinaScheduler": "its pipeline samples two latents at once",
 }
+
+
+class _Prediction(nn.Module):
+    """A network without the variance that it learned, which only its scheduler has a use for."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor, timesteps: Tensor, z: Any) -> Tensor:
+        return without_variance(self.network(x, timesteps, z), x)
 
 
 class _FlowTime(nn.Module):

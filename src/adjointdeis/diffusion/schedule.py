@@ -68,6 +68,10 @@ class Schedule(ABC):
         """Time derivative of ``log_alpha``: the drift coefficient f(t)."""
 
     @abstractmethod
+    def dlmbda(self, t: Time) -> Tensor:
+        r"""Time derivative of the log-SNR, :math:`\dot{\log\alpha} - \dot{\log\sigma}`."""
+
+    @abstractmethod
     def t_of(self, lmbda: Time) -> Tensor:
         """The time at which the log-SNR is ``lmbda``; inverse of :meth:`lmbda`."""
 
@@ -83,15 +87,6 @@ class Schedule(ABC):
         """Noise-to-signal ratio, the clock of the ODE ``dy/drho = eps`` for ``y = x/alpha``."""
         return self.sigma(t) / self.alpha(t)
 
-    def dlmbda(self, t: Time) -> Tensor:
-        r"""Time derivative of the log-SNR.
-
-        With :math:`\alpha^2 + \sigma^2 = 1`,
-        :math:`\dot\lambda = \dot{\log\alpha} \, (1 + \alpha^2/\sigma^2)
-        = \dot{\log\alpha} / \sigma^2`.
-        """
-        return self.dlog_alpha(t) / self.sigma(t) ** 2
-
 
 class VariancePreserving(Schedule):
     r"""Schedules with :math:`\alpha^2 + \sigma^2 = 1`, given by ``log_alpha`` alone."""
@@ -100,6 +95,15 @@ class VariancePreserving(Schedule):
         # 1 - alpha^2 by expm1: at t = 1e-3 the plain difference loses digits. abs() turns the -0.0
         # of t = 0 into 0.0.
         return (-torch.expm1(2.0 * self.log_alpha(t))).sqrt().abs()
+
+    def dlmbda(self, t: Time) -> Tensor:
+        r"""Time derivative of the log-SNR.
+
+        With :math:`\alpha^2 + \sigma^2 = 1`,
+        :math:`\dot\lambda = \dot{\log\alpha} \, (1 + \alpha^2/\sigma^2)
+        = \dot{\log\alpha} / \sigma^2`.
+        """
+        return self.dlog_alpha(t) / self.sigma(t) ** 2
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,7 @@ class SchedulerSolver:
         self.name = type(scheduler).__name__
         self.predicts = f"{predicts} for {self.name}.step"
         self._names = inspect.signature(scheduler.step).parameters
+        self._parts = False
         # What the scheduler holds beside tensors, by (first step of the run, steps taken).
         self._attributes: dict[tuple[int, int], dict[str, Any]] = {}
         # Noise paths that a scheduler makes by itself, by attribute and kind of latent.
@@ -70,6 +71,17 @@ class SchedulerSolver:
     def generator(self, step: int) -> torch.Generator:
         """The source of the noise of a step of the whole run, at its beginning."""
         return torch.Generator().manual_seed((self.seed * 0x9E3779B1 + step) % 2**32)
+
+    def in_parts(self) -> "SchedulerSolver":
+        """This solver for parts of a batch, which refuses to give all of them the same noise."""
+        copied = copy.copy(self)
+        copied._parts = True
+        return copied
+
+    def _has_drawn(self, generator: torch.Generator | None, step: int) -> bool:
+        if generator is None:
+            return False
+        return not torch.equal(generator.get_state(), self.generator(step).get_state())
 
     def initial_state(self, x_T: Tensor, grid: TimeGrid) -> tuple[Tensor, ...]:
         """A scheduler starts without history."""
@@ -94,15 +106,22 @@ class SchedulerSolver:
         timestep = scheduler.timesteps[number]
         scale = getattr(scheduler, "scale_model_input", None)
         prediction = denoiser(x if scale is None else scale(x, timestep), s.t, z)
+        supplied = self._supplied(begin, number, scheduler)
         watched = [*state, *self._constants]
         versions = [tensor._version for tensor in watched]
         out = scheduler.step(
             model_output=prediction,
             timestep=timestep.expand(x.shape[0]) if self.name in _TIMES_A_BATCH else timestep,
             sample=x,
-            **self._supplied(begin, number, scheduler),
+            **supplied,
             **self.arguments,
         )
+        drawn = supplied.get("generator")
+        if self._parts and self._has_drawn(drawn, number):
+            raise ValueError(
+                f"{self.name} adds noise, and every part of a batch would get that of the first: "
+                "sample the whole batch at once, without microbatch"
+            )
         if [tensor._version for tensor in watched] != versions:
             raise ValueError(
                 f"{self.name}.step writes into tensors that earlier steps made, so that a step "

@@ -74,6 +74,9 @@ def _metadata(path: Path) -> dict[str, Any]:
     found = read_json(sidecar, ScoreError)
     if not isinstance(found, dict):
         raise ScoreError(f"{sidecar}: expected a JSON object")
+    systems = found.get("systems", {})
+    if not isinstance(systems, dict) or not all(isinstance(s, dict) for s in systems.values()):
+        raise ScoreError(f'{sidecar}: "systems": expected an object of objects, one per system')
     return {k: v for k, v in found.items() if k not in ("schema", "rows", "fingerprint")}
 
 
@@ -146,7 +149,11 @@ def _pyarrow(path: Path) -> tuple[Any, Any]:
 
 def _read_parquet(path: Path) -> ScoreTable:
     _, parquet = _pyarrow(path)
-    found = parquet.read_table(path)
+    try:
+        found = parquet.read_table(path)
+    # pyarrow's errors of damaged files have no common base.
+    except Exception as error:
+        raise ScoreError(f"{path}: not a readable Parquet file ({error})") from None
     _check_header(path, list(found.column_names))
     columns: dict[str, Any] = {}
     for name in found.column_names:

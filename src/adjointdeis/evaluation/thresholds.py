@@ -176,9 +176,13 @@ class ThresholdRecord:
         for name in ("value", "score_type", "rule", "target_fmr"):
             if name not in values:
                 raise EvaluationError(f"{where}: key {name!r} is missing")
-        for name in ("value", "target_fmr"):
-            if isinstance(values[name], bool) or not isinstance(values[name], int | float):
-                raise EvaluationError(f"{where}: {name} {values[name]!r}, expected a number")
+        for field in fields(cls):
+            value = values.get(field.name, field.default)
+            text = field.type in (str, "str")
+            fits = isinstance(value, str if text else int | float) and not isinstance(value, bool)
+            if not fits and not (value is None and field.default is None):
+                wanted = "text" if text else "a number"
+                raise EvaluationError(f"{where}: {field.name} {value!r}, expected {wanted}")
         return cls(**values)
 
     def write(self, path: str | os.PathLike[str]) -> None:

@@ -1,10 +1,9 @@
 """AdjointDEIS: exponential integrators for the continuous adjoint equations."""
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-import torch
 from torch import Tensor
 
 from adjointdeis.diffusion.grid import Node, TimeGrid
@@ -12,10 +11,12 @@ from adjointdeis.diffusion.noise import BrownianPath
 from adjointdeis.diffusion.prediction import x0_from_eps
 from adjointdeis.gradients.adjoint_kernel import Form, Prediction, Velocity, solve_adjoint
 from adjointdeis.gradients.adjoint_nodes import AdjointNodes
-from adjointdeis.gradients.base import Needs, NotSupportedError, StepwiseMethod, Watch
-from adjointdeis.gradients.chain import Chain, Conditions, Sums, Surroundings, detached, pull_back
+from adjointdeis.gradients.base import StepwiseMethod
+from adjointdeis.gradients.chain import Chain, NotSupportedError
 from adjointdeis.gradients.continuous import ContinuousAdjoint
+from adjointdeis.gradients.inputs import ONE_SLOT, Inputs
 from adjointdeis.gradients.large_steps import LargeAdjointStepWarning, warn_of_large_steps
+from adjointdeis.gradients.trace import Trace, traced
 from adjointdeis.solvers.base import Solver
 
 States = Literal["recorded", "resolved", "interpolated"]
@@ -66,6 +67,7 @@ class AdjointDEIS(StepwiseMethod):
             Jacobian of the data prediction over :math:`e^{c\lambda}`; the linear part, exact,
             then carries the whole factor at high noise, where the noise form may flip the
             sign. Needs sigma > 0 at the clean end; at low noise its error is the larger one.
+        check: as for ``StepwiseMethod``: compare what is evaluated again.
 
     Cost: N evaluations forward, M with a graph and M vector-Jacobian products backward.
 
@@ -82,6 +84,7 @@ class AdjointDEIS(StepwiseMethod):
             steps; re-solved states beyond order 2; data prediction to sigma = 0.
         NotSupportedError: data prediction with re-solved states of an SDE, whose noise in that
             variable is no increment of the path.
+        InconsistentStepError: what was evaluated again is not what ran.
         UnreachableLeafError: the denoiser captured a tensor that requires a gradient.
 
     When not to use: wherever ``DiscreteAdjoint`` fits. With M = N and recorded states that
@@ -98,13 +101,6 @@ class AdjointDEIS(StepwiseMethod):
     steps: int | None = None
     states: States = "recorded"
     prediction: Prediction = "noise"
-    ode: ClassVar[bool] = True
-    sde: ClassVar[bool] = True
-    x_T: ClassVar[bool] = True
-    z: ClassVar[bool] = True
-    z_t: ClassVar[bool] = True
-    theta: ClassVar[bool] = True
-    exact: ClassVar[bool] = False
     memory: ClassVar[str] = "N latents; O(1) latents with re-solved states"
     adjoint: ClassVar[ContinuousAdjoint] = ContinuousAdjoint(
         clock="lambda",
@@ -139,15 +135,8 @@ class AdjointDEIS(StepwiseMethod):
                 "states beforehand: use states='recorded', or order 2 with re-solved states"
             )
 
-    def refuse(
-        self,
-        solver: Solver,
-        x_T: Tensor,
-        zs: Conditions,
-        scheduled: bool,
-        learned: Sequence[Tensor],
-    ) -> None:
-        super().refuse(solver, x_T, zs, scheduled, learned)
+    def refuse(self, solver: Solver, wanted: Collection[str]) -> None:
+        super().refuse(solver, wanted)
         if (self.prediction, self.states, solver.calculus) == ("data", "resolved", "sde"):
             raise NotSupportedError(
                 "AdjointDEIS does not re-solve the states of an SDE in data prediction, where the "
@@ -172,78 +161,43 @@ class AdjointDEIS(StepwiseMethod):
             return AdjointNodes.nearest(grid, steps)
         return AdjointNodes.between(grid, steps)
 
-    def forward_pass(
-        self, chain: Chain, x_T: Tensor, zs: Conditions, needs: Needs, watch: Watch
-    ) -> tuple[Tensor, "_Record"]:
-        del needs
+    def forward_pass(self, chain: Chain, by: Inputs) -> tuple[Tensor, "_Record"]:
         nodes = self.nodes(chain.grid)
         if self.states == "resolved" and chain.noise is not None:
             _check_replayable(chain, nodes)
         warn_of_large_steps(nodes.grid, chain.factor, int(self.order), self.prediction)
-        surroundings = Surroundings.capture(x_T)
-        keep = self._kept(nodes)
-        states: list[Tensor | None] = [x_T if 0 in keep else None]
-        x, state = x_T, chain.initial_state(x_T)
-        for step in range(chain.steps):
-            z = chain.condition(zs, step)
-            if step == 0:
-                with watch:
-                    x, state = chain.advance(step, x, z, state)
-                x, *history = watch.inspect((x, *state), [])
-                state = tuple(history)
-            else:
-                x, state = chain.advance(step, x, z, state)
-            states.append(x if step + 1 in keep else None)
-        states[-1] = None  # x_0 is saved by autograd
-        chain.cost.holds(1 + sum(value is not None for value in states))
-        return x, _Record(nodes, states, surroundings)
+        kept = self._kept(nodes)
+        x_0, trace = traced(chain, by, kept, owner="AdjointDEIS", observed=self.check)
+        return x_0, _Record(nodes, trace)
 
     def backward_pass(
-        self,
-        chain: Chain,
-        record: "_Record",
-        x_T: Tensor,
-        x_0: Tensor,
-        zs: Conditions,
-        parameters: Sequence[Tensor],
-        needs: Needs,
-        a_x: Tensor,
-    ) -> tuple[Tensor | None, Sequence[Tensor | None], Sequence[Tensor | None]]:
-        del x_T
-        nodes, grid = record.nodes, record.nodes.grid
-        states: list[Any] = [*record.states[:-1], x_0]
-        a_z, a_theta = Sums(len(zs)), Sums(len(parameters))
+        self, chain: Chain, record: "_Record", by: Inputs, x_0: Tensor, a_x: Tensor
+    ) -> Tensor | None:
+        nodes, grid, trace = record.nodes, record.nodes.grid, record.trace
+        states = {chain.steps: x_0, **{i: carry.x for i, carry in trace.carries.items()}}
         resolved, data = self.states == "resolved", self.prediction == "data"
         form = Form(self.prediction, chain.factor)
         y = x_0 / form.scale(grid[-1])
+        check = trace.reevaluations("AdjointDEIS", self.check)
         chain.cost.holds(1, graphs=1)
 
         def velocity(interval: int, t: Node, p: Tensor | None) -> Velocity:
-            x = form.scale(t) * y if resolved else nodes.state(interval + 1, states)
             slot = chain.slot(nodes.shares(interval)[0][0])
-            before = chain.cost.nfe
-            with torch.enable_grad(), record.surroundings.replayed():
-                x = detached(x)
-                z = detached(zs[slot], needs.zs[slot]) if zs else None
-                out = chain.denoiser(x, t.t, z)
-                if data:
-                    out = x0_from_eps(x, out, t.alpha, t.sigma)
-            inputs = [x, *([] if z is None else [z]), *parameters]
-            pJ, *rest = pull_back(chain, (out,), (p,), inputs, chain.cost.nfe - before)
-            pJz = None if z is None else rest.pop(0)
-            return [None if pJ is None else form.scale(t) * pJ, pJz, *rest, out.detach()]
+
+            def predicted(x: Tensor, z: Any) -> Tensor:
+                eps = chain.denoiser(x, t.t, z)
+                check.compare(x, t.t, slot, eps)
+                return x0_from_eps(x, eps, t.alpha, t.sigma) if data else eps
+
+            x = form.scale(t) * y if resolved else nodes.state(interval + 1, states)
+            context = trace.contexts[nodes.nearest_step(interval + 1)]
+            pJ, rest, out = by.product(predicted, x, slot, p, context)
+            return [None if pJ is None else form.scale(t) * pJ, *rest, out]
 
         def integrate(interval: int, weight: float, D: Velocity) -> None:
             nonlocal y
-            if zs and not chain.scheduled:
-                a_z.add(0, D[1], weight)
-            elif zs:
-                for step, share in nodes.shares(interval):
-                    if needs.zs[step]:
-                        a_z.add(step, D[1], weight * share)
-            *gradients, out = D[2:]
-            for slot, gradient in enumerate(gradients):
-                a_theta.add(slot, gradient, weight)
+            _, *rest, out = D
+            by.add(rest, weight, nodes.shares(interval) if chain.scheduled else ONE_SLOT)
             if resolved and out is not None:
                 # weight = -c r, and y_s = y_t + c r eps - dB; or Gamma_t - Gamma_s, and
                 # w_s = w_t - (Gamma_t - Gamma_s) x0.
@@ -261,8 +215,8 @@ class AdjointDEIS(StepwiseMethod):
             prediction=self.prediction,
             refine=chain.scheduled,
         )
-        a_T = None if p is None else p / form.scale(grid[0])
-        return a_T, a_z.values, a_theta.values
+        check.finish()
+        return None if p is None else p / form.scale(grid[0])
 
     def _kept(self, nodes: AdjointNodes) -> set[int]:
         """Numbers of the sampling states that the backward pass reads."""
@@ -283,8 +237,7 @@ class _Record:
     """What the sampling run leaves for the adjoint solve."""
 
     nodes: AdjointNodes
-    states: list[Tensor | None]
-    surroundings: Surroundings
+    trace: Trace
 
 
 def path_increment(chain: Chain, nodes: AdjointNodes, interval: int, like: Tensor) -> Tensor:

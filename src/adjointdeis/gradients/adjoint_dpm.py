@@ -1,7 +1,6 @@
 """AdjointDPM: the continuous adjoint over rho, by any integrator of torchdiffeq."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -10,15 +9,17 @@ from torch import Tensor
 from adjointdeis.diffusion.grid import TimeGrid
 from adjointdeis.gradients.augmented import (
     Augmented,
+    Coefficients,
     OdeMethod,
-    Place,
     check_integrator,
     integrate,
 )
-from adjointdeis.gradients.base import Needs, StepwiseMethod, Watch, watched_run
-from adjointdeis.gradients.chain import Chain, Conditions, Surroundings
+from adjointdeis.gradients.base import StepwiseMethod
+from adjointdeis.gradients.chain import Chain
 from adjointdeis.gradients.continuous import ContinuousAdjoint
+from adjointdeis.gradients.inputs import Inputs
 from adjointdeis.gradients.large_steps import warn_of_large_steps
+from adjointdeis.gradients.trace import Trace, traced
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class AdjointDPM(StepwiseMethod):
             * "resolved": y is integrated back from x_0 throughout. O(1) latents; errors grow
               where the flow contracts.
         rtol, atol: tolerances of an adaptive method on (y, p, a_z, a_theta).
+        check: as for ``StepwiseMethod``: compare what is evaluated again.
 
     Cost: N evaluations forward; backward N for "euler", 4 N for "rk4", each with a graph and a
     vector-Jacobian product; for adaptive methods as many as the tolerances ask for.
@@ -55,6 +57,7 @@ class AdjointDPM(StepwiseMethod):
         ValueError: unknown method or states; an encoding grid.
         MissingPackageError: torchdiffeq is not installed.
         NotSupportedError: an SDE sampler, or a scheduled z.
+        InconsistentStepError: what was evaluated again is not what ran.
         UnreachableLeafError: the denoiser captured a tensor that requires a gradient.
 
     When not to use: where the gradient of the sampler that ran is wanted: ``DiscreteAdjoint``
@@ -69,13 +72,8 @@ class AdjointDPM(StepwiseMethod):
     states: Literal["recorded", "resolved"] = "recorded"
     rtol: float = 1e-5
     atol: float = 1e-5
-    ode: ClassVar[bool] = True
     sde: ClassVar[bool] = False
-    x_T: ClassVar[bool] = True
-    z: ClassVar[bool] = True
     z_t: ClassVar[bool] = False
-    theta: ClassVar[bool] = True
-    exact: ClassVar[bool] = False
     memory: ClassVar[str] = "N latents; O(1) latents with re-solved states"
     adjoint: ClassVar[ContinuousAdjoint] = ContinuousAdjoint(
         clock="rho",
@@ -93,55 +91,35 @@ class AdjointDPM(StepwiseMethod):
                 f"AdjointDPM.states must be 'recorded' or 'resolved', got {self.states!r}"
             )
 
-    def forward_pass(
-        self, chain: Chain, x_T: Tensor, zs: Conditions, needs: Needs, watch: Watch
-    ) -> tuple[Tensor, "_Record"]:
-        del needs
+    def forward_pass(self, chain: Chain, by: Inputs) -> tuple[Tensor, Trace]:
         if not chain.grid.sampling:
             raise ValueError("AdjointDPM differentiates sampling grids (noise to data)")
         if self.method == "euler":
             warn_of_large_steps(chain.grid, chain.factor, owner="AdjointDPM")
-        surroundings = Surroundings.capture(x_T)
-        x_0, states = watched_run(chain, x_T, zs, watch, keep=self.states == "recorded")
-        return x_0, _Record(states, surroundings)
+        kept = range(chain.steps) if self.states == "recorded" else ()
+        return traced(chain, by, kept, owner="AdjointDPM", observed=self.check)
 
     def backward_pass(
-        self,
-        chain: Chain,
-        record: "_Record",
-        x_T: Tensor,
-        x_0: Tensor,
-        zs: Conditions,
-        parameters: Sequence[Tensor],
-        needs: Needs,
-        a_x: Tensor,
-    ) -> tuple[Tensor | None, Sequence[Tensor | None], Sequence[Tensor | None]]:
-        del x_T
-        grid, place = chain.grid, _Clock(chain.grid)
-        augmented = Augmented(chain, zs, parameters, needs, record.surroundings)
+        self, chain: Chain, record: Trace, by: Inputs, x_0: Tensor, a_x: Tensor
+    ) -> Tensor | None:
+        grid, coefficients = chain.grid, _Clock(chain.grid)
+        check = record.reevaluations("AdjointDPM", self.check)
+        augmented = Augmented(chain, by, check, record.contexts[-1])
         state = augmented.start(x_0 / grid[-1].alpha, grid[-1].alpha * a_x)
-        chain.cost.holds(1 + len(record.states), graphs=1)
+        chain.cost.holds(1, graphs=1)
         solver = {"owner": "AdjointDPM", "method": self.method, "rtol": self.rtol}
         if self.states == "resolved":
             clock = grid.rho.flip(0).tolist()
-            state = integrate(augmented, place, clock, state, atol=self.atol, **solver)
+            state = integrate(augmented, coefficients, clock, state, atol=self.atol, **solver)
         else:
             for step in reversed(range(chain.steps)):
                 s, t = grid[step], grid[step + 1]
                 if step + 1 < chain.steps:
-                    state = [record.states[step + 1] / t.alpha, *state[1:]]
+                    state = [record.state(step + 1) / t.alpha, *state[1:]]
+                augmented.context = record.contexts[step + 1]
                 clock = [t.rho, s.rho]
-                state = integrate(augmented, place, clock, state, atol=self.atol, **solver)
-        p, a_z, a_theta = augmented.split(state)
-        return p / grid[0].alpha, a_z, a_theta
-
-
-@dataclass(frozen=True, eq=False)
-class _Record:
-    """Inputs of the sampling steps, none if they are re-solved."""
-
-    states: list[Tensor]
-    surroundings: Surroundings
+                state = integrate(augmented, coefficients, clock, state, atol=self.atol, **solver)
+        return augmented.finish(state) / grid[0].alpha
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,11 +128,11 @@ class _Clock:
 
     grid: TimeGrid
 
-    def __call__(self, rho: float) -> Place:
+    def __call__(self, rho: float) -> Coefficients:
         last, first = self.grid[-1], self.grid[0]
         if rho <= last.rho or rho >= first.rho:
             # Beyond the ends there is rounding only: the integrator steps onto them.
             node = last if rho <= last.rho else first
-            return Place(node.t, node.alpha, 0.0, 1.0)
+            return Coefficients(node.t, node.alpha, 0.0, 1.0)
         t = self.grid.schedule.t_of(-math.log(rho)).clamp(last.t, first.t)
-        return Place(t, float(self.grid.schedule.alpha(t)), 0.0, 1.0)
+        return Coefficients(t, float(self.grid.schedule.alpha(t)), 0.0, 1.0)

@@ -1,5 +1,6 @@
 """Where an adjoint solve of M steps has its nodes, given a sampling grid of N steps."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -69,7 +70,11 @@ class AdjointNodes:
         """Number of the sampling node that this node is; only where ``exact``."""
         return self.cell[node] + int(self.fraction[node])
 
-    def state(self, node: int, states: list[Tensor]) -> Tensor:
+    def nearest_step(self, node: int) -> int:
+        """Number of the sampling node at or before this node."""
+        return self.cell[node] + int(self.fraction[node])
+
+    def state(self, node: int, states: Mapping[int, Tensor]) -> Tensor:
         """State at a node, linear in lmbda between two states of the sampling run."""
         cell, fraction = self.cell[node], self.fraction[node]
         if fraction in (0.0, 1.0):

@@ -19,8 +19,10 @@ import torch
 from torch import Tensor
 
 from adjointdeis.extras import load
-from adjointdeis.gradients.base import Needs
-from adjointdeis.gradients.chain import Chain, Conditions, Surroundings, detached, pull_back
+from adjointdeis.gradients.chain import Chain
+from adjointdeis.gradients.consistency import Reevaluations
+from adjointdeis.gradients.inputs import Inputs
+from adjointdeis.gradients.step_context import StepContext
 
 # Without torchdiffeq's Adams methods: their coefficients hold for equal steps only.
 FixedMethod = Literal["euler", "midpoint", "heun2", "heun3", "rk4"]
@@ -41,7 +43,7 @@ def check_integrator(owner: str, method: str, rtol: float, atol: float) -> None:
 
 
 @dataclass(frozen=True, eq=False)
-class Place:
+class Coefficients:
     """The equation at one instant of the clock.
 
     Attributes:
@@ -55,67 +57,58 @@ class Place:
     weight: float
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Augmented:
     """The right-hand side of (u, a_u, a_z, a_theta), counted and replayed.
 
     Attributes:
         chain: counts evaluations and products.
-        zs: the condition, if any; one for all steps.
-        parameters: weights that receive a gradient.
-        needs: what is wanted.
-        surroundings: random state and autocast setting of every evaluation.
+        by: what is differentiated by; one condition for all steps.
+        check: compares evaluations with those of the sampling run.
+        context: in which the network is evaluated.
     """
 
     chain: Chain
-    zs: Conditions
-    parameters: Sequence[Tensor]
-    needs: Needs
-    surroundings: Surroundings
+    by: Inputs
+    check: Reevaluations
+    context: StepContext
 
     def start(self, u: Tensor, a_u: Tensor) -> list[Tensor]:
         """The state from which the backward solve starts."""
-        sums = [
-            *(z for z, need in zip(self.zs, self.needs.zs, strict=True) if need),
-            *self.parameters,
-        ]
+        sums = [*self.by.z[0], *self.by.theta]
         return [u, a_u, *(torch.zeros_like(value, dtype=u.dtype) for value in sums)]
 
-    def slopes(self, place: Place, state: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    def slopes(self, at: Coefficients, state: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Time derivative of the state on the clock."""
         u, a_u, *sums = state
-        before = self.chain.cost.nfe
-        with torch.enable_grad(), self.surroundings.replayed():
-            x = detached(place.scale * u)
-            z = detached(self.zs[0], self.needs.zs[0]) if self.zs else None
-            eps = self.chain.denoiser(x, place.t, z)
-        wanted = [x, *([z] if z is not None and z.requires_grad else []), *self.parameters]
-        pulled = pull_back(self.chain, (eps,), (a_u,), wanted, self.chain.cost.nfe - before)
+
+        def predicted(x: Tensor, z: Any) -> Tensor:
+            eps = self.chain.denoiser(x, at.t, z)
+            self.check.compare(x, at.t, 0, eps)
+            return eps
+
+        pulled_x, rest, eps = self.by.product(predicted, at.scale * u, 0, a_u, self.context)
         a_x, *gradients = [
             torch.zeros_like(like) if found is None else found.to(like.dtype)
-            for found, like in zip(pulled, [u, *sums], strict=True)
+            for found, like in zip([pulled_x, *rest], [u, *sums], strict=True)
         ]
         return (
-            place.linear * u + place.weight * eps.detach(),
-            -place.linear * a_u - (place.weight * place.scale) * a_x,
-            *(-place.weight * gradient for gradient in gradients),
+            at.linear * u + at.weight * eps,
+            -at.linear * a_u - (at.weight * at.scale) * a_x,
+            *(-at.weight * gradient for gradient in gradients),
         )
 
-    def split(
-        self, state: Sequence[Tensor]
-    ) -> tuple[Tensor, list[Tensor | None], list[Tensor | None]]:
-        """a_u, the gradients of the conditions and those of the parameters."""
-        sums = iter(state[2:])
-        a_z = [
-            next(sums).to(z.dtype) if need else None
-            for z, need in zip(self.zs, self.needs.zs, strict=True)
-        ]
-        return state[1], a_z, [next(sums).to(p.dtype) for p in self.parameters]
+    def finish(self, state: Sequence[Tensor]) -> Tensor:
+        """a_u at the end of the solve; the gradients of z and theta are added up."""
+        self.check.finish()
+        inputs = [*self.by.z[0], *self.by.theta]
+        self.by.add([sums.to(t.dtype) for sums, t in zip(state[2:], inputs, strict=True)])
+        return state[1]
 
 
 def integrate(
     augmented: Augmented,
-    place: Callable[[float], Place],
+    coefficients: Callable[[float], Coefficients],
     clock: Sequence[float],
     state: Sequence[Tensor],
     *,
@@ -131,23 +124,25 @@ def integrate(
     with the first gap instead of a trial evaluation at a place of its own.
 
     Args:
-        place: the equation at a reading of the clock.
+        coefficients: the equation at a reading of the clock.
         clock: readings, monotone; the state is given at the first and wanted at the last.
     """
     torchdiffeq = load("torchdiffeq", f"gradients by {owner}")
     u = state[0]
-    readings = torch.tensor(clock, dtype=torch.float64, device=u.device)
+    # Times on an accelerator without float64 are read in float32.
+    dtype = torch.float32 if u.device.type == "mps" else torch.float64
+    readings = torch.tensor(clock, dtype=dtype, device=u.device)
     options: dict[str, Any] = {}
     if method in ADAPTIVE:
         options = {
             "step_t": readings[-1:],
             "first_step": (readings[1] - readings[0]).abs(),
-            "dtype": torch.float64,
+            "dtype": dtype,
         }
         readings = readings[[0, -1]]
 
     def right_hand_side(reading: Tensor, values: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return augmented.slopes(place(float(reading)), values)
+        return augmented.slopes(coefficients(float(reading)), values)
 
     solution = torchdiffeq.odeint(
         right_hand_side, tuple(state), readings, method=method, rtol=rtol, atol=atol,

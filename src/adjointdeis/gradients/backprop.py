@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from adjointdeis.gradients.base import GradientMethod
-from adjointdeis.gradients.chain import Chain, Conditions
+from adjointdeis.gradients.chain import Chain
 
 
 @dataclass(frozen=True)
@@ -25,23 +25,21 @@ class Backprop(GradientMethod):
         Learning representations by back-propagating errors, https://doi.org/10.1038/323533a0
     """
 
-    ode: ClassVar[bool] = True
-    sde: ClassVar[bool] = True
-    x_T: ClassVar[bool] = True
-    z: ClassVar[bool] = True
-    z_t: ClassVar[bool] = True
-    theta: ClassVar[bool] = True
+    noise: ClassVar[bool] = True
     exact: ClassVar[bool] = True
     any_network: ClassVar[bool] = True
     memory: ClassVar[str] = "N activations"
 
-    def rollout(
-        self, chain: Chain, x_T: Tensor, zs: Conditions, parameters: Sequence[Tensor]
-    ) -> Tensor:
-        del parameters
-        x, latents = chain.run(x_T, zs)
-        evaluations = chain.cost.nfe_forward
-        chain.cost.holds(latents, graphs=evaluations)
+    def sampled(self, chain: Chain, x_T: Tensor) -> Tensor:
+        return chain.run(x_T)[0]
+
+    def rollout(self, chain: Chain, x_T: Tensor, theta: Sequence[Tensor]) -> Tensor:
+        del theta
+        before = chain.cost.nfe_forward
+        x, latents = chain.run(x_T)
+        evaluations = chain.cost.nfe_forward - before
+        # Beside the graphs of the parts of a batch that were sampled before.
+        chain.cost.holds(latents, graphs=chain.cost.nfe_forward)
 
         def count(gradient: Tensor) -> None:
             del gradient

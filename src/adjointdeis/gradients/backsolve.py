@@ -1,6 +1,5 @@
 """Backsolve: the probability-flow ODE and its adjoint in time, solved back from x_0."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,14 +9,16 @@ from torch import Tensor
 from adjointdeis.diffusion.grid import TimeGrid
 from adjointdeis.gradients.augmented import (
     Augmented,
+    Coefficients,
     OdeMethod,
-    Place,
     check_integrator,
     integrate,
 )
-from adjointdeis.gradients.base import Needs, StepwiseMethod, Watch, watched_run
-from adjointdeis.gradients.chain import Chain, Conditions, Surroundings
+from adjointdeis.gradients.base import StepwiseMethod
+from adjointdeis.gradients.chain import Chain
 from adjointdeis.gradients.continuous import ContinuousAdjoint
+from adjointdeis.gradients.inputs import Inputs
+from adjointdeis.gradients.trace import Trace, traced
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Backsolve(StepwiseMethod):
         method: an adaptive method of torchdiffeq, or a fixed-step one, which steps over the
             sampling nodes.
         rtol, atol: tolerances of an adaptive method on (x, a_x, a_z, a_theta) together.
+        check: as for ``StepwiseMethod``: compare what is evaluated again.
 
     Cost: N evaluations forward; backward as many, each with a graph and a vector-Jacobian
     product, as the tolerances ask for. One latent.
@@ -53,6 +55,7 @@ class Backsolve(StepwiseMethod):
             equation in t is singular.
         MissingPackageError: torchdiffeq is not installed.
         NotSupportedError: an SDE sampler, or a scheduled z.
+        InconsistentStepError: what was evaluated again is not what ran.
         UnreachableLeafError: the denoiser captured a tensor that requires a gradient. Weights
             of a plain callable are given by ``sample(..., parameters=[...])``.
 
@@ -68,13 +71,8 @@ class Backsolve(StepwiseMethod):
     method: OdeMethod = "dopri5"
     rtol: float = 1e-5
     atol: float = 1e-5
-    ode: ClassVar[bool] = True
     sde: ClassVar[bool] = False
-    x_T: ClassVar[bool] = True
-    z: ClassVar[bool] = True
     z_t: ClassVar[bool] = False
-    theta: ClassVar[bool] = True
-    exact: ClassVar[bool] = False
     memory: ClassVar[str] = "O(1) latents"
     adjoint: ClassVar[ContinuousAdjoint] = ContinuousAdjoint(
         clock="t",
@@ -88,10 +86,7 @@ class Backsolve(StepwiseMethod):
     def __post_init__(self) -> None:
         check_integrator("Backsolve", self.method, self.rtol, self.atol)
 
-    def forward_pass(
-        self, chain: Chain, x_T: Tensor, zs: Conditions, needs: Needs, watch: Watch
-    ) -> tuple[Tensor, Surroundings]:
-        del needs
+    def forward_pass(self, chain: Chain, by: Inputs) -> tuple[Tensor, Trace]:
         ends = (chain.grid[0], chain.grid[-1])
         if any(node.sigma == 0.0 or node.alpha == 0.0 for node in ends):
             raise ValueError(
@@ -99,29 +94,20 @@ class Backsolve(StepwiseMethod):
                 "alpha = 0: end the grid at t_min > 0 and t_max < 1 where these vanish, or use "
                 "AdjointDPM, which integrates over rho"
             )
-        surroundings = Surroundings.capture(x_T)
-        return watched_run(chain, x_T, zs, watch, keep=False)[0], surroundings
+        return traced(chain, by, (), owner="Backsolve", observed=self.check)
 
     def backward_pass(
-        self,
-        chain: Chain,
-        record: Surroundings,
-        x_T: Tensor,
-        x_0: Tensor,
-        zs: Conditions,
-        parameters: Sequence[Tensor],
-        needs: Needs,
-        a_x: Tensor,
-    ) -> tuple[Tensor | None, Sequence[Tensor | None], Sequence[Tensor | None]]:
-        del x_T
-        augmented = Augmented(chain, zs, parameters, needs, record)
+        self, chain: Chain, record: Trace, by: Inputs, x_0: Tensor, a_x: Tensor
+    ) -> Tensor | None:
+        check = record.reevaluations("Backsolve", self.check)
+        augmented = Augmented(chain, by, check, record.contexts[-1])
         chain.cost.holds(1, graphs=1)
         state = integrate(
             augmented, _Time(chain.grid), chain.grid.t.flip(0).tolist(),
             augmented.start(x_0, a_x), owner="Backsolve", method=self.method,
             rtol=self.rtol, atol=self.atol,
         )  # fmt: skip
-        return augmented.split(state)
+        return augmented.finish(state)
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +116,7 @@ class _Time:
 
     grid: TimeGrid
 
-    def __call__(self, t: float) -> Place:
+    def __call__(self, t: float) -> Coefficients:
         low, high = sorted((float(self.grid.t[0]), float(self.grid.t[-1])))
         if not low - 1e-6 <= t <= high + 1e-6:
             raise ValueError(
@@ -140,4 +126,4 @@ class _Time:
         time = torch.tensor(min(max(t, low), high), dtype=torch.float64)
         schedule = self.grid.schedule
         weight = -float(schedule.sigma(time)) * float(schedule.dlmbda(time))
-        return Place(time, 1.0, float(schedule.dlog_alpha(time)), weight)
+        return Coefficients(time, 1.0, float(schedule.dlog_alpha(time)), weight)

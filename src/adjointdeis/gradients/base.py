@@ -1,33 +1,44 @@
 """What a gradient method is: one object that runs the chain and knows how to go back."""
 
+import sys
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from adjointdeis.gradients.chain import Chain, Conditions, refuse_hidden_leaves
+from adjointdeis.gradients.chain import Chain, NotSupportedError
 from adjointdeis.gradients.continuous import ContinuousAdjoint
+from adjointdeis.gradients.inputs import Inputs
+from adjointdeis.gradients.trace import traced
 from adjointdeis.solvers.base import Solver
 from adjointdeis.solvers.pair import Pair
 
+_INPUTS = {
+    "x_T": "the initial noise x_T",
+    "z": "a constant condition z",
+    "z_t": "a scheduled condition z_t",
+    "theta": "the weights",
+    "noise": "the noise of the path",
+}
 
-class NotSupportedError(ValueError):
-    """A gradient that the chosen method does not give, for this sampler or this input."""
+
+class SecondDerivativeError(RuntimeError):
+    """A derivative of a gradient that a method without a graph has computed."""
 
 
 class GradientMethod(ABC):
-    """A way of differentiating x_0 with respect to x_T, z and the weights.
+    """A way of differentiating x_0 with respect to x_T, z, the weights and the noise.
 
     The class attributes declare what a method can do; tables of capabilities are generated
     from them.
 
     Attributes:
         ode, sde: samplers it differentiates.
-        x_T, z, z_t, theta: what it differentiates with respect to: initial noise, constant
-            condition, scheduled condition, weights.
+        x_T, z, z_t, theta, noise: what it differentiates with respect to: initial noise, constant
+            condition, scheduled condition, weights, recorded noise of the path.
         exact: whether the result is the gradient of the sampler that ran.
         any_network: whether the sampler is a black box to it, so that the network need not
             predict eps.
@@ -35,41 +46,39 @@ class GradientMethod(ABC):
         adjoint: how the continuous adjoint equations are solved; None for other methods.
     """
 
-    ode: ClassVar[bool]
-    sde: ClassVar[bool]
-    x_T: ClassVar[bool]
-    z: ClassVar[bool]
-    z_t: ClassVar[bool]
-    theta: ClassVar[bool]
-    exact: ClassVar[bool]
+    ode: ClassVar[bool] = True
+    sde: ClassVar[bool] = True
+    x_T: ClassVar[bool] = True
+    z: ClassVar[bool] = True
+    z_t: ClassVar[bool] = True
+    theta: ClassVar[bool] = True
+    noise: ClassVar[bool] = False
+    exact: ClassVar[bool] = False
     any_network: ClassVar[bool] = False
     memory: ClassVar[str]
     adjoint: ClassVar[ContinuousAdjoint | None] = None
 
     @abstractmethod
-    def rollout(
-        self, chain: Chain, x_T: Tensor, zs: Conditions, parameters: Sequence[Tensor]
-    ) -> Tensor:
-        """x_0 with a graph to x_T, to every tensor of zs and to the parameters.
+    def rollout(self, chain: Chain, x_T: Tensor, theta: Sequence[Tensor]) -> Tensor:
+        """x_0 with a graph to x_T, to the conditions of the chain, its noise and the weights.
 
         Called only when at least one of them requires a gradient and gradients are enabled.
         """
 
-    def refuse(
-        self,
-        solver: Solver,
-        x_T: Tensor,
-        zs: Conditions,
-        scheduled: bool,
-        learned: Sequence[Tensor],
-    ) -> None:
+    def sampled(self, chain: Chain, x_T: Tensor) -> Tensor:
+        """x_0 of a run in which nothing that was named requires a gradient.
+
+        Raises:
+            UnreachableLeafError: something that was not named does.
+        """
+        return traced(chain, Inputs(chain, [x_T]), (), owner=type(self).__name__, black_box=True)[0]
+
+    def refuse(self, solver: Solver, wanted: Collection[str]) -> None:
         """Check a request against the declared capabilities, before anything runs.
 
         Args:
             solver: the sampler; its ``calculus`` is "ode" or "sde".
-            x_T, zs: initial state and conditions.
-            scheduled: whether there is one condition per step.
-            learned: the weights that require a gradient.
+            wanted: what requires a gradient, of "x_T", "z", "z_t", "theta" and "noise".
 
         Raises:
             NotSupportedError: naming what was asked for and what to do instead.
@@ -92,159 +101,116 @@ class GradientMethod(ABC):
                 f"{name} follows one latent, and x of {solver} holds two; use an exact method: "
                 "gradient=Reversible() or DiscreteAdjoint()"
             )
-        wants_z = any(z.requires_grad for z in zs)
-        asked = (
-            ("the initial noise x_T", x_T.requires_grad, self.x_T),
-            ("a constant condition z", wants_z and not scheduled, self.z),
-            ("a scheduled condition z_t", wants_z and scheduled, self.z_t),
-            ("the weights", len(learned) > 0, self.theta),
-        )
-        for what, wanted, given in asked:
-            if wanted and not given:
+        for what, description in _INPUTS.items():
+            if what in wanted and not getattr(self, what):
                 raise NotSupportedError(
-                    f"{name} gives no gradient of {what}, which requires one; call "
+                    f"{name} gives no gradient of {description}, which requires one; call "
                     "requires_grad_(False) on it, or use gradient=DiscreteAdjoint()"
                 )
 
 
+@dataclass(frozen=True)
 class StepwiseMethod(GradientMethod):
     """A method that keeps no graph and walks the chain backwards step by step.
 
     Subclasses give the two passes; this class owns the ``autograd.Function`` whose explicit
-    inputs are x_T, every z and every parameter, so that no gradient is lost in a closure.
+    inputs are x_T, z, the noise and the weights, so that no gradient is lost in a closure.
+
+    Args:
+        check: Compare what is evaluated again with the sampling run, and raise
+            ``InconsistentStepError`` where it differs: a network or sampler with a state of its
+            own (counters, caches, random generators) would give a wrong gradient. Costs no
+            evaluation.
     """
 
-    @abstractmethod
-    def forward_pass(
-        self, chain: Chain, x_T: Tensor, zs: Conditions, needs: "Needs", watch: "Watch"
-    ) -> tuple[Tensor, Any]:
-        """Sample without a graph; returns x_0 and whatever the backward pass needs.
+    check: bool = field(default=True, kw_only=True, repr=False)
 
-        ``watch`` must be entered around the first step and given its results.
-        """
+    @abstractmethod
+    def forward_pass(self, chain: Chain, by: Inputs) -> tuple[Tensor, Any]:
+        """Sample without a graph; returns x_0 and whatever the backward pass needs."""
 
     @abstractmethod
     def backward_pass(
-        self,
-        chain: Chain,
-        record: Any,
-        x_T: Tensor,
-        x_0: Tensor,
-        zs: Conditions,
-        parameters: Sequence[Tensor],
-        needs: "Needs",
-        a_x: Tensor,
-    ) -> tuple[Tensor | None, Sequence[Tensor | None], Sequence[Tensor | None]]:
-        """Gradients of x_T, of each z and of each parameter from ``a_x`` = dL/dx_0."""
+        self, chain: Chain, record: Any, by: Inputs, x_0: Tensor, a_x: Tensor
+    ) -> Tensor | None:
+        """The gradient of x_T from ``a_x`` = dL/dx_0; all others are added to ``by``."""
 
-    def rollout(
-        self, chain: Chain, x_T: Tensor, zs: Conditions, parameters: Sequence[Tensor]
-    ) -> Tensor:
-        return _Stepwise.apply(self, chain, len(zs), x_T, *zs, *parameters)
-
-
-class Needs:
-    """Which inputs of the function want a gradient.
-
-    Attributes:
-        x_T: whether x_T does.
-        zs: for each condition, whether it does.
-        parameters: for each parameter, whether it does.
-    """
-
-    def __init__(self, flags: Sequence[bool], conditions: int) -> None:
-        self.x_T = flags[0]
-        self.zs = tuple(flags[1 : 1 + conditions])
-        self.parameters = tuple(flags[1 + conditions :])
-
-
-class Watch:
-    """Looks once, at the first step, for leaves that would silently get no gradient.
-
-    The first step runs with gradients enabled on detached inputs. If neither weights nor a
-    captured tensor require a gradient no graph is built and nothing is paid.
-    """
-
-    def __init__(self, allowed: Sequence[Tensor]) -> None:
-        self.allowed = allowed
-        self.grad_mode = torch.enable_grad()
-
-    def __enter__(self) -> "Watch":
-        self.grad_mode.__enter__()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.grad_mode.__exit__(*error)
-
-    def inspect(
-        self, outputs: Sequence[Tensor], leaves: Sequence[Tensor] | None
-    ) -> tuple[Tensor, ...]:
-        """The outputs of a step without their graph.
-
-        Args:
-            outputs: the state and the history that the step returned.
-            leaves: the step's own inputs that require a gradient; None skips the search.
-
-        Raises:
-            UnreachableLeafError: the graph reaches a leaf that is not an input.
-        """
-        if leaves is not None:
-            refuse_hidden_leaves(outputs, [*self.allowed, *leaves])
-        return tuple(output.detach() for output in outputs)
-
-
-def watched_run(
-    chain: Chain, x_T: Tensor, zs: Conditions, watch: Watch, keep: bool
-) -> tuple[Tensor, list[Tensor]]:
-    """Sample without a graph, looking for unreachable leaves; the inputs of the steps if kept."""
-    states: list[Tensor] = []
-    x, state = x_T, chain.initial_state(x_T)
-    for step in range(chain.steps):
-        if keep:
-            states.append(x)
-        z = chain.condition(zs, step)
-        if step == 0:
-            with watch:
-                x, state = chain.advance(step, x, z, state)
-            x, *history = watch.inspect((x, *state), [])
-            state = tuple(history)
-        else:
-            x, state = chain.advance(step, x, z, state)
-    chain.cost.holds(1 + len(states))
-    return x, states
+    def rollout(self, chain: Chain, x_T: Tensor, theta: Sequence[Tensor]) -> Tensor:
+        name = type(self).__name__
+        # torch has no public name for this.
+        if torch._C._are_functorch_transforms_active():
+            raise NotSupportedError(
+                f"{name} does not run inside torch.func.grad, vmap or jvp: use gradient=Backprop() "
+                "there, or torch.autograd outside of them"
+            )
+        if theta and _is_sharded(chain):
+            raise NotSupportedError(
+                f"{name} cannot train weights that fully_shard has split: it would evaluate copies "
+                "of them that receive no gradient. Use gradient=Backprop(), "
+                "DistributedDataParallel, or freeze them with requires_grad_(False)"
+            )
+        return _Stepwise.apply(self, chain, *Inputs.tensors_of(chain, x_T, theta))
 
 
 class _Stepwise(torch.autograd.Function):
     """Binds a stepwise method to autograd."""
 
     @staticmethod
-    def forward(
-        ctx: Any, method: StepwiseMethod, chain: Chain, conditions: int, x_T: Tensor, *rest: Tensor
-    ) -> Tensor:
-        zs, parameters = rest[:conditions], rest[conditions:]
-        inputs = [tensor.detach() for tensor in (x_T, *zs)]
-        needs = Needs(ctx.needs_input_grad[3:], conditions)
-        watch = Watch(parameters)
-        x_0, record = method.forward_pass(chain, inputs[0], tuple(inputs[1:]), needs, watch)
+    def forward(ctx: Any, method: StepwiseMethod, chain: Chain, *tensors: Tensor) -> Tensor:
+        by = Inputs.detached(chain, tensors, ctx.needs_input_grad[2:])
+        x_0, record = method.forward_pass(chain, by)
         # Saved through autograd, so that changing any of them in place raises.
-        ctx.save_for_backward(x_0, x_T, *rest)
-        ctx.method, ctx.chain, ctx.conditions, ctx.record = method, chain, conditions, record
+        ctx.save_for_backward(x_0, *tensors)
+        ctx.method, ctx.chain, ctx.record = method, chain, record
         return x_0
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x_0, x_T, *rest = ctx.saved_tensors
-        zs, parameters = tuple(rest[: ctx.conditions]), rest[ctx.conditions :]
-        needs = Needs(ctx.needs_input_grad[3:], ctx.conditions)
-        with ctx.chain.backward_pass():
-            a_x, a_z, a_theta = ctx.method.backward_pass(
-                ctx.chain, ctx.record, x_T, x_0, zs, parameters, needs, gradients[0]
-            )
-        found = [a_x, *a_z, *a_theta]
-        wanted = [needs.x_T, *needs.zs, *needs.parameters]
-        filled = [
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
+        x_0, *tensors = ctx.saved_tensors
+        by = Inputs.detached(ctx.chain, tensors, ctx.needs_input_grad[2:])
+        with torch.no_grad(), ctx.chain.backward_pass():
+            a_T = ctx.method.backward_pass(ctx.chain, ctx.record, by, x_0, cotangents[0])
+        found = [
             (torch.zeros_like(tensor) if value is None else value) if want else None
-            for tensor, value, want in zip((x_T, *rest), found, wanted, strict=True)
+            for tensor, value, want in zip(
+                tensors, [a_T, *by.sums.values[1:]], by.needs, strict=True
+            )
         ]
-        return (None, None, None, *filled)
+        if torch.is_grad_enabled():
+            # With create_graph=True the gradients must not pass for constants.
+            name, depends = type(ctx.method).__name__, [*tensors, *cotangents]
+            found = [
+                None if value is None else _NoSecondDerivative.apply(name, value, *depends)
+                for value in found
+            ]
+        return (None, None, *found)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
+        del ctx, tangents
+        raise NotSupportedError(
+            "forward-mode derivatives need a graph of the whole run: use gradient=Backprop()"
+        )
+
+
+class _NoSecondDerivative(torch.autograd.Function):
+    """A gradient that depends on the inputs of the run, and cannot be differentiated again."""
+
+    @staticmethod
+    def forward(ctx: Any, name: str, value: Tensor, *depends: Tensor) -> Tensor:
+        del depends
+        ctx.name = name
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
+        raise SecondDerivativeError(
+            f"{ctx.name} gives first derivatives alone; for a derivative of a gradient use "
+            "gradient=Backprop()"
+        )
+
+
+def _is_sharded(chain: Chain) -> bool:
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    kind = getattr(fsdp, "FSDPModule", None)
+    return kind is not None and any(isinstance(m, kind) for m in chain.denoiser.modules())

@@ -1,19 +1,27 @@
-"""The discrete chain of states that a solver makes on a grid, and its inputs."""
+"""The discrete chain of states that a solver makes on a grid, and the leaves that it may hide."""
 
+import gc
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, field
+import weakref
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import get_gradient_edge
 
+from adjointdeis.diffusion.conditions import Conditions
 from adjointdeis.diffusion.grid import TimeGrid
-from adjointdeis.diffusion.noise import Noise
+from adjointdeis.diffusion.noise import Noise, RecordedNoise, as_noise
 from adjointdeis.gradients.cost import Cost, CountedDenoiser
 from adjointdeis.solvers.base import Solver, State, eps_factor
+from adjointdeis.solvers.pair import Pair
 
-Conditions = tuple[Tensor, ...]
+
+class NotSupportedError(ValueError):
+    """A gradient that the chosen method does not give, for this sampler or this input."""
 
 
 class UnreachableLeafError(RuntimeError):
@@ -25,11 +33,11 @@ class Chain:
     """Sampling as a chain x_T -> ... -> x_0 with everything but the differentiable inputs.
 
     Attributes:
-        denoiser: counted noise prediction.
+        denoiser: counted network.
         solver: sampler.
         grid: N + 1 nodes.
         noise: path noise for an SDE solver, None for an ODE solver.
-        scheduled: whether step i has its own condition z_i.
+        conditions: z of every step.
         cost: counters.
     """
 
@@ -37,13 +45,52 @@ class Chain:
     solver: Solver
     grid: TimeGrid
     noise: Noise | None
-    scheduled: bool
+    conditions: Conditions
     cost: Cost
+
+    @classmethod
+    def of(
+        cls,
+        denoiser: Callable[..., Tensor],
+        solver: Solver,
+        grid: TimeGrid,
+        x_T: Tensor,
+        z: Any = None,
+        noise: Noise | Sequence[Tensor] | None = None,
+        cost: Cost | None = None,
+    ) -> "Chain":
+        """The chain of a sampling run; arguments as for ``sample``."""
+        cost = Cost() if cost is None else cost
+        stochastic = solver.calculus == "sde"
+        return cls(
+            denoiser=CountedDenoiser(denoiser, cost),
+            solver=solver,
+            grid=grid,
+            noise=as_noise(noise, grid, cls.latent(solver, x_T)) if stochastic else None,
+            conditions=Conditions.of(z, grid.steps),
+            cost=cost,
+        )
+
+    @staticmethod
+    def latent(solver: Solver, x: Tensor) -> Tensor:
+        """One latent as the network sees it, where x may hold a pair of them."""
+        return x[0] if isinstance(solver, Pair) and not solver.tied else x
+
+    @property
+    def wanted_noise(self) -> tuple[Tensor, ...]:
+        """The recorded normals of the path, if any of them requires a gradient."""
+        recorded = self.noise.values if isinstance(self.noise, RecordedNoise) else ()
+        return tuple(recorded) if any(n.requires_grad for n in recorded) else ()
 
     @property
     def steps(self) -> int:
         """Number N of steps."""
         return self.grid.steps
+
+    @property
+    def scheduled(self) -> bool:
+        """Whether step i has its own condition z_i."""
+        return self.conditions.scheduled
 
     @property
     def factor(self) -> float:
@@ -57,30 +104,29 @@ class Chain:
 
     def slot(self, step: int) -> int:
         """Which of the conditions step ``step`` uses."""
-        return step if self.scheduled else 0
-
-    def condition(self, zs: Conditions, step: int) -> Tensor | None:
-        """The condition of a step; None without any."""
-        return zs[self.slot(step)] if zs else None
+        return self.conditions.slot(step)
 
     def initial_state(self, x_T: Tensor) -> State:
         """The solver's state before the first step."""
         make = getattr(self.solver, "initial_state", None)
         return () if make is None else tuple(make(x_T, self.grid))
 
-    def advance(self, step: int, x: Tensor, z: Tensor | None, state: State) -> tuple[Tensor, State]:
-        """Take one step."""
+    def advance(
+        self, step: int, x: Tensor, z: Any, state: State, noise: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        """Take one step; ``noise`` is that of the path unless it is given."""
         s, t = self.grid[step], self.grid[step + 1]
-        noise = None if self.noise is None else self.noise.normal(s, t, x)
+        if self.noise is not None:
+            noise = self.noise.normal(s, t, x) if noise is None else noise.to(x)
         x, state = self.solver.step(self.denoiser, x, z, s, t, state, noise)
         return x, tuple(state)
 
-    def run(self, x_T: Tensor, zs: Conditions) -> tuple[Tensor, int]:
+    def run(self, x_T: Tensor) -> tuple[Tensor, int]:
         """Take every step; returns x_0 and how many latents were made, solver history included."""
         x, state = x_T, self.initial_state(x_T)
         latents = 1 + len(state)
         for step in range(self.steps):
-            x, state = self.advance(step, x, self.condition(zs, step), state)
+            x, state = self.advance(step, x, self.conditions.of_step(step), state)
             latents += 1 + len(state)
         return x, latents
 
@@ -94,133 +140,94 @@ class Chain:
             self.cost.in_backward = False
 
 
-@dataclass(frozen=True, eq=False)
-class Surroundings:
-    """Random state and autocast setting of a step, so that recomputing it repeats it exactly.
-
-    Dropout must draw the same mask, and a backward pass runs outside the caller's autocast.
-    """
-
-    device: torch.device
-    rng: Tensor
-    device_rng: Tensor | None
-    autocast: bool
-    autocast_dtype: torch.dtype | None
-
-    @classmethod
-    def capture(cls, like: Tensor) -> "Surroundings":
-        """The present surroundings on the device of ``like``."""
-        device = like.device
-        # The meta device, on which memory is planned, has no autocast to ask about.
-        has_autocast = torch.amp.is_autocast_available(device.type)
-        autocast = has_autocast and torch.is_autocast_enabled(device.type)
-        return cls(
-            device=device,
-            rng=torch.get_rng_state(),
-            device_rng=torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
-            autocast=autocast,
-            autocast_dtype=torch.get_autocast_dtype(device.type) if autocast else None,
-        )
-
-    def same_as(self, other: "Surroundings") -> bool:
-        """Whether nothing differs between the two, random state included."""
-        if self.device_rng is None or other.device_rng is None:
-            same_device_rng = self.device_rng is other.device_rng
-        else:
-            same_device_rng = torch.equal(self.device_rng, other.device_rng)
-        settings = (self.device, self.autocast, self.autocast_dtype)
-        return (
-            settings == (other.device, other.autocast, other.autocast_dtype)
-            and same_device_rng
-            and torch.equal(self.rng, other.rng)
-        )
-
-    def restore_rng(self) -> None:
-        """Set the random state back to this one."""
-        torch.set_rng_state(self.rng)
-        if self.device_rng is not None:
-            torch.cuda.set_rng_state(self.device_rng, self.device)
-
-    def autocasting(self) -> AbstractContextManager:
-        """The autocast setting as a context."""
-        return torch.autocast(
-            self.device.type, dtype=self.autocast_dtype, enabled=self.autocast, cache_enabled=False
-        )
-
-    @contextmanager
-    def replayed(self) -> Iterator[None]:
-        """Inside, everything is as it was when captured; outside, as it is now."""
-        now = Surroundings.capture(torch.empty(0, device=self.device))
-        self.restore_rng()
-        with ExitStack() as stack:
-            if self.autocast or now.autocast:
-                stack.enter_context(self.autocasting())
-            try:
-                yield
-            finally:
-                now.restore_rng()
-
-
 def detached(tensor: Tensor, requires_grad: bool = True) -> Tensor:
     """The tensor as a leaf of its own, sharing memory."""
-    return tensor.detach().requires_grad_(requires_grad and tensor.is_floating_point())
+    differentiable = tensor.is_floating_point() or tensor.is_complex()
+    return tensor.detach().requires_grad_(requires_grad and differentiable)
 
 
-def refuse_hidden_leaves(outputs: Sequence[Tensor], allowed: Sequence[Tensor]) -> None:
-    """Raise if a graph reaches a leaf that is not among the allowed ones.
+class KnownTensors:
+    """Tensors at which a graph may end, because they receive their gradient.
 
-    Args:
-        outputs: results of a step whose own inputs were detached.
-        allowed: tensors that will receive their gradient.
-
-    Raises:
-        UnreachableLeafError: naming the shape of the first such leaf. Leaves behind a
-            custom autograd function that hides its inputs cannot be seen.
-    """
-    known = {id(tensor) for tensor in allowed}
-    stack = [out.grad_fn for out in outputs if out.grad_fn is not None]
-    seen = set(stack)
-    while stack:
-        node = stack.pop()
-        leaf = getattr(node, "variable", None)
-        if isinstance(leaf, Tensor) and leaf.requires_grad and id(leaf) not in known:
-            raise UnreachableLeafError(
-                f"the denoiser uses a tensor of shape {tuple(leaf.shape)} that requires a gradient "
-                "but is neither x_T, z, nor one of its parameters(), so this method would leave "
-                "its .grad empty. Pass it as z, make it a parameter of the denoiser, list it in "
-                "sample(..., parameters=[...]), call requires_grad_(False) on it, or use "
-                "gradient=Backprop()"
-            )
-        for parent, _ in node.next_functions:
-            if parent is not None and parent not in seen:
-                seen.add(parent)
-                stack.append(parent)
-
-
-@dataclass
-class Sums:
-    """Running sums of gradients, one slot per input; an untouched slot is a zero gradient.
-
-    Attributes:
-        values: the sums, None while nothing was added.
+    They need not be leaves: the output of a text encoder is one, and what lies behind it is
+    autograd's own business.
     """
 
-    size: int
-    values: list[Tensor | None] = field(init=False)
+    def __init__(self, tensors: Collection[Tensor]) -> None:
+        # By their place in a graph: autograd may hand out a leaf as another object, as it does
+        # under hooks such as save_on_cpu.
+        self._edges = _edges(tensors)
 
-    def __post_init__(self) -> None:
-        self.values = [None] * self.size
+    def others(self, outputs: Sequence[Tensor], besides: Sequence[Tensor]) -> list[Tensor]:
+        """Leaves of the graph of the outputs that are not known, nor among ``besides``."""
+        allowed = self._edges | _edges(besides)
+        found: list[Tensor] = []
+        stack = [(out.grad_fn, out.output_nr) for out in outputs if out.grad_fn is not None]
+        seen: set[Any] = set()
+        while stack:
+            node, output = stack.pop()
+            if (node, output) in allowed or node in seen:
+                continue
+            seen.add(node)
+            leaf = getattr(node, "variable", None)
+            if isinstance(leaf, Tensor) and leaf.requires_grad:
+                found.append(leaf)
+            stack.extend(edge for edge in node.next_functions if edge[0] is not None)
+        return found
 
-    def add(self, slot: int, gradient: Tensor | None, weight: float = 1.0) -> None:
-        """Add ``weight`` times a gradient to a slot."""
-        if gradient is None:
+
+def _edges(tensors: Collection[Tensor]) -> set[tuple[Any, int]]:
+    found = (get_gradient_edge(tensor) for tensor in tensors if tensor.requires_grad)
+    return {(edge.node, edge.output_nr) for edge in found}
+
+
+class LeafCheck:
+    """Looks for leaves that would silently get no gradient.
+
+    A leaf that the denoiser made itself, to take a gradient inside the step, is none of them: it
+    ends with the graph of its step, or shares the memory of what the step was given.
+    """
+
+    def __init__(self, known: Collection[Tensor]) -> None:
+        self._known = KnownTensors(known)
+        self._suspects: list[weakref.ref[Tensor]] = []
+
+    def look(self, outputs: Sequence[Tensor], entering: Sequence[Tensor]) -> None:
+        """Search the graph of a step; :meth:`refuse` must follow once the graph is gone.
+
+        Args:
+            outputs: results of a step whose own inputs were detached.
+            entering: what the step was given.
+        """
+        if not any(out.requires_grad for out in outputs):
             return
-        total = self.values[slot]
-        if total is None:
-            # A copy: autograd may hand out views, or one tensor for two inputs.
-            self.values[slot] = gradient * weight if weight != 1.0 else gradient.clone()
-        else:
-            total.add_(gradient, alpha=weight)
+        memory = {tensor.untyped_storage().data_ptr() for tensor in entering}
+        for leaf in self._known.others(outputs, entering):
+            if leaf.untyped_storage().data_ptr() not in memory:
+                self._suspects.append(weakref.ref(leaf))
+
+    def refuse(self, where: str) -> None:
+        """Raise if a leaf outlived the graph in which it was found.
+
+        Raises:
+            UnreachableLeafError: naming the shape of the first such leaf. Leaves behind a
+                custom autograd function that hides its inputs cannot be seen.
+        """
+        suspects, self._suspects = self._suspects, []
+        if not any(suspect() is not None for suspect in suspects):
+            return
+        gc.collect()
+        for suspect in suspects:
+            leaf = suspect()
+            if leaf is not None:
+                raise UnreachableLeafError(
+                    f"{where} uses a tensor of shape {tuple(leaf.shape)} that requires a gradient "
+                    "but is neither x_T, z, nor one of the denoiser's parameters(), so this method "
+                    "would leave its .grad empty. Pass it as z, make it a parameter of the "
+                    "denoiser, list it in sample(..., parameters=[...]), call "
+                    "requires_grad_(False) on it, sample under torch.no_grad(), or use "
+                    "gradient=Backprop()"
+                )
 
 
 def pull_back(
@@ -240,6 +247,10 @@ def pull_back(
         outputs, cotangents: what is pulled back.
         inputs: what it is pulled back to.
         evaluations: network evaluations in the graph; one product passes through each.
+
+    Raises:
+        UnreachableLeafError: the graph runs through a part that was computed before the step
+            and was used up by another step.
     """
     pairs = [
         (out, cotangent)
@@ -250,9 +261,18 @@ def pull_back(
     if not pairs or not wanted:
         return [None] * len(inputs)
     chain.cost.vjps += evaluations
-    found = iter(
-        torch.autograd.grad(
+    try:
+        gradients = torch.autograd.grad(
             [out for out, _ in pairs], wanted, [a for _, a in pairs], allow_unused=True
         )
-    )
+    except RuntimeError as error:
+        if "backward through the graph a second time" not in str(error):
+            raise
+        raise UnreachableLeafError(
+            "the denoiser uses a tensor that was computed from its weights before the step (a "
+            "cached parametrisation, a hypernetwork), so its gradient is asked for once per step. "
+            "List that tensor in sample(..., parameters=[...]), compute it inside the denoiser, "
+            "or use gradient=Backprop()"
+        ) from error
+    found = iter(gradients)
     return [next(found) if tensor.requires_grad else None for tensor in inputs]

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from adjointdeis.diffusion.prediction import x0_from_eps
+from adjointdeis.gradients.reachable import version
 
 
 @dataclass
@@ -70,18 +71,35 @@ class Cost:
         self.peak_graphs = max(self.peak_graphs, graphs)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class CountedDenoiser:
-    """A denoiser that counts its evaluations and refuses times outside [0, 1]."""
+    """The denoiser that a solver is given: counts its evaluations, refuses times outside [0, 1].
+
+    Attributes:
+        denoiser: the network as it was given to ``sample``.
+        cost: counters.
+        works_in_place: whether an evaluation has changed its x.
+        observer: called with (x, t, output) of every evaluation, where someone wants to know.
+    """
 
     denoiser: Callable[..., Tensor]
     cost: Cost
+    works_in_place: bool = False
+    observer: Callable[[Tensor, Tensor, Tensor], None] | None = None
+
+    def modules(self) -> list[nn.Module]:
+        """The modules of the denoiser, where it is one."""
+        return list(self.denoiser.modules()) if isinstance(self.denoiser, nn.Module) else []
 
     def tensors(self) -> list[Tensor]:
         """Weights and buffers, where the denoiser is a module."""
         if not isinstance(self.denoiser, nn.Module):
             return []
         return [*self.denoiser.parameters(), *self.denoiser.buffers()]
+
+    def count(self, evaluations: int = 1) -> None:
+        """Record evaluations that were made without this object (see ``count_evaluations``)."""
+        self.cost.evaluated(evaluations)
 
     def data(self, x: Tensor, t: Tensor, z: Any) -> Tensor:
         """The denoiser's data prediction, where alpha = 0; counted like any evaluation.
@@ -99,8 +117,26 @@ class CountedDenoiser:
         count = getattr(self.denoiser, "evaluations_at", None)
         self.cost.evaluated(count(t) if count else getattr(self.denoiser, "evaluations", 1))
 
-    def __call__(self, x: Tensor, t: Tensor, z: Tensor | None) -> Tensor:
+    def __call__(self, x: Tensor, t: Tensor, z: Any) -> Tensor:
         if not 0.0 <= float(t) <= 1.0:
             raise ValueError(f"the network was about to be evaluated at t = {float(t)}")
         self._count(t)
-        return self.denoiser(x, t, z)
+        before = version(x), version(t)
+        try:
+            output = self.denoiser(x, t, z)
+        except RuntimeError as error:
+            if "Double" in str(error) or "float64" in str(error):
+                error.add_note(
+                    "The denoiser receives t as a float64 scalar on the CPU: write t.to(x), or "
+                    "t.to(x).expand(x.shape[0]), where it enters a layer."
+                )
+            raise
+        if version(t) != before[1]:
+            raise ValueError(
+                "the denoiser changes t in place, and with it the time grid: write t = t * 1000 "
+                "instead of t.mul_(1000) or t *= 1000"
+            )
+        self.works_in_place = self.works_in_place or version(x) != before[0]
+        if self.observer is not None:
+            self.observer(x, t, output)
+        return output

@@ -1,14 +1,16 @@
 """The exact adjoint of the discrete sampler, one step at a time."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from adjointdeis.gradients.base import Needs, StepwiseMethod, Watch
-from adjointdeis.gradients.chain import Chain, Conditions, Sums, Surroundings, detached, pull_back
+from adjointdeis.gradients.base import StepwiseMethod
+from adjointdeis.gradients.chain import Chain, detached, pull_back
+from adjointdeis.gradients.consistency import StepCheck
+from adjointdeis.gradients.inputs import Inputs, StepGraph
 from adjointdeis.gradients.memory_plan import (
     AUTO,
     MemoryPlan,
@@ -18,64 +20,48 @@ from adjointdeis.gradients.memory_plan import (
     resolve_budget,
 )
 from adjointdeis.gradients.snapshots import placements
-from adjointdeis.solvers.base import State
+from adjointdeis.gradients.step_context import StepContext
+from adjointdeis.gradients.trace import Carry, Run, Trace
 
 
-@dataclass(frozen=True, eq=False)
-class Carry:
-    """Everything that enters a step: the state, the solver's history, the surroundings."""
-
-    x: Tensor
-    state: State
-    surroundings: Surroundings
-
-    @property
-    def latents(self) -> int:
-        """How many latents this holds."""
-        return 1 + len(self.state)
-
-
-@dataclass(frozen=True, eq=False)
-class Linear:
-    """A step with its graph: the leaves that enter it and the tensors that leave it.
-
-    Attributes:
-        carry, z: leaves.
-        outputs: state and history after the step.
-        evaluations: network evaluations in the graph.
-    """
-
-    carry: list[Tensor]
-    z: Tensor | None
-    outputs: tuple[Tensor, ...]
-    evaluations: int
-
-    @property
-    def leaves(self) -> list[Tensor]:
-        """Everything that enters the step."""
-        return self.carry if self.z is None else [*self.carry, self.z]
-
-
-@dataclass(frozen=True, eq=False)
-class Record:
+@dataclass(eq=False)
+class Checkpoints:
     """What a sampling run leaves behind: stored inputs of steps, and kept graphs.
 
     The input of the first differentiated step is always there; for step 0 it is x_T, which
     autograd holds in any case.
+
+    Attributes:
+        trace: of the run.
+        plan: what may be held.
+        graphs: kept graphs by step.
+        latents: how many latents enter these, that of step 0 left out.
+        evaluations: how many network evaluations the graphs hold.
     """
 
+    trace: Trace
     plan: MemoryPlan
-    carries: dict[int, Carry]
-    kept: dict[int, Linear]
+    graphs: dict[int, StepGraph] = field(default_factory=dict)
+    latents: int = 0
+    evaluations: int = 0
 
-    def latents(self) -> int:
+    def keep(self, step: int, graph: StepGraph) -> None:
+        """Store a graph."""
+        self.graphs[step] = graph
+        self.latents += len(graph.entering) if step > 0 else 0
+        self.evaluations += graph.evaluations
+
+    def drop(self, step: int) -> StepGraph | None:
+        """Give up a graph, if there is one."""
+        graph = self.graphs.pop(step, None)
+        if graph is not None:
+            self.latents -= len(graph.entering) if step > 0 else 0
+            self.evaluations -= graph.evaluations
+        return graph
+
+    def held(self) -> int:
         """How many latents are held, x_0 included."""
-        kept = sum(len(linear.carry) for step, linear in self.kept.items() if step > 0)
-        return 1 + kept + sum(carry.latents for carry in self.carries.values())
-
-    def graphs(self) -> int:
-        """How many network evaluations are held with their activations."""
-        return sum(linear.evaluations for linear in self.kept.values())
+        return 1 + self.latents + self.trace.latents
 
 
 @dataclass(frozen=True)
@@ -109,10 +95,12 @@ class DiscreteAdjoint(StepwiseMethod):
             the first one, and the split with the fewest recomputed evaluations is taken.
             Weights, and what an operation needs while it runs, are not in the budget.
             The gradient does not depend on it; the evaluations counted do.
+        check: as for ``StepwiseMethod``: compare what is evaluated again.
 
     Raises:
         ValueError: snapshots < 1, keep_activations < 0, or a budget beside either.
         MemoryBudgetError: the budget is less than one snapshot and one step take.
+        InconsistentStepError: what was evaluated again is not what ran.
         UnreachableLeafError: the denoiser captured a tensor that requires a gradient.
 
     When not to use: for second derivatives (use ``Backprop``); it is otherwise the default.
@@ -124,12 +112,7 @@ class DiscreteAdjoint(StepwiseMethod):
     snapshots: int | None = None
     keep_activations: int = 0
     budget: int | str | None = None
-    ode: ClassVar[bool] = True
-    sde: ClassVar[bool] = True
-    x_T: ClassVar[bool] = True
-    z: ClassVar[bool] = True
-    z_t: ClassVar[bool] = True
-    theta: ClassVar[bool] = True
+    noise: ClassVar[bool] = True
     exact: ClassVar[bool] = True
     any_network: ClassVar[bool] = True
     memory: ClassVar[str] = "N latents; s latents with s snapshots"
@@ -150,111 +133,83 @@ class DiscreteAdjoint(StepwiseMethod):
         del chain
         return 0
 
-    def forward_pass(
-        self, chain: Chain, x_T: Tensor, zs: Conditions, needs: Needs, watch: Watch
-    ) -> tuple[Tensor, Record]:
-        first = self.first_step(chain)
-        record, stored = Record(MemoryPlan(self.snapshots, self.keep_activations), {}, {}), set()
-        x, state = x_T, chain.initial_state(x_T)
-        for step in range(chain.steps):
-            linear = None
+    def forward_pass(self, chain: Chain, by: Inputs) -> tuple[Tensor, Checkpoints]:
+        first, steps = self.first_step(chain), chain.steps
+        run = Run(chain, by, owner=type(self).__name__, black_box=True)
+        record = Checkpoints(run.trace, MemoryPlan(self.snapshots, self.keep_activations))
+        stored: set[int] = set()
+        x, state = by.x_T, chain.initial_state(by.x_T)
+        for step in range(steps):
+            run.enter(step)
+            graph = None
             if step == first:
-                # Before the measured step draws anything.
-                entry = Carry(x, state, Surroundings.capture(x))
                 if self.budget is not None:
-                    linear, plan = self._measured(chain, step, x, state, zs, needs, watch)
-                    record = Record(plan, {}, {})
-                stored = _stored(first, chain.steps, record.plan)
-                record.carries[first] = entry
-            elif step in stored:
-                record.carries[step] = Carry(x, state, Surroundings.capture(x))
-            if step >= max(first, chain.steps - record.plan.kept):
-                linear = linear or linearised(chain, step, x, state, zs, needs)
-                record.kept[step] = linear
-            if linear is not None:
-                outputs = watch.inspect(linear.outputs, linear.leaves if step == 0 else None)
-            elif step == 0:
-                with watch:
-                    x, state = chain.advance(step, x, chain.condition(zs, step), state)
-                outputs = watch.inspect((x, *state), [])
+                    graph, record.plan = self._measured(chain, by, step, Carry(x, state))
+                stored = _stored(first, steps, record.plan)
+            if step in stored:
+                run.trace.keep(step, x, state)
+            if step >= max(first, steps - record.plan.kept):
+                graph = graph or step_graph(by, step, Carry(x, state))
+                record.keep(step, graph)
+            if graph is None:
+                x, state = run.advance(step, x, state)
             else:
-                x, state = chain.advance(step, x, chain.condition(zs, step), state)
-                outputs = (x, *state)
-            x, state = outputs[0], outputs[1:]
-        chain.cost.holds(record.latents(), graphs=record.graphs())
+                x, state = run.settled(graph.leaves, graph.outputs)
+        run.close(state)
+        chain.cost.holds(record.held(), graphs=record.evaluations)
         return x, record
 
     def backward_pass(
-        self,
-        chain: Chain,
-        record: Record,
-        x_T: Tensor,
-        x_0: Tensor,
-        zs: Conditions,
-        parameters: Sequence[Tensor],
-        needs: Needs,
-        a_x: Tensor,
-    ) -> tuple[Tensor | None, Sequence[Tensor | None], Sequence[Tensor | None]]:
-        del x_0
-        a_z, a_theta = Sums(len(zs)), Sums(len(parameters))
+        self, chain: Chain, record: Checkpoints, by: Inputs, x_0: Tensor, a_x: Tensor
+    ) -> Tensor | None:
         adjoint: list[Tensor | None] = [a_x]
-        first = self.first_step(chain)
+        first, check = self.first_step(chain), StepCheck(chain, record.trace.recorder, self.check)
+        after = Carry(x_0, record.trace.end)
         for step in reversed(range(first, chain.steps)):
-            linear = record.kept.pop(step, None)
-            if linear is None:
-                carry = self._carry(chain, record, step, zs)
-                with carry.surroundings.replayed():
-                    linear = linearised(chain, step, carry.x, carry.state, zs, needs)
-                graphs = linear.evaluations + record.graphs()
-                chain.cost.holds(record.latents(), graphs=graphs)
-            inputs = [*linear.leaves, *parameters]
-            found = pull_back(chain, linear.outputs, adjoint, inputs, linear.evaluations)
-            adjoint, rest = found[: len(linear.carry)], found[len(linear.carry) :]
-            if linear.z is not None:
-                a_z.add(chain.slot(step), rest.pop(0))
-            for slot, gradient in enumerate(rest):
-                a_theta.add(slot, gradient)
-        a_T = through_initial_state(chain, x_T, adjoint) if first == 0 else None
-        return a_T, a_z.values, a_theta.values
+            graph = record.drop(step)
+            if graph is None:
+                carry = self._carry(chain, record, by, step)
+                graph = step_graph(by, step, carry, record.trace.contexts[step])
+                check.compare(step, carry.x, graph.outputs, (after.x, *after.state))
+                chain.cost.holds(record.held(), graphs=graph.evaluations + record.evaluations)
+            after = Carry(graph.entering[0].detach(), tuple(v.detach() for v in graph.entering[1:]))
+            adjoint, rest = by.pull(graph, adjoint)
+            by.add(rest, slots=((graph.slot, 1.0),))
+        check.finish()
+        return through_initial_state(chain, by.x_T, adjoint) if first == 0 else None
 
     def _measured(
-        self,
-        chain: Chain,
-        step: int,
-        x: Tensor,
-        state: State,
-        zs: Conditions,
-        needs: Needs,
-        watch: Watch,
-    ) -> tuple[Linear, MemoryPlan]:
+        self, chain: Chain, by: Inputs, step: int, carry: Carry
+    ) -> tuple[StepGraph, MemoryPlan]:
         """A step with its graph, and the plan that fits its bytes into the budget."""
         assert self.budget is not None
-        budget = resolve_budget(self.budget, x.device)
+        budget = resolve_budget(self.budget, carry.x.device)
         # What exists anyway: weights, buffers, and the input, which counts as a latent.
-        besides = [x, *state, *zs, *watch.allowed, *chain.denoiser.tensors()]
-        with SavedBytes(besides) as saved:
-            linear = linearised(chain, step, x, state, zs, needs, need_x=True)
-        latent = sum(out.numel() * out.element_size() for out in linear.outputs)
-        steps = chain.steps - step
-        return linear, choose_plan(steps, budget, latent, saved.total)
+        besides = [carry.x, *carry.state, *chain.conditions.tensors(), *by.theta]
+        with SavedBytes([*besides, *chain.denoiser.tensors()]) as saved:
+            graph = step_graph(by, step, carry, need_x=True)
+        latent = sum(out.numel() * out.element_size() for out in graph.outputs)
+        return graph, choose_plan(chain.steps - step, budget, latent, saved.total)
 
-    def _carry(self, chain: Chain, record: Record, step: int, zs: Conditions) -> Carry:
+    def _carry(self, chain: Chain, record: Checkpoints, by: Inputs, step: int) -> Carry:
         """The input of a step, recomputed from the last one stored before it where need be."""
-        carries, capacity = record.carries, record.plan.snapshots
-        if step in carries:
+        trace, capacity = record.trace, record.plan.snapshots
+        if step in trace.carries:
             # A snapshot is spent once; the first one stays, and so do all when all are stored.
-            spent = capacity is not None and step > min(carries)
-            return carries.pop(step) if spent else carries[step]
-        start = max(stored for stored in carries if stored < step)
-        room = (chain.steps if capacity is None else capacity) - len(carries) + 1
+            spent = capacity is not None and step > min(trace.carries)
+            return trace.drop(step) if spent else trace.carries[step]
+        start = max(stored for stored in trace.carries if stored < step)
+        room = (chain.steps if capacity is None else capacity) - len(trace.carries) + 1
         stored = placements(start, step - start + 1, room)
-        x, state = carries[start].x, carries[start].state
-        with carries[start].surroundings.replayed():
-            for i in range(start, step):
-                x, state = chain.advance(i, x, chain.condition(zs, i), state)
-                if i + 1 in stored and i + 1 < step:
-                    carries[i + 1] = Carry(x, state, Surroundings.capture(x))
-            return Carry(x, state, Surroundings.capture(x))
+        x, state = trace.carries[start].x, trace.carries[start].state
+        for i in range(start, step):
+            with trace.contexts[i].replayed():
+                z = by.condition(chain.slot(i))
+                noise = by.noise[i] if by.noise else None
+                x, state = chain.advance(i, x.clone(), z, state, noise)
+            if i + 1 in stored and i + 1 < step:
+                trace.keep(i + 1, x, state)
+        return Carry(x, state)
 
 
 def _stored(first: int, steps: int, plan: MemoryPlan) -> set[int]:
@@ -266,34 +221,39 @@ def _stored(first: int, steps: int, plan: MemoryPlan) -> set[int]:
     return {first, *placements(first, end - first, capacity), max(first, end - 1)}
 
 
-def linearised(
-    chain: Chain,
+def step_graph(
+    by: Inputs,
     step: int,
-    x: Tensor,
-    state: State,
-    zs: Conditions,
-    needs: Needs,
+    carry: Carry,
+    context: StepContext | None = None,
     need_x: bool = False,
-) -> Linear:
-    """Take a step from fresh leaves, with a graph to those that want a gradient.
+) -> StepGraph:
+    """Take a step from leaves of its own, with a graph to those that want a gradient.
 
     Args:
+        context: in which the step is repeated; None in the sampling run itself.
         need_x: build the graph to x even for x_T, whose gradient may not be wanted.
     """
-    need_x, before = need_x or step > 0 or needs.x_T, chain.cost.nfe
-    with torch.enable_grad():
-        carry = [detached(value, need_x) for value in (x, *state)]
-        slot = chain.slot(step)
-        z = detached(zs[slot], needs.zs[slot]) if zs else None
-        x, state = chain.advance(step, carry[0], z, tuple(carry[1:]))
-    return Linear(carry, z, (x, *state), chain.cost.nfe - before)
+
+    def function(entering: Sequence[Tensor], z: Any, noise: Tensor | None) -> tuple[Tensor, ...]:
+        x, state = by.chain.advance(step, entering[0], z, tuple(entering[1:]), noise)
+        return (x, *state)
+
+    return by.graph(
+        function,
+        [carry.x, *carry.state],
+        by.chain.slot(step),
+        context,
+        step=step,
+        need_entering=need_x or step > 0 or by.needs[0],
+    )
 
 
 def through_initial_state(
     chain: Chain, x_T: Tensor, adjoint: Sequence[Tensor | None]
 ) -> Tensor | None:
     """Add what a solver's initial state, made from x_T, contributes to its gradient."""
-    if len(adjoint) == 1 or not x_T.requires_grad:
+    if len(adjoint) == 1:
         return adjoint[0]
     with torch.enable_grad():
         leaf = detached(x_T)

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from adjointdeis.diffusion.grid import TimeGrid
-from adjointdeis.gradients.base import Needs, NotSupportedError, StepwiseMethod, Watch
-from adjointdeis.gradients.chain import Chain, Conditions, Sums, Surroundings, pull_back
-from adjointdeis.gradients.discrete_adjoint import linearised
+from adjointdeis.gradients.base import StepwiseMethod
+from adjointdeis.gradients.chain import Chain, NotSupportedError
+from adjointdeis.gradients.consistency import StepCheck
+from adjointdeis.gradients.inputs import Inputs
+from adjointdeis.gradients.trace import Trace, traced
 
 
 @dataclass(frozen=True)
@@ -46,11 +48,13 @@ class FlowGrad(StepwiseMethod):
             gradient is an integral over the steps. "copied": all of it each, for controls
             that a solver adds to the state (the u_i of the paper), whose gradient is the
             adjoint at that state.
+        check: as for ``StepwiseMethod``: compare what is evaluated again.
 
     Raises:
         ValueError: a negative threshold, or unknown members.
         NotSupportedError: a solver with a history, whose steps cannot be merged, or an
             encoding grid.
+        InconsistentStepError: what was evaluated again is not what ran.
         UnreachableLeafError: the denoiser captured a tensor that requires a gradient.
 
     When not to use: when one product per step is affordable; on N = 20 steps of a curved
@@ -62,13 +66,7 @@ class FlowGrad(StepwiseMethod):
 
     threshold: float = 5e-3
     members: Literal["shared", "copied"] = "shared"
-    ode: ClassVar[bool] = True
     sde: ClassVar[bool] = False
-    x_T: ClassVar[bool] = True
-    z: ClassVar[bool] = True
-    z_t: ClassVar[bool] = True
-    theta: ClassVar[bool] = True
-    exact: ClassVar[bool] = False
     any_network: ClassVar[bool] = True
     memory: ClassVar[str] = "N latents"
 
@@ -78,76 +76,51 @@ class FlowGrad(StepwiseMethod):
         if self.members not in ("shared", "copied"):
             raise ValueError(f"FlowGrad.members must be 'shared' or 'copied', got {self.members!r}")
 
-    def forward_pass(
-        self, chain: Chain, x_T: Tensor, zs: Conditions, needs: Needs, watch: Watch
-    ) -> tuple[Tensor, tuple[list[Tensor], list[Surroundings]]]:
-        del needs
+    def forward_pass(self, chain: Chain, by: Inputs) -> tuple[Tensor, Trace]:
         if not chain.grid.sampling or float(chain.grid.alpha.min()) <= 0.0:
             raise NotSupportedError(
                 "FlowGrad differentiates sampling grids (noise to data, alpha > 0); use "
                 "DiscreteAdjoint for an encoding"
             )
-        x, state = x_T, chain.initial_state(x_T)
-        states, surroundings = [x_T], []
-        for step in range(chain.steps):
-            surroundings.append(Surroundings.capture(x))
-            if step == 0:
-                with watch:
-                    x, state = chain.advance(step, x, chain.condition(zs, step), state)
-                x, *history = watch.inspect((x, *state), [])
-                state = tuple(history)
-            else:
-                x, state = chain.advance(step, x, chain.condition(zs, step), state)
-            if state:
-                raise NotSupportedError(
-                    f"FlowGrad merges steps, and {type(chain.solver).__name__} carries a history "
-                    "from one to the next; use a single-step solver such as DDIM, or "
-                    "gradient=DiscreteAdjoint()"
-                )
-            states.append(x)
-        chain.cost.holds(len(states))
-        return x, (states[:-1], surroundings)
+        x_0, trace = traced(
+            chain, by, range(chain.steps), owner="FlowGrad", observed=self.check, black_box=True
+        )
+        if trace.end:
+            raise NotSupportedError(
+                f"FlowGrad merges steps, and {type(chain.solver).__name__} carries a history "
+                "from one to the next; use a single-step solver such as DDIM, or "
+                "gradient=DiscreteAdjoint()"
+            )
+        return x_0, trace
 
     def backward_pass(
-        self,
-        chain: Chain,
-        record: tuple[list[Tensor], list[Surroundings]],
-        x_T: Tensor,
-        x_0: Tensor,
-        zs: Conditions,
-        parameters: Sequence[Tensor],
-        needs: Needs,
-        a_x: Tensor,
-    ) -> tuple[Tensor | None, Sequence[Tensor | None], Sequence[Tensor | None]]:
-        del x_T
-        states, surroundings = record
-        starts = merged_steps(deviations([*states, x_0], chain.grid), self.threshold)
-        ends = [*starts[1:], chain.steps]
+        self, chain: Chain, record: Trace, by: Inputs, x_0: Tensor, a_x: Tensor
+    ) -> Tensor | None:
+        states = [*(record.state(step) for step in range(chain.steps)), x_0]
+        starts = merged_steps(deviations(states, chain.grid), self.threshold)
         coarse = replace(chain, grid=chain.grid.at([*starts, chain.steps]))
-        # A node is evaluated under the condition of its first member.
-        conditions = tuple(zs[i] for i in starts) if chain.scheduled else zs
-        wanted = Needs(
-            [needs.x_T, *(needs.zs if not chain.scheduled else _any(needs.zs, starts, ends))],
-            len(conditions),
-        )
-        a_z, a_theta = Sums(len(zs)), Sums(len(parameters))
+        steps = StepCheck(chain, record.recorder, self.check)
+        network = record.reevaluations("FlowGrad", self.check)
         adjoint: Tensor | None = a_x
-        for node in reversed(range(len(starts))):
-            first, last = starts[node], ends[node]
-            with surroundings[first].replayed():
-                linear = linearised(coarse, node, states[first], (), conditions, wanted)
-            chain.cost.holds(len(states) + 1, graphs=linear.evaluations)
-            inputs = [*linear.leaves, *parameters]
-            adjoint, *rest = pull_back(
-                chain, linear.outputs, (adjoint,), inputs, linear.evaluations
+        for node, (first, last) in reversed(list(enumerate(pairwise([*starts, chain.steps])))):
+            # A node is evaluated under the condition of its first member.
+            slot = chain.slot(first)
+            chain.denoiser.observer = lambda x, t, out, slot=slot: network.compare(x, t, slot, out)
+            adjoint, rest, found = by.product(
+                lambda x, z, node=node: coarse.advance(node, x, z, ())[0],
+                states[first],
+                slot,
+                adjoint,
+                record.contexts[first],
             )
-            if linear.z is not None:
-                gradient = rest.pop(0)
-                for slot, weight in self._weights(chain, first, last):
-                    a_z.add(slot, gradient, weight)
-            for slot, gradient in enumerate(rest):
-                a_theta.add(slot, gradient)
-        return adjoint, a_z.values, a_theta.values
+            if last == first + 1:
+                steps.compare(first, states[first], [found], [states[last]])
+            by.add(rest, slots=self._weights(chain, first, last))
+        chain.denoiser.observer = None
+        network.finish()
+        steps.finish()
+        chain.cost.holds(len(states), graphs=1)
+        return adjoint
 
     def _weights(self, chain: Chain, first: int, last: int) -> list[tuple[int, float]]:
         """Which conditions receive how much of the gradient of a node."""
@@ -158,11 +131,6 @@ class FlowGrad(StepwiseMethod):
         rho = chain.grid.rho
         width = float(rho[first] - rho[last])
         return [(i, float(rho[i] - rho[i + 1]) / width) for i in range(first, last)]
-
-
-def _any(flags: Sequence[bool], starts: Sequence[int], ends: Sequence[int]) -> list[bool]:
-    """Whether any member of each node wants a gradient."""
-    return [any(flags[a:b]) for a, b in zip(starts, ends, strict=True)]
 
 
 def deviations(states: Sequence[Tensor], grid: TimeGrid) -> list[float]:

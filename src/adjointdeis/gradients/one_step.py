@@ -1,15 +1,15 @@
 """The whole chain replaced, for its gradient, by one long step."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from adjointdeis.diffusion.transition import eps_weight, signal_ratio
-from adjointdeis.gradients.base import Needs, StepwiseMethod, Watch, watched_run
-from adjointdeis.gradients.chain import Chain, Conditions, Surroundings, detached, pull_back
+from adjointdeis.gradients.base import StepwiseMethod
+from adjointdeis.gradients.chain import Chain
+from adjointdeis.gradients.inputs import Inputs
+from adjointdeis.gradients.trace import Trace, traced
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,16 @@ class OneStep(StepwiseMethod):
     On an SDE sampler the same deterministic step is taken: the gradient of the mean that the
     network predicts, blind to the noise of the path.
 
+    Args:
+        check: as for ``StepwiseMethod``: compare what is evaluated again.
+
     Cost: N evaluations forward, 1 more with a graph, 1 vector-Jacobian product; x_T alone is
     held.
 
     Raises:
         NotSupportedError: a scheduled condition requires a gradient; only its first entry
             would have one.
+        InconsistentStepError: what was evaluated again is not what ran.
         UnreachableLeafError: the denoiser captured a tensor that requires a gradient.
 
     When not to use: where the length of the gradient matters, or where early and late steps
@@ -46,44 +50,26 @@ class OneStep(StepwiseMethod):
         FreeDoM, https://arxiv.org/abs/2303.09833
     """
 
-    ode: ClassVar[bool] = True
-    sde: ClassVar[bool] = True
-    x_T: ClassVar[bool] = True
-    z: ClassVar[bool] = True
     z_t: ClassVar[bool] = False
-    theta: ClassVar[bool] = True
-    exact: ClassVar[bool] = False
     memory: ClassVar[str] = "1 activation"
 
-    def forward_pass(
-        self, chain: Chain, x_T: Tensor, zs: Conditions, needs: Needs, watch: Watch
-    ) -> tuple[Tensor, Surroundings]:
-        del needs
-        surroundings = Surroundings.capture(x_T)
-        return watched_run(chain, x_T, zs, watch, keep=False)[0], surroundings
+    def forward_pass(self, chain: Chain, by: Inputs) -> tuple[Tensor, Trace]:
+        return traced(chain, by, (), owner="OneStep", observed=self.check)
 
     def backward_pass(
-        self,
-        chain: Chain,
-        record: Surroundings,
-        x_T: Tensor,
-        x_0: Tensor,
-        zs: Conditions,
-        parameters: Sequence[Tensor],
-        needs: Needs,
-        a_x: Tensor,
-    ) -> tuple[Tensor | None, Sequence[Tensor | None], Sequence[Tensor | None]]:
+        self, chain: Chain, record: Trace, by: Inputs, x_0: Tensor, a_x: Tensor
+    ) -> Tensor | None:
         del x_0
         s, t, before = chain.grid[0], chain.grid[-1], chain.cost.nfe
-        with torch.enable_grad(), record.replayed():
-            x = detached(x_T, needs.x_T)
-            z = detached(zs[0], needs.zs[0]) if zs else None
-            predicted = signal_ratio(s, t) * x + eps_weight(s, t) * chain.denoiser(x, s.t, z)
-        evaluations = chain.cost.nfe - before
-        chain.cost.holds(1, graphs=evaluations)
-        inputs = [x, *([] if z is None else [z]), *parameters]
-        a_T, *rest = pull_back(chain, (predicted,), (a_x,), inputs, evaluations)
-        a_z: list[Tensor | None] = [None] * len(zs)
-        if z is not None:
-            a_z[0] = rest.pop(0)
-        return a_T, a_z, rest
+        check = record.reevaluations("OneStep", self.check)
+
+        def predicted(x: Tensor, z: Any) -> Tensor:
+            eps = chain.denoiser(x, s.t, z)
+            check.compare(x, s.t, 0, eps)
+            return signal_ratio(s, t) * x + eps_weight(s, t) * eps
+
+        a_T, rest, _ = by.product(predicted, by.x_T, 0, a_x, record.contexts[0])
+        chain.cost.holds(1, graphs=chain.cost.nfe - before)
+        check.finish()
+        by.add(rest)
+        return a_T

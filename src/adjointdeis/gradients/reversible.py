@@ -1,16 +1,19 @@
 """The exact gradient of a reversible sampler, from its last pair of latents alone."""
 
 import warnings
-from collections.abc import Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from adjointdeis.gradients.base import Needs, NotSupportedError, StepwiseMethod, Watch
-from adjointdeis.gradients.chain import Chain, Conditions, Sums, Surroundings, detached, pull_back
+from adjointdeis.gradients.base import StepwiseMethod
+from adjointdeis.gradients.chain import Chain, NotSupportedError, detached, pull_back
+from adjointdeis.gradients.consistency import CouplingCheck, wide
+from adjointdeis.gradients.inputs import Inputs
+from adjointdeis.gradients.step_context import ContextRecorder, StepContext
+from adjointdeis.gradients.trace import Run
 from adjointdeis.solvers.base import Solver, State
 from adjointdeis.solvers.coupling import Coupling, Latents
 from adjointdeis.solvers.reversible import (
@@ -21,20 +24,24 @@ from adjointdeis.solvers.reversible import (
 )
 
 
-@dataclass(frozen=True, eq=False)
-class Residue:
+@dataclass(eq=False)
+class LastPair:
     """What a sampling run leaves behind: the partner of x_0, and how its moves were made.
 
     x_0 itself is held by autograd, through which a change in place is noticed.
 
     Attributes:
+        recorder: records the context of every evaluation.
+        contexts: for each move that evaluated the network, in order; one object serves all as
+            long as the network draws no random numbers.
+        check: what is kept of each such move to compare it with.
         state: the solver's state after the last step.
-        surroundings: for each move that evaluated the network, in order; one object serves
-            all as long as the network draws no random numbers.
     """
 
-    state: State
-    surroundings: list[Surroundings]
+    recorder: ContextRecorder
+    check: CouplingCheck
+    contexts: list[StepContext] = field(default_factory=list)
+    state: State = ()
 
 
 @dataclass(frozen=True)
@@ -53,6 +60,9 @@ class Reversible(StepwiseMethod):
     and autocast are repeated; a network that draws random numbers costs the state of their
     generator per evaluation.
 
+    Args:
+        check: as for ``StepwiseMethod``: compare what is evaluated again.
+
     Cost: the evaluations of the sampler (2N for EDICT, N for BDIA and O-BELM, 2sN for Rex with
     s stages), as many again with a graph, one vector-Jacobian product for each. Memory: two
     latents and the activations of one coupling, whatever N.
@@ -63,6 +73,7 @@ class Reversible(StepwiseMethod):
 
     Raises:
         NotSupportedError: the sampler is not a ``ReversibleSolver``.
+        InconsistentStepError: what was evaluated again is not what ran.
         UnreachableLeafError: the denoiser captured a tensor that requires a gradient.
 
     When not to use: where the N + 1 latents of ``DiscreteAdjoint`` fit, which needs no pair and
@@ -74,24 +85,11 @@ class Reversible(StepwiseMethod):
         https://arxiv.org/abs/2303.13703
     """
 
-    ode: ClassVar[bool] = True
-    sde: ClassVar[bool] = True
-    x_T: ClassVar[bool] = True
-    z: ClassVar[bool] = True
-    z_t: ClassVar[bool] = True
-    theta: ClassVar[bool] = True
     exact: ClassVar[bool] = True
     memory: ClassVar[str] = "2 latents"
 
-    def refuse(
-        self,
-        solver: Solver,
-        x_T: Tensor,
-        zs: Conditions,
-        scheduled: bool,
-        learned: Sequence[Tensor],
-    ) -> None:
-        super().refuse(solver, x_T, zs, scheduled, learned)
+    def refuse(self, solver: Solver, wanted: Collection[str]) -> None:
+        super().refuse(solver, wanted)
         if not isinstance(solver, ReversibleSolver):
             raise NotSupportedError(
                 f"Reversible reconstructs states by the inverse of the sampler's step, and "
@@ -99,43 +97,42 @@ class Reversible(StepwiseMethod):
                 "or gradient=DiscreteAdjoint() with this sampler"
             )
 
-    def forward_pass(
-        self, chain: Chain, x_T: Tensor, zs: Conditions, needs: Needs, watch: Watch
-    ) -> tuple[Tensor, Residue]:
-        del needs
+    def forward_pass(self, chain: Chain, by: Inputs) -> tuple[Tensor, LastPair]:
         solver = reversible(chain)
-        warn_of_amplification(solver, chain.grid, x_T.dtype)
-        pair = solver.pair(x_T, chain.initial_state(x_T))
-        surroundings: list[Surroundings] = []
+        warn_of_amplification(solver, chain.grid, by.x_T.dtype)
+        run = Run(chain, by, owner="Reversible")
+        record = LastPair(run.trace.recorder, CouplingCheck(chain, self.check))
+
+        def moved(step: int, pair: Latents) -> Latents:
+            z = by.condition(chain.slot(step))
+            for coupling in moves(chain, step, pair[0]):
+                u, v = coupling.split(pair)
+                change = None
+                if coupling.increment is not None:
+                    record.contexts.append(record.recorder.now())
+                    change = coupling.increment(chain.denoiser, v, z)
+                    record.check.record(v, change)
+                pair = coupling.joined(coupling.moved(u, v, change), v)
+            return pair
+
+        pair = solver.pair(by.x_T, chain.initial_state(by.x_T))
         for step in range(chain.steps):
-            z = chain.condition(zs, step)
-            with watch if step == 0 else nullcontext():
-                for coupling in moves(chain, step, pair[0]):
-                    if coupling.increment is not None:
-                        surroundings.append(present(pair[0], surroundings))
-                    pair = coupling.apply(chain.denoiser, pair, z)
-            first, second = watch.inspect(pair, [] if step == 0 else None)
+            with torch.set_grad_enabled(run.every_step or step == 0):
+                first, (second, *_) = run.settled(pair, moved(step, pair))
             pair = solver.turned((first, second))
-        x_0, state = solver.unpair(*pair)
+        x_0, record.state = solver.unpair(*pair)
+        run.close(record.state)
         chain.cost.holds(2)
-        return x_0, Residue(state, surroundings)
+        return x_0, record
 
     def backward_pass(
-        self,
-        chain: Chain,
-        record: Residue,
-        x_T: Tensor,
-        x_0: Tensor,
-        zs: Conditions,
-        parameters: Sequence[Tensor],
-        needs: Needs,
-        a_x: Tensor,
-    ) -> tuple[Tensor | None, Sequence[Tensor | None], Sequence[Tensor | None]]:
+        self, chain: Chain, record: LastPair, by: Inputs, x_0: Tensor, a_x: Tensor
+    ) -> Tensor | None:
         solver = reversible(chain)
-        a_z, a_theta = Sums(len(zs)), Sums(len(parameters))
         first, second = solver.pair(x_0.detach(), record.state)
         pair, adjoint = (first, second), at_the_end(chain, (first, second), a_x)
-        position = len(record.surroundings)
+        check = record.check.rewound(record.recorder, x_0)
+        position = len(record.contexts)
         for step in reversed(range(chain.steps)):
             slot = chain.slot(step)
             pair = solver.turned(pair)
@@ -143,35 +140,31 @@ class Reversible(StepwiseMethod):
             for coupling in reversed(moves(chain, step, pair[0])):
                 u, v = coupling.split(pair)
                 a_u, a_v = adjoint[coupling.updated], adjoint[1 - coupling.updated]
-                change, rest = None, []
-                if coupling.increment is not None:
+                change, increment = None, coupling.increment
+                if increment is not None:
                     position -= 1
-                    leaf = detached(v)
-                    z = detached(zs[slot], needs.zs[slot]) if zs else None
                     before = chain.cost.nfe
-                    with record.surroundings[position].replayed(), torch.enable_grad():
-                        graph = coupling.increment(chain.denoiser, leaf, z)
-                    evaluations = chain.cost.nfe - before
-                    chain.cost.holds(2, graphs=evaluations)
-                    inputs = [leaf, *([] if z is None else [z]), *parameters]
-                    rest = pull_back(chain, [graph], [a_u], inputs, evaluations)
-                    change = graph.detach()
-                    a_v = total(a_v, rest.pop(0))
-                    if z is not None:
-                        a_z.add(slot, rest.pop(0))
-                    for index, gradient in enumerate(rest):
-                        a_theta.add(index, gradient)
+
+                    def evaluated(v: Tensor, z: Any, increment: Any = increment) -> Tensor:
+                        return increment(chain.denoiser, v, z)
+
+                    context = record.contexts[position]
+                    found, rest, change = by.product(evaluated, v, slot, a_u, context)
+                    chain.cost.holds(2, graphs=chain.cost.nfe - before)
+                    check.compare(step, v, change)
+                    by.add(rest, slots=((slot, 1.0),))
+                    a_v = total(a_v, found)
                 pair = coupling.joined(coupling.restored(u, v, change), v)
                 if a_u is not None:
                     a_v = total(a_v, coupling.mix * a_u) if coupling.mix != 0.0 else a_v
                     a_u = coupling.scale * a_u
                 adjoint = (a_u, a_v) if coupling.updated == 0 else (a_v, a_u)
         with torch.enable_grad():
-            leaf = detached(x_T)
+            leaf = detached(by.x_T)
             start = solver.pair(leaf, chain.initial_state(leaf))
         warn_of_drift(chain, pair, start)
         (a_start,) = pull_back(chain, start, adjoint, [leaf], evaluations=0)
-        return a_start, a_z.values, a_theta.values
+        return a_start
 
 
 Adjoints = tuple[Tensor | None, Tensor | None]
@@ -188,14 +181,6 @@ def moves(chain: Chain, step: int, like: Tensor) -> Sequence[Coupling]:
     s, t = chain.grid[step], chain.grid[step + 1]
     noise = None if chain.noise is None else chain.noise.normal(s, t, like)
     return reversible(chain).couplings(s, t, noise)
-
-
-def present(like: Tensor, earlier: Sequence[Surroundings]) -> Surroundings:
-    """The present surroundings; the last ones again if nothing has been drawn since."""
-    now = Surroundings.capture(like)
-    if earlier and now.same_as(earlier[-1]):
-        return earlier[-1]
-    return now
 
 
 def at_the_end(chain: Chain, pair: Latents, a_x: Tensor) -> Adjoints:
@@ -217,8 +202,8 @@ def total(a: Tensor | None, b: Tensor | None) -> Tensor | None:
 def warn_of_drift(chain: Chain, found: Latents, start: Latents) -> None:
     """Compare the pair that the inverse arrived at with the one that the run began with."""
     with torch.no_grad():
-        # In float64: the squares of half-precision latents overflow.
-        arrived, begun = (torch.stack(pair).double() for pair in (found, start))
+        # The squares of half-precision latents overflow.
+        arrived, begun = (wide(torch.stack(pair)) for pair in (found, start))
         size = float(begun.norm())
         drift = float((arrived - begun).norm()) / size if size > 0.0 else 0.0
     if not drift <= LARGEST_ERROR:

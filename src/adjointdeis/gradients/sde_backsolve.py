@@ -11,11 +11,13 @@ from adjointdeis.diffusion.grid import Node
 from adjointdeis.diffusion.noise import BrownianPath
 from adjointdeis.diffusion.transition import rho_gap
 from adjointdeis.extras import load
-from adjointdeis.gradients.augmented import Augmented, Place
-from adjointdeis.gradients.base import Needs, StepwiseMethod, Watch, watched_run
-from adjointdeis.gradients.chain import Chain, Conditions, Surroundings
+from adjointdeis.gradients.augmented import Augmented, Coefficients
+from adjointdeis.gradients.base import StepwiseMethod
+from adjointdeis.gradients.chain import Chain
 from adjointdeis.gradients.continuous import ContinuousAdjoint
+from adjointdeis.gradients.inputs import Inputs
 from adjointdeis.gradients.large_steps import warn_of_large_steps
+from adjointdeis.gradients.trace import Trace, traced
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class SdeBacksolve(StepwiseMethod):
         method: "euler", "midpoint" or "heun" of torchsde.
         substeps: how many steps to take in each sampling step; more than 1 needs the path
             between the sampling nodes.
+        check: as for ``StepwiseMethod``: compare what is evaluated again.
 
     Cost: N evaluations forward; backward N substeps for "euler", twice that otherwise, each with
     a graph and a vector-Jacobian product. Holds one latent.
@@ -51,6 +54,7 @@ class SdeBacksolve(StepwiseMethod):
         ValueError: unknown method, substeps < 1, or substeps > 1 without a ``BrownianPath``.
         MissingPackageError: torchsde is not installed.
         NotSupportedError: an ODE sampler, or a scheduled z.
+        InconsistentStepError: what was evaluated again is not what ran.
         UnreachableLeafError: the denoiser captured a tensor that requires a gradient.
 
     When not to use: to measure the robustness of a defence. The gradient belongs to the
@@ -67,12 +71,7 @@ class SdeBacksolve(StepwiseMethod):
     method: Literal["euler", "midpoint", "heun"] = "euler"
     substeps: int = 1
     ode: ClassVar[bool] = False
-    sde: ClassVar[bool] = True
-    x_T: ClassVar[bool] = True
-    z: ClassVar[bool] = True
     z_t: ClassVar[bool] = False
-    theta: ClassVar[bool] = True
-    exact: ClassVar[bool] = False
     memory: ClassVar[str] = "O(1) latents"
     adjoint: ClassVar[ContinuousAdjoint] = ContinuousAdjoint(
         clock="rho",
@@ -91,10 +90,7 @@ class SdeBacksolve(StepwiseMethod):
         if self.substeps < 1:
             raise ValueError(f"SdeBacksolve.substeps must be at least 1, got {self.substeps}")
 
-    def forward_pass(
-        self, chain: Chain, x_T: Tensor, zs: Conditions, needs: Needs, watch: Watch
-    ) -> tuple[Tensor, Surroundings]:
-        del needs
+    def forward_pass(self, chain: Chain, by: Inputs) -> tuple[Tensor, Trace]:
         if self.substeps > 1 and not isinstance(chain.noise, BrownianPath):
             raise ValueError(
                 f"SdeBacksolve(substeps={self.substeps}) needs the path between the sampling "
@@ -104,40 +100,31 @@ class SdeBacksolve(StepwiseMethod):
             warn_of_large_steps(
                 chain.grid, chain.factor, owner="SdeBacksolve", substeps=self.substeps
             )
-        surroundings = Surroundings.capture(x_T)
-        return watched_run(chain, x_T, zs, watch, keep=False)[0], surroundings
+        return traced(chain, by, (), owner="SdeBacksolve", observed=self.check)
 
     def backward_pass(
-        self,
-        chain: Chain,
-        record: Surroundings,
-        x_T: Tensor,
-        x_0: Tensor,
-        zs: Conditions,
-        parameters: Sequence[Tensor],
-        needs: Needs,
-        a_x: Tensor,
-    ) -> tuple[Tensor | None, Sequence[Tensor | None], Sequence[Tensor | None]]:
-        del x_T
+        self, chain: Chain, record: Trace, by: Inputs, x_0: Tensor, a_x: Tensor
+    ) -> Tensor | None:
         torchsde = load("torchsde", "gradients by SdeBacksolve")
-        grid = chain.grid
-        augmented = Augmented(chain, zs, parameters, needs, record)
+        grid, check = chain.grid, record.reevaluations("SdeBacksolve", self.check)
+        augmented = Augmented(chain, by, check, record.contexts[-1])
         chain.cost.holds(1, graphs=1)
         state = augmented.start(x_0 / grid[-1].alpha, grid[-1].alpha * a_x)
         shapes = [value.shape for value in state]
         flat = _flattened(state)
+        # Readings on an accelerator without float64 are in float32.
+        dtype = torch.float32 if flat.device.type == "mps" else torch.float64
         for step in reversed(range(chain.steps)):
             interval = _Interval(augmented, grid[step], grid[step + 1], shapes, self.method)
             (_, flat) = torchsde.sdeint(
                 interval,
                 flat,
-                torch.tensor([0.0, 1.0], dtype=torch.float64, device=flat.device),
+                torch.tensor([0.0, 1.0], dtype=dtype, device=flat.device),
                 bm=PathOfInterval(chain, grid[step], grid[step + 1], x_0),
                 method=self.method,
                 dt=1.0 / self.substeps,
             )
-        p, a_z, a_theta = augmented.split(_unflattened(flat, shapes))
-        return p / grid[0].alpha, a_z, a_theta
+        return augmented.finish(_unflattened(flat, shapes)) / grid[0].alpha
 
 
 class _Interval:
@@ -165,7 +152,7 @@ class _Interval:
             node = self.t.towards(self.s, min(place, 1.0))
             weight = self.augmented.chain.factor * rho_gap(self.s, self.t)
             slopes = self.augmented.slopes(
-                Place(node.t, node.alpha, 0.0, weight), _unflattened(flat, self.shapes)
+                Coefficients(node.t, node.alpha, 0.0, weight), _unflattened(flat, self.shapes)
             )
             drift = _flattened(slopes)
             self.known = (place, flat, drift)

@@ -1,14 +1,16 @@
 """The symplectic adjoint of Runge-Kutta steps: exact, with one network graph at a time."""
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
-from adjointdeis.gradients.base import Needs, NotSupportedError, StepwiseMethod, Watch
-from adjointdeis.gradients.chain import Chain, Conditions, Sums, Surroundings, detached, pull_back
+from adjointdeis.gradients.base import StepwiseMethod
+from adjointdeis.gradients.chain import Chain, NotSupportedError
+from adjointdeis.gradients.consistency import StepCheck
+from adjointdeis.gradients.inputs import Inputs
+from adjointdeis.gradients.trace import Trace, traced
 from adjointdeis.solvers.base import Solver
 from adjointdeis.solvers.runge_kutta import RungeKutta, combined, rho_width
 
@@ -31,12 +33,16 @@ class SymplecticAdjoint(StepwiseMethod):
     makes the discretised adjoint the adjoint of the discretisation: the result is the gradient
     of the sampler that ran, to rounding.
 
+    Args:
+        check: as for ``StepwiseMethod``: compare what is evaluated again.
+
     Cost, for N steps of s stages: N s evaluations forward; backward N (s - 1) to find the
     stages, N s with a graph and N s vector-Jacobian products. Holds N + s latents and the
     activations of one evaluation, where ``DiscreteAdjoint`` holds those of s.
 
     Raises:
         NotSupportedError: a solver other than ``RungeKutta``.
+        InconsistentStepError: what was evaluated again is not what ran.
         UnreachableLeafError: the denoiser captured a tensor that requires a gradient.
 
     When not to use: with "euler", where it is ``DiscreteAdjoint``; or where the activations of
@@ -48,110 +54,63 @@ class SymplecticAdjoint(StepwiseMethod):
         https://arxiv.org/abs/2312.12030
     """
 
-    ode: ClassVar[bool] = True
     sde: ClassVar[bool] = False
-    x_T: ClassVar[bool] = True
-    z: ClassVar[bool] = True
-    z_t: ClassVar[bool] = True
-    theta: ClassVar[bool] = True
     exact: ClassVar[bool] = True
     memory: ClassVar[str] = "N latents"
 
-    def refuse(
-        self,
-        solver: Solver,
-        x_T: Tensor,
-        zs: Conditions,
-        scheduled: bool,
-        learned: Sequence[Tensor],
-    ) -> None:
-        super().refuse(solver, x_T, zs, scheduled, learned)
+    def refuse(self, solver: Solver, wanted: Collection[str]) -> None:
+        super().refuse(solver, wanted)
         if not isinstance(solver, RungeKutta):
             raise NotSupportedError(
                 f"SymplecticAdjoint differentiates RungeKutta steps, not {solver!r}; use "
                 "solver=RungeKutta(...), or gradient=DiscreteAdjoint(), exact for any solver"
             )
 
-    def forward_pass(
-        self, chain: Chain, x_T: Tensor, zs: Conditions, needs: Needs, watch: Watch
-    ) -> tuple[Tensor, "_Record"]:
-        del needs
-        states, surroundings = [], []
-        x = x_T
-        for step in range(chain.steps):
-            states.append(x)
-            surroundings.append(Surroundings.capture(x))
-            z = chain.condition(zs, step)
-            if step == 0:
-                with watch:
-                    x, _ = chain.advance(step, x, z, ())
-                (x,) = watch.inspect((x,), [])
-            else:
-                x, _ = chain.advance(step, x, z, ())
-        chain.cost.holds(1 + len(states))
-        return x, _Record(states, surroundings)
+    def forward_pass(self, chain: Chain, by: Inputs) -> tuple[Tensor, Trace]:
+        return traced(chain, by, range(chain.steps), owner="SymplecticAdjoint")
 
     def backward_pass(
-        self,
-        chain: Chain,
-        record: "_Record",
-        x_T: Tensor,
-        x_0: Tensor,
-        zs: Conditions,
-        parameters: Sequence[Tensor],
-        needs: Needs,
-        a_x: Tensor,
-    ) -> tuple[Tensor | None, Sequence[Tensor | None], Sequence[Tensor | None]]:
-        del x_T, x_0
+        self, chain: Chain, record: Trace, by: Inputs, x_0: Tensor, a_x: Tensor
+    ) -> Tensor | None:
         assert isinstance(chain.solver, RungeKutta)
-        table = chain.solver.tableau
-        a_z, a_theta = Sums(len(zs)), Sums(len(parameters))
-        p = chain.grid[-1].alpha * a_x
+        table, check = chain.solver.tableau, StepCheck(chain, record.recorder, self.check)
+        p, after = chain.grid[-1].alpha * a_x, x_0
         for step in reversed(range(chain.steps)):
             s, t = chain.grid[step], chain.grid[step + 1]
             width, slot = rho_width(s, t), chain.slot(step)
             nodes = table.nodes(s, t, "rho")
             # Random numbers are drawn by the first visit to a stage and drawn again by the second.
-            stages, before = [], []
+            stages, contexts = [], []
             slopes: list[Tensor] = []
-            with record.surroundings[step].replayed():
-                y, z = record.states[step] / s.alpha, chain.condition(zs, step)
+            x = record.state(step)
+            y, z = x / s.alpha, by.condition(slot)
+            with record.contexts[step].replayed():
                 for i, node in enumerate(nodes):
-                    before.append(Surroundings.capture(y))
+                    contexts.append(record.recorder.now())
                     stages.append(combined(y, width, table.a[i], slopes))
                     if i + 1 < table.stages:
                         slopes.append(chain.denoiser(node.alpha * stages[i], node.t, z))
-            del slopes
-            chain.cost.holds(1 + len(record.states) + table.stages, graphs=1)
+            chain.cost.holds(1 + record.latents + table.stages, graphs=1)
             pulled: dict[int, Tensor] = {}
+            slopes = [y] * table.stages
             for i in reversed(range(table.stages)):
                 mu = table.b[i] * p
                 for j, product in pulled.items():
                     if table.a[j][i] != 0.0:
                         mu = mu + (width * table.a[j][i]) * product
-                evaluations = chain.cost.nfe
-                with torch.enable_grad(), before[i].replayed():
-                    x = detached(nodes[i].alpha * stages[i])
-                    z = detached(zs[slot], needs.zs[slot]) if zs else None
-                    eps = chain.denoiser(x, nodes[i].t, z)
-                inputs = [x, *([] if z is None else [z]), *parameters]
-                product, *rest = pull_back(
-                    chain, (eps,), (mu,), inputs, chain.cost.nfe - evaluations
+                product, rest, slopes[i] = by.product(
+                    lambda x, z, node=nodes[i]: chain.denoiser(x, node.t, z),
+                    nodes[i].alpha * stages[i],
+                    slot,
+                    mu,
+                    contexts[i],
                 )
                 if product is not None:
                     pulled[i] = nodes[i].alpha * product
-                if z is not None:
-                    a_z.add(slot, rest.pop(0), width)
-                for k, gradient in enumerate(rest):
-                    a_theta.add(k, gradient, width)
+                by.add(rest, width, slots=((slot, 1.0),))
+            check.compare(step, x, [t.alpha * combined(y, width, table.b, slopes)], [after])
+            after = x
             for product in pulled.values():
                 p = p + width * product
-        return p / chain.grid[0].alpha, a_z.values, a_theta.values
-
-
-@dataclass(frozen=True, eq=False)
-class _Record:
-    """The input of every step, and the random state there."""
-
-    states: list[Tensor]
-    surroundings: list[Surroundings]
+        check.finish()
+        return p / chain.grid[0].alpha

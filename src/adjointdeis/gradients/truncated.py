@@ -25,6 +25,7 @@ class Truncated(DiscreteAdjoint):
         snapshots, keep_activations, budget: as in ``DiscreteAdjoint``, for the last K steps.
         last: K, at least 1. For a random K draw it once per rollout and build the method
             with it: drawing it again at each step truncates at the smallest of the draws.
+        check: as for ``StepwiseMethod``: compare what is evaluated again.
 
     Raises:
         ValueError: last < 1.
@@ -40,6 +41,7 @@ class Truncated(DiscreteAdjoint):
 
     last: int = 1
     x_T: ClassVar[bool] = False
+    noise: ClassVar[bool] = False
     exact: ClassVar[bool] = False
     memory: ClassVar[str] = "K latents"
 

@@ -16,8 +16,8 @@ from typing import Literal
 
 import torch
 
+from adjointdeis.gradients import GradientMethod
 from adjointdeis.gradients.adjoint_dpm import AdjointDPM
-from adjointdeis.gradients.base import GradientMethod
 from adjointdeis.guidance.latent_optimisation import LatentDescent, LatentOptimisation
 from adjointdeis.guidance.per_sample import Box
 from adjointdeis.guidance.problem import Algorithm, LatentProblem

@@ -21,7 +21,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from adjointdeis.gradients.base import GradientMethod
+from adjointdeis.gradients import GradientMethod
 from adjointdeis.guidance.latent_optimisation import LatentDescent, LatentOptimisation
 from adjointdeis.guidance.per_sample import normalised
 from adjointdeis.guidance.problem import ADAM, Algorithm, LatentProblem, OptimizerFactory

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from adjointdeis.diffusion.grid import TimeGrid
-from adjointdeis.gradients.base import GradientMethod
+from adjointdeis.gradients import GradientMethod
 from adjointdeis.gradients.reversible import Reversible
 from adjointdeis.guidance.latent_optimisation import LatentDescent, LatentOptimisation
 from adjointdeis.guidance.per_sample import Sphere

@@ -21,8 +21,7 @@ from torch.utils._pytree import tree_map_only
 
 from adjointdeis.diffusion.denoiser import Denoiser
 from adjointdeis.diffusion.grid import Node
-from adjointdeis.gradients.base import GradientMethod
-from adjointdeis.gradients.flowgrad import FlowGrad
+from adjointdeis.gradients import FlowGrad, GradientMethod
 from adjointdeis.guidance.latent_optimisation import LatentDescent, LatentOptimisation
 from adjointdeis.guidance.problem import Algorithm, LatentProblem, OptimizerFactory
 from adjointdeis.solvers.base import Solver, State

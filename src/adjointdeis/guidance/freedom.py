@@ -21,12 +21,20 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from adjointdeis.diffusion.conditions import Conditions
 from adjointdeis.diffusion.grid import Node, TimeGrid
 from adjointdeis.diffusion.transition import eps_weight, path_scale
 from adjointdeis.gradients.cost import CountedDenoiser
 from adjointdeis.guidance.lookahead import Ahead, Lookahead
 from adjointdeis.guidance.per_sample import expanded, rms
-from adjointdeis.guidance.problem import Algorithm, LatentProblem, Outcome, Run, Step, normals
+from adjointdeis.guidance.problem import (
+    Algorithm,
+    AlgorithmRun,
+    LatentProblem,
+    Outcome,
+    Step,
+    normals,
+)
 from adjointdeis.solvers.base import eps_factor
 
 
@@ -118,7 +126,7 @@ class FreeDoM(Algorithm):
         return expanded(rho, ahead.gradient) * ahead.gradient
 
 
-class _GuidedSampling(Run):
+class _GuidedSampling(AlgorithmRun):
     """A sampling run, guided."""
 
     def __init__(self, freedom: FreeDoM, problem: LatentProblem) -> None:
@@ -146,7 +154,7 @@ class _GuidedSampling(Run):
         """One sampling step, with its returns."""
         freedom, problem, before = self.freedom, self.problem, replace(self.cost)
         s, t = problem.grid[self.done], problem.grid[self.done + 1]
-        z = self.conditions[self.done] if problem.scheduled else self.conditions
+        z = Conditions.of(self.conditions, problem.grid.steps).of_step(self.done)
         ahead, moved, later = None, self.x, self.state
         for visit in range(self.visits[self.done]):
             ahead = None

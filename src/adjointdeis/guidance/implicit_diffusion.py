@@ -29,26 +29,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
-from adjointdeis.diffusion.noise import as_noise
-from adjointdeis.gradients.base import Needs
-from adjointdeis.gradients.chain import Chain, Surroundings
-from adjointdeis.gradients.cost import Cost, CountedDenoiser
-from adjointdeis.gradients.discrete_adjoint import Carry, DiscreteAdjoint, Record
-from adjointdeis.gradients.memory_plan import MemoryPlan
+from adjointdeis.gradients import Cost, SamplingPath
 from adjointdeis.guidance.fine_tuning import UpdatingWeights, update
 from adjointdeis.guidance.problem import Algorithm, Batch, OptimizerFactory, Step, WeightProblem
-
-
-@dataclass(eq=False)
-class _Particles:
-    """A slot of the queue: a batch under way, with the inputs of the steps it has made."""
-
-    chain: Chain
-    z: Tensor | None
-    now: Carry
-    carries: dict[int, Carry]
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,70 +81,42 @@ class _Queue(UpdatingWeights):
         self.solver, self.grid = problem.solver, problem.grid
         self.optimizer = algorithm.optimizer(self.parameters)
         self.iterations = 0
-        self._queue: deque[_Particles] = deque()
+        self._queue: deque[SamplingPath] = deque()
 
     def step(self) -> Step | None:
         """One iteration; None while the queue fills, which takes N - 1 iterations."""
         self._queue.append(self._enter(self.problem.draw(self.iterations)))
         self.iterations += 1
-        for particles in self._queue:
-            self._advance(particles)
-        self.cost.holds(self._latents())
+        for path in self._queue:
+            path.step()
+        self.cost.holds(sum(path.latents for path in self._queue))
         if len(self._queue) < self.grid.steps:
             return None
         return self.noted(self._learn(self._queue.popleft()))
 
-    def _enter(self, batch: Batch) -> _Particles:
-        x = batch.x_T.detach()
-        stochastic = self.solver.calculus == "sde"
-        chain = Chain(
-            denoiser=CountedDenoiser(self.problem.denoiser, self.cost),
+    def _enter(self, batch: Batch) -> SamplingPath:
+        return SamplingPath(
+            self.problem.denoiser,
+            batch.x_T,
+            batch.z,
             solver=self.solver,
             grid=self.grid,
-            noise=as_noise(batch.noise, self.grid, x) if stochastic else None,
-            scheduled=False,
+            noise=batch.noise,
+            parameters=self.parameters,
             cost=self.cost,
         )
-        z = None if batch.z is None else batch.z.detach()
-        start = Carry(x, chain.initial_state(x), Surroundings.capture(x))
-        return _Particles(chain, z, start, {})
 
-    def _advance(self, particles: _Particles) -> None:
-        step, chain, carry = len(particles.carries), particles.chain, particles.now
-        here = Carry(carry.x, carry.state, Surroundings.capture(carry.x))
-        particles.carries[step] = here
-        with torch.no_grad():
-            x, state = chain.advance(step, here.x, particles.z, here.state)
-        particles.now = Carry(x, state, here.surroundings)
-
-    def _learn(self, leaving: _Particles) -> Step:
+    def _learn(self, leaving: SamplingPath) -> Step:
         before = Cost(nfe_backward=self.cost.nfe_backward, vjps=self.cost.vjps)
-        x_0 = leaving.now.x
         with torch.enable_grad():
-            leaf = x_0.detach().requires_grad_()
+            leaf = leaving.x.detach().requires_grad_()
             loss = self.problem.loss(leaf)
             (a_x,) = torch.autograd.grad(loss.mean(), leaf)
-        zs = () if leaving.z is None else (leaving.z,)
-        needs = Needs([False] * (1 + len(zs)) + [True] * len(self.parameters), len(zs))
-        record = Record(MemoryPlan(None, 0), leaving.carries, {})
-        with leaving.chain.backward_pass():
-            _, _, gradients = DiscreteAdjoint().backward_pass(
-                leaving.chain, record, record.carries[0].x, x_0, zs, self.parameters, needs, a_x
-            )
-        found = [
-            torch.zeros_like(parameter) if gradient is None else gradient
-            for parameter, gradient in zip(self.parameters, gradients, strict=True)
-        ]
+        found = leaving.gradient(a_x)
         norm = update(self.optimizer, self.parameters, found, self.algorithm.clip_norm)
         spent = Cost(
             nfe_forward=self.grid.steps,
             nfe_backward=self.cost.nfe_backward - before.nfe_backward,
             vjps=self.cost.vjps - before.vjps,
         )
-        return Step(loss.detach(), spent, norm, x_0)
-
-    def _latents(self) -> int:
-        return sum(
-            particles.now.latents + sum(carry.latents for carry in particles.carries.values())
-            for particles in self._queue
-        )
+        return Step(loss.detach(), spent, norm, leaving.x)

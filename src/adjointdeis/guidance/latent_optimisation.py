@@ -18,15 +18,15 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
-from adjointdeis.gradients.base import GradientMethod
+from adjointdeis.gradients import GradientMethod
 from adjointdeis.gradients.cost import Cost
 from adjointdeis.guidance.problem import (
     ADAM,
     Algorithm,
+    AlgorithmRun,
     LatentProblem,
     OptimizerFactory,
     Outcome,
-    Run,
     Step,
 )
 from adjointdeis.rollout import Rollout
@@ -87,7 +87,7 @@ class LatentOptimisation(Algorithm):
         return LatentDescent(self, problem.per_step() if self.scheduled else problem)
 
 
-class LatentDescent(Run):
+class LatentDescent(AlgorithmRun):
     """A batch of latents under optimisation.
 
     Attributes:

@@ -22,10 +22,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from adjointdeis.diffusion.conditions import PerStep
 from adjointdeis.diffusion.grid import TimeGrid
-from adjointdeis.gradients.base import GradientMethod
+from adjointdeis.gradients import DiscreteAdjoint, GradientMethod
 from adjointdeis.gradients.cost import Cost
-from adjointdeis.gradients.discrete_adjoint import DiscreteAdjoint
 from adjointdeis.rollout import Condition, Rollout, sample
 from adjointdeis.solvers.base import Solver
 from adjointdeis.solvers.ddim import DDIM
@@ -127,7 +127,7 @@ class Lookahead:
         Args:
             denoiser: noise prediction.
             x: state, shape (B, *).
-            z: condition, or one tensor per step of the whole grid, or None.
+            z: condition as for ``sample``; ``PerStep`` is of the whole grid.
             loss: ``x_0 -> losses`` with shape (B).
             solver: the sampler. With a whole number k an SDE is looked ahead along its
                 probability flow, by DDIM.
@@ -148,7 +148,9 @@ class Lookahead:
             raise ValueError("Lookahead('all') through an SDE solver needs noise= of its steps")
         exact = stochastic and self.steps == "all"
         ahead = solver if exact or not stochastic else DDIM()
-        conditions = z if z is None or isinstance(z, Tensor) else [z[i] for i in nodes[:-1]]
+        conditions = z
+        if isinstance(z, PerStep):
+            conditions = PerStep([z.values[i] for i in nodes[:-1]])
         remembered = FirstPrediction(denoiser)
         weights = list(denoiser.parameters()) if isinstance(denoiser, nn.Module) else []
         with torch.enable_grad():

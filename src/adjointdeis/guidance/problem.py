@@ -31,9 +31,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
+from adjointdeis.diffusion.conditions import PerStep
 from adjointdeis.diffusion.grid import TimeGrid
 from adjointdeis.diffusion.noise import Noise, RecordedNoise
-from adjointdeis.gradients.base import GradientMethod
+from adjointdeis.gradients import GradientMethod
 from adjointdeis.gradients.cost import Cost
 from adjointdeis.rollout import Condition, Rollout, sample
 from adjointdeis.solvers.base import Solver
@@ -94,7 +95,8 @@ class LatentProblem:
         """A condition of this problem as :func:`adjointdeis.sample` takes it."""
         if not self.scheduled:
             return z
-        return [tree_map_only(Tensor, lambda t, i=i: t[:, i], z) for i in range(self.grid.steps)]
+        steps = range(self.grid.steps)
+        return PerStep([tree_map_only(Tensor, lambda t, i=i: t[:, i], z) for i in steps])
 
     def sample(
         self,
@@ -258,7 +260,7 @@ class Instance:
     quality: Callable[[Any], dict[str, Tensor]]
 
 
-class Run(ABC):
+class AlgorithmRun(ABC):
     """An algorithm under way on a problem.
 
     Attributes:
@@ -307,7 +309,7 @@ class Algorithm(ABC):
             run.step()
         return run.outcome()
 
-    def start(self, problem: Any) -> Run:
+    def start(self, problem: Any) -> AlgorithmRun:
         """A run that makes one step at a time; see :meth:`solve`."""
         if not isinstance(problem, self.solves):
             raise TypeError(
@@ -317,7 +319,7 @@ class Algorithm(ABC):
         return self._start(problem)
 
     @abstractmethod
-    def _start(self, problem: Any) -> Run: ...
+    def _start(self, problem: Any) -> AlgorithmRun: ...
 
 
 def normals(source: int | Sequence[Tensor], count: int, like: Tensor) -> list[Tensor]:

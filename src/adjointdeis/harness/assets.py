@@ -5,7 +5,6 @@ A profile is a folder with a ``manifest.json`` that lists its files with their S
 recognisers that packages ship, and takes every other file from ``mini``.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,6 +19,7 @@ from adjointdeis.faces.recognisers.crop import FaceCrop
 from adjointdeis.faces.recognisers.graph_file import GraphSpec, graph_recogniser
 from adjointdeis.faces.recognisers.network import Guides, NetworkRecogniser
 from adjointdeis.faces.weights import WeightsError, fingerprint, load_network, read_header
+from adjointdeis.files import read_json
 from adjointdeis.harness.packages import obtain, read_spec
 from adjointdeis.morphing.autoencoder import Autoencoder
 from adjointdeis.morphing.perceptual import TrunkMaps
@@ -62,8 +62,8 @@ class Profile:
         if not path.is_file():
             raise AssetError(f"{path} is missing; {self.remedy}")
         try:
-            return json.loads(path.read_text())["files"]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            return read_json(path)["files"]
+        except (ValueError, KeyError, TypeError) as error:
             raise AssetError(f"{path} is not a manifest ({error}); {self.remedy}") from error
 
     def entry(self, name: str) -> dict[str, Any]:
@@ -218,7 +218,8 @@ def style_generator(file: str | None, features: str, profile: Profile) -> StyleG
     if file is None:
         raise AssetError(
             f"MIPGAN draws with a StyleGAN2, and the profile {profile.name} has none: the budget "
-            "of its networks buys blurred blobs, which say nothing of MIPGAN. Leave its rows out, "
+            "of its networks buys blurred blobs, which say nothing of MIPGAN. Leave its rows out "
+            "(~rows.mipgan_i ~rows.mipgan_ii), "
             "read published morphs (attack=paper/mipgan_ii), or bring a generator of faces: "
             "assets.generator=<stylegan2.safetensors>, converted by `python run.py task=assets "
             "assets=paper` or trained by `python run.py task=train/generator`"

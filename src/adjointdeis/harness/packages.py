@@ -5,13 +5,12 @@ tarball), and what is needed is taken out of it once, if its SHA-256 is the one 
 """
 
 import hashlib
-import json
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from adjointdeis.files import write_atomically
+from adjointdeis.files import read_json, write_atomically
 
 LARGEST_MEMBER = 2**28
 """Bytes that a file of a tarball may have; the largest that is wanted has 14 MB."""
@@ -103,8 +102,8 @@ def read_spec(path: Path) -> tuple[str, dict[str, Any]]:
             "the keys of adjointdeis.faces.recognisers.graph_file.GraphSpec"
         )
     try:
-        entry = json.loads(path.read_text())
-    except ValueError as error:
+        entry = read_json(path)
+    except (ValueError, RecursionError) as error:
         raise PackageError(f"{path} is no JSON file ({error})") from error
     if not isinstance(entry, dict):
         raise PackageError(f"{path} holds no JSON object")

@@ -16,8 +16,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from adjointdeis.gradients import DiscreteAdjoint
-from adjointdeis.gradients.base import GradientMethod
+from adjointdeis.gradients import DiscreteAdjoint, GradientMethod
 from adjointdeis.guidance.latent_optimisation import LatentOptimisation
 from adjointdeis.guidance.problem import ADAM, OptimizerFactory
 from adjointdeis.morphing.attack import (
@@ -71,8 +70,7 @@ class GuidedDiM(DiM):
             )
         if self.optimisation_steps and self.gradient is not None:
             # A sampler and a gradient that cannot go together are refused before any encoding.
-            leaf = torch.empty(0, requires_grad=True)
-            self.gradient.refuse(self.solver, leaf, (leaf,), scheduled=False, learned=())
+            self.gradient.refuse(self.solver, ("x_T", "z"))
         if self.stop_similarity is not None and not -1 < self.stop_similarity < 1:
             raise ValueError(
                 f"attack {self.name}: stop_similarity={self.stop_similarity}, expected a cosine "
@@ -144,12 +142,6 @@ class GuidedDiM(DiM):
 
     def notes(self) -> list[str]:
         notes = []
-        if self.paper_row and self.optimisation_steps and self.optimisation_steps != 50:
-            notes.append(f"{self.optimisation_steps} optimisation steps instead of the paper's 50")
-        if self.keep == "best":
-            notes.append(
-                "returns the best iterate by the identity loss; the paper returns the last"
-            )
         if self.stop_similarity is not None:
             notes.append(
                 f"stops a pair once both similarities reach {self.stop_similarity:g}; evaluations "

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from adjointdeis.evaluation import WORST_CASE, wilson
+from adjointdeis.files import read_json
 from adjointdeis.reporting.errors import ReportError
 from adjointdeis.reporting.run import EvaluationSetting, Run, condition
 from adjointdeis.reporting.schema import RESULT, SCHEMA
@@ -202,8 +203,8 @@ def _identity(run: Run) -> tuple[Any, ...]:
 def _other_schema(path: Path) -> str:
     """A reason to pass over a result of another kind, or nothing."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
+        found = read_json(path)
+    except (ValueError, OSError) as error:
         return f"not JSON ({error})"
     if isinstance(found, dict) and found.get("schema") != SCHEMA:
         return f"schema {found.get('schema')!r}, this report reads {SCHEMA}"

@@ -4,7 +4,6 @@ All paths in it are relative to the run directory, with forward slashes. `valida
 called by the writer before it writes and by the reader after it reads, so that both fail alike.
 """
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
@@ -12,6 +11,7 @@ from typing import Any, NotRequired, TypedDict
 
 from adjointdeis.evaluation import ROW_KEYS, WORST_CASE, EvaluationError, ThresholdRecord
 from adjointdeis.evaluation.protocol import LATER_ROW_KEYS
+from adjointdeis.files import read_json
 from adjointdeis.reporting.errors import ReportError
 
 SCHEMA = 1
@@ -131,7 +131,7 @@ _PAIR = {
 
 
 def validate_result(result: Any) -> list[str]:
-    """What is wrong with a result, one line per problem that names the key; empty when nothing is.
+    """Checks a result: one line for each fault, which names the key.
 
     Unknown keys are allowed, so that a newer writer can be read. Files that the result names are
     not looked at.
@@ -177,9 +177,9 @@ def read_result(run_directory: Path | str) -> Result:
             f"{path}: no such file; a finished run leaves it, run the experiment first"
         )
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ReportError(f"{path}: not JSON ({error}); run the experiment again") from None
+        result = read_json(path)
+    except ValueError as error:
+        raise ReportError(f"{error}; run the experiment again") from None
     problems = validate_result(result)
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""

@@ -1,6 +1,6 @@
 """Samplers, each with its declared order and calculus."""
 
-from adjointdeis.solvers.base import Solver, State
+from adjointdeis.solvers.base import Solver, State, count_evaluations
 from adjointdeis.solvers.bdia import BDIA
 from adjointdeis.solvers.belm import OBELM
 from adjointdeis.solvers.coupling import Coupling, GridEndError
@@ -35,4 +35,5 @@ __all__ = [
     "Solver",
     "State",
     "StepFunction",
+    "count_evaluations",
 ]

@@ -47,9 +47,10 @@ class Solver:
         """Advance x from node s to node t.
 
         Args:
-            denoiser: noise prediction, called as ``denoiser(x, s.t, z)``.
+            denoiser: noise prediction, called as ``denoiser(x, s.t, z)``; a solver that calls a
+                network of its own reports it by ``count_evaluations(denoiser)``.
             x: state at s, shape (B, *).
-            z: condition of this step.
+            z: condition of this step, a tensor or a pytree.
             s, t: adjacent grid nodes.
             state: what the previous step returned, or :meth:`initial_state`.
             noise: standard normal shaped like x for an SDE solver, None for an ODE solver.
@@ -58,6 +59,25 @@ class Solver:
             The state at t, and the state for the next step.
         """
         raise NotImplementedError
+
+
+def count_evaluations(denoiser: Denoiser, evaluations: int = 1) -> None:
+    """Record evaluations of a network that a solver calls itself.
+
+    ``Rollout.cost`` counts the calls of the denoiser that a step is given. A solver around a
+    sampler of another library, which holds the network, says so once for each evaluation::
+
+        def step(self, denoiser, x, z, s, t, state, noise):
+            count_evaluations(denoiser)
+            return self.scheduler.step(self.network(x, ...), ...).prev_sample, state
+
+    Args:
+        denoiser: what the step was given; a plain network, on which nothing is counted, is fine.
+        evaluations: how many to add.
+    """
+    count = getattr(denoiser, "count", None)
+    if count is not None:
+        count(evaluations)
 
 
 def data_prediction(denoiser: Denoiser, x: Tensor, z: Any, s: Node) -> Tensor:

@@ -25,6 +25,10 @@ OTHER_IMAGES = (
 )  # fmt: skip
 
 
+# What may lie beside an image under its name.
+BESIDE_IMAGES = (".tem", ".txt", ".json", ".csv", ".pts", ".npy", ".npz", ".xml", ".mat", ".md")
+
+
 class LeftOutWarning(UserWarning):
     """Images that a folder holds and its reader does not take, with the reasons."""
 
@@ -171,11 +175,12 @@ def why_left_out(name: str, otherwise: str) -> str:
         name: The file's name.
         otherwise: The reason for an image in a format that is read.
     """
-    suffix = Path(name).suffix.lower()
+    path = Path(name)
+    suffix = path.suffix.lower()
     if suffix in IMAGE_SUFFIXES:
         return otherwise
-    if suffix in OTHER_IMAGES:
-        return f"{suffix} is not read, convert it to PNG"
+    if suffix in OTHER_IMAGES or (NAME.match(canonical(path.stem)) and suffix not in BESIDE_IMAGES):
+        return f"{suffix or 'a file without suffix'} is not read, convert it to PNG"
     return ""
 
 

@@ -1,0 +1,120 @@
+"""The condition z of the network: a tensor or a pytree, one for all steps or one per step."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+# The same registry that torch.func and torch.export read; it knows named tuples and the output
+# classes of the transformers library. The module has no public name yet.
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_map, tree_unflatten
+
+
+@dataclass(frozen=True, eq=False)
+class PerStep:
+    """A schedule of conditions: z_i for step i, in the order of the grid.
+
+    Args:
+        values: N conditions, each a tensor or a pytree; all of one structure.
+    """
+
+    values: Sequence[Any]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "values", tuple(self.values))
+
+
+@dataclass(frozen=True, eq=False)
+class Conditions:
+    """z of a run, flattened. A slot is one condition: there is one, or one per step.
+
+    Attributes:
+        trees: the condition of each slot as it was given.
+        scheduled: whether step i has its own condition.
+        leaves: the leaves of each slot.
+        spec: the structure that all slots share.
+        active: places of the leaves that require a gradient in any slot. All others (numbers,
+            flags, None, tensors without a gradient) are handed to the network as they are.
+    """
+
+    trees: tuple[Any, ...]
+    scheduled: bool
+    leaves: tuple[tuple[Any, ...], ...]
+    spec: TreeSpec
+    active: tuple[int, ...]
+
+    @classmethod
+    def of(cls, z: Any, steps: int) -> "Conditions":
+        """The conditions of a run of ``steps`` steps.
+
+        Raises:
+            ValueError: a bare list, a schedule of another length, or one whose entries differ
+                in structure.
+        """
+        if isinstance(z, list):
+            raise ValueError(
+                f"z is a list of {len(z)}, which may mean a schedule or one condition of several "
+                f"tensors: write z=PerStep([z_0, ..., z_{steps - 1}]) for one condition per step, "
+                "or a tuple or dict for a condition of several tensors"
+            )
+        trees = tuple(z.values) if isinstance(z, PerStep) else (z,)
+        if isinstance(z, PerStep) and len(trees) != steps:
+            raise ValueError(f"PerStep needs one condition per step: {steps}, got {len(trees)}")
+        flat = [tree_flatten(tree) for tree in trees]
+        spec = flat[0][1]
+        for step, (_, other) in enumerate(flat):
+            if other != spec:
+                raise ValueError(
+                    f"PerStep needs conditions of one structure; that of step {step} is {other}, "
+                    f"that of step 0 is {spec}"
+                )
+        leaves = tuple(tuple(found) for found, _ in flat)
+        active = tuple(
+            place
+            for place, column in enumerate(zip(*leaves, strict=True))
+            if any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in column)
+        )
+        for place in active:
+            if not all(isinstance(found[place], Tensor) for found in leaves):
+                raise ValueError(
+                    "PerStep needs a tensor in every step where one of them requires a gradient"
+                )
+        return cls(trees, isinstance(z, PerStep), leaves, spec, active)
+
+    def slot(self, step: int) -> int:
+        """Which condition a step uses."""
+        return step if self.scheduled else 0
+
+    def of_step(self, step: int) -> Any:
+        """The condition of a step as it was given."""
+        return self.trees[self.slot(step)]
+
+    def wanted(self, slot: int) -> tuple[Tensor, ...]:
+        """The leaves of a slot at the active places."""
+        return tuple(self.leaves[slot][place] for place in self.active)
+
+    def tensors(self) -> list[Tensor]:
+        """Every tensor in any slot."""
+        return [leaf for found in self.leaves for leaf in found if isinstance(leaf, Tensor)]
+
+    def at(self, slot: int, wanted: Sequence[Tensor]) -> Any:
+        """The condition of a slot with these tensors at the active places."""
+        if not self.active:
+            return self.trees[slot]
+        leaves = list(self.leaves[slot])
+        for place, tensor in zip(self.active, wanted, strict=True):
+            leaves[place] = tensor
+        return leaves[0] if self.spec.is_leaf() else tree_unflatten(leaves, self.spec)
+
+
+def divided(z: Any, batch: int, rows: slice) -> Any:
+    """The condition of some samples: their rows of every tensor as long as the batch."""
+    if isinstance(z, PerStep):
+        return PerStep([divided(value, batch, rows) for value in z.values])
+
+    def taken(leaf: Any) -> Any:
+        whole = isinstance(leaf, Tensor) and leaf.ndim > 0 and leaf.shape[0] == batch
+        return leaf[rows] if whole else leaf
+
+    return z if isinstance(z, list) else tree_map(taken, z)

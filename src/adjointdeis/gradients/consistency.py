@@ -1,0 +1,264 @@
+"""Checks that what is evaluated again gives what it gave in the sampling run.
+
+A backward pass that recomputes is right only if steps and network are functions of their arguments.
+Both checks compare numbers that exist anyway; neither evaluates the network.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from adjointdeis.gradients.chain import Chain
+from adjointdeis.gradients.step_context import ContextRecorder
+
+_CAUSES = (
+    "Usual causes: a counter or cached features (a scheduler's _step_index, DeepCache, "
+    "FirstBlockCache), noise of numpy, random or a generator that the sampler does not hold, "
+    "train() or eval() called in between. Use gradient=Backprop(), which evaluates nothing "
+    "again; or check=False, if the difference is that of a kernel which is not deterministic"
+)
+
+
+class InconsistentStepError(RuntimeError):
+    """A step or a network that gave something else when it was evaluated again."""
+
+
+def tolerance(recorder: ContextRecorder, x: Tensor) -> float:
+    """Relative difference that kernels which are not deterministic may leave.
+
+    The square root of the rounding of the coarsest arithmetic in use: that of x, of the weights,
+    or of autocast.
+    """
+    weights = (p for module in recorder.modules for p in module._parameters.values())
+    dtypes = {x.dtype, *(p.dtype for p in weights if p is not None)}
+    if recorder.autocast[1] is not None:
+        dtypes.add(recorder.autocast[1])
+    return max(torch.finfo(d).eps for d in dtypes if d.is_floating_point) ** 0.5
+
+
+class StepCheck:
+    """Compares steps that are taken again with the states that they led to.
+
+    Args:
+        chain: the run.
+        recorder: of the run.
+        enabled: whether to look at all.
+    """
+
+    def __init__(self, chain: Chain, recorder: ContextRecorder, enabled: bool) -> None:
+        self.chain, self.recorder, self.enabled = chain, recorder, enabled
+        self._pending: list[tuple[int, Tensor]] = []
+        self._tolerance: float | None = None
+
+    def compare(
+        self, step: int, before: Tensor, found: Sequence[Tensor], known: Sequence[Tensor]
+    ) -> None:
+        """Compare the results of a step.
+
+        Args:
+            step: its number.
+            before: x before the step; a difference counts in relation to how far it goes.
+            found, known: state and history after the step, now and in the sampling run.
+
+        Raises:
+            InconsistentStepError: they differ. On an accelerator :meth:`finish` raises it, so
+                that no step waits for the device.
+        """
+        if not self.enabled:
+            return
+        pairs = [(now.detach(), then) for now, then in zip(found, known, strict=False)]
+        if before.device.type == "cpu" and all(torch.equal(now, then) for now, then in pairs):
+            return
+        if self._tolerance is None:
+            self._tolerance = tolerance(self.recorder, before)
+        measured = []
+        for place, (now, then) in enumerate(pairs):
+            now, then = wide(now), wide(then)
+            off = torch.where(now.isnan() & then.isnan(), 0.0, now - then).abs()
+            scale = then.abs().amax()
+            way = (then - wide(before)).abs().amax() if place == 0 else scale
+            rounding = 8 * torch.finfo(before.dtype).eps * scale
+            measured.append(torch.stack((off.amax(), way, rounding)))
+        self._pending.append((step, torch.stack(measured)))
+        if before.device.type == "cpu":
+            self.finish()
+
+    def finish(self) -> None:
+        """Raise what has been found."""
+        pending, self._pending = self._pending, []
+        for step, measured in pending:
+            for off, way, rounding in measured.tolist():
+                if not off <= (self._tolerance or 0.0) * way + rounding:
+                    s, t = self.chain.grid[step], self.chain.grid[step + 1]
+                    raise InconsistentStepError(
+                        f"step {step} of {self.chain.steps} (t = {float(s.t):.4g} to "
+                        f"{float(t.t):.4g}), taken again, ends somewhere else: off by {off:.3g}, "
+                        f"where the step itself goes {way:.3g}. A step must be a function of its "
+                        f"arguments. {_CAUSES}"
+                    )
+
+
+def wide(tensor: Tensor) -> Tensor:
+    """The tensor in float32 where it is in half precision, whose squares and sums overflow."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def fingerprint(tensor: Tensor) -> Tensor:
+    """Nine numbers whose distance is about that of the tensors: projections on fixed weights."""
+    rows = wide(tensor.detach()).reshape(-1, tensor.shape[-1] if tensor.ndim else 1)
+    for _ in range(2):
+        places = torch.arange(1, rows.shape[-1] + 1, device=rows.device, dtype=rows.dtype)
+        rates = torch.arange(1, 4, device=rows.device, dtype=rows.dtype).unsqueeze(1)
+        # cos^2 has the mean 1/2; of the three rates each tells a third.
+        rows = (torch.cos(rates * places.square()) @ rows.mT) * (2.0 / 3.0) ** 0.5
+    return rows.flatten()
+
+
+def distance(one: Tensor, other: Tensor) -> float:
+    """Distance of two tensors by their fingerprints."""
+    return float((one - other).norm())
+
+
+@dataclass
+class EvaluationCheck:
+    """Compares evaluations of the network with those of the sampling run at the same x and t.
+
+    For methods that evaluate the network at recorded states, but take no step of the sampler.
+
+    Attributes:
+        slot: whose condition the evaluations of the sampling run use at present.
+        known: for each time (to seven digits) and slot, fingerprints of x and of the output.
+    """
+
+    slot: int = 0
+    known: dict[tuple[float, int], list[tuple[Tensor, Tensor]]] = field(default_factory=dict)
+
+    def record(self, x: Tensor, t: Tensor, output: Tensor) -> None:
+        """Remember an evaluation."""
+        place = self.known.setdefault((round(float(t), 7), self.slot), [])
+        place.append((fingerprint(x), fingerprint(output)))
+
+    def matches(
+        self, x: Tensor, t: Tensor, slot: int, output: Tensor, allowed: float
+    ) -> bool | None:
+        """Whether the output is the known one; None where x was not evaluated before."""
+        x, output = x.detach(), output.detach()
+        for x_then, output_then in self.known.get((round(float(t), 7), slot), ()):
+            size, rounding = float(wide(x).norm()), 64 * torch.finfo(x.dtype).eps
+            if distance(fingerprint(x), x_then) <= rounding * size:
+                off = distance(fingerprint(output), output_then)
+                return off <= allowed * float(wide(output).norm()) or output.isnan().any().item()
+        return None
+
+
+class CouplingCheck:
+    """Compares the moves of a reversible sampler with those that its inverse finds.
+
+    A reconstructed latent is off by rounding that the inverse has amplified, and the increment
+    that the network gives there by its slope times as much; an increment that is off by more than
+    that comes from another network. A few numbers are held for each move.
+
+    Args:
+        chain: the run.
+        enabled: whether to look at all.
+    """
+
+    _STEEPEST = 1e4  # relative slope of an increment; about 1/sigma where the data are narrow
+
+    def __init__(self, chain: Chain, enabled: bool) -> None:
+        self.chain, self.enabled = chain, enabled
+        self._known: list[tuple[Tensor, Tensor]] = []
+        self._position, self._drift, self._tolerance = 0, 0.0, 0.0
+
+    def record(self, v: Tensor, change: Tensor) -> None:
+        """Remember a move by the latent that it leaves and its increment."""
+        if self.enabled:
+            self._known.append((fingerprint(v), fingerprint(change)))
+
+    def rewound(self, recorder: ContextRecorder, x: Tensor) -> "CouplingCheck":
+        """This check at the end of the run, for one backward pass."""
+        again = CouplingCheck(self.chain, self.enabled)
+        again._known, again._position = self._known, len(self._known)
+        again._tolerance = tolerance(recorder, x)
+        return again
+
+    def compare(self, step: int, v: Tensor, change: Tensor) -> None:
+        """Compare the last move that has not been compared.
+
+        Raises:
+            InconsistentStepError: its increment is not that of the sampling run.
+        """
+        if not self.enabled:
+            return
+        self._position -= 1
+        v_then, change_then = self._known[self._position]
+        # The largest so far: the projections of one difference may happen to be small.
+        self._drift = max(self._drift, distance(fingerprint(v), v_then) / float(wide(v).norm()))
+        off = distance(fingerprint(change), change_then) / float(wide(change).norm())
+        allowed = self._tolerance + self._STEEPEST * self._drift
+        if off > allowed:
+            s, t = self.chain.grid[step], self.chain.grid[step + 1]
+            raise InconsistentStepError(
+                f"step {step} of {self.chain.steps} (t = {float(s.t):.4g} to {float(t.t):.4g}), "
+                f"undone, is not the step that was taken: the increment is off by {off:.2g} of its "
+                f"size, where the reconstructed latents explain {allowed:.2g}. A step must be a "
+                f"function of its arguments. {_CAUSES}"
+            )
+
+
+class Reevaluations:
+    """The network's evaluations of a backward pass that takes no step again.
+
+    Args:
+        evaluations: those of the sampling run.
+        recorder: of the run.
+        changed: what the denoiser changed of its own in the run.
+        owner: the method, for messages.
+        enabled: whether to look at all.
+    """
+
+    def __init__(
+        self,
+        evaluations: EvaluationCheck,
+        recorder: ContextRecorder,
+        changed: Sequence[str],
+        owner: str,
+        enabled: bool,
+    ) -> None:
+        self.evaluations, self.recorder, self.owner = evaluations, recorder, owner
+        self.changed, self.enabled = changed, enabled
+        self._compared, self._tolerance = 0, 0.0
+
+    def compare(self, x: Tensor, t: Tensor, slot: int, output: Tensor) -> None:
+        """Compare an evaluation with that of the sampling run at the same x and t, if any.
+
+        Raises:
+            InconsistentStepError: they differ.
+        """
+        if not self.enabled:
+            return
+        self._tolerance = self._tolerance or tolerance(self.recorder, x)
+        same = self.evaluations.matches(x, t, slot, output, self._tolerance)
+        self._compared += same is not None
+        if same is False:
+            raise InconsistentStepError(
+                f"the network, evaluated again at t = {float(t):.4g} and the same x, gives "
+                "something else than in the sampling run. It must be a function of its "
+                f"arguments. {_CAUSES}"
+            )
+
+    def finish(self) -> None:
+        """Refuse a network that changes and of which no evaluation could be compared.
+
+        Raises:
+            InconsistentStepError: naming what it changes.
+        """
+        if self.enabled and self.changed and not self._compared:
+            raise InconsistentStepError(
+                f"the denoiser changes a state of its own while it runs ({self.changed[0]}), and "
+                f"{self.owner} evaluates it at no point of the sampling run, where it could be "
+                "seen whether that matters: use gradient=DiscreteAdjoint(), which compares every "
+                "step, or check=False if it only counts"
+            )

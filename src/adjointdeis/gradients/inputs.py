@@ -1,0 +1,229 @@
+"""What a rollout is differentiated by, and the one vector-Jacobian product of every method."""
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adjointdeis.gradients.chain import Chain, LeafCheck, detached, pull_back
+from adjointdeis.gradients.step_context import StepContext
+
+# What a method evaluates with a graph: (state and history, z, noise) -> outputs.
+Function = Callable[[Sequence[Tensor], Any, Tensor | None], tuple[Tensor, ...]]
+ONE_SLOT = ((0, 1.0),)
+
+
+@dataclass
+class Sums:
+    """Running sums of gradients, one slot per input; an untouched slot is a zero gradient.
+
+    Attributes:
+        values: the sums, None while nothing was added.
+    """
+
+    size: int
+    values: list[Tensor | None] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.values = [None] * self.size
+
+    def add(self, slot: int, gradient: Tensor | None, weight: float = 1.0) -> None:
+        """Add ``weight`` times a gradient to a slot."""
+        if gradient is None:
+            return
+        total = self.values[slot]
+        if total is None:
+            # A copy: autograd may hand out views, or one tensor for two inputs.
+            self.values[slot] = gradient * weight if weight != 1.0 else gradient.clone()
+        else:
+            total.add_(gradient, alpha=weight)
+
+
+@dataclass(eq=False)
+class StepGraph:
+    """A function evaluated with a graph: the leaves that enter it and the tensors that leave it.
+
+    Attributes:
+        entering: state and history; leaves.
+        z: leaves of the condition.
+        noise: leaf of the step's noise, where that wants a gradient.
+        outputs: results.
+        evaluations: network evaluations in the graph.
+        slot, step: whose condition and whose noise they are.
+    """
+
+    entering: list[Tensor]
+    z: list[Tensor]
+    noise: Tensor | None
+    outputs: tuple[Tensor, ...]
+    evaluations: int
+    slot: int
+    step: int | None
+
+    @property
+    def leaves(self) -> list[Tensor]:
+        """Everything that enters the function."""
+        return [*self.entering, *self.z, *([] if self.noise is None else [self.noise])]
+
+
+class Inputs:
+    """x_T, z, noise and theta of a rollout, and the sums of their gradients.
+
+    Attributes:
+        chain: the run.
+        x_T: initial state.
+        z: for each slot the leaves of its condition that want a gradient.
+        noise: recorded normals, one per step; empty unless one of them wants a gradient.
+        theta: weights, and other tensors that were named as parameters.
+        needs: whether each wants a gradient, in this order.
+        sums: their gradients, in the same order; that of x_T is the backward pass's result.
+    """
+
+    def __init__(
+        self, chain: Chain, tensors: Sequence[Tensor], needs: Sequence[bool] | None = None
+    ) -> None:
+        places, slots = len(chain.conditions.active), len(chain.conditions.trees)
+        self.chain, self.places = chain, places
+        self.x_T, rest = tensors[0], tuple(tensors[1:])
+        self.z = tuple(rest[slot * places : (slot + 1) * places] for slot in range(slots))
+        rest = rest[slots * places :]
+        self.noise = rest[: chain.steps] if chain.wanted_noise else ()
+        self.theta = rest[len(self.noise) :]
+        self.needs = tuple(t.requires_grad for t in tensors) if needs is None else tuple(needs)
+        self.sums = Sums(len(tensors))
+        self.leaf_check = LeafCheck(self.theta)
+        self._first_noise = 1 + slots * places
+        self._first_theta = self._first_noise + len(self.noise)
+
+    @staticmethod
+    def tensors_of(chain: Chain, x_T: Tensor, theta: Sequence[Tensor]) -> list[Tensor]:
+        """The arguments of an autograd function, in the order that this class expects."""
+        conditions = chain.conditions
+        z = [leaf for slot in range(len(conditions.trees)) for leaf in conditions.wanted(slot)]
+        return [x_T, *z, *chain.wanted_noise, *theta]
+
+    @classmethod
+    def detached(cls, chain: Chain, tensors: Sequence[Tensor], needs: Sequence[bool]) -> "Inputs":
+        """The inputs with all but theta cut off from the graphs that made them."""
+        first = len(tensors) - len(cls(chain, tensors, needs).theta)
+        cut = [t.detach() if place < first else t for place, t in enumerate(tensors)]
+        return cls(chain, cut, needs)
+
+    def theta_gradients(self) -> list[Tensor | None]:
+        """The sums of theta's gradients; None where nothing was added."""
+        return self.sums.values[self._first_theta :]
+
+    def condition(self, slot: int) -> Any:
+        """The condition of a slot, detached."""
+        return self.chain.conditions.at(slot, self.z[slot])
+
+    def needs_z(self, slot: int) -> tuple[bool, ...]:
+        """Which leaves of a slot's condition want a gradient."""
+        return self.needs[1 + slot * self.places : 1 + (slot + 1) * self.places]
+
+    def graph(
+        self,
+        function: Function,
+        entering: Sequence[Tensor],
+        slot: int,
+        context: StepContext | None,
+        *,
+        step: int | None = None,
+        need_entering: bool = True,
+        every_z: bool = False,
+    ) -> StepGraph:
+        """Evaluate a function of (state and history, z, noise) with a graph.
+
+        Args:
+            function: receives copies, which it may change in place.
+            entering: state and history.
+            slot: whose condition.
+            context: in which the function is evaluated; None for the present one.
+            step: whose noise; None for a function that takes none.
+            need_entering: whether the gradient of ``entering`` is wanted.
+            every_z: whether the gradients of all leaves of z are wanted, those of slots included
+                that want none: for methods that use the product of one slot for another.
+        """
+        chain, before = self.chain, self.chain.cost.nfe
+        replayed = nullcontext() if context is None else context.replayed()
+        with torch.enable_grad(), replayed:
+            leaves = [detached(value, need_entering) for value in entering]
+            wanted = self.needs_z(slot)
+            z = [
+                detached(leaf, every_z or want)
+                for leaf, want in zip(self.z[slot], wanted, strict=True)
+            ]
+            noise = None
+            if step is not None and self.noise:
+                noise = detached(self.noise[step], self.needs[self._first_noise + step])
+            copies = [leaf.clone() for leaf in leaves]
+            outputs = function(copies, chain.conditions.at(slot, z), noise)
+        evaluations = chain.cost.nfe - before
+        return StepGraph(leaves, z, noise, tuple(outputs), evaluations, slot, step)
+
+    def pull(
+        self, graph: StepGraph, cotangents: Sequence[Tensor | None]
+    ) -> tuple[list[Tensor | None], list[Tensor | None]]:
+        """One product; uses the graph up, and adds the noise's gradient.
+
+        Returns:
+            The gradients of what entered, and those of z and theta, which :meth:`add` takes.
+
+        Raises:
+            UnreachableLeafError: the graph reaches a leaf that would get no gradient.
+        """
+        leaves = [*graph.leaves, *self.theta]
+        self.leaf_check.look(graph.outputs, graph.leaves)
+        found = pull_back(self.chain, graph.outputs, cotangents, leaves, graph.evaluations)
+        graph.outputs = tuple(output.detach() for output in graph.outputs)
+        self.leaf_check.refuse("the denoiser")
+        first = len(graph.entering)
+        if graph.noise is not None and graph.step is not None:
+            self.sums.add(self._first_noise + graph.step, found.pop(first + len(graph.z)))
+        return found[:first], found[first:]
+
+    def product(
+        self,
+        function: Callable[[Tensor, Any], Tensor],
+        x: Tensor,
+        slot: int,
+        cotangent: Tensor | None,
+        context: StepContext,
+    ) -> tuple[Tensor | None, list[Tensor | None], Tensor]:
+        """One evaluation of a function of (x, z) with a graph, and one product.
+
+        Returns:
+            The gradient of x, those of z and theta, and the value.
+        """
+
+        def of_one(entering: Sequence[Tensor], z: Any, noise: Tensor | None) -> tuple[Tensor]:
+            del noise
+            return (function(entering[0], z),)
+
+        graph = self.graph(of_one, [x], slot, context, every_z=True)
+        (a_x,), rest = self.pull(graph, [cotangent])
+        return a_x, rest, graph.outputs[0]
+
+    def add(
+        self,
+        rest: Sequence[Tensor | None],
+        weight: float = 1.0,
+        slots: Sequence[tuple[int, float]] = ONE_SLOT,
+    ) -> None:
+        """Add ``weight`` times the gradients of z and theta to the sums.
+
+        Args:
+            rest: from a product: the leaves of one condition, then theta.
+            weight: factor.
+            slots: which conditions receive the gradient of z, each with a further factor.
+        """
+        for slot, share in slots:
+            wanted = self.needs_z(slot)
+            for place, want in enumerate(wanted):
+                if want:
+                    self.sums.add(1 + slot * self.places + place, rest[place], weight * share)
+        for place, gradient in enumerate(rest[self.places :]):
+            self.sums.add(self._first_theta + place, gradient, weight)

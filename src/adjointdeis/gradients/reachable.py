@@ -1,0 +1,137 @@
+"""Everything that a denoiser or a sampler holds: its modules, generators, counters and caches.
+
+Python does not say what a function depends on. This walks over closures, referenced globals,
+attributes and containers, which is where the state of published samplers lives.
+"""
+
+import random
+import sys
+import types
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence, Set
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# Attributes that every module has say nothing about this one.
+_EVERY_MODULE = frozenset(vars(nn.Module()))
+_LARGEST = 20_000  # values; a bound for what is no sampler but leads everywhere
+_PLAIN = (bool, int, float, complex, str, type(None))
+_KNOWN_PURE = ("torch.", "adjointdeis.")
+
+
+def reachable(*roots: Any) -> Iterator[Any]:
+    """Every module, tensor, generator and plain value that the roots lead to."""
+    return (value for _, value in _walk(roots))
+
+
+def own_state(*roots: Any) -> dict[str, Any]:
+    """What may change while the roots run, by name, in a form that can be compared.
+
+    The global generators of Python and numpy are part of it; torch's are not: they are repeated.
+    """
+    found = {name: _comparable(value) for name, value in _walk(roots)}
+    found["random"] = hash(random.getstate())
+    if "numpy" in sys.modules:
+        found["numpy.random"] = str(sys.modules["numpy"].random.get_state())
+    return found
+
+
+def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """Names of what was added, removed or changed between two states."""
+    missing = object()
+    return [n for n in {**before, **after} if before.get(n, missing) != after.get(n, missing)]
+
+
+def version(tensor: Tensor) -> int:
+    """How often a tensor was changed in place; inference tensors do not count it."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def _comparable(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return id(value), version(value)
+    if isinstance(value, torch.Generator):
+        return value.get_state().numpy().tobytes()
+    if isinstance(value, random.Random):
+        return hash(value.getstate())
+    if hasattr(value, "bit_generator"):
+        return str(value.bit_generator.state)
+    # 1 == True == 1.0, and nan differs from itself.
+    return (type(value), repr(value)) if isinstance(value, _PLAIN) else id(value)
+
+
+def _walk(roots: Sequence[Any]) -> Iterator[tuple[str, Any]]:
+    seen: set[int] = set()
+    queue = deque((type(root).__name__, root) for root in roots)
+    while queue and len(seen) < _LARGEST:
+        name, value = queue.popleft()
+        if isinstance(value, _PLAIN):
+            yield name, value
+        elif id(value) not in seen:
+            seen.add(id(value))
+            if isinstance(value, Tensor | torch.Generator | random.Random | nn.Module):
+                yield name, value
+            elif hasattr(value, "bit_generator"):
+                yield name, value
+            queue.extend(_parts(name, value))
+
+
+def _parts(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, nn.Module):
+        attributes = ((k, part) for k, part in vars(value).items() if k not in _EVERY_MODULE)
+        yield from ((f"{name}.{key}", part) for key, part in attributes)
+        yield from ((f"{name}.{key}", part) for key, part in value._modules.items())
+        yield from _methods(name, value, "forward")
+    elif isinstance(value, types.FunctionType):
+        yield from _of_function(name, value)
+    elif isinstance(value, types.MethodType):
+        yield from ((name, value.__self__), (name, value.__func__))
+    elif isinstance(value, partial):
+        yield from ((name, part) for part in (value.func, value.args, value.keywords))
+    elif isinstance(value, Tensor | types.ModuleType | type | bytes | range):
+        return
+    elif isinstance(value, Mapping):
+        yield from ((f"{name}[{key!r}]", part) for key, part in list(value.items()))
+    elif isinstance(value, Sequence | Set | deque):
+        yield f"len({name})", len(value)
+        yield from ((f"{name}[{place}]", part) for place, part in enumerate(list(value)))
+    elif hasattr(value, "__dict__"):
+        yield from ((f"{name}.{key}", part) for key, part in vars(value).items())
+        yield from _methods(name, value, "__call__", "step")
+
+
+def _methods(name: str, value: Any, *methods: str) -> Iterator[tuple[str, Any]]:
+    """The functions by which a user's object is run."""
+    if not f"{type(value).__module__}.".startswith(_KNOWN_PURE):
+        found = (getattr(type(value), method, None) for method in methods)
+        yield from ((name, f) for f in found if isinstance(f, types.FunctionType))
+
+
+def _of_function(name: str, function: types.FunctionType) -> Iterator[tuple[str, Any]]:
+    code, cells = function.__code__, function.__closure__ or ()
+    for key, cell in zip(code.co_freevars, cells, strict=True):
+        try:
+            yield key, cell.cell_contents
+        except ValueError:  # not assigned yet
+            continue
+    yield from ((f"{name}.{key}", part) for key, part in vars(function).items())
+    yield name, function.__defaults__
+    for key in _global_names(code):
+        part = function.__globals__.get(key)
+        # Functions of other files would lead through whole libraries.
+        elsewhere = isinstance(part, types.FunctionType) and (
+            part.__code__.co_filename != code.co_filename
+        )
+        if not elsewhere:
+            yield key, part
+
+
+def _global_names(code: types.CodeType) -> Iterator[str]:
+    """Globals that a function may read, those of the functions inside it included."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _global_names(constant)

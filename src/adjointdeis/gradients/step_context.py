@@ -1,0 +1,157 @@
+"""What a step depends on besides its arguments, so that evaluating it again repeats it."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from adjointdeis.gradients.reachable import reachable
+
+
+class RandomState:
+    """The state of one random source that can be read and set back.
+
+    Args:
+        device: a device with generators of its own (CUDA, MPS, XPU, ...), the CPU, or a
+            ``torch.Generator``.
+    """
+
+    def __init__(self, source: torch.device | torch.Generator) -> None:
+        self._source = source
+
+    def get(self) -> Tensor:
+        """A copy of the state."""
+        if isinstance(self._source, torch.Generator):
+            return self._source.get_state()
+        if self._source.type == "cpu":
+            return torch.get_rng_state()
+        module = torch.get_device_module(self._source)
+        # There is one MPS device, and its functions take none.
+        mps = self._source.type == "mps"
+        return module.get_rng_state() if mps else module.get_rng_state(self._source)
+
+    def set(self, state: Tensor) -> None:
+        """Go back to a state."""
+        if isinstance(self._source, torch.Generator):
+            self._source.set_state(state)
+        elif self._source.type == "cpu":
+            torch.set_rng_state(state)
+        elif self._source.type == "mps":
+            torch.get_device_module(self._source).set_rng_state(state)
+        else:
+            torch.get_device_module(self._source).set_rng_state(state, self._source)
+
+
+@dataclass(frozen=True, eq=False)
+class StepContext:
+    """Random state and buffers at one moment of a run.
+
+    Attributes:
+        recorder: whose sources and buffers they are.
+        random: the state of each source.
+        buffers: the value of each buffer; empty while none has changed.
+    """
+
+    recorder: "ContextRecorder"
+    random: tuple[Tensor, ...]
+    buffers: tuple[Tensor, ...]
+
+    @contextmanager
+    def replayed(self) -> Iterator[None]:
+        """Inside, everything is as it was at this moment; afterwards, as it was before."""
+        recorder = self.recorder
+        with ExitStack() as stack:
+            if recorder.autocast != recorder.autocast_now():
+                enabled, dtype = recorder.autocast
+                stack.enter_context(
+                    torch.autocast(
+                        recorder.device.type, dtype=dtype, enabled=enabled, cache_enabled=False
+                    )
+                )
+            if recorder.drew:
+                for source, state in zip(recorder.sources, self.random, strict=True):
+                    stack.callback(source.set, source.get())
+                    source.set(state)
+            for place in recorder.changed:
+                # A stand-in, and not the buffer set back: graphs of the caller may hold it.
+                owner, name = recorder.places[place]
+                stack.callback(owner.__setitem__, name, owner[name])
+                owner[name] = self.buffers[place].clone()
+            yield
+
+
+class ContextRecorder:
+    """Records the context of every step, and stores what has not changed only once.
+
+    Random sources are the global generator of the CPU and of every device on which x or the
+    weights lie, and every ``torch.Generator`` that the sampler holds (see ``reachable``).
+    Buffers are those of the modules that it holds: batch statistics, spectral norms, averages.
+
+    Attributes:
+        device: that of x.
+        modules: every module that the sampler holds, whose buffers are recorded.
+        autocast: its setting at the beginning of the run.
+        changed: numbers of the buffers that the run changed.
+        drew: whether the run took anything from a random source.
+    """
+
+    def __init__(self, roots: Sequence[Any], x: Tensor) -> None:
+        found = list(reachable(*roots))
+        self.device = x.device
+        self.modules = list({id(m): m for m in found if isinstance(m, nn.Module)}.values())
+        self.places: list[tuple[dict[str, Any], str]] = [
+            (module._buffers, name)
+            for module in self.modules
+            for name, value in module._buffers.items()
+            if value is not None
+        ]
+        tensors = [x, *(p for m in self.modules for p in m._parameters.values() if p is not None)]
+        # Memory is planned on the meta device, which draws nothing.
+        kinds = dict.fromkeys(t.device for t in tensors if t.device.type not in ("cpu", "meta"))
+        generators = [g for g in found if isinstance(g, torch.Generator)]
+        self.sources = [RandomState(s) for s in (torch.device("cpu"), *kinds, *generators)]
+        self.autocast = self.autocast_now()
+        self.changed: list[int] = []
+        self.drew = False
+        self._seen = [(owner[name], owner[name]._version) for owner, name in self.places]
+        self._values = [owner[name].clone() for owner, name in self.places]
+        self._last: StepContext | None = None
+        self._bytes: list[bytes] = []
+
+    def autocast_now(self) -> tuple[bool, torch.dtype | None]:
+        """Whether autocast is on, and its dtype."""
+        kind = self.device.type
+        # The meta device, on which memory is planned, has no autocast to ask about.
+        if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
+            return False, None
+        return True, torch.get_autocast_dtype(kind)
+
+    def now(self) -> StepContext:
+        """The present context; the last one again if nothing has changed since."""
+        random = tuple(source.get() for source in self.sources)
+        as_bytes = [state.numpy().tobytes() for state in random]
+        moved = self._changed_buffers()
+        if self._last is not None and as_bytes == self._bytes and not moved:
+            return self._last
+        self.drew = self.drew or (self._last is not None and as_bytes != self._bytes)
+        for place in moved:
+            owner, name = self.places[place]
+            self._seen[place] = (owner[name], owner[name]._version)
+            self._values[place] = owner[name].clone()
+        if moved:
+            self.changed = sorted({*self.changed, *moved})
+        if self._last is not None and as_bytes == self._bytes:
+            random = self._last.random
+        self._last, self._bytes = StepContext(self, random, tuple(self._values)), as_bytes
+        return self._last
+
+    def _changed_buffers(self) -> list[int]:
+        return [
+            place
+            for place, (owner, name) in enumerate(self.places)
+            if owner[name] is not self._seen[place][0]
+            or owner[name]._version != self._seen[place][1]
+        ]

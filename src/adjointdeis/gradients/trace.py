@@ -1,0 +1,215 @@
+"""The sampling run of a method that keeps no graph, and what it leaves for the backward pass."""
+
+from collections.abc import Container, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from adjointdeis.gradients.chain import Chain, NotSupportedError
+from adjointdeis.gradients.consistency import (
+    EvaluationCheck,
+    InconsistentStepError,
+    Reevaluations,
+)
+from adjointdeis.gradients.inputs import Inputs
+from adjointdeis.gradients.reachable import changes, own_state, version
+from adjointdeis.gradients.step_context import ContextRecorder, StepContext
+from adjointdeis.solvers.base import State
+
+
+@dataclass(frozen=True, eq=False)
+class Carry:
+    """What enters a step: the state and the solver's history."""
+
+    x: Tensor
+    state: State
+
+    @property
+    def latents(self) -> int:
+        """How many latents this holds."""
+        return 1 + len(self.state)
+
+
+@dataclass(eq=False)
+class Trace:
+    """What a run leaves behind.
+
+    Attributes:
+        recorder: records the context of every step.
+        contexts: for each step, the context in which it was taken.
+        carries: inputs of the steps that are kept, by number.
+        latents: how many latents these are.
+        evaluations: those of the network, where the run was observed.
+        changed: what the denoiser changed of its own while it ran, where the run was observed.
+        end: the solver's history after the last step.
+    """
+
+    recorder: ContextRecorder
+    contexts: list[StepContext] = field(default_factory=list)
+    carries: dict[int, Carry] = field(default_factory=dict)
+    latents: int = 0
+    evaluations: EvaluationCheck = field(default_factory=EvaluationCheck)
+    changed: list[str] = field(default_factory=list)
+    end: State = ()
+
+    def keep(self, step: int, x: Tensor, state: State = ()) -> None:
+        """Store the input of a step."""
+        self.carries[step] = Carry(x, state)
+        self.latents += self.carries[step].latents
+
+    def drop(self, step: int) -> Carry:
+        """Give up the input of a step."""
+        carry = self.carries.pop(step)
+        self.latents -= carry.latents
+        return carry
+
+    def reevaluations(self, owner: str, enabled: bool) -> Reevaluations:
+        """A check of the evaluations that a backward pass makes."""
+        return Reevaluations(self.evaluations, self.recorder, self.changed, owner, enabled)
+
+    def state(self, step: int) -> Tensor:
+        """x before a step that was kept."""
+        return self.carries[step].x
+
+
+class Run:
+    """A sampling run without a graph, step by step, with every check that needs no evaluation.
+
+    Where no weight requires a gradient the steps run with gradients enabled on detached inputs:
+    a graph then only arises from a tensor that nobody named, and costs nothing otherwise. With
+    trainable weights the first step does so, the others are looked at when they are recomputed.
+
+    Args:
+        chain, by: the run and what it is differentiated by.
+        every_step: look at every step here; for methods that do not recompute every step.
+        observed: also record evaluations, and whether the sampler changes a state of its own;
+            for methods that recompute no step.
+        black_box: whether the method only needs the step as a whole.
+        owner: the method, for messages.
+    """
+
+    def __init__(
+        self,
+        chain: Chain,
+        by: Inputs,
+        *,
+        owner: str,
+        every_step: bool = False,
+        observed: bool = False,
+        black_box: bool = False,
+    ) -> None:
+        self.chain, self.by, self.owner = chain, by, owner
+        self.every_step = every_step or not by.theta
+        self.black_box, self.observed = black_box, observed
+        self.trace = Trace(ContextRecorder((chain.denoiser.denoiser, chain.solver), by.x_T))
+        self._conditions = chain.conditions.tensors()
+        self._versions = [version(z) for z in self._conditions]
+        self._before: list[dict] = []
+
+    def enter(self, step: int) -> StepContext:
+        """The context of a step that is about to be taken."""
+        context = self.trace.recorder.now()
+        self.trace.contexts.append(context)
+        if self.observed:
+            self.trace.evaluations.slot = self.chain.slot(step)
+            self.chain.denoiser.observer = self.trace.evaluations.record
+            if step == min(1, self.chain.steps - 1):
+                # What is made by the first evaluation, such as a table, has been made now.
+                self._before = self._own_state()
+        return context
+
+    def advance(self, step: int, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """Take a step; x itself stays as it is even if the network works in place."""
+        z = self.by.condition(self.chain.slot(step))
+        noise = self.by.noise[step].detach() if self.by.noise else None
+        with torch.set_grad_enabled(self.every_step or step == 0):
+            return self.settled([x], flat(self.chain.advance(step, x.clone(), z, state, noise)))
+
+    def settled(
+        self, entering: Sequence[Tensor], outputs: Sequence[Tensor]
+    ) -> tuple[Tensor, State]:
+        """The results of a step without a graph, after a look at what the step did.
+
+        Raises:
+            UnreachableLeafError: it uses a leaf that would get no gradient.
+            NotSupportedError: it changed its x in place, and this method cannot follow.
+            ValueError: it changed its condition in place.
+        """
+        self.by.leaf_check.look(outputs, entering)
+        outputs = tuple(output.detach() for output in outputs)
+        self.by.leaf_check.refuse("the denoiser")
+        if self.chain.denoiser.works_in_place and not self.black_box:
+            raise NotSupportedError(
+                f"the denoiser changes its x in place, so that the state of the sampler is not "
+                f"what {self.owner} takes it for: write x = x * c instead of x.mul_(c), or use "
+                "gradient=DiscreteAdjoint()"
+            )
+        if [version(z) for z in self._conditions] != self._versions:
+            raise ValueError(
+                "the denoiser changes its condition z in place, so that every step has another "
+                "one: write z = z * c instead of z.mul_(c)"
+            )
+        return outputs[0], outputs[1:]
+
+    def close(self, end: State) -> Trace:
+        """End the run.
+
+        Args:
+            end: the solver's history after the last step.
+
+        Raises:
+            InconsistentStepError: the sampler changes a state of its own, and this method takes
+                no step again by which it could be seen whether that matters.
+        """
+        trace, self.trace.end = self.trace, end
+        trace.contexts.append(trace.recorder.now())
+        if self.observed:
+            self.chain.denoiser.observer = None
+            trace.changed, of_solver = (
+                changes(before, after)
+                for before, after in zip(self._before, self._own_state(), strict=True)
+            )
+            if of_solver:
+                raise InconsistentStepError(
+                    f"the sampler {type(self.chain.solver).__name__} changes a state of its own "
+                    f"while it runs ({of_solver[0]}), and {self.owner} cannot see whether its "
+                    "steps depend on it: use gradient=Backprop() or DiscreteAdjoint(), or "
+                    "check=False if they do not"
+                )
+        return trace
+
+    def _own_state(self) -> list[dict]:
+        return [own_state(self.chain.denoiser.denoiser), own_state(self.chain.solver)]
+
+
+def traced(
+    chain: Chain,
+    by: Inputs,
+    keep: Container[int],
+    *,
+    owner: str,
+    observed: bool = False,
+    black_box: bool = False,
+) -> tuple[Tensor, Trace]:
+    """Sample without a graph; x_0, and a trace with the states that are kept.
+
+    Args:
+        keep: numbers of the states that are stored; x_0, number N, never is.
+        owner, observed, black_box: as for :class:`Run`; an observed run looks at every step.
+    """
+    run = Run(chain, by, owner=owner, every_step=observed, observed=observed, black_box=black_box)
+    x, state = by.x_T, chain.initial_state(by.x_T)
+    for step in range(chain.steps):
+        run.enter(step)
+        if step in keep:
+            run.trace.keep(step, x)
+        x, state = run.advance(step, x, state)
+    trace = run.close(state)
+    chain.cost.holds(1 + trace.latents)
+    return x, trace
+
+
+def flat(moved: tuple[Tensor, State]) -> tuple[Tensor, ...]:
+    """State and history of a step as one tuple."""
+    return (moved[0], *moved[1])
