@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny_profile import SIZE, draw_face, write_profile
 
-from adjointdeis.faces.datasets.pairs import Pair
+from adjointdeis.faces.datasets.pairs import MorphPair
 from adjointdeis.faces.networks import VGG16
 from adjointdeis.faces.weights import WeightsError, save_network
 from adjointdeis.harness import assets
@@ -39,7 +39,7 @@ def bench(profile) -> Workbench:
 def sources(size: int = SIZE) -> Sources:
     faces = np.stack([draw_face(seed, False) for seed in range(4)]).repeat(size // SIZE, 1)
     faces = faces.repeat(size // SIZE, 2)
-    pairs = (Pair("001", "002"), Pair("003", "004"))
+    pairs = (MorphPair("001", "002"), MorphPair("003", "004"))
     paths = (Path("001_03.png"), Path("003_03.png"), Path("002_03.png"), Path("004_03.png"))
     return Sources(pairs, faces[:2], faces[2:], paths[:2], paths[2:])
 

@@ -20,7 +20,7 @@ import adjointdeis
 from adjointdeis.evaluation import evaluate, write_scores
 from adjointdeis.evaluation.policies import require_policy
 from adjointdeis.faces.datasets.folder import load_folder
-from adjointdeis.faces.datasets.pairs import Pair
+from adjointdeis.faces.datasets.pairs import MorphPair
 from adjointdeis.files import write_atomically
 from adjointdeis.harness import assets
 from adjointdeis.harness.benchmark import OTHER, SOURCE, Benchmark, load_benchmark, load_faces
@@ -114,7 +114,7 @@ def dry_run(
     attacks: Sequence[Attack],
 ) -> dict[str, Any]:
     """What the run will cost, printed; everything that it needs is loaded and tried."""
-    todo: dict[str, list[Pair]] = {attack.name: [] for attack in attacks}
+    todo: dict[str, list[MorphPair]] = {attack.name: [] for attack in attacks}
     for attack in attacks:
         folder = directory / "morphs" / attack.name
         for bench, part in parts:
