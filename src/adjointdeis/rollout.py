@@ -23,10 +23,15 @@ class Rollout:
     Attributes:
         x_0: state at the last node, with a graph to x_T, z and the weights.
         cost: counters; ``x_0.backward()`` adds its own to the same object.
+        states: x at the N + 1 nodes, x_T first and x_0 last, if the trajectory was asked for.
+        predictions: data prediction of each of the N steps, from its first evaluation of the
+            network; likewise.
     """
 
     x_0: Tensor
     cost: Cost = field(default_factory=Cost)
+    states: tuple[Tensor, ...] = ()
+    predictions: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +57,7 @@ def sample(
     noise: Noise | Sequence[Tensor] | None = None,
     gradient: GradientMethod | None = None,
     parameters: Sequence[Tensor] | None = None,
+    trajectory: bool = False,
 ) -> Rollout:
     """Run the sampler from x_T to x_0, differentiably.
 
@@ -75,6 +81,9 @@ def sample(
             an ``nn.Module``; give them when it is a plain callable. Only those that require a
             gradient cost anything.
 
+        trajectory: also return the states and data predictions on the way. A loss may depend on
+            them with ``DiscreteAdjoint`` and ``Backprop``; other methods refuse.
+
     Raises:
         ValueError: a grid in the wrong direction, a z sequence or noise of the wrong length,
             noise for an ODE solver or none for an SDE solver.
@@ -84,8 +93,11 @@ def sample(
     """
     if not grid.sampling:
         raise ValueError("sample() needs a grid from noise to data; this one encodes")
-    x_0, cost = _run(denoiser, x_T, z, solver, grid, noise, gradient, parameters)
-    return Rollout(x_0, cost)
+    x_0, chain = _run(denoiser, x_T, z, solver, grid, noise, gradient, parameters, trajectory)
+    if chain.trajectory is None:
+        return Rollout(x_0, chain.cost)
+    states = (x_T, *chain.trajectory.states)
+    return Rollout(x_0, chain.cost, states, tuple(chain.trajectory.predictions))
 
 
 def encode(
@@ -135,8 +147,8 @@ def encode(
         solver = solver.inverted(sampling)
     elif getattr(solver, "calculus", None) == "sde":
         raise ValueError("an SDE is not encoded by running it backwards; use CycleSDE.encode")
-    x_T, cost = _run(denoiser, x_0, z, solver, grid, noise, gradient, parameters)
-    return Encoding(x_T, cost)
+    x_T, chain = _run(denoiser, x_0, z, solver, grid, noise, gradient, parameters)
+    return Encoding(x_T, chain.cost)
 
 
 def _run(
@@ -148,14 +160,15 @@ def _run(
     noise: Noise | Sequence[Tensor] | None,
     gradient: GradientMethod | None,
     parameters: Sequence[Tensor] | None,
-) -> tuple[Tensor, Cost]:
+    trajectory: bool = False,
+) -> tuple[Tensor, Chain]:
     method = DiscreteAdjoint() if gradient is None else gradient
     _check_calculus(solver, noise)
-    chain = Chain.of(denoiser, solver, grid, x, z, noise)
+    chain = Chain.of(denoiser, solver, grid, x, z, noise, trajectory=trajectory)
     weights = _weights(denoiser) if parameters is None else parameters
     theta = [weight for weight in weights if weight.requires_grad]
     if not torch.is_grad_enabled():
-        return chain.run(x)[0], chain.cost
+        return chain.run(x)[0], chain
     asked = {
         "x_T": x.requires_grad,
         "z_t" if chain.scheduled else "z": bool(chain.conditions.active),
@@ -163,9 +176,10 @@ def _run(
         "noise": bool(chain.wanted_noise),
     }
     if any(asked.values()):
+        asked["trajectory"] = trajectory
         method.refuse(solver, [what for what, wanted in asked.items() if wanted])
-        return method.rollout(chain, x, theta), chain.cost
-    return method.sampled(chain, x), chain.cost
+        return method.rollout(chain, x, theta), chain
+    return method.sampled(chain, x), chain
 
 
 def _weights(denoiser: Callable[..., Tensor]) -> list[Tensor]:

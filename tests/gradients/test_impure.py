@@ -161,9 +161,7 @@ IMPURE = {
         nn.utils.parametrizations.spectral_norm(nn.Linear(12, 12)).double()
     ),
     "group norm": lambda: Body(nn.GroupNorm(3, 12).double()),
-    "weight norm": lambda: Body(
-        nn.utils.parametrizations.weight_norm(nn.Linear(12, 12)).double()
-    ),
+    "weight norm": lambda: Body(nn.utils.parametrizations.weight_norm(nn.Linear(12, 12)).double()),
     "dropout": lambda: Body(nn.Dropout(0.3)),
     "in place": InPlace,
     "late leaf": late_leaf,
