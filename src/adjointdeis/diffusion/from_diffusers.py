@@ -233,11 +233,17 @@ def from_diffusers(
     Raises:
         UnknownModelError: a class whose convention is not known, without ``time`` and ``output``.
         ValueError: no model of diffusers.
-        TypeError: an argument that the model does not take.
+        TypeError: an argument that the model does not take, or no scheduler.
 
     References:
         Diffusers, https://huggingface.co/docs/diffusers
     """
+    if not hasattr(scheduler, "config") or not hasattr(scheduler, "set_timesteps"):
+        raise TypeError(
+            f"{type(scheduler).__name__} is no scheduler of diffusers: it has no config or no "
+            "set_timesteps. The call is from_diffusers(pipe.unet, pipe.scheduler); a loop of your "
+            "own is StepFunction(function)"
+        )
     learned = scheduler.config.get("variance_type") in ("learned", "learned_range")
     return DiffusersModel(CalledModel(model, arguments, time, output, learned), scheduler)
 
