@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from tiny_profile import SIZE, composed, draw_face
 
-from adjointdeis.faces.datasets.pairs import Pair
+from adjointdeis.faces.datasets.pairs import MorphPair
 from adjointdeis.harness.calibration import Embedded, Protocol, outcomes
 from adjointdeis.harness.launch import launch
 
@@ -34,7 +34,7 @@ def embedded() -> dict:
     people = 30
     ids = [f"{k:03d}" for k in range(people)]
     neutral = unit(rng.normal(size=(people, 6)))
-    pairs = [Pair(ids[k], ids[k + 1]) for k in range(people - 1)]
+    pairs = [MorphPair(ids[k], ids[k + 1]) for k in range(people - 1)]
     made = {}
     for name, spread in (("resize", 0.25), ("resize-aliased", 0.7)):
         smiling = unit(neutral + spread * rng.normal(size=neutral.shape) / 2)

@@ -16,9 +16,9 @@ from torch import Tensor
 from adjointdeis.gradients import GradientMethod
 from adjointdeis.guidance.problem import (
     Algorithm,
+    AlgorithmRun,
     OptimizerFactory,
     Outcome,
-    Run,
     Step,
     WeightProblem,
 )
@@ -59,7 +59,7 @@ class FineTuning(Algorithm):
         return _WeightDescent(self, problem)
 
 
-class UpdatingWeights(Run):
+class UpdatingWeights(AlgorithmRun):
     """The part of a run that every algorithm over weights has: counting its updates."""
 
     def __init__(self, updates: int) -> None:

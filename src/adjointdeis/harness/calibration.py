@@ -19,7 +19,7 @@ import numpy as np
 
 from adjointdeis.evaluation import ThresholdRecord
 from adjointdeis.evaluation.thresholds import threshold_at_fmr
-from adjointdeis.faces.datasets.pairs import Pair
+from adjointdeis.faces.datasets.pairs import MorphPair
 from adjointdeis.faces.recogniser import Recogniser
 
 PROBES = ("source", "other")
@@ -59,7 +59,7 @@ class Embedded:
     system: Recogniser
     neutral: np.ndarray
     smiling: np.ndarray
-    morphs: Mapping[str, tuple[Sequence[Pair], np.ndarray]]
+    morphs: Mapping[str, tuple[Sequence[MorphPair], np.ndarray]]
 
 
 @dataclass(frozen=True)
