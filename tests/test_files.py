@@ -50,6 +50,16 @@ def test_text_and_bytes_arrive_as_they_are(tmp_path):
     assert (tmp_path / "new" / "b").stat().st_mode & 0o777 == 0o644
 
 
+def test_the_umask_says_who_may_read(tmp_path):
+    former = os.umask(0o027)
+    try:
+        write_atomically(tmp_path / "a", lambda f: f.write("x"))
+        assert os.umask(0o027) == 0o027
+    finally:
+        os.umask(former)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
+
+
 def test_the_content_is_on_the_disk_before_the_name(tmp_path, monkeypatch):
     order, sync, replace = [], os.fsync, os.replace
     monkeypatch.setattr(os, "fsync", lambda handle: order.append("content") or sync(handle))
@@ -94,7 +104,7 @@ class _Named(ValueError, LookupError):
     """The error that the caller asked for."""
 
 
-@pytest.mark.parametrize("text", ["[" * 100_000, '{"a": }', "\ufeff{"])
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a": }', "\ufeff{", "9" * 6000])
 def test_bad_json_is_one_line(text, tmp_path):
     path = tmp_path / "t.json"
     path.write_text(text)

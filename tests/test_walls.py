@@ -250,3 +250,18 @@ def test_arguments_are_described_in_one_form() -> None:
                 if found := other.search(text):
                     wrong.append(f"{path.relative_to(ROOT)}: {found[0].strip()}")
     assert not wrong
+
+
+# Words that belong to two fields: a node of a time grid, and of a network's graph; a run of the
+# program that a report is about, and of a sampler that a gradient goes through.
+TWICE = {"Node", "Run"}
+
+
+def test_a_name_has_one_meaning() -> None:
+    found: dict[str, list[str]] = {}
+    for path in CODE:
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                found.setdefault(node.name, []).append(path.relative_to(ROOT).as_posix())
+    twice = {name: paths for name, paths in found.items() if len(paths) > 1}
+    assert twice.keys() <= TWICE, twice

@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adjointdeis.diffusion.denoiser import EpsFromV, FromTimesteps
 from adjointdeis.diffusion.execution import Execution
 from adjointdeis.faces.image_io import write_image
 from adjointdeis.gradients import AdjointDEIS, DiscreteAdjoint
@@ -20,7 +19,7 @@ from adjointdeis.harness import assets
 from adjointdeis.harness.encodings import Encodings
 from adjointdeis.morphing.identity_loss import IdentityLoss
 from experiments.benchmarks.measure import interleaved, ratio
-from experiments.benchmarks.peers import Gradients, Problem, published_pattern, through
+from experiments.benchmarks.peers import Gradients, TimedProblem, published_pattern, through
 
 EXACT = through(DiscreteAdjoint())
 
@@ -36,14 +35,11 @@ class Option:
     images: float = 1.0
 
 
-def executed(problem: Problem, execution: Execution) -> Problem:
+def executed(problem: TimedProblem, execution: Execution) -> TimedProblem:
     """The embedded network run another way; a copy, for a layout changes the weights in place."""
     autoencoder = assets.autoencoder("diffae.safetensors", assets.profile("mini"))
-    network = autoencoder.network.to(problem.x_T.device)
-    timesteps = torch.zeros(len(problem.x_T), dtype=torch.long, device=problem.x_T.device)
-    run = execution.of(network, (problem.x_T, timesteps, problem.z))
-    schedule = autoencoder.schedule
-    return replace(problem, denoiser=EpsFromV(FromTimesteps(run, schedule), schedule))
+    autoencoder.network.to(problem.x_T.device)
+    return replace(problem, denoiser=replace(autoencoder, execution=execution).denoiser)
 
 
 @contextmanager
@@ -60,13 +56,13 @@ def unfused_attention():
         F.scaled_dot_product_attention = fused
 
 
-def with_unfused_attention(problem: Problem) -> Gradients:
+def with_unfused_attention(problem: TimedProblem) -> Gradients:
     """The exact gradient without fused attention."""
     with unfused_attention():
         return EXACT(problem)
 
 
-def with_trainable_weights(problem: Problem) -> Gradients:
+def with_trainable_weights(problem: TimedProblem) -> Gradients:
     """The exact gradient of a network that nobody froze: weight gradients are computed too."""
     assert isinstance(problem.denoiser, nn.Module)
     problem.denoiser.requires_grad_(True)
@@ -76,7 +72,7 @@ def with_trainable_weights(problem: Problem) -> Gradients:
         problem.denoiser.requires_grad_(False)
 
 
-def single(problem: Problem) -> Problem:
+def single(problem: TimedProblem) -> TimedProblem:
     """The first image of a batch."""
     return replace(
         problem,
@@ -86,7 +82,7 @@ def single(problem: Problem) -> Problem:
     )
 
 
-def options(problem: Problem, compile: bool) -> list[Option]:
+def options(problem: TimedProblem, compile: bool) -> list[Option]:
     """Every option that makes sense on the problem's device."""
     steps, batch = problem.grid.steps, len(problem.x_T)
     plain = lambda: EXACT(problem)  # noqa: E731
@@ -146,7 +142,7 @@ def agreement(option: Option) -> str:
 
 
 def measure_optimisations(
-    problem: Problem, device: torch.device, rounds: int, seconds: float, compile: bool
+    problem: TimedProblem, device: torch.device, rounds: int, seconds: float, compile: bool
 ) -> list[dict[str, Any]]:
     """Times faster (median and quartiles of the paired ratio) and agreement, per option."""
     chosen, rows = options(problem, compile), []
@@ -168,7 +164,7 @@ def measure_optimisations(
     return rows
 
 
-def measure_parts(problem: Problem, device: torch.device, rounds: int) -> dict[str, float]:
+def measure_parts(problem: TimedProblem, device: torch.device, rounds: int) -> dict[str, float]:
     """Median seconds of what surrounds a gradient, per image, beside one exact gradient."""
     profile = assets.profile("mini")
     autoencoder = assets.autoencoder("diffae.safetensors", profile)

@@ -1,6 +1,6 @@
 """One gradient of a sampled image with respect to x_T and z, by this package and by its peers.
 
-Every function takes a :class:`Problem` and returns ``(dL/dx_T, dL/dz)`` for
+Every function takes a :class:`TimedProblem` and returns ``(dL/dx_T, dL/dz)`` for
 ``L = <cotangent, x_0>``. The sampler is DDIM in all of them, but for torchsde, whose Euler steps
 sample the reverse SDE: its cost compares, its numbers do not. Every peer gets frozen weights and
 one product for x and z together wherever its interface can have them.
@@ -26,7 +26,7 @@ Gradients = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True, eq=False)
-class Problem:
+class TimedProblem:
     """What is differentiated.
 
     Attributes:
@@ -56,7 +56,7 @@ class Problem:
         return signal_ratio(s, t) * x + eps_weight(s, t) * self.denoiser(x, s.t, z)
 
 
-def forward_passes(problem: Problem) -> Tensor:
+def forward_passes(problem: TimedProblem) -> Tensor:
     """N evaluations without a graph: a floor's first half."""
     x = problem.x_T
     with torch.no_grad():
@@ -65,7 +65,7 @@ def forward_passes(problem: Problem) -> Tensor:
     return x
 
 
-def products(problem: Problem) -> Gradients:
+def products(problem: TimedProblem) -> Gradients:
     """N times (evaluation and one vector-Jacobian product for x and z): its second half."""
     x, z = problem.leaves()
     found = (problem.cotangent, problem.z)
@@ -75,16 +75,16 @@ def products(problem: Problem) -> Gradients:
     return found[0], found[1]
 
 
-def floor(problem: Problem) -> Gradients:
+def floor(problem: TimedProblem) -> Gradients:
     """The least that a gradient with one activation in memory can cost."""
     forward_passes(problem)
     return products(problem)
 
 
-def through(method: GradientMethod) -> Callable[[Problem], Gradients]:
+def through(method: GradientMethod) -> Callable[[TimedProblem], Gradients]:
     """A gradient method of this package."""
 
-    def gradients(problem: Problem) -> Gradients:
+    def gradients(problem: TimedProblem) -> Gradients:
         x_T, z = problem.leaves()
         rollout = sample(
             problem.denoiser, x_T, z, solver=DDIM(), grid=problem.grid, gradient=method
@@ -95,7 +95,7 @@ def through(method: GradientMethod) -> Callable[[Problem], Gradients]:
     return gradients
 
 
-def plain_backpropagation(problem: Problem) -> Gradients:
+def plain_backpropagation(problem: TimedProblem) -> Gradients:
     """A sampling loop under autograd, written by hand."""
     x_T, z = problem.leaves()
     x = x_T
@@ -105,7 +105,7 @@ def plain_backpropagation(problem: Problem) -> Gradients:
     return g_x, g_z
 
 
-def checkpointed(problem: Problem) -> Gradients:
+def checkpointed(problem: TimedProblem) -> Gradients:
     """The same loop with ``torch.utils.checkpoint`` around every step."""
     x_T, z = problem.leaves()
     x = x_T
@@ -115,7 +115,7 @@ def checkpointed(problem: Problem) -> Gradients:
     return g_x, g_z
 
 
-def published_pattern(problem: Problem) -> Gradients:
+def published_pattern(problem: TimedProblem) -> Gradients:
     r"""AdjointDEIS-1 with two products a step, each with an evaluation of its own.
 
     .. math:: a_x(s) = \tfrac{\alpha_t}{\alpha_s} a_x - r\,\tfrac{\alpha_t^2}{\alpha_s}
@@ -143,7 +143,7 @@ def published_pattern(problem: Problem) -> Gradients:
 class _OverRho(nn.Module):
     """dy/drho = eps(alpha y), with the nodes of the grid looked up by their rho."""
 
-    def __init__(self, problem: Problem, z: Tensor) -> None:
+    def __init__(self, problem: TimedProblem, z: Tensor) -> None:
         super().__init__()
         self.problem, self.z = problem, z
         self.rho = torch.tensor([node.rho for node in problem.grid], dtype=torch.float64)
@@ -157,7 +157,7 @@ class _OverRho(nn.Module):
         return self.problem.denoiser(node.alpha * y, node.t, self.z)
 
 
-def torchdiffeq_adjoint(problem: Problem) -> Gradients:
+def torchdiffeq_adjoint(problem: TimedProblem) -> Gradients:
     """``torchdiffeq.odeint_adjoint``, Euler over rho at every node: AdjointDEIS-1's numbers."""
     x_T, z = problem.leaves()
     field = _OverRho(problem, z)
@@ -175,7 +175,7 @@ class _ReverseSDE(nn.Module):
 
     noise_type, sde_type = "diagonal", "ito"
 
-    def __init__(self, problem: Problem, z: Tensor) -> None:
+    def __init__(self, problem: TimedProblem, z: Tensor) -> None:
         super().__init__()
         self.lookup, self.shape = _OverRho(problem, z), problem.x_T.shape
         self.top = problem.grid[0].rho
@@ -190,7 +190,7 @@ class _ReverseSDE(nn.Module):
         return (2.0 * rho).sqrt().to(y) * torch.ones_like(y)
 
 
-def torchsde_adjoint(problem: Problem) -> Gradients:
+def torchsde_adjoint(problem: TimedProblem) -> Gradients:
     """``torchsde.sdeint_adjoint``, N Euler steps of equal width in rho."""
     x_T, z = problem.leaves()
     sde = _ReverseSDE(problem, z)
@@ -210,7 +210,7 @@ def torchsde_adjoint(problem: Problem) -> Gradients:
     return g_x, g_z
 
 
-def methods(steps: int) -> dict[str, Callable[[Problem], Any]]:
+def methods(steps: int) -> dict[str, Callable[[TimedProblem], Any]]:
     """Everything that is timed, the floors first."""
     return {
         "floor: N F + N (F + VJP)": floor,

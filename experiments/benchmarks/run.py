@@ -25,7 +25,7 @@ from adjointdeis.faces.networks import DiffAE, DiffAEConfig
 from adjointdeis.harness import assets
 from experiments.benchmarks.measure import interleaved, ratio
 from experiments.benchmarks.optimisations import measure_optimisations, measure_parts
-from experiments.benchmarks.peers import Problem, forward_passes, methods, products
+from experiments.benchmarks.peers import TimedProblem, forward_passes, methods, products
 from experiments.benchmarks.plot import draw
 from experiments.common.live_memory import peak_bytes
 
@@ -39,15 +39,15 @@ FLOOR, EXACT, KEPT = (
 LARGE = ("plain backpropagation", "torch.utils.checkpoint", "published cost pattern")
 
 
-def mini(steps: int, batch: int, device: torch.device) -> Problem:
+def mini(steps: int, batch: int, device: torch.device) -> TimedProblem:
     """The embedded diffusion autoencoder at 64x64."""
     autoencoder = assets.autoencoder("diffae.safetensors", assets.profile("mini"))
     autoencoder.network.to(device)
     grid = TimeGrid.greedy_dim(autoencoder.schedule, steps)
-    return Problem(autoencoder.denoiser, grid, *_latents(batch, 64, 128, device))
+    return TimedProblem(autoencoder.denoiser, grid, *_latents(batch, 64, 128, device))
 
 
-def ffhq256(steps: int, batch: int, device: torch.device) -> Problem:
+def ffhq256(steps: int, batch: int, device: torch.device) -> TimedProblem:
     """The architecture of the paper's autoencoder with random weights."""
     with device:
         network = DiffAE(DiffAEConfig.ffhq256()).eval().requires_grad_(False)
@@ -57,7 +57,7 @@ def ffhq256(steps: int, batch: int, device: torch.device) -> Problem:
                 torch.nn.init.normal_(parameter, std=0.02)  # zero blocks give zero gradients
     schedule = DDPM()
     grid = TimeGrid.greedy_dim(schedule, steps)
-    return Problem(FromTimesteps(network, schedule), grid, *_latents(batch, 256, 512, device))
+    return TimedProblem(FromTimesteps(network, schedule), grid, *_latents(batch, 256, 512, device))
 
 
 def _latents(batch: int, size: int, code: int, device: torch.device) -> tuple[Tensor, ...]:
@@ -70,7 +70,11 @@ NETWORKS = {"mini": mini, "ffhq256": ffhq256}
 
 
 def time_methods(
-    problem: Problem, device: torch.device, rounds: int, seconds: float, names: list[str] | None
+    problem: TimedProblem,
+    device: torch.device,
+    rounds: int,
+    seconds: float,
+    names: list[str] | None,
 ) -> dict[str, Any]:
     """Medians, and ratios to the floor and to the exact gradient, paired by round."""
     chosen = methods(problem.grid.steps)

@@ -10,7 +10,7 @@ from torch import Tensor
 from adjointdeis.diffusion.grid import TimeGrid
 from adjointdeis.diffusion.oracles import MixtureDenoiser
 from adjointdeis.diffusion.schedule import VPLinear
-from adjointdeis.guidance.problem import Algorithm, Instance, LatentProblem, Outcome, Run
+from adjointdeis.guidance.problem import Algorithm, AlgorithmRun, Instance, LatentProblem, Outcome
 from adjointdeis.rollout import sample
 from adjointdeis.solvers import DDIM
 
@@ -88,7 +88,7 @@ class PosteriorSamples(Algorithm):
         return _ClosedForm(problem)
 
 
-class _ClosedForm(Run):
+class _ClosedForm(AlgorithmRun):
     finished = True
 
     def __init__(self, problem: PosteriorProblem) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from adjointdeis.evaluation.markdown import table
 from adjointdeis.evaluation.paper import paper_table
 from adjointdeis.gradients.catalogue import CATALOGUE
-from adjointdeis.guidance.catalogue import ALGORITHMS, Algorithm
+from adjointdeis.guidance.catalogue import ALGORITHMS, ComparedMethod
 
 COLUMNS = {
     "ode": "ODE",
@@ -31,7 +31,7 @@ DIFFERENCES: dict[tuple[str, str], str] = {
 }
 
 
-def here(one: Algorithm) -> dict[str, bool]:
+def here(one: ComparedMethod) -> dict[str, bool]:
     """The four cells of an algorithm, from the attributes of what it uses."""
     moves = one.moves()
     return {

@@ -101,6 +101,9 @@ def read_json(path: Readable, error: type[ValueError] = ValueError) -> Any:
         raise error(f"{path}:{wrong.lineno}: not JSON ({wrong.msg})") from None
     except RecursionError:
         raise error(f"{path}: not JSON of ours (nested too deeply)") from None
+    except ValueError:
+        # Python refuses integers of thousands of digits, because reading them is slow.
+        raise error(f"{path}: not JSON of ours (a number of thousands of digits)") from None
 
 
 def read_csv(
@@ -155,6 +158,13 @@ def confusable(text: str) -> str:
     return folded.lstrip("0") or "0" if folded.isdecimal() else folded
 
 
+def _umask() -> int:
+    # There is no way to ask but to set it; a private one, for what another thread makes meanwhile.
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
 def write_atomically(
     path: str | os.PathLike[str],
     write: Callable[[IO[Any]], Any],
@@ -180,8 +190,8 @@ def write_atomically(
             # After a power cut, a name on the disk without its content would be half a file.
             file.flush()
             os.fsync(file.fileno())
-        # Temporary files are private; a result is readable like any other file.
-        os.chmod(name, 0o644)
+        # Temporary files are private; who may read a result is for the user's umask to say.
+        os.chmod(name, 0o666 & ~_umask())
         os.replace(name, path)
     except BaseException:
         Path(name).unlink(missing_ok=True)

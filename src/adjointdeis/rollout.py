@@ -7,10 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from adjointdeis.diffusion.conditions import divided
 from adjointdeis.diffusion.grid import TimeGrid
-from adjointdeis.diffusion.noise import Noise, ReversedNoise, as_noise
+from adjointdeis.diffusion.noise import Noise, ReversedNoise, as_noise, rows_of_noise
 from adjointdeis.gradients import Chain, Cost, DiscreteAdjoint, GradientMethod
 from adjointdeis.solvers.base import Solver
+from adjointdeis.solvers.pair import Pair
 from adjointdeis.solvers.reversible import ReversibleSolver, warn_of_amplification
 
 Condition = Any  # a tensor, a pytree of tensors and constants, PerStep of either, or None
@@ -57,6 +59,7 @@ def sample(
     noise: Noise | Sequence[Tensor] | None = None,
     gradient: GradientMethod | None = None,
     parameters: Sequence[Tensor] | None = None,
+    microbatch: int | None = None,
     trajectory: bool = False,
 ) -> Rollout:
     """Run the sampler from x_T to x_0, differentiably.
@@ -80,24 +83,44 @@ def sample(
             gradient; they need not be leaves. By default the weights of the denoiser when it is
             an ``nn.Module``; give them when it is a plain callable. Only those that require a
             gradient cost anything.
+        microbatch: how many samples to take through the network at one time. The batch is sampled
+            and differentiated in parts, with the activations of one part in memory; x_0 and its
+            gradients are those of the whole batch, for a network that treats its samples one by
+            one. Divided are x_T, the noise, and every tensor in z whose first dimension is the
+            batch; evaluations are counted once a part.
 
         trajectory: also return the states and data predictions on the way. A loss may depend on
             them with ``DiscreteAdjoint`` and ``Backprop``; other methods refuse.
 
     Raises:
         ValueError: a grid in the wrong direction, a z sequence or noise of the wrong length,
-            noise for an ODE solver or none for an SDE solver.
+            noise for an ODE solver or none for an SDE solver; a microbatch that cannot be one.
         NotSupportedError: the gradient method does not differentiate this kind of solver, or
             gives no gradient of an input that requires one.
         UnreachableLeafError: a tensor that requires a gradient could not receive one.
     """
     if not grid.sampling:
         raise ValueError("sample() needs a grid from noise to data; this one encodes")
-    x_0, chain = _run(denoiser, x_T, z, solver, grid, noise, gradient, parameters, trajectory)
-    if chain.trajectory is None:
-        return Rollout(x_0, chain.cost)
-    states = (x_T, *chain.trajectory.states)
-    return Rollout(x_0, chain.cost, states, tuple(chain.trajectory.predictions))
+    cost = Cost()
+    if microbatch is None:
+        return _run(
+            denoiser, x_T, z, solver, grid, noise, gradient, parameters, cost, trajectory
+        )  # fmt: skip
+    if isinstance(solver, Pair) or microbatch < 1:
+        raise ValueError(
+            f"microbatch={microbatch} must be 1 or more, and a Pair of latents cannot be divided"
+        )
+    solver = solver.in_parts() if hasattr(solver, "in_parts") else solver
+    parts = [
+        _part(denoiser, x_T, z, solver, grid, noise, gradient, parameters, cost, trajectory, rows)
+        for rows in (slice(k, k + microbatch) for k in range(0, x_T.shape[0], microbatch))
+    ]
+    return Rollout(
+        torch.cat([part.x_0 for part in parts]),
+        cost,
+        tuple(torch.cat(states) for states in zip(*(p.states for p in parts), strict=True)),
+        tuple(torch.cat(found) for found in zip(*(p.predictions for p in parts), strict=True)),
+    )
 
 
 def encode(
@@ -147,8 +170,9 @@ def encode(
         solver = solver.inverted(sampling)
     elif getattr(solver, "calculus", None) == "sde":
         raise ValueError("an SDE is not encoded by running it backwards; use CycleSDE.encode")
-    x_T, chain = _run(denoiser, x_0, z, solver, grid, noise, gradient, parameters)
-    return Encoding(x_T, chain.cost)
+    cost = Cost()
+    run = _run(denoiser, x_0, z, solver, grid, noise, gradient, parameters, cost)
+    return Encoding(run.x_0, cost)
 
 
 def _run(
@@ -160,26 +184,59 @@ def _run(
     noise: Noise | Sequence[Tensor] | None,
     gradient: GradientMethod | None,
     parameters: Sequence[Tensor] | None,
+    cost: Cost,
     trajectory: bool = False,
-) -> tuple[Tensor, Chain]:
+) -> Rollout:
     method = DiscreteAdjoint() if gradient is None else gradient
     _check_calculus(solver, noise)
-    chain = Chain.of(denoiser, solver, grid, x, z, noise, trajectory=trajectory)
+    chain = Chain.of(denoiser, solver, grid, x, z, noise, cost, trajectory)
     weights = _weights(denoiser) if parameters is None else parameters
     theta = [weight for weight in weights if weight.requires_grad]
-    if not torch.is_grad_enabled():
-        return chain.run(x)[0], chain
     asked = {
         "x_T": x.requires_grad,
         "z_t" if chain.scheduled else "z": bool(chain.conditions.active),
         "theta": bool(theta),
         "noise": bool(chain.wanted_noise),
     }
-    if any(asked.values()):
+    if not torch.is_grad_enabled():
+        x_0 = chain.run(x)[0]
+    elif any(asked.values()):
         asked["trajectory"] = trajectory
         method.refuse(solver, [what for what, wanted in asked.items() if wanted])
-        return method.rollout(chain, x, theta), chain
-    return method.sampled(chain, x), chain
+        x_0 = method.rollout(chain, x, theta)
+    else:
+        x_0 = method.sampled(chain, x)
+    if chain.trajectory is None:
+        return Rollout(x_0, cost)
+    states = (x, *chain.trajectory.states)
+    return Rollout(x_0, cost, states, tuple(chain.trajectory.predictions))
+
+
+def _part(
+    denoiser: Callable[..., Tensor],
+    x_T: Tensor,
+    z: Condition,
+    solver: Solver,
+    grid: TimeGrid,
+    noise: Noise | Sequence[Tensor] | None,
+    gradient: GradientMethod | None,
+    parameters: Sequence[Tensor] | None,
+    cost: Cost,
+    trajectory: bool,
+    rows: slice,
+) -> Rollout:
+    """The rollout of some samples of a batch."""
+    batch = x_T.shape[0]
+    if noise is not None:
+        noise = rows_of_noise(as_noise(noise, grid, x_T), rows)
+    z = divided(z, batch, rows)
+    run = _run(denoiser, x_T[rows], z, solver, grid, noise, gradient, parameters, cost, trajectory)
+    if run.x_0.shape != x_T[rows].shape:
+        raise ValueError(
+            f"a part of {x_T[rows].shape[0]} samples came out as {tuple(run.x_0.shape)}: the denoiser "
+            f"holds a tensor of the whole batch of {batch}; pass it in z, which is divided"
+        )
+    return run
 
 
 def _weights(denoiser: Callable[..., Tensor]) -> list[Tensor]:

@@ -1,8 +1,6 @@
 """Small random diffusers models: the same steps and gradients as the schedulers' own loops."""
 
-import re
 import warnings
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,12 +9,11 @@ from torch import nn
 
 from adjointdeis import sample
 from adjointdeis.diffusion import from_diffusers
-from adjointdeis.diffusion.from_diffusers import ClippingSchedulerWarning
+from adjointdeis.diffusion.from_diffusers import ClippingSchedulerWarning, OtherSamplerWarning
 from adjointdeis.gradients import AdjointDEIS, Backprop, NotSupportedError, OneStep
 from adjointdeis.solvers import DDIM, DPMSolverPP, FlowEuler
 
 diffusers = pytest.importorskip("diffusers")
-PAGE = (Path(__file__).parents[2] / "docs" / "diffusers.md").read_text()
 STEPS = 5
 
 
@@ -214,6 +211,23 @@ def test_zero_terminal_signal_with_our_own_sampler(kind: str, conditional) -> No
     compare(conditional, x_0, x_T, z, own_loop(conditional, scheduler, x_T, z))
 
 
+def test_a_grid_says_where_only_the_scheduler_itself_will_do(unconditional) -> None:
+    for name in ("UniPCMultistepScheduler", "DEISMultistepScheduler", "LCMScheduler"):
+        model = from_diffusers(unconditional, getattr(diffusers, name)())
+        with pytest.warns(OtherSamplerWarning, match=rf"times of {name}.*sampler\(steps\)"):
+            assert model.grid(4).steps == 4
+    for name in ("HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "PNDMScheduler"):
+        model = from_diffusers(unconditional, getattr(diffusers, name)())
+        with pytest.raises(ValueError, match=rf"{name} has no grid.*(twice|another number)"):
+            model.grid(8)
+    karras = {"use_karras_sigmas": True, "prediction_type": "v_prediction"}
+    model = from_diffusers(unconditional, diffusers.EulerDiscreteScheduler(**karras))
+    with pytest.raises(ValueError, match="lie between those of the training"):
+        model.grid(4)
+    with pytest.raises(ValueError, match=r"no noise schedule of this package\. Run the scheduler"):
+        assert from_diffusers(unconditional, diffusers.EDMEulerScheduler()).grid(4)
+
+
 def test_what_is_not_understood_is_named(unconditional) -> None:
     for arguments, message in (
         ({"prediction_type": "score"}, "prediction_type='score'"),
@@ -228,34 +242,3 @@ def test_what_is_not_understood_is_named(unconditional) -> None:
             from_diffusers(unconditional, scheduler).grid(STEPS)
     with pytest.raises(ValueError, match="expected sample"):
         from_diffusers(nn.Linear(2, 2), diffusers.DDIMScheduler(clip_sample=False))
-
-
-def test_the_page_runs_and_is_right(conditional) -> None:
-    """Every block of docs/diffusers.md, in order, with a small model in place of the user's."""
-    scheduler = diffusers.DDIMScheduler(clip_sample=False, **SCHEDULERS["stable-diffusion"])
-    space = {
-        "unet": conditional, "scheduler": scheduler, "flow_unet": conditional,
-        "flow_scheduler": diffusers.FlowMatchEulerDiscreteScheduler(),
-        "prompt_embeds": normal(1, 3, 12, seed=2), "loss": loss,
-    }  # fmt: skip
-    blocks = re.findall(r"```python\n(.*?)```", PAGE, re.S)
-    assert len(blocks) == 4
-    lines = [line for line in blocks[0].splitlines() if line.strip()]
-    assert len([line for line in lines if "import" not in line]) <= 10
-    torch.manual_seed(3)
-    try:
-        for number, block in enumerate(blocks):
-            if "x_T" in space:
-                space["x_T"].grad = space["z"].grad = None
-            exec(compile(block, "docs/diffusers.md", "exec"), space)
-            x_T, z = space["x_T"], space["z"]
-            if number in (0, 3):
-                scheduler.set_timesteps(20)
-                theirs = own_loop(conditional, scheduler, x_T, z)
-                in_x, in_z = torch.autograd.grad(loss(theirs), (x_T, z))
-                assert relative_error(x_T.grad, in_x) < 1e-5
-                assert relative_error(z.grad, in_z) < 1e-5
-            assert x_T.grad.isfinite().all() and x_T.grad.norm() > 0 and z.grad.norm() > 0
-            assert space["rollout"].cost.vjps > 0
-    finally:
-        conditional.requires_grad_(True)

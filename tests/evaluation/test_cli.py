@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import subprocess
 import sys
 
@@ -207,3 +208,16 @@ def test_importing_the_library_imports_no_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert (done.stderr, done.stdout) == ("", "[]\n")
+
+
+def test_intervals_and_thresholds_are_printed_by_every_command(scores, capsys):
+    for command in (["map"], ["mad"]):
+        assert main([*command, str(scores), "--replicates", "30"]) == 0
+    printed = capsys.readouterr().out
+    matrix, detection = printed.split("### Morphing attack detection")
+    cells = re.findall(r"\d+/\d+ \[[\d.]+, [\d.]+\]", matrix)
+    # A MAP cell for three recognisers, two attacks and two probe policies.
+    assert len(cells) == 3 * 2 * 2 and "G-MAP" in matrix
+    # D-EER and five operating points of two attacks and of the worst, with their thresholds.
+    assert len(re.findall(r"\[[\d.]+, [\d.]+\] tau ", detection)) == 6 * 3
+    assert "too few for MACER" in detection and "bootstrap over subjects" in detection

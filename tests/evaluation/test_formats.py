@@ -266,3 +266,25 @@ def test_names_of_the_london_set():
     assert parse_name("001_002.png").is_morph
     with pytest.raises(ScoreError, match="expected NNN_VV"):
         parse_name("morph_1.png")
+
+
+SPELLINGS = ["Zoe\u0301", "Ｚｏé", " Zo\u200bé"]
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_kinds_that_come_from_ids_know_the_spellings_of_one_person(spelling, tmp_path):
+    mvr = tmp_path / "bona.txt"
+    mvr.write_text(f"Zoé; 1; {spelling}; 2; 0.9\nb; 1; Zoé; 2; 0.1\n", encoding="utf-8")
+    bob = tmp_path / "four"
+    bob.write_text(f"Zoé {spelling.strip()} probe 0.9\nb Zoé probe2 0.1\n", encoding="utf-8")
+    for name, path in (("mvr", mvr), ("bob", bob)):
+        table = read(name, [path], LABELS)
+        assert sorted(table["kind"].tolist()) == ["mated", "nonmated"]
+        assert table.unique("subject_id") == ["Zoé"]
+
+
+def test_ids_that_never_agree_are_refused_where_kinds_come_from_them(tmp_path):
+    path = tmp_path / "bona.txt"
+    path.write_text("".join(f"{i}; a; {j}_08; b; 0.{i}{j}\n" for i in (1, 2) for j in (1, 2)))
+    with pytest.raises(ScoreError, match="no mated comparison of system 'arcface'"):
+        read("mvr", [path], LABELS)

@@ -1,5 +1,7 @@
 """The MMPMR family against loops over its definitions, by hand, and by its identities."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -7,6 +9,7 @@ from hypothesis import given, settings, strategies as st
 from adjointdeis.evaluation import (
     EvaluationError,
     ScoreError,
+    false_match_rate,
     false_non_match_rate,
     fmmpmr,
     group,
@@ -16,6 +19,7 @@ from adjointdeis.evaluation import (
     mmpmr_curve,
     prodavg_mmpmr,
     rmmr,
+    threshold_at_fmr,
     vulnerability,
 )
 from adjointdeis.evaluation.metrics import VARIANTS, identity_balance, margins
@@ -214,3 +218,39 @@ def test_margins_and_balance():
     groups = group(*example())
     assert np.allclose(margins(groups, 0.5), [0.2, 0.0])
     assert np.allclose(identity_balance(groups), [0.9 - 0.7, 0.8 - 0.5])
+
+
+PAIR = {"morph": ["m", "m"], "subject": ["a", "b"]}
+
+
+@pytest.mark.parametrize(
+    ("scores", "changes", "message"),
+    [
+        ([0.4, 0.6], {"score_type": "distance"}, "score_type 'distance': expected similarity"),
+        ([0.4, 0.6], {"tau": math.nan}, "threshold nan"),
+        ([0.4, 0.6], {"tau": math.inf}, "threshold inf"),
+        ([0.4, math.inf], {}, "a score is infinite"),
+        ([0.4, -math.inf], {}, "a score is infinite"),
+        ([0.4, 0.6], {"subject": ["a", "a"], "probe": [1, 2]}, "probes of one subject only"),
+    ],
+)
+def test_array_functions_refuse_what_would_give_a_wrong_number(scores, changes, message):
+    arguments = {**PAIR, "tau": 0.3, **changes}
+    for function in (mmpmr, minmax_mmpmr, prodavg_mmpmr, iapmr):
+        with pytest.raises(ScoreError, match=message):
+            function(np.array(scores), **arguments)
+    if "subject" not in changes:
+        options = {k: v for k, v in arguments.items() if k in ("tau", "score_type")}
+        for function in (false_match_rate, false_non_match_rate):
+            with pytest.raises(ScoreError, match=message):
+                function(np.array(scores), **options)
+        if "tau" not in changes:
+            options.pop("tau")
+            with pytest.raises(ScoreError, match=message):
+                threshold_at_fmr(np.array(scores), 0.1, **options)
+
+
+@pytest.mark.parametrize("spelling", ["Zoe\u0301", "Ｚｏé"])
+def test_two_spellings_of_a_contributor_are_one_subject(spelling):
+    with pytest.raises(ScoreError, match="probes of one subject only"):
+        mmpmr(np.array([0.9, 0.8]), ["m", "m"], ["Zoé", spelling], 0.5, probe=[1, 2])

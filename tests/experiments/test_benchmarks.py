@@ -22,7 +22,7 @@ def problem():
         return torch.tanh(x @ first + z + t.to(x)) @ second + x / 2
 
     latents = torch.randn(3, 2, 6, dtype=torch.float64)
-    return peers.Problem(denoiser, TimeGrid.uniform_lmbda(VPLinear(), 8), *latents)
+    return peers.TimedProblem(denoiser, TimeGrid.uniform_lmbda(VPLinear(), 8), *latents)
 
 
 def agree(one, other) -> None:
@@ -67,7 +67,7 @@ def test_every_method_evaluates_what_its_cost_model_says(problem, name, evaluati
         calls.append(1)
         return problem.denoiser(x, t, z)
 
-    changed = peers.Problem(counted, problem.grid, problem.x_T, problem.z, problem.cotangent)
+    changed = peers.TimedProblem(counted, problem.grid, problem.x_T, problem.z, problem.cotangent)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = peers.methods(8)[name](changed)

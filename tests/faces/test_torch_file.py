@@ -239,3 +239,96 @@ def test_what_torch_did_not_write_is_named(tmp_path):
         read_torch_file(path)
     with pytest.raises(CheckpointError, match=r"absent\.pt is missing"):
         read_torch_file(tmp_path / "absent.pt")
+
+
+def archive(path: Path, members: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> Path:
+    with zipfile.ZipFile(path, "w", compression) as file:
+        for name, data in members.items():
+            file.writestr(f"archive/{name}", data)
+    return path
+
+
+def test_a_compressed_archive_is_refused_before_it_is_unpacked(tmp_path):
+    zeros = bytes(50 << 20)
+    path = archive(
+        tmp_path / "bomb.pt",
+        {"data.pkl": pickle.dumps({}, 2), "data/0": zeros},
+        zipfile.ZIP_DEFLATED,
+    )
+    assert path.stat().st_size < 100_000
+    for read in (read_torch_file, read_without_executing):
+        with pytest.raises(CheckpointError, match=r"bomb\.pt.*compressed.*torch\.save"):
+            read(path)
+
+
+def test_members_that_share_their_bytes_are_refused(tmp_path):
+    path = archive(tmp_path / "overlap.pt", {"data.pkl": pickle.dumps({}, 2), "data/0": b"0" * 999})
+    with zipfile.ZipFile(path, "a") as file:
+        (first,) = [info for info in file.infolist() if info.filename.endswith("/0")]
+        for k in range(1, 50):
+            again = zipfile.ZipInfo(f"archive/data/{k}")
+            for name in ("header_offset", "CRC", "compress_size", "file_size"):
+                setattr(again, name, getattr(first, name))
+            file.filelist.append(again)
+            file.NameToInfo[again.filename] = again
+        file._didModify = True
+    with pytest.raises(CheckpointError, match="overlap"):
+        read_torch_file(path)
+
+
+def test_an_encrypted_archive_is_named(tmp_path):
+    path = archive(tmp_path / "locked.pt", {"data.pkl": pickle.dumps({}, 2)})
+    data = path.read_bytes()
+    # The flag stands at byte 6 of the local header and at byte 8 of the directory's entry.
+    directory = data.index(b"PK\x01\x02")
+    for at in (6, directory + 8):
+        data = data[:at] + b"\x01" + data[at + 1 :]
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match=r"locked\.pt.*encrypted"):
+        read_torch_file(path)
+
+
+def doubled(times: int, end: bytes) -> bytes:
+    """A tuple that holds the former one twice, over and over: small, and endless to hash."""
+    body = b"\x80\x02)"
+    for slot in range(times):
+        body += b"q" + bytes([slot]) + b"h" + bytes([slot]) + b"\x86"
+    return body + end
+
+
+@FORMATS
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"\x80\x02}" + doubled(60, b"K\x01s.")[2:], "nests a tuple"),  # as a dictionary's key
+        (doubled(60, b"."), "nests a tuple"),
+        (doubled(60, b"Q."), "nests a tuple"),  # as a storage
+        (b"\x80\x02}r\xff\xff\xff\x7f.", "memo slot 2147483647"),  # 34 GB of memo
+        (b"\x80\x02}h\x05.", "empty stack or memo"),
+        (b"\x80\x02s.", "empty stack or memo"),
+        (b"\x80\x02\x8e\xff\xff\xff\xff\xff\xff\xff\x0f.", "cannot be followed"),
+    ],
+)
+def test_a_pickle_that_would_not_end_is_refused(tmp_path, zipped, body, message):
+    path = tmp_path / "hang.pt"
+    if zipped:
+        archive(path, {"data.pkl": body})
+    else:
+        path.write_bytes(legacy_stream(body))
+    with pytest.raises(CheckpointError, match=rf"hang\.pt.*{message}"):
+        read_torch_file(path)
+
+
+@FORMATS
+def test_the_limits_let_real_checkpoints_through(tmp_path, zipped):
+    state = {f"layer.{k}.weight": torch.ones(2, 3) for k in range(2000)}
+    optimiser = torch.optim.Adam([torch.ones(3, requires_grad=True)]).state_dict()
+    held = {"state_dict": state, "optimizer": optimiser, "shape": torch.Size([1, 2]), "t": ((1,),)}
+    path = save(held, tmp_path / "real.pt", zipped)
+    assert len(read_torch_file(path)["state_dict"]) == 2000
+
+
+def test_a_pipe_is_no_checkpoint(tmp_path):
+    os.mkfifo(tmp_path / "pipe.pt")
+    with pytest.raises(CheckpointError, match="no regular file"):
+        read_torch_file(tmp_path / "pipe.pt")

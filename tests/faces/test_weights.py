@@ -134,6 +134,10 @@ def rewrite(path, change) -> None:
     save_file(tensors, path, metadata=header)
 
 
+def config(header: dict, **numbers) -> None:
+    header["config"] = json.dumps({**json.loads(header["config"]), **numbers})
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -145,6 +149,16 @@ def rewrite(path, change) -> None:
         (lambda h, t: t.pop("fc.weight"), r"missing \['fc\.weight'\]"),
         (lambda h, t: t.update(extra=torch.ones(2)), r"unexpected \['extra'\]"),
         (lambda h, t: t.update({"fc.bias": torch.ones(7)}), r"fc\.bias \(7,\) for \(5,\)"),
+        (lambda h, t: t["fc.bias"].fill_(torch.nan), r"not finite: \['fc\.bias'\]"),
+        (lambda h, t: t["fc.bias"].fill_(-torch.inf), "not finite"),
+        # 400 GB, 8 PB, a layer count that would take hours, and numbers that are no numbers.
+        (lambda h, t: config(h, embedding_dim=10**9), "wrong shape"),
+        (lambda h, t: config(h, widths=[10**7] * 4, embedding_dim=10**7), "wrong shape|describe"),
+        (lambda h, t: config(h, layers=[10**9] * 4), "far more layers than"),
+        (lambda h, t: config(h, embedding_dim=-1), "does not describe"),
+        (lambda h, t: config(h, embedding_dim=10**30), "does not describe"),
+        (lambda h, t: config(h, embedding_dim="many"), "does not describe"),
+        (lambda h, t: h.update(config="[" * 100_000), "does not describe"),
     ],
 )
 def test_a_file_of_another_network_is_refused(saved, change, message):

@@ -24,7 +24,7 @@ from tiny_profile import (
 
 from adjointdeis.evaluation import read_scores
 from adjointdeis.evaluation.provenance import read_provenance, sources_match
-from adjointdeis.faces.datasets.pairs import Pair
+from adjointdeis.faces.datasets.pairs import MorphPair
 from adjointdeis.faces.image_io import read_image
 from adjointdeis.harness.benchmark import load_benchmark
 from adjointdeis.harness.launch import launch
@@ -72,7 +72,7 @@ def faces(tiny, tmp_path) -> Path:
 @pytest.mark.parametrize("world", [1, 2, 3])
 @pytest.mark.parametrize("count", [1, 5, 7])
 def test_shards_lose_nothing_and_repeat_nothing(world: int, count: int) -> None:
-    pairs = [Pair(f"{k:03d}", f"{k + 100:03d}") for k in range(count)]
+    pairs = [MorphPair(f"{k:03d}", f"{k + 100:03d}") for k in range(count)]
     shards = [PairSteps(pairs, 2, 3, rank, world) for rank in range(world)]
     dealt = [pair for shard in shards for batch in shard.batches for pair in batch]
     assert sorted(dealt, key=lambda p: p.subject_a) == pairs

@@ -14,7 +14,7 @@ from adjointdeis.evaluation import (
     threshold_at_fmr,
 )
 from adjointdeis.faces.datasets.folder import load_folder
-from adjointdeis.faces.datasets.pairs import Pair
+from adjointdeis.faces.datasets.pairs import MorphPair
 from adjointdeis.faces.image_io import sha256_of, write_image
 from adjointdeis.harness.assets import Profile, profile, thresholds
 from adjointdeis.harness.benchmark import Benchmark
@@ -111,7 +111,7 @@ def test_who_finds_the_face_sees_the_photographs(tmp_path: Path) -> None:
                 pixels = np.full((8, 8, 3), grey, np.uint8)
                 write_image(tmp_path / folder / f"{subject}_{capture}.png", pixels)
     faces, photographs = (load_folder(tmp_path / name) for name in ("aligned", "originals"))
-    pair = Pair("001", "002", name="001_002.png")
+    pair = MorphPair("001", "002", name="001_002.png")
     benchmark = Benchmark(faces, (pair,), photographs)
     write_image(tmp_path / "morph.png", np.full((8, 8, 3), 10, np.uint8))
 

@@ -109,7 +109,7 @@ def test_pairs_that_end_otherwise_in_one_process_only(
 # One of two processes ends
 
 
-class Pair:
+class TwoProcesses:
     """A run of two processes under way: its first one, and the one that Lightning started."""
 
     def __init__(self, lines: list[str], cwd: Path, environ: dict[str, str]) -> None:
@@ -151,9 +151,9 @@ def pair(tiny, tmp_path, environ):
     """Starts forty steps of three pairs on two processes; goes on when a first morph is there."""
     started = []
 
-    def start(*more: str) -> Pair:
+    def start(*more: str) -> TwoProcesses:
         lines = guided(tiny, tmp_path / "run", "optimisation.steps=40", TWO, *more)
-        started.append(Pair(lines, tmp_path, environ))
+        started.append(TwoProcesses(lines, tmp_path, environ))
         started[0].wait_for(lambda: list(tmp_path.glob("run/morphs/exact/*.json")))
         return started[0]
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from adjointdeis.diffusion.schedule import DDPM
-from adjointdeis.faces.datasets.pairs import Pair
+from adjointdeis.faces.datasets.pairs import MorphPair
 from adjointdeis.gradients import DiscreteAdjoint
 from adjointdeis.morphing.adjoint_dim import GuidedDiM
 from adjointdeis.morphing.attack import EncodedFace, Sources, Workbench
@@ -51,7 +51,7 @@ def bench() -> tuple[Workbench, Sources]:
         return EncodedFace(z, torch.from_numpy(noise), steps)
 
     images = np.random.default_rng(1).integers(0, 255, (2, 3, SIZE, SIZE, 3), dtype=np.uint8)
-    pairs = tuple(Pair(f"{k:03d}", f"{k + 10:03d}") for k in range(3))
+    pairs = tuple(MorphPair(f"{k:03d}", f"{k + 10:03d}") for k in range(3))
     sources = Sources(pairs, images[0], images[1], (), ())
     resources = {"autoencoder": autoencoder, "identity": identity, "encoder": encode}
     made = Workbench(torch.device("cpu"), resources)

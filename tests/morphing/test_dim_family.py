@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from adjointdeis.faces.datasets.pairs import Pair
+from adjointdeis.faces.datasets.pairs import MorphPair
 from adjointdeis.morphing.attack import EncodedFace, Sources, Workbench
 from adjointdeis.morphing.blend import lerp, slerp
 from adjointdeis.morphing.dim import DiM
@@ -32,7 +32,7 @@ class Asked:
 def sources(tmp_path) -> Sources:
     a, b = np.random.default_rng(2).integers(0, 256, (2, 2, SIZE, SIZE, 3), dtype=np.uint8)
     paths = tuple(tmp_path / f"{k}_03.png" for k in ("001", "002"))
-    return Sources((Pair("001", "002"), Pair("003", "004")), a, b, paths, paths)
+    return Sources((MorphPair("001", "002"), MorphPair("003", "004")), a, b, paths, paths)
 
 
 def latents(attack: DiM, sources: Sources):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny_profile import SIZE, draw_face, write_profile
 
-from adjointdeis.faces.datasets.pairs import Pair
+from adjointdeis.faces.datasets.pairs import MorphPair
 from adjointdeis.faces.networks import VGG16
 from adjointdeis.faces.weights import WeightsError, save_network
 from adjointdeis.harness import assets
@@ -17,6 +17,7 @@ from adjointdeis.morphing.attack import Sources, Workbench
 from adjointdeis.morphing.mipgan import MIPGAN
 from adjointdeis.morphing.mipgan_attack import MIPGANAttack, resized
 from adjointdeis.morphing.perceptual import TrunkMaps
+from adjointdeis.reporting.comparability import departures
 
 SHORT = {"optimisation_steps": 3, "projection_steps": 4, "ms_ssim_weight": 2.0}
 
@@ -38,7 +39,7 @@ def bench(profile) -> Workbench:
 def sources(size: int = SIZE) -> Sources:
     faces = np.stack([draw_face(seed, False) for seed in range(4)]).repeat(size // SIZE, 1)
     faces = faces.repeat(size // SIZE, 2)
-    pairs = (Pair("001", "002"), Pair("003", "004"))
+    pairs = (MorphPair("001", "002"), MorphPair("003", "004"))
     paths = (Path("001_03.png"), Path("003_03.png"), Path("002_03.png"), Path("004_03.png"))
     return Sources(pairs, faces[:2], faces[2:], paths[:2], paths[2:])
 
@@ -142,9 +143,10 @@ def test_the_rate_of_a_projection_comes_to_rest() -> None:
 
 
 def test_departures_are_said() -> None:
-    assert MIPGANAttack(name="x", paper_row="MIPGAN-II").notes() == []
-    (note,) = MIPGANAttack(name="x", version="I").notes()
-    assert "the published MIPGAN-I's is a StyleGAN" in note
-    (note,) = MIPGANAttack(name="x", paper_row="MIPGAN-II", optimisation_steps=9).notes()
-    assert note == "9 optimisation steps instead of the paper's 150"
+    (note,) = departures("MIPGAN-II", MIPGANAttack(name="x").settings())
+    assert "found by projection" in note
+    (note,) = departures("MIPGAN-I", MIPGANAttack(name="x", version="I").settings())
+    assert "the paper's with a StyleGAN" in note
+    note, _ = departures("MIPGAN-II", MIPGANAttack(name="x", optimisation_steps=9).settings())
+    assert note == "optimisation steps 9 instead of 150"
     assert MIPGANAttack(name="x").label == "MIPGAN-II"

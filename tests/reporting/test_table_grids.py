@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from adjointdeis.reporting import aggregate, collect
-from adjointdeis.reporting.morph_grid import CELL, Box, Face, GridRow, Text, morph_grid
+from adjointdeis.reporting.morph_grid import CELL, GridFace, GridRow, Rectangle, Text, morph_grid
 from adjointdeis.reporting.paper_tables import headline, lines
 from adjointdeis.reporting.table_grids import table_grid
 
@@ -143,14 +143,14 @@ def test_pixels_and_vectors_are_the_same_grid(tmp_path):
     marks = ({}, {"a": "yes", "b": "failed"}, {})
     row = GridRow("1 & 2", (face, None, face), marks)
     sheet = morph_grid([row], ["A", "m < n", "B"], {"a": "Arc", "b": "Ada"}, "caption")
-    assert sum(isinstance(item, Face) for item in sheet.items) == 2
+    assert sum(isinstance(item, GridFace) for item in sheet.items) == 2
     pixels = sheet.pixels()
     assert pixels.size == (sheet.width, sheet.height)
-    at = next(item for item in sheet.items if isinstance(item, Face))
+    at = next(item for item in sheet.items if isinstance(item, GridFace))
     assert pixels.getpixel((at.x + 70, at.y + 70)) == (10, 200, 30)
     tree = ET.fromstring(sheet.svg())
     kinds = [element.tag.rpartition("}")[2] for element in tree]
-    boxes = [item for item in sheet.items if isinstance(item, Box)]
+    boxes = [item for item in sheet.items if isinstance(item, Rectangle)]
     assert kinds.count("rect") == 1 + sum(box.fill is not None for box in boxes)
     assert kinds.count("line") == 1 and kinds.count("image") == 2
     words = [element.text for element in tree if element.tag.endswith("text")]

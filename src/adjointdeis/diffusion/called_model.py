@@ -82,7 +82,7 @@ class CalledModel(nn.Module):
         out = out if isinstance(out, Tensor) else out[0]
         if convention.listed:
             out = torch.stack(list(out)).squeeze(2)
-        return convention.prediction(self._without_variance(out, x))
+        return convention.prediction(out if self.keeps_variance else without_variance(out, x))
 
     def _first(self, names: tuple[str, ...]) -> str | None:
         return next((name for name in names if name in self.names), None)
@@ -94,11 +94,6 @@ class CalledModel(nn.Module):
                 f"{type(self._bare[0]).__name__} takes no {name!r} beside its input and time; it "
                 f"takes {', '.join(free) or 'nothing more'}"
             )
-
-    def _without_variance(self, out: Tensor, x: Tensor) -> Tensor:
-        """The prediction alone, where the model learned its variance too."""
-        learned = out.ndim == x.ndim > 3 and out.shape[1] == 2 * x.shape[1]
-        return out[:, : x.shape[1]] if learned and not self.keeps_variance else out
 
     def _conditions(self, x: Tensor, z: Any) -> dict[str, Any]:
         """Every argument beside the latents and the time."""
@@ -182,6 +177,12 @@ class CalledModel(nn.Module):
                 "torch.tensor([scale - 1.0]), embedding_dim=model.config.time_cond_proj_dim))"
             )
         return given
+
+
+def without_variance(out: Tensor, x: Tensor) -> Tensor:
+    """The first half of an output with twice the channels of the latents."""
+    learned = out.ndim == x.ndim > 3 and out.shape[1] == 2 * x.shape[1]
+    return out[:, : x.shape[1]] if learned else out
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

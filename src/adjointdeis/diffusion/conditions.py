@@ -8,7 +8,7 @@ from torch import Tensor
 
 # The same registry that torch.func and torch.export read; it knows named tuples and the output
 # classes of the transformers library. The module has no public name yet.
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_map, tree_unflatten
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,3 +106,15 @@ class Conditions:
         for place, tensor in zip(self.active, wanted, strict=True):
             leaves[place] = tensor
         return leaves[0] if self.spec.is_leaf() else tree_unflatten(leaves, self.spec)
+
+
+def divided(z: Any, batch: int, rows: slice) -> Any:
+    """The condition of some samples: their rows of every tensor as long as the batch."""
+    if isinstance(z, PerStep):
+        return PerStep([divided(value, batch, rows) for value in z.values])
+
+    def taken(leaf: Any) -> Any:
+        whole = isinstance(leaf, Tensor) and leaf.ndim > 0 and leaf.shape[0] == batch
+        return leaf[rows] if whole else leaf
+
+    return z if isinstance(z, list) else tree_map(taken, z)

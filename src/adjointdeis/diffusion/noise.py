@@ -175,6 +175,34 @@ class ReversedNoise:
         return -self.noise.increment(self.grid, steps - last, steps - first, like)
 
 
+@dataclass(frozen=True, eq=False)
+class RowsOfNoise:
+    """The noise of some samples of a batch.
+
+    Args:
+        noise: of the whole batch.
+        rows: which samples.
+    """
+
+    noise: Noise
+    rows: slice
+
+    def normal(self, s: Node, t: Node, like: Tensor) -> Tensor:
+        """Their standard normals of a step."""
+        return self.noise.normal(s, t, like)[self.rows]
+
+    def increment(self, grid: TimeGrid, first: int, last: int, like: Tensor) -> Tensor:
+        """Their Wiener increment over grid nodes."""
+        return self.noise.increment(grid, first, last, like)[self.rows]
+
+
+def rows_of_noise(noise: Noise, rows: slice) -> Noise:
+    """The noise of some samples of a batch; recorded normals keep their graph."""
+    if isinstance(noise, RecordedNoise):
+        return RecordedNoise(tuple(value[rows] for value in noise.values))
+    return RowsOfNoise(noise, rows)
+
+
 def as_noise(noise: Noise | Sequence[Tensor] | None, grid: TimeGrid, x: Tensor) -> Noise:
     """A noise source for this grid, with a list of tensors taken as recorded noise.
 

@@ -8,6 +8,7 @@ which a gradient method stores and differentiates, the counters from a table of 
 
 import copy
 import inspect
+import weakref
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
@@ -49,6 +50,8 @@ class SchedulerSolver:
         self.name = type(scheduler).__name__
         self.predicts = f"{predicts} for {self.name}.step"
         self._names = inspect.signature(scheduler.step).parameters
+        self._parts = False
+        self._begins: list[tuple[weakref.ref, int]] = []
         # What the scheduler holds beside tensors, by (first step of the run, steps taken).
         self._attributes: dict[tuple[int, int], dict[str, Any]] = {}
         # Noise paths that a scheduler makes by itself, by attribute and kind of latent.
@@ -71,11 +74,37 @@ class SchedulerSolver:
         """The source of the noise of a step of the whole run, at its beginning."""
         return torch.Generator().manual_seed((self.seed * 0x9E3779B1 + step) % 2**32)
 
+    def in_parts(self) -> "SchedulerSolver":
+        """This solver for parts of a batch, which refuses to give all of them the same noise."""
+        copied = copy.copy(self)
+        copied._parts = True
+        return copied
+
+    def _has_drawn(self, generator: torch.Generator | None, step: int) -> bool:
+        if generator is None:
+            return False
+        return not torch.equal(generator.get_state(), self.generator(step).get_state())
+
     def initial_state(self, x_T: Tensor, grid: TimeGrid) -> tuple[Tensor, ...]:
-        """A scheduler starts without history."""
-        del x_T
-        self._number(grid[0])
+        """A scheduler starts without history.
+
+        Raises:
+            ValueError: x_T was made for another first step (``Sampler.initial``).
+        """
+        begin, storage = self._number(grid[0]), _storage(x_T)
+        self._begins = [entry for entry in self._begins if entry[0]() is not None]
+        for made, first in self._begins:
+            if storage and _storage(made()) == storage and first != begin:
+                raise ValueError(
+                    f"x_T was made to start at step {first}, and the grid starts at step {begin}: "
+                    "sampler.grid begins where the last sampler.initial(...) put it. Call initial "
+                    "again, or make a second sampler"
+                )
         return ()
+
+    def starts(self, x_T: Tensor, first: int) -> None:
+        """Remember for which step a tensor was made, as long as it lives."""
+        self._begins.append((weakref.ref(x_T), first))
 
     def step(
         self,
@@ -94,15 +123,22 @@ class SchedulerSolver:
         timestep = scheduler.timesteps[number]
         scale = getattr(scheduler, "scale_model_input", None)
         prediction = denoiser(x if scale is None else scale(x, timestep), s.t, z)
+        supplied = self._supplied(begin, number, scheduler)
         watched = [*state, *self._constants]
         versions = [tensor._version for tensor in watched]
         out = scheduler.step(
             model_output=prediction,
             timestep=timestep.expand(x.shape[0]) if self.name in _TIMES_A_BATCH else timestep,
             sample=x,
-            **self._supplied(begin, number, scheduler),
+            **supplied,
             **self.arguments,
         )
+        drawn = supplied.get("generator")
+        if self._parts and self._has_drawn(drawn, number):
+            raise ValueError(
+                f"{self.name} adds noise, and every part of a batch would get that of the first: "
+                "sample the whole batch at once, without microbatch"
+            )
         if [tensor._version for tensor in watched] != versions:
             raise ValueError(
                 f"{self.name}.step writes into tensors that earlier steps made, so that a step "

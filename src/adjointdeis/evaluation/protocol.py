@@ -286,7 +286,7 @@ def evaluate_by(
         options: of `evaluate`.
 
     Returns:
-        rows of `evaluate` with `group`, such as `sex: female`; a group without a morph is absent.
+        rows of `evaluate` with `group`, such as ``sex: female``; a group without a morph is absent.
     """
     morphs = table.select(kind="morph")
     values = subjects.values(morphs["subject_id"], covariate)

@@ -14,7 +14,9 @@ inert        classes of trainers and plain data types (:data:`INERT`): replaced 
 refused      everything else: an error names it, and nothing of it was imported or called
 ===========  =====================================================================================
 
-Both formats of ``torch.save`` are read: the zip archive and the older stream of pickles.
+Both formats of ``torch.save`` are read: the zip archive and the older stream of pickles. Before
+either is opened, :mod:`adjointdeis.faces.archive_limits` refuses what would take more memory or
+time than the size of the file explains.
 
 References:
     | pickle: Restricting Globals
@@ -36,6 +38,8 @@ from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
+
+from adjointdeis.faces.archive_limits import LimitError, check_torch_file
 
 INERT = (
     "argparse.Namespace",
@@ -106,12 +110,14 @@ def read_torch_file(path: str | os.PathLike, inert: Collection[str] = ()) -> Any
             they are not imported. It only says that the file is expected to mention them.
 
     Raises:
-        CheckpointError: The file is missing, cut short, not of ``torch.save``, or mentions a
-            name that is neither rebuilt nor inert.
+        CheckpointError: The file is missing, cut short, not of ``torch.save``, asks for more
+            memory or time than a checkpoint needs, or mentions a name that is neither rebuilt
+            nor inert.
     """
     path = Path(path)
     if not path.is_file():
-        raise CheckpointError(f"checkpoint {path} is missing")
+        raise CheckpointError(f"checkpoint {path} is missing, or no regular file")
+    _check_limits(path)
     # Before 2.6 a file can make torch.load run code in spite of weights_only (CVE-2025-32434).
     if torch.__version__ >= "2.6":
         try:
@@ -131,6 +137,7 @@ def read_without_executing(path: str | os.PathLike, inert: Collection[str] = ())
     """As :func:`read_torch_file`, by the reader of this module alone."""
     path = Path(path)
     allowed = (*INERT, *inert)
+    _check_limits(path)
     try:
         if zipfile.is_zipfile(path):
             return _read_zip(path, allowed)
@@ -139,6 +146,18 @@ def read_without_executing(path: str | os.PathLike, inert: Collection[str] = ())
         raise CheckpointError(f"checkpoint {path}: {error}") from error
     except Exception as error:
         # A pickle that was cut or made by hand can fail in any way an unpickler can.
+        raise CheckpointError(
+            f"checkpoint {path} is not a complete file of torch.save "
+            f"({type(error).__name__}: {error}); download it again"
+        ) from error
+
+
+def _check_limits(path: Path) -> None:
+    try:
+        check_torch_file(path)
+    except LimitError as error:
+        raise CheckpointError(f"checkpoint {path}: {error}; nothing of it was loaded") from error
+    except (OSError, zipfile.BadZipFile, NotImplementedError) as error:
         raise CheckpointError(
             f"checkpoint {path} is not a complete file of torch.save "
             f"({type(error).__name__}: {error}); download it again"
@@ -210,7 +229,7 @@ def _rebuild_tensor(
     size, stride = tuple(size), tuple(stride)
     whole = all(isinstance(n, int) and n >= 0 for n in (offset, *size, *stride))
     if not isinstance(storage, _Storage) or not whole or len(size) != len(stride):
-        raise CheckpointError(f"a tensor has an invalid offset, size or stride: {size}, {stride}")
+        raise CheckpointError("a tensor has an invalid offset, size or stride")
     if 0 not in size:
         last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
         held = storage.untyped.nbytes() // storage.dtype.itemsize
@@ -223,6 +242,12 @@ def _rebuild_tensor(
 
 def _rebuild_parameter(data: Any, *gradient_metadata: Any) -> Any:
     return data
+
+
+def _rebuild_device(*place: Any) -> str:
+    if not all(isinstance(part, str | int) for part in place):
+        raise CheckpointError("a device is neither a name nor a number")
+    return ":".join(map(str, place))
 
 
 class _Unpickler(pickle.Unpickler):
@@ -238,7 +263,7 @@ class _Unpickler(pickle.Unpickler):
             "torch._utils._rebuild_tensor_v2": _Rebuild(_rebuild_tensor),
             "torch._utils._rebuild_parameter": _Rebuild(_rebuild_parameter),
             "torch.Size": torch.Size,
-            "torch.device": _Rebuild(lambda *place: ":".join(map(str, place))),
+            "torch.device": _Rebuild(_rebuild_device),
             "collections.OrderedDict": OrderedDict,
         }
         for name, dtype in _STORAGES.items():
@@ -261,9 +286,9 @@ class _Unpickler(pickle.Unpickler):
 
     def persistent_load(self, pid: Any) -> Any:
         if not (isinstance(pid, tuple) and len(pid) >= 5 and pid[0] == "storage"):
-            raise CheckpointError(f"its pickle has an unknown persistent id {pid!r}")
+            raise CheckpointError("its pickle has an unknown persistent id")
         if not isinstance(pid[1], torch.dtype) or not isinstance(pid[4], int) or pid[4] < 0:
-            raise CheckpointError(f"its pickle has an invalid storage {pid!r}")
+            raise CheckpointError("its pickle has a storage of no known type or size")
         return self._storage(pid)
 
 
@@ -298,16 +323,18 @@ def _read_zip(path: Path, allowed: Collection[str]) -> Any:
 
 
 def _read_legacy(path: Path, allowed: Collection[str]) -> Any:
-    total = path.stat().st_size
+    left = path.stat().st_size
     storages: dict[str, _Storage] = {}
 
     def storage(pid: tuple) -> _Storage:
+        nonlocal left
         _, dtype, key, _, count, *view = pid
         if any(view):
             raise CheckpointError(f"storage {key} is a view of another, which is not supported")
         if key not in storages:
             # The bytes follow the pickle. A file cannot hold more than its own size.
-            if count * dtype.itemsize > total:
+            left -= count * dtype.itemsize
+            if left < 0:
                 raise CheckpointError(f"storage {key} of {count} elements exceeds the file")
             storages[key] = _Storage(torch.UntypedStorage(count * dtype.itemsize), dtype)
         return storages[key]
@@ -319,8 +346,8 @@ def _read_legacy(path: Path, allowed: Collection[str]) -> Any:
 
         if load() != _LEGACY_MAGIC:
             raise CheckpointError("it is a pickle, but torch.save did not write it")
-        if (protocol := load()) != _LEGACY_PROTOCOL:
-            raise CheckpointError(f"its protocol is {protocol}, expected {_LEGACY_PROTOCOL}")
+        if load() != _LEGACY_PROTOCOL:
+            raise CheckpointError(f"its protocol is not {_LEGACY_PROTOCOL}")
         if not load().get("little_endian", True):
             raise CheckpointError("its numbers are big-endian; little was expected")
         result = load()

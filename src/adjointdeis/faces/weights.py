@@ -12,7 +12,8 @@ References:
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch.nn.modules.module import (
+    register_module_module_registration_hook,
+    register_module_parameter_registration_hook,
+)
 
 from adjointdeis.faces.networks import (
     VGG16,
@@ -101,8 +106,8 @@ def load_network(
         remedy: What the user should do about a bad file, appended to the error.
 
     Raises:
-        WeightsError: The file is missing, truncated, altered, of an unknown architecture, or its
-            tensors are not exactly the network's.
+        WeightsError: The file is missing, truncated, altered, of an unknown architecture, its
+            tensors are not exactly the network's, or a weight is not finite.
     """
     path = Path(path)
     if not path.is_file():
@@ -115,9 +120,31 @@ def load_network(
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+            build = _described(path, header, shapes, remedy)
+            tensors = {name: file.get_tensor(name) for name in shapes}
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"weight file {path} cannot be read ({error}); {remedy}") from error
+    if broken := [n for n, v in tensors.items() if not bool(torch.isfinite(v.float()).all())]:
+        raise WeightsError(
+            f"weight file {path} has weights that are not finite: {broken[:3]}; {remedy}"
+        )
+    network = build()
+    wanted = network.state_dict()
+    network.load_state_dict(
+        {name: value.to(wanted[name].dtype) for name, value in tensors.items()}, strict=True
+    )
+    return network.eval()
+
+
+def _described(
+    path: Path, header: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]], remedy: str
+) -> Callable[[], Network]:
+    """What builds the network of a header, known to have exactly the tensors of the file.
+
+    It was built once without memory, on the meta device: a header may describe a network of any
+    size, and only one that the file fills is given memory.
+    """
     architecture = header.get("architecture")
     if architecture not in _ARCHITECTURES:
         raise WeightsError(
@@ -125,28 +152,52 @@ def load_network(
             f"{', '.join(sorted(_ARCHITECTURES))}; {remedy}"
         )
     try:
-        network = _ARCHITECTURES[architecture](json.loads(header["config"]))
-    except (KeyError, TypeError, ValueError) as error:
+        numbers = json.loads(header["config"])
+        with torch.device("meta"), _at_most(len(shapes)):
+            wanted = _ARCHITECTURES[architecture](numbers).state_dict()
+    except (KeyError, TypeError, ValueError, RuntimeError, RecursionError, OverflowError) as error:
         raise WeightsError(
             f"weight file {path} does not describe its {architecture} "
-            f"({type(error).__name__}: {error}); {remedy}"
+            f"({type(error).__name__}: {str(error)[:200]}); {remedy}"
         ) from error
-    wanted = network.state_dict()
-    missing, extra = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
+    missing, extra = sorted(wanted.keys() - shapes.keys()), sorted(shapes.keys() - wanted.keys())
     wrong = [
-        f"{name} {tuple(tensors[name].shape)} for {tuple(wanted[name].shape)}"
-        for name in wanted.keys() & tensors.keys()
-        if tensors[name].shape != wanted[name].shape
+        f"{name} {shapes[name]} for {tuple(wanted[name].shape)}"
+        for name in sorted(wanted.keys() & shapes.keys())
+        if shapes[name] != tuple(wanted[name].shape)
     ]
     if missing or extra or wrong:
         raise WeightsError(
             f"weight file {path} does not fit {architecture}: missing {missing[:3]}, "
             f"unexpected {extra[:3]}, wrong shape {wrong[:3]}; {remedy}"
         )
-    network.load_state_dict(
-        {name: value.to(wanted[name].dtype) for name, value in tensors.items()}, strict=True
-    )
-    return network.eval()
+    return lambda: _ARCHITECTURES[architecture](numbers)
+
+
+@contextmanager
+def _at_most(tensors: int) -> Iterator[None]:
+    """Ends the building of a network that gets far more parts than a file has tensors.
+
+    Raises:
+        ValueError: From inside the block.
+    """
+    left = 100 + 20 * tensors
+
+    def count(*registered: Any) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise ValueError(f"it describes far more layers than the file's {tensors} tensors")
+
+    hooks = [
+        register_module_parameter_registration_hook(count),
+        register_module_module_registration_hook(count),
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def read_header(path: str | os.PathLike) -> dict[str, Any]:

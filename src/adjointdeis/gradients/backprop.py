@@ -36,9 +36,11 @@ class Backprop(GradientMethod):
 
     def rollout(self, chain: Chain, x_T: Tensor, theta: Sequence[Tensor]) -> Tensor:
         del theta
+        before = chain.cost.nfe_forward
         x, latents = chain.run(x_T)
-        evaluations = chain.cost.nfe_forward
-        chain.cost.holds(latents, graphs=evaluations)
+        evaluations = chain.cost.nfe_forward - before
+        # Beside the graphs of the parts of a batch that were sampled before.
+        chain.cost.holds(latents, graphs=chain.cost.nfe_forward)
 
         def count(gradient: Tensor) -> None:
             del gradient

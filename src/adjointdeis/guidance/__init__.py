@@ -16,11 +16,11 @@ from adjointdeis.guidance.latent_optimisation import LatentOptimisation
 from adjointdeis.guidance.lookahead import Lookahead
 from adjointdeis.guidance.problem import (
     Algorithm,
+    AlgorithmRun,
     Batch,
     Instance,
     LatentProblem,
     Outcome,
-    Run,
     Step,
     WeightProblem,
 )
@@ -29,6 +29,7 @@ __all__ = [
     "DOODL",
     "AdjointDPMGuidance",
     "Algorithm",
+    "AlgorithmRun",
     "Batch",
     "DFlow",
     "DRaFT",
@@ -50,7 +51,6 @@ __all__ = [
     "Outcome",
     "PotentialProblem",
     "ProjectedAscent",
-    "Run",
     "SearchBlend",
     "Step",
     "TrajectoryControl",

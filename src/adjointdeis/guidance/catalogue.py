@@ -8,7 +8,7 @@ from adjointdeis.gradients.catalogue import CATALOGUE, Entry
 
 
 @dataclass(frozen=True)
-class Algorithm:
+class ComparedMethod:
     """One guidance method of the paper.
 
     Attributes:
@@ -58,8 +58,8 @@ class Algorithm:
 
 
 _GUIDANCE = "adjointdeis.guidance"
-ALGORITHMS: tuple[Algorithm, ...] = (
-    Algorithm(
+ALGORITHMS: tuple[ComparedMethod, ...] = (
+    ComparedMethod(
         "FlowGrad",
         f"{_GUIDANCE}.flowgrad.TrajectoryControl",
         "FlowGrad",
@@ -67,7 +67,7 @@ ALGORITHMS: tuple[Algorithm, ...] = (
         test="guidance/test_flowgrad.py",
         row="mixture_16d/flowgrad",
     ),
-    Algorithm(
+    ComparedMethod(
         "FreeDoM",
         f"{_GUIDANCE}.freedom.FreeDoM",
         "FreeDoM",
@@ -75,7 +75,7 @@ ALGORITHMS: tuple[Algorithm, ...] = (
         test="guidance/test_freedom.py",
         row="inpainting/freedom",
     ),
-    Algorithm(
+    ComparedMethod(
         "Greedy",
         f"{_GUIDANCE}.greedy.Greedy",
         optimises=("trajectory",),
@@ -83,7 +83,7 @@ ALGORITHMS: tuple[Algorithm, ...] = (
         test="guidance/test_greedy.py",
         row="identity/greedy",
     ),
-    Algorithm(
+    ComparedMethod(
         "DOODL",
         f"{_GUIDANCE}.doodl.DOODL",
         "DOODL",
@@ -92,7 +92,7 @@ ALGORITHMS: tuple[Algorithm, ...] = (
         test="guidance/test_doodl.py",
         row="mixture_16d/doodl",
     ),
-    Algorithm(
+    ComparedMethod(
         "DiffPure",
         f"{_GUIDANCE}.diffpure.DiffPure",
         optimises=("x_T",),
@@ -100,14 +100,14 @@ ALGORITHMS: tuple[Algorithm, ...] = (
         test="guidance/test_diffpure.py",
         row="purification/sde_backsolve",
     ),
-    Algorithm(
+    ComparedMethod(
         "AdjointDPM",
         f"{_GUIDANCE}.adjoint_dpm.AdjointDPMGuidance",
         "AdjointDPM",
         test="guidance/test_adjoint_dpm.py",
         row="mixture_16d/adjoint_dpm",
     ),
-    Algorithm(
+    ComparedMethod(
         "Implicit Diffusion",
         f"{_GUIDANCE}.implicit_diffusion.ImplicitDiffusion",
         optimises=("theta",),
@@ -115,7 +115,7 @@ ALGORITHMS: tuple[Algorithm, ...] = (
         test="guidance/test_implicit_diffusion.py",
         row="brightness/implicit",
     ),
-    Algorithm(
+    ComparedMethod(
         "AdjointDEIS",
         f"{_GUIDANCE}.latent_optimisation.LatentOptimisation",
         "AdjointDEIS",

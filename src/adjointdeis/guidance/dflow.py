@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_map_only
 from adjointdeis.gradients import DiscreteAdjoint, GradientMethod, NotSupportedError
 from adjointdeis.gradients.cost import Cost
 from adjointdeis.guidance.per_sample import per_sample_norm
-from adjointdeis.guidance.problem import Algorithm, LatentProblem, Outcome, Run, Step
+from adjointdeis.guidance.problem import Algorithm, AlgorithmRun, LatentProblem, Outcome, Step
 
 
 def radius_penalty(x_T: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ class DFlow(Algorithm):
         return _QuasiNewton(self, problem)
 
 
-class _QuasiNewton(Run):
+class _QuasiNewton(AlgorithmRun):
     """The samples of a batch, one after the other."""
 
     def __init__(self, flow: DFlow, problem: LatentProblem) -> None:

@@ -26,7 +26,7 @@ from adjointdeis.diffusion.grid import TimeGrid
 from adjointdeis.diffusion.noise import Noise
 from adjointdeis.gradients import GradientMethod
 from adjointdeis.gradients.cost import Cost
-from adjointdeis.guidance.problem import Algorithm, Outcome, Run, Step
+from adjointdeis.guidance.problem import Algorithm, AlgorithmRun, Outcome, Step
 from adjointdeis.rollout import Rollout, sample
 from adjointdeis.solvers.base import Solver
 
@@ -189,7 +189,7 @@ class ProjectedAscent(Algorithm):
         return _Ascent(self, problem)
 
 
-class _Ascent(Run):
+class _Ascent(AlgorithmRun):
     """Images on their way up."""
 
     def __init__(self, ascent: ProjectedAscent, problem: DefenceProblem) -> None:

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from adjointdeis.gradients.truncated import Truncated
 from adjointdeis.guidance.fine_tuning import FineTuning
-from adjointdeis.guidance.problem import Algorithm, OptimizerFactory, Run, WeightProblem
+from adjointdeis.guidance.problem import Algorithm, AlgorithmRun, OptimizerFactory, WeightProblem
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +41,7 @@ class DRaFT(Algorithm):
     def __post_init__(self) -> None:
         self._tuning()
 
-    def _start(self, problem: WeightProblem) -> Run:
+    def _start(self, problem: WeightProblem) -> AlgorithmRun:
         return self._tuning().start(problem)
 
     def _tuning(self) -> FineTuning:

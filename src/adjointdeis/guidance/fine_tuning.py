@@ -16,9 +16,9 @@ from torch import Tensor
 from adjointdeis.gradients import GradientMethod
 from adjointdeis.guidance.problem import (
     Algorithm,
+    AlgorithmRun,
     OptimizerFactory,
     Outcome,
-    Run,
     Step,
     WeightProblem,
 )
@@ -59,7 +59,7 @@ class FineTuning(Algorithm):
         return _WeightDescent(self, problem)
 
 
-class UpdatingWeights(Run):
+class UpdatingWeights(AlgorithmRun):
     """The part of a run that every algorithm over weights has: counting its updates."""
 
     def __init__(self, updates: int) -> None:
@@ -79,13 +79,9 @@ class UpdatingWeights(Run):
         return step
 
     def outcome(self) -> Outcome:
-        """The samples and losses that the last update was computed from.
-
-        Raises:
-            RuntimeError: No update was made.
-        """
+        """What the last update was computed from; no samples where none was made."""
         if self.last is None or self.last.x_0 is None:
-            raise RuntimeError("no update of the weights was made yet; call step() first")
+            return Outcome(torch.empty(0), torch.empty(0), self.cost)
         return Outcome(self.last.x_0, self.last.loss, self.cost, history=self.history)
 
 

@@ -27,7 +27,14 @@ from adjointdeis.diffusion.transition import eps_weight, path_scale
 from adjointdeis.gradients.cost import CountedDenoiser
 from adjointdeis.guidance.lookahead import Ahead, Lookahead
 from adjointdeis.guidance.per_sample import expanded, rms
-from adjointdeis.guidance.problem import Algorithm, LatentProblem, Outcome, Run, Step, normals
+from adjointdeis.guidance.problem import (
+    Algorithm,
+    AlgorithmRun,
+    LatentProblem,
+    Outcome,
+    Step,
+    normals,
+)
 from adjointdeis.solvers.base import eps_factor
 
 
@@ -119,7 +126,7 @@ class FreeDoM(Algorithm):
         return expanded(rho, ahead.gradient) * ahead.gradient
 
 
-class _GuidedSampling(Run):
+class _GuidedSampling(AlgorithmRun):
     """A sampling run, guided."""
 
     def __init__(self, freedom: FreeDoM, problem: LatentProblem) -> None:

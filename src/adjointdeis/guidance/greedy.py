@@ -33,10 +33,10 @@ from adjointdeis.diffusion.prediction import x0_from_eps
 from adjointdeis.gradients.cost import CountedDenoiser
 from adjointdeis.guidance.problem import (
     Algorithm,
+    AlgorithmRun,
     LatentProblem,
     OptimizerFactory,
     Outcome,
-    Run,
     Step,
 )
 
@@ -176,7 +176,7 @@ class Greedy(Algorithm):
         return GreedySampling(self.strategy, problem)
 
 
-class GreedySampling(Run):
+class GreedySampling(AlgorithmRun):
     """A batch under greedy sampling.
 
     Attributes:

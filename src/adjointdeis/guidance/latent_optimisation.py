@@ -23,10 +23,10 @@ from adjointdeis.gradients.cost import Cost
 from adjointdeis.guidance.problem import (
     ADAM,
     Algorithm,
+    AlgorithmRun,
     LatentProblem,
     OptimizerFactory,
     Outcome,
-    Run,
     Step,
 )
 from adjointdeis.rollout import Rollout
@@ -87,7 +87,7 @@ class LatentOptimisation(Algorithm):
         return LatentDescent(self, problem.per_step() if self.scheduled else problem)
 
 
-class LatentDescent(Run):
+class LatentDescent(AlgorithmRun):
     """A batch of latents under optimisation.
 
     Attributes:

@@ -260,7 +260,7 @@ class Instance:
     quality: Callable[[Any], dict[str, Tensor]]
 
 
-class Run(ABC):
+class AlgorithmRun(ABC):
     """An algorithm under way on a problem.
 
     Attributes:
@@ -309,7 +309,7 @@ class Algorithm(ABC):
             run.step()
         return run.outcome()
 
-    def start(self, problem: Any) -> Run:
+    def start(self, problem: Any) -> AlgorithmRun:
         """A run that makes one step at a time; see :meth:`solve`."""
         if not isinstance(problem, self.solves):
             raise TypeError(
@@ -319,7 +319,7 @@ class Algorithm(ABC):
         return self._start(problem)
 
     @abstractmethod
-    def _start(self, problem: Any) -> Run: ...
+    def _start(self, problem: Any) -> AlgorithmRun: ...
 
 
 def normals(source: int | Sequence[Tensor], count: int, like: Tensor) -> list[Tensor]:

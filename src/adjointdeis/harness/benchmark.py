@@ -10,7 +10,7 @@ import numpy as np
 
 from adjointdeis.evaluation import Subjects
 from adjointdeis.faces.datasets.folder import DatasetError, FaceDataset, load_folder
-from adjointdeis.faces.datasets.pairs import Pair, PairListError, read_pairs, validate_pairs
+from adjointdeis.faces.datasets.pairs import MorphPair, PairListError, read_pairs, validate_pairs
 from adjointdeis.faces.image_io import AnyPath, read_image
 from adjointdeis.faces.recogniser import Recogniser
 from adjointdeis.harness.assets import MINI
@@ -40,7 +40,7 @@ class Benchmark:
     """
 
     dataset: FaceDataset
-    pairs: tuple[Pair, ...]
+    pairs: tuple[MorphPair, ...]
     originals: FaceDataset | None = None
 
     def image(self, subject: str, capture: str) -> AnyPath:
@@ -74,7 +74,7 @@ class Benchmark:
         sides = {side for pair in self.pairs for side in pair.sides}
         return {side: file_hash(self.image(*side)) for side in sides}
 
-    def source_hashes(self, pair: Pair) -> dict[str, str]:
+    def source_hashes(self, pair: MorphPair) -> dict[str, str]:
         """SHA-256 of both images that a pair's morphs are made from, by file name."""
         return {self.image(*side).name: self._hashes[side] for side in pair.sides}
 
@@ -152,7 +152,7 @@ def load_benchmark(
     return benchmark
 
 
-def _refuse_smiling(pairs: Sequence[Pair], source: Path) -> None:
+def _refuse_smiling(pairs: Sequence[MorphPair], source: Path) -> None:
     wrong = [f"{p.image_a} + {p.image_b}" for p in pairs if {c for _, c in p.sides} != {SOURCE}]
     if wrong:
         raise PairListError(

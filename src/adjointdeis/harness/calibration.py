@@ -19,7 +19,7 @@ import numpy as np
 
 from adjointdeis.evaluation import ThresholdRecord
 from adjointdeis.evaluation.thresholds import threshold_at_fmr
-from adjointdeis.faces.datasets.pairs import Pair
+from adjointdeis.faces.datasets.pairs import MorphPair
 from adjointdeis.faces.recogniser import Recogniser
 
 PROBES = ("source", "other")
@@ -28,7 +28,7 @@ POLICIES = ("all", "same-sex")
 
 
 @dataclass(frozen=True)
-class Protocol:
+class ScoringProtocol:
     """One way of scoring.
 
     Attributes:
@@ -59,7 +59,7 @@ class Embedded:
     system: Recogniser
     neutral: np.ndarray
     smiling: np.ndarray
-    morphs: Mapping[str, tuple[Sequence[Pair], np.ndarray]]
+    morphs: Mapping[str, tuple[Sequence[MorphPair], np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class CalibrationResult:
         thresholds: One record per recogniser.
     """
 
-    protocol: Protocol
+    protocol: ScoringProtocol
     deviation: float
     cells: Mapping[str, Mapping[str, Mapping[str, float]]]
     thresholds: tuple[ThresholdRecord, ...]
@@ -128,7 +128,7 @@ def outcomes(
                     for name, made in systems.items()
                 }
                 for probe in sides:
-                    protocol = Protocol(preparation, kind, policy, probe)
+                    protocol = ScoringProtocol(preparation, kind, policy, probe)
                     found.append(_outcome(protocol, systems, ids, records, published))
     return sorted(found, key=lambda outcome: outcome.deviation)
 
@@ -165,7 +165,7 @@ def _threshold(
 
 
 def _outcome(
-    protocol: Protocol,
+    protocol: ScoringProtocol,
     systems: Mapping[str, Embedded],
     ids: Sequence[str],
     records: Mapping[str, ThresholdRecord],

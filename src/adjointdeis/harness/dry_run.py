@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adjointdeis.faces.datasets.pairs import Pair
+from adjointdeis.faces.datasets.pairs import MorphPair
 from adjointdeis.harness.batch_size import memory_taken
 from adjointdeis.morphing.attack import Attack, Workbench
 
@@ -23,7 +23,7 @@ class DryRunError(RuntimeError):
 def expected_costs(
     attacks: Sequence[Attack],
     bench: Workbench,
-    todo: Mapping[str, Sequence[Pair]],
+    todo: Mapping[str, Sequence[MorphPair]],
     batch_size: int,
     times: Mapping[str, UnitTimes],
 ) -> list[dict[str, Any]]:

@@ -19,10 +19,10 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from adjointdeis.faces.datasets.pairs import Pair, write_pairs
+from adjointdeis.faces.datasets.pairs import MorphPair, write_pairs
 from adjointdeis.faces.image_io import write_image
 from adjointdeis.faces.tensors import to_uint8
-from adjointdeis.harness.batch_size import MemoryWatch, best_batch_size
+from adjointdeis.harness.batch_size import FreeMemory, best_batch_size
 from adjointdeis.harness.benchmark import Benchmark, read_aligned
 from adjointdeis.harness.command_line import setting
 from adjointdeis.harness.pair_data import WorkItem
@@ -65,13 +65,13 @@ class LatentMorphing(L.LightningModule):
     def configure_optimizers(self) -> None:
         """None: every batch of latents has an optimiser of its own."""
 
-    def find_batch_size(self, pairs: Sequence[Pair], device: torch.device) -> int:
+    def find_batch_size(self, pairs: Sequence[MorphPair], device: torch.device) -> int:
         """The batch size with which a step takes the least time per pair on a device.
 
         Nothing of what is tried is kept but the encodings.
         """
         self.networks.to(device)
-        watch = MemoryWatch(device)
+        memory = FreeMemory(device)
 
         def step(size: int) -> None:
             batch = self._begin(tuple(pairs[:size]), device)
@@ -80,7 +80,7 @@ class LatentMorphing(L.LightningModule):
             else:
                 batch.work.finish()
 
-        return best_batch_size(step, len(pairs), watch.fits)
+        return best_batch_size(step, len(pairs), memory.fits)
 
     def transfer_batch_to_device(
         self, batch: WorkItem, device: torch.device, index: int
@@ -111,7 +111,7 @@ class LatentMorphing(L.LightningModule):
             named = {f"{self.attack.name}/{key}": value for key, value in values.items()}
             self.log_dict(named, logger=True, prog_bar=False, batch_size=len(item.pairs))
 
-    def _begin(self, pairs: tuple[Pair, ...], device: torch.device | None = None) -> "_Batch":
+    def _begin(self, pairs: tuple[MorphPair, ...], device: torch.device | None = None) -> "_Batch":
         size = self.attack.image_size(self.bench)
         paths_a, paths_b = (
             tuple(self.benchmark.image(*side) for side in sides)
@@ -158,7 +158,7 @@ class LatentMorphing(L.LightningModule):
             write_record(self.directory / f"{pair.morph_id}.json", record)
         return {} if distances is None else {"loss": distances.loss.mean()}
 
-    def _reproduction(self, pair: Pair) -> str:
+    def _reproduction(self, pair: MorphPair) -> str:
         """Command that makes one pair's morph alone, under the same configuration and seed."""
         alone = self.directory / "failed" / f"{pair.morph_id}.csv"
         alone.parent.mkdir(parents=True, exist_ok=True)

@@ -91,7 +91,7 @@ PAPER: tuple[OfficialFile, ...] = (
 
 
 def fault(wanted: OfficialFile, path: Path) -> str | None:
-    """What is wrong with a converted file; None where it is what its name says.
+    """Checks a converted file: one sentence that names the fault, None where there is none.
 
     Keys and shapes are compared with the network's, the weights themselves are not read.
     """

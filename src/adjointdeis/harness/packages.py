@@ -103,7 +103,7 @@ def read_spec(path: Path) -> tuple[str, dict[str, Any]]:
         )
     try:
         entry = read_json(path)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise PackageError(f"{path} is no JSON file ({error})") from error
     if not isinstance(entry, dict):
         raise PackageError(f"{path} holds no JSON object")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import lightning as L
 from torch.utils.data import DataLoader, IterableDataset
 
-from adjointdeis.faces.datasets.pairs import Pair
+from adjointdeis.faces.datasets.pairs import MorphPair
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class WorkItem:
     Without pairs it is a step of waiting, while other processes are still at work.
     """
 
-    pairs: tuple[Pair, ...]
+    pairs: tuple[MorphPair, ...]
     step: int
 
 
@@ -36,7 +36,7 @@ class PairSteps(IterableDataset):
     """
 
     def __init__(
-        self, pairs: Sequence[Pair], batch_size: int, steps: int, rank: int = 0, world: int = 1
+        self, pairs: Sequence[MorphPair], batch_size: int, steps: int, rank: int = 0, world: int = 1
     ) -> None:
         own = list(pairs)[rank::world]
         self.batches = [
@@ -58,7 +58,7 @@ class PairSteps(IterableDataset):
 class PairData(L.LightningDataModule):
     """The unfinished pairs of an attack, sharded over the processes."""
 
-    def __init__(self, pairs: Sequence[Pair], batch_size: int, steps: int) -> None:
+    def __init__(self, pairs: Sequence[MorphPair], batch_size: int, steps: int) -> None:
         super().__init__()
         self.pairs, self.batch_size, self.steps = tuple(pairs), batch_size, steps
 

@@ -17,7 +17,7 @@ from adjointdeis.evaluation import (
     worst_case_scores,
 )
 from adjointdeis.evaluation.protocol import WORST_CASE
-from adjointdeis.faces.datasets.pairs import Pair
+from adjointdeis.faces.datasets.pairs import MorphPair
 from adjointdeis.faces.image_io import read_image
 from adjointdeis.faces.recogniser import Recogniser
 from adjointdeis.harness.assets import FROZEN_THRESHOLDS, Profile, thresholds
@@ -109,7 +109,7 @@ def score_morphs(
     benchmark: Benchmark,
     morphs: Mapping[str, Mapping[str, Path]],
     recognisers: Sequence[Recogniser],
-    pairs: Sequence[Pair],
+    pairs: Sequence[MorphPair],
     progress: bool = True,
     everyone: Collection[str] = (),
 ) -> ScoreTable:
@@ -163,7 +163,7 @@ def score_morphs(
     metadata = {
         "systems": conditions,
         "data_set": benchmark.dataset.fingerprint,
-        "impostor_set": f"{benchmark.dataset.name}: the run's own people",
+        "impostor_set": f"{Path(benchmark.dataset.name).name}: the run's own people",
     }
     return ScoreTable.from_rows(rows, metadata=metadata)
 
@@ -184,7 +184,7 @@ def _embed(system: Recogniser, paths: Sequence[Any]) -> np.ndarray:
 
 def _row(
     attack: str,
-    pair: Pair,
+    pair: MorphPair,
     subject: str,
     capture: str,
     policy: str,
@@ -210,7 +210,7 @@ def _worst_case(
     system: Recogniser,
     probes: Mapping[str, np.ndarray],
     index: Mapping[str, int],
-    pairs: Sequence[Pair],
+    pairs: Sequence[MorphPair],
 ) -> list[dict[str, Any]]:
     """Rows of the embedding that lies half way between both sources (cosine systems only)."""
     # The bisector is the worst case of a cosine score; of a distance it is the midpoint, and no

@@ -8,7 +8,7 @@ import numpy as np
 
 from adjointdeis.evaluation.thresholds import threshold_at_fmr
 from adjointdeis.faces.datasets.folder import FaceDataset
-from adjointdeis.faces.datasets.pairs import Pair, most_similar_pairs
+from adjointdeis.faces.datasets.pairs import MorphPair, most_similar_pairs
 from adjointdeis.faces.image_io import read_image
 from adjointdeis.faces.recogniser import Recogniser, require_faces
 from adjointdeis.harness.benchmark import OTHER, SOURCE
@@ -73,7 +73,7 @@ def select_pairs(
     per_group: int,
     most_per_person: int | None,
     groups: Mapping[str, str],
-) -> tuple[list[Pair], dict[str, int]]:
+) -> tuple[list[MorphPair], dict[str, int]]:
     """The most similar pairs of each group of each fold, and the false matches of each recogniser.
 
     Pairs of all groups and folds take turns, most similar first, so that the head of the list is a

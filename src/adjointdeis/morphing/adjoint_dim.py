@@ -142,12 +142,6 @@ class GuidedDiM(DiM):
 
     def notes(self) -> list[str]:
         notes = []
-        if self.paper_row and self.optimisation_steps and self.optimisation_steps != 50:
-            notes.append(f"{self.optimisation_steps} optimisation steps instead of the paper's 50")
-        if self.keep == "best":
-            notes.append(
-                "returns the best iterate by the identity loss; the paper returns the last"
-            )
         if self.stop_similarity is not None:
             notes.append(
                 f"stops a pair once both similarities reach {self.stop_similarity:g}; evaluations "

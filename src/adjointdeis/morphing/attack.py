@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from adjointdeis.faces.datasets.pairs import Pair
+from adjointdeis.faces.datasets.pairs import MorphPair
 from adjointdeis.faces.image_io import AnyPath
 from adjointdeis.faces.tensors import to_tensor
 from adjointdeis.gradients.cost import Cost
@@ -99,7 +99,7 @@ class Sources:
         paths_a, paths_b: The files that they were read from.
     """
 
-    pairs: tuple[Pair, ...]
+    pairs: tuple[MorphPair, ...]
     images_a: np.ndarray
     images_b: np.ndarray
     paths_a: tuple[AnyPath, ...]
@@ -329,7 +329,7 @@ class Attack(ABC):
         return settings
 
     def notes(self) -> list[str]:
-        """Where the row departs from the paper's settings, in words."""
+        """What a reader of its numbers has to know beside its settings."""
         return []
 
 

@@ -118,11 +118,6 @@ class GreedyDiM(_Greedy):
             },
         }
 
-    def notes(self) -> list[str]:
-        if self.paper_row and self.inner_steps != 50:
-            return [f"{self.inner_steps} inner steps instead of the paper's 50"]
-        return []
-
 
 @dataclass(frozen=True, kw_only=True)
 class GreedyDiMSearch(_Greedy):

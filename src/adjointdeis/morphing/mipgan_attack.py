@@ -110,16 +110,6 @@ class MIPGANAttack(Attack):
     def settings(self) -> dict[str, Any]:
         return super().settings() | {"optimizer": "Adam"}
 
-    def notes(self) -> list[str]:
-        notes = []
-        if self.version == "I":
-            notes.append(
-                "made with a StyleGAN2, as MIPGAN-II: the published MIPGAN-I's is a StyleGAN"
-            )
-        if self.paper_row and self.optimisation_steps != 150:
-            notes.append(f"{self.optimisation_steps} optimisation steps instead of the paper's 150")
-        return notes
-
     def begin(self, sources: Sources, bench: Workbench) -> "_Descending":
         return _Descending(self, sources, bench)
 

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from adjointdeis.faces.datasets.folder import warn_left_out, why_left_out
-from adjointdeis.faces.datasets.pairs import Pair, PairListError, parse_pair
+from adjointdeis.faces.datasets.pairs import MorphPair, PairListError, parse_pair
 from adjointdeis.faces.image_io import IMAGE_SUFFIXES, read_image, sha256_of
 from adjointdeis.faces.tensors import to_tensor
 from adjointdeis.morphing.attack import Attack, MorphCost, Morphs, Progress, Sources, Workbench
@@ -103,7 +103,7 @@ class Precomputed(Attack):
     def begin(self, sources: Sources, bench: Workbench) -> "_Reading":
         return _Reading(self, sources, bench)
 
-    def image(self, pair: Pair, size: tuple[int, int]) -> np.ndarray:
+    def image(self, pair: MorphPair, size: tuple[int, int]) -> np.ndarray:
         """The morph of a pair, (H, W, 3) uint8.
 
         Args:
@@ -145,5 +145,5 @@ class _Reading:
         return Morphs(to_tensor(images).to(self.bench.device), MorphCost(), failed)
 
 
-def _key(pair: Pair) -> frozenset[tuple[str, str]]:
+def _key(pair: MorphPair) -> frozenset[tuple[str, str]]:
     return frozenset(pair.sides)

@@ -85,16 +85,23 @@ def reasons_not_comparable(run: Run, attack: str, systems: tuple[str, ...] = SYS
     """Why this attack's numbers are not the paper's experiment; empty when they are."""
     reasons = data_reasons(run, systems)
     entry = run.result["attacks"][attack]
-    row, settings = entry["paper_row"] or "", entry["settings"]
+    return reasons + departures(entry["paper_row"], entry["settings"])
+
+
+def departures(row: str | None, settings: Mapping[str, Any]) -> list[str]:
+    """Where an attack departs from the row of the paper that it stands for, in words.
+
+    Args:
+        row: The paper's row, or None for an attack that stands for none.
+        settings: Of the attack, as `Attack.settings()` gives them.
+    """
     # Morphs that somebody else made carry that maker's settings, which no run can check.
-    if row and settings.get("method") != _READ:
-        if row not in ROWS:
-            reasons.append(f"the paper's settings of {row} are not known here")
-        else:
-            reasons += setting_reasons(settings, ROWS[row])
-        if row in _OTHERWISE:
-            reasons.append(_OTHERWISE[row])
-    return reasons
+    if not row or settings.get("method") == _READ:
+        return []
+    if row not in ROWS:
+        return [f"the paper's settings of {row} are not known here"]
+    otherwise = [_OTHERWISE[row]] if row in _OTHERWISE else []
+    return setting_reasons(settings, ROWS[row]) + otherwise
 
 
 def data_reasons(run: Run, systems: tuple[str, ...] = SYSTEMS) -> list[str]:

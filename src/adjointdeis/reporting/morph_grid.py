@@ -53,7 +53,7 @@ class Text:
 
 
 @dataclass(frozen=True)
-class Box:
+class Rectangle:
     """A rectangle, or with `stroke` alone a line from one corner to the other."""
 
     left: float
@@ -65,7 +65,7 @@ class Box:
 
 
 @dataclass(frozen=True)
-class Face:
+class GridFace:
     """An image, a square of CELL pixels."""
 
     x: float
@@ -84,7 +84,7 @@ class Sheet:
 
     width: int
     height: int
-    items: tuple[Text | Box | Face, ...]
+    items: tuple[Text | Rectangle | GridFace, ...]
 
     def pixels(self) -> Image.Image:
         """The sheet as an image."""
@@ -92,14 +92,14 @@ class Sheet:
         draw = ImageDraw.Draw(sheet)
         for item in self.items:
             match item:
-                case Face():
+                case GridFace():
                     sheet.paste(item.image, (round(item.x), round(item.y)))
                 case Text():
                     font = _font(item.size, bold=item.bold)
                     draw.text((item.x, item.y), item.line, item.ink, font, anchor=item.anchor)
-                case Box(fill=None):
+                case Rectangle(fill=None):
                     draw.line((item.left, item.bottom, item.right, item.top), item.stroke, 1)
-                case Box():
+                case Rectangle():
                     corners = (item.left, item.top, item.right, item.bottom)
                     draw.rectangle(corners, fill=item.fill, outline=item.stroke, width=1)
         return sheet
@@ -141,7 +141,7 @@ def morph_grid(
     foot = [line for text in (*legend, caption) for line in _wrap(text, width - 2 * GAP, 13)]
     row_height = CELL + box_height + GAP
     height = GAP + head + len(rows) * row_height + GAP + 18 * len(foot) + GAP
-    items: list[Text | Box | Face] = []
+    items: list[Text | Rectangle | GridFace] = []
     for column, lines in enumerate(head_lines):
         x = left + column * (CELL + GAP)
         top = GAP + head - GAP // 2 - 18 * len(lines)
@@ -153,9 +153,9 @@ def morph_grid(
             x = left + column * (CELL + GAP)
             if path is None:
                 middle = Text(x + CELL // 2, y + CELL // 2, "no image", 12, QUIET, anchor="mm")
-                items += [Box(x, y, x + CELL - 1, y + CELL - 1, fill=EMPTY), middle]
+                items += [Rectangle(x, y, x + CELL - 1, y + CELL - 1, fill=EMPTY), middle]
             else:
-                items.append(Face(x, y, _face(path)))
+                items.append(GridFace(x, y, _face(path)))
             items += _boxes(x, y + CELL + 3, verdicts, systems)
     for i, line in enumerate(foot):
         items.append(Text(GAP, height - GAP - 18 * (len(foot) - i), line, 13, QUIET))
@@ -172,23 +172,23 @@ def write_morph_grid(sheet: Sheet, path: Path) -> Path:
 
 def _boxes(
     x: int, y: int, verdicts: Mapping[str, str], systems: Mapping[str, str]
-) -> Iterator[Text | Box]:
+) -> Iterator[Text | Rectangle]:
     short = _abbreviations(systems)
     step = CELL / max(len(systems), 1)
     for name in (name for name in systems if name in verdicts):
         at = list(systems).index(name)
         left, right = round(x + at * step), round(x + (at + 1) * step) - 4
         filled = verdicts[name] == "yes"
-        yield Box(left, y, right, y + 16, fill=INK if filled else PAPER, stroke=INK)
+        yield Rectangle(left, y, right, y + 16, fill=INK if filled else PAPER, stroke=INK)
         middle = ((left + right) // 2, y + 8)
         yield Text(*middle, short[name][0], 11, PAPER if filled else INK, anchor="mm")
         if verdicts[name] == "failed":
-            yield Box(left, y, right, y + 16, stroke=INK)
+            yield Rectangle(left, y, right, y + 16, stroke=INK)
 
 
-def _svg(item: Text | Box | Face) -> str:
+def _svg(item: Text | Rectangle | GridFace) -> str:
     match item:
-        case Face():
+        case GridFace():
             data = io.BytesIO()
             item.image.save(data, "PNG", optimize=True)
             encoded = base64.b64encode(data.getvalue()).decode("ascii")
@@ -206,7 +206,7 @@ def _svg(item: Text | Box | Face) -> str:
                 f'<text x="{item.x}" y="{y:g}" font-size="{item.size}" fill="{_hex(item.ink)}"'
                 f"{weight} {where}>{escape(item.line)}</text>"
             )
-        case Box(fill=None):
+        case Rectangle(fill=None):
             ends = f'x1="{item.left}" y1="{item.bottom}" x2="{item.right}" y2="{item.top}"'
             return f'<line {ends} stroke="{_hex(item.stroke or INK)}"/>'
     stroke = f' stroke="{_hex(item.stroke)}"' if item.stroke else ""

@@ -131,7 +131,7 @@ _PAIR = {
 
 
 def validate_result(result: Any) -> list[str]:
-    """What is wrong with a result, one line per problem that names the key; empty when nothing is.
+    """Checks a result: one line for each fault, which names the key.
 
     Unknown keys are allowed, so that a newer writer can be read. Files that the result names are
     not looked at.

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from adjointdeis.faces.datasets.folder import DatasetError, load_folder
+from adjointdeis.faces.datasets.folder import DatasetError, LeftOutWarning, load_folder
 from adjointdeis.faces.datasets.frll import load_frll, read_info
 from adjointdeis.faces.datasets.tem import TemplateError, read_tem
 from adjointdeis.faces.image_io import ImageError, read_image, write_image
@@ -225,3 +225,30 @@ def test_written_images_come_back_with_their_provenance(tmp_path):
         write_image(tmp_path / "m.txt", image)
     with pytest.raises(ValueError, match=r"\.png"):
         write_image(tmp_path / "m.jpg", image, {"Description": "synthetic"})
+
+
+def test_what_a_folder_leaves_out_is_said_and_counted(tmp_path):
+    for name in ("001_03.png", "001_08.png", "002_3.png", "003-03.png", "Zoe\u0301_03.png"):
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    for name in ("004_03.HEIC", "005_03.avif", "006_03", "007_03.xyz", "008_03.heif"):
+        (tmp_path / name).write_bytes(b"x")
+    # Files that are no images, and what lies beside one, are none of the reader's business.
+    for name in ("readme.txt", "001_03.tem", "001_03.pts", "Thumbs.db", ".DS_Store"):
+        (tmp_path / name).write_bytes(b"x")
+    with pytest.warns(LeftOutWarning) as said:
+        assert load_folder(tmp_path).ids == ("001",)
+    (text,) = [str(w.message) for w in said]
+    assert "3 (not named <subject>_<two digits>): 002_3.png, 003-03.png, Zoe" in text
+    for word in (".heic is not read", ".avif", "a file without suffix", ".xyz", ".heif"):
+        assert f"1 ({word}" in text
+    assert "readme" not in text and ".pts" not in text
+    for name in ("001_03.png", "001_08.png"):
+        (tmp_path / name).unlink()
+    with pytest.raises(DatasetError, match=r"no image is named .*; it has 3 \(not named"):
+        load_folder(tmp_path)
+
+
+def test_one_face_in_two_spellings_is_one_file(tmp_path):
+    for name in ("001_03.png", "\uff10\uff10\uff12_03.png"):
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    assert load_folder(tmp_path).ids == ("001", "002")

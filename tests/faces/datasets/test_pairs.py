@@ -7,7 +7,7 @@ import pytest
 
 from adjointdeis.faces.datasets.folder import FaceDataset, SubjectImages
 from adjointdeis.faces.datasets.pairs import (
-    Pair,
+    MorphPair,
     PairListError,
     most_similar_pairs,
     overlap,
@@ -137,12 +137,12 @@ def dataset():
 
 def test_validation_lists_all_problems_together():
     pairs = [
-        Pair("001", "002", name="a.png"),
-        Pair("001", "999", name="b.png"),
-        Pair("003", "003", name="c.png"),
-        Pair("004", "001", "08", "08", name="d.png"),
-        Pair("002", "001", name="e.png"),
-        Pair("001", "003", name="a.png"),
+        MorphPair("001", "002", name="a.png"),
+        MorphPair("001", "999", name="b.png"),
+        MorphPair("003", "003", name="c.png"),
+        MorphPair("004", "001", "08", "08", name="d.png"),
+        MorphPair("002", "001", name="e.png"),
+        MorphPair("001", "003", name="a.png"),
     ]
     with pytest.raises(PairListError) as caught:
         validate_pairs(pairs, dataset(), "my list")
@@ -159,14 +159,16 @@ def test_validation_lists_all_problems_together():
 
 
 def test_validation_accepts_a_good_list_and_refuses_an_empty_one():
-    validate_pairs([Pair("001", "002", name="a.png"), Pair("001", "003", name="b.png")], dataset())
+    validate_pairs(
+        [MorphPair("001", "002", name="a.png"), MorphPair("001", "003", name="b.png")], dataset()
+    )
     with pytest.raises(PairListError, match="the list is empty"):
         validate_pairs([], dataset())
 
 
 def test_overlap_ignores_the_order_within_a_pair():
-    one = [Pair("001", "002"), Pair("001", "003")]
-    two = [Pair("003", "001"), Pair("002", "003")]
+    one = [MorphPair("001", "002"), MorphPair("001", "003")]
+    two = [MorphPair("003", "001"), MorphPair("002", "003")]
     assert overlap(one, two) == (1, 2)
 
 

@@ -210,11 +210,41 @@ def test_other_file_is_refused(content: bytes, tmp_path: Path) -> None:
         Case("Pad", IMAGE, [ints(0, 0, 10**9, 0, 0, 0, 0, 0)]),
         Case("Resize", IMAGE, [None, np.array([1, 1, 1e6, 1e6], np.float32)]),
         Case("Range", np.int64(0), [np.int64(10**12), np.int64(1)]),
+        Case("ConvTranspose", IMAGE, [normal(4, 3, 3, 3)], {"strides": [10**5, 10**5]}),
     ],
     ids=str,
 )
 def test_sizes_that_a_file_asks_for_are_checked_first(case: Case, tmp_path: Path) -> None:
     with pytest.raises(GraphError, match="because a file says so"):
+        run_one(load_onnx(write(case.model(), tmp_path)), case.x)
+
+
+def test_doubling_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("adjointdeis.faces.graphs.graph.LARGEST_RESULT", 2**22)
+    nodes = [
+        helper.make_node("Concat", [f"x{k}", f"x{k}"], [f"x{k + 1}"], axis=1) for k in range(60)
+    ]
+    x = helper.make_tensor_value_info("x0", TensorProto.FLOAT, ["batch", 2**10])
+    made = [helper.make_empty_tensor_value_info("x60")]
+    model = helper.make_model(helper.make_graph(nodes, "bomb", [x], made))
+    with pytest.raises(GraphError, match="numbers an image"):
+        load_onnx(write(model, tmp_path))(torch.zeros(1, 2**10))
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case("Conv", IMAGE, [normal(5, 4, 3, 3)], {"strides": [0, 0], "auto_pad": "SAME_UPPER"}),
+        Case("Range", np.int64(0), [np.int64(5), np.int64(0)]),
+        Case("Transpose", ROWS, attributes={"perm": [0, 1, 7]}),
+        Case("Reshape", ROWS, [ints(7, 7)]),
+        Case("Concat", ROWS, [normal(2, 3, 2)]),
+        Case("Conv", IMAGE, [normal(5, 4, 3, 3)], {"pads": [1, 1]}),
+    ],
+    ids=str,
+)
+def test_attributes_that_do_not_fit_are_named(case: Case, tmp_path: Path) -> None:
+    with pytest.raises(GraphError, match=f"{case.operator} to 'y0' cannot be run"):
         run_one(load_onnx(write(case.model(), tmp_path)), case.x)
 
 

@@ -24,6 +24,7 @@ from adjointdeis.evaluation.errors import ScoreError
 from adjointdeis.evaluation.formats.text import (
     Labels,
     Rows,
+    kind_by_ids,
     one_path,
     only,
     read_fields,
@@ -81,7 +82,7 @@ def _read_columns(path: Path, labels: Labels) -> ScoreTable:
         claimed, real, probe, score = fields[0], *fields[-3:]
         rows.add(
             line,
-            kind="mated" if claimed == real else "nonmated",
+            kind=kind_by_ids(real, claimed),
             subject_id=real,
             probe_id=probe,
             ref_id=fields[1] if len(fields) == 5 else "",
@@ -121,7 +122,7 @@ def _comparison_row(rows: Rows, line: int, row: dict[str, str], labels: Labels) 
         return
     rows.add(
         line,
-        kind="mated" if reference == subject else "nonmated",
+        kind=kind_by_ids(subject, reference),
         subject_id=subject,
         probe_id=probe,
         ref_id=row.get("bio_ref_template_id", ""),

@@ -13,7 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from adjointdeis.evaluation.errors import ScoreError
-from adjointdeis.evaluation.formats.text import Labels, Rows, read_fields, score_or_failure
+from adjointdeis.evaluation.formats.text import (
+    Labels,
+    Rows,
+    kind_by_ids,
+    read_fields,
+    score_or_failure,
+)
 from adjointdeis.evaluation.scores import COLUMNS, ScoreTable, concatenate
 from adjointdeis.evaluation.storage import metadata_with
 from adjointdeis.files import read_text
@@ -96,8 +102,8 @@ def _completed(path: Path, row: dict[str, Any], labels: Labels) -> dict[str, Any
     if not row["score_type"]:
         row["score_type"] = labels.direction(path)
     if not row.get("kind"):
-        same = row.get("subject_id", "") == row.get("ref_subject_id", "")
-        kind = "mated" if same and row.get("subject_id") else "nonmated"
+        named = row.get("subject_id", "")
+        kind = kind_by_ids(named, row.get("ref_subject_id", "")) if named else "nonmated"
         row["kind"] = labels.kind or ("morph" if morph else kind)
     if morph:
         row.setdefault("attack", labels.attack)

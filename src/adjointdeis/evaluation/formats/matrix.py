@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from adjointdeis.evaluation.errors import ScoreError
-from adjointdeis.evaluation.formats.text import Labels, Rows, one_path
+from adjointdeis.evaluation.formats.text import Labels, Rows, kind_by_ids, one_path
 from adjointdeis.evaluation.scores import ScoreTable
 from adjointdeis.files import canonical, read_csv
 
@@ -58,7 +58,7 @@ def read(paths: Sequence[Path], labels: Labels) -> ScoreTable:
                 place = reference.get("image_id") or f"column {j + 1}"
                 if reference.get("image_id") and image == place:
                     continue
-                row |= {"kind": "mated" if other == subject else "nonmated",
+                row |= {"kind": kind_by_ids(subject, other),
                         "ref_subject_id": other, "ref_id": place}  # fmt: skip
             rows.add(i + 1, **row)
     return rows.table()

@@ -16,6 +16,7 @@ from adjointdeis.evaluation.formats.text import (
     Labels,
     Rows,
     expect,
+    kind_by_ids,
     number,
     only,
     read_fields,
@@ -48,7 +49,7 @@ def _read_one(path: Path, labels: Labels) -> ScoreTable:
             ref_subject, ref, subject, probe, score = fields
             rows.add(
                 line,
-                kind="mated" if ref_subject == subject else "nonmated",
+                kind=kind_by_ids(subject, ref_subject),
                 subject_id=subject,
                 probe_id=probe,
                 ref_id=ref,

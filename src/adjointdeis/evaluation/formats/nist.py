@@ -22,6 +22,7 @@ from adjointdeis.evaluation.formats.text import (
     Labels,
     Rows,
     expect,
+    kind_by_ids,
     number,
     one_path,
     only,
@@ -29,6 +30,7 @@ from adjointdeis.evaluation.formats.text import (
     write_lines,
 )
 from adjointdeis.evaluation.scores import BONA_FIDE, ScoreTable, concatenate
+from adjointdeis.files import canonical
 
 COMPARISON = ("enrollImage", "verifImage", "score", "returnCode")
 SINGLE = ("image", "isMorph", "score", "returnCode")
@@ -109,9 +111,9 @@ def _comparison(
     row = {"subject_id": subject, "probe_id": probe.stem, "ref_id": enrolled.stem}
     if not enrolled.is_morph:
         own = enrolled.subjects[0]
-        kind = "mated" if own == subject else "nonmated"
+        kind = kind_by_ids(subject, own)
         return {"kind": kind, "ref_subject_id": own, **row}
-    if subject not in enrolled.subjects:
+    if canonical(subject) not in map(canonical, enrolled.subjects):
         raise ScoreError(
             f"{path}:{line}: subject {subject!r} did not contribute to the morph {enrolled.stem!r}"
         )

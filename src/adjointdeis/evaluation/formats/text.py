@@ -12,7 +12,7 @@ from adjointdeis.evaluation.columns import SCORE_TYPES
 from adjointdeis.evaluation.errors import ScoreError
 from adjointdeis.evaluation.policies import refuse_unmatched_ids
 from adjointdeis.evaluation.scores import COLUMNS, DEFAULTS, PROBE_POLICIES, ScoreTable
-from adjointdeis.files import read_csv, read_text, write_atomically
+from adjointdeis.files import canonical, read_csv, read_text, write_atomically
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,11 @@ class Rows:
         if self.by_ids:
             refuse_unmatched_ids(found)
         return found
+
+
+def kind_by_ids(subject: str, other: str) -> str:
+    """`mated` where two ids are of one person, in whatever spelling, else `nonmated`."""
+    return "mated" if canonical(subject) == canonical(other) else "nonmated"
 
 
 def one_path(paths: Sequence[Path], expected: str, count: int = 1) -> list[Path]:

@@ -44,7 +44,7 @@ class PairListError(ValueError):
 
 
 @dataclass(frozen=True)
-class Pair:
+class MorphPair:
     """Two images to morph.
 
     Attributes:
@@ -97,7 +97,7 @@ def most_similar_pairs(
     per_group: int,
     excluded: Iterable[frozenset[str]] = (),
     most_per_person: int | None = None,
-) -> list[Pair]:
+) -> list[MorphPair]:
     """The `per_group` most similar pairs of each group, most similar first (SYN-MAD's rule).
 
     SYN-MAD took the 250 most similar pairs of each gender by ElasticFace on FRLL's neutral images.
@@ -138,13 +138,13 @@ def most_similar_pairs(
             if frozenset((names[i], names[j])) not in banned
         ]
         taken: dict[str, int] = dict.fromkeys(names, 0)
-        chosen: list[Pair] = []
+        chosen: list[MorphPair] = []
         for negative, a, b in sorted(candidates):
             full = most_per_person is not None and max(taken[a], taken[b]) >= most_per_person
             if len(chosen) < per_group and not full:
                 taken[a], taken[b] = taken[a] + 1, taken[b] + 1
                 name = f"{a}_{b}.png"
-                chosen.append(Pair(a, b, name=name, group=group, similarity=-negative))
+                chosen.append(MorphPair(a, b, name=name, group=group, similarity=-negative))
         if len(chosen) < per_group:
             each = "" if most_per_person is None else f", each in at most {most_per_person} pairs"
             raise PairListError(
@@ -155,7 +155,7 @@ def most_similar_pairs(
     return pairs
 
 
-def read_pairs(source: Path | str) -> list[Pair]:
+def read_pairs(source: Path | str) -> list[MorphPair]:
     """Reads a pair list in any of the formats above, or a folder of morphs by their names.
 
     Raises:
@@ -190,7 +190,7 @@ def read_pairs(source: Path | str) -> list[Pair]:
     return pairs
 
 
-def parse_pair(line: str) -> Pair:
+def parse_pair(line: str) -> MorphPair:
     """One line of a pair list.
 
     Raises:
@@ -206,7 +206,7 @@ def parse_pair(line: str) -> Pair:
         name = PurePosixPath(fields[0].replace("\\", "/")).name
         stem = canonical(PurePosixPath(name).stem)
         if match := _DIM.match(stem):
-            return Pair(match["a"], match["b"], name=name)
+            return MorphPair(match["a"], match["b"], name=name)
         if match := _MAD22.match(stem):
             return _pair_of(match["a"], match["b"], name)
     elif len(fields) == 3 and separator == "\t":
@@ -219,7 +219,7 @@ def parse_pair(line: str) -> Pair:
     )
 
 
-def _pair_of(a: str, b: str, name: str) -> Pair:
+def _pair_of(a: str, b: str, name: str) -> MorphPair:
     stems = [canonical(PurePosixPath(field.replace("\\", "/")).stem) for field in (a, b)]
     matches = [NAME.match(stem) for stem in stems]
     wrong = [stem for stem, match in zip(stems, matches, strict=True) if match is None]
@@ -227,10 +227,12 @@ def _pair_of(a: str, b: str, name: str) -> Pair:
     if one is None or two is None:
         raise ValueError(f"{', '.join(map(repr, wrong))}: expected <subject>_<capture>.<suffix>")
     name = PurePosixPath(name.replace("\\", "/")).name or f"{stems[0]}-vs-{stems[1]}.png"
-    return Pair(one["subject"], two["subject"], one["capture"], two["capture"], name)
+    return MorphPair(one["subject"], two["subject"], one["capture"], two["capture"], name)
 
 
-def validate_pairs(pairs: Sequence[Pair], dataset: FaceDataset, source: str = "pair list") -> None:
+def validate_pairs(
+    pairs: Sequence[MorphPair], dataset: FaceDataset, source: str = "pair list"
+) -> None:
     """Checks a pair list against a data set before anything expensive runs.
 
     Raises:
@@ -269,13 +271,13 @@ def validate_pairs(pairs: Sequence[Pair], dataset: FaceDataset, source: str = "p
         )
 
 
-def write_pairs(path: Path | str, pairs: Sequence[Pair]) -> None:
+def write_pairs(path: Path | str, pairs: Sequence[MorphPair]) -> None:
     """Writes `a.png,b.png,out.png` lines, atomically."""
     text = "".join(f"{pair.image_a}.png,{pair.image_b}.png,{pair.name}\n" for pair in pairs)
     write_atomically(path, lambda f: f.write(text))
 
 
-def overlap(first: Sequence[Pair], second: Sequence[Pair]) -> tuple[int, int]:
+def overlap(first: Sequence[MorphPair], second: Sequence[MorphPair]) -> tuple[int, int]:
     """How many pairs of subjects two lists share, and how many there are in the first."""
     one, two = {pair.subjects for pair in first}, {pair.subjects for pair in second}
     return len(one & two), len(one)

@@ -16,6 +16,19 @@ LARGEST_RESULT = 2**28
 """Numbers that an operator may fill whose result is as large as a file says (1 GiB of float32)."""
 
 
+FAULTS = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    IndexError,
+    KeyError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+)
+"""What operators raise on attributes and shapes that do not fit together."""
+
+
 class GraphError(ValueError):
     """A graph file is missing, damaged, altered, unsafe, or not run as it was asked to be."""
 
@@ -44,7 +57,7 @@ class Node:
 class Graph(nn.Module):
     """A network read from a graph file.
 
-    forward(*inputs) takes the graph's inputs in their order and returns its output, or a tuple of
+    ``forward`` takes the graph's inputs in their order and returns its output, or a tuple of
     them. Floating-point constants are frozen parameters, so that ``.to``, ``.double()`` and a
     gradient with respect to weights (after ``requires_grad_``) work as for every module.
 
@@ -166,6 +179,7 @@ class Graph(nn.Module):
         known: dict[str, Any] = dict(self._integers)
         known |= {name: self.weights[key] for name, key in self._parameter_of.items()}
         known |= dict(zip(self.inputs, values, strict=True))
+        limit = LARGEST_RESULT * max(1, len(values[0]) if values and values[0].ndim else 1)
         for node, forget in zip(self.nodes, self._forget, strict=True):
             absent = [name for name in node.inputs if name and name not in known]
             if absent:
@@ -178,13 +192,21 @@ class Graph(nn.Module):
                 result = self.operators[node.operator](node.attributes, *arguments)
             except UnsupportedOperator as error:
                 raise UnsupportedOperator(f"{self.source}: {node.operator}: {error}") from error
-            except (RuntimeError, ValueError, TypeError, IndexError, KeyError) as error:
+            except GraphError:
+                raise
+            except FAULTS as error:
                 shapes = [tuple(a.shape) if isinstance(a, Tensor) else a for a in arguments]
                 raise GraphError(
                     f"{self.source}: {node.operator} to {node.outputs[0]!r} cannot be run on "
                     f"{shapes}: {error}"
                 ) from error
             made = result if isinstance(result, tuple) else (result,)
+            if max((value.numel() for value in made), default=0) > limit:
+                # Operators that double what they take, in a row, would fill any memory.
+                raise GraphError(
+                    f"{self.source}: {node.operator} to {node.outputs[0]!r} makes more than "
+                    f"{LARGEST_RESULT} numbers an image"
+                )
             known |= zip(node.outputs, made, strict=False)
             for name in forget:
                 known.pop(name, None)

@@ -65,11 +65,14 @@ def conv_transpose(a: Attributes, x: Tensor, weight: Tensor, bias: Tensor | None
     given = a.get("pads") or [0] * 2 * n
     if a.get("auto_pad", "NOTSET") != "NOTSET" or given[:n] != given[n:] or a.get("output_shape"):
         raise UnsupportedOperator("auto_pad, output_shape and asymmetric pads are not supported")
+    strides = a.get("strides") or [1] * n
+    sizes = [size * stride for size, stride in zip(x.shape[2:], strides, strict=True)]
+    checked_size([*x.shape[:2], *sizes], "the result of ConvTranspose")
     return _TRANSPOSED[n](
         x,
         weight,
         bias,
-        a.get("strides") or [1] * n,
+        strides,
         given[:n],
         a.get("output_padding") or [0] * n,
         a.get("group", 1),

@@ -27,7 +27,7 @@ from tqdm import tqdm
 from adjointdeis.evaluation.paper import SYSTEMS, paper_table
 from adjointdeis.evaluation.thresholds import relabelled
 from adjointdeis.faces.alignment import ARCFACE_5PT, align_arcface, five_points_of_68
-from adjointdeis.faces.datasets.pairs import Pair
+from adjointdeis.faces.datasets.pairs import MorphPair
 from adjointdeis.faces.image_io import AnyPath, read_image
 from adjointdeis.faces.recognisers.crop import FaceCrop
 from adjointdeis.faces.recognisers.network import NetworkRecogniser
@@ -175,7 +175,7 @@ def _published(source: str | None) -> dict[str, dict[str, float]]:
     }
 
 
-def _morphs(row: str, folder: str, pairs: Sequence[Pair]) -> list[tuple[Pair, Path]]:
+def _morphs(row: str, folder: str, pairs: Sequence[MorphPair]) -> list[tuple[MorphPair, Path]]:
     files = Precomputed(name=row, folder=folder).files
     found = [(pair, files[key]) for pair in pairs if (key := frozenset(pair.sides)) in files]
     if not found:
@@ -188,7 +188,7 @@ def _embedded(
     system: NetworkRecogniser,
     image: Callable[[str, str], AnyPath],
     ids: Sequence[str],
-    rows: Mapping[str, Sequence[tuple[Pair, Path]]],
+    rows: Mapping[str, Sequence[tuple[MorphPair, Path]]],
     find: BenchmarkLandmarks,
 ) -> Embedded:
     prepared, load = _prepared(preparation, system, find)

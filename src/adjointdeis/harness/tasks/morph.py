@@ -20,7 +20,7 @@ import adjointdeis
 from adjointdeis.evaluation import evaluate, write_scores
 from adjointdeis.evaluation.policies import require_policy
 from adjointdeis.faces.datasets.folder import load_folder
-from adjointdeis.faces.datasets.pairs import Pair
+from adjointdeis.faces.datasets.pairs import MorphPair
 from adjointdeis.files import write_atomically
 from adjointdeis.harness import assets
 from adjointdeis.harness.benchmark import OTHER, SOURCE, Benchmark, load_benchmark, load_faces
@@ -40,6 +40,7 @@ from adjointdeis.harness.trainer import make_trainer, own_device
 from adjointdeis.harness.wandb_logger import conclude, loggers
 from adjointdeis.morphing.attack import Attack, Workbench
 from adjointdeis.reporting import write_report
+from adjointdeis.reporting.comparability import departures
 
 
 def run(cfg: DictConfig) -> dict[str, Any]:
@@ -113,7 +114,7 @@ def dry_run(
     attacks: Sequence[Attack],
 ) -> dict[str, Any]:
     """What the run will cost, printed; everything that it needs is loaded and tried."""
-    todo: dict[str, list[Pair]] = {attack.name: [] for attack in attacks}
+    todo: dict[str, list[MorphPair]] = {attack.name: [] for attack in attacks}
     for attack in attacks:
         folder = directory / "morphs" / attack.name
         for bench, part in parts:
@@ -280,7 +281,7 @@ def _summary(attack: Attack, records: dict[str, dict[str, Any]], pairs: int) -> 
             for pair, record in records.items()
             if record["failed"]
         ],
-        "notes": attack.notes(),
+        "notes": departures(attack.paper_row, attack.settings()) + attack.notes(),
     }
     if good and attack.steps:
         summary["curves"] = {

@@ -44,6 +44,8 @@ def autoencoder_quality(
         seed: Of the random noise.
 
     Returns:
+        Numbers by name, as follows.
+
         * ``random_noise_20``, ``random_noise_100``: faces drawn from white noise and their own
           codes, DDIM of so many steps, against the sources: PSNR (dB), SSIM, and ratios of the
           energy above 0.35 cycles a pixel and of the Laplacian's standard deviation, 1 being a

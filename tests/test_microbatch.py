@@ -1,0 +1,96 @@
+"""A batch sampled and differentiated in parts is the whole batch."""
+
+import pytest
+import torch
+from oracles import MLPDenoiser, relative_error
+from torch import Tensor
+
+from adjointdeis import TimeGrid, VPLinear, sample
+from adjointdeis.diffusion import BrownianPath, RecordedNoise
+from adjointdeis.diffusion.conditions import PerStep
+from adjointdeis.gradients import Backprop, DiscreteAdjoint
+from adjointdeis.solvers import BDIA, DDIM, DPMSolverPP, Pair, SDEDPMSolver
+
+STEPS = 4
+GRID = TimeGrid.uniform_lmbda(VPLinear(), STEPS)
+
+
+def normal(*shape: int, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+NETWORK = MLPDenoiser()
+X, Z = normal(5, 4, seed=1), normal(5, 3, seed=2)
+
+
+@pytest.mark.parametrize("microbatch", [1, 2, 5, 9])
+@pytest.mark.parametrize("solver", [DPMSolverPP(), SDEDPMSolver()], ids=str)
+@pytest.mark.parametrize("method", [DiscreteAdjoint(), Backprop()], ids=str)
+def test_parts_are_the_whole(microbatch: int, solver, method) -> None:
+    sde = solver.calculus == "sde"
+    draws = [normal(*X.shape, seed=10 + k).requires_grad_() for k in range(STEPS)] if sde else None
+    x_T, z = X.clone().requires_grad_(), Z.clone().requires_grad_()
+    leaves = [x_T, z, *NETWORK.parameters(), *(draws or [])]
+    found = []
+    for size in (None, microbatch):
+        rollout = sample(
+            NETWORK, x_T, z, solver=solver, grid=GRID, noise=draws, gradient=method,
+            microbatch=size,
+        )  # fmt: skip
+        # A loss of the whole batch, which no sum over its parts is.
+        objective = rollout.x_0.std(0).sum() + rollout.x_0.square().mean()
+        found.append([rollout.x_0, *torch.autograd.grad(objective, leaves)])
+    parts = -(-5 // microbatch)
+    assert rollout.cost.nfe_forward == parts * STEPS and rollout.cost.vjps == parts * STEPS
+    for ours, theirs in zip(*found, strict=True):
+        assert theirs.norm() > 0 and relative_error(ours, theirs) < 1e-12
+
+
+@torch.no_grad()
+def test_other_noises_and_schedules_are_divided_too() -> None:
+    path = BrownianPath(X.shape, seed=3)
+    zs = PerStep([Z + k for k in range(STEPS)])
+    for noise in (path, RecordedNoise.draw(STEPS, X.shape, seed=4, dtype=torch.float64)):
+        runs = [
+            sample(NETWORK, X, zs, solver=SDEDPMSolver(), grid=GRID, noise=noise, microbatch=m).x_0
+            for m in (None, 2)
+        ]
+        assert relative_error(*runs) < 1e-12
+
+    def shared(x: Tensor, t: Tensor, z: dict) -> Tensor:
+        return NETWORK(x, t, z["own"] * z["scale"] + z["of all"])
+
+    z = {"own": Z, "scale": 0.5, "of all": normal(3, seed=7)}
+    runs = [sample(shared, X, z, solver=DDIM(), grid=GRID, microbatch=m).x_0 for m in (None, 2)]
+    assert relative_error(*runs) < 1e-12
+
+
+@torch.no_grad()
+def test_what_cannot_be_divided_is_refused() -> None:
+    for solver, size in ((DDIM(), 0), (Pair(BDIA()), 2)):
+        with pytest.raises(ValueError, match="must be 1 or more, and a Pair"):
+            sample(NETWORK, X, Z, solver=solver, grid=GRID, microbatch=size)
+    whole = lambda x, t, z: NETWORK(x, t, Z) if x.shape[0] == 5 else x + Z.mean(1, True)  # noqa: E731
+    with pytest.raises(ValueError, match="holds a tensor of the whole batch of 5; pass it in z"):
+        sample(whole, X, solver=DDIM(), grid=GRID, microbatch=1)
+
+
+def test_a_scheduler_that_adds_noise_is_refused() -> None:
+    diffusers = pytest.importorskip("diffusers")
+    from adjointdeis.diffusion import from_diffusers
+
+    class Network(torch.nn.Module):
+        def forward(self, sample, timestep, return_dict=True):
+            return (torch.tanh(sample) * torch.sin(timestep.double() / 200).reshape(-1, 1),)
+
+    for eta in (0.0, 1.0):
+        model = from_diffusers(Network(), diffusers.DDIMScheduler(clip_sample=False))
+        sampler = model.sampler(4, eta=eta)
+        both = {"solver": sampler.solver, "grid": sampler.grid}
+        whole = sample(sampler.denoiser, X, **both).x_0
+        if eta:
+            with pytest.raises(ValueError, match="adds noise, and every part of a batch would"):
+                sample(sampler.denoiser, X, **both, microbatch=2)
+        else:
+            assert relative_error(sample(sampler.denoiser, X, **both, microbatch=2).x_0, whole) == 0
