@@ -233,8 +233,8 @@ def _part(
     run = _run(denoiser, x_T[rows], z, solver, grid, noise, gradient, parameters, cost, trajectory)
     if run.x_0.shape != x_T[rows].shape:
         raise ValueError(
-            f"a part of {x_T[rows].shape[0]} samples came out as {tuple(run.x_0.shape)}: the denoiser "
-            f"holds a tensor of the whole batch of {batch}; pass it in z, which is divided"
+            f"a part of {x_T[rows].shape[0]} samples came out as {tuple(run.x_0.shape)}: the "
+            f"denoiser holds a tensor of the whole batch of {batch}; pass it in z, which is divided"
         )
     return run
 
