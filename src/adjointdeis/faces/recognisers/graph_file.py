@@ -88,7 +88,8 @@ class GraphSpec:
         missing = [key for key in wanted if key not in given]
         if missing:
             raise ValueError(f"recogniser {name}: its description lacks {', '.join(missing)}")
-        return cls(**{"name": name} | given)
+        values: dict[str, Any] = {"name": name, **given}
+        return cls(**values)
 
 
 class PixelNetwork(nn.Module):
