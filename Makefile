@@ -16,6 +16,8 @@ help:            ## Show this list
 
 quickstart: $(VENV)/.installed   ## Install, then make morphs, a table and a picture in outputs/quickstart
 	$(BIN)/python run.py +experiment=quickstart
+	@echo "Open outputs/quickstart/report.html. Next, the paper's settings on sixteen pairs:"
+	@echo "  $(BIN)/python run.py +experiment=table1_first data.limit=16"
 
 test: $(VENV)/.installed-dev     ## Run the test suite (under 15 minutes on two cores)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(THREADS) --dist loadfile

@@ -125,7 +125,7 @@ def write_profile(root: Path) -> None:
 def overrides(tiny: Path, run: Path | None, *more: str, root: Path | None = None) -> list[str]:
     """Command line of a run in seconds; `root` holds its caches."""
     lines = [
-        "+experiment=quickstart",
+        "+experiment=table1_first",
         "judges=none",
         f"paths.root={root or tiny}",
         f"assets.root={tiny}/profile",

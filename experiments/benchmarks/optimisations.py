@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adjointdeis.diffusion.denoiser import EpsFromV, FromTimesteps
 from adjointdeis.diffusion.execution import Execution
 from adjointdeis.faces.image_io import write_image
 from adjointdeis.gradients import AdjointDEIS, DiscreteAdjoint
@@ -39,11 +38,8 @@ class Option:
 def executed(problem: TimedProblem, execution: Execution) -> TimedProblem:
     """The embedded network run another way; a copy, for a layout changes the weights in place."""
     autoencoder = assets.autoencoder("diffae.safetensors", assets.profile("mini"))
-    network = autoencoder.network.to(problem.x_T.device)
-    timesteps = torch.zeros(len(problem.x_T), dtype=torch.long, device=problem.x_T.device)
-    run = execution.of(network, (problem.x_T, timesteps, problem.z))
-    schedule = autoencoder.schedule
-    return replace(problem, denoiser=EpsFromV(FromTimesteps(run, schedule), schedule))
+    autoencoder.network.to(problem.x_T.device)
+    return replace(problem, denoiser=replace(autoencoder, execution=execution).denoiser)
 
 
 @contextmanager

@@ -54,7 +54,7 @@ def test_one_sick_pair(tiny, tmp_path, quiet_report, sick_pair, capsys, monkeypa
     # The command is the run's own, for this pair alone.
     words = shlex.split(record["reproduce"])
     assert words[:2] == ["python", "run.py"]
-    assert {"+experiment=quickstart", *ROWS} <= set(words)
+    assert {"+experiment=table1_first", *ROWS} <= set(words)
     (listed,) = (word.partition("=")[2] for word in words if word.startswith("data.pairs="))
     assert [pair.morph_id for pair in read_pairs(listed)] == [SICK]
     launch(composed(words[2:]))

@@ -66,9 +66,9 @@ def test_a_gradient_on_the_command_line_joins_the_baseline() -> None:
     lines = ["gradient=adjoint_deis", "gradient.steps=5", "optimizer.lr=0.5", "solver=sde_dpm"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("config", [*command("quickstart"), *lines])
-    baseline, chosen = chosen_attacks(cfg)
-    assert baseline.name == "dim_a"
-    assert chosen.optimisation_steps == cfg.optimisation.steps == 10
+    baseline, landmark, chosen = chosen_attacks(cfg)
+    assert (baseline.name, landmark.name) == ("dim_a", "opencv")
+    assert chosen.optimisation_steps == cfg.optimisation.steps == 8
     assert chosen.gradient.steps == 5
     assert chosen.stochastic
     assert "lr 0.5" in chosen.label

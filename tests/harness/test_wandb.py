@@ -156,7 +156,7 @@ def test_the_report_reads_offline_files_and_counts_a_run_once(directory, tmp_pat
     (outputs / "table1" / "result.json").unlink()
     (kept,) = collected(outputs).runs
     assert kept.directory.name == "files"
-    assert len(kept.scores) and kept.result["experiment"] == "quickstart"
+    assert len(kept.scores) and kept.result["experiment"] == "table1_first"
 
 
 def collected(outputs: Path) -> Any:

@@ -16,7 +16,7 @@ SIZE, STEPS = 8, 5
 SEEDS = [11, 12, 13]
 
 
-@pytest.fixture(scope="module", params=["eps", "v"])
+@pytest.fixture(scope="module", params=["eps", "v", "x0"])
 def autoencoder(request) -> Autoencoder:
     torch.manual_seed(5)
     config = DiffAEConfig(
@@ -35,7 +35,8 @@ def autoencoder(request) -> Autoencoder:
         # The official initialisation has zeros in its last layers, which would hide z.
         if weight.ndim > 1:
             torch.nn.init.normal_(weight, std=0.6 / weight[0].numel() ** 0.5)
-    return Autoencoder(network, request.param, "0" * 64, "none")
+    spread = 0.5 if request.param == "x0" else 0.0
+    return Autoencoder(network, request.param, "0" * 64, "none", spread=spread)
 
 
 @pytest.fixture(scope="module")

@@ -218,7 +218,8 @@ def style_generator(file: str | None, features: str, profile: Profile) -> StyleG
     if file is None:
         raise AssetError(
             f"MIPGAN draws with a StyleGAN2, and the profile {profile.name} has none: the budget "
-            "of its networks buys blurred blobs, which say nothing of MIPGAN. Leave its rows out, "
+            "of its networks buys blurred blobs, which say nothing of MIPGAN. Leave its rows out "
+            "(~rows.mipgan_i ~rows.mipgan_ii), "
             "read published morphs (attack=paper/mipgan_ii), or bring a generator of faces: "
             "assets.generator=<stylegan2.safetensors>, converted by `python run.py task=assets "
             "assets=paper` or trained by `python run.py task=train/generator`"

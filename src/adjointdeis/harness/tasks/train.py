@@ -236,6 +236,7 @@ def _fit(
         "seed": cfg.seed,
         "data_fingerprint": data.dataset.fingerprint,
         "steps": trainer.global_step,
+        "processes": trainer.world_size,
         "seconds_of_last_session": round(seconds, 1),
         **(more or {}),
     }
