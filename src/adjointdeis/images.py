@@ -119,10 +119,10 @@ def _composited(image: Image.Image) -> Image.Image:
 
 def _by_profile(image: Image.Image) -> Image.Image:
     stated = image.info.get("icc_profile")
-    if image.mode == "CMYK" and not stated:
-        return image.convert("RGB")
     source = ImageCms.createProfile("LAB")
     if image.mode == "CMYK":
+        if not stated:
+            return image.convert("RGB")
         source = ImageCms.ImageCmsProfile(io.BytesIO(stated))
     found = ImageCms.profileToProfile(
         image, source, ImageCms.createProfile("sRGB"), outputMode="RGB"

@@ -105,3 +105,8 @@ def test_what_cannot_be_learned_is_refused() -> None:
     with pytest.raises(FloatingPointError, match="nothing was updated"):
         FineTuning(SGD).solve(poisoned)
     assert torch.equal(flat(denoiser.parameters()), flat(MLPDenoiser().parameters()))
+
+
+def test_without_updates_nothing_is_sampled() -> None:
+    found = FineTuning(SGD, 0).solve(problem(MLPDenoiser()))
+    assert found.cost.nfe == 0 and len(found.x_0) == len(found.loss) == len(found.history) == 0

@@ -5,7 +5,7 @@ import torch
 from tiny_profile import PAIRS, composed, overrides
 
 from adjointdeis.harness import batch_size, latent_morphing
-from adjointdeis.harness.batch_size import MemoryWatch, best_batch_size
+from adjointdeis.harness.batch_size import FreeMemory, best_batch_size
 from adjointdeis.harness.launch import launch
 
 
@@ -58,12 +58,12 @@ def test_no_size_is_tried_that_does_not_fit() -> None:
 
 
 def test_memory_is_extrapolated_from_the_peak(monkeypatch) -> None:
-    watch = MemoryWatch(torch.device("cpu"))
-    assert watch.room > 0 and watch.before > 0
-    watch.before, watch.room = 0, 1000
+    memory = FreeMemory(torch.device("cpu"))
+    assert memory.free > 0 and memory.before > 0
+    memory.before, memory.free = 0, 1000
     monkeypatch.setattr(batch_size, "memory_taken", lambda device: 300)
-    assert watch.fits(2, 4)  # 600 of 1000
-    assert not watch.fits(2, 5)  # 750
+    assert memory.fits(2, 4)  # 600 of 1000
+    assert not memory.fits(2, 5)  # 750
 
 
 def test_a_run_that_finds_its_batch_size_makes_the_same_morphs(

@@ -10,7 +10,7 @@ from PIL import Image
 from tiny_profile import SIZE, composed, draw_face
 
 from adjointdeis.faces.datasets.pairs import MorphPair
-from adjointdeis.harness.calibration import Embedded, Protocol, outcomes
+from adjointdeis.harness.calibration import Embedded, ScoringProtocol, outcomes
 from adjointdeis.harness.launch import launch
 
 
@@ -73,15 +73,15 @@ def test_counts_by_hand(embedded) -> None:
     made = embedded["made"]["resize"]["plain"]
     cross = made.neutral @ made.smiling.T
     off = cross[~np.eye(30, dtype=bool)]
-    outcome = at[Protocol("resize", "neutral-smiling", "all", "other")]
+    outcome = at[ScoringProtocol("resize", "neutral-smiling", "all", "other")]
     (record,) = outcome.thresholds
     assert record.n == 30 * 29 and (off > record.value).sum() == record.k <= 0.05 * off.size
     morphs = made.morphs["DiM-A"][1]
     both = np.minimum((morphs * made.smiling[:-1]).sum(1), (morphs * made.smiling[1:]).sum(1))
     assert outcome.cells["DiM-A"]["plain"]["k"] == (both > record.value).sum()
-    every_two = at[Protocol("resize", "all-captures", "all", "source")].thresholds[0]
+    every_two = at[ScoringProtocol("resize", "all-captures", "all", "source")].thresholds[0]
     assert every_two.n == 30 * 29 + 2 * (30 * 29 // 2)
-    same = at[Protocol("resize", "neutral-smiling", "same-sex", "source")].thresholds[0]
+    same = at[ScoringProtocol("resize", "neutral-smiling", "same-sex", "source")].thresholds[0]
     assert same.n == 2 * 15 * 14 and same.impostor_policy == "same-sex"
 
 

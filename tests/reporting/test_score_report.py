@@ -54,6 +54,7 @@ def test_files_without_morphs_have_a_report_too(scores, tmp_path, kinds, title):
     text = (tmp_path / "out" / "report.md").read_text()
     assert f"## {title}" in text and "## Vulnerability" not in text
     assert ("plots/det.png" in text) == (title == "Verification")
+    assert ("plots/det_detectors.png" in text) == (title != "Verification")
 
 
 def test_verification_prints_and_draws(scores, tmp_path, capsys):

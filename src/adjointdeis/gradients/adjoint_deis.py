@@ -35,49 +35,26 @@ class AdjointDEIS(StepwiseMethod):
               + c\, \sigma_s (e^H - 1) \tfrac{\alpha_t^2}{\alpha_s^2}\,
               a_x(t)^\top \partial_x \epsilon(x_t, z, t),
 
-    2M as in Algorithm 1; a_z and a_theta alike. Orders 3 and 4, which the paper leaves open,
-    integrate the interpolated velocity of eq. 2.8 to 2.10 exactly by the phi functions. Solved in
-    the equivalent p-form of ``adjoint_kernel``, where the data-prediction form is derived too.
+    2M as in Algorithm 1; a_z and a_theta alike. The gradient of a scheduled z_i is the increment
+    of a_z over sampling step i. docs/methods/gradients/adjoint_deis.md says what each choice
+    costs and where it fails.
     Paper: eq. 2.8 to 2.10, 2.14, 2.15, Algorithm 1, Theorem 2.2, Prop. 3.1.
 
-    The gradient of a scheduled z_i is the increment of a_z over sampling step i. An adjoint
-    interval that covers several sampling steps evaluates the network under the condition of
-    the cleanest one and shares its increment between them in proportion to their widths in
-    rho. A schedule jumps between steps, and so does the velocity that orders above 1
-    extrapolate: the increments then have the full order only where z_i hardly changes.
-
     Args:
-        order: 1, 2 (also written "2M"), 3 ("3M") or 4 ("4M"). Order k is reached only on states
-            that are right to order k: sample with ``DPMSolverPP`` for 2, ``RungeKutta`` beyond.
-            Orders 3 and 4 start by correcting their first steps (``solve_adjoint``); order 4
-            spends 3 evaluations on it, and with a scheduled z both spend k - 1 more.
+        order: 1, 2 (also written "2M"), 3 ("3M") or 4 ("4M"); the paper has the first two.
         steps: M, the number of adjoint steps; None takes M = N.
-        states: where x_t comes from. The M + 1 nodes lie at the fractional places jN/M of
-            the sampling grid.
-
-            * "recorded": stored sampling states; each node is moved to the nearest sampling
-              node (exact when M divides N), M <= N. No extra evaluations.
-            * "interpolated": stored sampling states, linear in lmbda between them; any M. On
-              an SDE path, which is rough, this costs accuracy of order sqrt(h).
-            * "resolved": x is integrated back from x_0 with the same order and the same
-              Wiener path, from the evaluations that the adjoint makes anyway. Holds O(1)
-              latents. The backward solve amplifies errors where the flow contracts. Orders 1
-              and 2 only.
-        prediction: what is interpolated. "noise" is the paper's form. "data" integrates the
-            Jacobian of the data prediction over :math:`e^{c\lambda}`; the linear part, exact,
-            then carries the whole factor at high noise, where the noise form may flip the
-            sign. Needs sigma > 0 at the clean end; at low noise its error is the larger one.
+        states: where x_t comes from: "recorded" in the sampling run (M <= N), "interpolated"
+            between recorded states (any M), or "resolved" by integrating back from x_0 (holds
+            O(1) latents; orders 1 and 2).
+        prediction: what is interpolated: "noise", the paper's form, or "data", which has the
+            exact factor at high noise and needs sigma > 0 at the clean end.
         check: as for ``StepwiseMethod``: compare what is evaluated again.
 
     Cost: N evaluations forward, M with a graph and M vector-Jacobian products backward.
 
     Warns:
-        LargeAdjointStepWarning: the largest finite h passes ln 2 (ODE) or ln 1.5 (SDE); less
-            for higher orders (see ``large_steps``). In every direction where the data vary
-            less than the noise (all of them at high noise) J is about I/sigma, so a step
-            multiplies p by 2 - e^h (3 - 2e^h) where the true factor is e^-h (e^-2h); beyond
-            the limit the sign is wrong. The data form has the exact factor there; from order 3
-            on it flips the sign at low noise instead, if the steps there are wide.
+        LargeAdjointStepWarning: a step so wide in lambda that its sign is wrong: beyond ln 2
+            (ODE) or ln 1.5 (SDE) for order 1, less for higher ones.
 
     Raises:
         ValueError: unknown order, states or prediction; more recorded steps than sampling
@@ -87,11 +64,9 @@ class AdjointDEIS(StepwiseMethod):
         InconsistentStepError: what was evaluated again is not what ran.
         UnreachableLeafError: the denoiser captured a tensor that requires a gradient.
 
-    When not to use: wherever ``DiscreteAdjoint`` fits. With M = N and recorded states that
-    costs the same evaluations, products and latents, and it is the gradient of the sampler
-    that ran; this one differs from it by the discretisation error of the adjoint, most of all
-    in x_T, and ignores clipping. What remains to it are M < N and samplers that are black
-    boxes but for their states.
+    When not to use: wherever ``DiscreteAdjoint`` fits, which costs the same with M = N and
+    recorded states and is the gradient of the sampler that ran. What remains are M < N and
+    samplers that are black boxes but for their states.
 
     References:
         AdjointDEIS, https://arxiv.org/abs/2405.15020

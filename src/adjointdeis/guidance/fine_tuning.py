@@ -79,13 +79,9 @@ class UpdatingWeights(AlgorithmRun):
         return step
 
     def outcome(self) -> Outcome:
-        """The samples and losses that the last update was computed from.
-
-        Raises:
-            RuntimeError: No update was made.
-        """
+        """What the last update was computed from; no samples where none was made."""
         if self.last is None or self.last.x_0 is None:
-            raise RuntimeError("no update of the weights was made yet; call step() first")
+            return Outcome(torch.empty(0), torch.empty(0), self.cost)
         return Outcome(self.last.x_0, self.last.loss, self.cost, history=self.history)
 
 

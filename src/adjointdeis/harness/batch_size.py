@@ -28,7 +28,7 @@ def best_batch_size(
         step: Makes one optimisation step with so many pairs.
         largest: No more pairs than these.
         fits: ``(size, next_size) -> bool``, asked after ``step(size)``: whether the next size has
-            room, too.
+            memory, too.
         clock: Seconds.
     """
     best, least, size = 1, float("inf"), 1
@@ -58,7 +58,7 @@ def memory_taken(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-class MemoryWatch:
+class FreeMemory:
     """Whether a larger batch fits, from what the smaller ones took at most.
 
     Args:
@@ -68,9 +68,9 @@ class MemoryWatch:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.before = memory_taken(device)
-        self.room = free_bytes(device)
+        self.free = free_bytes(device)
 
     def fits(self, size: int, next_size: int) -> bool:
-        """Whether the peak so far, scaled to the next size, stays below 70% of the room."""
+        """Whether the peak so far, scaled to the next size, stays below 70% of what is free."""
         taken = max(0, memory_taken(self.device) - self.before)
-        return taken * next_size / size <= _SHARE * self.room
+        return taken * next_size / size <= _SHARE * self.free

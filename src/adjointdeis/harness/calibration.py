@@ -28,7 +28,7 @@ POLICIES = ("all", "same-sex")
 
 
 @dataclass(frozen=True)
-class Protocol:
+class ScoringProtocol:
     """One way of scoring.
 
     Attributes:
@@ -73,7 +73,7 @@ class CalibrationResult:
         thresholds: One record per recogniser.
     """
 
-    protocol: Protocol
+    protocol: ScoringProtocol
     deviation: float
     cells: Mapping[str, Mapping[str, Mapping[str, float]]]
     thresholds: tuple[ThresholdRecord, ...]
@@ -128,7 +128,7 @@ def outcomes(
                     for name, made in systems.items()
                 }
                 for probe in sides:
-                    protocol = Protocol(preparation, kind, policy, probe)
+                    protocol = ScoringProtocol(preparation, kind, policy, probe)
                     found.append(_outcome(protocol, systems, ids, records, published))
     return sorted(found, key=lambda outcome: outcome.deviation)
 
@@ -165,7 +165,7 @@ def _threshold(
 
 
 def _outcome(
-    protocol: Protocol,
+    protocol: ScoringProtocol,
     systems: Mapping[str, Embedded],
     ids: Sequence[str],
     records: Mapping[str, ThresholdRecord],

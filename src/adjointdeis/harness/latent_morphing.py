@@ -22,7 +22,7 @@ from torch import Tensor
 from adjointdeis.faces.datasets.pairs import MorphPair, write_pairs
 from adjointdeis.faces.image_io import write_image
 from adjointdeis.faces.tensors import to_uint8
-from adjointdeis.harness.batch_size import MemoryWatch, best_batch_size
+from adjointdeis.harness.batch_size import FreeMemory, best_batch_size
 from adjointdeis.harness.benchmark import Benchmark, read_aligned
 from adjointdeis.harness.command_line import setting
 from adjointdeis.harness.pair_data import WorkItem
@@ -71,7 +71,7 @@ class LatentMorphing(L.LightningModule):
         Nothing of what is tried is kept but the encodings.
         """
         self.networks.to(device)
-        watch = MemoryWatch(device)
+        memory = FreeMemory(device)
 
         def step(size: int) -> None:
             batch = self._begin(tuple(pairs[:size]), device)
@@ -80,7 +80,7 @@ class LatentMorphing(L.LightningModule):
             else:
                 batch.work.finish()
 
-        return best_batch_size(step, len(pairs), watch.fits)
+        return best_batch_size(step, len(pairs), memory.fits)
 
     def transfer_batch_to_device(
         self, batch: WorkItem, device: torch.device, index: int

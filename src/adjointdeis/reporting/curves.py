@@ -1,11 +1,13 @@
 """Curves over thresholds and recognisers: DET, MMPMR against FMR, and the MAP heat map."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from adjointdeis.evaluation import mmpmr_curve
+from adjointdeis.evaluation import DetectionScores, ScoreTable, mmpmr_curve
 from adjointdeis.evaluation.attack_potential import attack_potential
 from adjointdeis.evaluation.errors import EvaluationError
 from adjointdeis.evaluation.thresholds import allowed_false_matches
@@ -28,41 +30,99 @@ from adjointdeis.reporting.text import percent, share
 _DET_TICKS = np.array([0.0001, 0.001, 0.01, 0.05, 0.2, 0.5])
 
 
+@dataclass(frozen=True, eq=False)
+class ErrorCurve:
+    """Two error rates over a common sweep of thresholds, x falling as y rises.
+
+    Attributes:
+        label: what it is of.
+        x, y: shape (T,), shares; n_x, n_y: out of how many.
+        mark: the (x, y) that is reported, or None.
+    """
+
+    label: str
+    x: np.ndarray
+    y: np.ndarray
+    n_x: int
+    n_y: int
+    mark: tuple[float, float] | None = None
+
+
 def det_figure(run: Run, at: EvaluationSetting, stem: Path) -> Figure | None:
-    """Detection error trade-off of every recogniser on bona fide comparisons, tau marked.
+    """Detection error trade-off of every recogniser on bona fide comparisons, tau marked."""
+    curves, words = [], []
+    for system in run.systems:
+        rows = run.scores.select(system=system)
+        mated = np.sort(_finite(rows.select(kind="mated").oriented))
+        nonmated = np.sort(_finite(rows.select(kind="nonmated").oriented))
+        if not (len(mated) and len(nonmated)):
+            continue
+        taus = np.sort(np.concatenate([mated, nonmated]))
+        fmr = 1 - np.searchsorted(nonmated, taus, side="right") / len(nonmated)
+        fnmr = np.searchsorted(mated, taus, side="right") / len(mated)
+        mark, tau, label = None, run.oriented_tau(system, at), run.system_label(system)
+        if tau is not None:
+            mark = float(np.mean(nonmated > tau)), float(np.mean(mated <= tau))
+            words.append(f"{label} FNMR {percent(mark[1])}%")
+        curves.append(ErrorCurve(label, fmr, fnmr, len(nonmated), len(mated), mark))
+    caption = (
+        "Bona fide comparisons of this run's own people; marks stand at the thresholds used, which "
+        "may rest on others. Rates of zero are drawn at half a comparison."
+    )
+    alt = f"DET; at the thresholds: {', '.join(words)}"
+    return error_figure(curves, ("FMR", "FNMR"), "DET of the recognisers", caption, alt, stem)
+
+
+def detection_figure(table: ScoreTable, stem: Path) -> Figure | None:
+    """Detection error trade-off of every detector and attack, the D-EER marked."""
+    curves, words = [], []
+    for system in table.unique("system", kind="mad"):
+        scores = DetectionScores.from_table(table, system)
+        for attack in scores.attacks:
+            _, macer, bscer = scores.det(attack)
+            at = int(np.argmin(np.abs(macer - bscer)))
+            order = np.argsort(-bscer, kind="stable")
+            label, n = f"{system}: {attack}", len(_finite(scores.attacks[attack]))
+            mark = float(bscer[at]), float(macer[at])
+            bona_fide = len(_finite(scores.bona_fide))
+            curves.append(ErrorCurve(label, bscer[order], macer[order], bona_fide, n, mark))
+            words.append(f"{label} {percent(scores.d_eer(attack)[0])}%")
+    caption = (
+        "Morphs missed against bona fide images flagged, an attack a curve; marks stand at the "
+        "D-EER. Rates of zero are drawn at half an image."
+    )
+    alt = f"DET of detectors; D-EER: {', '.join(words)}"
+    return error_figure(curves, ("BSCER", "MACER"), "DET of the detectors", caption, alt, stem)
+
+
+def error_figure(
+    curves: Sequence[ErrorCurve],
+    names: tuple[str, str],
+    title: str,
+    caption: str,
+    alt: str,
+    stem: Path,
+) -> Figure | None:
+    """Curves of two error rates; None without one.
 
     Both axes are normal deviates, on which two normal score distributions give a straight line.
     """
     from scipy.special import ndtri
 
-    curves = []
-    for i, system in enumerate(run.systems):
-        rows = run.scores.select(system=system)
-        mated = _finite(rows.select(kind="mated").oriented)
-        nonmated = _finite(rows.select(kind="nonmated").oriented)
-        if len(mated) and len(nonmated):
-            curves.append((i, system, np.sort(mated), np.sort(nonmated)))
     if not curves:
         return None
-    words = []
     with figure(WIDTH, 3.4) as (made, axes):
         ends = []
-        for i, system, mated, nonmated in curves:
-            taus = np.concatenate([mated, nonmated])
-            taus.sort()
-            fmr = 1 - np.searchsorted(nonmated, taus, side="right") / len(nonmated)
-            fnmr = np.searchsorted(mated, taus, side="right") / len(mated)
+        for i, curve in enumerate(curves):
             # Shares of 0 and 1 lie at infinity on this scale; half a comparison is where they go.
-            x = ndtri(np.clip(fmr, 0.5 / len(nonmated), 1 - 0.5 / len(nonmated)))
-            y = ndtri(np.clip(fnmr, 0.5 / len(mated), 1 - 0.5 / len(mated)))
+            x = ndtri(np.clip(curve.x, 0.5 / curve.n_x, 1 - 0.5 / curve.n_x))
+            y = ndtri(np.clip(curve.y, 0.5 / curve.n_y, 1 - 0.5 / curve.n_y))
             style = look(i)
             axes.plot(x, y, color=style.colour, linestyle=style.dash, drawstyle="steps-post")
-            tau = run.oriented_tau(system, at)
-            if tau is not None:
-                at_fmr, at_fnmr = np.mean(nonmated > tau), np.mean(mated <= tau)
+            if curve.mark is not None:
                 axes.plot(
-                    ndtri(max(at_fmr, 0.5 / len(nonmated))),
-                    ndtri(np.clip(at_fnmr, 0.5 / len(mated), 1 - 0.5 / len(mated))),
+                    ndtri(np.clip(curve.mark[0], 0.5 / curve.n_x, 1 - 0.5 / curve.n_x)),
+                    ndtri(np.clip(curve.mark[1], 0.5 / curve.n_y, 1 - 0.5 / curve.n_y)),
                     marker=style.marker,
                     color=style.colour,
                     markeredgecolor=INK,
@@ -70,21 +130,18 @@ def det_figure(run: Run, at: EvaluationSetting, stem: Path) -> Figure | None:
                     clip_on=False,
                     zorder=4,
                 )
-                words.append(f"{run.system_label(system)} FNMR {percent(at_fnmr)}%")
-            ends.append((i, system, x, y))
+            ends.append((x, y))
         ticks = ndtri(_DET_TICKS)
         axes.set_xticks(ticks, [share(t) for t in _DET_TICKS])
         axes.set_yticks(ticks, [share(t) for t in _DET_TICKS])
         axes.set_xlim(ndtri(0.00005), ndtri(0.6))
         axes.set_ylim(ndtri(0.0005), ndtri(0.6))
-        heights = np.array([float(np.interp(ndtri(0.3), x[::-1], y[::-1])) for _, _, x, y in ends])
+        heights = np.array([float(np.interp(ndtri(0.3), x[::-1], y[::-1])) for x, y in ends])
         low, high = axes.get_ylim()
-        gap = 0.06 * (high - low)
-        for (i, system, _, _), y, text_y in zip(
-            ends, heights, spread(heights, gap, low, high), strict=True
-        ):
+        places = spread(heights, 0.06 * (high - low), low, high)
+        for i, (curve, y, text_y) in enumerate(zip(curves, heights, places, strict=True)):
             axes.annotate(
-                run.system_label(system),
+                curve.label,
                 (ndtri(0.3), max(y, low)),
                 xytext=(1.04, text_y),
                 textcoords=beside(axes),
@@ -93,15 +150,11 @@ def det_figure(run: Run, at: EvaluationSetting, stem: Path) -> Figure | None:
                 annotation_clip=False,
                 arrowprops=leader(look(i).colour, 2),
             )
-        axes.set_xlabel("FMR (normal deviate)")
-        axes.set_ylabel("FNMR (normal deviate)")
-        axes.set_title("DET of the recognisers")
+        axes.set_xlabel(f"{names[0]} (normal deviate)")
+        axes.set_ylabel(f"{names[1]} (normal deviate)")
+        axes.set_title(title)
         svg, png = save(made, stem)
-    caption = (
-        "Bona fide comparisons of this run's own people; marks stand at the thresholds used, which "
-        "may rest on others. Rates of zero are drawn at half a comparison."
-    )
-    return Figure(stem.name, svg, png, caption, f"DET; at the thresholds: {', '.join(words)}")
+    return Figure(stem.name, svg, png, caption, alt)
 
 
 def operating_curve_figure(

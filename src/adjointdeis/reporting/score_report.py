@@ -30,7 +30,12 @@ from adjointdeis.evaluation.protocol import evaluate_by
 from adjointdeis.evaluation.storage import write_json
 from adjointdeis.evaluation.verification import verification_rows
 from adjointdeis.files import write_atomically
-from adjointdeis.reporting.curves import det_figure, operating_curve_figure, potential_figure
+from adjointdeis.reporting.curves import (
+    det_figure,
+    detection_figure,
+    operating_curve_figure,
+    potential_figure,
+)
 from adjointdeis.reporting.document import (
     Bullets,
     Document,
@@ -243,10 +248,12 @@ def _closer(
 
 def _figures(run: Run, records: Sequence[ThresholdRecord]) -> tuple[FigureRow, ...]:
     folder = run.directory / "plots"
+    detectors = detection_figure(run.scores, folder / "det_detectors")
+    found_of_detectors = () if detectors is None else (FigureRow("Detectors", (detectors,)),)
     at = run.headline[0] if run.headline else None
     if at is None:
         if not records:
-            return ()
+            return found_of_detectors
         at = EvaluationSetting("other", records[0].impostor_policy, "MMPMR", records[0].target_fmr)
     kinds: dict[str, list[Figure | None]] = {
         "Across recognisers": [det_figure(run, at, folder / "det")]
@@ -265,7 +272,8 @@ def _figures(run: Run, records: Sequence[ThresholdRecord]) -> tuple[FigureRow, .
         density_figure(run, s, at, folder / f"densities_{stems[s]}") for s in systems
     ]
     drawn = {title: tuple(f for f in found if f is not None) for title, found in kinds.items()}
-    return tuple(FigureRow(title, found) for title, found in drawn.items() if found)
+    rows = tuple(FigureRow(title, found) for title, found in drawn.items() if found)
+    return (*rows, *found_of_detectors)
 
 
 def _stem(name: str) -> str:

@@ -177,3 +177,35 @@ def test_without_onnxruntime_the_extra_is_named(linear, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(MissingPackageError, match=r"pip install .adjointdeis\[insightface\]"):
         OnnxRecogniser(linear[0], rules)
+
+
+def test_the_command_line_makes_it(tmp_path, models, photographs) -> None:
+    from hydra.utils import instantiate
+    from tiny_profile import composed
+
+    path, _ = models.recogniser(tmp_path / "mine.onnx")
+    line = ["judges=onnx", f"judges.onnx.file={path}", "judges.onnx.size=8", "paths.root=."]
+    judge = instantiate(composed(line).judges.onnx)
+    assert isinstance(judge, Recogniser)
+    assert (judge.name, judge.label, judge.metric) == ("mine", "mine", "cosine")
+    assert judge.fingerprint == fingerprint(path) and judge.alignment == FaceCrop(8).label
+    same = OnnxRecogniser(path, spec(path, alignment=judge.alignment))
+    np.testing.assert_array_equal(judge.embed(photographs)[0], same.embed(photographs)[0])
+    assert (
+        judge.embed(photographs.repeat(2, 1).repeat(2, 2))[0].shape
+        == judge.embed(photographs)[0].shape
+    )
+    line += ["judges.onnx.name=other", "judges.onnx.label=Other", f"judges.onnx.sha256={'0' * 64}"]
+    with pytest.raises(Exception, match="the spec of other says 0000"):
+        instantiate(composed(line).judges.onnx)
+    with pytest.raises(Exception, match=r"nowhere\.onnx is missing"):
+        instantiate(
+            composed([*line[:1], "judges.onnx.file=nowhere.onnx", "paths.root=."]).judges.onnx
+        )
+
+
+def test_it_can_stand_beside_dlib() -> None:
+    from tiny_profile import composed
+
+    line = ["judges=[dlib,onnx]", "judges.onnx.file=x.onnx", "paths.root=."]
+    assert list(composed(line).judges) == ["dlib", "onnx"]

@@ -57,7 +57,7 @@ class Node:
 class Graph(nn.Module):
     """A network read from a graph file.
 
-    forward(*inputs) takes the graph's inputs in their order and returns its output, or a tuple of
+    ``forward`` takes the graph's inputs in their order and returns its output, or a tuple of
     them. Floating-point constants are frozen parameters, so that ``.to``, ``.double()`` and a
     gradient with respect to weights (after ``requires_grad_``) work as for every module.
 
