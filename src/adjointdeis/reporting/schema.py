@@ -17,14 +17,8 @@ from adjointdeis.reporting.errors import ReportError
 SCHEMA = 1
 RESULT = "result.json"
 _NUMBER = (int, float)
-
-
-class Nfe(TypedDict):
-    """Counted network evaluations per pair: encoding, sampling forwards, and backward products."""
-
-    encode: float
-    forward: float
-    vjps: float
+COUNTED = ("encode", "forward", "vjps")
+"""Counters that `nfe` has at least, means over pairs; `MorphCost.counters` says what they count."""
 
 
 class GradientError(TypedDict):
@@ -49,7 +43,7 @@ class AttackRecord(TypedDict):
     paper_row: str | None
     settings: dict[str, Any]
     nfe_paper: float | None
-    nfe: Nfe | None
+    nfe: dict[str, float] | None
     seconds_per_pair: float | None
     pairs: int
     failed: list[dict[str, str]]
@@ -199,7 +193,7 @@ def _attack(attack: Any, where: str) -> Iterator[str]:
         return
     # An attack that failed on every pair has counted nothing.
     if attack["nfe"] is not None:
-        keys = dict.fromkeys(Nfe.__annotations__, _NUMBER)
+        keys = dict.fromkeys(COUNTED, _NUMBER)
         yield from _missing(attack["nfe"], keys, f"{where}.nfe.")
     for i, failure in enumerate(attack["failed"]):
         yield from _object(failure, {"pair_id": str, "reason": str}, f"{where}.failed[{i}]")
