@@ -217,3 +217,12 @@ def test_no_cell_is_silent(one: Entry, kind: str) -> None:
         # An approximate method gives what it gives where it evaluates nothing that has changed.
         unchecked = IMPURE[kind]()
         assert isinstance(unchecked, tuple) or type(method).__name__ == "Truncated", kind
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_number_that_is_not_finite_is_repeated_and_no_inconsistency(value):
+    # A pure network that overflows: its caller must see the number, not be told of a counter.
+    x_T = torch.ones(2, DIM, dtype=torch.float64, requires_grad=True)
+    rollout = sample(lambda x, t, z: x * value, x_T, solver=DDIM(), grid=GRID)
+    rollout.x_0.sum().backward()
+    assert not x_T.grad.isfinite().all()

@@ -19,7 +19,7 @@ LATENT = {
     "greedy_dim_s", "adjoint_deis_ode", "adjoint_deis_sde", "adjoint_deis_2m_ode",
     "adjoint_deis_2m_sde", "exact", "exact_fast",
 }  # fmt: skip
-OWN = {"opencv", "facemorpher", "webmorph", "precomputed"}
+OWN = {"opencv", "facemorpher", "webmorph", "precomputed", "pixel_average"}
 GUIDED = {name for name in LATENT if "deis" in name or "exact" in name}
 STYLE = {"mipgan_i", "mipgan_ii"}
 PROJECTION = 2

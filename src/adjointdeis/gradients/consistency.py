@@ -77,9 +77,11 @@ class StepCheck:
         measured = []
         for place, (now, then) in enumerate(pairs):
             now, then = wide(now), wide(then)
-            off = torch.where(now.isnan() & then.isnan(), 0.0, now - then).abs()
-            scale = then.abs().amax()
-            way = (then - wide(before)).abs().amax() if place == 0 else scale
+            # A number that is not finite, found again, is no difference; nor has it a size.
+            same = (now == then) | (now.isnan() & then.isnan())
+            off = torch.where(same, 0.0, now - then).abs()
+            scale = _largest(then)
+            way = _largest(then - wide(before)) if place == 0 else scale
             rounding = 8 * torch.finfo(before.dtype).eps * scale
             measured.append(torch.stack((off.amax(), way, rounding)))
         self._pending.append((step, torch.stack(measured)))
@@ -99,6 +101,10 @@ class StepCheck:
                         f"where the step itself goes {way:.3g}. A step must be a function of its "
                         f"arguments. {_CAUSES}"
                     )
+
+
+def _largest(values: Tensor) -> Tensor:
+    return values.nan_to_num(0.0, 0.0, 0.0).abs().amax()
 
 
 def fingerprint(tensor: Tensor) -> Tensor:
