@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from adjointdeis.evaluation import WORST_CASE, wilson
-from adjointdeis.files import read_json
+from adjointdeis.evaluation import WORST_CASE, EvaluationError, wilson
+from adjointdeis.files import printable, read_json
 from adjointdeis.reporting.errors import ReportError
 from adjointdeis.reporting.run import EvaluationSetting, Run, condition
 from adjointdeis.reporting.schema import RESULT, SCHEMA
@@ -148,10 +148,11 @@ def collect(outputs: Path | str) -> Collection:
             continue
         try:
             run = Run.read(path.parent)
-        except ReportError as error:
-            skipped.append((path, str(error).removeprefix(f"{path}: ")))
+            identity = (run.result["experiment"], *_identity(run))
+        # A stranger's file may bring about anything; the other runs must be reported all the same.
+        except Exception as error:
+            skipped.append((path, reason_of(error).removeprefix(f"{path}: ")))
             continue
-        identity = (run.result["experiment"], *_identity(run))
         other = found.get(identity)
         if other is not None and other.result["created"] == run.result["created"]:
             # A copy, as a logger keeps one; the run directory itself also has the images.
@@ -195,6 +196,12 @@ def entries(runs: Sequence[Run]) -> list[AttackRuns]:
     return [entry for entry in found if entry.attack != WORST_CASE]
 
 
+def reason_of(error: Exception) -> str:
+    """Why a run was left out, on one line; what we did not foresee also says its kind."""
+    foreseen = isinstance(error, ReportError | EvaluationError | OSError)
+    return printable(error if foreseen else f"{type(error).__name__}: {error}")
+
+
 def _identity(run: Run) -> tuple[Any, ...]:
     stated = run.result["run"]
     return stated["config_hash"], stated["seed"]
@@ -203,9 +210,9 @@ def _identity(run: Run) -> tuple[Any, ...]:
 def _other_schema(path: Path) -> str:
     """A reason to pass over a result of another kind, or nothing."""
     try:
-        found = read_json(path)
-    except (ValueError, OSError) as error:
-        return f"not JSON ({error})"
+        found = read_json(path, ReportError)
+    except ReportError as error:
+        return f"not JSON ({reason_of(error).removeprefix(f'{path}: ')})"
     if isinstance(found, dict) and found.get("schema") != SCHEMA:
         return f"schema {found.get('schema')!r}, this report reads {SCHEMA}"
     return ""

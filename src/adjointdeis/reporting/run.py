@@ -103,8 +103,16 @@ class Run:
         return str(self.result["run"].get("profile", "mini"))
 
     def path(self, relative: str) -> Path:
-        """A path of the result on this machine."""
-        return self.directory / relative
+        """A path of the result on this machine.
+
+        Raises:
+            ReportError: it leaves the run directory, as by a symbolic link: a stranger's run must
+                not put other files of this machine into a report.
+        """
+        path = self.directory / relative
+        if not path.resolve().is_relative_to(self.directory.resolve()):
+            raise ReportError(f"{path}: leaves the run directory; copy the file into it")
+        return path
 
     def guided(self, attack: str, system: str) -> bool:
         """Whether a recogniser guided an attack, which makes it a white box there."""
