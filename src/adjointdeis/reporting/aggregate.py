@@ -5,12 +5,11 @@ import io
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from adjointdeis.evaluation.storage import write_json
 from adjointdeis.files import slug, spreadsheet_cell, write_atomically
 from adjointdeis.reporting import paired_tables
-from adjointdeis.reporting.collect import AttackRuns, Collection, collect, reason_of
+from adjointdeis.reporting.collect import AttackRuns, Collection, collect, without_broken
 from adjointdeis.reporting.comparability import ASSUMED
 from adjointdeis.reporting.document import (
     DASH,
@@ -41,7 +40,6 @@ from adjointdeis.reporting.render_latex import latex_table
 from adjointdeis.reporting.render_markdown import markdown, markdown_table
 from adjointdeis.reporting.report import RESPONSIBLE
 from adjointdeis.reporting.run import KNOWN, EvaluationSetting
-from adjointdeis.reporting.schema import RESULT
 from adjointdeis.reporting.sweep_plots import pareto_figure, sweep_figure
 from adjointdeis.reporting.table_grids import FIGURE, figure_grids, relative, run_links, table_grid
 from adjointdeis.reporting.text import (
@@ -84,25 +82,10 @@ def aggregate(
         return _write_all(collection, destination, plots)
     # What a stranger's run breaks cannot be foreseen; whatever it is, that run alone is left out.
     except Exception:
-        usable = _without_broken(collection, plots)
+        usable = without_broken(collection, lambda one, to: _write_all(one, to, plots))
         if len(usable) in (0, len(collection)):
             raise
         return _write_all(usable, destination, plots)
-
-
-def _without_broken(collection: Collection, plots: bool) -> Collection:
-    """The runs that can be reported alone; the others are skipped by their reason."""
-    good, skipped = [], list(collection.skipped)
-    for run in collection:
-        alone = replace(collection, runs=(run,), skipped=())
-        with TemporaryDirectory() as folder:
-            try:
-                _write_all(alone, Path(folder), plots)
-            except Exception as error:
-                skipped.append((run.directory / RESULT, reason_of(error)))
-            else:
-                good.append(run)
-    return replace(collection, runs=tuple(good), skipped=tuple(skipped))
 
 
 def _write_all(collection: Collection, destination: Path, plots: bool) -> list[Path]:

@@ -6,9 +6,10 @@ and its interval is that of the mean count, not of a pooled N times as many comp
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -194,6 +195,28 @@ def entries(runs: Sequence[Run]) -> list[AttackRuns]:
         by_seed = {run.result["run"]["seed"]: run for _, run in members}
         found.append(AttackRuns(members[0][0], tuple(by_seed.values())))
     return [entry for entry in found if entry.attack != WORST_CASE]
+
+
+def without_broken(
+    collection: Collection, write: Callable[[Collection, Path], object]
+) -> Collection:
+    """The runs that can be reported alone; each of the others is skipped with its reason.
+
+    Args:
+        collection: Runs that could be read, some of which a report of all fails at.
+        write: Writes the report of a collection into a folder.
+    """
+    good, skipped = [], list(collection.skipped)
+    for run in collection:
+        alone = replace(collection, runs=(run,), skipped=())
+        with TemporaryDirectory() as folder:
+            try:
+                write(alone, Path(folder))
+            except Exception as error:
+                skipped.append((run.directory / RESULT, reason_of(error)))
+            else:
+                good.append(run)
+    return replace(collection, runs=tuple(good), skipped=tuple(skipped))
 
 
 def reason_of(error: Exception) -> str:

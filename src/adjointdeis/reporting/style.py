@@ -97,6 +97,10 @@ def figure(
 
 def save(made: Any, stem: Path) -> tuple[Path, Path]:
     """Writes `stem`.svg and `stem`.png atomically and returns both paths."""
+    for artist in made.findobj(Text):
+        # Labels come from data: none may hold control characters, which are not XML.
+        if (text := printable(artist.get_text(), "\n")) != artist.get_text():
+            artist.set_text(text)
     # The layout is solved before writing, so that both files share it; labels outside of the axes
     # move when the axes shrink, hence the second pass.
     for _ in range(2):
