@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+from xml.etree import ElementTree
 
 import pytest
 
@@ -56,7 +57,7 @@ def test_names_never_become_paths_or_markup(tmp_path, make_run):
     result = hostile(make_run, root / "runs/one", experiment=f"figure3{EVIL}")
     scores = root / "runs/one/scores.csv"
     scores.write_text(scores.read_text().replace("arcface", quoted(EVIL)))
-    result["systems"][EVIL]["label"] = EVIL + ESC
+    result["systems"][EVIL]["label"] = EVIL + ESC + "$\\frac$"
     result["run"]["assets"][EVIL] = {"fingerprint": EVIL, "licence": f"[x](javascript:0){ESC}"}
     result["attacks"]["dim_a"]["notes"] = ["</details>\n\n# Forged\n" + EVIL]
     (root / "runs/one/result.json").write_text(json.dumps(result))
@@ -71,6 +72,15 @@ def test_names_never_become_paths_or_markup(tmp_path, make_run):
             assert not any(c in text for c in ESC if not c.isprintable()), path
             if path.suffix != ".tex":  # where `<` is text
                 assert "<script" not in text.replace("\\<script", ""), path
+
+
+def test_plots_take_labels_as_text(tmp_path, make_run):
+    attacks = {"a": (f"</text><script>{ESC}$\\frac{{$ %", "DiM-A", 0.25, None, 350)}
+    make_run(tmp_path, attacks=attacks, systems=("arcface",), n_pairs=3, replicates=0)
+    for path in write_report(tmp_path):
+        if path.suffix == ".svg":
+            ElementTree.parse(path)
+            assert "<script" not in path.read_text(encoding="utf-8")
 
 
 def test_a_page_of_one_run_holds_no_markup_of_its_keys(tmp_path, make_run):

@@ -137,6 +137,7 @@ class LatentMorphing(L.LightningModule):
             record = self._record(batch, morphs, k) | {
                 "failed": failure,
                 "seconds": round(seconds, 3),
+                "sha256": None,
             }
             if distances is not None:
                 record["loss"].append(float(distances.loss[k]))
@@ -155,6 +156,7 @@ class LatentMorphing(L.LightningModule):
                 path = self.directory / f"{pair.morph_id}.png"
                 text = morph_text(self.attack.name, self.config, record["sources"])
                 write_image(path, images[k], text)
+                record["sha256"] = file_hash(path)
             write_record(self.directory / f"{pair.morph_id}.json", record)
         return {} if distances is None else {"loss": distances.loss.mean()}
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from adjointdeis.files import write_atomically
+from adjointdeis.files import printable, write_atomically
 
 DPI = 160
 # Read back when a plot is set inline in HTML, hence two hex values that nothing else uses.
@@ -97,10 +97,18 @@ def figure(
 
 def save(made: Any, stem: Path) -> tuple[Path, Path]:
     """Writes `stem`.svg and `stem`.png atomically and returns both paths."""
+    from matplotlib.mathtext import MathTextParser
+    from matplotlib.text import Text
+
     for artist in made.findobj(Text):
-        # Labels come from data: none may hold control characters, which are not XML.
+        # Labels come from data: control characters are not XML, and `$` need not begin a formula.
         if (text := printable(artist.get_text(), "\n")) != artist.get_text():
             artist.set_text(text)
+        if "$" in text:
+            try:
+                MathTextParser("path").parse(text)
+            except ValueError:
+                artist.set_parse_math(False)
     # The layout is solved before writing, so that both files share it; labels outside of the axes
     # move when the axes shrink, hence the second pass.
     for _ in range(2):
