@@ -23,7 +23,7 @@ from adjointdeis.faces.datasets.pairs import MorphPair, write_pairs
 from adjointdeis.faces.image_io import write_image
 from adjointdeis.faces.tensors import to_uint8
 from adjointdeis.harness.batch_size import FreeMemory, best_batch_size
-from adjointdeis.harness.benchmark import Benchmark, read_aligned
+from adjointdeis.harness.benchmark import Benchmark, file_hash, read_aligned
 from adjointdeis.harness.command_line import setting
 from adjointdeis.harness.pair_data import WorkItem
 from adjointdeis.harness.provenance import morph_text

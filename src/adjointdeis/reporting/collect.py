@@ -68,7 +68,7 @@ class AttackRuns:
     @property
     def label(self) -> str:
         """The attack's printed name."""
-        return self.first["label"]
+        return printable(self.first["label"])
 
     @property
     def config_hash(self) -> str:

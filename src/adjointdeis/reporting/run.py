@@ -19,6 +19,7 @@ from adjointdeis.evaluation import (
     group_table,
     read_scores,
 )
+from adjointdeis.files import printable
 from adjointdeis.reporting.errors import ReportError
 from adjointdeis.reporting.schema import Result, read_result, threshold_record
 
@@ -123,7 +124,7 @@ class Run:
         """The attack's printed name."""
         if name == WORST_CASE and name not in self.result["attacks"]:
             return "worst-case bound"
-        return self.result["attacks"][name]["label"]
+        return printable(self.result["attacks"][name]["label"])
 
     @cached_property
     def _short(self) -> dict[str, str]:
@@ -149,7 +150,7 @@ class Run:
     def system_label(self, name: str) -> str:
         """The recogniser's printed name."""
         label = self.result["systems"][name]["label"]
-        return KNOWN.get(name, label) if label == name else label
+        return printable(KNOWN.get(name, label) if label == name else label)
 
     @cached_property
     def _index(self) -> dict[tuple[str, str, EvaluationSetting], dict[str, Any]]:

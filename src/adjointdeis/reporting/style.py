@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from adjointdeis.files import printable, write_atomically
+from adjointdeis.files import write_atomically
 
 DPI = 160
 # Read back when a plot is set inline in HTML, hence two hex values that nothing else uses.
@@ -101,12 +101,10 @@ def save(made: Any, stem: Path) -> tuple[Path, Path]:
     from matplotlib.text import Text
 
     for artist in made.findobj(Text):
-        # Labels come from data: control characters are not XML, and `$` need not begin a formula.
-        if (text := printable(artist.get_text(), "\n")) != artist.get_text():
-            artist.set_text(text)
-        if "$" in text:
+        # Labels come from data, where `$` need not begin a formula.
+        if "$" in artist.get_text():
             try:
-                MathTextParser("path").parse(text)
+                MathTextParser("path").parse(artist.get_text())
             except ValueError:
                 artist.set_parse_math(False)
     # The layout is solved before writing, so that both files share it; labels outside of the axes
