@@ -26,8 +26,20 @@ def gradients(model: nn.Module, x, z, weight) -> list:
     return [x_0, *torch.autograd.grad((1 + x_0**2).sqrt().sum(), (x, z, weight))]
 
 
+class Small(nn.Module):
+    """Called like a UNet, and compiled in a moment."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv_in = nn.Conv2d(4, 4, 1).double()
+
+    def forward(self, sample, timestep, encoder_hidden_states, return_dict=True):
+        time = torch.sin(timestep.double() / 100).reshape(-1, 1, 1, 1)
+        return (torch.tanh(self.conv_in(sample) + time + encoder_hidden_states.mean()),)
+
+
 def test_wrappers_are_looked_through() -> None:
-    bare = small()
+    bare = Small()
     x, z = normal(1, 4, 8, 8, seed=1).requires_grad_(), normal(1, 5, 12, seed=2).requires_grad_()
     weight = bare.conv_in.weight
     wanted = gradients(bare, x, z, weight)
@@ -40,6 +52,10 @@ def test_wrappers_are_looked_through() -> None:
         assert unwrapped(model) is bare, name
         for ours, theirs in zip(gradients(model, x, z, weight), wanted, strict=True):
             assert relative_error(ours, theirs) < 1e-12, name
+    # The class behind the wrapper decides the convention.
+    flux = torch.compile(CASES["flux"].network(torch.float64), backend="eager")
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
+    assert from_diffusers(flux, scheduler).network.convention.time == "timestep / 1000"
 
 
 def test_peft_is_looked_through() -> None:

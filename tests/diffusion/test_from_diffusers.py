@@ -9,7 +9,7 @@ from torch import nn
 
 from adjointdeis import sample
 from adjointdeis.diffusion import from_diffusers
-from adjointdeis.diffusion.from_diffusers import ClippingSchedulerWarning
+from adjointdeis.diffusion.from_diffusers import ClippingSchedulerWarning, OtherSamplerWarning
 from adjointdeis.gradients import AdjointDEIS, Backprop, NotSupportedError, OneStep
 from adjointdeis.solvers import DDIM, DPMSolverPP, FlowEuler
 
@@ -209,6 +209,23 @@ def test_zero_terminal_signal_with_our_own_sampler(kind: str, conditional) -> No
     x_0 = sample(model.denoiser, x_T, z, solver=DDIM(), grid=grid).x_0
     scheduler.set_timesteps(STEPS)
     compare(conditional, x_0, x_T, z, own_loop(conditional, scheduler, x_T, z))
+
+
+def test_a_grid_says_where_only_the_scheduler_itself_will_do(unconditional) -> None:
+    for name in ("UniPCMultistepScheduler", "DEISMultistepScheduler", "LCMScheduler"):
+        model = from_diffusers(unconditional, getattr(diffusers, name)())
+        with pytest.warns(OtherSamplerWarning, match=rf"times of {name}.*sampler\(steps\)"):
+            assert model.grid(4).steps == 4
+    for name in ("HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "PNDMScheduler"):
+        model = from_diffusers(unconditional, getattr(diffusers, name)())
+        with pytest.raises(ValueError, match=rf"{name} has no grid.*(twice|another number)"):
+            model.grid(8)
+    karras = {"use_karras_sigmas": True, "prediction_type": "v_prediction"}
+    model = from_diffusers(unconditional, diffusers.EulerDiscreteScheduler(**karras))
+    with pytest.raises(ValueError, match="lie between those of the training"):
+        model.grid(4)
+    with pytest.raises(ValueError, match=r"no noise schedule of this package\. Run the scheduler"):
+        assert from_diffusers(unconditional, diffusers.EDMEulerScheduler()).grid(4)
 
 
 def test_what_is_not_understood_is_named(unconditional) -> None:

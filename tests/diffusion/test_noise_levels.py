@@ -206,3 +206,9 @@ def test_a_noise_prediction_cannot_start_without_signal() -> None:
             sample(v, x_T, solver=DDIM(), grid=grid, gradient=method)
     with pytest.raises(ValueError, match="alpha = 0"):
         FromNoiseLevels(v, NO_SIGNAL)(x_T, torch.ones((), dtype=torch.float64), None)
+
+
+def test_a_level_above_the_noisiest_by_rounding_is_at_time_one() -> None:
+    schedule = VarianceExploding(sigma_max=80.0)
+    grid = TimeGrid.from_sigmas(schedule, [80.0 * (1.0 + 5e-10), 1.0, 0.0])
+    assert float(grid.t[0]) == 1.0 and float(grid.t[-1]) == 0.0

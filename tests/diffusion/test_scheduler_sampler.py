@@ -394,6 +394,21 @@ def test_what_cannot_be_run_is_refused_by_name() -> None:
         model_of(network, inner).sampler(4)
 
 
+def test_a_state_is_not_taken_from_another_step_on() -> None:
+    sampler = model_of(Network(), made("DDIMScheduler", {"clip_sample": False})).sampler(4)
+    noise, z = normal(1, 4, 3, 3, seed=1), normal(1, 2, seed=2)
+    pure, whole = sampler.initial(noise), sampler.grid
+    half = sampler.initial(noise, noise, strength=0.5)
+    assert (whole.steps, sampler.grid.steps) == (4, 2)
+    for x_T, grid in ((pure, sampler.grid), (half, whole), (half.detach(), whole)):
+        with pytest.raises(ValueError, match="was made to start at step"):
+            sample(sampler.denoiser, x_T, z, solver=sampler.solver, grid=grid)
+    for x_T, grid in ((pure, whole), (half, sampler.grid), (noise, whole)):
+        sample(sampler.denoiser, x_T, z, solver=sampler.solver, grid=grid)
+    with pytest.raises(TypeError, match=r"Network is no scheduler of diffusers.*pipe\.scheduler"):
+        from_diffusers(Network(), Network())
+
+
 class Forgetful:
     """A scheduler that keeps something new in every run."""
 

@@ -111,7 +111,7 @@ def test_a_run_stands_alone(base, result) -> None:
     assert not list(base.rglob(".partial*"))
 
 
-def test_all_bona_fide_comparisons_are_scored_and_move_no_threshold(base, result) -> None:
+def test_all_bona_fide_comparisons_are_scored_and_give_the_thresholds(base, result) -> None:
     table = read_scores(base / "scores.csv")
     subjects = {s for pair in PAIRS for s in pair.split("_")}
     for system in ("arcface", "adaface"):
@@ -122,8 +122,11 @@ def test_all_bona_fide_comparisons_are_scored_and_move_no_threshold(base, result
         assert len(pairs) == len(nonmated) == len(subjects) * (len(subjects) - 1)
         assert all(str(p).endswith("_08") for p in nonmated["probe_id"])
         assert all(str(p).endswith("_03") for p in nonmated["ref_id"])
-    assert {row["tau"] for row in result["rows"]} == {0.5}
-    assert {row["bootstrap_tau"] for row in result["rows"]} == {"fixed"}
+        # The profile's records were made for other faces: the run's own impostors decide, and
+        # of so few none may pass at an FMR of 0.1%.
+        (tau,) = {row["tau"] for row in result["rows"] if row["system"] == system}
+        assert tau >= max(nonmated["score"]) and tau != 0.5
+    assert {row["bootstrap_tau"] for row in result["rows"]} == {"re-estimated"}
 
 
 def test_evaluations_are_counted(result) -> None:

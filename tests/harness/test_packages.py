@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 onnx = pytest.importorskip("onnx")
 
@@ -27,6 +28,7 @@ from adjointdeis.harness.packages import (  # noqa: E402
     obtain,
     tarball,
 )
+from adjointdeis.harness.tasks import assets as assets_task  # noqa: E402
 
 GRAPH = network(1, 1).SerializeToString()
 SPEC: dict[str, Any] = {
@@ -204,3 +206,36 @@ def test_real_graphs_agree_with_their_own_runtimes() -> None:
     interpreter.invoke()
     expected = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
     np.testing.assert_allclose(graph(torch.from_numpy(images)).numpy(), expected, atol=1e-4)
+
+
+def test_the_task_says_what_is_missing_and_wrong_and_downloads_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entries = {"small": ENTRY | {"label": "Small", "training_data": "unstated"}}
+    entries["other"] = entries["small"] | {"package": "other"}
+    profile = assets.profile("real", str(tmp_path))
+    monkeypatch.setitem(profile.__dict__, "manifest", entries)
+    monkeypatch.setattr(assets, "profile", lambda name, root: profile)
+    cfg = OmegaConf.create(
+        {
+            "task": {"action": "list", "source": "nowhere"},
+            "assets": {"name": "real", "root": str(tmp_path)},
+        }
+    )
+
+    def rows() -> dict[str, dict[str, Any]]:
+        return {row["file"]: row for row in assets_task.run(cfg)["files"]}
+
+    found = rows()
+    assert {row["status"] for row in found.values()} == {"missing"}
+    assert found["small"]["fetch"].endswith("@somebody/faces@1.2.3")
+    assert found["small"]["fetch"] in capsys.readouterr().out
+    pack(tmp_path, GRAPH)
+    assert rows()["small"]["status"] == "ok"
+    assert "1 of 2 files present" in capsys.readouterr().out
+    (tmp_path / "small" / "small.onnx").write_bytes(b"altered")
+    altered = rows()["small"]
+    assert altered["status"] == "wrong" and "was altered" in altered["problem"]
+    cfg.task.action = "convert"
+    with pytest.raises(ValueError, match="nothing to convert in assets=real"):
+        assets_task.run(cfg)

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adjointdeis.diffusion.called_model import CalledModel, without_variance
+from adjointdeis.diffusion.called_model import CalledModel, unwrapped, without_variance
+from adjointdeis.diffusion.conventions import check_training_times
 from adjointdeis.diffusion.denoiser import EpsFromFlow, EpsFromV, EpsFromX0, FromTimesteps
 from adjointdeis.diffusion.grid import TimeGrid
 from adjointdeis.diffusion.schedule import DDPM, RectifiedFlow, Schedule
@@ -21,6 +22,10 @@ from adjointdeis.diffusion.scheduler_sampler import Sampler, fresh, set_timestep
 
 class ClippingSchedulerWarning(UserWarning):
     """A scheduler that clips its data prediction, which a denoiser alone does not."""
+
+
+class OtherSamplerWarning(UserWarning):
+    """A grid of a scheduler whose steps no solver of this package takes."""
 
 
 class DiffusersModel:
@@ -134,6 +139,10 @@ class DiffusersModel:
             steps: number N of network evaluations.
             arguments: passed on to ``set_timesteps``, such as ``mu`` of shifted flows.
 
+        Warns:
+            OtherSamplerWarning: whatever solver is used on it, another sampler than the
+                scheduler's runs.
+
         Raises:
             ValueError: times that are visited twice (Heun, KDPM2, PNDM), or noise levels between
                 those of the training (karras sigmas) for a prediction other than eps: there only
@@ -141,6 +150,14 @@ class DiffusersModel:
         """
         scheduler = fresh(self._scheduler)
         set_timesteps(scheduler, steps, arguments)
+        if self._name in _NO_EQUAL:
+            warnings.warn(
+                f"these are the times of {self._name}; no solver of this package takes its "
+                "steps, so that another sampler will run. The scheduler itself is "
+                "from_diffusers(model, scheduler).sampler(steps)",
+                OtherSamplerWarning,
+                stacklevel=2,
+            )
         if self._is_flow:
             return TimeGrid.from_times(self.schedule, self._descending(scheduler.sigmas.double()))
         schedule = self.schedule
@@ -233,16 +250,30 @@ def from_diffusers(
     Raises:
         UnknownModelError: a class whose convention is not known, without ``time`` and ``output``.
         ValueError: no model of diffusers.
-        TypeError: an argument that the model does not take.
+        TypeError: an argument that the model does not take, or no scheduler.
 
     References:
         Diffusers, https://huggingface.co/docs/diffusers
     """
+    if not hasattr(scheduler, "config") or not hasattr(scheduler, "set_timesteps"):
+        raise TypeError(
+            f"{type(scheduler).__name__} is no scheduler of diffusers: it has no config or no "
+            "set_timesteps. The call is from_diffusers(pipe.unet, pipe.scheduler); a loop of your "
+            "own is StepFunction(function)"
+        )
     learned = scheduler.config.get("variance_type") in ("learned", "learned_range")
-    return DiffusersModel(CalledModel(model, arguments, time, output, learned), scheduler)
+    network = CalledModel(model, arguments, time, output, learned)
+    total = scheduler.config.get("num_train_timesteps", 1000)
+    check_training_times(unwrapped(model), network.convention, total)
+    return DiffusersModel(network, scheduler)
 
 
 _EPS_FROM: dict[str, Any] = {"epsilon": None, "sample": EpsFromX0, "v_prediction": EpsFromV}
+_NO_EQUAL = (
+    "UniPCMultistepScheduler", "DEISMultistepScheduler", "LMSDiscreteScheduler", "LCMScheduler",
+    "TCDScheduler", "SASolverScheduler", "IPNDMScheduler", "DPMSolverSinglestepScheduler",
+    "DPMSolverSDEScheduler", "FlowMatchLCMScheduler", "CogVideoXDPMScheduler", "UnCLIPScheduler",
+)  # fmt: skip
 _NO_STEPS = {
     "RePaintScheduler": "its loop goes back by undo_step",
     "ScoreSdeVeScheduler": "its corrector calls the network again",

@@ -78,10 +78,15 @@ class Sampler:
         if first >= total:
             raise ValueError(f"strength={strength} leaves none of the {total} steps; raise it")
         self.grid = StepGrid(total, first, total, self.solver.name)
+        x_T = self._noised(noise, image, first)
+        self.solver.starts(x_T, first)
+        return x_T
+
+    def _noised(self, noise: Tensor, image: Tensor | None, first: int) -> Tensor:
+        # add_noise keeps an index of its own in some schedulers.
+        scheduler = copy.copy(self.solver.scheduler)
         if image is None:
             return noise * float(getattr(scheduler, "init_noise_sigma", 1.0))
-        # add_noise keeps an index of its own in some schedulers.
-        scheduler = copy.copy(scheduler)
         if hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(first)
         timesteps = scheduler.timesteps[first : first + 1].expand(noise.shape[0])

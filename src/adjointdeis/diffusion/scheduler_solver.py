@@ -8,6 +8,7 @@ which a gradient method stores and differentiates, the counters from a table of 
 
 import copy
 import inspect
+import weakref
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
@@ -50,6 +51,7 @@ class SchedulerSolver:
         self.predicts = f"{predicts} for {self.name}.step"
         self._names = inspect.signature(scheduler.step).parameters
         self._parts = False
+        self._begins: list[tuple[weakref.ref, int]] = []
         # What the scheduler holds beside tensors, by (first step of the run, steps taken).
         self._attributes: dict[tuple[int, int], dict[str, Any]] = {}
         # Noise paths that a scheduler makes by itself, by attribute and kind of latent.
@@ -84,10 +86,25 @@ class SchedulerSolver:
         return not torch.equal(generator.get_state(), self.generator(step).get_state())
 
     def initial_state(self, x_T: Tensor, grid: TimeGrid) -> tuple[Tensor, ...]:
-        """A scheduler starts without history."""
-        del x_T
-        self._number(grid[0])
+        """A scheduler starts without history.
+
+        Raises:
+            ValueError: x_T was made for another first step (``Sampler.initial``).
+        """
+        begin, storage = self._number(grid[0]), _storage(x_T)
+        self._begins = [entry for entry in self._begins if entry[0]() is not None]
+        for made, first in self._begins:
+            if storage and _storage(made()) == storage and first != begin:
+                raise ValueError(
+                    f"x_T was made to start at step {first}, and the grid starts at step {begin}: "
+                    "sampler.grid begins where the last sampler.initial(...) put it. Call initial "
+                    "again, or make a second sampler"
+                )
         return ()
+
+    def starts(self, x_T: Tensor, first: int) -> None:
+        """Remember for which step a tensor was made, as long as it lives."""
+        self._begins.append((weakref.ref(x_T), first))
 
     def step(
         self,

@@ -1,7 +1,7 @@
 """What a step depends on besides its arguments, so that evaluating it again repeats it."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,9 +59,15 @@ class StepContext:
     random: tuple[Tensor, ...]
     buffers: tuple[Tensor, ...]
 
-    @contextmanager
-    def replayed(self) -> Iterator[None]:
+    def replayed(self) -> AbstractContextManager[None]:
         """Inside, everything is as it was at this moment; afterwards, as it was before."""
+        recorder = self.recorder
+        if recorder.drew or recorder.changed or recorder.autocast != recorder.autocast_now():
+            return self._replayed()
+        return nullcontext()
+
+    @contextmanager
+    def _replayed(self) -> Iterator[None]:
         recorder = self.recorder
         with ExitStack() as stack:
             if recorder.autocast != recorder.autocast_now():

@@ -25,7 +25,7 @@ def workbenches(
 ) -> dict[str, Workbench]:
     """A workbench for each file in ``assets.autoencoder``: one, or one for every fold of people."""
     wanted = cfg.assets.autoencoder
-    files = [wanted] if isinstance(wanted, str) or wanted is None else list(wanted)
+    files: list[Any] = [wanted] if isinstance(wanted, str) or wanted is None else list(wanted)
     if not files:
         raise ValueError("assets.autoencoder is an empty list; name a file, or those of the folds")
     benches: dict[str, Workbench] = {}

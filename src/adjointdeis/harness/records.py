@@ -10,8 +10,9 @@ from adjointdeis.files import read_json, write_atomically
 from adjointdeis.harness.benchmark import Benchmark, file_hash
 
 KEYS = frozenset(
-    "pair attack config_hash sources loss gradient_norm nfe gradient_error failed seconds sha256".split()
-)
+    ("pair", "attack", "config_hash", "sources", "loss", "gradient_norm", "nfe", "gradient_error",
+     "failed", "seconds", "sha256")
+)  # fmt: skip
 """What every record of a morph holds; `sha256` is that of its PNG, None for a pair that failed."""
 
 

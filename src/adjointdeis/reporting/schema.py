@@ -20,14 +20,8 @@ SCHEMA = 1
 RESULT = "result.json"
 _NUMBER = (int, float)
 _MAYBE = (int, float, type(None))
-
-
-class Nfe(TypedDict):
-    """Counted network evaluations per pair: encoding, sampling forwards, and backward products."""
-
-    encode: float
-    forward: float
-    vjps: float
+COUNTED = ("encode", "forward", "vjps")
+"""Counters that `nfe` has at least, means over pairs; `MorphCost.counters` says what they count."""
 
 
 class GradientError(TypedDict):
@@ -52,7 +46,7 @@ class AttackRecord(TypedDict):
     paper_row: str | None
     settings: dict[str, Any]
     nfe_paper: float | None
-    nfe: Nfe | None
+    nfe: dict[str, float] | None
     seconds_per_pair: float | None
     pairs: int
     failed: list[dict[str, str]]
@@ -227,7 +221,7 @@ def _attack(attack: Any, where: str) -> Iterator[str]:
         return
     # An attack that failed on every pair has counted nothing.
     if attack["nfe"] is not None:
-        keys = dict.fromkeys(Nfe.__annotations__, _NUMBER)
+        keys = dict.fromkeys(COUNTED, _NUMBER)
         yield from _missing(attack["nfe"], keys, f"{where}.nfe.")
     settings = {key: _MAYBE for key in _SETTINGS if key in attack["settings"]}
     yield from _missing(attack["settings"], settings, f"{where}.settings.")

@@ -29,6 +29,7 @@ from adjointdeis.harness.tasks import photographs  # noqa: E402
 from adjointdeis.harness.training.data import held_out  # noqa: E402
 
 PEOPLE = [f"{k:03d}" for k in range(1, 13)]
+JUDGES = ("guide", "judge", "selector")
 NETWORK = {
     "image_size": SIZE,
     "patch_size": 4,
@@ -101,7 +102,7 @@ def configured(drawn: Path, run: Path, *changes: str) -> DictConfig:
         f"task.faces={drawn / 'faces'}",
         f"task.selectors=[{drawn / 'selector.json'}]",
         f"assets.identity=[{drawn / 'guide.json'},{drawn / 'second.json'}]",
-        f"assets.recognisers=[{drawn / 'guide.json'},{drawn / 'judge.json'}]",
+        f"assets.recognisers=[{','.join(str(drawn / f'{n}.json') for n in JUDGES)}]",
         "judges=none",
         "logger=none",
         "task.folds=2",
@@ -151,6 +152,8 @@ def test_the_whole_experiment_and_its_taking_up(drawn: Path, tmp_path: Path, no_
     assert {f"autoencoder of fold {k}" for k in range(2)} <= set(result["run"]["assets"])
     # The selector neither guides nor judges; the guide is marked wherever it judges.
     assert set(result["systems"]) == {"guide", "judge"}
+    assert "ranks the pairs, and therefore does not judge" in result["run"]["missing"][0]
+    assert result["run"]["outside_pair"]["judge"]["decisions"] > 0
     facts = result["run"]["pairs"]
     assert facts["made_of"]["selector"] == "selector"
     assert set(facts["false_matches"]) == {"guide", "judge", "selector"}
@@ -244,6 +247,7 @@ def test_without_the_packages_dlib_guides_and_judges(
     [
         (["task.folds=null"], ValueError, "must not have seen whom it morphs"),
         (["task.use_folds=[2]"], ValueError, "task.fold=2"),
+        (["task.selectors=${assets.identity}"], ValueError, "rank by another one"),
         (["assets.identity=[nothing.json]"], PackageError, "no such file"),
         (["task.faces=elsewhere"], DatasetError, "task.faces=null aligns them"),
         (["data.root=elsewhere"], FileNotFoundError, "elsewhere"),

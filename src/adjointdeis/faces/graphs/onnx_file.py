@@ -85,7 +85,7 @@ def load_onnx(
         list(outputs) if outputs is not None else [value.name for value in graph.output],
         OPERATORS,
         batch or None,
-        [shape[1:] for shape in shapes] if all(shapes) else None,
+        [shape[1:] for shape in shapes if shape] if all(shapes) else None,
         source,
     )
 

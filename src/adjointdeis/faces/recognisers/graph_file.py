@@ -83,12 +83,12 @@ class GraphSpec:
         Raises:
             ValueError: A key is missing, unknown or wrong; the message names it.
         """
-        given = {k: v for k, v in entry.items() if k in cls.__dataclass_fields__}
+        given: dict[str, Any] = {k: v for k, v in entry.items() if k in cls.__dataclass_fields__}
         wanted = ("format", "sha256", "size", "colours", "mean", "std", "licence")
         missing = [key for key in wanted if key not in given]
         if missing:
             raise ValueError(f"recogniser {name}: its description lacks {', '.join(missing)}")
-        return cls(**{"name": name} | given)
+        return cls(**(given | {"name": given.get("name", name)}))
 
 
 class PixelNetwork(nn.Module):

@@ -51,6 +51,14 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     selector = (
         None if task.pairs else available(_names(task.selectors), profile, missing, first=True)[0]
     )
+    if selector in judged:
+        judged.remove(selector)
+        missing.append(f"{selector} ranks the pairs, and therefore does not judge")
+    if selector in guides:
+        raise ValueError(
+            f"{selector} ranks the pairs and would guide their morphs too (assets.identity): rank "
+            "by another one, task.selectors=[...]"
+        )
     for line in dict.fromkeys(missing):
         print(line)
     weights = [adapted(cfg, faces, k, directory) for k in folds] if task.adapt else None

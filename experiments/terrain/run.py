@@ -1,0 +1,133 @@
+"""Every gradient method on a network that nobody here wrote: terrains from a consistency model.
+
+python -m experiments.terrain.run [--steps 4] [--methods NAME ...] [--model FILE] [--out FOLDER]
+
+Needs the extra ``graphs`` and the model file of ``pip install --no-deps
+adaptive-terrain-diffusion==0.4.2`` (MIT). Writes result.json and result.md.
+"""
+
+import argparse
+import importlib.util
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from adjointdeis import TimeGrid, VarianceExploding, sample
+from adjointdeis.diffusion import from_k_diffusion
+from adjointdeis.evaluation.markdown import table
+from adjointdeis.evaluation.storage import write_json
+from adjointdeis.faces.graphs import load_onnx
+from adjointdeis.files import write_atomically
+from adjointdeis.gradients import Backprop, GradientMethod
+from adjointdeis.gradients.catalogue import CATALOGUE
+from adjointdeis.solvers.base import Solver
+
+SHA256 = "95be54b4a39d58320e187a7ec533351c957f16a00be58773c86074828ee67887"
+SIGMA_MAX, SIGMA_MIN = 80.0, 0.002
+
+
+class Terrain(nn.Module):
+    """The exported graph as a denoiser of k-diffusion; its condition is the difficulty, 0 to 99."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.graph = load_onnx(path, sha256=SHA256).requires_grad_(False)
+
+    def forward(self, x: Tensor, sigma: Tensor, difficulty: Tensor) -> Tensor:
+        return self.graph(x, sigma, difficulty)
+
+
+def model_file() -> Path | None:
+    """The file in the installed package; None where it is not installed."""
+    found = importlib.util.find_spec("terrain_diffusion")
+    if found is None or not found.submodule_search_locations:
+        return None
+    folder = Path(found.submodule_search_locations[0]) / "weights"
+    return folder / "terrain_consistency_unet_difficulty100.onnx"
+
+
+def gradient_of(
+    terrain: Terrain, solver: Solver, method: GradientMethod, steps: int
+) -> dict[str, Any]:
+    """Gradients of the roughness of one terrain, and what they cost."""
+    adapted = from_k_diffusion(terrain, condition="difficulty", sigma_max=SIGMA_MAX)
+    grid = TimeGrid.karras(VarianceExploding(SIGMA_MAX), steps, t_min=SIGMA_MIN / SIGMA_MAX)
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(1, 1, 128, 128, generator=generator)
+    x_T = (SIGMA_MAX * noise).requires_grad_()
+    z = torch.tensor([50.0], requires_grad=True)
+    start = time.process_time()
+    rollout = sample(adapted.denoiser, x_T, z, solver=solver, grid=grid, gradient=method)
+    roughness = rollout.x_0.diff(dim=2).square().mean() + rollout.x_0.diff(dim=3).square().mean()
+    roughness.backward()
+    cost = rollout.cost
+    return {
+        "x_T": x_T.grad, "z": z.grad, "roughness": float(roughness.detach()), "nfe": cost.nfe,
+        "vjps": cost.vjps, "latents": cost.peak_latents, "seconds": time.process_time() - start,
+    }  # fmt: skip
+
+
+def measure(terrain: Terrain, steps: int, methods: list[str]) -> list[dict[str, Any]]:
+    """A row a method: relative error of both gradients against Backprop through its sampler."""
+    truths: dict[str, dict[str, Any]] = {}
+    rows = []
+    for one in CATALOGUE:
+        if one.ode is None or (methods and one.name not in methods):
+            continue
+        solver = one.ode()
+        try:
+            found = gradient_of(terrain, solver, one.method(), steps)
+        except (ValueError, ImportError) as error:  # refused, or an extra is missing
+            rows.append({"method": one.name, "refused": str(error).split(";")[0][:90]})
+            continue
+        if str(solver) not in truths:
+            truths[str(solver)] = gradient_of(terrain, solver, Backprop(), steps)
+        truth = truths[str(solver)]
+        errors = {k: float((found[k] - truth[k]).norm() / truth[k].norm()) for k in ("x_T", "z")}
+        kept = {k: found[k] for k in ("nfe", "vjps", "latents", "seconds")}
+        rows.append({"method": one.name, "solver": str(solver), **errors, **kept})
+        print(rows[-1], file=sys.stderr, flush=True)
+    return rows
+
+
+def main() -> None:
+    """The table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--methods", nargs="*", default=[])
+    parser.add_argument("--model", type=Path, default=None)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent)
+    options = parser.parse_args()
+    path = options.model or model_file()
+    if path is None:
+        parser.error(
+            "the model is not installed: pip install --no-deps adaptive-terrain-diffusion==0.4.2, "
+            "or give --model FILE"
+        )
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")  # of long adjoint steps, which this measures
+    rows = measure(Terrain(path), options.steps, options.methods)
+    write_json({"steps": options.steps, "rows": rows}, options.out / "result.json")
+    text = table(
+        ["method", "error of x_T", "of z", "evaluations", "products", "latents", "seconds"],
+        [
+            [row["method"], row["refused"], *["-"] * 5]
+            if "refused" in row
+            else [
+                row["method"], f"{row['x_T']:.1e}", f"{row['z']:.1e}", row["nfe"], row["vjps"],
+                row["latents"], f"{row['seconds']:.1f}",
+            ]
+            for row in rows
+        ],
+    )  # fmt: skip
+    write_atomically(options.out / "result.md", lambda f: f.write(text + "\n"))
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
