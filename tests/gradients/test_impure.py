@@ -52,7 +52,7 @@ class Counting(Body):
 
     def forward(self, x, t, z):
         self.calls += 1
-        return super().forward(x, t, z) * (1.0 + 0.1 * (self.calls % 5))
+        return super().forward(x, t, z) * (1.0 + 0.1 * (self.calls % 7))
 
 
 class CountingBuffer(Body):
@@ -64,7 +64,7 @@ class CountingBuffer(Body):
 
     def forward(self, x, t, z):
         self.calls += 1.0
-        return super().forward(x, t, z) * (1.0 + 0.1 * (self.calls % 5))
+        return super().forward(x, t, z) * (1.0 + 0.1 * (self.calls % 7))
 
 
 def counting_closure():
@@ -72,7 +72,7 @@ def counting_closure():
 
     def denoiser(x, t, z):
         calls[0] += 1
-        return body(x, t, z) * (1.0 + 0.1 * (calls[0] % 5))
+        return body(x, t, z) * (1.0 + 0.1 * (calls[0] % 7))
 
     return denoiser, list(body.parameters())
 

@@ -137,6 +137,9 @@ class Chain:
         """
         first, self.denoiser.first = self.denoiser.first, None
         predicts = getattr(self.solver, "predicts", "eps")
+        own = getattr(self.solver, "data_prediction", None)
+        if first is not None and own is not None:
+            return own(*first)
         if first is None or predicts not in ("eps", "velocity"):
             raise NotSupportedError(
                 f"{type(self.solver).__name__} evaluates a network of its own convention, whose "
