@@ -132,7 +132,7 @@ def test_the_papers_cells_are_beside_ours_with_the_reason_against_comparing(bare
     assert theirs["AdjointDEIS-1 ODE"].text == "98.77"
     assert theirs["AdjointDEIS-1 ODE"].detail[0] == "483/489"
     assert table.notes[0].startswith("Not comparable with the paper: other faces")
-    assert "10 optimisation steps instead of 50" in table.notes[0]
+    assert "optimisation steps 10 instead of 50" in table.notes[0]
 
 
 def test_verdicts_add_up_to_the_count(bare_run):
