@@ -265,3 +265,25 @@ def test_a_name_has_one_meaning() -> None:
                 found.setdefault(node.name, []).append(path.relative_to(ROOT).as_posix())
     twice = {name: paths for name, paths in found.items() if len(paths) > 1}
     assert twice.keys() <= TWICE, twice
+
+
+def test_every_module_has_a_user() -> None:
+    """Something other than a test imports it, or a configuration, a page or a registry names it."""
+    code = [*SOURCES, *sorted((ROOT / "experiments").rglob("*.py")), ROOT / "run.py"]
+    imported = {(path, name) for path in code for name in imports(path)}
+    named = "\n".join(
+        path.read_text()
+        for folder in ("conf", "docs", "experiments", "src")
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in (".yaml", ".md", ".ipynb")
+    ) + (ROOT / "pyproject.toml").read_text()  # fmt: skip
+    orphans = []
+    for path in SOURCES:
+        if path.name in ("__init__.py", "__main__.py"):
+            continue
+        module = "adjointdeis." + ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+        users = [p for p, name in imported if p != path and (name + ".").startswith(module + ".")]
+        registry = (path.parent / "__init__.py").read_text()
+        if not users and module not in named and f'"{path.stem}"' not in registry:
+            orphans.append(module)
+    assert not orphans

@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from adjointdeis.diffusion.conditions import PerStep
 from adjointdeis.diffusion.grid import TimeGrid
 from adjointdeis.diffusion.oracles import MixtureDenoiser
 from adjointdeis.diffusion.schedule import VPLinear
@@ -225,7 +226,7 @@ class HiddenCondition:
             for step in range(self.steps)
         ]
         start = torch.zeros_like(first)
-        target = sample(denoiser, x_T, hidden, solver=DDIM(), grid=grid).x_0
+        target = sample(denoiser, x_T, PerStep(hidden), solver=DDIM(), grid=grid).x_0
         before = sample(denoiser, x_T, start, solver=DDIM(), grid=grid).x_0
         distance = (before - target).norm(dim=1)
 

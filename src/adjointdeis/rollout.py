@@ -25,10 +25,15 @@ class Rollout:
     Attributes:
         x_0: state at the last node, with a graph to x_T, z and the weights.
         cost: counters; ``x_0.backward()`` adds its own to the same object.
+        states: x at the N + 1 nodes, x_T first and x_0 last, if the trajectory was asked for.
+        predictions: data prediction of each of the N steps, from its first evaluation of the
+            network; likewise.
     """
 
     x_0: Tensor
     cost: Cost = field(default_factory=Cost)
+    states: tuple[Tensor, ...] = ()
+    predictions: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +60,7 @@ def sample(
     gradient: GradientMethod | None = None,
     parameters: Sequence[Tensor] | None = None,
     microbatch: int | None = None,
+    trajectory: bool = False,
 ) -> Rollout:
     """Run the sampler from x_T to x_0, differentiably.
 
@@ -83,6 +89,9 @@ def sample(
             one. Divided are x_T, the noise, and every tensor in z whose first dimension is the
             batch; evaluations are counted once a part.
 
+        trajectory: also return the states and data predictions on the way. A loss may depend on
+            them with ``DiscreteAdjoint`` and ``Backprop``; other methods refuse.
+
     Raises:
         ValueError: a grid in the wrong direction, a z sequence or noise of the wrong length,
             noise for an ODE solver or none for an SDE solver; a microbatch that cannot be one.
@@ -94,18 +103,24 @@ def sample(
         raise ValueError("sample() needs a grid from noise to data; this one encodes")
     cost = Cost()
     if microbatch is None:
-        run = _run(denoiser, x_T, z, solver, grid, noise, gradient, parameters, cost)
-        return Rollout(run, cost)
+        return _run(
+            denoiser, x_T, z, solver, grid, noise, gradient, parameters, cost, trajectory
+        )  # fmt: skip
     if isinstance(solver, Pair) or microbatch < 1:
         raise ValueError(
             f"microbatch={microbatch} must be 1 or more, and a Pair of latents cannot be divided"
         )
     solver = solver.in_parts() if hasattr(solver, "in_parts") else solver
     parts = [
-        _part(denoiser, x_T, z, solver, grid, noise, gradient, parameters, cost, rows)
+        _part(denoiser, x_T, z, solver, grid, noise, gradient, parameters, cost, trajectory, rows)
         for rows in (slice(k, k + microbatch) for k in range(0, x_T.shape[0], microbatch))
     ]
-    return Rollout(torch.cat(parts), cost)
+    return Rollout(
+        torch.cat([part.x_0 for part in parts]),
+        cost,
+        tuple(torch.cat(states) for states in zip(*(p.states for p in parts), strict=True)),
+        tuple(torch.cat(found) for found in zip(*(p.predictions for p in parts), strict=True)),
+    )
 
 
 def encode(
@@ -156,8 +171,8 @@ def encode(
     elif getattr(solver, "calculus", None) == "sde":
         raise ValueError("an SDE is not encoded by running it backwards; use CycleSDE.encode")
     cost = Cost()
-    x_T = _run(denoiser, x_0, z, solver, grid, noise, gradient, parameters, cost)
-    return Encoding(x_T, cost)
+    run = _run(denoiser, x_0, z, solver, grid, noise, gradient, parameters, cost)
+    return Encoding(run.x_0, cost)
 
 
 def _run(
@@ -170,24 +185,31 @@ def _run(
     gradient: GradientMethod | None,
     parameters: Sequence[Tensor] | None,
     cost: Cost,
-) -> Tensor:
+    trajectory: bool = False,
+) -> Rollout:
     method = DiscreteAdjoint() if gradient is None else gradient
     _check_calculus(solver, noise)
-    chain = Chain.of(denoiser, solver, grid, x, z, noise, cost)
+    chain = Chain.of(denoiser, solver, grid, x, z, noise, cost, trajectory)
     weights = _weights(denoiser) if parameters is None else parameters
     theta = [weight for weight in weights if weight.requires_grad]
-    if not torch.is_grad_enabled():
-        return chain.run(x)[0]
     asked = {
         "x_T": x.requires_grad,
         "z_t" if chain.scheduled else "z": bool(chain.conditions.active),
         "theta": bool(theta),
         "noise": bool(chain.wanted_noise),
     }
-    if any(asked.values()):
+    if not torch.is_grad_enabled():
+        x_0 = chain.run(x)[0]
+    elif any(asked.values()):
+        asked["trajectory"] = trajectory
         method.refuse(solver, [what for what, wanted in asked.items() if wanted])
-        return method.rollout(chain, x, theta)
-    return method.sampled(chain, x)
+        x_0 = method.rollout(chain, x, theta)
+    else:
+        x_0 = method.sampled(chain, x)
+    if chain.trajectory is None:
+        return Rollout(x_0, cost)
+    states = (x, *chain.trajectory.states)
+    return Rollout(x_0, cost, states, tuple(chain.trajectory.predictions))
 
 
 def _part(
@@ -200,20 +222,21 @@ def _part(
     gradient: GradientMethod | None,
     parameters: Sequence[Tensor] | None,
     cost: Cost,
+    trajectory: bool,
     rows: slice,
-) -> Tensor:
-    """x_0 of some samples of a batch."""
+) -> Rollout:
+    """The rollout of some samples of a batch."""
     batch = x_T.shape[0]
     if noise is not None:
         noise = rows_of_noise(as_noise(noise, grid, x_T), rows)
     z = divided(z, batch, rows)
-    x_0 = _run(denoiser, x_T[rows], z, solver, grid, noise, gradient, parameters, cost)
-    if x_0.shape != x_T[rows].shape:
+    run = _run(denoiser, x_T[rows], z, solver, grid, noise, gradient, parameters, cost, trajectory)
+    if run.x_0.shape != x_T[rows].shape:
         raise ValueError(
-            f"a part of {x_T[rows].shape[0]} samples came out as {tuple(x_0.shape)}: the denoiser "
-            f"holds a tensor of the whole batch of {batch}; pass it in z, which is divided"
+            f"a part of {x_T[rows].shape[0]} samples came out as {tuple(run.x_0.shape)}: the "
+            f"denoiser holds a tensor of the whole batch of {batch}; pass it in z, which is divided"
         )
-    return x_0
+    return run
 
 
 def _weights(denoiser: Callable[..., Tensor]) -> list[Tensor]:

@@ -177,6 +177,16 @@ def test_an_unknown_class_is_refused_and_the_call_is_shown() -> None:
     assert network.convention == CONVENTIONS["FluxTransformer2DModel"]
 
 
+def test_another_number_of_training_timesteps_is_not_ignored() -> None:
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(num_train_timesteps=500)
+    model = CASES["lumina 2"].network(torch.float64)
+    with pytest.raises(ValueError, match="divides the timestep by the scheduler's num_train_times"):
+        from_diffusers(model, scheduler)
+    said = from_diffusers(model, scheduler, time=lambda t: 1 - t / 500)
+    assert said.network.convention.output == "negated"
+    from_diffusers(CASES["flux"].network(torch.float64), scheduler)  # 1000, whatever the scheduler
+
+
 def test_every_class_of_the_table_exists() -> None:
     pipelines = {"AudioLDM2UNet2DConditionModel"}
     missing = [n for n in CONVENTIONS if n not in pipelines and not hasattr(diffusers, n)]

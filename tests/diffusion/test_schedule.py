@@ -133,3 +133,10 @@ def test_zero_terminal_signal_is_the_last_timestep_alone() -> None:
     step = 1e-7
     slope = (schedule.lmbda(late[:2] + step) - schedule.lmbda(late[:2] - step)) / (2 * step)
     torch.testing.assert_close(schedule.dlmbda(late[:2]), slope, rtol=1e-5, atol=0.0)
+
+
+def test_the_cosine_schedule_has_the_published_offset() -> None:
+    """s = 0.008, and alpha_bar(t) = cos^2(pi/2 (t + s) / (1 + s)) over its value at 0."""
+    published = [math.cos(math.pi / 2 * (t + 0.008) / 1.008) ** 2 for t in (0.0, 0.5)]
+    squared = float(VPCosine().alpha(0.5)) ** 2
+    assert squared == pytest.approx(published[1] / published[0], rel=1e-12)

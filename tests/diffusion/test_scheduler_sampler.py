@@ -409,6 +409,53 @@ def test_a_state_is_not_taken_from_another_step_on() -> None:
         from_diffusers(Network(), Network())
 
 
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [
+        ("DDIMScheduler", {"clip_sample": False}), ("DDIMScheduler", {"clip_sample": False, **V}),
+        ("EulerDiscreteScheduler", V), ("EulerDiscreteScheduler", {"use_karras_sigmas": True}),
+        ("DDPMScheduler", {"clip_sample": False, "prediction_type": "sample"}),
+        ("FlowMatchEulerDiscreteScheduler", {"shift": 3.0}),
+    ],
+)  # fmt: skip
+def test_the_trajectory_holds_what_the_network_says_of_the_data(name: str, config: dict) -> None:
+    scheduler, network = made(name, config), Network()
+    noise, z = normal(1, 4, 3, 3, seed=1).requires_grad_(), normal(1, 2, seed=2).requires_grad_()
+    sampler = model_of(network, scheduler).sampler(4)
+    rollout = sample(
+        sampler.denoiser, sampler.initial(noise), z, solver=sampler.solver, grid=sampler.grid,
+        trajectory=True,
+    )  # fmt: skip
+    scheduler.set_timesteps(4)
+    x, predictions = sampler.initial(noise), []
+    for i, t in enumerate(scheduler.timesteps):
+        scaled = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
+        out = network(scaled, t, z)[0]
+        arguments = {"generator": sampler.generator(i)} if name != "DDIMScheduler" else {}
+        if name.startswith("Flow"):
+            predictions.append(x - float(scheduler.sigmas[i]) * out)
+        step = scheduler.step(out, t, x, **arguments)
+        if not name.startswith("Flow"):
+            predictions.append(step.pred_original_sample)
+        x = step.prev_sample
+    assert len(rollout.states) == 5 and len(rollout.predictions) == 4
+    theirs = gradients(torch.stack(predictions), (noise, z, network.inside))
+    ours = gradients(torch.stack(rollout.predictions), (noise, z, network.inside))
+    for a, b in zip((*rollout.predictions, *ours), (*predictions, *theirs), strict=True):
+        assert relative_error(a, b) < 1e-5
+
+
+def test_a_trajectory_of_unknown_levels_is_refused() -> None:
+    noise, z = normal(1, 4, 3, 3, seed=1).requires_grad_(), normal(1, 2, seed=2)
+    for name in ("EDMEulerScheduler", "KDPM2DiscreteScheduler"):
+        sampler = model_of(Network(), made(name, {})).sampler(4)
+        with pytest.raises(ValueError, match=f"noise levels of {name} are its own"):
+            sample(
+                sampler.denoiser, sampler.initial(noise), z, solver=sampler.solver,
+                grid=sampler.grid, trajectory=True,
+            )  # fmt: skip
+
+
 class Forgetful:
     """A scheduler that keeps something new in every run."""
 

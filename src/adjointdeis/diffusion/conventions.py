@@ -137,6 +137,29 @@ CONVENTIONS: dict[str, Convention] = {
 }
 
 
+# These pipelines divide by the scheduler's num_train_timesteps and not by 1000.
+_BY_TRAINING = (
+    "Krea2Transformer2DModel", "LongCatAudioDiTTransformer", "Lumina2Transformer2DModel",
+    "LuminaNextDiT2DModel", "NucleusMoEImageTransformer2DModel", "PRXTransformer2DModel",
+)  # fmt: skip
+
+
+def check_training_times(model: nn.Module, convention: Convention, timesteps: int) -> None:
+    """Refuse a number of training timesteps under which the table's time would be another.
+
+    Raises:
+        ValueError: it is not the 1000 of every released checkpoint, and no time was said.
+    """
+    listed = any(c.__name__ in _BY_TRAINING for c in type(model).__mro__)
+    if listed and timesteps != 1000 and isinstance(convention.time, str):
+        raise ValueError(
+            f"the pipeline of {type(model).__name__} divides the timestep by the scheduler's "
+            f"num_train_timesteps, {timesteps} here and 1000 in the table: say "
+            f"from_diffusers(model, scheduler, time=lambda timestep: timestep / {timesteps}), "
+            "reversed where the table reverses it"
+        )
+
+
 def convention_of(
     model: nn.Module, time: Any = None, output: Any = None, like_unet: bool = False
 ) -> Convention:

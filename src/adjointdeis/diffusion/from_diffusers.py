@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adjointdeis.diffusion.called_model import CalledModel, without_variance
+from adjointdeis.diffusion.called_model import CalledModel, unwrapped, without_variance
+from adjointdeis.diffusion.conventions import check_training_times
 from adjointdeis.diffusion.denoiser import EpsFromFlow, EpsFromV, EpsFromX0, FromTimesteps
 from adjointdeis.diffusion.grid import TimeGrid
 from adjointdeis.diffusion.schedule import DDPM, RectifiedFlow, Schedule
@@ -261,7 +262,10 @@ def from_diffusers(
             "own is StepFunction(function)"
         )
     learned = scheduler.config.get("variance_type") in ("learned", "learned_range")
-    return DiffusersModel(CalledModel(model, arguments, time, output, learned), scheduler)
+    network = CalledModel(model, arguments, time, output, learned)
+    total = scheduler.config.get("num_train_timesteps", 1000)
+    check_training_times(unwrapped(model), network.convention, total)
+    return DiffusersModel(network, scheduler)
 
 
 _EPS_FROM: dict[str, Any] = {"epsilon": None, "sample": EpsFromX0, "v_prediction": EpsFromV}

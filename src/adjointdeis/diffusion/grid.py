@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -136,15 +137,16 @@ class TimeGrid:
             index += len(self)
         if not 0 <= index < len(self):
             raise IndexError(f"node {index} of a grid with {len(self)} nodes")
-        return Node(
-            t=self.t[index],
-            alpha=float(self.alpha[index]),
-            sigma=float(self.sigma[index]),
-            lmbda=float(self.lmbda[index]),
-            rho=float(self.rho[index]),
-            index=index,
-            grid=self,
-        )
+        return self._nodes[index]
+
+    @cached_property
+    def _nodes(self) -> list[Node]:
+        # Made once: a sampler of many small steps would spend its time on them.
+        levels = (level.tolist() for level in (self.alpha, self.sigma, self.lmbda, self.rho))
+        return [
+            Node(t, *values, index=index, grid=self)
+            for index, (t, *values) in enumerate(zip(self.t.unbind(), *levels, strict=True))
+        ]
 
     def __iter__(self) -> Iterator[Node]:
         return (self[index] for index in range(len(self)))

@@ -11,6 +11,7 @@ flow  dx/dt of a straight path, eps - x0              x + (1 - t) flow
 ====  ==============================================  ========================================
 """
 
+import torch
 from torch import Tensor
 
 Level = float | Tensor  # alpha or sigma: one for all, or one an example, broadcast to x
@@ -80,3 +81,12 @@ def v_from_eps(x: Tensor, eps: Tensor, alpha: Level, sigma: Level) -> Tensor:
 def eps_from_flow(x: Tensor, flow: Tensor, alpha: float, sigma: float) -> Tensor:
     """Noise prediction from a rectified-flow velocity eps - x0, for any alpha + sigma > 0."""
     return (x + alpha * flow) / (alpha + sigma)
+
+
+def wide(tensor: Tensor) -> Tensor:
+    """The tensor in float32 where it is in half precision.
+
+    For sums over a sample: the square of 300 is beyond float16, and the sum of a latent's squares
+    has three digits in bfloat16.
+    """
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from adjointdeis.diffusion.grid import Node, TimeGrid
+from adjointdeis.diffusion.prediction import x0_from_eps, x0_from_flow, x0_from_v
 from adjointdeis.diffusion.step_grid import StepNode
 
 
@@ -48,7 +49,7 @@ class SchedulerSolver:
     def __init__(self, scheduler: Any, arguments: dict[str, Any], seed: int, predicts: str) -> None:
         self.scheduler, self.arguments, self.seed = scheduler, arguments, seed
         self.name = type(scheduler).__name__
-        self.predicts = f"{predicts} for {self.name}.step"
+        self.kind, self.predicts = predicts, f"{predicts} for {self.name}.step"
         self._names = inspect.signature(scheduler.step).parameters
         self._parts = False
         self._begins: list[tuple[weakref.ref, int]] = []
@@ -149,6 +150,35 @@ class SchedulerSolver:
             setattr(scheduler, _OLD_PREDICTION, out[1])
         return out[0], self._after(begin, number, x, scheduler)
 
+    def data_prediction(self, x: Tensor, t: Tensor, output: Tensor) -> Tensor:
+        """What the network says of the data at a step, before the scheduler clips anything.
+
+        Args:
+            x: what the network was given: the latents, scaled to keep their variance.
+            t: time of the step's node.
+            output: what the network answered.
+
+        Raises:
+            ValueError: a scheduler whose noise levels are not those of a VP process or a flow.
+        """
+        scheduler, number = self.scheduler, round((1.0 - float(t)) * self.steps)
+        sigmas, product = (getattr(scheduler, k, None) for k in ("sigmas", "alphas_cumprod"))
+        convert = _DATA_FROM.get(self.kind)
+        known = product is not None or self.kind == "velocity"
+        if convert is None or not known or hasattr(scheduler, "sigmas_interpol"):
+            raise ValueError(
+                f"the noise levels of {self.name} are its own, and what its network says of the "
+                "data is not known: sample without trajectory=True"
+            )
+        if self.kind == "velocity":
+            sigma = float(sigmas[number])
+            return convert(x, output, 1.0 - sigma, sigma)
+        if sigmas is not None:
+            alpha = (1.0 + float(sigmas[number]) ** 2) ** -0.5
+        else:
+            alpha = float(product[int(scheduler.timesteps[number])]) ** 0.5
+        return convert(x, output, alpha, (1.0 - alpha**2) ** 0.5)
+
     def _number(self, node: Node) -> int:
         """The number of a node in the whole run."""
         if not isinstance(node, StepNode) or node.grid.total != self.steps:
@@ -241,6 +271,12 @@ class SchedulerSolver:
         )
 
 
+_DATA_FROM = {
+    "epsilon": x0_from_eps,
+    "v_prediction": x0_from_v,
+    "sample": lambda x, output, alpha, sigma: output,
+    "velocity": x0_from_flow,
+}
 _OLD_PREDICTION = "old_pred_original_sample"
 _HELD, _PATH = "a tensor of the state", "a noise path"
 _PLAIN = (bool, int, float, complex, str, tuple, dict, type(None), torch.dtype, torch.device)

@@ -26,6 +26,7 @@ class Backprop(GradientMethod):
     """
 
     noise: ClassVar[bool] = True
+    trajectory: ClassVar[bool] = True
     exact: ClassVar[bool] = True
     any_network: ClassVar[bool] = True
     memory: ClassVar[str] = "N activations"

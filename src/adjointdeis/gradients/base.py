@@ -11,7 +11,7 @@ from torch import Tensor
 
 from adjointdeis.gradients.chain import Chain, NotSupportedError
 from adjointdeis.gradients.continuous import ContinuousAdjoint
-from adjointdeis.gradients.inputs import Inputs
+from adjointdeis.gradients.inputs import Inputs, TrajectoryCotangents
 from adjointdeis.gradients.trace import traced
 from adjointdeis.solvers.base import Solver
 from adjointdeis.solvers.pair import Pair
@@ -22,6 +22,7 @@ _INPUTS = {
     "z_t": "a scheduled condition z_t",
     "theta": "the weights",
     "noise": "the noise of the path",
+    "trajectory": "the trajectory",
 }
 
 
@@ -39,6 +40,7 @@ class GradientMethod(ABC):
         ode, sde: samplers it differentiates.
         x_T, z, z_t, theta, noise: what it differentiates with respect to: initial noise, constant
             condition, scheduled condition, weights, recorded noise of the path.
+        trajectory: whether the states and predictions on the way are differentiable.
         exact: whether the result is the gradient of the sampler that ran.
         any_network: whether the sampler is a black box to it, so that the network need not
             predict eps.
@@ -53,6 +55,7 @@ class GradientMethod(ABC):
     z_t: ClassVar[bool] = True
     theta: ClassVar[bool] = True
     noise: ClassVar[bool] = False
+    trajectory: ClassVar[bool] = False
     exact: ClassVar[bool] = False
     any_network: ClassVar[bool] = False
     memory: ClassVar[str]
@@ -78,7 +81,8 @@ class GradientMethod(ABC):
 
         Args:
             solver: the sampler; its ``calculus`` is "ode" or "sde".
-            wanted: what requires a gradient, of "x_T", "z", "z_t", "theta" and "noise".
+            wanted: what requires a gradient, of "x_T", "z", "z_t", "theta", "noise" and
+                "trajectory".
 
         Raises:
             NotSupportedError: naming what was asked for and what to do instead.
@@ -149,27 +153,45 @@ class StepwiseMethod(GradientMethod):
                 "of them that receive no gradient. Use gradient=Backprop(), "
                 "DistributedDataParallel, or freeze them with requires_grad_(False)"
             )
-        return _Stepwise.apply(self, chain, *Inputs.tensors_of(chain, x_T, theta))
+        found = _Stepwise.apply(self, chain, *Inputs.tensors_of(chain, x_T, theta))
+        if chain.trajectory is None:
+            return found
+        x_0, *rest = found
+        chain.trajectory.states = [*rest[: chain.steps - 1], x_0]
+        chain.trajectory.predictions = rest[chain.steps - 1 :]
+        return x_0
 
 
 class _Stepwise(torch.autograd.Function):
     """Binds a stepwise method to autograd."""
 
     @staticmethod
-    def forward(ctx: Any, method: StepwiseMethod, chain: Chain, *tensors: Tensor) -> Tensor:
+    def forward(ctx: Any, method: StepwiseMethod, chain: Chain, *tensors: Tensor) -> Any:
         by = Inputs.detached(chain, tensors, ctx.needs_input_grad[2:])
         x_0, record = method.forward_pass(chain, by)
+        way: list[Tensor] = []
+        if chain.trajectory is not None:
+            # Not the stored states themselves, which would then hold this very function.
+            found = [*chain.trajectory.states[:-1], *chain.trajectory.predictions]
+            way = [tensor.detach() for tensor in found]
         # Saved through autograd, so that changing any of them in place raises.
-        ctx.save_for_backward(x_0, *tensors)
+        ctx.save_for_backward(x_0, *way, *tensors)
         ctx.method, ctx.chain, ctx.record = method, chain, record
-        return x_0
+        ctx.set_materialize_grads(False)
+        return x_0 if chain.trajectory is None else (x_0, *way)
 
     @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
         x_0, *tensors = ctx.saved_tensors
+        a_x, *on_the_way = cotangents
+        tensors = tensors[len(on_the_way) :]
         by = Inputs.detached(ctx.chain, tensors, ctx.needs_input_grad[2:])
+        if on_the_way:
+            last = ctx.chain.steps - 1
+            by.of_trajectory = TrajectoryCotangents(on_the_way[:last], on_the_way[last:])
         with torch.no_grad(), ctx.chain.backward_pass():
-            a_T = ctx.method.backward_pass(ctx.chain, ctx.record, by, x_0, cotangents[0])
+            a_x = torch.zeros_like(x_0) if a_x is None else a_x
+            a_T = ctx.method.backward_pass(ctx.chain, ctx.record, by, x_0, a_x)
         found = [
             (torch.zeros_like(tensor) if value is None else value) if want else None
             for tensor, value, want in zip(
@@ -178,7 +200,8 @@ class _Stepwise(torch.autograd.Function):
         ]
         if torch.is_grad_enabled():
             # With create_graph=True the gradients must not pass for constants.
-            name, depends = type(ctx.method).__name__, [*tensors, *cotangents]
+            name = type(ctx.method).__name__
+            depends = [*tensors, *(c for c in cotangents if c is not None)]
             found = [
                 None if value is None else _NoSecondDerivative.apply(name, value, *depends)
                 for value in found

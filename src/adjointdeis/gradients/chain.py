@@ -5,7 +5,7 @@ import math
 import weakref
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch.autograd.graph import get_gradient_edge
 from adjointdeis.diffusion.conditions import Conditions
 from adjointdeis.diffusion.grid import TimeGrid
 from adjointdeis.diffusion.noise import Noise, RecordedNoise, as_noise
+from adjointdeis.diffusion.prediction import x0_from_eps
 from adjointdeis.gradients.cost import Cost, CountedDenoiser
 from adjointdeis.solvers.base import Solver, State, eps_factor
 from adjointdeis.solvers.pair import Pair
@@ -39,6 +40,7 @@ class Chain:
         noise: path noise for an SDE solver, None for an ODE solver.
         conditions: z of every step.
         cost: counters.
+        trajectory: where states and predictions are collected; None if nobody wants them.
     """
 
     denoiser: CountedDenoiser
@@ -47,6 +49,7 @@ class Chain:
     noise: Noise | None
     conditions: Conditions
     cost: Cost
+    trajectory: "Trajectory | None" = None
 
     @classmethod
     def of(
@@ -58,17 +61,19 @@ class Chain:
         z: Any = None,
         noise: Noise | Sequence[Tensor] | None = None,
         cost: Cost | None = None,
+        trajectory: bool = False,
     ) -> "Chain":
         """The chain of a sampling run; arguments as for ``sample``."""
         cost = Cost() if cost is None else cost
         stochastic = solver.calculus == "sde"
         return cls(
-            denoiser=CountedDenoiser(denoiser, cost),
+            denoiser=CountedDenoiser(denoiser, cost, remembers=trajectory),
             solver=solver,
             grid=grid,
             noise=as_noise(noise, grid, cls.latent(solver, x_T)) if stochastic else None,
             conditions=Conditions.of(z, grid.steps),
             cost=cost,
+            trajectory=Trajectory() if trajectory else None,
         )
 
     @staticmethod
@@ -118,8 +123,33 @@ class Chain:
         s, t = self.grid[step], self.grid[step + 1]
         if self.noise is not None:
             noise = self.noise.normal(s, t, x) if noise is None else noise.to(x)
+        self.denoiser.first = None
         x, state = self.solver.step(self.denoiser, x, z, s, t, state, noise)
         return x, tuple(state)
+
+    def prediction(self) -> Tensor:
+        r"""Data prediction :math:`(x - \sigma\epsilon)/\alpha` of the step just taken.
+
+        From its first evaluation of the network.
+
+        Raises:
+            NotSupportedError: the step evaluated no network that this package knows, or alpha = 0.
+        """
+        first, self.denoiser.first = self.denoiser.first, None
+        predicts = getattr(self.solver, "predicts", "eps")
+        own = getattr(self.solver, "data_prediction", None)
+        if first is not None and own is not None:
+            return own(*first)
+        if first is None or predicts not in ("eps", "velocity"):
+            raise NotSupportedError(
+                f"{type(self.solver).__name__} evaluates a network of its own convention, whose "
+                "prediction of the data is not known: sample without trajectory=True"
+            )
+        x, t, output = first
+        alpha, sigma = (float(f(t)) for f in (self.grid.schedule.alpha, self.grid.schedule.sigma))
+        if predicts == "velocity":
+            return x - sigma * output
+        return x0_from_eps(x, output, alpha, sigma)
 
     def run(self, x_T: Tensor) -> tuple[Tensor, int]:
         """Take every step; returns x_0 and how many latents were made, solver history included."""
@@ -128,6 +158,8 @@ class Chain:
         for step in range(self.steps):
             x, state = self.advance(step, x, self.conditions.of_step(step), state)
             latents += 1 + len(state)
+            if self.trajectory is not None:
+                self.trajectory.note(x, self.prediction())
         return x, latents
 
     @contextmanager
@@ -138,6 +170,24 @@ class Chain:
             yield
         finally:
             self.cost.in_backward = False
+
+
+@dataclass(eq=False)
+class Trajectory:
+    """What a run passes through.
+
+    Attributes:
+        states: x after each of the N steps.
+        predictions: data prediction of each step.
+    """
+
+    states: list[Tensor] = field(default_factory=list)
+    predictions: list[Tensor] = field(default_factory=list)
+
+    def note(self, x: Tensor, prediction: Tensor) -> None:
+        """Add a step."""
+        self.states.append(x)
+        self.predictions.append(prediction)
 
 
 def detached(tensor: Tensor, requires_grad: bool = True) -> Tensor:
@@ -169,10 +219,13 @@ class KnownTensors:
             if (node, output) in allowed or node in seen:
                 continue
             seen.add(node)
+            parents = node.next_functions
+            if parents:
+                stack.extend([edge for edge in parents if edge[0] is not None])
+                continue
             leaf = getattr(node, "variable", None)
             if isinstance(leaf, Tensor) and leaf.requires_grad:
                 found.append(leaf)
-            stack.extend(edge for edge in node.next_functions if edge[0] is not None)
         return found
 
 
@@ -201,8 +254,9 @@ class LeafCheck:
         """
         if not any(out.requires_grad for out in outputs):
             return
-        memory = {tensor.untyped_storage().data_ptr() for tensor in entering}
-        for leaf in self._known.others(outputs, entering):
+        others = self._known.others(outputs, entering)
+        memory = {tensor.untyped_storage().data_ptr() for tensor in entering} if others else ()
+        for leaf in others:
             if leaf.untyped_storage().data_ptr() not in memory:
                 self._suspects.append(weakref.ref(leaf))
 
@@ -213,6 +267,8 @@ class LeafCheck:
             UnreachableLeafError: naming the shape of the first such leaf. Leaves behind a
                 custom autograd function that hides its inputs cannot be seen.
         """
+        if not self._suspects:
+            return
         suspects, self._suspects = self._suspects, []
         if not any(suspect() is not None for suspect in suspects):
             return

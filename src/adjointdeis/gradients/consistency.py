@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from adjointdeis.diffusion.prediction import wide
 from adjointdeis.gradients.chain import Chain
 from adjointdeis.gradients.step_context import ContextRecorder
 
@@ -98,11 +99,6 @@ class StepCheck:
                         f"where the step itself goes {way:.3g}. A step must be a function of its "
                         f"arguments. {_CAUSES}"
                     )
-
-
-def wide(tensor: Tensor) -> Tensor:
-    """The tensor in float32 where it is in half precision, whose squares and sums overflow."""
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
 def fingerprint(tensor: Tensor) -> Tensor:

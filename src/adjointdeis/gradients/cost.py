@@ -80,12 +80,16 @@ class CountedDenoiser:
         cost: counters.
         works_in_place: whether an evaluation has changed its x.
         observer: called with (x, t, output) of every evaluation, where someone wants to know.
+        remembers: whether to keep the first evaluation of a step, and its graph with it.
+        first: (x, t, output) of the first evaluation since this was set to None.
     """
 
     denoiser: Callable[..., Tensor]
     cost: Cost
     works_in_place: bool = False
     observer: Callable[[Tensor, Tensor, Tensor], None] | None = None
+    remembers: bool = False
+    first: tuple[Tensor, Tensor, Tensor] | None = None
 
     def modules(self) -> list[nn.Module]:
         """The modules of the denoiser, where it is one."""
@@ -137,6 +141,8 @@ class CountedDenoiser:
                 "instead of t.mul_(1000) or t *= 1000"
             )
         self.works_in_place = self.works_in_place or version(x) != before[0]
+        if self.remembers and self.first is None:
+            self.first = (x, t, output)
         if self.observer is not None:
             self.observer(x, t, output)
         return output

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from adjointdeis.diffusion.grid import TimeGrid
+from adjointdeis.diffusion.prediction import wide
 from adjointdeis.gradients.base import StepwiseMethod
 from adjointdeis.gradients.chain import Chain, NotSupportedError
 from adjointdeis.gradients.consistency import StepCheck
@@ -135,7 +136,7 @@ class FlowGrad(StepwiseMethod):
 
 def deviations(states: Sequence[Tensor], grid: TimeGrid) -> list[float]:
     """d_i of each step from the N + 1 states of a run; the largest over the batch."""
-    scaled = [x.detach() / node.alpha for x, node in zip(states, grid, strict=True)]
+    scaled = [wide(x.detach()) / node.alpha for x, node in zip(states, grid, strict=True)]
     velocities = [
         ((scaled[i + 1] - scaled[i]) / (grid[i + 1].rho - grid[i].rho)).flatten(1)
         for i in range(grid.steps)

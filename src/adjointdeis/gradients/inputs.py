@@ -69,6 +69,26 @@ class StepGraph:
         return [*self.entering, *self.z, *([] if self.noise is None else [self.noise])]
 
 
+@dataclass(eq=False)
+class TrajectoryCotangents:
+    """dL/d of what a run passes through, None where L does not depend on it.
+
+    Attributes:
+        states: of x after each step but the last.
+        predictions: of the data prediction of each step.
+    """
+
+    states: Sequence[Tensor | None]
+    predictions: Sequence[Tensor | None]
+
+    def joined(self, step: int, adjoint: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """Cotangents of a step's x, prediction and history from those of x and history."""
+        a_x, own = adjoint[0], self.states[step] if step < len(self.states) else None
+        if own is not None:
+            a_x = own if a_x is None else a_x + own
+        return [a_x, self.predictions[step], *adjoint[1:]]
+
+
 class Inputs:
     """x_T, z, noise and theta of a rollout, and the sums of their gradients.
 
@@ -80,6 +100,7 @@ class Inputs:
         theta: weights, and other tensors that were named as parameters.
         needs: whether each wants a gradient, in this order.
         sums: their gradients, in the same order; that of x_T is the backward pass's result.
+        of_trajectory: cotangents of states and predictions, if these were asked for.
     """
 
     def __init__(
@@ -94,6 +115,7 @@ class Inputs:
         self.theta = rest[len(self.noise) :]
         self.needs = tuple(t.requires_grad for t in tensors) if needs is None else tuple(needs)
         self.sums = Sums(len(tensors))
+        self.of_trajectory: TrajectoryCotangents | None = None
         self.leaf_check = LeafCheck(self.theta)
         self._first_noise = 1 + slots * places
         self._first_theta = self._first_noise + len(self.noise)

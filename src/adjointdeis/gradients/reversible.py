@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from adjointdeis.diffusion.prediction import wide
 from adjointdeis.gradients.base import StepwiseMethod
 from adjointdeis.gradients.chain import Chain, NotSupportedError, detached, pull_back
-from adjointdeis.gradients.consistency import CouplingCheck, wide
+from adjointdeis.gradients.consistency import CouplingCheck
 from adjointdeis.gradients.inputs import Inputs
 from adjointdeis.gradients.step_context import ContextRecorder, StepContext
 from adjointdeis.gradients.trace import Run

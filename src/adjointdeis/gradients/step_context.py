@@ -1,14 +1,14 @@
 """What a step depends on besides its arguments, so that evaluating it again repeats it."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from adjointdeis.gradients.reachable import reachable
+from adjointdeis.gradients.reachable import reachable, version
 
 
 class RandomState:
@@ -59,9 +59,15 @@ class StepContext:
     random: tuple[Tensor, ...]
     buffers: tuple[Tensor, ...]
 
-    @contextmanager
-    def replayed(self) -> Iterator[None]:
+    def replayed(self) -> AbstractContextManager[None]:
         """Inside, everything is as it was at this moment; afterwards, as it was before."""
+        recorder = self.recorder
+        if recorder.drew or recorder.changed or recorder.autocast != recorder.autocast_now():
+            return self._replayed()
+        return nullcontext()
+
+    @contextmanager
+    def _replayed(self) -> Iterator[None]:
         recorder = self.recorder
         with ExitStack() as stack:
             if recorder.autocast != recorder.autocast_now():
@@ -116,7 +122,7 @@ class ContextRecorder:
         self.autocast = self.autocast_now()
         self.changed: list[int] = []
         self.drew = False
-        self._seen = [(owner[name], owner[name]._version) for owner, name in self.places]
+        self._seen = [(owner[name], version(owner[name])) for owner, name in self.places]
         self._values = [owner[name].clone() for owner, name in self.places]
         self._last: StepContext | None = None
         self._bytes: list[bytes] = []
@@ -139,7 +145,7 @@ class ContextRecorder:
         self.drew = self.drew or (self._last is not None and as_bytes != self._bytes)
         for place in moved:
             owner, name = self.places[place]
-            self._seen[place] = (owner[name], owner[name]._version)
+            self._seen[place] = (owner[name], version(owner[name]))
             self._values[place] = owner[name].clone()
         if moved:
             self.changed = sorted({*self.changed, *moved})
@@ -149,9 +155,12 @@ class ContextRecorder:
         return self._last
 
     def _changed_buffers(self) -> list[int]:
-        return [
-            place
-            for place, (owner, name) in enumerate(self.places)
-            if owner[name] is not self._seen[place][0]
-            or owner[name]._version != self._seen[place][1]
-        ]
+        return [place for place in range(len(self.places)) if self._has_changed(place)]
+
+    def _has_changed(self, place: int) -> bool:
+        owner, name = self.places[place]
+        seen, number = self._seen[place]
+        if owner[name] is not seen or version(seen) != number:
+            return True
+        # Batch statistics are written inside an operation, which leaves the version as it is.
+        return seen.ndim <= 1 and not torch.equal(seen, self._values[place])

@@ -2,6 +2,7 @@
 
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -124,7 +125,7 @@ class Run:
         z = self.by.condition(self.chain.slot(step))
         noise = self.by.noise[step].detach() if self.by.noise else None
         with torch.set_grad_enabled(self.every_step or step == 0):
-            return self.settled([x], flat(self.chain.advance(step, x.clone(), z, state, noise)))
+            return self.settled([x], taken(self.chain, step, x.clone(), z, state, noise))
 
     def settled(
         self, entering: Sequence[Tensor], outputs: Sequence[Tensor]
@@ -150,7 +151,10 @@ class Run:
                 "the denoiser changes its condition z in place, so that every step has another "
                 "one: write z = z * c instead of z.mul_(c)"
             )
-        return outputs[0], outputs[1:]
+        if self.chain.trajectory is None:
+            return outputs[0], outputs[1:]
+        self.chain.trajectory.note(outputs[0], outputs[1])
+        return outputs[0], outputs[2:]
 
     def close(self, end: State) -> Trace:
         """End the run.
@@ -210,6 +214,9 @@ def traced(
     return x, trace
 
 
-def flat(moved: tuple[Tensor, State]) -> tuple[Tensor, ...]:
-    """State and history of a step as one tuple."""
-    return (moved[0], *moved[1])
+def taken(
+    chain: Chain, step: int, x: Tensor, z: Any, state: State, noise: Tensor | None
+) -> tuple[Tensor, ...]:
+    """State, data prediction if the trajectory is wanted, and history of a step."""
+    x, state = chain.advance(step, x, z, state, noise)
+    return (x, *state) if chain.trajectory is None else (x, chain.prediction(), *state)

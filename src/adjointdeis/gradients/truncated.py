@@ -42,6 +42,7 @@ class Truncated(DiscreteAdjoint):
     last: int = 1
     x_T: ClassVar[bool] = False
     noise: ClassVar[bool] = False
+    trajectory: ClassVar[bool] = False
     exact: ClassVar[bool] = False
     memory: ClassVar[str] = "K latents"
 

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from adjointdeis.diffusion.grid import TimeGrid
 from adjointdeis.diffusion.noise import Noise
+from adjointdeis.diffusion.prediction import wide
 from adjointdeis.gradients import GradientMethod
 from adjointdeis.gradients.cost import Cost
 from adjointdeis.guidance.problem import Algorithm, AlgorithmRun, Outcome, Step
@@ -221,7 +222,7 @@ class _Ascent(AlgorithmRun):
         self.history.append(value / ascent.draws)
         before, self.x = self.x, self._projected(self.x + self.size * total.sign())
         self.done += 1
-        norm = total.flatten(1).norm(dim=1)
+        norm = wide(total).flatten(1).norm(dim=1)
         return Step(self.history[-1], cost, norm, before)
 
     def outcome(self) -> AttackOutcome:

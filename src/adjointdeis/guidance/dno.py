@@ -21,6 +21,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from adjointdeis.diffusion.prediction import wide
 from adjointdeis.gradients import GradientMethod
 from adjointdeis.guidance.latent_optimisation import LatentDescent, LatentOptimisation
 from adjointdeis.guidance.per_sample import normalised
@@ -47,7 +48,7 @@ class Decorrelation:
 
     def __call__(self, x_T: Tensor) -> Tensor:
         """Penalty per sample, with shape (B), of noise (B, *)."""
-        rest = tuple(range(1, x_T.ndim))
+        x_T, rest = wide(x_T), tuple(range(1, x_T.ndim))
         total = x_T.new_zeros(len(x_T))
         while True:
             for dim in self.dims:

@@ -13,6 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from adjointdeis.diffusion.prediction import wide
 from adjointdeis.gradients import GradientMethod
 from adjointdeis.guidance.problem import (
     Algorithm,
@@ -134,7 +135,7 @@ def clip(parameters: Sequence[Tensor], clip_norm: float | None = None, where: st
         FloatingPointError: The gradient is not finite.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
-    norm = float(torch.stack([g.square().sum() for g in gradients]).sum().sqrt())
+    norm = float(torch.stack([wide(g).square().sum() for g in gradients]).sum().sqrt())
     if not norm < float("inf"):
         raise FloatingPointError(
             f"{where}the gradient of the weights has norm {norm}; nothing was updated. Use fewer "

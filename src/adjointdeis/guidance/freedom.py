@@ -123,7 +123,7 @@ class FreeDoM(Algorithm):
         size = rms(ahead.gradient)
         # A sample at its optimum has no gradient and gets no correction.
         rho = torch.where(size > 0, length / size.clamp_min(torch.finfo(size.dtype).tiny), 0.0)
-        return expanded(rho, ahead.gradient) * ahead.gradient
+        return (expanded(rho, ahead.gradient) * ahead.gradient).to(ahead.gradient.dtype)
 
 
 class _GuidedSampling(AlgorithmRun):

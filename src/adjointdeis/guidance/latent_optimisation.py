@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
+from adjointdeis.diffusion.prediction import wide
 from adjointdeis.gradients import GradientMethod
 from adjointdeis.gradients.cost import Cost
 from adjointdeis.guidance.problem import (
@@ -167,7 +168,9 @@ class LatentDescent(AlgorithmRun):
             gradients = torch.autograd.grad(total, self._moving)
         self.cost.add(rollout.cost)
         loss = loss.detach()
-        norm = torch.stack([g.flatten(1).square().sum(1) for g in gradients]).sum(0).sqrt()[rows]
+        norm = (
+            torch.stack([wide(g).flatten(1).square().sum(1) for g in gradients]).sum(0).sqrt()[rows]
+        )
         self._note(loss, rows)
         self._reject(loss, norm, rows)
         if rule is not None:

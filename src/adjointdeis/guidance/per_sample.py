@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from adjointdeis.diffusion.prediction import wide
+
 
 @dataclass(frozen=True, eq=False)
 class Sphere:
@@ -28,7 +30,7 @@ class Sphere:
         """The nearest point on the sphere; a sample at the origin stays there."""
         norm = per_sample_norm(x_T)
         factor = torch.where(norm > 0, self.norm / norm.clamp_min(torch.finfo(norm.dtype).tiny), 0)
-        return x_T * expanded(factor, x_T)
+        return (wide(x_T) * expanded(factor, x_T)).to(x_T.dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,17 +60,17 @@ def normalised(gradient: Tensor) -> Tensor:
     """The gradient of each sample divided by its Euclidean norm; a zero gradient stays zero."""
     norm = per_sample_norm(gradient)
     factor = torch.where(norm > 0, 1.0 / norm.clamp_min(torch.finfo(norm.dtype).tiny), 0.0)
-    return gradient * expanded(factor, gradient)
+    return (wide(gradient) * expanded(factor, gradient)).to(gradient.dtype)
 
 
 def per_sample_norm(x: Tensor) -> Tensor:
-    """Euclidean norm of each sample, flattened whole, with shape (B)."""
-    return x.flatten(1).square().sum(1).sqrt()
+    """Euclidean norm of each sample, flattened whole, with shape (B); in float32 at the least."""
+    return wide(x).flatten(1).square().sum(1).sqrt()
 
 
 def rms(x: Tensor) -> Tensor:
-    """Root mean square of each sample, with shape (B)."""
-    return x.flatten(1).square().mean(1).sqrt()
+    """Root mean square of each sample, with shape (B); in float32 at the least."""
+    return wide(x).flatten(1).square().mean(1).sqrt()
 
 
 def expanded(values: Tensor, like: Tensor) -> Tensor:

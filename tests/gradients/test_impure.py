@@ -1,0 +1,219 @@
+"""Networks and samplers that are no functions of their arguments: the gradient, or a named error.
+
+One column more of the matrix: every method of the catalogue against every kind of impurity.
+A cell either gives what the method gives for the pure network with the same outputs (for an exact
+method, what autograd gives), or raises one of the named errors; it is never silent.
+"""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from oracles import BATCH, DIM, agree, inputs, normal
+from torch import nn
+
+from adjointdeis import TimeGrid, VPLinear, sample
+from adjointdeis.diffusion import BrownianPath
+from adjointdeis.gradients import (
+    Backprop,
+    DiscreteAdjoint,
+    InconsistentStepError,
+    NotSupportedError,
+    UnreachableLeafError,
+)
+from adjointdeis.gradients.catalogue import CATALOGUE, Entry
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+STEPS = 6
+GRID = TimeGrid.uniform_lmbda(VPLinear(), STEPS, t_min=0.05, t_max=0.6)
+COTANGENT = normal(BATCH, DIM, seed=99)
+AVAILABLE = [one for one in CATALOGUE if one.available]
+
+
+class Body(nn.Module):
+    """A smooth network, pure by itself."""
+
+    def __init__(self, middle: nn.Module | None = None) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.a, self.b = nn.Linear(DIM + 4, 12).double(), nn.Linear(12, DIM).double()
+        self.middle = nn.Identity() if middle is None else middle
+
+    def forward(self, x, t, z):
+        t = t.to(x).expand(x.shape[0], 1)
+        return t * x + self.b(torch.tanh(self.middle(self.a(torch.cat([x, z, t], 1)))))
+
+
+class Counting(Body):
+    """A Python number."""
+
+    calls = 0
+
+    def forward(self, x, t, z):
+        self.calls += 1
+        return super().forward(x, t, z) * (1.0 + 0.1 * (self.calls % 7))
+
+
+class CountingBuffer(Body):
+    """A number in a buffer, which is repeated like every buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros((), dtype=torch.float64))
+
+    def forward(self, x, t, z):
+        self.calls += 1.0
+        return super().forward(x, t, z) * (1.0 + 0.1 * (self.calls % 7))
+
+
+def counting_closure():
+    body, calls = Body(), [0]
+
+    def denoiser(x, t, z):
+        calls[0] += 1
+        return body(x, t, z) * (1.0 + 0.1 * (calls[0] % 7))
+
+    return denoiser, list(body.parameters())
+
+
+class Cached(Body):
+    """Features of an earlier evaluation, in every third one made anew (DeepCache)."""
+
+    def __init__(self, first: int = 0) -> None:
+        super().__init__()
+        self.calls, self.features, self.first = 0, None, first
+
+    def forward(self, x, t, z):
+        t = t.to(x).expand(x.shape[0], 1)
+        if self.calls % 3 == 0 or self.calls < self.first or self.features is None:
+            self.features = torch.tanh(self.a(torch.cat([x, z, t], 1))).detach()
+        self.calls += 1
+        return t * x + self.b(self.features) + 0.1 * self.a(torch.cat([x, z, t], 1))[:, :DIM]
+
+
+class OwnGenerator(Body):
+    """A torch.Generator that the network holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.generator = torch.Generator().manual_seed(1)
+
+    def forward(self, x, t, z):
+        noise = torch.randn(x.shape, generator=self.generator, dtype=x.dtype)
+        return super().forward(x * (1.0 + 0.3 * noise), t, z)
+
+
+class OtherNoise(Body):
+    """Noise of numpy, or of the standard library."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.source, self.own = source, np.random.default_rng(4)
+
+    def forward(self, x, t, z):
+        if self.source == "numpy":
+            noise = np.random.randn(*x.shape)  # noqa: NPY002
+        elif self.source == "numpy's own":
+            noise = self.own.standard_normal(x.shape)
+        else:
+            noise = [[random.gauss(0, 1) for _ in row] for row in x]
+        return super().forward(x * (1.0 + 0.3 * torch.tensor(noise, dtype=x.dtype)), t, z)
+
+
+class InPlace(Body):
+    """Preconditioning written into its input."""
+
+    def forward(self, x, t, z):
+        x.mul_(0.9)
+        return super().forward(x, t, z)
+
+
+def late_leaf():
+    body, late = Body(), torch.full((DIM,), 0.3, dtype=torch.float64, requires_grad=True)
+    first = float(GRID.t[STEPS // 2])
+
+    def denoiser(x, t, z):
+        eps = body(x, t, z)
+        return eps if float(t) > first else eps * late
+
+    return denoiser, list(body.parameters())
+
+
+IMPURE = {
+    "counter": Counting,
+    "counter in a buffer": CountingBuffer,
+    "counter in a closure": counting_closure,
+    "cache": Cached,
+    "cache of later steps": lambda: Cached(first=3),
+    "own generator": OwnGenerator,
+    "numpy": lambda: OtherNoise("numpy"),
+    "numpy's own": lambda: OtherNoise("numpy's own"),
+    "random": lambda: OtherNoise("random"),
+    "batch norm": lambda: Body(nn.BatchNorm1d(12).double()),
+    "batch norm without momentum": lambda: Body(nn.BatchNorm1d(12, momentum=None).double()),
+    "instance norm": lambda: Body(
+        nn.Sequential(
+            nn.Unflatten(1, (3, 4)), nn.InstanceNorm1d(3, track_running_stats=True), nn.Flatten(1)
+        ).double()
+    ),
+    "spectral norm": lambda: Body(
+        nn.utils.parametrizations.spectral_norm(nn.Linear(12, 12)).double()
+    ),
+    "group norm": lambda: Body(nn.GroupNorm(3, 12).double()),
+    "weight norm": lambda: Body(nn.utils.parametrizations.weight_norm(nn.Linear(12, 12)).double()),
+    "dropout": lambda: Body(nn.Dropout(0.3)),
+    "in place": InPlace,
+    "late leaf": late_leaf,
+}
+NAMED = (InconsistentStepError, NotSupportedError, UnreachableLeafError)
+
+
+def differentiate(make, one: Entry, method, calculus: str):
+    """Gradients, and the buffers afterwards."""
+    torch.manual_seed(5)
+    made = make()
+    denoiser, weights = made if isinstance(made, tuple) else (made, list(made.parameters()))
+    torch.manual_seed(7)
+    np.random.seed(7)  # noqa: NPY002
+    random.seed(7)
+    x_T, z = inputs()
+    x_T.requires_grad_(type(method).x_T), z.requires_grad_()
+    noise = BrownianPath((BATCH, DIM), seed=8) if calculus == "sde" else None
+    x_0 = sample(
+        denoiser, x_T * 1.0, z, solver=one.solver(calculus), grid=GRID, noise=noise,
+        gradient=method, parameters=weights,
+    ).x_0  # fmt: skip
+    wanted = [leaf for leaf in (x_T, z, *weights) if leaf.requires_grad]
+    found = torch.autograd.grad((x_0 * COTANGENT).sum(), wanted, allow_unused=True)
+    buffers = dict(denoiser.named_buffers()) if isinstance(denoiser, nn.Module) else {}
+    flat = [torch.zeros_like(w) if g is None else g for g, w in zip(found, wanted, strict=True)]
+    return torch.cat([g.flatten() for g in flat]), buffers
+
+
+# What must not be refused by a method that takes the sampler's own steps again.
+REPEATED = {
+    "counter in a buffer", "own generator", "batch norm", "batch norm without momentum",
+    "instance norm", "spectral norm", "group norm", "weight norm", "dropout", "in place",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", IMPURE)
+@pytest.mark.parametrize("one", AVAILABLE, ids=lambda one: one.name)
+def test_no_cell_is_silent(one: Entry, kind: str) -> None:
+    method = one.method()
+    calculus = "ode" if one.ode is not None else "sde"
+    exact, buffers = differentiate(IMPURE[kind], one, Backprop(), calculus)
+    try:
+        found, found_buffers = differentiate(IMPURE[kind], one, method, calculus)
+    except NAMED:
+        assert not (isinstance(method, DiscreteAdjoint) and kind in REPEATED), kind
+        return
+    for name, value in buffers.items():
+        assert agree(found_buffers[name].double(), value.double(), 1e-9), name
+    if one.target == "chain":
+        assert agree(found, exact, 1e-9)
+    elif kind not in REPEATED:
+        # An approximate method gives what it gives where it evaluates nothing that has changed.
+        unchecked = IMPURE[kind]()
+        assert isinstance(unchecked, tuple) or type(method).__name__ == "Truncated", kind

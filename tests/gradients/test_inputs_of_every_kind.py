@@ -1,0 +1,262 @@
+"""Conditions as pytrees, schedules, trajectories, tensors that are no leaves: equal to autograd."""
+
+from typing import NamedTuple
+
+import pytest
+import torch
+from oracles import BATCH, COND, DIM, MLPDenoiser, RungeKutta4, agree, inputs, normal
+from torch import nn
+
+from adjointdeis import PerStep, RectifiedFlow, TimeGrid, VPLinear, sample
+from adjointdeis.diffusion import BrownianPath, EpsFromFlow
+from adjointdeis.gradients import (
+    AdjointDEIS,
+    Backprop,
+    DiscreteAdjoint,
+    NotSupportedError,
+    Reversible,
+    SecondDerivativeError,
+    Truncated,
+    UnreachableLeafError,
+)
+from adjointdeis.solvers import BDIA, DDIM, DPMSolverPP, FlowEuler, SDEDPMSolver, SDEDPMSolverPP
+
+STEPS = 7
+GRID = TimeGrid.uniform_lmbda(VPLinear(), STEPS, t_min=0.05, t_max=0.6)
+SOLVERS = {
+    "ddim": DDIM(), "2m": DPMSolverPP(2), "sde": SDEDPMSolver(), "sde 2m": SDEDPMSolverPP(2),
+    "outside": RungeKutta4(),
+}  # fmt: skip
+EXACT = [
+    DiscreteAdjoint(),
+    DiscreteAdjoint(snapshots=2),
+    DiscreteAdjoint(keep_activations=3),
+    DiscreteAdjoint(budget="4 KB"),
+]
+each_solver = pytest.mark.parametrize("name", SOLVERS)
+
+
+class Prompt(NamedTuple):
+    embedding: torch.Tensor
+    scale: float
+
+
+class Tree(nn.Module):
+    """Takes a nested condition with constants in it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = MLPDenoiser()
+
+    def forward(self, x, t, z):
+        assert z["mask"].dtype == torch.int64 and z["none"] is None and z["flag"] is True
+        prompt, pooled = z["both"]
+        return self.body(x, t, prompt.embedding * prompt.scale + z["mask"] * pooled)
+
+
+def tree(seed: int, wanted: bool = True) -> tuple[dict, list[torch.Tensor]]:
+    embedding = normal(BATCH, COND, seed=seed).requires_grad_(wanted)
+    pooled = normal(COND, seed=seed + 1).requires_grad_()
+    mask = torch.tensor([1, 0, 1])
+    z = {"both": (Prompt(embedding, 0.5), pooled), "mask": mask, "none": None, "flag": True}
+    return z, [embedding, pooled] if wanted else [pooled]
+
+
+def setting(name: str) -> dict:
+    solver = SOLVERS[name]
+    noise = BrownianPath((BATCH, DIM), seed=4) if solver.calculus == "sde" else None
+    return {"solver": solver, "grid": GRID, "noise": noise}
+
+
+def loss(x_0: torch.Tensor) -> torch.Tensor:
+    return (x_0 * normal(BATCH, DIM, seed=9)).sum() + x_0.square().sum()
+
+
+@each_solver
+def test_every_leaf_of_a_pytree_gets_its_gradient(name: str) -> None:
+    network, (z, leaves) = Tree(), tree(20)
+    wanted = [inputs()[0].requires_grad_(), *leaves, *network.parameters()]
+    found = [
+        torch.autograd.grad(
+            loss(sample(network, wanted[0], z, gradient=m, **setting(name)).x_0), wanted
+        )
+        for m in (Backprop(), *EXACT)
+    ]
+    for again in found[1:]:
+        assert all(agree(a, b) for a, b in zip(again, found[0], strict=True))
+
+
+@each_solver
+def test_a_schedule_of_pytrees(name: str) -> None:
+    network, trees = Tree(), [tree(20 + 2 * i, wanted=i != 2) for i in range(STEPS)]
+    z, wanted = PerStep([t for t, _ in trees]), [leaf for _, each in trees for leaf in each]
+    found = [
+        torch.autograd.grad(
+            loss(sample(network, inputs()[0], z, gradient=m, **setting(name)).x_0), wanted
+        )
+        for m in (Backprop(), *EXACT)
+    ]
+    for again in found[1:]:
+        assert all(agree(a, b) for a, b in zip(again, found[0], strict=True))
+
+
+def test_a_step_whose_neighbour_wants_nothing_still_gets_its_share() -> None:
+    """With M < N one product serves several steps, of which only some want a gradient."""
+    network, grid = MLPDenoiser(), GRID
+    full = [normal(BATCH, COND, seed=i).requires_grad_() for i in range(STEPS)]
+    some = [z.detach().requires_grad_(i == 4) for i, z in enumerate(full)]
+    grads = []
+    for zs in (full, some):
+        method = AdjointDEIS(steps=3)
+        x_0 = sample(
+            network, inputs()[0], PerStep(zs), solver=DDIM(), grid=grid, gradient=method
+        ).x_0
+        grads.append(torch.autograd.grad(loss(x_0), zs[4])[0])
+    assert agree(*grads) and grads[0].norm() > 0
+
+
+def test_schedules_that_cannot_be_read_are_refused() -> None:
+    x, z = inputs()
+    with pytest.raises(ValueError, match="PerStep"):
+        sample(MLPDenoiser(), x, [z] * STEPS, solver=DDIM(), grid=GRID)
+    with pytest.raises(ValueError, match="one condition per step: 7, got 2"):
+        sample(MLPDenoiser(), x, PerStep([z, z]), solver=DDIM(), grid=GRID)
+    with pytest.raises(ValueError, match="of one structure"):
+        sample(MLPDenoiser(), x, PerStep([z, (z, z)] + [z] * 5), solver=DDIM(), grid=GRID)
+
+
+@each_solver
+@pytest.mark.parametrize("method", EXACT, ids=str)
+def test_the_trajectory_is_differentiable(name: str, method) -> None:
+    network, (x_T, z) = MLPDenoiser(), (value.requires_grad_() for value in inputs())
+    wanted, found = [x_T, z, *network.parameters()], []
+    for one in (Backprop(), method):
+        run = sample(network, x_T, z, gradient=one, trajectory=True, **setting(name))
+        assert len(run.states) == STEPS + 1 and len(run.predictions) == STEPS
+        assert run.states[0] is x_T and run.states[-1] is run.x_0
+        value = sum((i + 1) * x.sin().sum() for i, x in enumerate(run.states[:-2]))
+        value = value + sum((i + 1) * x.cos().sum() for i, x in enumerate(run.predictions))
+        found.append([value, *run.predictions, *torch.autograd.grad(value, wanted)])
+    assert all(agree(a, b) for a, b in zip(*found, strict=True))
+    eps = network(x_T, GRID[0].t, z)
+    assert agree(found[1][1], (x_T - GRID[0].sigma * eps) / GRID[0].alpha)
+    with torch.no_grad():
+        again = sample(network, x_T, z, trajectory=True, **setting(name))
+    assert all(torch.equal(a, b) for a, b in zip(again.states, run.states, strict=True))
+
+
+def test_a_trajectory_that_has_no_gradient_is_refused() -> None:
+    x, z = inputs()
+    for method in (Truncated(last=2), AdjointDEIS()):
+        with pytest.raises(NotSupportedError, match="no gradient of the trajectory"):
+            sample(
+                MLPDenoiser(), x, z.requires_grad_(), solver=DDIM(), grid=GRID, gradient=method,
+                trajectory=True,
+            )  # fmt: skip
+
+
+def test_predictions_of_a_velocity_are_those_of_its_eps() -> None:
+    grid = TimeGrid.uniform_time(RectifiedFlow(), 4, t_min=0.1, t_max=0.9)
+    network, (x, z) = MLPDenoiser(), inputs()
+    with torch.no_grad():
+        one = sample(network, x, z, solver=FlowEuler(), grid=grid, trajectory=True)
+        other = sample(
+            EpsFromFlow(network, RectifiedFlow()), x, z, solver=DDIM(), grid=grid, trajectory=True
+        )
+    assert all(agree(a, b) for a, b in zip(one.predictions, other.predictions, strict=True))
+
+
+@each_solver
+def test_parameters_need_not_be_leaves(name: str) -> None:
+    """The output of a text encoder, captured by the denoiser."""
+    network, encoder = MLPDenoiser(), nn.Linear(5, COND).double()
+    text, found = normal(BATCH, 5, seed=3), []
+    for method in (Backprop(), *EXACT):
+        x_T = inputs()[0].requires_grad_()
+        embedding = encoder(text)
+        x_0 = sample(
+            lambda x, t, z, e=embedding: network(x, t, e), x_T, gradient=method,
+            parameters=[embedding, *network.parameters()], **setting(name),
+        ).x_0  # fmt: skip
+        wanted = [x_T, *encoder.parameters(), *network.parameters()]
+        found.append(torch.autograd.grad(loss(x_0), wanted))
+    for again in found[1:]:
+        assert all(agree(a, b) for a, b in zip(again, found[0], strict=True))
+
+
+def test_a_leaf_that_nobody_named_is_an_error_even_if_nothing_else_wants_a_gradient() -> None:
+    network, (x, z) = MLPDenoiser().requires_grad_(False), inputs()
+    hidden = normal(DIM, seed=3).requires_grad_()
+
+    def late(x, t, z):
+        return network(x, t, z) + (hidden if float(t) < float(GRID.t[4]) else 0.0)
+
+    for method in (None, DiscreteAdjoint(), AdjointDEIS()):
+        with pytest.raises(UnreachableLeafError, match=r"shape \(4,\)"):
+            sample(late, x, z, solver=DDIM(), grid=GRID, gradient=method)
+    x_0 = sample(late, x, z, solver=DDIM(), grid=GRID, gradient=Backprop()).x_0
+    assert torch.autograd.grad(x_0.sum(), hidden)[0].norm() > 0
+    with torch.no_grad():
+        assert torch.equal(sample(late, x, z, solver=DDIM(), grid=GRID).x_0, x_0)
+
+
+def test_a_denoiser_may_take_a_gradient_of_its_own() -> None:
+    network, found = MLPDenoiser(), []
+
+    def guided(x, t, z):
+        with torch.enable_grad():
+            leaf = x.detach().clone().requires_grad_()
+            eps = network(leaf, t, z)
+            (slope,) = torch.autograd.grad(eps.square().sum(), leaf, retain_graph=True)
+        return network(x, t, z) + 0.1 * slope + 0.01 * eps
+
+    for method in (Backprop(), DiscreteAdjoint(), AdjointDEIS()):
+        x_T, z = (value.requires_grad_() for value in inputs())
+        x_0 = sample(
+            guided, x_T, z, solver=DDIM(), grid=GRID, gradient=method,
+            parameters=list(network.parameters()),
+        ).x_0  # fmt: skip
+        found.append(torch.autograd.grad(loss(x_0), x_T)[0])
+    assert agree(found[1], found[0]) and found[2].norm() > 0
+
+
+@pytest.mark.parametrize("method", [DiscreteAdjoint(), AdjointDEIS(), Reversible()], ids=str)
+def test_every_second_derivative_is_an_error_that_names_backprop(method) -> None:
+    solver = BDIA() if isinstance(method, Reversible) else DDIM()
+    network, (x, z) = MLPDenoiser(), inputs()
+
+    def value(z, one):
+        return loss(sample(network, x, z, solver=solver, grid=GRID, gradient=one).x_0)
+
+    linear = lambda z: sample(  # noqa: E731
+        network, x, z, solver=solver, grid=GRID, gradient=method
+    ).x_0.sum()
+    for function in (lambda z: value(z, method), linear):
+        with pytest.raises(SecondDerivativeError, match=r"Backprop\(\)"):
+            torch.autograd.functional.hessian(function, z)
+    with pytest.raises(NotSupportedError, match=r"Backprop\(\)"):
+        torch.func.grad(lambda z: value(z, method))(z)
+    assert torch.autograd.functional.hessian(lambda z: value(z, Backprop()), z).norm() > 0
+
+
+def test_z_and_t_changed_in_place_are_named() -> None:
+    network, (x, z) = MLPDenoiser(), inputs()
+    with pytest.raises(ValueError, match="changes its condition z in place"):
+        sample(
+            lambda x, t, z: network(x, t, z.mul_(0.9)), x.requires_grad_(), z.clone(),
+            solver=DDIM(), grid=GRID, parameters=list(network.parameters()),
+        )  # fmt: skip
+    own = TimeGrid.uniform_time(VPLinear(), 3)
+    with pytest.raises(ValueError, match="changes t in place"):
+        sample(lambda x, t, z: network(x, t.mul_(0.9), z), x.detach(), z, solver=DDIM(), grid=own)
+
+
+def test_a_time_in_float64_is_explained() -> None:
+    layer = nn.Linear(DIM + 1, DIM)
+
+    def denoiser(x, t, z):
+        return layer(torch.cat([x, t.expand(x.shape[0], 1)], 1))
+
+    with pytest.raises(RuntimeError) as caught:
+        sample(denoiser, torch.zeros(2, DIM), solver=DDIM(), grid=GRID)
+    assert any("write t.to(x)" in note for note in caught.value.__notes__)
