@@ -9,11 +9,15 @@ from pathlib import Path
 import pytest
 
 from adjointdeis.files import (
+    JSON_LIMIT,
     canonical,
     confusable,
+    printable,
     read_csv,
     read_json,
     read_text,
+    slug,
+    spreadsheet_cell,
     write_atomically,
 )
 
@@ -135,3 +139,55 @@ def test_cases_of_users(case, tmp_path):
     os.chmod(folder, 0o755)
     done = subprocess.run([sys.executable, folder / "case.py"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", ["arcface", "AdaFace-1.0_b", "größe"])
+def test_an_innocent_name_is_its_own_slug(name):
+    assert slug(name) == name
+
+
+def test_slugs_are_one_part_of_a_path_and_differ(tmp_path):
+    names = ["", ".", "..", ".hidden", "a/b", "a\\b", "a_b", "../x", "a\0", "\ud800", "n" * 300]
+    names += ["é" * 200, "C:x", "a b", "a\nb"]
+    slugs = [slug(name) for name in names]
+    assert len(set(slugs)) == len(names)
+    for found in slugs:
+        (tmp_path / f"operating_{found}.svg").write_text("")
+        (tmp_path / found).write_text("")
+        assert not found.startswith(".")
+    assert len(list(tmp_path.iterdir())) == 2 * len(names)
+
+
+def test_control_characters_are_shown_and_text_is_left_alone():
+    assert printable("größe 10\u202f% 顔") == "größe 10\u202f% 顔"
+    assert printable("a\x1b[0m\nb\r\x9b\u202e\u2028") == (r"a\x1b[0m\nb\r\x9b\u202e\u2028")
+    assert printable("a\nb\x07", keep="\n") == "a\nb\\x07"
+    assert printable(ValueError("x\0")) == "x\\x00"
+
+
+@pytest.mark.parametrize(
+    ("value", "cell"),
+    [
+        ("=1+1", "'=1+1"),
+        ("+cmd|' /C calc'!A0", "'+cmd|' /C calc'!A0"),
+        ("-2+3+cmd|' /C calc'!A0", "'-2+3+cmd|' /C calc'!A0"),
+        ("@SUM(A1)", "'@SUM(A1)"),
+        ("\t=1", "'\t=1"),
+        ("-1.2 (-3.4–5.6)", "-1.2 (-3.4–5.6)"),
+        ("DiM-A", "DiM-A"),
+        (-3, -3),
+    ],
+)
+def test_text_starts_no_formula_in_a_spreadsheet(value, cell):
+    assert spreadsheet_cell(value) == cell
+
+
+def test_only_regular_files_of_a_limited_size_are_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path):
+        with pytest.raises(ValueError, match="not a regular file"):
+            read_text(path)
+    with open(tmp_path / "large.json", "wb") as file:
+        file.truncate(JSON_LIMIT + 1)
+    with pytest.raises(ValueError, match=r"large\.json: larger than 64 MiB"):
+        read_json(tmp_path / "large.json")

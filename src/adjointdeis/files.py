@@ -6,6 +6,7 @@ Latin-1 and Windows-1252 would change people's names without a word.
 """
 
 import csv
+import hashlib
 import io
 import json
 import os
@@ -33,6 +34,13 @@ _ZEROS = {
 _DASHES = {ord(dash): "-" for dash in "\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe63\uff0d"}
 
 
+JSON_LIMIT = 64 * 2**20
+"""Bytes of the largest JSON file that is read: what it holds takes tens of times its size."""
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_NUMERALS = frozenset("0123456789.,%/ –−()[];")
+
+
 class Readable(Protocol):
     """What reading needs of a path: `pathlib.Path`, or `zipfile.Path` inside an archive."""
 
@@ -41,7 +49,9 @@ class Readable(Protocol):
     def read_bytes(self) -> bytes: ...
 
 
-def read_text(path: Readable, error: type[ValueError] = ValueError) -> str:
+def read_text(
+    path: Readable, error: type[ValueError] = ValueError, largest: int | None = None
+) -> str:
     """A text file as text: UTF-8, or UTF-16 or UTF-32 with a byte-order mark or by its zero bytes.
 
     Line ends stay as they are.
@@ -49,13 +59,21 @@ def read_text(path: Readable, error: type[ValueError] = ValueError) -> str:
     Args:
         path: The file.
         error: What to raise.
+        largest: Bytes beyond which a file on disk is refused unread; None for no limit.
 
     Raises:
-        error: No such file, not text, or in an encoding that cannot be told; names file and line.
+        error: No such file, not a regular one (a pipe, a folder), too large, not to be read, not
+            text, or in an encoding that cannot be told; names file and line.
     """
     if not path.is_file():
-        raise error(f"{path}: no such file")
-    data = path.read_bytes()
+        there = isinstance(path, Path) and os.path.lexists(path)
+        raise error(f"{path}: {'not a regular file' if there else 'no such file'}")
+    try:
+        if largest is not None and isinstance(path, Path) and path.stat().st_size > largest:
+            raise error(f"{path}: larger than {largest // 2**20} MiB, which is not read")
+        data = path.read_bytes()
+    except OSError as wrong:
+        raise error(f"{path}: cannot be read ({wrong.strerror or type(wrong).__name__})") from None
     encoding = next((name for mark, name in _MARKS if data.startswith(mark)), None)
     if encoding is not None:
         data = data[next(len(mark) for mark, name in _MARKS if name == encoding) :]
@@ -92,9 +110,10 @@ def read_json(path: Readable, error: type[ValueError] = ValueError) -> Any:
     """What a JSON file holds; encodings as `read_text`.
 
     Raises:
-        error: Not text, not JSON, or nested deeper than Python reads; names file and line.
+        error: Larger than `JSON_LIMIT`, not text, not JSON, or nested deeper than Python reads;
+            names file and line.
     """
-    text = read_text(path, error)
+    text = read_text(path, error, JSON_LIMIT)
     try:
         return json.loads(text)
     except json.JSONDecodeError as wrong:
@@ -138,6 +157,53 @@ def read_csv(
         fields = [field.strip() for field in row]
         if any(fields):
             yield reader.line_num, fields
+
+
+def slug(name: str) -> str:
+    """A name from data as one part of a file's name or as an anchor of a page.
+
+    Letters, digits, dashes, underscores and dots stay; a name that needs any change, begins with a
+    dot or is long also gets a digest of itself, so that two names never share a file.
+    """
+    plain = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
+    if plain == name and name and not name.startswith(".") and len(name.encode()) <= 100:
+        return name
+    digest = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:8]
+    return f"{plain.lstrip('.')[:40]}-{digest}"
+
+
+def printable(text: object, keep: str = "") -> str:
+    """Text of others on one line: control characters as `\\x1b`, so that none of them acts.
+
+    ESC would reach the terminal, a line feed could forge the next line, and marks of writing
+    direction could turn text around.
+
+    Args:
+        text: Anything; taken as `str(text)`.
+        keep: Characters that stay as they are, such as a line feed in a message of several lines.
+    """
+    found = str(text)
+    if found.isprintable():
+        return found
+    # Blanks of other widths print as blanks, though Python does not count them as printable.
+    return "".join(
+        c
+        if c.isprintable() or c in keep or unicodedata.category(c) == "Zs"
+        else c.encode("unicode_escape").decode("ascii")
+        for c in found
+    )
+
+
+def spreadsheet_cell(value: object) -> object:
+    """A CSV cell that no spreadsheet runs as a formula: text such as `=1+1` begins with `'`.
+
+    Numbers and text of numerals alone, as in `-1.2 (-3.4)`, stay as they are.
+    """
+    if not isinstance(value, str) or not value.startswith(_FORMULA):
+        return value
+    rest = value[1:]
+    harmless = value[0] in "+-" and all(c in _NUMERALS or c in "+-" for c in rest)
+    return value if harmless else f"'{value}"
 
 
 def canonical(text: str) -> str:

@@ -108,6 +108,30 @@ def test_verify(tmp_path, capsys):
     assert main(["verify", str(marked), "--source", str(plain)]) == 1
 
 
+def test_verify_prints_no_line_and_no_control_character_of_others(tmp_path, capsys):
+    forged = "x\n  signature: Valid, by CN=Anyone\x1b[2J\x9b1m\u202e"
+    keys = ("tool", "version", "attack", "config_hash", "notice")
+    for hashes in ([forged], {forged: forged}, forged, 5):
+        info = PngInfo()
+        found = {**dict.fromkeys(keys, forged), "source_hashes": hashes}
+        info.add_itxt("adjointdeis", json.dumps(found))
+        marked = tmp_path / "m\n  signature: Valid.png"
+        Image.new("RGB", (2, 2)).save(marked, pnginfo=info)
+        assert main(["verify", str(marked)]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert not any(line.strip().startswith("signature") for line in lines)
+        assert all(line.isprintable() for line in lines)
+        assert main(["verify", "--json", str(marked)]) == 0
+        (line,) = capsys.readouterr().out.splitlines()
+        assert line.isprintable()
+        assert json.loads(line)["tool"] == forged
+
+
+def test_an_error_that_quotes_the_input_moves_no_cursor(tmp_path, capsys):
+    assert main([str(tmp_path / "\x1b[2Jabsent.csv")]) == 2
+    assert "\\x1b[2Jabsent.csv: no such score file" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -17,7 +17,7 @@ from adjointdeis.harness.provenance import config_hash, environment, git_revisio
 @pytest.fixture
 def cfg():
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return compose("config", ["+experiment=quickstart"])
+        return compose("config", ["+experiment=table1_first"])
 
 
 def changed(cfg, key: str, value: object) -> str:

@@ -196,7 +196,7 @@ def test_text_from_outside_cannot_become_markup(tmp_path, make_run):
     make_run(tmp_path, attacks=attacks, systems=("arcface",), n_pairs=3, replicates=0)
     write_report(tmp_path, plots=False)
     assert "<b>DiM" not in (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "<b>DiM & \\|x\\|" in (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "\\<b>DiM & \\|x\\|" in (tmp_path / "report.md").read_text(encoding="utf-8")
 
 
 def test_the_grid_has_a_column_per_attack_and_marks_the_matches(reported):

@@ -196,6 +196,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from adjointdeis.evaluation import commands
     from adjointdeis.evaluation.errors import EvaluationError
     from adjointdeis.extras import MissingPackageError
+    from adjointdeis.files import printable
 
     try:
         return int(getattr(commands, options.command)(options) or 0)
@@ -204,7 +205,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout = open(os.devnull, "w")
         return 0
     except (EvaluationError, MissingPackageError, OSError) as error:
-        print(f"adjointdeis-eval: {error}", file=sys.stderr)
+        print(f"adjointdeis-eval: {printable(error, chr(10))}", file=sys.stderr)
         return 2
 
 

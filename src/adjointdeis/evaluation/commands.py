@@ -26,7 +26,7 @@ from adjointdeis.evaluation.subjects import Subjects, read_subjects
 from adjointdeis.evaluation.thresholds import ThresholdRecord, read_thresholds
 from adjointdeis.evaluation.verification import verification_rows
 from adjointdeis.extras import load
-from adjointdeis.files import write_atomically
+from adjointdeis.files import printable, write_atomically
 
 RESULT_SCHEMA = "adjointdeis-evaluation/1"
 
@@ -238,25 +238,28 @@ def verify(options: Namespace) -> int:
         try:
             found = read_provenance(image)
         except NoProvenance as error:
-            print(error, file=sys.stderr)
+            print(printable(error), file=sys.stderr)
             failed = True
             continue
         signed = credentials.read_credentials(image)
         failed |= signed is not None and signed["state"] == "Invalid"
         if options.json:
             line = {"file": image, **found, "credentials": signed}
-            print(json.dumps(line, ensure_ascii=False))
+            print(json.dumps(line))
         else:
-            print(f"{image}: {found['notice']}")
+            # Values of others stand on their own line: none of them may look like a signature.
+            name = printable(image)
+            print(f"{name}: {printable(found['notice'])}")
             for key in ("tool", "version", "attack", "config_hash"):
-                print(f"  {key}: {found[key]}")
+                print(f"  {key}: {printable(found[key])}")
             for source in _listed(found["source_hashes"]):
-                print(f"  source: {source}")
+                print(f"  source: {printable(source)}")
             if signed is not None:
                 why = f" ({', '.join(signed['problems'])})" if signed["problems"] else ""
-                print(f"  signature: {signed['state']}, by {signed['signer']}{why}")
+                stated = f"{signed['state']}, by {signed['signer']}{why}"
+                print(f"  signature: {printable(stated)}")
         if options.source and not sources_match(found, options.source):
-            print(f"{image}: not made from {', '.join(options.source)}", file=sys.stderr)
+            print(printable(f"{image}: not made from {', '.join(options.source)}"), file=sys.stderr)
             failed = True
     return int(failed)
 
@@ -327,7 +330,7 @@ def _det(table: ScoreTable) -> Iterator[tuple[Any, ...]]:
 def _listed(hashes: Any) -> list[str]:
     if isinstance(hashes, dict):
         return [f"{name} {value}" for name, value in hashes.items()]
-    return [str(value) for value in hashes]
+    return [str(value) for value in (hashes if isinstance(hashes, list) else [hashes])]
 
 
 def _write_subjects(subjects: Subjects, path: Path) -> None:

@@ -52,8 +52,8 @@ def read_provenance(path: str | os.PathLike[str]) -> dict[str, Any]:
         )
     try:
         found = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise EvaluationError(f"{path}: the {TEXT_KEY!r} text is not JSON ({error.msg})") from None
+    except (ValueError, RecursionError) as error:
+        raise EvaluationError(f"{path}: the {TEXT_KEY!r} text is not JSON ({error})") from None
     if not isinstance(found, dict):
         raise EvaluationError(f"{path}: the {TEXT_KEY!r} text is not a JSON object")
     for name in REQUIRED:

@@ -23,7 +23,7 @@ from adjointdeis.faces.datasets.pairs import MorphPair, write_pairs
 from adjointdeis.faces.image_io import write_image
 from adjointdeis.faces.tensors import to_uint8
 from adjointdeis.harness.batch_size import FreeMemory, best_batch_size
-from adjointdeis.harness.benchmark import Benchmark, read_aligned
+from adjointdeis.harness.benchmark import Benchmark, file_hash, read_aligned
 from adjointdeis.harness.command_line import setting
 from adjointdeis.harness.pair_data import WorkItem
 from adjointdeis.harness.provenance import morph_text
@@ -137,6 +137,7 @@ class LatentMorphing(L.LightningModule):
             record = self._record(batch, morphs, k) | {
                 "failed": failure,
                 "seconds": round(seconds, 3),
+                "sha256": None,
             }
             if distances is not None:
                 record["loss"].append(float(distances.loss[k]))
@@ -155,6 +156,7 @@ class LatentMorphing(L.LightningModule):
                 path = self.directory / f"{pair.morph_id}.png"
                 text = morph_text(self.attack.name, self.config, record["sources"])
                 write_image(path, images[k], text)
+                record["sha256"] = file_hash(path)
             write_record(self.directory / f"{pair.morph_id}.json", record)
         return {} if distances is None else {"loss": distances.loss.mean()}
 

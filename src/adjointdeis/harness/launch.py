@@ -17,7 +17,7 @@ from hydra.errors import HydraException
 from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from adjointdeis.files import write_atomically
+from adjointdeis.files import printable, write_atomically
 from adjointdeis.harness.command_line import this_command
 from adjointdeis.harness.interruption import (
     DirectoryInUse,
@@ -56,8 +56,8 @@ def launch(cfg: DictConfig) -> float | None:
             status, objective = _run(cfg, directory)
         except RunFailed as failure:
             if not sweeping():
-                sys.exit(str(failure))
-            print(failure, file=sys.stderr)
+                sys.exit(printable(failure, "\n"))
+            print(printable(failure, "\n"), file=sys.stderr)
             note("failed", str(failure).splitlines()[0])
             return None
     note(status)

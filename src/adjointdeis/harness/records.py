@@ -2,11 +2,18 @@
 
 import json
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
-from adjointdeis.files import write_atomically
-from adjointdeis.harness.benchmark import Benchmark
+from adjointdeis.files import read_json, write_atomically
+from adjointdeis.harness.benchmark import Benchmark, file_hash
+
+KEYS = frozenset(
+    ("pair", "attack", "config_hash", "sources", "loss", "gradient_norm", "nfe", "gradient_error",
+     "failed", "seconds", "sha256")
+)  # fmt: skip
+"""What every record of a morph holds; `sha256` is that of its PNG, None for a pair that failed."""
 
 
 def write_record(path: Path, record: dict[str, Any]) -> None:
@@ -18,24 +25,38 @@ def write_record(path: Path, record: dict[str, Any]) -> None:
 def read_records(directory: Path, benchmark: Benchmark, config: str) -> dict[str, dict[str, Any]]:
     """Records of the finished pairs of an attack, by pair.
 
-    A record of another configuration or of other source images, without its morph, or damaged,
-    does not count: its pair is done again.
+    A record of another configuration or of other source images does not count, nor one that is
+    damaged or whose morph is absent or not the file that it was written for: its pair is done
+    again. A morph that was changed is said in a warning, for someone may have meant it.
     """
     records = {}
     for pair in benchmark.pairs:
-        path = directory / f"{pair.morph_id}.json"
         try:
-            record = json.loads(path.read_text())
-        except (OSError, json.JSONDecodeError):
+            record = read_json(directory / f"{pair.morph_id}.json")
+        except ValueError:
             continue
-        same = (record.get("config_hash"), record.get("sources")) == (
+        if not isinstance(record, dict) or not KEYS <= record.keys():
+            continue
+        same = (record["config_hash"], record["sources"]) == (
             config,
             benchmark.source_hashes(pair),
         )
-        has_morph = (directory / f"{pair.morph_id}.png").is_file()
-        if same and (has_morph or record.get("failed")):
+        if same and (record["failed"] or _is_morph_of(record, directory / f"{pair.morph_id}.png")):
             records[pair.morph_id] = record
     return records
+
+
+def _is_morph_of(record: dict[str, Any], path: Path) -> bool:
+    """Whether the file is there, byte for byte as when its record was written."""
+    if not path.is_file():
+        return False
+    same = file_hash(path) == record["sha256"]
+    if not same:
+        warnings.warn(
+            f"{path}: damaged or replaced, not the morph of its record; it is made again",
+            stacklevel=2,
+        )
+    return same
 
 
 def every_record(

@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from adjointdeis.evaluation.storage import write_json
-from adjointdeis.files import write_atomically
+from adjointdeis.files import slug, spreadsheet_cell, write_atomically
 from adjointdeis.reporting import paired_tables
-from adjointdeis.reporting.collect import AttackRuns, Collection, collect
+from adjointdeis.reporting.collect import AttackRuns, Collection, collect, without_broken
 from adjointdeis.reporting.comparability import ASSUMED
 from adjointdeis.reporting.document import (
     DASH,
@@ -73,10 +73,23 @@ def aggregate(
         and .json, then the plots.
 
     Raises:
-        ReportError: no readable run under `outputs`.
+        ReportError: no readable run under `outputs`; of several, those that cannot be reported are
+            left out and named at the end of the report.
     """
     destination = Path(destination)
     collection = collect(outputs)
+    try:
+        return _write_all(collection, destination, plots)
+    # What a stranger's run breaks cannot be foreseen; whatever it is, that run alone is left out.
+    except Exception:
+        usable = without_broken(collection, lambda one, to: _write_all(one, to, plots))
+        if len(usable) in (0, len(collection)):
+            raise
+        return _write_all(usable, destination, plots)
+
+
+def _write_all(collection: Collection, destination: Path, plots: bool) -> list[Path]:
+    """Every file of the report of a collection."""
     found = {name: lines(name, collection) for name in NUMBERS}
     figures = _figures(found, destination / "plots") if plots else {}
     grids = _grids(found, destination) if plots else {}
@@ -321,7 +334,14 @@ def _figures(found: dict[str, list[Line]], directory: Path) -> dict[str, Sequenc
         make = pareto_figure if name == "table1" else sweep_figure
         names = _system_labels(rows)
         made = [
-            make(name, rows, system, names.get(system, system), at, directory / f"{name}_{system}")
+            make(
+                name,
+                rows,
+                system,
+                names.get(system, system),
+                at,
+                directory / f"{name}_{slug(system)}",
+            )
             for system in systems_of(rows)
         ]
         figures[name] = [f for f in made if f is not None]
@@ -342,8 +362,10 @@ def _write_table(name: str, rows: list[Line], folder: Path, destination: Path) -
     written = []
     for at in headline(rows) or [None]:
         table = comparison_table(name, rows, at, destination)
-        written.append(_write(folder / f"{table.key}.md", markdown_table(table, level=2) + "\n"))
-        written.append(_write(folder / f"{table.key}.tex", latex_table(table)))
+        written.append(
+            _write(folder / f"{slug(table.key)}.md", markdown_table(table, level=2) + "\n")
+        )
+        written.append(_write(folder / f"{slug(table.key)}.tex", latex_table(table)))
     found = records(name, rows)
     path = folder / f"{name}.json"
     tests = [r for at in headline(rows) for r in paired_tables.records(name, rows, at)]
@@ -351,7 +373,7 @@ def _write_table(name: str, rows: list[Line], folder: Path, destination: Path) -
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, fieldnames=list(found[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(found)
+    writer.writerows({k: spreadsheet_cell(v) for k, v in row.items()} for row in found)
     return [*written, _write(folder / f"{name}.csv", text.getvalue()), path]
 
 

@@ -6,15 +6,16 @@ and its interval is that of the mean count, not of a pooled N times as many comp
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
-from adjointdeis.evaluation import WORST_CASE, wilson
-from adjointdeis.files import read_json
+from adjointdeis.evaluation import WORST_CASE, EvaluationError, wilson
+from adjointdeis.files import printable, read_json
 from adjointdeis.reporting.errors import ReportError
 from adjointdeis.reporting.run import EvaluationSetting, Run, condition
 from adjointdeis.reporting.schema import RESULT, SCHEMA
@@ -67,7 +68,7 @@ class AttackRuns:
     @property
     def label(self) -> str:
         """The attack's printed name."""
-        return self.first["label"]
+        return printable(self.first["label"])
 
     @property
     def config_hash(self) -> str:
@@ -148,10 +149,11 @@ def collect(outputs: Path | str) -> Collection:
             continue
         try:
             run = Run.read(path.parent)
-        except ReportError as error:
-            skipped.append((path, str(error).removeprefix(f"{path}: ")))
+            identity = (run.result["experiment"], *_identity(run))
+        # A stranger's file may bring about anything; the other runs must be reported all the same.
+        except Exception as error:
+            skipped.append((path, reason_of(error).removeprefix(f"{path}: ")))
             continue
-        identity = (run.result["experiment"], *_identity(run))
         other = found.get(identity)
         if other is not None and other.result["created"] == run.result["created"]:
             # A copy, as a logger keeps one; the run directory itself also has the images.
@@ -195,6 +197,34 @@ def entries(runs: Sequence[Run]) -> list[AttackRuns]:
     return [entry for entry in found if entry.attack != WORST_CASE]
 
 
+def without_broken(
+    collection: Collection, write: Callable[[Collection, Path], object]
+) -> Collection:
+    """The runs that can be reported alone; each of the others is skipped with its reason.
+
+    Args:
+        collection: Runs that could be read, some of which a report of all fails at.
+        write: Writes the report of a collection into a folder.
+    """
+    good, skipped = [], list(collection.skipped)
+    for run in collection:
+        alone = replace(collection, runs=(run,), skipped=())
+        with TemporaryDirectory() as folder:
+            try:
+                write(alone, Path(folder))
+            except Exception as error:
+                skipped.append((run.directory / RESULT, reason_of(error)))
+            else:
+                good.append(run)
+    return replace(collection, runs=tuple(good), skipped=tuple(skipped))
+
+
+def reason_of(error: Exception) -> str:
+    """Why a run was left out, on one line; what we did not foresee also says its kind."""
+    foreseen = isinstance(error, ReportError | EvaluationError | OSError)
+    return printable(error if foreseen else f"{type(error).__name__}: {error}")
+
+
 def _identity(run: Run) -> tuple[Any, ...]:
     stated = run.result["run"]
     return stated["config_hash"], stated["seed"]
@@ -203,9 +233,9 @@ def _identity(run: Run) -> tuple[Any, ...]:
 def _other_schema(path: Path) -> str:
     """A reason to pass over a result of another kind, or nothing."""
     try:
-        found = read_json(path)
-    except (ValueError, OSError) as error:
-        return f"not JSON ({error})"
+        found = read_json(path, ReportError)
+    except ReportError as error:
+        return f"not JSON ({reason_of(error).removeprefix(f'{path}: ')})"
     if isinstance(found, dict) and found.get("schema") != SCHEMA:
         return f"schema {found.get('schema')!r}, this report reads {SCHEMA}"
     return ""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from adjointdeis.files import write_atomically
+from adjointdeis.files import printable, write_atomically
 from adjointdeis.images import ImageError, open_rgb
 from adjointdeis.reporting.errors import ReportError
 
@@ -204,7 +204,7 @@ def _svg(item: Text | Rectangle | GridFace) -> str:
             weight = ' font-weight="bold"' if item.bold else ""
             return (
                 f'<text x="{item.x}" y="{y:g}" font-size="{item.size}" fill="{_hex(item.ink)}"'
-                f"{weight} {where}>{escape(item.line)}</text>"
+                f"{weight} {where}>{escape(printable(item.line))}</text>"
             )
         case Rectangle(fill=None):
             ends = f'x1="{item.left}" y1="{item.bottom}" x2="{item.right}" y2="{item.top}"'

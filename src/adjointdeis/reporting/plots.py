@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from adjointdeis.evaluation.tables import subject_interval
+from adjointdeis.files import slug
 from adjointdeis.reporting.document import Figure
 from adjointdeis.reporting.run import EvaluationSetting, Run
 from adjointdeis.reporting.style import (
@@ -321,7 +322,7 @@ def run_figures(run: Run, at: EvaluationSetting, directory: Path) -> dict[str, S
     makers = {"densities": density_figure, "scatter": scatter_figure, "cost": cost_figure}
     found: dict[str, Sequence[Figure]] = {}
     for kind, make in makers.items():
-        made = [make(run, s, at, directory / f"{kind}_{s}") for s in run.systems]
+        made = [make(run, s, at, directory / f"{kind}_{slug(s)}") for s in run.systems]
         found[kind] = [f for f in made if f is not None]
     for key in ("loss", "gradient_norm"):
         one = curve_figure(run, key, directory / key)

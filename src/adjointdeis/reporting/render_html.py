@@ -5,14 +5,15 @@ that they follow light, dark and print. Photographs are embedded, no wider than 
 """
 
 import base64
+import html as markup
 import io
 import re
-from html import escape
 from importlib.resources import files
 from pathlib import Path
 
 from PIL import Image
 
+from adjointdeis.files import printable, slug
 from adjointdeis.images import ImageError, open_rgb
 from adjointdeis.reporting.document import (
     DASH,
@@ -31,6 +32,7 @@ from adjointdeis.reporting.document import (
 )
 from adjointdeis.reporting.errors import ReportError
 from adjointdeis.reporting.style import INK, PAPER
+from adjointdeis.reporting.text import target
 
 EMBED_WIDTH = 256
 _NUMBER = re.compile(r"^[-+–~<>]?[\d.,]*[%/\d.e+-]*( s| min| h)?$")
@@ -38,10 +40,17 @@ _URL = re.compile(r"https?://[^\s<>\"')]+[^\s<>\"').,;]")
 VERDICTS = {"yes": "matches both subjects", "no": "does not", "failed": "comparison failed"}
 
 
+def escape(text: str) -> str:
+    """Text as HTML, in content and in attributes; control characters are shown, not sent."""
+    return markup.escape(printable(text, "\n"))
+
+
 def html(document: Document) -> str:
     """The document as a complete page."""
     css = files("adjointdeis.reporting").joinpath("report.css").read_text(encoding="utf-8")
-    links = "".join(f'<li><a href="#{s.key}">{escape(s.title)}</a></li>' for s in document.sections)
+    links = "".join(
+        f'<li><a href="#{slug(s.key)}">{escape(s.title)}</a></li>' for s in document.sections
+    )
     sections = "\n".join(_section(s) for s in document.sections)
     footer = "".join(f"<p>{_text(line)}</p>" for line in document.footer)
     return (
@@ -49,7 +58,7 @@ def html(document: Document) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<link rel="icon" href="data:,">\n'
         f"<title>{escape(document.title)}</title>\n<style>\n{css}</style>\n</head>\n<body>\n"
-        f'<a class="skip" href="#{document.sections[0].key}">Skip to the results</a>\n'
+        f'<a class="skip" href="#{slug(document.sections[0].key)}">Skip to the results</a>\n'
         f'<header><h1>{escape(document.title)}</h1><p class="lead">{_text(document.lead)}</p>\n'
         f'<nav aria-label="Sections"><ul>{links}</ul></nav></header>\n'
         f'<main class="main">\n{sections}\n</main>\n<footer>{footer}</footer>\n</body>\n</html>\n'
@@ -72,12 +81,12 @@ def html_table(table: Table) -> str:
     )
     body = "".join(_row(row, table.header, words) for row in table.rows)
     notes = "".join(f"<li>{_text(note)}</li>" for note in table.notes)
-    parts = [f'<div class="tbl" id="{table.key}">']
+    parts = [f'<div class="tbl" id="{slug(table.key)}">']
     if table.title:
-        parts.append(f'<h3 id="{table.key}-title">{escape(table.title)}</h3>')
+        parts.append(f'<h3 id="{slug(table.key)}-title">{escape(table.title)}</h3>')
     if labels:
         parts.append(f'<ul class="labels">{labels}</ul>')
-    name = f'aria-labelledby="{table.key}-title"' if table.title else 'aria-label="Table"'
+    name = f'aria-labelledby="{slug(table.key)}-title"' if table.title else 'aria-label="Table"'
     parts.append(
         f'<div class="scroll" role="region" tabindex="0" {name}>'
         f'<table role="table"{fold} {name}><thead role="rowgroup"><tr role="row">{head}</tr>'
@@ -106,16 +115,17 @@ def _row(row: tuple[Cell, ...], header: tuple[str, ...], words: set[int]) -> str
 def _cell(cell: Cell) -> str:
     text = escape(cell.text.replace(" = ", "\u00a0=\u00a0"))
     if cell.href:
-        text = f'<a href="{escape(cell.href)}">{text}</a>'
+        text = f'<a href="{target(cell.href)}">{text}</a>'
     detail = "".join(f'<span class="detail">{escape(line)}</span> ' for line in cell.detail)
-    links = "".join(f'<a href="{escape(to)}">{escape(word)}</a> ' for word, to in cell.links)
+    links = "".join(f'<a href="{target(to)}">{escape(word)}</a> ' for word, to in cell.links)
     links = f'<span class="detail links">{links.rstrip()}</span>' if links else ""
     return f'<span class="value">{text}</span> {detail}{links}'.rstrip()
 
 
 def _section(section: Section) -> str:
     blocks = "\n".join(_block(block) for block in section.blocks)
-    return f'<section id="{section.key}">\n<h2>{escape(section.title)}</h2>\n{blocks}\n</section>'
+    title = f"<h2>{escape(section.title)}</h2>"
+    return f'<section id="{slug(section.key)}">\n{title}\n{blocks}\n</section>'
 
 
 def _block(block: object) -> str:
@@ -144,7 +154,7 @@ def _block(block: object) -> str:
         case Folded(summary, blocks, key):
             inner = "\n".join(_block(b) for b in blocks)
             # The target lies inside, so that following a link to it opens the fold.
-            anchor = f'<span id="{key}"></span>' if key else ""
+            anchor = f'<span id="{slug(key)}"></span>' if key else ""
             return f"<details><summary>{escape(summary)}</summary>\n{anchor}{inner}\n</details>"
     raise TypeError(f"no HTML for {type(block).__name__}")
 
@@ -164,7 +174,7 @@ def _text(text: str) -> str:
 
 
 def _figure(figure: Figure) -> str:
-    return f'<figure class="plot" id="{figure.key}">{_inline_svg(figure)}</figure>'
+    return f'<figure class="plot" id="{slug(figure.key)}">{_inline_svg(figure)}</figure>'
 
 
 def _inline_svg(figure: Figure) -> str:
@@ -194,7 +204,7 @@ def _face(face: Picture) -> str:
     if face.path.is_file():
         image = f'<img src="{_data_uri(face.path)}" alt="{escape(face.caption)}" loading="lazy">'
         if face.href:
-            image = f'<a href="{escape(face.href)}">{image}</a>'
+            image = f'<a href="{target(face.href)}">{image}</a>'
     else:
         image = '<div class="missing">no image</div>'
     marks = "".join(

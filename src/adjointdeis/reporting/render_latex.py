@@ -1,5 +1,6 @@
 """A table as LaTeX for booktabs: `\\input` it where the preamble has `\\usepackage{booktabs}`."""
 
+from adjointdeis.files import printable, slug
 from adjointdeis.reporting.document import Cell, Table
 
 _ESCAPES = {
@@ -40,7 +41,7 @@ def latex_table(table: Table) -> str:
         r"\begin{table}",
         r"\centering",
         rf"\caption{{{escape(table.title)}.}}",
-        rf"\label{{tab:{table.key}}}",
+        rf"\label{{tab:{slug(table.key)}}}",
         r"\resizebox{\linewidth}{!}{%",
         rf"\begin{{tabular}}{{{columns}}}",
         r"\toprule",
@@ -58,7 +59,7 @@ def latex_table(table: Table) -> str:
 
 def escape(text: str) -> str:
     """Text with every character LaTeX would act on made literal."""
-    return "".join(_ESCAPES.get(character, character) for character in text)
+    return "".join(_ESCAPES.get(character, character) for character in printable(text))
 
 
 def _header(name: str) -> str:

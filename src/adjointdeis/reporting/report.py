@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from adjointdeis.files import write_atomically
+from adjointdeis.files import slug, write_atomically
 from adjointdeis.reporting import run_details as details, run_tables as tables
 from adjointdeis.reporting.curves import det_figure, operating_curve_figure, potential_figure
 from adjointdeis.reporting.document import (
@@ -78,8 +78,10 @@ def write_report(run_directory: Path | str, *, pairs: int = 8, plots: bool = Tru
 
 def figures_of(run: Run, at: EvaluationSetting) -> dict[str, Sequence[Figure]]:
     """Every plot of a run under one condition, by kind, written into its folder `plots`."""
-    folder = run.directory / PLOTS
-    curves = [operating_curve_figure(run, s, at, folder / f"operating_{s}") for s in run.systems]
+    folder = run.path(PLOTS)
+    curves = [
+        operating_curve_figure(run, s, at, folder / f"operating_{slug(s)}") for s in run.systems
+    ]
     single = [det_figure(run, at, folder / "det"), potential_figure(run, at, folder / "potential")]
     return {
         **run_figures(run, at, folder),

@@ -19,6 +19,7 @@ from adjointdeis.evaluation import (
     group_table,
     read_scores,
 )
+from adjointdeis.files import printable
 from adjointdeis.reporting.errors import ReportError
 from adjointdeis.reporting.schema import Result, read_result, threshold_record
 
@@ -103,8 +104,16 @@ class Run:
         return str(self.result["run"].get("profile", "mini"))
 
     def path(self, relative: str) -> Path:
-        """A path of the result on this machine."""
-        return self.directory / relative
+        """A path of the result on this machine.
+
+        Raises:
+            ReportError: it leaves the run directory, as by a symbolic link: a stranger's run must
+                not put other files of this machine into a report.
+        """
+        path = self.directory / relative
+        if not path.resolve().is_relative_to(self.directory.resolve()):
+            raise ReportError(f"{path}: leaves the run directory; copy the file into it")
+        return path
 
     def guided(self, attack: str, system: str) -> bool:
         """Whether a recogniser guided an attack, which makes it a white box there."""
@@ -115,7 +124,7 @@ class Run:
         """The attack's printed name."""
         if name == WORST_CASE and name not in self.result["attacks"]:
             return "worst-case bound"
-        return self.result["attacks"][name]["label"]
+        return printable(self.result["attacks"][name]["label"])
 
     @cached_property
     def _short(self) -> dict[str, str]:
@@ -141,7 +150,7 @@ class Run:
     def system_label(self, name: str) -> str:
         """The recogniser's printed name."""
         label = self.result["systems"][name]["label"]
-        return KNOWN.get(name, label) if label == name else label
+        return printable(KNOWN.get(name, label) if label == name else label)
 
     @cached_property
     def _index(self) -> dict[tuple[str, str, EvaluationSetting], dict[str, Any]]:

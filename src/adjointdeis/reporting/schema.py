@@ -10,13 +10,16 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NotRequired, TypedDict
 
 from adjointdeis.evaluation import ROW_KEYS, WORST_CASE, EvaluationError, ThresholdRecord
+from adjointdeis.evaluation.policies import IMPOSTOR_POLICIES
 from adjointdeis.evaluation.protocol import LATER_ROW_KEYS
+from adjointdeis.evaluation.scores import PROBE_POLICIES
 from adjointdeis.files import read_json
 from adjointdeis.reporting.errors import ReportError
 
 SCHEMA = 1
 RESULT = "result.json"
 _NUMBER = (int, float)
+_MAYBE = (int, float, type(None))
 COUNTED = ("encode", "forward", "vjps")
 """Counters that `nfe` has at least, means over pairs; `MorphCost.counters` says what they count."""
 
@@ -103,6 +106,12 @@ _TOP = {
     "scores": str,
 }
 _RUN = {"config_hash": str, "git": (str, type(None)), "seed": (int, type(None))}
+_RUN_MORE = {
+    "profile": str,
+    "wall_seconds": _MAYBE,
+    "versions": (Mapping, type(None)),
+    "assets": (Mapping, type(None)),
+}
 _ATTACK = {
     "label": str,
     "paper_row": (str, type(None)),
@@ -124,6 +133,17 @@ _PAIR = {
 }
 
 
+# What tables and plots do arithmetic with; other settings are text or of any kind.
+_SETTINGS = ("sampling_steps", "adjoint_steps", "optimisation_steps", "learning_rate")
+_ROW = {
+    **dict.fromkeys(("attack", "system", "variant", "score_type"), str),
+    **dict.fromkeys(("fmr_target", "tau", "k", "n", "confidence", "n_fta", "n_fte"), _NUMBER),
+    **dict.fromkeys(("value", "wilson_lo", "wilson_hi", "bootstrap_lo", "bootstrap_hi"), _MAYBE),
+}
+_CHOICES = {"probe_policy": PROBE_POLICIES, "impostor_policy": IMPOSTOR_POLICIES}
+_LARGEST = 2**63
+
+
 def validate_result(result: Any) -> list[str]:
     """Checks a result: one line for each fault, which names the key.
 
@@ -140,7 +160,7 @@ def validate_result(result: Any) -> list[str]:
     problems = list(_missing(result, _TOP, ""))
     if problems:
         return problems
-    problems += _missing(result["run"], _RUN, "run.")
+    problems += _run(result["run"])
     for name, attack in result["attacks"].items():
         problems += _attack(attack, f"attacks.{name}")
     for name, system in result["systems"].items():
@@ -152,7 +172,7 @@ def validate_result(result: Any) -> list[str]:
     for i, pair in enumerate(result["pairs"]):
         problems += _pair(pair, f"pairs[{i}]", result)
     problems += _path(result["scores"], "scores")
-    problems += _not_finite(result, "")
+    problems += _bad_numbers(result)
     return problems
 
 
@@ -186,6 +206,14 @@ def threshold_record(values: Mapping[str, Any], where: str = "threshold") -> Thr
     return ThresholdRecord.from_dict({"schema": "adjointdeis-threshold/1", **values}, where)
 
 
+def _run(run: Mapping[str, Any]) -> Iterator[str]:
+    stated = {key: kind for key, kind in _RUN_MORE.items() if key in run}
+    wrong = [*_missing(run, _RUN, "run."), *_missing(run, stated, "run.")]
+    yield from wrong
+    for name, asset in () if wrong else (run.get("assets") or {}).items():
+        yield from _object(asset, {}, f"run.assets.{name}")
+
+
 def _attack(attack: Any, where: str) -> Iterator[str]:
     found = list(_object(attack, _ATTACK, where))
     yield from found
@@ -195,12 +223,21 @@ def _attack(attack: Any, where: str) -> Iterator[str]:
     if attack["nfe"] is not None:
         keys = dict.fromkeys(COUNTED, _NUMBER)
         yield from _missing(attack["nfe"], keys, f"{where}.nfe.")
+    settings = {key: _MAYBE for key in _SETTINGS if key in attack["settings"]}
+    yield from _missing(attack["settings"], settings, f"{where}.settings.")
+    if "seconds_per_pair" in attack:
+        yield from _missing(attack, {"seconds_per_pair": _MAYBE}, f"{where}.")
+    if not isinstance(attack.get("guides") or {}, Mapping):
+        yield f"{where}.guides: expected an object, found {_kind(attack['guides'])}"
     for i, failure in enumerate(attack["failed"]):
         yield from _object(failure, {"pair_id": str, "reason": str}, f"{where}.failed[{i}]")
     for i, note in enumerate(attack["notes"]):
         if not isinstance(note, str):
             yield f"{where}.notes[{i}]: expected text, found {_kind(note)}"
     curves = attack.get("curves") or {}
+    if not isinstance(curves, Mapping):
+        yield f"{where}.curves: expected an object, found {_kind(curves)}"
+        return
     for name, values in curves.items():
         if not isinstance(values, list) or not all(isinstance(v, _NUMBER) for v in values):
             yield f"{where}.curves.{name}: expected a list of numbers"
@@ -218,6 +255,13 @@ def _row(row: Any, where: str, result: Mapping[str, Any]) -> Iterator[str]:
         if key not in row and key not in LATER_ROW_KEYS:
             yield f"{where}.{key}: missing; rows are those of adjointdeis.evaluation.evaluate"
             return
+    wrong = list(_missing(row, _ROW, f"{where}."))
+    for key, known in _CHOICES.items():
+        if row[key] not in known:
+            wrong.append(f"{where}.{key}: {row[key]!r}, expected {' or '.join(known)}")
+    yield from wrong
+    if wrong:
+        return
     if row["attack"] != WORST_CASE and row["attack"] not in result["attacks"]:
         yield f"{where}.attack: {row['attack']!r} is not in attacks ({_names(result['attacks'])})"
     if row["system"] not in result["systems"]:
@@ -273,15 +317,20 @@ def _missing(value: Mapping[str, Any], keys: Mapping[str, Any], prefix: str) -> 
             yield f"{prefix}{key}: expected {_expected(kind)}, found {_kind(value[key])}"
 
 
-def _not_finite(value: Any, where: str) -> Iterator[str]:
-    if isinstance(value, float) and not math.isfinite(value):
-        yield f"{where}: {value!r}; JSON has no such number, write null"
-    elif isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from _not_finite(inner, f"{where}.{key}" if where else str(key))
-    elif isinstance(value, list):
-        for i, inner in enumerate(value):
-            yield from _not_finite(inner, f"{where}[{i}]")
+def _bad_numbers(result: Mapping[str, Any]) -> Iterator[str]:
+    """Numbers that are not finite, or integers beyond what arithmetic on them holds."""
+    # A stack of its own: a stranger's file may nest deeper than Python calls.
+    todo: list[tuple[str, Any]] = [("", result)]
+    while todo:
+        where, value = todo.pop()
+        if isinstance(value, float) and not math.isfinite(value):
+            yield f"{where}: {value!r}; JSON has no such number, write null"
+        elif isinstance(value, int) and abs(value) >= _LARGEST:
+            yield f"{where}: an integer beyond 64 bits"
+        elif isinstance(value, Mapping):
+            todo += [(f"{where}.{k}" if where else str(k), v) for k, v in value.items()]
+        elif isinstance(value, list):
+            todo += [(f"{where}[{i}]", v) for i, v in enumerate(value)]
 
 
 def _expected(kind: Any) -> str:

@@ -5,7 +5,6 @@ The same document as a run's report where both have something to say; what the f
 """
 
 import csv
-import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -29,7 +28,7 @@ from adjointdeis.evaluation.operating import distinct, estimate_thresholds
 from adjointdeis.evaluation.protocol import evaluate_by
 from adjointdeis.evaluation.storage import write_json
 from adjointdeis.evaluation.verification import verification_rows
-from adjointdeis.files import write_atomically
+from adjointdeis.files import slug, spreadsheet_cell, write_atomically
 from adjointdeis.reporting.curves import (
     det_figure,
     detection_figure,
@@ -259,7 +258,7 @@ def _figures(run: Run, records: Sequence[ThresholdRecord]) -> tuple[FigureRow, .
         "Across recognisers": [det_figure(run, at, folder / "det")]
     }
     systems = run.systems or list(run.result["systems"])
-    stems = {system: _stem(system) for system in systems}
+    stems = {system: slug(system) for system in systems}
     if run.result["rows"]:
         kinds["Across recognisers"].append(potential_figure(run, at, folder / "potential"))
         kinds["Success at other operating points"] = [
@@ -274,14 +273,6 @@ def _figures(run: Run, records: Sequence[ThresholdRecord]) -> tuple[FigureRow, .
     drawn = {title: tuple(f for f in found if f is not None) for title, found in kinds.items()}
     rows = tuple(FigureRow(title, found) for title, found in drawn.items() if found)
     return (*rows, *found_of_detectors)
-
-
-def _stem(name: str) -> str:
-    """A name as part of a file's name; names that need changing are told apart by a digest."""
-    plain = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
-    return (
-        plain if plain == name else f"{plain[:40]}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
-    )
 
 
 def _lead(table: ScoreTable) -> str:
@@ -316,10 +307,11 @@ def _write(document: Document, run: Run, out: Path, made: dict[str, Any]) -> lis
     for section in document.sections:
         for block in section.blocks:
             if isinstance(block, Table):
-                stem = _stem(block.key)
+                stem = slug(block.key)
                 tex, plain = out / TABLES / f"{stem}.tex", out / TABLES / f"{stem}.csv"
                 write_atomically(tex, lambda f, block=block: f.write(latex_table(block)))
                 lines = [block.header, *([c.flat for c in row] for row in block.rows)]
+                lines = [[spreadsheet_cell(text) for text in line] for line in lines]
                 write_atomically(
                     plain,
                     lambda f, lines=lines: csv.writer(f, lineterminator="\n").writerows(lines),

@@ -97,6 +97,16 @@ def figure(
 
 def save(made: Any, stem: Path) -> tuple[Path, Path]:
     """Writes `stem`.svg and `stem`.png atomically and returns both paths."""
+    from matplotlib.mathtext import MathTextParser
+    from matplotlib.text import Text
+
+    for artist in made.findobj(Text):
+        # Labels come from data, where `$` need not begin a formula.
+        if "$" in artist.get_text():
+            try:
+                MathTextParser("path").parse(artist.get_text())
+            except ValueError:
+                artist.set_parse_math(False)
     # The layout is solved before writing, so that both files share it; labels outside of the axes
     # move when the axes shrink, hence the second pass.
     for _ in range(2):

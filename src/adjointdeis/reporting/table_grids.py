@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from adjointdeis.files import slug
 from adjointdeis.reporting.collect import AttackRuns, Collection, entries
 from adjointdeis.reporting.document import Picture, Prose, Strips
 from adjointdeis.reporting.morph_grid import GridRow, morph_grid, write_morph_grid
@@ -108,7 +109,7 @@ def figure_grids(collection: Collection, destination: Path) -> dict[str, tuple[P
             continue
         rows = [Line(entry.label, None, entry) for entry in entries([run])]
         for at in headline(rows)[:1]:
-            grid = table_grid(rows, at, destination / "plots" / f"{name}.png", destination)
+            grid = table_grid(rows, at, destination / "plots" / f"{slug(name)}.png", destination)
             if grid is not None:
                 found[name] = grid
     return found

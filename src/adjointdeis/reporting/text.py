@@ -1,10 +1,13 @@
-"""Numbers as a reader writes them, the same in every table of a report."""
+"""Numbers as a reader writes them, the same in every table of a report; and where links lead."""
+
+from urllib.parse import quote
 
 from adjointdeis.evaluation.tables import DASH, interval, of, percent, rate_cell, share
+from adjointdeis.files import slug
 
 __all__ = [
     "IMPOSTORS", "PROBES", "count", "duration", "interval", "listed", "of", "percent", "plural",
-    "rate_cell", "share", "small",
+    "rate_cell", "share", "small", "target",
 ]  # fmt: skip
 
 PROBES = {
@@ -49,3 +52,12 @@ def plural(n: int, noun: str) -> str:
 def listed(words: list[str]) -> str:
     """`a, b and c`."""
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def target(href: str) -> str:
+    """Where a link of a page leads: an anchor in it, or a path; never a scheme like `javascript:`.
+
+    Names of others become anchors by `slug`, and are quoted in paths.
+    """
+    path, _, anchor = href.partition("#")
+    return quote(path, safe="/") + (f"#{slug(anchor)}" if anchor else "")

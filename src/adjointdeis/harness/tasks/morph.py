@@ -172,7 +172,7 @@ def chosen_attacks(cfg: DictConfig) -> list[Attack]:
     `gradient=...` on the command line therefore answers "how does this gradient do?" beside DiM-A,
     whatever rows the experiment has.
     """
-    rows = [instantiate(row) for row in cfg.rows.values() if row is not None]
+    rows = [instantiate(row) for row in cfg.rows.values() if row]
     if cfg.gradient is None:
         if not rows:
             raise ValueError(
