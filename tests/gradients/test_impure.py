@@ -23,6 +23,7 @@ from adjointdeis.gradients import (
     UnreachableLeafError,
 )
 from adjointdeis.gradients.catalogue import CATALOGUE, Entry
+from adjointdeis.solvers import DDIM
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 STEPS = 6
