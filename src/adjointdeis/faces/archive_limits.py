@@ -14,7 +14,7 @@ References:
 import pickletools
 import zipfile
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 #: The pickle of a checkpoint names its tensors; 2,500 of them take some 300 kB.
 LARGEST_PICKLE = 64 << 20
@@ -92,7 +92,7 @@ def check_members(archive: zipfile.ZipFile, size: int) -> None:
         raise LimitError(f"its members take {total} bytes of a file of {size}: they overlap")
 
 
-def check_pickle(stream: BinaryIO) -> None:
+def check_pickle(stream: IO[bytes]) -> None:
     """Reads the opcodes of one pickle and refuses what would take memory or time without bound.
 
     The stack is followed with one number an object: how many entries it has, those of nested
@@ -106,22 +106,25 @@ def check_pickle(stream: BinaryIO) -> None:
             needs; opcodes that take what is not there.
     """
     stack: list[Any] = []
-    memo: dict[int, int] = {}
+    memo: dict[Any, int] = {}
+    bounded: Any = _Bounded(stream)
     try:
-        for count, (opcode, argument, _) in enumerate(pickletools.genops(_Bounded(stream))):
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(bounded)):
             if count >= MOST_OPCODES:
                 raise LimitError(f"its pickle has more than {MOST_OPCODES} opcodes")
             if opcode.name in _PUT:
-                slot = len(memo) if argument is None else int(argument)
+                slot: Any = len(memo) if argument is None else argument
                 if slot > count:
                     raise LimitError(f"its pickle uses memo slot {slot} after {count} opcodes")
                 memo[slot] = stack[-1]
             elif opcode.name in _GET:
-                stack.append(memo[int(argument)])
+                stack.append(memo[argument])
             elif opcode.name == "DUP":
                 stack.append(stack[-1])
             else:
                 _follow(opcode, stack)
+    except LimitError:
+        raise
     except (IndexError, KeyError, TypeError, EOFError) as error:
         raise LimitError("its pickle takes from an empty stack or memo") from error
     except ValueError as error:
@@ -131,7 +134,7 @@ def check_pickle(stream: BinaryIO) -> None:
 class _Bounded:
     """A stream that gives at most one pickle's worth at a time, whatever length is asked for."""
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: IO[bytes]) -> None:
         self.readline = stream.readline
         self._read = stream.read
 
