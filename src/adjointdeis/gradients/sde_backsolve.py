@@ -107,6 +107,9 @@ class SdeBacksolve(StepwiseMethod):
     ) -> Tensor | None:
         torchsde = load("torchsde", "gradients by SdeBacksolve")
         grid, check = chain.grid, record.reevaluations("SdeBacksolve", self.check)
+        # It evaluates the network between the sampler's nodes, where nothing can be compared; and an
+        # adaptive integrator of a network that changes would take ever smaller steps.
+        check.finish()
         augmented = Augmented(chain, by, check, record.contexts[-1])
         chain.cost.holds(1, graphs=1)
         state = augmented.start(x_0 / grid[-1].alpha, grid[-1].alpha * a_x)
