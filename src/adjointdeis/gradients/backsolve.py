@@ -100,7 +100,7 @@ class Backsolve(StepwiseMethod):
         self, chain: Chain, record: Trace, by: Inputs, x_0: Tensor, a_x: Tensor
     ) -> Tensor | None:
         check = record.reevaluations("Backsolve", self.check)
-        # It evaluates the network between the sampler's nodes, where nothing can be compared; and an
+        # It evaluates the network between the sampler's nodes, where nothing can be compared; an
         # adaptive integrator of a network that changes would take ever smaller steps.
         check.finish()
         augmented = Augmented(chain, by, check, record.contexts[-1])

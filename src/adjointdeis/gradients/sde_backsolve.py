@@ -107,7 +107,7 @@ class SdeBacksolve(StepwiseMethod):
     ) -> Tensor | None:
         torchsde = load("torchsde", "gradients by SdeBacksolve")
         grid, check = chain.grid, record.reevaluations("SdeBacksolve", self.check)
-        # It evaluates the network between the sampler's nodes, where nothing can be compared; and an
+        # It evaluates the network between the sampler's nodes, where nothing can be compared; an
         # adaptive integrator of a network that changes would take ever smaller steps.
         check.finish()
         augmented = Augmented(chain, by, check, record.contexts[-1])
