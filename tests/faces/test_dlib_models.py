@@ -69,7 +69,7 @@ def test_a_truncated_model_file_is_named(tmp_path):
     path = tmp_path / "cut.dat"
     path.write_bytes(model_file(RECOGNITION_FILE).read_bytes()[:100_000])
     judge = DlibRecogniser(DlibLandmarker(box="frame"), weights=path)
-    with pytest.raises(ValueError, match=r"cut\.dat: not a model"):
+    with pytest.raises(ValueError, match=r"cut\.dat: the file ends too early"):
         judge.embed(np.zeros((1, 160, 160, 3), dtype=np.uint8))
 
 

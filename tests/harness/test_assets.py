@@ -134,3 +134,17 @@ def test_a_generator_of_the_users_is_read_from_its_path(tmp_path) -> None:
     gan = assets.style_generator(str(mine), "guide.safetensors", profile)
     assert gan.fingerprint == profile.entry("stylegan2.safetensors")["sha256"]
     assert gan.licence == "the user's"
+
+
+def test_the_real_profile_takes_from_mini_what_it_does_not_list(tmp_path, monkeypatch) -> None:
+    """Wherever it is asked whether a file is listed: the generator, the start of a training."""
+    profile = assets.profile("real", str(tmp_path))
+    assert profile.lists("faceplugin") and profile.lists("diffae.safetensors")
+    assert not profile.lists("absent.safetensors")
+    mini = assets.profile("mini").entry("diffae.safetensors")["sha256"]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "diffae.safetensors").write_bytes(b"a namesake in the working directory")
+    assert assets.autoencoder("diffae.safetensors", profile).fingerprint == mini
+    cfg = composed(["task=train/photographs", "assets=real", "task.faces=faces"])
+    _, start = train._initial(cfg)
+    assert start is not None and (start["sha256"], start["prediction"]) == (mini, "x0")

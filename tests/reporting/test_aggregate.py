@@ -172,3 +172,35 @@ def test_nothing_to_collect_is_an_error(tmp_path):
         collect(tmp_path / "absent")
     with pytest.raises(ReportError, match=r"no readable result\.json"):
         collect(tmp_path)
+
+
+def test_a_recogniser_that_guided_is_flagged_in_every_format(tmp_path, make_run):
+    """A white box among black ones: in the cell, in the paired test, and in the records."""
+    result = make_run(
+        tmp_path / "runs/table1/a", experiment="table1", attacks={**DIM, **guided()}, n_pairs=20,
+        systems=("arcface", "adaface"), images=False, replicates=0,
+    )  # fmt: skip
+    assert not any("guide:" in path.read_text() for path in _tables(tmp_path, "plain"))
+    fingerprint = result["systems"]["arcface"]["fingerprint"]
+    result["attacks"]["guided"]["guides"] = {"arcface": fingerprint}
+    (tmp_path / "runs/table1/a/result.json").write_text(json.dumps(result))
+
+    for path in _tables(tmp_path, "flagged"):
+        text = path.read_text()
+        assert text.count("guide:") >= 1, path
+        if path.suffix == ".md" and path.parent.name == "tables":
+            (row,) = [line for line in text.splitlines() if line.startswith("| AdjointDEIS-1 ODE")]
+            assert row.count("guide") == 1
+            (row,) = [line for line in text.splitlines() if line.startswith("| DiM-A")]
+            assert "guide" not in row
+    assert "ArcFace (guide)" in (tmp_path / "flagged/report.md").read_text()
+    with (tmp_path / "flagged/tables/table1.csv").open() as file:
+        found = {(row["row"], row["system"]): row["guide"] for row in csv.DictReader(file)}
+    assert found["AdjointDEIS-1 ODE", "arcface"] == "True"
+    assert found["AdjointDEIS-1 ODE", "adaface"] == found["DiM-A", "arcface"] == "False"
+
+
+def _tables(root, name):
+    """Table 1 of every format, below a folder of a name."""
+    files = aggregate(root / "runs", root / name, plots=False)
+    return [f for f in files if f.name.startswith(("report.", "table1-")) and f.suffix != ".json"]

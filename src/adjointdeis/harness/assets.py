@@ -66,6 +66,10 @@ class Profile:
         except (ValueError, KeyError, TypeError) as error:
             raise AssetError(f"{path} is not a manifest ({error}); {self.remedy}") from error
 
+    def lists(self, name: str) -> bool:
+        """Whether this profile, or the one behind it, lists a file."""
+        return name in self.manifest or (self.behind is not None and self.behind.lists(name))
+
     def entry(self, name: str) -> dict[str, Any]:
         """Manifest entry of a file."""
         return self.holder(name).manifest[name]
@@ -78,8 +82,8 @@ class Profile:
         """
         if name in self.manifest:
             return self
-        if self.behind is not None and name in self.behind.manifest:
-            return self.behind
+        if self.behind is not None and self.lists(name):
+            return self.behind.holder(name)
         raise AssetError(
             f"{self.listing or self.root / 'manifest.json'} has no entry for {name}; it lists "
             f"{', '.join(sorted(self.manifest))}"
@@ -147,7 +151,7 @@ def autoencoder(file: str, profile: Profile) -> Autoencoder:
 def _own_autoencoder(file: str, profile: Profile) -> Autoencoder | None:
     """The autoencoder of a weight file that no manifest lists; None for a listed one."""
     path = Path(file)
-    if path.name == file and (file in profile.manifest or not path.is_file()):
+    if path.name == file and (profile.lists(file) or not path.is_file()):
         return None
     network = load_network(path, remedy="give the path of the weights.safetensors of a training")
     if not isinstance(network, DiffAE):
@@ -224,7 +228,7 @@ def style_generator(file: str | None, features: str, profile: Profile) -> StyleG
             "assets.generator=<stylegan2.safetensors>, converted by `python run.py task=assets "
             "assets=paper` or trained by `python run.py task=train/generator`"
         )
-    listed = file in profile.manifest
+    listed = profile.lists(file)
     path = profile.path(file) if listed else Path(file)
     network = load_network(path, remedy="name it in assets.generator").requires_grad_(False)
     behind = _load(profile, features)

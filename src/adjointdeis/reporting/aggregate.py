@@ -40,6 +40,7 @@ from adjointdeis.reporting.render_latex import latex_table
 from adjointdeis.reporting.render_markdown import markdown, markdown_table
 from adjointdeis.reporting.report import RESPONSIBLE
 from adjointdeis.reporting.run import KNOWN, EvaluationSetting
+from adjointdeis.reporting.run_tables import GUIDE, GUIDE_NOTE
 from adjointdeis.reporting.sweep_plots import pareto_figure, sweep_figure
 from adjointdeis.reporting.table_grids import FIGURE, figure_grids, relative, run_links, table_grid
 from adjointdeis.reporting.text import (
@@ -155,6 +156,8 @@ def comparison_table(
             "Rows of several seeds: k is the mean count over seeds and N the pairs, which the "
             "seeds share; ± is the standard deviation over seeds."
         )
+    if any(line.ours and line.ours.guided(s) for line in rows for s in systems):
+        notes.append(GUIDE_NOTE)
     if errors:
         notes.append("Gradient error: ‖g − g*‖/‖g*‖ against the exact gradient, and the cosine.")
     suffix = f"-{at.probe}" if at else ""
@@ -239,9 +242,9 @@ def _ours(
     if found is None:
         return Cell(DASH)
     cell = rate_cell(found, _link(entry, destination))
-    if found["seed_sd"] is not None:
-        cell = Cell(cell.text, (*cell.detail, f"± {100 * found['seed_sd']:.1f}"), cell.href)
-    return cell
+    more = () if found["seed_sd"] is None else (f"± {100 * found['seed_sd']:.1f}",)
+    more += (GUIDE,) * entry.guided(system)
+    return replace(cell, detail=(*cell.detail, *more))
 
 
 def _link(entry: AttackRuns, destination: Path) -> str:

@@ -80,6 +80,10 @@ class AttackRuns:
         """The seed of each run."""
         return [run.result["run"]["seed"] for run in self.runs]
 
+    def guided(self, system: str) -> bool:
+        """Whether a recogniser guided the attack in some run, which makes it a white box there."""
+        return any(run.guided(self.attack, system) for run in self.runs if system in run.systems)
+
     def number(self, key: str) -> float | None:
         """The mean over seeds of a number of the attack; None where a run lacks it."""
         values = [run.result["attacks"][self.attack].get(key) for run in self.runs]

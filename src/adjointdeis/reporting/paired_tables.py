@@ -16,7 +16,7 @@ from adjointdeis.evaluation.paired import PairedComparison, compare_attacks
 from adjointdeis.reporting.document import Table
 from adjointdeis.reporting.paper_tables import Line, is_adjoint_deis_1, is_sde
 from adjointdeis.reporting.run import HEADLINE_VARIANTS, EvaluationSetting, Run
-from adjointdeis.reporting.run_tables import belongs, labels
+from adjointdeis.reporting.run_tables import GUIDE, GUIDE_NOTE, belongs, labels
 from adjointdeis.reporting.text import share
 
 FIRST, SECOND = "first", "second"
@@ -27,7 +27,7 @@ def paired_table(run: Run, at: EvaluationSetting) -> Table | None:
     """Every attack of a run against its first; None where nothing can be paired."""
     attacks = list(run.result["attacks"])
     found = [
-        (run.attack_label(attack), c, run)
+        (run.attack_label(attack), c, _judge(run, c.system, (run, attack), (run, attacks[0])))
         for attack in attacks[1:]
         for c in comparisons((run, attack), (run, attacks[0]), at)
     ]
@@ -42,7 +42,7 @@ def paired_lines(name: str, rows: Sequence[Line], at: EvaluationSetting) -> Tabl
     if base is None or base.ours is None:
         return None
     found = [
-        (line.label, c, base.ours.runs[0])
+        (line.label, c, _judge(base.ours.runs[0], c.system, _side(line), _side(base)))
         for line in rows
         if line.ours is not None and line.ours is not base.ours
         for c in comparisons(_side(line), _side(base), at)
@@ -135,6 +135,12 @@ def _side(line: Line) -> tuple[Run, str]:
     return line.ours.runs[0], line.ours.attack
 
 
+def _judge(run: Run, system: str, *sides: tuple[Run, str]) -> str:
+    """A recogniser's printed name, marked where it guided either attack."""
+    guide = any(own.guided(attack, system) for own, attack in sides)
+    return run.system_label(system) + f" ({GUIDE})" * guide
+
+
 def _fingerprint(run: Run, system: str) -> str | None:
     return run.result["systems"][system].get("fingerprint")
 
@@ -159,10 +165,11 @@ def _joined(first: tuple[Run, str], second: tuple[Run, str], systems: Sequence[s
 def _table(
     key: str,
     base: str,
-    found: Sequence[tuple[str, PairedComparison, Run]],
+    found: Sequence[tuple[str, PairedComparison, str]],
     stated: tuple[tuple[str, str], ...],
 ) -> Table:
-    names = [(label, base, run.system_label(c.system)) for label, c, run in found]
+    names = [(label, base, judge) for label, _, judge in found]
     made = tables.paired_table([c for _, c, _ in found], names)
     title = f"Is the difference to {base} more than chance?"
-    return replace(made, key=key, title=title, labels=stated)
+    note = (GUIDE_NOTE,) * any(judge.endswith(f"({GUIDE})") for _, _, judge in found)
+    return replace(made, key=key, title=title, labels=stated, notes=(*made.notes, *note))

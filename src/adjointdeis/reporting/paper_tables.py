@@ -125,6 +125,7 @@ def _record(
         "fmr_target": at.fmr if ours and at else None,
         "k": ours["k"] if ours else None,
         "n": ours["n"] if ours else None,
+        "guide": e.guided(system) if e and ours else None,
         "value": ours["value"] if ours else None,
         "bootstrap_lo": ours["bootstrap_lo"] if ours else None,
         "bootstrap_hi": ours["bootstrap_hi"] if ours else None,

@@ -27,6 +27,11 @@ INTERVAL = "Under each rate: k/N and its {level} interval. {meaning}."
 GUIDE = "guide"
 """What marks a rate at a recogniser that guided the attack."""
 
+GUIDE_NOTE = (
+    f"{GUIDE}: this recogniser guided the attack, which saw its gradient or its scores. It is a "
+    "white box there, and its rate says nothing about recognisers that were not seen."
+)
+
 
 def labels(run: Run, at: EvaluationSetting) -> tuple[tuple[str, str], ...]:
     """The labels without which a rate means nothing."""
@@ -255,10 +260,7 @@ def _flagged(run: Run, attack: str, cells: Sequence[Cell]) -> list[Cell]:
 def _guide_note(run: Run) -> list[str]:
     """What the flag means, where it is used."""
     used = any(run.guided(attack, system) for attack in run.attacks for system in run.systems)
-    return used * [
-        f"{GUIDE}: this recogniser guided the attack, which saw its gradient or its scores. It is "
-        "a white box there, and its rate says nothing about recognisers that were not seen."
-    ]
+    return used * [GUIDE_NOTE]
 
 
 def _short(row: dict[str, object] | None) -> Cell:

@@ -116,7 +116,7 @@ def _initial(cfg: DictConfig) -> tuple[DiffAE, dict[str, Any] | None]:
     if task.initial is None:
         return DiffAE(config), None
     profile = assets.profile(cfg.assets.name, cfg.assets.root)
-    listed = task.initial in profile.manifest
+    listed = profile.lists(task.initial)
     path = profile.path(task.initial) if listed else Path(task.initial)
     network = load_network(path, remedy="name a file of the profile or a path in task.initial")
     if not isinstance(network, DiffAE) or network.config != config:
