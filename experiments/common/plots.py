@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from adjointdeis.reporting.style import beside, halo, leader, look, spread
+from adjointdeis.reporting.style import halo, label_beside, look
 
 Line = tuple[str, Sequence[float], Sequence[float]]
 
@@ -32,22 +32,8 @@ def lines(
         axes.loglog(
             x, shown, color=style.colour, linestyle=style.dash, marker=style.marker, markersize=3.5
         )
-        ends.append((name, x[-1], math.log10(shown[-1]), style.colour))
+        ends.append((name, x[-1], shown[-1], style.colour))
     axes.set_ylim(floor / 2, ceiling * 2)
     low, high = math.log10(floor), math.log10(ceiling)
     gap = (high - low) * min(1 / 16, room / max(len(ends), 1))
-    for (name, x, y, colour), place in zip(
-        ends, spread([y for *_, y, _ in ends], gap, low, high), strict=True
-    ):
-        axes.annotate(
-            name,
-            (x, 10**y),
-            xytext=(1.06, 10**place),
-            textcoords=beside(axes),
-            fontsize=7,
-            va="center",
-            color=colour,
-            annotation_clip=False,
-            path_effects=halo(),
-            arrowprops=leader(colour, 2),
-        )
+    label_beside(axes, ends, gap, low, high, x=1.06, fontsize=7, path_effects=halo())

@@ -18,7 +18,7 @@ from adjointdeis.evaluation.storage import write_json
 from adjointdeis.files import write_atomically
 from adjointdeis.gradients import DiscreteAdjoint, Reversible
 from adjointdeis.problems import distance, mixture
-from adjointdeis.reporting.style import beside, figure, halo, leader, look, save, spread
+from adjointdeis.reporting.style import figure, halo, label_beside, look, save
 from adjointdeis.solvers import BDIA, EDICT, OBELM, Rex
 from experiments.common.methods import entries, short_name, shown
 from experiments.stability.factors import factor, first_flip
@@ -135,13 +135,7 @@ def draw(rows: list[dict[str, Any]], widths: list[float], stem: Path) -> None:
             ends.append((row["method"], x[-1], y[-1], style.colour))
         axes.axhline(0.0, color="#7a818c", linewidth=0.6)
         axes.set_ylim(-3.2, 3.2)
-        places = spread([y for *_, y, _ in ends], 0.4, -3.1, 3.1)
-        for (name, x, y, colour), place in zip(ends, places, strict=True):
-            axes.annotate(
-                name, (x, y), xytext=(1.05, place), textcoords=beside(axes), fontsize=7,
-                va="center", color=colour, annotation_clip=False, path_effects=halo(),
-                arrowprops=leader(colour, 2),
-            )  # fmt: skip
+        label_beside(axes, ends, 0.4, -3.1, 3.1, fontsize=7, path_effects=halo())
         axes.set_xlabel("log-SNR width h of a step")
         axes.set_ylabel("gradient / true gradient")
         axes.set_title("1 is right; below 0 the descent goes up")

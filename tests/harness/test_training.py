@@ -14,7 +14,7 @@ from tiny_profile import composed, draw_face, write_profile
 from adjointdeis.diffusion.prediction import eps_from_x0, v_from_eps
 from adjointdeis.faces.datasets.folder import load_folder
 from adjointdeis.faces.image_io import write_image
-from adjointdeis.faces.networks import DiffAE, IResNet, StyleGAN2
+from adjointdeis.faces.networks import DiffAE, IResNet
 from adjointdeis.faces.tensors import to_tensor
 from adjointdeis.faces.weights import fingerprint, load_network, read_header
 from adjointdeis.harness.launch import launch
@@ -26,15 +26,12 @@ from adjointdeis.harness.training.autoencoder import (
 )
 from adjointdeis.harness.training.data import (
     Augmentation,
-    CodedPool,
     EndlessBatches,
     FaceFolder,
     PoolDataset,
     augment_identity,
     held_out,
-    whiten,
 )
-from adjointdeis.harness.training.generator import GeneratorTraining
 from adjointdeis.harness.training.precision import precision
 from adjointdeis.harness.training.recogniser import RecogniserTraining
 from synthetic_faces.pool_spec import PoolSpec
@@ -75,20 +72,6 @@ RECOGNISER = (
     "task.network.embedding_dim=8",
     "task.crop.size=16",
 )
-GENERATOR = (
-    "task=train/generator",
-    "task.pool.images_per_identity=1",
-    "task.network.image_size=16",
-    "task.network.z_dim=8",
-    "task.network.w_dim=8",
-    "task.network.mapping_layers=2",
-    "task.network.channel_base=64",
-    "task.network.channel_max=8",
-    "task.trunk=guide.safetensors",
-    "task.quality_samples=0",
-    "task.adversarial_from=1",
-    "task.penalty_every=2",
-)
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +91,7 @@ def configured(pools: Path, run: Path, task: tuple[str, ...], *more: str):
 def seen(monkeypatch) -> list[torch.Tensor]:
     """Every batch that a training step got."""
     batches: list[torch.Tensor] = []
-    for kind in (AutoencoderTraining, GeneratorTraining, RecogniserTraining):
+    for kind in (AutoencoderTraining, RecogniserTraining):
         inner = kind.training_step
 
         def step(self, batch, index, inner=inner):
@@ -122,7 +105,6 @@ def seen(monkeypatch) -> list[torch.Tensor]:
 TASKS = [
     pytest.param(AUTOENCODER, train.autoencoder, DiffAE, id="autoencoder"),
     pytest.param(RECOGNISER, train.recogniser, IResNet, id="recogniser"),
-    pytest.param(GENERATOR, train.generator, StyleGAN2, id="generator"),
 ]
 
 
@@ -384,41 +366,6 @@ def test_studio_only_leaves_out_the_wild_pictures(tmp_path) -> None:
     assert images.shape == (studio, 3, 16, 16) and images.dtype == torch.float32
     assert images.min() >= -1 and images.max() <= 1
     assert labels.max() < 4
-
-
-def test_whitened_codes_are_standard_and_flat_directions_stay_small() -> None:
-    generator = torch.Generator().manual_seed(0)
-    mixing = torch.randn(6, 6, generator=generator)
-    codes = torch.randn(4000, 6, generator=generator) @ mixing + 3
-    codes = torch.cat([codes, 1 + 1e-6 * torch.randn(4000, 1, generator=generator)], 1)
-    white = whiten(codes)
-    assert white.mean(0).abs().max() < 1e-4
-    covariance = white.T @ white / len(white)
-    torch.testing.assert_close(covariance[1:, 1:], torch.eye(6), rtol=0, atol=1e-3)
-    assert covariance[0, 0] < 1e-3
-
-
-def test_a_face_keeps_its_code_and_codes_are_made_once(pools, tmp_path) -> None:
-    from adjointdeis.harness import assets
-
-    autoencoder = assets.autoencoder(
-        "diffae.safetensors", assets.profile("mini", str(pools / "profile"))
-    )
-    directory = pools / "data" / "pools" / "generator"
-    pool = CodedPool(directory, autoencoder)
-    images, codes = pool[[5, 2]]
-    torch.testing.assert_close(images, PoolDataset(directory)[[5, 2]][0])
-    torch.testing.assert_close(codes, whiten(autoencoder.code(pool[list(range(8))][0]))[[5, 2]])
-    (kept,) = directory.glob("codes-*.npy")
-    stamp = kept.stat().st_mtime_ns
-    assert torch.equal(CodedPool(directory, autoencoder).codes, pool.codes)
-    assert kept.stat().st_mtime_ns == stamp
-
-
-def test_a_latent_of_another_length_than_the_codes_is_refused(pools, tmp_path) -> None:
-    cfg = configured(pools, tmp_path, GENERATOR, "task.steps=1", "task.network.z_dim=9")
-    with pytest.raises(ValueError, match=r"z_dim=9: .* of length 8"):
-        train.generator(cfg)
 
 
 def test_augmentation_keeps_shape_and_range() -> None:

@@ -226,7 +226,7 @@ def style_generator(file: str | None, features: str, profile: Profile) -> StyleG
             "(~rows.mipgan_i ~rows.mipgan_ii), "
             "read published morphs (attack=paper/mipgan_ii), or bring a generator of faces: "
             "assets.generator=<stylegan2.safetensors>, converted by `python run.py task=assets "
-            "assets=paper` or trained by `python run.py task=train/generator`"
+            "assets=paper`"
         )
     listed = profile.lists(file)
     path = profile.path(file) if listed else Path(file)

@@ -18,12 +18,10 @@ from adjointdeis.reporting.style import (
     INK,
     PAPER,
     QUIET,
-    beside,
     figure,
-    leader,
+    label_beside,
     look,
     save,
-    spread,
 )
 from adjointdeis.reporting.text import percent, share
 
@@ -138,18 +136,11 @@ def error_figure(
         axes.set_ylim(ndtri(0.0005), ndtri(0.6))
         heights = np.array([float(np.interp(ndtri(0.3), x[::-1], y[::-1])) for x, y in ends])
         low, high = axes.get_ylim()
-        places = spread(heights, 0.06 * (high - low), low, high)
-        for i, (curve, y, text_y) in enumerate(zip(curves, heights, places, strict=True)):
-            axes.annotate(
-                curve.label,
-                (ndtri(0.3), max(y, low)),
-                xytext=(1.04, text_y),
-                textcoords=beside(axes),
-                fontsize=8,
-                va="center",
-                annotation_clip=False,
-                arrowprops=leader(look(i).colour, 2),
-            )
+        named = [
+            (curve.label, ndtri(0.3), max(y, low), look(i).colour)
+            for i, (curve, y) in enumerate(zip(curves, heights, strict=True))
+        ]
+        label_beside(axes, named, 0.06 * (high - low), low, high)
         axes.set_xlabel(f"{names[0]} (normal deviate)")
         axes.set_ylabel(f"{names[1]} (normal deviate)")
         axes.set_title(title)
@@ -182,23 +173,12 @@ def operating_curve_figure(
             style = look(i)
             y = 100 * mmpmr_curve(groups, taus)
             axes.plot(targets, y, color=style.colour, linestyle=style.dash, drawstyle="steps-post")
-            starts.append(float(y[-1]))
+            starts.append((run.short_label(attack), 0.1, float(y[-1]), style.colour))
             words.append(f"{run.attack_label(attack)} {y[0]:.0f} to {y[-1]:.0f}%")
         axes.axvline(at.fmr, color=INK, linewidth=0.9, linestyle=(0, (4, 2)))
         axes.set_ylim(-3, 103)
         axes.set_xlim(lowest, 0.1)
-        places = spread(starts, 7.5 * run.label_lines, 0, 100)
-        for (i, attack, _), y, text_y in zip(curves, starts, places, strict=True):
-            axes.annotate(
-                run.short_label(attack),
-                (0.1, y),
-                xytext=(1.04, text_y),
-                textcoords=beside(axes),
-                fontsize=8,
-                va="center",
-                annotation_clip=False,
-                arrowprops=leader(look(i).colour, 2),
-            )
+        label_beside(axes, starts, 7.5 * run.label_lines, 0, 100)
         axes.xaxis.set_major_formatter(lambda value, _: share(value))
         axes.set_xlabel("FMR the threshold is set to (log scale)")
         axes.set_ylabel("MinMax-MMPMR (%)" if at.variant != "MMPMR" else "MMPMR (%)")

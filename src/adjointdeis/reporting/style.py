@@ -157,6 +157,43 @@ def spread(
     return result
 
 
+def label_beside(
+    axes: Any,
+    ends: Sequence[tuple[str, float, float, str]],
+    gap: float,
+    low: float,
+    high: float,
+    *,
+    x: float = 1.04,
+    **text: Any,
+) -> None:
+    """Writes the name of every curve beside the axes, with a thin line from the curve's end.
+
+    Args:
+        axes: Where the curves are.
+        ends: Name, x and y of the end in data, and colour of each curve.
+        gap, low, high: Least distance and range of the labels, see :func:`spread`; in decades on a
+            logarithmic axis.
+        x: Where labels start, in widths of the axes.
+        text: More of ``Axes.annotate``; the size is 8 points.
+    """
+    logarithmic = axes.get_yscale() == "log"
+    values = np.array([y for _, _, y, _ in ends], dtype=np.float64)
+    heights = spread(np.log10(values) if logarithmic else values, gap, low, high)
+    heights = 10**heights if logarithmic else heights
+    for (name, at, y, colour), height in zip(ends, heights, strict=True):
+        axes.annotate(
+            name,
+            (at, y),
+            xytext=(x, height),
+            textcoords=beside(axes),
+            va="center",
+            annotation_clip=False,
+            arrowprops=leader(colour, 2),
+            **{"fontsize": 8, **text},
+        )
+
+
 def halo() -> list[Any]:
     """A ground-coloured outline that keeps a label readable on top of data."""
     from matplotlib import patheffects

@@ -10,7 +10,7 @@ from adjointdeis.reporting.document import Figure
 from adjointdeis.reporting.paper_tables import Line, is_adjoint_deis_1, is_sde
 from adjointdeis.reporting.plots import WIDTH, pareto_front
 from adjointdeis.reporting.run import EvaluationSetting
-from adjointdeis.reporting.style import INK, QUIET, beside, figure, halo, leader, look, save, spread
+from adjointdeis.reporting.style import INK, QUIET, figure, halo, label_beside, look, save
 from adjointdeis.reporting.text import share
 
 
@@ -49,17 +49,8 @@ def pareto_figure(
         axes.set_ylim(-3, 103)
         every = np.concatenate([cost, [t[0] for t in theirs]])
         axes.set_xlim(every.min() / 1.3, every.max() * 1.2)
-        for i, text_y in enumerate(spread(value, 7.0, 0, 100)):
-            axes.annotate(
-                points[i][0],
-                (cost[i], value[i]),
-                xytext=(1.04, text_y),
-                textcoords=beside(axes),
-                fontsize=8,
-                va="center",
-                annotation_clip=False,
-                arrowprops=leader(look(i).colour, 2),
-            )
+        ends = [(p[0], p[1], value[i], look(i).colour) for i, p in enumerate(points)]
+        label_beside(axes, ends, 7.0, 0, 100)
         ticks = [t for t in (100, 200, 500, 1000, 2000, 5000) if every.min() <= t <= every.max()]
         axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
         axes.set_xticks([], minor=True)
@@ -95,7 +86,7 @@ def sweep_figure(
     if not ours:
         return None
     names = list(dict.fromkeys((*ours, *theirs)))
-    labels: list[tuple[str, float, float, int]] = []
+    labels: list[tuple[str, float, float, str]] = []
     with figure(WIDTH, 3.1) as (made, axes):
         for i, series in enumerate(names):
             style = look(i)
@@ -114,21 +105,9 @@ def sweep_figure(
                     linewidth=1.4 if source is ours else 1.0,
                 )
                 who = "ours" if source is ours else "paper"
-                labels.append((f"{series}, {who}", x[-1], y[-1], i))
+                labels.append((f"{series}, {who}", x[-1], y[-1], style.colour))
         axes.set_ylim(-3, 103)
-        places = spread([y for _, _, y, _ in labels], 6.6, -2, 102)
-        for (text, x, y, i), text_y in zip(labels, places, strict=True):
-            axes.annotate(
-                text,
-                (x, y),
-                xytext=(1.04, text_y),
-                textcoords=beside(axes),
-                fontsize=7.5,
-                va="center",
-                annotation_clip=False,
-                path_effects=halo(),
-                arrowprops=leader(look(i).colour, 2),
-            )
+        label_beside(axes, labels, 6.6, -2, 102, fontsize=7.5, path_effects=halo())
         steps = sorted({x for source in (ours, theirs) for v in source.values() for x, _ in v})
         axes.set_xticks(steps, [f"{s:g}" for s in steps])
         axes.set_xlabel("adjoint steps M")

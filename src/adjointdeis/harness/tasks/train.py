@@ -1,7 +1,7 @@
 """Training tasks: a network from a rendered pool, budgeted by steps, resumable.
 
-`python run.py task=train/autoencoder`, `task=train/generator` and `task=train/recogniser
-task.role=arcface` leave `last.ckpt`, `weights.safetensors` and the loss curve in the run directory.
+`python run.py task=train/autoencoder` and `task=train/recogniser task.role=arcface` leave
+`last.ckpt`, `weights.safetensors` and the loss curve in the run directory.
 """
 
 import time
@@ -29,27 +29,14 @@ from adjointdeis.harness.progress import ProgressLine
 from adjointdeis.harness.records import write_record
 from adjointdeis.harness.trainer import make_trainer
 from adjointdeis.harness.training.autoencoder import AutoencoderTraining
-from adjointdeis.harness.training.data import CodedPool, FaceFolder, PoolData, PoolDataset
-from adjointdeis.harness.training.generator import GeneratorTraining
-from adjointdeis.harness.training.generator_quality import generator_quality
+from adjointdeis.harness.training.data import FaceFolder, PoolData, PoolDataset
 from adjointdeis.harness.training.precision import precision
 from adjointdeis.harness.training.quality import autoencoder_quality
 from adjointdeis.harness.training.recogniser import RecogniserTraining
 from adjointdeis.harness.wandb_logger import loggers
 from adjointdeis.morphing.autoencoder import Autoencoder
-from synthetic_faces.pool import open_pool, render_pool
+from synthetic_faces.pool import render_pool
 from synthetic_faces.pool_spec import PoolSpec
-
-GENERATOR_KEYS = (
-    "learning_rate",
-    "pixel",
-    "perceptual",
-    "adversarial_from",
-    "penalty",
-    "penalty_every",
-    "style_mixing",
-    "w_avg_decay",
-)
 
 
 def autoencoder(cfg: DictConfig) -> dict[str, Any]:
@@ -158,36 +145,6 @@ def recogniser(cfg: DictConfig) -> dict[str, Any]:
     return _fit(cfg, module, data)
 
 
-def generator(cfg: DictConfig) -> dict[str, Any]:
-    """Trains the StyleGAN2 that `cfg.task` describes."""
-    task, profile = cfg.task, assets.profile(cfg.assets.name, cfg.assets.root)
-    autoencoder = assets.autoencoder(cfg.assets.autoencoder, profile)
-    network = instantiate(task.network)
-    if network.z_dim != autoencoder.network.config.code_channels:
-        raise ValueError(
-            f"task.network.z_dim={network.z_dim}: the faces' latents are the autoencoder's codes, "
-            f"of length {autoencoder.network.config.code_channels}"
-        )
-    module = GeneratorTraining(
-        network,
-        assets.recogniser(task.trunk, profile).network,  # type: ignore[arg-type]
-        **{name: task[name] for name in GENERATOR_KEYS},
-    )
-    data = PoolData(CodedPool(_pool(cfg), autoencoder), task.batch_size, cfg.seed or 0)
-    record, run = _fit(cfg, module, data), Path(cfg.paths.run)
-    if rank_zero_only.rank or not task.quality_samples:
-        return record
-    quality = generator_quality(
-        assets.style_generator(str((run / "weights.safetensors").absolute()), task.trunk, profile),
-        assets.recogniser(cfg.assets.identity, profile),
-        open_pool(_pool(cfg)).images,
-        run,
-        task.quality_samples,
-    )
-    write_record(run / "quality.json", quality)
-    return record | {"quality": quality}
-
-
 def _data(cfg: DictConfig, studio_only: bool = False) -> PoolData:
     return PoolData(PoolDataset(_pool(cfg), studio_only), cfg.task.batch_size, cfg.seed or 0)
 
@@ -202,7 +159,7 @@ def _pool(cfg: DictConfig) -> Path:
 
 def _fit(
     cfg: DictConfig,
-    module: AutoencoderTraining | GeneratorTraining | RecogniserTraining,
+    module: AutoencoderTraining | RecogniserTraining,
     data: PoolData,
     more: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -222,8 +179,7 @@ def _fit(
         logger=loggers(cfg),
         default_root_dir=run,
         log_every_n_steps=20,
-        # A module that steps its own optimisers clips, if at all, for itself.
-        gradient_clip_val=1.0 if module.automatic_optimization else None,
+        gradient_clip_val=1.0,
     )
     # With another checkpoint_every than before Lightning writes last-v1.ckpt beside last.ckpt.
     last = max(run.glob("last*.ckpt"), key=lambda path: path.stat().st_mtime_ns, default=None)

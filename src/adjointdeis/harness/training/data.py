@@ -15,7 +15,6 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from adjointdeis.faces.datasets.folder import FaceDataset
 from adjointdeis.harness.benchmark import file_hash, read_aligned
-from adjointdeis.morphing.autoencoder import Autoencoder
 from synthetic_faces.pool import open_pool
 
 
@@ -111,42 +110,6 @@ def held_out(ids: Sequence[str], fold: int, folds: int) -> tuple[str, ...]:
             "0 .. folds - 1 (null trains on everybody)"
         )
     return tuple(sorted(ids)[fold::folds])
-
-
-class CodedPool(PoolDataset):
-    """Batches of studio faces and their latents: codes by an autoencoder, whitened over the pool.
-
-    Codes are computed once and kept beside the pool.
-
-    Args:
-        directory: Folder that a data task has filled.
-        autoencoder: Encoder.
-    """
-
-    def __init__(self, directory: Path, autoencoder: Autoencoder) -> None:
-        super().__init__(directory, studio_only=True)
-        path = Path(directory) / f"codes-{autoencoder.fingerprint[:16]}.npy"
-        if not path.is_file():
-            chunks = [autoencoder.code(x.float() / 127.5 - 1) for x in self.images.split(64)]
-            with path.with_suffix(".partial").open("wb") as file:
-                np.save(file, torch.cat(chunks).numpy())
-            path.with_suffix(".partial").replace(path)
-        self.codes = whiten(torch.from_numpy(np.load(path)))
-
-    def __getitem__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        chosen = torch.as_tensor(indices)
-        return self.images[chosen].float() / 127.5 - 1, self.codes[chosen]
-
-
-def whiten(codes: Tensor) -> Tensor:
-    """Codes (n, D) moved and rotated to mean 0 and covariance 1.
-
-    Directions in which the codes hardly vary are left small: their noise would become signal.
-    """
-    centred = (codes - codes.mean(0)).double()
-    variances, axes = torch.linalg.eigh(centred.T @ centred / len(codes))
-    floor = 1e-4 * variances[-1]
-    return (centred @ axes * variances.clamp_min(floor).rsqrt()).to(codes.dtype)
 
 
 class EndlessBatches(Sampler[list[int]]):
