@@ -12,6 +12,7 @@ from adjointdeis.faces.weights import WeightsError
 from adjointdeis.harness import assets
 from adjointdeis.harness.assets import AssetError
 from adjointdeis.harness.launch import launch
+from adjointdeis.harness.tasks import train
 
 
 @pytest.fixture
@@ -145,6 +146,8 @@ def test_the_real_profile_takes_from_mini_what_it_does_not_list(tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     (tmp_path / "diffae.safetensors").write_bytes(b"a namesake in the working directory")
     assert assets.autoencoder("diffae.safetensors", profile).fingerprint == mini
-    cfg = composed(["task=train/photographs", "assets=real", "task.faces=faces"])
+    cfg = composed(
+        ["task=train/photographs", "assets=real", "task.faces=faces", f"paths.root={tmp_path}"]
+    )
     _, start = train._initial(cfg)
     assert start is not None and (start["sha256"], start["prediction"]) == (mini, "x0")
