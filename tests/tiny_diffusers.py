@@ -23,7 +23,20 @@ def ones(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
 
 @dataclass(frozen=True)
 class Case:
-    """One model class with its pipeline."""
+    """One model class with its pipeline.
+
+    Where the pipeline wants encoders before its loop, ``loop`` has the loop's own variables, and
+    the loop is taken out of the source of ``__call__``: constants in ``loop``, tensors in
+    ``embeds``, what it asks of the pipeline in ``owner``.
+
+    Args:
+        condition: argument of the model that the prompt becomes, where it has no usual name.
+        drawn: whether the pipeline takes no latents and draws its own.
+        first_half: whether the pipeline always guides, and binds both branches.
+        frames_apart: whether a step gets the frames (F, C, W, H) of latents (1, C, F, H, W).
+        edits: replacements in the source of the loop.
+        setting: arguments of ``set_timesteps`` before it.
+    """
 
     pipeline: str
     model: str
@@ -41,16 +54,29 @@ class Case:
     prompt_name: str = "prompt_embeds"
     tolerance: float = 1e-9
     bfloat16: bool = False
+    loop: dict[str, Any] | None = None
+    owner: dict[str, Any] = field(default_factory=dict)
+    edits: dict[str, str] = field(default_factory=dict)
+    condition: str | None = None
+    drawn: bool = False
+    first_half: bool = False
+    frames_apart: bool = False
+    setting: dict[str, Any] = field(default_factory=dict)
 
     def network(self, dtype: torch.dtype) -> nn.Module:
         """The network, every weight random: blocks that start at zero would hide the time."""
-        import diffusers
-
-        model = getattr(diffusers, self.model)(**self.config).to(dtype).eval()
+        model = self.found(self.model)(**self.config).to(dtype).eval()
         with torch.no_grad():
             for k, parameter in enumerate(model.parameters()):
                 parameter.copy_(0.2 * normal(*parameter.shape, seed=100 + k, dtype=dtype))
         return model
+
+    def found(self, name: str) -> Any:
+        """A class of diffusers, or one that only the module of the pipeline knows."""
+        import diffusers
+
+        module = inspect.getmodule(getattr(diffusers, self.pipeline))
+        return getattr(diffusers, name, None) or getattr(module, name)
 
     def made_scheduler(self) -> Any:
         import diffusers
@@ -61,6 +87,7 @@ class Case:
     def arguments(self, dtype: torch.dtype) -> dict[str, Any]:
         """Arguments of the pipeline's call; every floating embedding requires a gradient."""
         shapes = {self.prompt_name: self.prompt, "latents": self.latents, **self.embeds}
+        shapes = {name: shape for name, shape in shapes.items() if name}
         tensors: dict[str, Any] = {
             name: normal(*shape, seed=k, dtype=dtype).requires_grad_()
             for k, (name, shape) in enumerate(shapes.items())

@@ -1,15 +1,19 @@
 """Each model class against the loop of its own pipeline, run with gradients on tiny networks."""
 
+import ast
 import contextlib
 import functools
 import inspect
+import types
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from oracles import relative_error
-from tiny_diffusers import CASES, Case, normal
+from tiny_diffusers import CASES as PLAIN
+from tiny_diffusers import Case, normal
+from tiny_pipelines import MORE
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
@@ -21,7 +25,10 @@ from adjointdeis.gradients import DiscreteAdjoint
 diffusers = pytest.importorskip("diffusers")
 pytest.importorskip("transformers")  # the pipelines of diffusers import it
 pytestmark = pytest.mark.filterwarnings("ignore")
+CASES = PLAIN | MORE
 STEPS = 3
+# Their list of times ends with the clean one.
+TIMES_END_CLEAN = ("StableCascadePriorPipeline",)
 
 
 class AfterLastStep(Exception):
@@ -44,20 +51,66 @@ class Loop:
         self.last: Any = None
         self.steps = 0
         scheduler = case.made_scheduler()
-        pipe = case.made_pipeline(model, scheduler)
         self._scheduler = scheduler
         self._watch(model, "forward", lambda given, out: self.called or self.called.update(given))
         self._watch(scheduler, "set_timesteps", lambda given, out: self.setting.update(given))
         self._watch(scheduler, "step", self._stepped)
+        run = self._whole if case.loop is None else self._loop_alone
+        try:
+            with contextlib.suppress(AfterLastStep):
+                run(case, model, scheduler, arguments)
+        finally:
+            del model.forward
+        assert self.steps == len(scheduler.timesteps) - (case.pipeline in TIMES_END_CLEAN)
+        if case.frames_apart:
+            self.first, self.last = (v[None].transpose(1, 2) for v in (self.first, self.last))
+
+    def _whole(self, case: Case, model: nn.Module, scheduler: Any, arguments: dict) -> None:
+        pipe = case.made_pipeline(model, scheduler)
         pipe.set_progress_bar_config(disable=True)
         call = type(pipe).__call__
         while hasattr(call, "__wrapped__"):  # without its no_grad
             call = call.__wrapped__
-        try:
-            with contextlib.suppress(AfterLastStep):
-                call(pipe, num_inference_steps=STEPS, output_type="latent", **arguments)
-        finally:
-            del model.forward
+        if case.drawn:
+            noise = arguments.pop("latents")
+            module = inspect.getmodule(type(pipe))
+            del arguments["guidance_scale"]
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(module, "randn_tensor", lambda *shape, **more: noise)
+                call(pipe, num_inference_steps=STEPS, **case.more)
+        call(pipe, num_inference_steps=STEPS, output_type="latent", **arguments)
+
+    def _loop_alone(self, case: Case, model: nn.Module, scheduler: Any, arguments: dict) -> None:
+        assert case.loop is not None
+        module = inspect.getmodule(getattr(diffusers, case.pipeline))
+        tree = ast.parse(inspect.getsource(getattr(diffusers, case.pipeline)).replace("\t", "    "))
+        loops = [
+            node for node in ast.walk(tree)
+            if isinstance(node, ast.For) and "self.scheduler.step" in ast.unparse(node)
+        ]  # fmt: skip
+        source = ast.unparse(loops[-1])  # the innermost
+        for old, new in case.edits.items():
+            assert source.count(old) == 1
+            source = source.replace(old, new)
+        scheduler.set_timesteps(**{"num_inference_steps": STEPS, **case.setting})
+        bar = types.SimpleNamespace(update=lambda *_: None)
+        asked = {
+            "progress_bar": lambda times: times, "interrupt": False, "attention_kwargs": None,
+            "do_classifier_free_guidance": False, "guidance_scale": 1.0, **case.owner,
+        }  # fmt: skip
+        # A guider keeps a state: every run makes its own.
+        made = {k: v() if k == "guider" else v for k, v in (case.loop | asked).items()}
+        asked |= {k: made[k] for k in asked}
+        owner = types.SimpleNamespace(**{case.part: model, "scheduler": scheduler, **asked})
+        space = {
+            **vars(module), "self": owner, "timesteps": scheduler.timesteps, "device": "cpu",
+            "progress_bar": bar, "num_inference_steps": STEPS, "num_warmup_steps": 0,
+            "callback_on_step_end": None, "callback": None, "generator": None, "dtype": model.dtype,
+            "transformer_dtype": model.dtype, "do_classifier_free_guidance": False,
+            "attention_kwargs": None, "cross_attention_kwargs": None, "extra_step_kwargs": {},
+            "batch_size": 1, "guidance_scale": 1.0, **{k: made[k] for k in case.loop}, **arguments,
+        }  # fmt: skip
+        exec(compile(source, case.pipeline, "exec"), space)
 
     def _watch(self, owner: Any, name: str, note: Callable) -> None:
         method = getattr(owner, name)
@@ -66,6 +119,8 @@ class Loop:
         @functools.wraps(method)
         def watched(*values: Any, **called: Any) -> Any:
             called = dict(zip(names, values, strict=False)) | called
+            if name == "step" and "generator" in names:  # that of sampler.generator(i)
+                called["generator"] = torch.Generator().manual_seed(self.steps)
             out = method(**called)
             note(called, out)
             return out
@@ -90,35 +145,42 @@ def leaf(value: Tensor) -> Tensor:
 
 
 def compared(case: Case, dtype: torch.dtype, **said: Any) -> tuple[list[float], list[float]]:
-    """Relative errors of x_0, x_T, z, theta; and norms of the last three."""
+    """Relative errors of x_0, x_T, theta and z; and norms of the last three."""
     model, arguments = case.network(dtype), case.arguments(dtype)
+    noise = arguments["latents"]
     loop = Loop(case, model, arguments)
     network = from_diffusers(model, case.made_scheduler()).network
-    key = network.prompt
-    prompt = loop.called[key]
+    key = case.condition or network.prompt
+    given = dict(loop.called)
+    latents = given.pop(network.latents)
+    prompt = given.pop(key) if key else None
     listed = isinstance(prompt, list)  # Z-Image: a list of samples
     prompt = prompt[0] if listed else prompt
-    bound = {
-        name: value
-        for name, value in loop.called.items()
-        if name not in (network.latents, network.clock, "return_dict", key)
-    }
+    bound = {k: v for k, v in given.items() if k not in (network.clock, "return_dict")}
     bound = tree_map(lambda v: v.detach() if isinstance(v, Tensor) else v, bound)
+    if case.first_half:
+        latents = latents[:1]
+        bound = {k: v[:1] if isinstance(v, Tensor) else v for k, v in bound.items()}
+    channels = network.convention.channels(loop.first)
+    if latents.shape != loop.first.shape:
+        own = loop.first.shape[channels]
+        bound["extra_channels"] = latents.narrow(channels, own, latents.shape[channels] - own)
     weight = next(p for n, p in model.named_parameters() if n.endswith("weight"))
-    noise = arguments["latents"]
     noise = noise if noise.shape == loop.first.shape else loop.first
-    theirs = torch.autograd.grad(loss(loop.last), (noise, prompt, weight))
+    wrt = (noise, weight) if prompt is None else (noise, weight, prompt)
+    theirs = torch.autograd.grad(loss(loop.last), wrt)
     setting = {k: v for k, v in loop.setting.items() if k not in ("num_inference_steps", "device")}
-    steps = None if setting.get("sigmas") is not None else STEPS
-    x_T, z = leaf(loop.first), leaf(prompt)
+    given_times = any(setting.get(k) is not None for k in ("sigmas", "timesteps"))
+    x_T, z = leaf(loop.first), None if prompt is None else leaf(prompt)
     sampler = from_diffusers(model, case.made_scheduler(), **said, **bound).sampler(
-        steps, **setting
+        None if given_times else STEPS, **setting
     )
+    condition = {case.condition: z} if case.condition else z[None] if listed else z
     x_0 = sample(
-        sampler.denoiser, x_T, z[None] if listed else z, solver=sampler.solver, grid=sampler.grid,
+        sampler.denoiser, x_T, condition, solver=sampler.solver, grid=sampler.grid,
         gradient=DiscreteAdjoint(),
     ).x_0  # fmt: skip
-    ours = torch.autograd.grad(loss(x_0), (x_T, z, weight))
+    ours = torch.autograd.grad(loss(x_0), (x_T, weight) if z is None else (x_T, weight, z))
     errors = [relative_error(x_0, loop.last)]
     errors += [relative_error(a, b) for a, b in zip(ours, theirs, strict=True)]
     return errors, [float(gradient.norm()) for gradient in theirs]

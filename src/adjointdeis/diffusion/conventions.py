@@ -46,6 +46,8 @@ class Convention:
         float_output: whether the output is brought to float32 before the scheduler's step.
         guidance_scale: factor of a guidance embedding given as a number.
         listed: whether the model takes and gives a list of samples (Z-Image).
+        channel_dim: dimension of the latents' channels; None is 1 for images and videos, and the
+            last one for latents packed to tokens, shape (B, L, C).
     """
 
     time: str | Callable[[Tensor], Tensor] = "timestep"
@@ -54,6 +56,7 @@ class Convention:
     float_output: bool = False
     guidance_scale: float = 1.0
     listed: bool = False
+    channel_dim: int | None = None
 
     def __post_init__(self) -> None:
         for key, known in (("time", TIMES), ("output", OUTPUTS)):
@@ -72,6 +75,12 @@ class Convention:
         out = called(timestep) if called else TIMES[str(self.time)](timestep, model)
         return out.to(x.dtype) if self.cast == "after" else out
 
+    def channels(self, x: Tensor) -> int:
+        """The dimension of the channels in latents x."""
+        if self.channel_dim is None:
+            return 1 if x.ndim > 3 else x.ndim - 1
+        return self.channel_dim % x.ndim
+
     def prediction(self, output: Tensor) -> Tensor:
         """The model's output as the scheduler expects it."""
         called = self.output if callable(self.output) else OUTPUTS[self.output]
@@ -88,25 +97,31 @@ _FLOAT = Convention(float_output=True)
 
 _GROUPS: dict[Convention, tuple[str, ...]] = {
     _PLAIN: (
-        "UNet1DModel", "UNet2DModel", "UNet2DConditionModel", "UNet3DConditionModel",
-        "UNetMotionModel", "UNetSpatioTemporalConditionModel", "I2VGenXLUNet", "Kandinsky3UNet",
-        "AudioLDM2UNet2DConditionModel", "AllegroTransformer3DModel", "BriaTransformer2DModel",
-        "ChronoEditTransformer3DModel", "CogView4Transformer2DModel", "DiTTransformer2DModel",
-        "HunyuanVideoFramepackTransformer3DModel", "LatteTransformer3DModel",
+        "UNet2DModel", "UNet2DConditionModel", "UNet3DConditionModel", "UNetMotionModel",
+        "I2VGenXLUNet", "Kandinsky3UNet", "AudioLDM2UNet2DConditionModel",
+        "AllegroTransformer3DModel", "BriaTransformer2DModel", "ChronoEditTransformer3DModel",
+        "CogView4Transformer2DModel", "DiTTransformer2DModel", "LatteTransformer3DModel",
         "MotifVideoTransformer3DModel", "OmniGenTransformer2DModel", "PixArtTransformer2DModel",
         "PriorTransformer", "SD3Transformer2DModel", "SkyReelsV2Transformer3DModel",
-        "StableAudio3DiTModel", "StableAudioDiTModel", "WanAnimateTransformer3DModel",
-        "WanTransformer3DModel", "WanVACETransformer3DModel",
+        "WanAnimateTransformer3DModel", "WanTransformer3DModel", "WanVACETransformer3DModel",
     ),
+    replace(_PLAIN, channel_dim=1): ("StableAudio3DiTModel", "StableAudioDiTModel"),
+    replace(_PLAIN, channel_dim=2): ("UNetSpatioTemporalConditionModel",),
     _FLOAT: (
-        "CogVideoXTransformer3DModel", "CogView3PlusTransformer2DModel",
-        "ConsisIDTransformer3DModel", "LTXVideoTransformer3DModel", "SanaVideoTransformer3DModel",
+        "CogView3PlusTransformer2DModel", "LTXVideoTransformer3DModel",
+        "SanaVideoTransformer3DModel",
     ),
+    replace(_FLOAT, channel_dim=2): (
+        "CogVideoXTransformer3DModel", "ConsisIDTransformer3DModel",
+    ),
+    replace(_FLOAT, guidance_scale=1000.0): ("HunyuanVideoFramepackTransformer3DModel",),
     _CAST: (
         "BriaFiboTransformer2DModel", "EasyAnimateTransformer3DModel",
         "ErnieImageTransformer2DModel", "HunyuanDiT2DModel", "HunyuanVideo15Transformer3DModel",
-        "Kandinsky5Transformer3DModel", "StableCascadeUNet",
+        "StableCascadeUNet",
     ),
+    replace(_CAST, channel_dim=1): ("UNet1DModel",),
+    replace(_CAST, channel_dim=-1): ("Kandinsky5Transformer3DModel",),
     replace(_CAST, float_output=True): ("MochiTransformer3DModel",),
     replace(_CAST, guidance_scale=1000.0): (
         "HunyuanImageTransformer2DModel", "HunyuanVideoTransformer3DModel",
@@ -129,7 +144,7 @@ _GROUPS: dict[Convention, tuple[str, ...]] = {
         "(1000 - timestep) / 1000", "negated", float_output=True, listed=True
     ): ("ZImageTransformer2DModel",),
     Convention("timestep", "negated"): ("HiDreamImageTransformer2DModel",),
-    Convention("timestep - 1"): ("GlmImageTransformer2DModel",),
+    Convention("timestep - 1", float_output=True): ("GlmImageTransformer2DModel",),
     Convention("timestep * timestep_scale", float_output=True): ("SanaTransformer2DModel",),
 }  # fmt: skip
 CONVENTIONS: dict[str, Convention] = {
