@@ -34,8 +34,10 @@ class Case:
         drawn: whether the pipeline takes no latents and draws its own.
         first_half: whether the pipeline always guides, and binds both branches.
         frames_apart: whether a step gets the frames (F, C, W, H) of latents (1, C, F, H, W).
+        guidance: number that a user says for a guidance embedding.
         edits: replacements in the source of the loop.
         setting: arguments of ``set_timesteps`` before it.
+        dtype: float32 for a model that casts to it inside.
     """
 
     pipeline: str
@@ -52,6 +54,7 @@ class Case:
     parts: dict[str, Any] = field(default_factory=dict)
     part: str = "transformer"
     prompt_name: str = "prompt_embeds"
+    dtype: torch.dtype = torch.float64
     tolerance: float = 1e-9
     bfloat16: bool = False
     loop: dict[str, Any] | None = None
@@ -60,6 +63,7 @@ class Case:
     condition: str | None = None
     drawn: bool = False
     first_half: bool = False
+    guidance: float | None = None
     frames_apart: bool = False
     setting: dict[str, Any] = field(default_factory=dict)
 
@@ -171,7 +175,7 @@ CASES = {
         "FluxPipeline", "FluxTransformer2DModel",
         {**ROPE, "guidance_embeds": True, "pooled_projection_dim": 8}, PACKED, (1, 3, 12),
         embeds={"pooled_prompt_embeds": (1, 8)}, more={**IMAGE, "guidance_scale": 2.5},
-        bfloat16=True,
+        bfloat16=True, guidance=2.5,
     ),
     "flux 2": Case(
         "Flux2KleinPipeline", "Flux2Transformer2DModel",
@@ -320,7 +324,7 @@ CASES = {
         {**SMALL, "attention_head_dim": 12, "out_channels": 4, "num_single_layers": 1,
          "num_refiner_layers": 1, "patch_size": 1, "text_embed_dim": 12,
          "pooled_projection_dim": 8, "rope_axes_dim": (4, 4, 4)}, (1, 4, 2, 2, 2),
-        embeds={"pooled_prompt_embeds": (1, 8)},
+        embeds={"pooled_prompt_embeds": (1, 8)}, guidance=2.0,
         more={**VIDEO, "height": 16, "width": 16, "guidance_scale": 2.0,
               "prompt_attention_mask": ones(1, 5, dtype=LONG)},
     ),

@@ -86,6 +86,8 @@ class CalledModel(nn.Module):
         out = out if isinstance(out, Tensor) else out[0]
         if convention.listed:
             out = torch.stack(list(out)).squeeze(2)
+        if convention.last_tokens:
+            out = out[:, -x.shape[1] :]
         return convention.prediction(out if self.keeps_variance else without_variance(out, x))
 
     def _first(self, names: tuple[str, ...]) -> str | None:

@@ -48,6 +48,7 @@ class Convention:
         listed: whether the model takes and gives a list of samples (Z-Image).
         channel_dim: dimension of the latents' channels; None is 1 for images and videos, and the
             last one for latents packed to tokens, shape (B, L, C).
+        last_tokens: whether the output has the prompt's tokens before the image's.
     """
 
     time: str | Callable[[Tensor], Tensor] = "timestep"
@@ -57,6 +58,7 @@ class Convention:
     guidance_scale: float = 1.0
     listed: bool = False
     channel_dim: int | None = None
+    last_tokens: bool = False
 
     def __post_init__(self) -> None:
         for key, known in (("time", TIMES), ("output", OUTPUTS)):
@@ -129,8 +131,9 @@ _GROUPS: dict[Convention, tuple[str, ...]] = {
     _FRACTION: (
         "ChromaTransformer2DModel", "Flux2Transformer2DModel", "FluxTransformer2DModel",
         "LongCatImageTransformer2DModel", "OvisImageTransformer2DModel",
-        "QwenImage21Transformer2DModel", "QwenImageTransformer2DModel",
+        "QwenImageTransformer2DModel",
     ),
+    replace(_FRACTION, last_tokens=True): ("QwenImage21Transformer2DModel",),
     _FRACTION_THEN_CAST: (
         "AuraFlowTransformer2DModel", "Krea2Transformer2DModel", "LongCatAudioDiTTransformer",
     ),

@@ -127,9 +127,11 @@ class SchedulerSolver:
         supplied = self._supplied(begin, number, scheduler)
         watched = [*state, *self._constants]
         versions = [tensor._version for tensor in watched]
+        # In the dtype of the latents, as the pipelines have it: in half precision it matters.
+        batched = self.name in _TIMES_A_BATCH
         out = scheduler.step(
             model_output=prediction,
-            timestep=timestep.expand(x.shape[0]) if self.name in _TIMES_A_BATCH else timestep,
+            timestep=timestep.expand(x.shape[0]).to(x.dtype) if batched else timestep,
             sample=x,
             **supplied,
             **self.arguments,
