@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import dataclasses
 import functools
 import inspect
 import types
@@ -11,14 +12,14 @@ from typing import Any
 import pytest
 import torch
 from oracles import relative_error
-from tiny_diffusers import CASES as PLAIN
-from tiny_diffusers import Case, normal
+from tiny_diffusers import CASES as PLAIN, UNET, Case, normal
 from tiny_pipelines import MORE
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from adjointdeis import sample
-from adjointdeis.diffusion import from_diffusers
+from adjointdeis.diffusion import Guidance, from_diffusers
+from adjointdeis.diffusion.conditions import PerStep
 from adjointdeis.diffusion.conventions import CONVENTIONS, UnknownModelError
 
 diffusers = pytest.importorskip("diffusers")
@@ -61,6 +62,9 @@ class Loop:
         finally:
             del model.forward
         assert self.steps == _steps(case, scheduler)
+        if case.rounded:
+            own = arguments["latents"].dtype
+            self.first, self.last = self.first.to(own), self.last.to(own)
         if case.frames_apart:
             self.first, self.last = (v[None].transpose(1, 2) for v in (self.first, self.last))
 
@@ -102,13 +106,18 @@ class Loop:
         asked |= {k: made[k] for k in asked}
         owner = types.SimpleNamespace(**{case.part: model, "scheduler": scheduler, **asked})
         space = {
-            **vars(module), "self": owner, "timesteps": scheduler.timesteps[: _steps(case, scheduler)], "device": "cpu",
+            **vars(module), "self": owner, "device": "cpu",
+            "timesteps": scheduler.timesteps[: _steps(case, scheduler)],
             "progress_bar": bar, "num_inference_steps": STEPS, "num_warmup_steps": 0,
             "callback_on_step_end": None, "callback": None, "generator": None, "dtype": model.dtype,
             "transformer_dtype": model.dtype, "do_classifier_free_guidance": False,
             "attention_kwargs": None, "cross_attention_kwargs": None, "extra_step_kwargs": {},
-            "batch_size": 1, "guidance_scale": 1.0, **{k: made[k] for k in case.loop}, **arguments,
+            "batch_size": 1, "guidance_scale": 1.0,
         }  # fmt: skip
+        doubles = lambda v: isinstance(v, Tensor) and v.dtype is torch.float64  # noqa: E731
+        constants = {k: made[k] for k in case.loop}
+        space |= tree_map(lambda v: v.to(model.dtype) if doubles(v) else v, constants)
+        space |= arguments
         exec(compile(source, case.pipeline, "exec"), space)
 
     def _watch(self, owner: Any, name: str, note: Callable) -> None:
@@ -180,9 +189,7 @@ class Comparison:
 
     def sampled(self, x_T: Tensor, z: Any, **said: Any) -> Tensor:
         setting = {
-            k: v
-            for k, v in self.loop.setting.items()
-            if k not in ("num_inference_steps", "device")
+            k: v for k, v in self.loop.setting.items() if k not in ("num_inference_steps", "device")
         }
         given_times = any(setting.get(k) is not None for k in ("sigmas", "timesteps"))
         sampler = from_diffusers(
@@ -267,6 +274,63 @@ def test_another_number_of_training_timesteps_is_not_ignored() -> None:
     said = from_diffusers(model, scheduler, time=lambda t: 1 - t / 500)
     assert said.network.convention.output == "negated"
     from_diffusers(CASES["flux"].network(torch.float64), scheduler)  # 1000, whatever the scheduler
+
+
+def test_another_scheduler_than_that_of_stable_cascade_is_refused() -> None:
+    model = CASES["stable cascade"].network(torch.float64)
+    with pytest.raises(
+        ValueError, match=r"say from_diffusers\(model, DDPMWuerstchenScheduler\(\)\)"
+    ):
+        from_diffusers(model, diffusers.DDPMScheduler())
+    from_diffusers(model, diffusers.DDPMScheduler(), time=lambda timestep: timestep / 1000)
+
+
+def test_mean_flow_takes_the_end_of_a_step_from_z() -> None:
+    case = CASES["hunyuan image"]
+    model = dataclasses.replace(case, config={**case.config, "use_meanflow": True}).network(
+        torch.float64
+    )
+    scheduler = case.made_scheduler()
+    noise, prompt = normal(1, 4, 4, 4, seed=1), normal(1, 5, 12, seed=2)
+    bound = {"guidance": 3.5, "encoder_attention_mask": torch.ones(1, 5)}
+    sampler = from_diffusers(model, scheduler, **bound).sampler(STEPS)
+    run = {"solver": sampler.solver, "grid": sampler.grid}
+    with pytest.raises(ValueError, match="also takes the time at which a step ends") as refused:
+        sample(sampler.denoiser, noise, prompt, **run)
+    space = {"PerStep": PerStep, "sampler": sampler, "prompt": prompt, "torch": torch}
+    z = eval(str(refused.value).partition("say z=")[2], space)
+    found = sample(sampler.denoiser, noise, z, **run).x_0
+    scheduler.set_timesteps(STEPS)
+    ends = (*scheduler.timesteps[1:], torch.zeros(()))
+    x = noise
+    for t, end in zip(scheduler.timesteps, ends, strict=True):
+        given = {**bound, "guidance": torch.tensor([3500.0]), "timestep_r": end.expand(1).double()}
+        out = model(x, t.expand(1).double(), prompt, return_dict=False, **given)[0]
+        x = scheduler.step(out, t, x).prev_sample
+    assert relative_error(found, x) < 1e-9
+
+
+def test_extra_channels_are_a_condition() -> None:
+    """Of an inpainting model: a gradient, one for each branch of guidance, a named misfit."""
+    case = dataclasses.replace(CASES["stable diffusion xl"], config={**UNET, "in_channels": 9})
+    model, scheduler = case.network(torch.float64), diffusers.DDIMScheduler(clip_sample=False)
+    noise, mask = normal(2, 4, 8, 8, seed=1), normal(2, 5, 8, 8, seed=2).requires_grad_()
+    prompt, none = normal(2, 5, 12, seed=3), normal(1, 5, 12, seed=4)
+    sampler = from_diffusers(model, scheduler).sampler(STEPS)
+    z = {"prompt": prompt, "extra_channels": mask}
+    guided = Guidance(sampler.denoiser, {"prompt": none, "extra_channels": 0 * mask}, 3.0)
+    x_0 = sample(guided, noise, z, solver=sampler.solver, grid=sampler.grid).x_0
+    ours = torch.autograd.grad(loss(x_0), mask)[0]
+    scheduler.set_timesteps(STEPS)
+    x = noise
+    for t in scheduler.timesteps:
+        a = model(torch.cat([x, 0 * mask], 1), t, none.expand(2, -1, -1))[0]
+        b = model(torch.cat([x, mask], 1), t, prompt)[0]
+        x = scheduler.step(a + 3.0 * (b - a), t, x).prev_sample
+    assert relative_error(x_0, x) < 1e-9
+    assert relative_error(ours, torch.autograd.grad(loss(x), mask)[0]) < 1e-9
+    with pytest.raises(ValueError, match=r"must have shape \(2, 5, 8, 8\), joined along dim.* 1"):
+        sampler.denoiser(noise, sampler.grid[0].t, {**z, "extra_channels": mask[..., :4]})
 
 
 def test_every_class_of_the_table_has_a_row() -> None:

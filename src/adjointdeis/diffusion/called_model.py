@@ -195,6 +195,12 @@ class CalledModel(nn.Module):
                 f"this {type(bare).__name__} was distilled with a guidance embedding: say "
                 "from_diffusers(model, scheduler, guidance=3.5)"
             )
+        if _of(config, "use_meanflow") and given.get("timestep_r") is None:
+            raise ValueError(
+                f"this {type(bare).__name__} also takes the time at which a step ends: say "
+                "z=PerStep([{'prompt': prompt, 'timestep_r': t.expand(len(prompt))} for t in "
+                "(*sampler.solver.scheduler.timesteps[1:], torch.zeros(()))])"
+            )
         if _of(config, "time_cond_proj_dim") and given.get("timestep_cond") is None:
             raise ValueError(
                 f"this {type(bare).__name__} was distilled with a guidance embedding: say "

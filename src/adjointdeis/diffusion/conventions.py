@@ -48,6 +48,8 @@ class Convention:
         listed: whether the model takes and gives a list of samples (Z-Image).
         channel_dim: dimension of the latents' channels; None is 1 for images and videos, and the
             last one for latents packed to tokens, shape (B, L, C).
+        rounded_state: whether the pipeline brings the latents back to their own dtype after each
+            step; otherwise they have the one that the scheduler gives them.
         last_tokens: whether the output has the prompt's tokens before the image's.
     """
 
@@ -59,6 +61,7 @@ class Convention:
     listed: bool = False
     channel_dim: int | None = None
     last_tokens: bool = False
+    rounded_state: bool = False
 
     def __post_init__(self) -> None:
         for key, known in (("time", TIMES), ("output", OUTPUTS)):
@@ -109,11 +112,9 @@ _GROUPS: dict[Convention, tuple[str, ...]] = {
     ),
     replace(_PLAIN, channel_dim=1): ("StableAudio3DiTModel", "StableAudioDiTModel"),
     replace(_PLAIN, channel_dim=2): ("UNetSpatioTemporalConditionModel",),
-    _FLOAT: (
-        "CogView3PlusTransformer2DModel", "LTXVideoTransformer3DModel",
-        "SanaVideoTransformer3DModel",
-    ),
-    replace(_FLOAT, channel_dim=2): (
+    _FLOAT: ("LTXVideoTransformer3DModel", "SanaVideoTransformer3DModel"),
+    replace(_FLOAT, rounded_state=True): ("CogView3PlusTransformer2DModel",),
+    replace(_FLOAT, rounded_state=True, channel_dim=2): (
         "CogVideoXTransformer3DModel", "ConsisIDTransformer3DModel",
     ),
     replace(_FLOAT, guidance_scale=1000.0): ("HunyuanVideoFramepackTransformer3DModel",),
@@ -124,7 +125,7 @@ _GROUPS: dict[Convention, tuple[str, ...]] = {
     ),
     replace(_CAST, channel_dim=1): ("UNet1DModel",),
     replace(_CAST, channel_dim=-1): ("Kandinsky5Transformer3DModel",),
-    replace(_CAST, float_output=True): ("MochiTransformer3DModel",),
+    replace(_CAST, float_output=True, rounded_state=True): ("MochiTransformer3DModel",),
     replace(_CAST, guidance_scale=1000.0): (
         "HunyuanImageTransformer2DModel", "HunyuanVideoTransformer3DModel",
     ),
@@ -162,19 +163,29 @@ _BY_TRAINING = (
 )  # fmt: skip
 
 
-def check_training_times(model: nn.Module, convention: Convention, timesteps: int) -> None:
-    """Refuse a number of training timesteps under which the table's time would be another.
+def check_scheduler(model: nn.Module, convention: Convention, scheduler: Any) -> None:
+    """Refuse a scheduler under which the table's time would be another than the pipeline's.
 
     Raises:
-        ValueError: it is not the 1000 of every released checkpoint, and no time was said.
+        ValueError: a number of training timesteps that is not the 1000 of every released
+            checkpoint, or another scheduler than Stable Cascade's, and no time was said.
     """
-    listed = any(c.__name__ in _BY_TRAINING for c in type(model).__mro__)
-    if listed and timesteps != 1000 and isinstance(convention.time, str):
+    if not isinstance(convention.time, str):
+        return
+    name, timesteps = type(model).__name__, scheduler.config.get("num_train_timesteps", 1000)
+    classes = [c.__name__ for c in type(model).__mro__]
+    if timesteps != 1000 and any(known in classes for known in _BY_TRAINING):
         raise ValueError(
-            f"the pipeline of {type(model).__name__} divides the timestep by the scheduler's "
+            f"the pipeline of {name} divides the timestep by the scheduler's "
             f"num_train_timesteps, {timesteps} here and 1000 in the table: say "
             f"from_diffusers(model, scheduler, time=lambda timestep: timestep / {timesteps}), "
             "reversed where the table reverses it"
+        )
+    if "StableCascadeUNet" in classes and type(scheduler).__name__ != "DDPMWuerstchenScheduler":
+        raise ValueError(
+            f"{name} takes the timestep of DDPMWuerstchenScheduler, which lies in [0, 1], and this "
+            f"is {type(scheduler).__name__}: say from_diffusers(model, DDPMWuerstchenScheduler()), "
+            "or time=, a function of the timesteps"
         )
 
 
