@@ -1,6 +1,7 @@
 """The exact adjoint of the discrete sampler, one step at a time."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -62,6 +63,15 @@ class Checkpoints:
     def held(self) -> int:
         """How many latents are held, x_0 included."""
         return 1 + self.latents + self.trace.latents
+
+    def existing(self, by: Inputs) -> Iterator[Tensor]:
+        """Tensors that are there whatever is recomputed: states, conditions, weights, buffers."""
+        for carry in self.trace.carries.values():
+            yield from (carry.x, *carry.state)
+        yield from (*by.chain.conditions.tensors(), *by.theta)
+        for module in self.trace.recorder.modules:
+            yield from module.parameters(recurse=False)
+            yield from module.buffers(recurse=False)
 
 
 @dataclass(frozen=True)
@@ -164,28 +174,51 @@ class DiscreteAdjoint(StepwiseMethod):
         self, chain: Chain, record: Checkpoints, by: Inputs, x_0: Tensor, a_x: Tensor
     ) -> Tensor | None:
         adjoint: list[Tensor | None] = [a_x]
-        first, check = self.first_step(chain), StepCheck(chain, record.trace.recorder, self.check)
-        after, wanted = Carry(x_0, record.trace.end), by.of_trajectory
-        for step in reversed(range(first, chain.steps)):
-            graph = record.drop(step)
+        first, end = self.first_step(chain), chain.steps
+        check = StepCheck(chain, record.trace.recorder, self.check)
+        after, wanted, length = Carry(x_0, record.trace.end), by.of_trajectory, 0
+        while end > first:
+            step = max(first, end - max(1, length))
+            graph = record.drop(end - 1)
             if graph is None:
                 carry = self._carry(chain, record, by, step)
-                graph = step_graph(by, step, carry, record.trace.contexts[step])
-                # No name for the results: it would keep the graph alive beyond its product.
-                check.compare(
-                    step,
-                    carry.x,
-                    [r.detach() for k, r in enumerate(graph.outputs) if wanted is None or k != 1],
-                    (after.x, *after.state),
-                )
+                with SavedBytes(record.existing(by)) if length == 0 else nullcontext() as saved:
+                    graph = segment_graph(by, record.trace, range(step, end), carry, after, check)
+                if saved is not None:
+                    length = self._segment_length(record, by, saved.total)
                 chain.cost.holds(record.held(), graphs=graph.evaluations + record.evaluations)
+            else:
+                step = end - 1
             after = Carry(graph.entering[0].detach(), tuple(v.detach() for v in graph.entering[1:]))
             if wanted is not None:
                 adjoint = wanted.joined(step, adjoint)
-            adjoint, rest = by.pull(graph, adjoint)
+            # Without weights to train, the sampling run has looked at every step.
+            adjoint, rest = by.pull(graph, adjoint, look=bool(by.theta))
             by.add(rest, slots=((graph.slot, 1.0),))
+            end = step
         check.finish()
         return through_initial_state(chain, by.x_T, adjoint) if first == 0 else None
+
+    def _segment_length(self, record: Checkpoints, by: Inputs, activations: int) -> int:
+        """How many steps to recompute together, so that one call of autograd serves them all.
+
+        Small networks spend their time on such calls. The activations of a segment take no more
+        bytes than the states that are stored, so that memory stays O(N latents); one step of a
+        large network takes more, and its steps are recomputed one by one. So they are with
+        snapshots or a budget, whose memory is promised, and where every step has a condition,
+        noise or cotangent of its own.
+
+        Args:
+            activations: bytes of one step's.
+        """
+        chain, carries = by.chain, record.trace.carries.values()
+        promised = self.snapshots is not None or self.budget is not None
+        if promised or chain.scheduled or by.noise or chain.trajectory is not None:
+            return 1
+        states = [value for carry in carries for value in (carry.x, *carry.state)]
+        stored = sum(value.numel() * value.element_size() for value in states)
+        # The state between two steps is made anew as well.
+        return max(1, stored // (activations + stored // len(carries)))
 
     def _measured(
         self, chain: Chain, by: Inputs, step: int, carry: Carry
@@ -193,9 +226,9 @@ class DiscreteAdjoint(StepwiseMethod):
         """A step with its graph, and the plan that fits its bytes into the budget."""
         assert self.budget is not None
         budget = resolve_budget(self.budget, carry.x.device)
-        # What exists anyway: weights, buffers, and the input, which counts as a latent.
-        besides = [carry.x, *carry.state, *chain.conditions.tensors(), *by.theta]
-        with SavedBytes([*besides, *chain.denoiser.tensors()]) as saved:
+        # The input counts as a latent.
+        existing = [carry.x, *carry.state, *chain.conditions.tensors(), *by.theta]
+        with SavedBytes([*existing, *chain.denoiser.tensors()]) as saved:
             graph = step_graph(by, step, carry, need_x=True)
         latent = sum(out.numel() * out.element_size() for out in graph.outputs)
         return graph, choose_plan(chain.steps - step, budget, latent, saved.total)
@@ -254,6 +287,49 @@ def step_graph(
         context,
         step=step,
         need_entering=need_x or step > 0 or by.needs[0],
+    )
+
+
+def segment_graph(
+    by: Inputs, trace: Trace, steps: range, carry: Carry, after: Carry, check: StepCheck
+) -> StepGraph:
+    """Take consecutive steps again, with one graph, and compare each with the sampling run.
+
+    Args:
+        by: what is differentiated by.
+        trace: of the run; with the inputs of all of the steps but the first.
+        steps: their numbers.
+        carry: the input of the first step.
+        after: what the last step led to in the sampling run.
+        check: compares.
+    """
+    replays = trace.recorder.replays()
+
+    def function(entering: Sequence[Tensor], z: Any, noise: Tensor | None) -> tuple[Tensor, ...]:
+        found, before = tuple(entering), carry
+        for step in steps:
+            if trace.in_place and step > steps[0]:
+                found = tuple(value.clone() for value in found)
+            with trace.contexts[step].replayed() if replays else nullcontext():
+                found = taken(by.chain, step, found[0], z, found[1:], noise)
+            reached = after if step + 1 == steps.stop else trace.carries[step + 1]
+            known = (reached.x, *reached.state)
+            values = found if by.chain.trajectory is None else (found[0], *found[2:])
+            same = check.compare(step, before.x, values, known)
+            if not same and step + 1 < steps.stop:
+                # The next step starts where it did in the sampling run.
+                pairs = zip(found, known, strict=True)
+                found = tuple(now + (then - now).detach() for now, then in pairs)
+            before = reached
+        return found
+
+    return by.graph(
+        function,
+        [carry.x, *carry.state],
+        by.chain.slot(steps[0]),
+        None,
+        step=steps[0],
+        need_entering=steps[0] > 0 or by.needs[0],
     )
 
 

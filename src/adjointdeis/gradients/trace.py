@@ -43,6 +43,7 @@ class Trace:
         latents: how many latents these are.
         evaluations: those of the network, where the run was observed.
         changed: what the denoiser changed of its own while it ran, where the run was observed.
+        in_place: whether a step changed its x in place.
         end: the solver's history after the last step.
     """
 
@@ -52,6 +53,7 @@ class Trace:
     latents: int = 0
     evaluations: EvaluationCheck = field(default_factory=EvaluationCheck)
     changed: list[str] = field(default_factory=list)
+    in_place: bool = False
     end: State = ()
 
     def keep(self, step: int, x: Tensor, state: State = ()) -> None:
@@ -124,8 +126,12 @@ class Run:
         """Take a step; x itself stays as it is even if the network works in place."""
         z = self.by.condition(self.chain.slot(step))
         noise = self.by.noise[step].detach() if self.by.noise else None
+        own = x.clone()
+        before = version(own)
         with torch.set_grad_enabled(self.every_step or step == 0):
-            return self.settled([x], taken(self.chain, step, x.clone(), z, state, noise))
+            found = self.settled([x], taken(self.chain, step, own, z, state, noise))
+        self.trace.in_place = self.trace.in_place or version(own) != before
+        return found
 
     def settled(
         self, entering: Sequence[Tensor], outputs: Sequence[Tensor]
