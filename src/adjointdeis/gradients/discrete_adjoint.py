@@ -260,6 +260,8 @@ def _stored(first: int, steps: int, plan: MemoryPlan) -> set[int]:
     capacity = steps if plan.snapshots is None else plan.snapshots
     # The input of the last recomputed step is where the backward pass starts; without it the
     # first thing to do there would be to repeat this whole sweep.
+    if capacity >= end - first:
+        return set(range(first, end)) | {first}
     return {first, *placements(first, end - first, capacity), max(first, end - 1)}
 
 

@@ -122,6 +122,7 @@ class ContextRecorder:
         self._seen = [(owner[name], version(owner[name])) for owner, name in self.places]
         self._values = [owner[name].clone() for owner, name in self.places]
         self._last: StepContext | None = None
+        self._bytes: list[bytes] = []
 
     def autocast_now(self) -> tuple[bool, torch.dtype | None]:
         """Whether autocast is on, and its dtype."""
@@ -138,7 +139,9 @@ class ContextRecorder:
     def now(self) -> StepContext:
         """The present context; the last one again if nothing has changed since."""
         last, random = self._last, tuple(source.get() for source in self.sources)
-        same = last is not None and all(map(torch.equal, random, last.random))
+        # Compared as bytes, which is several times faster than as tensors.
+        before, self._bytes = self._bytes, [state.numpy().tobytes() for state in random]
+        same = last is not None and self._bytes == before
         moved = [place for place in range(len(self.places)) if self._has_changed(place)]
         if last is not None and same and not moved:
             return last
