@@ -129,14 +129,38 @@ class DiscreteAdjoint(StepwiseMethod):
             if self.snapshots is not None or self.keep_activations:
                 raise ValueError("budget chooses snapshots and keep_activations; give it alone")
 
-    def first_step(self, chain: Chain) -> int:
+    def first_step(self, by: Inputs) -> int:
         """Number of the first step that is differentiated."""
-        del chain
+        del by
         return 0
 
+    def begin(self, run: Run) -> None:
+        """Called before the first step of the sampling run."""
+
+    def counted(
+        self, by: Inputs, step: int, rest: Sequence[Tensor | None]
+    ) -> Sequence[Tensor | None]:
+        """What a step adds to the gradients of z and theta."""
+        del by, step
+        return rest
+
+    def step_graph(
+        self,
+        by: Inputs,
+        trace: Trace,
+        step: int,
+        carry: Carry,
+        context: StepContext | None = None,
+        need_x: bool = False,
+    ) -> StepGraph:
+        """The step with the graph that is differentiated; see the function of this name."""
+        del trace
+        return step_graph(by, step, carry, context, need_x)
+
     def forward_pass(self, chain: Chain, by: Inputs) -> tuple[Tensor, Checkpoints]:
-        first, steps = self.first_step(chain), chain.steps
+        first, steps = self.first_step(by), chain.steps
         run = Run(chain, by, owner=type(self).__name__, black_box=True)
+        self.begin(run)
         record = Checkpoints(run.trace, MemoryPlan(self.snapshots, self.keep_activations))
         stored: set[int] = set()
         x, state = by.x_T, chain.initial_state(by.x_T)
@@ -145,12 +169,12 @@ class DiscreteAdjoint(StepwiseMethod):
             graph = None
             if step == first:
                 if self.budget is not None:
-                    graph, record.plan = self._measured(chain, by, step, Carry(x, state))
+                    graph, record.plan = self._measured(run, step, Carry(x, state))
                 stored = _stored(first, steps, record.plan)
             if step in stored:
                 run.trace.keep(step, x, state)
             if step >= max(first, steps - record.plan.kept):
-                graph = graph or step_graph(by, step, Carry(x, state))
+                graph = graph or self.step_graph(by, run.trace, step, Carry(x, state))
                 record.keep(step, graph)
             if graph is None:
                 x, state = run.advance(step, x, state)
@@ -164,13 +188,14 @@ class DiscreteAdjoint(StepwiseMethod):
         self, chain: Chain, record: Checkpoints, by: Inputs, x_0: Tensor, a_x: Tensor
     ) -> Tensor | None:
         adjoint: list[Tensor | None] = [a_x]
-        first, check = self.first_step(chain), StepCheck(chain, record.trace.recorder, self.check)
+        first, check = self.first_step(by), StepCheck(chain, record.trace.recorder, self.check)
         after, wanted = Carry(x_0, record.trace.end), by.of_trajectory
         for step in reversed(range(first, chain.steps)):
             graph = record.drop(step)
             if graph is None:
                 carry = self._carry(chain, record, by, step)
-                graph = step_graph(by, step, carry, record.trace.contexts[step])
+                context = record.trace.contexts[step]
+                graph = self.step_graph(by, record.trace, step, carry, context)
                 # No name for the results: it would keep the graph alive beyond its product.
                 check.compare(
                     step,
@@ -183,20 +208,19 @@ class DiscreteAdjoint(StepwiseMethod):
             if wanted is not None:
                 adjoint = wanted.joined(step, adjoint)
             adjoint, rest = by.pull(graph, adjoint)
-            by.add(rest, slots=((graph.slot, 1.0),))
+            by.add(self.counted(by, step, rest), slots=((graph.slot, 1.0),))
         check.finish()
         return through_initial_state(chain, by.x_T, adjoint) if first == 0 else None
 
-    def _measured(
-        self, chain: Chain, by: Inputs, step: int, carry: Carry
-    ) -> tuple[StepGraph, MemoryPlan]:
+    def _measured(self, run: Run, step: int, carry: Carry) -> tuple[StepGraph, MemoryPlan]:
         """A step with its graph, and the plan that fits its bytes into the budget."""
         assert self.budget is not None
+        chain, by = run.chain, run.by
         budget = resolve_budget(self.budget, carry.x.device)
         # What exists anyway: weights, buffers, and the input, which counts as a latent.
         besides = [carry.x, *carry.state, *chain.conditions.tensors(), *by.theta]
         with SavedBytes([*besides, *chain.denoiser.tensors()]) as saved:
-            graph = step_graph(by, step, carry, need_x=True)
+            graph = self.step_graph(by, run.trace, step, carry, need_x=True)
         latent = sum(out.numel() * out.element_size() for out in graph.outputs)
         return graph, choose_plan(chain.steps - step, budget, latent, saved.total)
 
@@ -236,16 +260,18 @@ def step_graph(
     carry: Carry,
     context: StepContext | None = None,
     need_x: bool = False,
+    chain: Chain | None = None,
 ) -> StepGraph:
     """Take a step from leaves of its own, with a graph to those that want a gradient.
 
     Args:
         context: in which the step is repeated; None in the sampling run itself.
         need_x: build the graph to x even for x_T, whose gradient may not be wanted.
+        chain: with which the step is taken, where that is not the run's own.
     """
 
     def function(entering: Sequence[Tensor], z: Any, noise: Tensor | None) -> tuple[Tensor, ...]:
-        return taken(by.chain, step, entering[0], z, tuple(entering[1:]), noise)
+        return taken(chain or by.chain, step, entering[0], z, tuple(entering[1:]), noise)
 
     return by.graph(
         function,
