@@ -8,9 +8,10 @@ output of the network. The exact gradient is that of
 A surrogate keeps every number and the sampler's own (linear) path through :math:`\Phi_i`, and cuts
 gradients at the network. With sg the identity that stops gradients, a step i of the active set A is
 
-.. math:: \hat x_{i+1} = \Phi_i\big(\hat x_i,\; \mathrm{sg}(v_i) + w_i\,(\hat v_i - \mathrm{sg}(v_i))
-          \big), \qquad
-          \hat v_i = v_\theta\big(\mathrm{sg}(x_i) + b_i\,(\hat x_i - \mathrm{sg}(x_i)), z_i, t_i\big),
+.. math:: \hat x_{i+1} &= \Phi_i\big(\hat x_i,\;
+              \mathrm{sg}(v_i) + w_i\,(\hat v_i - \mathrm{sg}(v_i))\big), \\
+          \hat v_i &= v_\theta\big(\mathrm{sg}(x_i)
+              + b_i\,(\hat x_i - \mathrm{sg}(x_i)), z_i, t_i\big),
 
 and any other is :math:`\hat x_{i+1} = \Phi_i(\hat x_i, \mathrm{sg}(v_i))`. A, w and b are the
 active set, the weights and the bridge of FlowBP, which found that most published gradients of
