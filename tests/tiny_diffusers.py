@@ -23,7 +23,23 @@ def ones(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
 
 @dataclass(frozen=True)
 class Case:
-    """One model class with its pipeline."""
+    """One model class with its pipeline.
+
+    Where the pipeline wants encoders before its loop, ``loop`` has the loop's own variables, and
+    the loop is taken out of the source of ``__call__``: constants in ``loop``, tensors in
+    ``embeds``, what it asks of the pipeline in ``owner``.
+
+    Args:
+        condition: argument of the model that the prompt becomes, where it has no usual name.
+        drawn: whether the pipeline takes no latents and draws its own.
+        first_half: whether the pipeline always guides, and binds both branches.
+        frames_apart: whether a step gets the frames (F, C, W, H) of latents (1, C, F, H, W).
+        rounded: whether the pipeline casts what a step gave back to the dtype of its latents.
+        guidance: number that a user says for a guidance embedding.
+        edits: replacements in the source of the loop.
+        setting: arguments of ``set_timesteps`` before it.
+        dtype: float32 for a model that casts to it inside.
+    """
 
     pipeline: str
     model: str
@@ -39,18 +55,38 @@ class Case:
     parts: dict[str, Any] = field(default_factory=dict)
     part: str = "transformer"
     prompt_name: str = "prompt_embeds"
+    dtype: torch.dtype = torch.float64
     tolerance: float = 1e-9
-    bfloat16: bool = False
+    bfloat16: bool = True
+    loop: dict[str, Any] | None = None
+    owner: dict[str, Any] = field(default_factory=dict)
+    edits: dict[str, str] = field(default_factory=dict)
+    condition: str | None = None
+    drawn: bool = False
+    first_half: bool = False
+    guidance: float | None = None
+    rounded: bool = False
+    frames_apart: bool = False
+    setting: dict[str, Any] = field(default_factory=dict)
 
     def network(self, dtype: torch.dtype) -> nn.Module:
         """The network, every weight random: blocks that start at zero would hide the time."""
-        import diffusers
-
-        model = getattr(diffusers, self.model)(**self.config).to(dtype).eval()
+        model = self.found(self.model)(**self.config).to(dtype).eval()
+        kept = getattr(model, "_keep_in_fp32_modules", None) or []
+        for name, part in model.named_modules() if dtype.itemsize < 4 else ():
+            if name.rpartition(".")[2] in kept:
+                part.float()
         with torch.no_grad():
             for k, parameter in enumerate(model.parameters()):
                 parameter.copy_(0.2 * normal(*parameter.shape, seed=100 + k, dtype=dtype))
         return model
+
+    def found(self, name: str) -> Any:
+        """A class of diffusers, or one that only the module of the pipeline knows."""
+        import diffusers
+
+        module = inspect.getmodule(getattr(diffusers, self.pipeline))
+        return getattr(diffusers, name, None) or getattr(module, name)
 
     def made_scheduler(self) -> Any:
         import diffusers
@@ -61,6 +97,7 @@ class Case:
     def arguments(self, dtype: torch.dtype) -> dict[str, Any]:
         """Arguments of the pipeline's call; every floating embedding requires a gradient."""
         shapes = {self.prompt_name: self.prompt, "latents": self.latents, **self.embeds}
+        shapes = {name: shape for name, shape in shapes.items() if name}
         tensors: dict[str, Any] = {
             name: normal(*shape, seed=k, dtype=dtype).requires_grad_()
             for k, (name, shape) in enumerate(shapes.items())
@@ -144,7 +181,7 @@ CASES = {
         "FluxPipeline", "FluxTransformer2DModel",
         {**ROPE, "guidance_embeds": True, "pooled_projection_dim": 8}, PACKED, (1, 3, 12),
         embeds={"pooled_prompt_embeds": (1, 8)}, more={**IMAGE, "guidance_scale": 2.5},
-        bfloat16=True,
+        guidance=2.5,
     ),
     "flux 2": Case(
         "Flux2KleinPipeline", "Flux2Transformer2DModel",
@@ -175,7 +212,6 @@ CASES = {
          "attention_head_dim": 16, "num_attention_heads": 2, "joint_attention_dim": 12,
          "axes_dims_rope": (4, 4, 8)}, (1, 4, 16), (1, 3, 12),
         more={**IMAGE, "true_cfg_scale": 1.0, "prompt_embeds_mask": ones(1, 3, dtype=LONG)},
-        bfloat16=True,
     ),
     "nucleus": Case(
         "NucleusMoEImagePipeline", "NucleusMoEImageTransformer2DModel",
@@ -198,7 +234,7 @@ CASES = {
         "StableDiffusion3Pipeline", "SD3Transformer2DModel",
         {**SMALL, "sample_size": 8, "out_channels": 4, "joint_attention_dim": 12,
          "caption_projection_dim": 16, "pooled_projection_dim": 6}, (1, 4, 8, 8),
-        embeds={"pooled_prompt_embeds": (1, 6)}, more=LARGE, bfloat16=True,
+        embeds={"pooled_prompt_embeds": (1, 6)}, more=LARGE,
     ),
     "aura flow": Case(
         "AuraFlowPipeline", "AuraFlowTransformer2DModel",
@@ -254,7 +290,7 @@ CASES = {
         "MochiPipeline", "MochiTransformer3DModel",
         {**SMALL, "num_layers": 2, "pooled_projection_dim": 24, "text_embed_dim": 16,
          "time_embed_dim": 8, "max_sequence_length": 5}, (1, 4, 2, 4, 4), (1, 5, 16),
-        ("FlowMatchEulerDiscreteScheduler", {"invert_sigmas": True}), tolerance=1e-6,
+        ("FlowMatchEulerDiscreteScheduler", {"invert_sigmas": True}), tolerance=1e-6, rounded=True,
         more={**VIDEO, "num_frames": 7, "prompt_attention_mask": ones(1, 5, dtype=BOOL)},
     ),
     "cogvideox": Case(
@@ -264,13 +300,14 @@ CASES = {
         (1, 3, 4, 4, 4), scheduler=("CogVideoXDDIMScheduler", {
             "clip_sample": False, "rescale_betas_zero_snr": True,
             "prediction_type": "v_prediction", "timestep_spacing": "trailing"}),
-        more={**VIDEO, "num_frames": 9}, tolerance=1e-6,
+        more={**VIDEO, "num_frames": 9}, tolerance=1e-6, rounded=True,
     ),
     "cogview 3": Case(
         "CogView3PlusPipeline", "CogView3PlusTransformer2DModel",
         {**SMALL, "out_channels": 4, "text_embed_dim": 12, "time_embed_dim": 8,
          "condition_dim": 4, "pos_embed_max_size": 8, "sample_size": 8}, (1, 4, 4, 4),
         scheduler=COG, embeds={"negative_prompt_embeds": (1, 5, 12)}, more=IMAGE, tolerance=1e-6,
+        rounded=True,
     ),
     "cogview 4": Case(
         "CogView4Pipeline", "CogView4Transformer2DModel",
@@ -293,7 +330,7 @@ CASES = {
         {**SMALL, "attention_head_dim": 12, "out_channels": 4, "num_single_layers": 1,
          "num_refiner_layers": 1, "patch_size": 1, "text_embed_dim": 12,
          "pooled_projection_dim": 8, "rope_axes_dim": (4, 4, 4)}, (1, 4, 2, 2, 2),
-        embeds={"pooled_prompt_embeds": (1, 8)},
+        embeds={"pooled_prompt_embeds": (1, 8)}, guidance=2.0,
         more={**VIDEO, "height": 16, "width": 16, "guidance_scale": 2.0,
               "prompt_attention_mask": ones(1, 5, dtype=LONG)},
     ),

@@ -219,7 +219,7 @@ def own_loop(network, scheduler, x, z, run: dict, generator) -> Tensor:
             back = times[i - 1] if i > 0 else None
             x, old = scheduler.step(out, old, t, back, x, **step)
         elif type(scheduler).__name__ == "DDPMWuerstchenScheduler":
-            x = scheduler.step(out, t.expand(x.shape[0]), x, **step).prev_sample
+            x = scheduler.step(out, t.expand(x.shape[0]).to(x.dtype), x, **step).prev_sample
         else:
             x = scheduler.step(out, t, x, **step).prev_sample
     return x

@@ -14,6 +14,8 @@ _LATENTS = ("sample", "hidden_states", "x")
 _TIMES = ("timestep", "timesteps", "timestep_ratio", "t")
 _PROMPTS = ("encoder_hidden_states", "cap_feats", "text_bth", "clip_text_pooled")
 _POOLED = ("pooled_projections", "pooled_embeds", "global_hidden_states")
+# Joined to the latents: the image of an inpainting or image-to-video model, a mask.
+_EXTRA = "extra_channels"
 # Positions in an image or a text, which have no batch dimension to repeat.
 _UNBATCHED = (
     "img_ids", "txt_ids", "image_rotary_emb", "rotary_embedding", "padding_mask", "position_ids",
@@ -26,7 +28,8 @@ class CalledModel(nn.Module):
 
     z is None, or the prompt's embedding, or a dictionary: of the model's own argument names, and
     of "prompt", "pooled" and "mask", which stand for whatever the model calls them (for SDXL
-    "pooled" is ``added_cond_kwargs["text_embeds"]``).
+    "pooled" is ``added_cond_kwargs["text_embeds"]``). "extra_channels" is joined to the latents:
+    the mask and the image of an inpainting model, the first frame of an image-to-video model.
 
     Args:
         model: in any of peft, DistributedDataParallel, DataParallel, torch.compile.
@@ -71,6 +74,7 @@ class CalledModel(nn.Module):
         times = timestep.to(x.device).expand(x.shape[0])
         called = self._conditions(x, z)
         called[self.clock] = convention.timestep(times, x, bare)
+        latents = self._widened(latents, called.pop(_EXTRA, None))
         called[self.latents] = latents
         if convention.listed:
             called[self.latents] = list(latents.unsqueeze(2))
@@ -82,12 +86,33 @@ class CalledModel(nn.Module):
         out = out if isinstance(out, Tensor) else out[0]
         if convention.listed:
             out = torch.stack(list(out)).squeeze(2)
+        if convention.last_tokens:
+            out = out[:, -x.shape[1] :]
         return convention.prediction(out if self.keeps_variance else without_variance(out, x))
 
     def _first(self, names: tuple[str, ...]) -> str | None:
         return next((name for name in names if name in self.names), None)
 
+    def _widened(self, x: Tensor, extra: Tensor | None) -> Tensor:
+        """The latents with the channels that the model wants beside them."""
+        if extra is None:
+            return x
+        channels = self.convention.channels(x)
+        if extra.ndim == x.ndim and extra.shape[0] == 1 != x.shape[0]:
+            extra = extra.expand(x.shape[0], *extra.shape[1:])
+        wanted = [*x.shape[:channels], extra.shape[min(channels, extra.ndim - 1)]]
+        wanted += x.shape[channels + 1 :]
+        if list(extra.shape) != wanted:
+            raise ValueError(
+                f"extra_channels has shape {tuple(extra.shape)}; beside latents of shape "
+                f"{tuple(x.shape)} it must have shape {tuple(wanted)}, joined along dimension "
+                f"{channels}"
+            )
+        return torch.cat([x, extra.to(x)], dim=channels)
+
     def _check_name(self, name: str) -> None:
+        if name == _EXTRA:
+            return
         if name not in self.names or name in (self.latents, self.clock, "return_dict"):
             free = [n for n in self.names if n not in (self.latents, self.clock, "return_dict")]
             raise TypeError(
@@ -141,7 +166,7 @@ class CalledModel(nn.Module):
 
     def _target(self, key: str) -> tuple[str, str | None]:
         """The argument that a key of z stands for, and the key inside it, if it is a dictionary."""
-        if key in self.names:
+        if key in self.names or key == _EXTRA:
             self._check_name(key)
             return key, None
         added = "added_cond_kwargs" in self.names
@@ -169,6 +194,12 @@ class CalledModel(nn.Module):
             raise ValueError(
                 f"this {type(bare).__name__} was distilled with a guidance embedding: say "
                 "from_diffusers(model, scheduler, guidance=3.5)"
+            )
+        if _of(config, "use_meanflow") and given.get("timestep_r") is None:
+            raise ValueError(
+                f"this {type(bare).__name__} also takes the time at which a step ends: say "
+                "z=PerStep([{'prompt': prompt, 'timestep_r': t.expand(len(prompt))} for t in "
+                "(*sampler.solver.scheduler.timesteps[1:], torch.zeros(()))])"
             )
         if _of(config, "time_cond_proj_dim") and given.get("timestep_cond") is None:
             raise ValueError(

@@ -46,6 +46,11 @@ class Convention:
         float_output: whether the output is brought to float32 before the scheduler's step.
         guidance_scale: factor of a guidance embedding given as a number.
         listed: whether the model takes and gives a list of samples (Z-Image).
+        channel_dim: dimension of the latents' channels; None is 1 for images and videos, and the
+            last one for latents packed to tokens, shape (B, L, C).
+        rounded_state: whether the pipeline brings the latents back to their own dtype after each
+            step; otherwise they have the one that the scheduler gives them.
+        last_tokens: whether the output has the prompt's tokens before the image's.
     """
 
     time: str | Callable[[Tensor], Tensor] = "timestep"
@@ -54,6 +59,9 @@ class Convention:
     float_output: bool = False
     guidance_scale: float = 1.0
     listed: bool = False
+    channel_dim: int | None = None
+    last_tokens: bool = False
+    rounded_state: bool = False
 
     def __post_init__(self) -> None:
         for key, known in (("time", TIMES), ("output", OUTPUTS)):
@@ -72,6 +80,12 @@ class Convention:
         out = called(timestep) if called else TIMES[str(self.time)](timestep, model)
         return out.to(x.dtype) if self.cast == "after" else out
 
+    def channels(self, x: Tensor) -> int:
+        """The dimension of the channels in latents x."""
+        if self.channel_dim is None:
+            return 1 if x.ndim > 3 else x.ndim - 1
+        return self.channel_dim % x.ndim
+
     def prediction(self, output: Tensor) -> Tensor:
         """The model's output as the scheduler expects it."""
         called = self.output if callable(self.output) else OUTPUTS[self.output]
@@ -88,34 +102,39 @@ _FLOAT = Convention(float_output=True)
 
 _GROUPS: dict[Convention, tuple[str, ...]] = {
     _PLAIN: (
-        "UNet1DModel", "UNet2DModel", "UNet2DConditionModel", "UNet3DConditionModel",
-        "UNetMotionModel", "UNetSpatioTemporalConditionModel", "I2VGenXLUNet", "Kandinsky3UNet",
-        "AudioLDM2UNet2DConditionModel", "AllegroTransformer3DModel", "BriaTransformer2DModel",
-        "ChronoEditTransformer3DModel", "CogView4Transformer2DModel", "DiTTransformer2DModel",
-        "HunyuanVideoFramepackTransformer3DModel", "LatteTransformer3DModel",
+        "UNet2DModel", "UNet2DConditionModel", "UNet3DConditionModel", "UNetMotionModel",
+        "I2VGenXLUNet", "Kandinsky3UNet", "AudioLDM2UNet2DConditionModel",
+        "AllegroTransformer3DModel", "BriaTransformer2DModel", "ChronoEditTransformer3DModel",
+        "CogView4Transformer2DModel", "DiTTransformer2DModel", "LatteTransformer3DModel",
         "MotifVideoTransformer3DModel", "OmniGenTransformer2DModel", "PixArtTransformer2DModel",
         "PriorTransformer", "SD3Transformer2DModel", "SkyReelsV2Transformer3DModel",
-        "StableAudio3DiTModel", "StableAudioDiTModel", "WanAnimateTransformer3DModel",
-        "WanTransformer3DModel", "WanVACETransformer3DModel",
+        "WanAnimateTransformer3DModel", "WanTransformer3DModel", "WanVACETransformer3DModel",
     ),
-    _FLOAT: (
-        "CogVideoXTransformer3DModel", "CogView3PlusTransformer2DModel",
-        "ConsisIDTransformer3DModel", "LTXVideoTransformer3DModel", "SanaVideoTransformer3DModel",
+    replace(_PLAIN, channel_dim=1): ("StableAudio3DiTModel", "StableAudioDiTModel"),
+    replace(_PLAIN, channel_dim=2): ("UNetSpatioTemporalConditionModel",),
+    _FLOAT: ("LTXVideoTransformer3DModel", "SanaVideoTransformer3DModel"),
+    replace(_FLOAT, rounded_state=True): ("CogView3PlusTransformer2DModel",),
+    replace(_FLOAT, rounded_state=True, channel_dim=2): (
+        "CogVideoXTransformer3DModel", "ConsisIDTransformer3DModel",
     ),
+    replace(_FLOAT, guidance_scale=1000.0): ("HunyuanVideoFramepackTransformer3DModel",),
     _CAST: (
         "BriaFiboTransformer2DModel", "EasyAnimateTransformer3DModel",
         "ErnieImageTransformer2DModel", "HunyuanDiT2DModel", "HunyuanVideo15Transformer3DModel",
-        "Kandinsky5Transformer3DModel", "StableCascadeUNet",
+        "StableCascadeUNet",
     ),
-    replace(_CAST, float_output=True): ("MochiTransformer3DModel",),
+    replace(_CAST, channel_dim=1): ("UNet1DModel",),
+    replace(_CAST, channel_dim=-1): ("Kandinsky5Transformer3DModel",),
+    replace(_CAST, float_output=True, rounded_state=True): ("MochiTransformer3DModel",),
     replace(_CAST, guidance_scale=1000.0): (
         "HunyuanImageTransformer2DModel", "HunyuanVideoTransformer3DModel",
     ),
     _FRACTION: (
         "ChromaTransformer2DModel", "Flux2Transformer2DModel", "FluxTransformer2DModel",
         "LongCatImageTransformer2DModel", "OvisImageTransformer2DModel",
-        "QwenImage21Transformer2DModel", "QwenImageTransformer2DModel",
+        "QwenImageTransformer2DModel",
     ),
+    replace(_FRACTION, last_tokens=True): ("QwenImage21Transformer2DModel",),
     _FRACTION_THEN_CAST: (
         "AuraFlowTransformer2DModel", "Krea2Transformer2DModel", "LongCatAudioDiTTransformer",
     ),
@@ -129,7 +148,7 @@ _GROUPS: dict[Convention, tuple[str, ...]] = {
         "(1000 - timestep) / 1000", "negated", float_output=True, listed=True
     ): ("ZImageTransformer2DModel",),
     Convention("timestep", "negated"): ("HiDreamImageTransformer2DModel",),
-    Convention("timestep - 1"): ("GlmImageTransformer2DModel",),
+    Convention("timestep - 1", float_output=True): ("GlmImageTransformer2DModel",),
     Convention("timestep * timestep_scale", float_output=True): ("SanaTransformer2DModel",),
 }  # fmt: skip
 CONVENTIONS: dict[str, Convention] = {
@@ -144,19 +163,29 @@ _BY_TRAINING = (
 )  # fmt: skip
 
 
-def check_training_times(model: nn.Module, convention: Convention, timesteps: int) -> None:
-    """Refuse a number of training timesteps under which the table's time would be another.
+def check_scheduler(model: nn.Module, convention: Convention, scheduler: Any) -> None:
+    """Refuse a scheduler under which the table's time would be another than the pipeline's.
 
     Raises:
-        ValueError: it is not the 1000 of every released checkpoint, and no time was said.
+        ValueError: a number of training timesteps that is not the 1000 of every released
+            checkpoint, or another scheduler than Stable Cascade's, and no time was said.
     """
-    listed = any(c.__name__ in _BY_TRAINING for c in type(model).__mro__)
-    if listed and timesteps != 1000 and isinstance(convention.time, str):
+    if not isinstance(convention.time, str):
+        return
+    name, timesteps = type(model).__name__, scheduler.config.get("num_train_timesteps", 1000)
+    classes = [c.__name__ for c in type(model).__mro__]
+    if timesteps != 1000 and any(known in classes for known in _BY_TRAINING):
         raise ValueError(
-            f"the pipeline of {type(model).__name__} divides the timestep by the scheduler's "
+            f"the pipeline of {name} divides the timestep by the scheduler's "
             f"num_train_timesteps, {timesteps} here and 1000 in the table: say "
             f"from_diffusers(model, scheduler, time=lambda timestep: timestep / {timesteps}), "
             "reversed where the table reverses it"
+        )
+    if "StableCascadeUNet" in classes and type(scheduler).__name__ != "DDPMWuerstchenScheduler":
+        raise ValueError(
+            f"{name} takes the timestep of DDPMWuerstchenScheduler, which lies in [0, 1], and this "
+            f"is {type(scheduler).__name__}: say from_diffusers(model, DDPMWuerstchenScheduler()), "
+            "or time=, a function of the timesteps"
         )
 
 

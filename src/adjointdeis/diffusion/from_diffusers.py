@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from adjointdeis.diffusion.called_model import CalledModel, unwrapped, without_variance
-from adjointdeis.diffusion.conventions import check_training_times
+from adjointdeis.diffusion.conventions import check_scheduler
 from adjointdeis.diffusion.denoiser import EpsFromFlow, EpsFromV, EpsFromX0, FromTimesteps
 from adjointdeis.diffusion.grid import TimeGrid
 from adjointdeis.diffusion.schedule import DDPM, RectifiedFlow, Schedule
@@ -263,8 +263,7 @@ def from_diffusers(
         )
     learned = scheduler.config.get("variance_type") in ("learned", "learned_range")
     network = CalledModel(model, arguments, time, output, learned)
-    total = scheduler.config.get("num_train_timesteps", 1000)
-    check_training_times(unwrapped(model), network.convention, total)
+    check_scheduler(unwrapped(model), network.convention, scheduler)
     return DiffusersModel(network, scheduler)
 
 

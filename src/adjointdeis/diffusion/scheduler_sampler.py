@@ -47,7 +47,9 @@ class Sampler:
         seed: int,
         predicts: str,
     ) -> None:
-        self.solver = SchedulerSolver(scheduler, arguments, seed, predicts)
+        convention = getattr(network, "convention", None)
+        rounded = convention is not None and convention.rounded_state
+        self.solver = SchedulerSolver(scheduler, arguments, seed, predicts, rounded)
         self.denoiser = AtSteps(network, scheduler.timesteps, self.solver.steps)
         self.grid = StepGrid(self.solver.steps, 0, self.solver.steps, self.solver.name)
 

@@ -32,6 +32,7 @@ class SchedulerSolver:
         arguments: given to every ``scheduler.step``.
         seed: of the generators.
         predicts: what the scheduler asks of the network, for messages.
+        rounded: whether the latents are brought back to their dtype after every step.
 
     Raises:
         ValueError: the scheduler holds something that cannot be carried from step to step.
@@ -46,7 +47,15 @@ class SchedulerSolver:
     calculus: ClassVar[Literal["ode", "sde"]] = "ode"
     multistep: ClassVar[bool] = True
 
-    def __init__(self, scheduler: Any, arguments: dict[str, Any], seed: int, predicts: str) -> None:
+    def __init__(
+        self,
+        scheduler: Any,
+        arguments: dict[str, Any],
+        seed: int,
+        predicts: str,
+        rounded: bool = False,
+    ) -> None:
+        self.rounded = rounded
         self.scheduler, self.arguments, self.seed = scheduler, arguments, seed
         self.name = type(scheduler).__name__
         self.kind, self.predicts = predicts, f"{predicts} for {self.name}.step"
@@ -127,9 +136,11 @@ class SchedulerSolver:
         supplied = self._supplied(begin, number, scheduler)
         watched = [*state, *self._constants]
         versions = [tensor._version for tensor in watched]
+        # In the dtype of the latents, as the pipelines have it: in half precision it matters.
+        batched = self.name in _TIMES_A_BATCH
         out = scheduler.step(
             model_output=prediction,
-            timestep=timestep.expand(x.shape[0]) if self.name in _TIMES_A_BATCH else timestep,
+            timestep=timestep.expand(x.shape[0]).to(x.dtype) if batched else timestep,
             sample=x,
             **supplied,
             **self.arguments,
@@ -148,7 +159,8 @@ class SchedulerSolver:
         out = tuple(out.values()) if isinstance(out, dict) else tuple(out)
         if _OLD_PREDICTION in self._names:
             setattr(scheduler, _OLD_PREDICTION, out[1])
-        return out[0], self._after(begin, number, x, scheduler)
+        x_next = out[0].to(x.dtype) if self.rounded else out[0]
+        return x_next, self._after(begin, number, x, scheduler)
 
     def data_prediction(self, x: Tensor, t: Tensor, output: Tensor) -> Tensor:
         """What the network says of the data at a step, before the scheduler clips anything.

@@ -17,6 +17,7 @@ from adjointdeis.gradients.one_step import OneStep
 from adjointdeis.gradients.reversible import Reversible
 from adjointdeis.gradients.sampling_path import SamplingPath
 from adjointdeis.gradients.sde_backsolve import SdeBacksolve
+from adjointdeis.gradients.surrogate import Surrogate
 from adjointdeis.gradients.symplectic_adjoint import SymplecticAdjoint
 from adjointdeis.gradients.truncated import Truncated
 
@@ -42,6 +43,7 @@ __all__ = [
     "SdeBacksolve",
     "SecondDerivativeError",
     "StepwiseMethod",
+    "Surrogate",
     "SymplecticAdjoint",
     "Truncated",
     "UnreachableLeafError",

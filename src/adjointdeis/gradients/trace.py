@@ -42,6 +42,7 @@ class Trace:
         carries: inputs of the steps that are kept, by number.
         latents: how many latents these are.
         evaluations: those of the network, where the run was observed.
+        outputs: what the network gave in the steps whose outputs are kept, by number.
         changed: what the denoiser changed of its own while it ran, where the run was observed.
         in_place: whether a step changed its x in place.
         end: the solver's history after the last step.
@@ -52,6 +53,7 @@ class Trace:
     carries: dict[int, Carry] = field(default_factory=dict)
     latents: int = 0
     evaluations: EvaluationCheck = field(default_factory=EvaluationCheck)
+    outputs: dict[int, list[Tensor]] = field(default_factory=dict)
     changed: list[str] = field(default_factory=list)
     in_place: bool = False
     end: State = ()
