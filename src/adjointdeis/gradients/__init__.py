@@ -12,6 +12,7 @@ from adjointdeis.gradients.consistency import InconsistentStepError
 from adjointdeis.gradients.cost import Cost
 from adjointdeis.gradients.discrete_adjoint import DiscreteAdjoint
 from adjointdeis.gradients.flowgrad import FlowGrad
+from adjointdeis.gradients.independence import CoupledSamplesError, check_independent
 from adjointdeis.gradients.memory_plan import MemoryBudgetError
 from adjointdeis.gradients.one_step import OneStep
 from adjointdeis.gradients.reversible import Reversible
@@ -28,6 +29,7 @@ __all__ = [
     "Backsolve",
     "Chain",
     "Cost",
+    "CoupledSamplesError",
     "DiscreteAdjoint",
     "FlowGrad",
     "GradientMethod",
@@ -47,4 +49,5 @@ __all__ = [
     "SymplecticAdjoint",
     "Truncated",
     "UnreachableLeafError",
+    "check_independent",
 ]
