@@ -12,7 +12,7 @@ from oracles import DIM, normal
 from torch import Tensor, nn
 
 from adjointdeis import TimeGrid
-from adjointdeis.gradients import FlowGrad, GradientMethod, OneStep, Truncated
+from adjointdeis.gradients import FlowGrad, GradientMethod, OneStep, Surrogate, Truncated
 
 Found = dict[str, Tensor | None]
 BATCH = 8  # enough paths of an SDE for an error to be an average
@@ -63,6 +63,44 @@ def truncated(
         state = solver.step(network, state, zs[i % len(zs)], s, t, (), n)[0]
     found = gradients([(state, COTANGENT)], x, zs, network)
     return {**found, "x_T": None}
+
+
+def surrogate(
+    method: Surrogate,
+    network: nn.Module,
+    x: Tensor,
+    zs: list[Tensor],
+    solver: Any,
+    grid: TimeGrid,
+    noise: Any,
+) -> Found:
+    """x' = a x + c alpha' (rho' - rho) eps + noise, the gradient of eps cut on both sides."""
+    states = run(network, x, zs, solver, grid, noise)
+    c = 1.0 if noise is None else 2.0
+    rho = [float(node.rho) for node in grid]
+    active = method.steps(grid.steps)
+    bridge = method.bridge if isinstance(method.bridge, tuple) else [method.bridge] * len(active)
+    weights = [1.0] * len(active)
+    if method.weights == "leaps":
+        ends = [*active[1:], grid.steps]
+        weights = [
+            (rho[j] ** c - rho[i] ** c) / (rho[i + 1] ** c - rho[i] ** c)
+            for i, j in zip(active, ends, strict=True)
+        ]
+    elif method.weights != 1.0:
+        covered = sum(rho[i + 1] ** c - rho[i] ** c for i in active) / (rho[-1] ** c - rho[0] ** c)
+        weights = [1.0 + method.weights.share * (1.0 / covered - 1.0)] * len(active)
+    plan = dict(zip(active, zip(weights, bridge, strict=True), strict=True))
+    state = x
+    for i in range(grid.steps):
+        s, t = grid[i], grid[i + 1]
+        eps = torch.zeros_like(x)
+        if i in plan:
+            w, b = plan[i]
+            seen = states[i].detach() + b * (state - state.detach())
+            eps = w * network(seen, s.t, zs[i % len(zs)])
+        state = t.alpha / s.alpha * state + c * t.alpha * (t.rho - s.rho) * eps
+    return gradients([(state, COTANGENT)], x, zs, network)
 
 
 def one_step(
@@ -124,5 +162,6 @@ def flowgrad(
 DEFINITIONS: dict[type[GradientMethod], Callable[..., Found]] = {
     FlowGrad: flowgrad,
     OneStep: one_step,
+    Surrogate: surrogate,
     Truncated: truncated,
 }

@@ -3,12 +3,13 @@
 import pytest
 import torch
 from oracles import MLPDenoiser, relative_error
-from torch import Tensor
+from torch import Tensor, nn
 
 from adjointdeis import TimeGrid, VPLinear, sample
 from adjointdeis.diffusion import BrownianPath, RecordedNoise
 from adjointdeis.diffusion.conditions import PerStep
 from adjointdeis.gradients import Backprop, DiscreteAdjoint
+from adjointdeis.gradients.independence import CoupledSamplesError
 from adjointdeis.solvers import BDIA, DDIM, DPMSolverPP, Pair, SDEDPMSolver
 
 STEPS = 4
@@ -42,7 +43,8 @@ def test_parts_are_the_whole(microbatch: int, solver, method) -> None:
         objective = rollout.x_0.std(0).sum() + rollout.x_0.square().mean()
         found.append([rollout.x_0, *torch.autograd.grad(objective, leaves)])
     parts = -(-5 // microbatch)
-    assert rollout.cost.nfe_forward == parts * STEPS and rollout.cost.vjps == parts * STEPS
+    checks = 2 if parts > 1 else 0
+    assert rollout.cost.nfe_forward == parts * STEPS + checks and rollout.cost.vjps == parts * STEPS
     for ours, theirs in zip(*found, strict=True):
         assert theirs.norm() > 0 and relative_error(ours, theirs) < 1e-12
 
@@ -74,6 +76,67 @@ def test_what_cannot_be_divided_is_refused() -> None:
     whole = lambda x, t, z: NETWORK(x, t, Z) if x.shape[0] == 5 else x + Z.mean(1, True)  # noqa: E731
     with pytest.raises(ValueError, match="holds a tensor of the whole batch of 5; pass it in z"):
         sample(whole, X, solver=DDIM(), grid=GRID, microbatch=1)
+
+
+class Layered(nn.Module):
+    """A network with one layer that may couple samples."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer, self.weight = layer, nn.Parameter(normal(4, 4, seed=8))
+
+    def forward(self, x: Tensor, t: Tensor, z: Tensor | None) -> Tensor:
+        return torch.tanh(self.layer((x @ self.weight)[..., None])[..., 0]) * (1 + t.to(x))
+
+
+class Noisy(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + 0.1 * torch.randn_like(x)
+
+
+class Centred(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x - x.mean(0)
+
+
+COUPLED = {
+    "batch statistics": lambda: nn.BatchNorm1d(4), "dropout": lambda: nn.Dropout(0.2),
+    "no running statistics": lambda: nn.BatchNorm1d(4, track_running_stats=False).eval(),
+    "instances": lambda: nn.InstanceNorm1d(4, track_running_stats=True),
+    "lazy": lambda: nn.SyncBatchNorm(4), "noise": Noisy, "mean": Centred,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("which", COUPLED)
+@pytest.mark.parametrize("microbatch", [1, 2])
+def test_samples_that_depend_on_each_other_are_refused(which: str, microbatch: int) -> None:
+    layer = COUPLED[which]().double()
+    network = Layered(layer)
+    before = {k: v.clone() for k, v in network.state_dict().items()}
+    state = torch.get_rng_state()
+    with pytest.raises(CoupledSamplesError, match=r"microbatch would change the result.*eval\(\)"):
+        sample(network, X, solver=DDIM(), grid=GRID, microbatch=microbatch)
+    assert torch.equal(state, torch.get_rng_state())
+    assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
+    if which in ("batch statistics", "dropout", "lazy"):
+        network.eval()
+        runs = [sample(network, X, solver=DDIM(), grid=GRID, microbatch=m).x_0 for m in (None, 2)]
+        assert relative_error(*runs) < 1e-12
+
+
+@torch.no_grad()
+def test_a_tensor_of_all_samples_that_is_as_long_as_the_batch_is_refused() -> None:
+    shared = normal(5, seed=9)
+
+    def network(x: Tensor, t: Tensor, z: dict) -> Tensor:
+        return NETWORK(x, t, z["own"]) * z["shared"].sin().sum()
+
+    z = {"own": Z, "shared": shared}
+    with pytest.raises(CoupledSamplesError, match=r"happens to be 5 long \(pass tensor\[None\]\)"):
+        sample(network, X, z, solver=DDIM(), grid=GRID, microbatch=2)
+    z["shared"] = shared[None]
+    runs = [sample(network, X, z, solver=DDIM(), grid=GRID, microbatch=m).x_0 for m in (None, 2)]
+    assert relative_error(*runs) < 1e-12
 
 
 def test_a_scheduler_that_adds_noise_is_refused() -> None:

@@ -10,7 +10,7 @@ installed (`pip install diffrax`), its Euler solve and recursive checkpoints run
 import argparse
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,9 +106,11 @@ def methods(steps: int) -> dict[str, Callable[[], Any]]:
     return found if other is None else {**found, "diffrax, compiled": other}
 
 
-def measured(steps: int, rounds: int) -> dict[str, Any]:
+def measured(steps: int, rounds: int, only: Sequence[str] = ()) -> dict[str, Any]:
     """Processor seconds of every method, and ratios to the plain loop within a round."""
     work = methods(steps)
+    if only:
+        work = {name: work[name] for name in work if name == PLAIN or name.startswith(tuple(only))}
     times: dict[str, list[float]] = {name: [] for name in work}
     for number in range(rounds + 1):
         for name, function in work.items():
@@ -131,10 +133,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--counts", type=int, nargs="+", default=[20, 100, 1000])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", nargs="+", default=[], help="beginnings of methods' names")
     parser.add_argument("--out", type=Path, default=HERE)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    found = {steps: measured(steps, options.rounds) for steps in options.counts}
+    found = {steps: measured(steps, options.rounds, options.only) for steps in options.counts}
     rows = []
     for name in found[options.counts[0]]:
         each = [counted[name] for counted in found.values()]

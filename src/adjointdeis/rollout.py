@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from adjointdeis.diffusion.conditions import divided
 from adjointdeis.diffusion.grid import TimeGrid
 from adjointdeis.diffusion.noise import Noise, ReversedNoise, as_noise, rows_of_noise
-from adjointdeis.gradients import Chain, Cost, DiscreteAdjoint, GradientMethod
+from adjointdeis.gradients import Chain, Cost, DiscreteAdjoint, GradientMethod, check_independent
 from adjointdeis.solvers.base import Solver
 from adjointdeis.solvers.pair import Pair
 from adjointdeis.solvers.reversible import ReversibleSolver, warn_of_amplification
@@ -85,16 +85,17 @@ def sample(
             gradient cost anything.
         microbatch: how many samples to take through the network at one time. The batch is sampled
             and differentiated in parts, with the activations of one part in memory; x_0 and its
-            gradients are those of the whole batch, for a network that treats its samples one by
-            one. Divided are x_T, the noise, and every tensor in z whose first dimension is the
-            batch; evaluations are counted once a part.
-
+            gradients are those of the whole batch. A network that does not treat its samples one by
+            one (batch normalisation, dropout or noise of its own) is refused, which takes two small
+            evaluations without a gradient. Divided are x_T, the noise, and every tensor in z whose
+            first dimension is the batch; evaluations are counted once a part.
         trajectory: also return the states and data predictions on the way. A loss may depend on
             them with ``DiscreteAdjoint`` and ``Backprop``; other methods refuse.
 
     Raises:
         ValueError: a grid in the wrong direction, a z sequence or noise of the wrong length,
             noise for an ODE solver or none for an SDE solver; a microbatch that cannot be one.
+        CoupledSamplesError: a microbatch of a network whose samples depend on each other.
         NotSupportedError: the gradient method does not differentiate this kind of solver, or
             gives no gradient of an input that requires one.
         UnreachableLeafError: a tensor that requires a gradient could not receive one.
@@ -110,6 +111,8 @@ def sample(
         raise ValueError(
             f"microbatch={microbatch} must be 1 or more, and a Pair of latents cannot be divided"
         )
+    if microbatch < x_T.shape[0]:
+        check_independent(denoiser, x_T, z, grid, microbatch, cost)
     solver = solver.in_parts() if hasattr(solver, "in_parts") else solver
     parts = [
         _part(denoiser, x_T, z, solver, grid, noise, gradient, parameters, cost, trajectory, rows)

@@ -20,6 +20,7 @@ from adjointdeis.gradients import (
     DiscreteAdjoint,
     InconsistentStepError,
     NotSupportedError,
+    Surrogate,
     UnreachableLeafError,
 )
 from adjointdeis.gradients.catalogue import CATALOGUE, Entry
@@ -208,7 +209,9 @@ def test_no_cell_is_silent(one: Entry, kind: str) -> None:
     try:
         found, found_buffers = differentiate(IMPURE[kind], one, method, calculus)
     except NAMED:
-        assert not (isinstance(method, DiscreteAdjoint) and kind in REPEATED), kind
+        # A cut between sampler and network has no place where the network changes the sampler's x.
+        cut = type(method) is Surrogate and kind == "in place"
+        assert cut or not (isinstance(method, DiscreteAdjoint) and kind in REPEATED), kind
         return
     for name, value in buffers.items():
         assert agree(found_buffers[name].double(), value.double(), 1e-9), name
@@ -220,9 +223,10 @@ def test_no_cell_is_silent(one: Entry, kind: str) -> None:
         wanted, _ = differentiate(IMPURE[kind], one, Backprop(), calculus, long)
         assert agree(found, wanted, 1e-9)
     elif kind not in REPEATED:
-        # An approximate method gives what it gives where it evaluates nothing that has changed.
+        # An approximate method gives what it gives where it evaluates nothing that has changed:
+        # a surrogate compares each of its active steps with the sampling run.
         unchecked = IMPURE[kind]()
-        assert isinstance(unchecked, tuple) or type(method).__name__ == "Truncated", kind
+        assert isinstance(unchecked, tuple) or isinstance(method, Surrogate), kind
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])

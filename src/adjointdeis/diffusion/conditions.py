@@ -108,7 +108,7 @@ class Conditions:
         return leaves[0] if self.spec.is_leaf() else tree_unflatten(leaves, self.spec)
 
 
-def divided(z: Any, batch: int, rows: slice) -> Any:
+def divided(z: Any, batch: int, rows: slice | list[int]) -> Any:
     """The condition of some samples: their rows of every tensor as long as the batch."""
     if isinstance(z, PerStep):
         return PerStep([divided(value, batch, rows) for value in z.values])

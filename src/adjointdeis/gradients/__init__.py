@@ -12,11 +12,13 @@ from adjointdeis.gradients.consistency import InconsistentStepError
 from adjointdeis.gradients.cost import Cost
 from adjointdeis.gradients.discrete_adjoint import DiscreteAdjoint
 from adjointdeis.gradients.flowgrad import FlowGrad
+from adjointdeis.gradients.independence import CoupledSamplesError, check_independent
 from adjointdeis.gradients.memory_plan import MemoryBudgetError
 from adjointdeis.gradients.one_step import OneStep
 from adjointdeis.gradients.reversible import Reversible
 from adjointdeis.gradients.sampling_path import SamplingPath
 from adjointdeis.gradients.sde_backsolve import SdeBacksolve
+from adjointdeis.gradients.surrogate import Surrogate
 from adjointdeis.gradients.symplectic_adjoint import SymplecticAdjoint
 from adjointdeis.gradients.truncated import Truncated
 
@@ -27,6 +29,7 @@ __all__ = [
     "Backsolve",
     "Chain",
     "Cost",
+    "CoupledSamplesError",
     "DiscreteAdjoint",
     "FlowGrad",
     "GradientMethod",
@@ -42,7 +45,9 @@ __all__ = [
     "SdeBacksolve",
     "SecondDerivativeError",
     "StepwiseMethod",
+    "Surrogate",
     "SymplecticAdjoint",
     "Truncated",
     "UnreachableLeafError",
+    "check_independent",
 ]

@@ -21,6 +21,8 @@ from adjointdeis.gradients.flowgrad import FlowGrad
 from adjointdeis.gradients.one_step import OneStep
 from adjointdeis.gradients.reversible import Reversible
 from adjointdeis.gradients.sde_backsolve import SdeBacksolve
+from adjointdeis.gradients.surrogate import Parts, Rescaled, Surrogate
+from adjointdeis.gradients.surrogates import lookahead
 from adjointdeis.gradients.symplectic_adjoint import SymplecticAdjoint
 from adjointdeis.gradients.truncated import Truncated
 from adjointdeis.solvers import (
@@ -226,6 +228,48 @@ CATALOGUE: tuple[Entry, ...] = (
         partial(Truncated, last=3),
         target="own",
         bias="the influence of all but the last K steps",
+    ),
+    Entry(
+        "ReFL, third step from the end",
+        partial(Surrogate, active=(-3,), weights="leaps", bridge=0.0),
+        target="own",
+        bias="all steps but one, and the bend of the path after it",
+    ),
+    Entry(
+        "DRTune, 4 steps",
+        partial(Surrogate, active=Parts(4), bridge=0.0),
+        target="own",
+        bias="all steps but some, and how later answers of the network depend on earlier ones",
+    ),
+    Entry(
+        "LeapAlign, two leaps",
+        partial(Surrogate, active=Parts(3, first=1), weights="leaps", bridge=0.3),
+        target="own",
+        bias="one output stands for a leap, and a discounted Jacobian",
+    ),
+    Entry(
+        "FlowBP-Sparse, last 4 steps",
+        partial(Surrogate, active=(-4, -3, -2, -1), weights=Rescaled(0.5), bridge=0.0),
+        target="own",
+        bias="all steps but some, and how later answers of the network depend on earlier ones",
+    ),
+    Entry(
+        "FlowBP-Bridge, 4 steps",
+        partial(Surrogate, active=Parts(4), weights=Rescaled(0.5), bridge=(0.0, 0.0, 0.5, 0.0)),
+        target="own",
+        bias="all steps but some, and all but one discounted Jacobian",
+    ),
+    Entry(
+        "SDO, middle step",
+        partial(Surrogate, active=Parts(2, first=1), weights=Rescaled(1.0)),
+        target="own",
+        bias="one step stands for all, and every product of Jacobians",
+    ),
+    Entry(
+        "Lookahead, 4 leaps",
+        partial(lookahead, 4),
+        target="own",
+        bias="the turning of the network's output inside a leap",
     ),
     Entry(
         "OneStep",

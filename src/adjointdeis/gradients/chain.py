@@ -196,53 +196,23 @@ def detached(tensor: Tensor, requires_grad: bool = True) -> Tensor:
     return tensor.detach().requires_grad_(requires_grad and differentiable)
 
 
-class KnownTensors:
-    """Tensors at which a graph may end, because they receive their gradient.
-
-    They need not be leaves: the output of a text encoder is one, and what lies behind it is
-    autograd's own business.
-    """
-
-    def __init__(self, tensors: Collection[Tensor]) -> None:
-        # By their place in a graph: autograd may hand out a leaf as another object, as it does
-        # under hooks such as save_on_cpu.
-        self._edges = _edges(tensors)
-
-    def others(self, outputs: Sequence[Tensor], besides: Sequence[Tensor]) -> list[Tensor]:
-        """Leaves of the graph of the outputs that are not known, nor among ``besides``."""
-        allowed = self._edges | _edges(besides)
-        found: list[Tensor] = []
-        stack = [(out.grad_fn, out.output_nr) for out in outputs if out.grad_fn is not None]
-        seen: set[Any] = set()
-        while stack:
-            node, output = stack.pop()
-            if (node, output) in allowed or node in seen:
-                continue
-            seen.add(node)
-            parents = node.next_functions
-            if parents:
-                stack.extend([edge for edge in parents if edge[0] is not None])
-                continue
-            leaf = getattr(node, "variable", None)
-            if isinstance(leaf, Tensor) and leaf.requires_grad:
-                found.append(leaf)
-        return found
-
-
-def _edges(tensors: Collection[Tensor]) -> set[tuple[Any, int]]:
-    found = (get_gradient_edge(tensor) for tensor in tensors if tensor.requires_grad)
-    return {(edge.node, edge.output_nr) for edge in found}
-
-
 class LeafCheck:
     """Looks for leaves that would silently get no gradient.
 
     A leaf that the denoiser made itself, to take a gradient inside the step, is none of them: it
     ends with the graph of its step, or shares the memory of what the step was given.
+
+    Args:
+        known: tensors at which a graph may end, because they receive their gradient. They need
+            not be leaves: the output of a text encoder is one, and what lies behind it is
+            autograd's own business.
     """
 
     def __init__(self, known: Collection[Tensor]) -> None:
-        self._known = KnownTensors(known)
+        # By their place in a graph: autograd may hand out a leaf as another object, as it does
+        # under hooks such as save_on_cpu.
+        edges = (get_gradient_edge(tensor) for tensor in known if tensor.requires_grad)
+        self._known = {(edge.node, edge.output_nr) for edge in edges}
         self._suspects: list[weakref.ref[Tensor]] = []
 
     def look(self, outputs: Sequence[Tensor], entering: Sequence[Tensor]) -> None:
@@ -254,10 +224,19 @@ class LeafCheck:
         """
         if not any(out.requires_grad for out in outputs):
             return
-        others = self._known.others(outputs, entering)
-        memory = {tensor.untyped_storage().data_ptr() for tensor in entering} if others else ()
-        for leaf in others:
-            if leaf.untyped_storage().data_ptr() not in memory:
+        memory = {tensor.untyped_storage().data_ptr() for tensor in entering}
+        stack: list[Any] = [(out.grad_fn, out.output_nr) for out in outputs]
+        seen: set[Any] = {None}
+        while stack:
+            node, output = stack.pop()
+            if node in seen or (node, output) in self._known:
+                continue
+            seen.add(node)
+            parents = node.next_functions
+            stack.extend(parents)
+            leaf = None if parents else getattr(node, "variable", None)
+            wanted = isinstance(leaf, Tensor) and leaf.requires_grad
+            if wanted and leaf.untyped_storage().data_ptr() not in memory:
                 self._suspects.append(weakref.ref(leaf))
 
     def refuse(self, where: str) -> None:

@@ -22,7 +22,8 @@ class Cost:
         peak_latents: largest number of latents held for the gradient at one time, solver
             history included.
         peak_graphs: largest number of network evaluations whose activations are alive at one
-            time; N for plain backpropagation, 1 for methods that work step by step.
+            time; N for plain backpropagation, 1 for methods that work step by step, more for
+            ``DiscreteAdjoint`` where these take fewer bytes than the stored latents.
         in_backward: whether evaluations are counted as those of the gradient now.
     """
 

@@ -1,6 +1,7 @@
 """The exact adjoint of the discrete sampler, one step at a time."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -63,6 +64,15 @@ class Checkpoints:
         """How many latents are held, x_0 included."""
         return 1 + self.latents + self.trace.latents
 
+    def existing(self, by: Inputs) -> Iterator[Tensor]:
+        """Tensors that are there whatever is recomputed: states, conditions, weights, buffers."""
+        for carry in self.trace.carries.values():
+            yield from (carry.x, *carry.state)
+        yield from (*by.chain.conditions.tensors(), *by.theta)
+        for module in self.trace.recorder.modules:
+            yield from module.parameters(recurse=False)
+            yield from module.buffers(recurse=False)
+
 
 @dataclass(frozen=True)
 class DiscreteAdjoint(StepwiseMethod):
@@ -79,7 +89,8 @@ class DiscreteAdjoint(StepwiseMethod):
 
     Cost by default: N evaluations forward, N more with a graph, N vector-Jacobian products for
     x, z and theta together; N + 1 latents (and the history of multistep solvers) and the
-    activations of one step.
+    activations of one step. Of a small network several steps are recomputed as one graph, whose
+    activations take no more bytes than the stored latents.
 
     Args:
         snapshots: how many inputs of steps to hold at one time, besides that of the last
@@ -129,14 +140,38 @@ class DiscreteAdjoint(StepwiseMethod):
             if self.snapshots is not None or self.keep_activations:
                 raise ValueError("budget chooses snapshots and keep_activations; give it alone")
 
-    def first_step(self, chain: Chain) -> int:
+    def first_step(self, by: Inputs) -> int:
         """Number of the first step that is differentiated."""
-        del chain
+        del by
         return 0
 
+    def begin(self, run: Run) -> None:
+        """Called before the first step of the sampling run."""
+
+    def counted(
+        self, by: Inputs, step: int, rest: Sequence[Tensor | None]
+    ) -> Sequence[Tensor | None]:
+        """What a step adds to the gradients of z and theta."""
+        del by, step
+        return rest
+
+    def step_graph(
+        self,
+        by: Inputs,
+        trace: Trace,
+        step: int,
+        carry: Carry,
+        context: StepContext | None = None,
+        need_x: bool = False,
+    ) -> StepGraph:
+        """The step with the graph that is differentiated; see the function of this name."""
+        del trace
+        return step_graph(by, step, carry, context, need_x)
+
     def forward_pass(self, chain: Chain, by: Inputs) -> tuple[Tensor, Checkpoints]:
-        first, steps = self.first_step(chain), chain.steps
+        first, steps = self.first_step(by), chain.steps
         run = Run(chain, by, owner=type(self).__name__, black_box=True)
+        self.begin(run)
         record = Checkpoints(run.trace, MemoryPlan(self.snapshots, self.keep_activations))
         stored: set[int] = set()
         x, state = by.x_T, chain.initial_state(by.x_T)
@@ -145,12 +180,12 @@ class DiscreteAdjoint(StepwiseMethod):
             graph = None
             if step == first:
                 if self.budget is not None:
-                    graph, record.plan = self._measured(chain, by, step, Carry(x, state))
+                    graph, record.plan = self._measured(run, step, Carry(x, state))
                 stored = _stored(first, steps, record.plan)
             if step in stored:
                 run.trace.keep(step, x, state)
             if step >= max(first, steps - record.plan.kept):
-                graph = graph or step_graph(by, step, Carry(x, state))
+                graph = graph or self.step_graph(by, run.trace, step, Carry(x, state))
                 record.keep(step, graph)
             if graph is None:
                 x, state = run.advance(step, x, state)
@@ -164,39 +199,60 @@ class DiscreteAdjoint(StepwiseMethod):
         self, chain: Chain, record: Checkpoints, by: Inputs, x_0: Tensor, a_x: Tensor
     ) -> Tensor | None:
         adjoint: list[Tensor | None] = [a_x]
-        first, check = self.first_step(chain), StepCheck(chain, record.trace.recorder, self.check)
+        first, end = self.first_step(by), chain.steps
+        check = StepCheck(chain, record.trace.recorder, self.check)
         after, wanted = Carry(x_0, record.trace.end), by.of_trajectory
-        for step in reversed(range(first, chain.steps)):
-            graph = record.drop(step)
+        length = 0 if self._joins_steps(by) else 1
+        while end > first:
+            graph, step = record.drop(end - 1), end - 1
             if graph is None:
+                step = max(first, end - max(1, length))
                 carry = self._carry(chain, record, by, step)
-                graph = step_graph(by, step, carry, record.trace.contexts[step])
-                # No name for the results: it would keep the graph alive beyond its product.
-                check.compare(
-                    step,
-                    carry.x,
-                    [r.detach() for k, r in enumerate(graph.outputs) if wanted is None or k != 1],
-                    (after.x, *after.state),
-                )
+                with nullcontext() if length else SavedBytes(record.existing(by)) as saved:
+                    if step == end - 1:
+                        context = record.trace.contexts[step]
+                        graph = self.step_graph(by, record.trace, step, carry, context)
+                        values = graph.outputs
+                        values = values if wanted is None else (values[0], *values[2:])
+                        check.compare(step, carry.x, values, (after.x, *after.state))
+                        # The graph must not outlive its product.
+                        del values
+                    else:
+                        graph = segment_graph(
+                            by, record.trace, range(step, end), carry, after, check
+                        )
+                if saved is not None:
+                    length = segment_length(record.trace.carries.values(), saved.total)
                 chain.cost.holds(record.held(), graphs=graph.evaluations + record.evaluations)
             after = Carry(graph.entering[0].detach(), tuple(v.detach() for v in graph.entering[1:]))
             if wanted is not None:
                 adjoint = wanted.joined(step, adjoint)
-            adjoint, rest = by.pull(graph, adjoint)
-            by.add(rest, slots=((graph.slot, 1.0),))
+            # Without weights to train, the sampling run has looked at every step.
+            adjoint, rest = by.pull(graph, adjoint, look=bool(by.theta))
+            by.add(self.counted(by, step, rest), slots=((graph.slot, 1.0),))
+            end = step
         check.finish()
         return through_initial_state(chain, by.x_T, adjoint) if first == 0 else None
 
-    def _measured(
-        self, chain: Chain, by: Inputs, step: int, carry: Carry
-    ) -> tuple[StepGraph, MemoryPlan]:
+    def _joins_steps(self, by: Inputs) -> bool:
+        """Whether several steps may be recomputed as one graph; see :func:`segment_length`.
+
+        Not with snapshots or a budget, whose memory is promised; nor where a method cuts the
+        graph of each step, or a step has a condition, noise or cotangent of its own.
+        """
+        promised = self.snapshots is not None or self.budget is not None
+        single = by.chain.scheduled or by.noise or by.chain.trajectory is not None
+        return self.exact and not promised and not single
+
+    def _measured(self, run: Run, step: int, carry: Carry) -> tuple[StepGraph, MemoryPlan]:
         """A step with its graph, and the plan that fits its bytes into the budget."""
         assert self.budget is not None
+        chain, by = run.chain, run.by
         budget = resolve_budget(self.budget, carry.x.device)
         # What exists anyway: weights, buffers, and the input, which counts as a latent.
         besides = [carry.x, *carry.state, *chain.conditions.tensors(), *by.theta]
         with SavedBytes([*besides, *chain.denoiser.tensors()]) as saved:
-            graph = step_graph(by, step, carry, need_x=True)
+            graph = self.step_graph(by, run.trace, step, carry, need_x=True)
         latent = sum(out.numel() * out.element_size() for out in graph.outputs)
         return graph, choose_plan(chain.steps - step, budget, latent, saved.total)
 
@@ -227,6 +283,8 @@ def _stored(first: int, steps: int, plan: MemoryPlan) -> set[int]:
     capacity = steps if plan.snapshots is None else plan.snapshots
     # The input of the last recomputed step is where the backward pass starts; without it the
     # first thing to do there would be to repeat this whole sweep.
+    if capacity >= end - first:
+        return set(range(first, end)) | {first}
     return {first, *placements(first, end - first, capacity), max(first, end - 1)}
 
 
@@ -236,16 +294,18 @@ def step_graph(
     carry: Carry,
     context: StepContext | None = None,
     need_x: bool = False,
+    chain: Chain | None = None,
 ) -> StepGraph:
     """Take a step from leaves of its own, with a graph to those that want a gradient.
 
     Args:
         context: in which the step is repeated; None in the sampling run itself.
         need_x: build the graph to x even for x_T, whose gradient may not be wanted.
+        chain: with which the step is taken, where that is not the run's own.
     """
 
     def function(entering: Sequence[Tensor], z: Any, noise: Tensor | None) -> tuple[Tensor, ...]:
-        return taken(by.chain, step, entering[0], z, tuple(entering[1:]), noise)
+        return taken(chain or by.chain, step, entering[0], z, tuple(entering[1:]), noise)
 
     return by.graph(
         function,
@@ -254,6 +314,66 @@ def step_graph(
         context,
         step=step,
         need_entering=need_x or step > 0 or by.needs[0],
+    )
+
+
+def segment_length(carries: Collection[Carry], activations: int) -> int:
+    """How many steps to recompute as one graph, so that one call of autograd serves them all.
+
+    Small networks spend their time on such calls. The activations of a segment take no more bytes
+    than the states that are stored, so that memory stays O(N latents); one step of a large
+    network takes more, and its steps are recomputed one by one.
+
+    Args:
+        carries: what is stored.
+        activations: bytes of those of one step.
+    """
+    states = [value for carry in carries for value in (carry.x, *carry.state)]
+    stored = sum(value.numel() * value.element_size() for value in states)
+    # The state between two steps is made anew as well.
+    return max(1, stored // (activations + stored // len(carries)))
+
+
+def segment_graph(
+    by: Inputs, trace: Trace, steps: range, carry: Carry, after: Carry, check: StepCheck
+) -> StepGraph:
+    """Take consecutive steps again, with one graph, and compare each with the sampling run.
+
+    Args:
+        by: what is differentiated by.
+        trace: of the run; with the inputs of all of the steps but the first.
+        steps: their numbers.
+        carry: the input of the first step.
+        after: what the last step led to in the sampling run.
+        check: compares.
+    """
+    replays = trace.recorder.replays()
+
+    def function(entering: Sequence[Tensor], z: Any, noise: Tensor | None) -> tuple[Tensor, ...]:
+        found, before = tuple(entering), carry
+        for step in steps:
+            if trace.in_place and step > steps[0]:
+                found = tuple(value.clone() for value in found)
+            with trace.contexts[step].replayed() if replays else nullcontext():
+                found = taken(by.chain, step, found[0], z, found[1:], noise)
+            reached = after if step + 1 == steps.stop else trace.carries[step + 1]
+            known = (reached.x, *reached.state)
+            values = found if by.chain.trajectory is None else (found[0], *found[2:])
+            same = check.compare(step, before.x, values, known)
+            if not same and step + 1 < steps.stop:
+                # The next step starts where it did in the sampling run.
+                pairs = zip(found, known, strict=True)
+                found = tuple(now + (then - now).detach() for now, then in pairs)
+            before = reached
+        return found
+
+    return by.graph(
+        function,
+        [carry.x, *carry.state],
+        by.chain.slot(steps[0]),
+        None,
+        step=steps[0],
+        need_entering=steps[0] > 0 or by.needs[0],
     )
 
 

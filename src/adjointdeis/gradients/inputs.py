@@ -187,9 +187,13 @@ class Inputs:
         return StepGraph(leaves, z, noise, tuple(outputs), evaluations, slot, step)
 
     def pull(
-        self, graph: StepGraph, cotangents: Sequence[Tensor | None]
+        self, graph: StepGraph, cotangents: Sequence[Tensor | None], *, look: bool = True
     ) -> tuple[list[Tensor | None], list[Tensor | None]]:
         """One product; uses the graph up, and adds the noise's gradient.
+
+        Args:
+            graph, cotangents: what is pulled back.
+            look: search the graph for leaves; not needed where the sampling run has done so.
 
         Returns:
             The gradients of what entered, and those of z and theta, which :meth:`add` takes.
@@ -198,7 +202,8 @@ class Inputs:
             UnreachableLeafError: the graph reaches a leaf that would get no gradient.
         """
         leaves = [*graph.leaves, *self.theta]
-        self.leaf_check.look(graph.outputs, graph.leaves)
+        if look:
+            self.leaf_check.look(graph.outputs, graph.leaves)
         found = pull_back(self.chain, graph.outputs, cotangents, leaves, graph.evaluations)
         graph.outputs = tuple(output.detach() for output in graph.outputs)
         self.leaf_check.refuse("the denoiser")

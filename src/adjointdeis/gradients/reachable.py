@@ -47,7 +47,10 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
 
 def version(tensor: Tensor) -> int:
     """How often a tensor was changed in place; inference tensors do not count it."""
-    return 0 if tensor.is_inference() else tensor._version
+    try:
+        return tensor._version
+    except RuntimeError:
+        return 0
 
 
 def _comparable(value: Any) -> Any:

@@ -42,7 +42,9 @@ class Trace:
         carries: inputs of the steps that are kept, by number.
         latents: how many latents these are.
         evaluations: those of the network, where the run was observed.
+        outputs: what the network gave in the steps whose outputs are kept, by number.
         changed: what the denoiser changed of its own while it ran, where the run was observed.
+        in_place: whether a step changed its x in place.
         end: the solver's history after the last step.
     """
 
@@ -51,7 +53,9 @@ class Trace:
     carries: dict[int, Carry] = field(default_factory=dict)
     latents: int = 0
     evaluations: EvaluationCheck = field(default_factory=EvaluationCheck)
+    outputs: dict[int, list[Tensor]] = field(default_factory=dict)
     changed: list[str] = field(default_factory=list)
+    in_place: bool = False
     end: State = ()
 
     def keep(self, step: int, x: Tensor, state: State = ()) -> None:
@@ -124,8 +128,12 @@ class Run:
         """Take a step; x itself stays as it is even if the network works in place."""
         z = self.by.condition(self.chain.slot(step))
         noise = self.by.noise[step].detach() if self.by.noise else None
+        own = x.clone()
+        before = version(own)
         with torch.set_grad_enabled(self.every_step or step == 0):
-            return self.settled([x], taken(self.chain, step, x.clone(), z, state, noise))
+            found = self.settled([x], taken(self.chain, step, own, z, state, noise))
+        self.trace.in_place = self.trace.in_place or version(own) != before
+        return found
 
     def settled(
         self, entering: Sequence[Tensor], outputs: Sequence[Tensor]

@@ -1,20 +1,20 @@
 """Backpropagation through the last steps only."""
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
-from adjointdeis.gradients.chain import Chain
-from adjointdeis.gradients.discrete_adjoint import DiscreteAdjoint
+from adjointdeis.gradients.surrogate import Surrogate
 
 
 @dataclass(frozen=True)
-class Truncated(DiscreteAdjoint):
+class Truncated(Surrogate):
     r"""The exact gradient of the last K steps; what comes before counts as a constant.
 
     With :math:`x_{N-K}` held fixed, theta receives :math:`\sum_{i \ge N-K} a_{i+1}\,
     \partial\Phi_i/\partial\theta` instead of the sum over all steps, z alike, and a scheduled
     z_i with i < N - K receives zero. Bias: the influence of the early steps is left out; it
-    vanishes for K >= N, where this is ``DiscreteAdjoint``.
+    vanishes for K >= N, where this is ``DiscreteAdjoint``. It is ``Surrogate`` with the last K
+    steps active, weights 1 and bridge 1.
 
     There is no gradient of x_T: under this definition it is zero, and a zero that looks like
     an answer is refused.
@@ -23,8 +23,7 @@ class Truncated(DiscreteAdjoint):
 
     Args:
         snapshots, keep_activations, budget: as in ``DiscreteAdjoint``, for the last K steps.
-        last: K, at least 1. For a random K draw it once per rollout and build the method
-            with it: drawing it again at each step truncates at the smallest of the draws.
+        last: K, at least 1. ``alignprop()`` draws it for every rollout.
         check: as for ``StepwiseMethod``: compare what is evaluated again.
 
     Raises:
@@ -40,10 +39,10 @@ class Truncated(DiscreteAdjoint):
     """
 
     last: int = 1
+    active: Any = field(init=False, repr=False, default="all")
+    weights: Any = field(init=False, repr=False, default=1.0)
+    bridge: Any = field(init=False, repr=False, default=1.0)
     x_T: ClassVar[bool] = False
-    noise: ClassVar[bool] = False
-    trajectory: ClassVar[bool] = False
-    exact: ClassVar[bool] = False
     memory: ClassVar[str] = "K latents"
 
     def __post_init__(self) -> None:
@@ -51,5 +50,5 @@ class Truncated(DiscreteAdjoint):
         if self.last < 1:
             raise ValueError(f"Truncated.last must be at least 1, got {self.last}")
 
-    def first_step(self, chain: Chain) -> int:
-        return max(0, chain.steps - self.last)
+    def steps(self, total: int) -> list[int]:
+        return list(range(max(0, total - self.last), total))
