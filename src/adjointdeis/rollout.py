@@ -10,7 +10,15 @@ from torch import Tensor, nn
 from adjointdeis.diffusion.conditions import divided
 from adjointdeis.diffusion.grid import TimeGrid
 from adjointdeis.diffusion.noise import Noise, ReversedNoise, as_noise, rows_of_noise
-from adjointdeis.gradients import Chain, Cost, DiscreteAdjoint, GradientMethod, check_independent
+from adjointdeis.gradients import (
+    Certified,
+    Chain,
+    Cost,
+    DiscreteAdjoint,
+    GradientMethod,
+    NotSupportedError,
+    check_independent,
+)
 from adjointdeis.solvers.base import Solver
 from adjointdeis.solvers.pair import Pair
 from adjointdeis.solvers.reversible import ReversibleSolver, warn_of_amplification
@@ -28,12 +36,25 @@ class Rollout:
         states: x at the N + 1 nodes, x_T first and x_0 last, if the trajectory was asked for.
         predictions: data prediction of each of the N steps, from its first evaluation of the
             network; likewise.
+        gradient_error: with ``Certified``, after ``backward()``: for each of "x_T", "z" and "theta"
+            the estimated distance of its gradient to that of the continuous flow, relative to its
+            norm.
     """
 
     x_0: Tensor
     cost: Cost = field(default_factory=Cost)
     states: tuple[Tensor, ...] = ()
     predictions: tuple[Tensor, ...] = ()
+    _gradient_error: dict[str, float] = field(default_factory=dict, repr=False)
+
+    @property
+    def gradient_error(self) -> dict[str, float]:
+        if not self._gradient_error:
+            raise RuntimeError(
+                "no error of a gradient has been estimated: sample(..., gradient=Certified(loss)), "
+                "then loss(rollout.x_0).backward(), then rollout.gradient_error"
+            )
+        return self._gradient_error
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,6 +131,11 @@ def sample(
     if isinstance(solver, Pair) or microbatch < 1:
         raise ValueError(
             f"microbatch={microbatch} must be 1 or more, and a Pair of latents cannot be divided"
+        )
+    if isinstance(gradient, Certified):
+        raise NotSupportedError(
+            "Certified compares the gradients of a whole batch, and a microbatch has those of its "
+            "parts: leave microbatch out, or use gradient=DiscreteAdjoint()"
         )
     if microbatch < x_T.shape[0]:
         check_independent(denoiser, x_T, z, grid, microbatch, cost)
@@ -209,10 +235,10 @@ def _run(
         x_0 = method.rollout(chain, x, theta)
     else:
         x_0 = method.sampled(chain, x)
-    if chain.trajectory is None:
-        return Rollout(x_0, cost)
-    states = (x, *chain.trajectory.states)
-    return Rollout(x_0, cost, states, tuple(chain.trajectory.predictions))
+    states, predictions = (), ()
+    if chain.trajectory is not None:
+        states, predictions = (x, *chain.trajectory.states), tuple(chain.trajectory.predictions)
+    return Rollout(x_0, cost, states, predictions, chain.gradient_error)
 
 
 def _part(

@@ -7,6 +7,7 @@ from adjointdeis.gradients.adjoint_dpm import AdjointDPM
 from adjointdeis.gradients.backprop import Backprop
 from adjointdeis.gradients.backsolve import Backsolve
 from adjointdeis.gradients.base import GradientMethod, SecondDerivativeError, StepwiseMethod
+from adjointdeis.gradients.certified import Certified, OtherLossError
 from adjointdeis.gradients.chain import Chain, NotSupportedError, UnreachableLeafError
 from adjointdeis.gradients.consistency import InconsistentStepError
 from adjointdeis.gradients.cost import Cost
@@ -27,6 +28,7 @@ __all__ = [
     "AdjointDPM",
     "Backprop",
     "Backsolve",
+    "Certified",
     "Chain",
     "Cost",
     "CoupledSamplesError",
@@ -39,6 +41,7 @@ __all__ = [
     "MissingPackageError",
     "NotSupportedError",
     "OneStep",
+    "OtherLossError",
     "PerStep",
     "Reversible",
     "SamplingPath",
