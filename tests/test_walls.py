@@ -19,8 +19,9 @@ ALLOWED: dict[str, set[str]] = {
     "faces": {"faces"},
     "evaluation": {"evaluation"},
     "reporting": {"evaluation", "reporting"},
+    "detection": {"faces", "detection"},
     "problems": {"diffusion", "solvers", "gradients", "rollout", "problems"},
-    "harness": {*FORWARD, "faces", "evaluation", "reporting", "problems", "harness", ""},
+    "harness": {*FORWARD, "faces", "detection", "evaluation", "reporting", "problems", "harness", ""},
     "__main__": {"evaluation", "harness"},
     "__init__": {"diffusion", "solvers", "gradients", "rollout"},
 }
