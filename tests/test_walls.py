@@ -21,7 +21,16 @@ ALLOWED: dict[str, set[str]] = {
     "reporting": {"evaluation", "reporting"},
     "detection": {"faces", "detection"},
     "problems": {"diffusion", "solvers", "gradients", "rollout", "problems"},
-    "harness": {*FORWARD, "faces", "detection", "evaluation", "reporting", "problems", "harness", ""},
+    "harness": {
+        *FORWARD,
+        "faces",
+        "detection",
+        "evaluation",
+        "reporting",
+        "problems",
+        "harness",
+        "",
+    },
     "__main__": {"evaluation", "harness"},
     "__init__": {"diffusion", "solvers", "gradients", "rollout"},
 }

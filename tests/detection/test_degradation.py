@@ -1,4 +1,4 @@
-"""Degradations: the sizes and tones that they promise, and nothing random but by the image's name."""
+"""Degradations: the sizes and tones that they promise; what is random is drawn by image name."""
 
 import numpy as np
 import pytest

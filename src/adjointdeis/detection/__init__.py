@@ -1,7 +1,7 @@
 """Detectors of morphing attacks, and what happens to an image before they see it.
 
-A detector knows no attack: it sees images. Degradations need the extra ``faces``, the detectors that
-scikit-learn trains need ``detection``.
+A detector knows no attack: it sees images. Degradations need the extra ``faces``, the detectors
+that scikit-learn trains need ``detection``.
 """
 
 from adjointdeis.extras import require

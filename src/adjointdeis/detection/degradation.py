@@ -1,4 +1,4 @@
-r"""What happens to a document's image before anybody looks at it: compression, resizing, print-scan.
+r"""What happens to a document's image before anybody looks: compression, resizing, print-scan.
 
 A degradation maps a batch of images to images of the same size, so that recognisers and detectors
 take them as they take the originals. What is random in it is drawn from the seed, the degradation
@@ -164,7 +164,8 @@ class Jpeg2000:
             rate = (low * high) ** 0.5 if high > 1.01 * low else 1.0
         raise DegradationError(
             f"degradation {self.name}: no JPEG 2000 file of an image of {image.shape[1]} x "
-            f"{image.shape[0]} pixels takes {self.smallest} to {self.largest} bytes; widen the range"
+            f"{image.shape[0]} pixels takes {self.smallest} to {self.largest} bytes; widen the "
+            "range"
         )
 
     def _stored(self, image: np.ndarray) -> np.ndarray:
@@ -270,10 +271,8 @@ class PrintScan:
     def _scanned(self, images: np.ndarray, draws: Sequence[np.random.Generator]) -> np.ndarray:
         height, width = images.shape[1:3]
         # In double precision a batch and a single image round to the same bytes.
-        x = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).double() / 255
-        x = F.interpolate(
-            x, scale_factor=self.oversampling, mode="bilinear", align_corners=False
-        )
+        x = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).double() / 255
+        x = F.interpolate(x, scale_factor=self.oversampling, mode="bilinear", align_corners=False)
         if self.halftone:
             dots = torch.sigmoid((x - self._screen(*x.shape[-2:])) / self.softness)
             x = torch.lerp(x, dots, self.halftone)
@@ -290,7 +289,7 @@ class PrintScan:
         return np.clip(np.rint(255 * scanned), 0, 255).astype(np.uint8)
 
     def _screen(self, height: int, width: int) -> Tensor:
-        """(3, H, W) in (0, 1): cosines of each ink's angle, the tone above which there is no ink."""
+        """(3, H, W) in (0, 1): by cosines at each ink's angle: the tone above which no ink is."""
         y, x = torch.meshgrid(
             torch.arange(height, dtype=torch.float64),
             torch.arange(width, dtype=torch.float64),

@@ -180,7 +180,9 @@ def require_kind(kind: str, name: str) -> None:
         DetectorError: Naming the detector and the kinds.
     """
     if kind not in get_args(Kind):
-        raise DetectorError(f"detector {name}: kind {kind!r} is none of {', '.join(get_args(Kind))}")
+        raise DetectorError(
+            f"detector {name}: kind {kind!r} is none of {', '.join(get_args(Kind))}"
+        )
 
 
 def checked(scores: Any, suspects: Suspects, detector: str) -> np.ndarray:
