@@ -7,7 +7,7 @@ from adjointdeis.gradients.adjoint_dpm import AdjointDPM
 from adjointdeis.gradients.backprop import Backprop
 from adjointdeis.gradients.backsolve import Backsolve
 from adjointdeis.gradients.base import GradientMethod, SecondDerivativeError, StepwiseMethod
-from adjointdeis.gradients.certified import Certified, OtherLossError
+from adjointdeis.gradients.certified import Certified, OtherLossError, extrapolated_error
 from adjointdeis.gradients.chain import Chain, NotSupportedError, UnreachableLeafError
 from adjointdeis.gradients.consistency import InconsistentStepError
 from adjointdeis.gradients.cost import Cost
@@ -53,4 +53,5 @@ __all__ = [
     "Truncated",
     "UnreachableLeafError",
     "check_independent",
+    "extrapolated_error",
 ]
