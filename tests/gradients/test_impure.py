@@ -172,15 +172,17 @@ NAMED = (InconsistentStepError, NotSupportedError, UnreachableLeafError)
 
 
 def differentiate(make, one: Entry, method, calculus: str, grid: TimeGrid = GRID):
-    """Gradients, and the buffers afterwards."""
+    """Gradients of what ``one`` has a gradient of, and the buffers afterwards."""
     torch.manual_seed(5)
     made = make()
     denoiser, weights = made if isinstance(made, tuple) else (made, list(made.parameters()))
+    if not one.capability("theta"):
+        weights = [weight.requires_grad_(False) for weight in weights]
     torch.manual_seed(7)
     np.random.seed(7)  # noqa: NPY002
     random.seed(7)
     x_T, z = inputs()
-    x_T.requires_grad_(type(method).x_T), z.requires_grad_()
+    x_T.requires_grad_(one.capability("x_T")), z.requires_grad_()
     noise = BrownianPath((BATCH, DIM), seed=8) if calculus == "sde" else None
     x_0 = sample(
         denoiser, x_T * 1.0, z, solver=one.solver(calculus), grid=grid, noise=noise,
