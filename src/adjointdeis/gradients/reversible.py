@@ -101,11 +101,10 @@ class Reversible(StepwiseMethod):
     def forward_pass(self, chain: Chain, by: Inputs) -> tuple[Tensor, LastPair]:
         solver = reversible(chain)
         warn_of_amplification(solver, chain.grid, by.x_T.dtype)
-        run = Run(chain, by, owner="Reversible")
+        run = Run(chain, by, owner="Reversible", check=self.check)
         record = LastPair(run.trace.recorder, CouplingCheck(chain, self.check))
 
-        def moved(step: int, pair: Latents) -> Latents:
-            z = by.condition(chain.slot(step))
+        def moved(step: int, pair: Latents, z: Any) -> Latents:
             for coupling in moves(chain, step, pair[0]):
                 u, v = coupling.split(pair)
                 change = None
@@ -118,8 +117,9 @@ class Reversible(StepwiseMethod):
 
         pair = solver.pair(by.x_T, chain.initial_state(by.x_T))
         for step in range(chain.steps):
-            with torch.set_grad_enabled(run.every_step or step == 0):
-                first, (second, *_) = run.settled(pair, moved(step, pair))
+            with run.inputs(step, pair) as given:
+                outputs = moved(step, (given.copies[0], given.copies[1]), given.z)
+                first, (second, *_) = run.settled(pair, outputs, given.since, given.leaves)
             pair = solver.turned((first, second))
         x_0, record.state = solver.unpair(*pair)
         run.close(record.state)
