@@ -91,10 +91,18 @@ class TrajectoryCotangents:
 
     def joined(self, step: int, adjoint: Sequence[Tensor | None]) -> list[Tensor | None]:
         """Cotangents of a step's x, prediction and history from those of x and history."""
-        a_x, own = adjoint[0], self.states[step] if step < len(self.states) else None
-        if own is not None:
-            a_x = own if a_x is None else a_x + own
-        return [a_x, self.predictions[step], *adjoint[1:]]
+        return [total(adjoint[0], self.state(step)), self.predictions[step], *adjoint[1:]]
+
+    def state(self, step: int) -> Tensor | None:
+        """That of x after a step; x_0 has its own."""
+        return self.states[step] if step < len(self.states) else None
+
+
+def total(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    """Sum of two gradients, either of which may be absent."""
+    if a is None or b is None:
+        return b if a is None else a
+    return a + b
 
 
 class Inputs:
@@ -224,19 +232,31 @@ class Inputs:
         slot: int,
         cotangent: Tensor | None,
         context: StepContext,
+        of_prediction: Tensor | None = None,
     ) -> tuple[Tensor | None, list[Tensor | None], Tensor]:
         """One evaluation of a function of (x, z) with a graph, and one product.
+
+        Args:
+            function, x, slot: what is evaluated, where, and with whose condition.
+            cotangent: of the value.
+            context: in which the function is evaluated.
+            of_prediction: cotangent of the data prediction of the function's first evaluation.
 
         Returns:
             The gradient of x, those of z and theta, and the value.
         """
 
-        def of_one(entering: Sequence[Tensor], z: Any, noise: Tensor | None) -> tuple[Tensor]:
+        def of_one(entering: Sequence[Tensor], z: Any, noise: Tensor | None) -> tuple[Tensor, ...]:
             del noise
-            return (function(entering[0], z),)
+            self.chain.denoiser.first = None
+            value = function(entering[0], z)
+            if of_prediction is not None:
+                return value, self.chain.prediction()
+            self.chain.denoiser.first = None
+            return (value,)
 
         graph = self.graph(of_one, [x], slot, context, every_z=True)
-        (a_x,), rest = self.pull(graph, [cotangent])
+        (a_x,), rest = self.pull(graph, [cotangent, of_prediction])
         return a_x, rest, graph.outputs[0]
 
     def add(

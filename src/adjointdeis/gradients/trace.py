@@ -155,9 +155,15 @@ class Run:
         with self.inputs(step, [x, *state]) as given:
             (own, *history), z = given.copies, given.z
             before = version(own)
-            outputs = taken(self.chain, step, own, z, tuple(history), noise)
-            self.trace.in_place = self.trace.in_place or version(own) != before
-            return self.settled([x, *state], outputs, given.since, given.leaves)
+            # Handed on without a name: what is refused must not be held by the graph of this step.
+            found = self.settled(
+                [x, *state],
+                taken(self.chain, step, own, z, tuple(history), noise),
+                given.since,
+                given.leaves,
+            )
+        self.trace.in_place = self.trace.in_place or version(own) != before
+        return found
 
     @contextmanager
     def inputs(self, step: int, entering: Sequence[Tensor]) -> Iterator["Given"]:
