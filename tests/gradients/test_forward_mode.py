@@ -203,6 +203,25 @@ def test_what_autograd_does_not_see_is_not_carried() -> None:
     assert torch.is_grad_enabled()
 
 
+def test_a_value_that_is_kept_counts_in_its_own_run_alone() -> None:
+    network, (x_T, z) = frozen(), inputs()
+    cache: dict[str, torch.Tensor] = {}
+
+    def denoiser(x, t, z):
+        if "z" not in cache:
+            cache["z"] = z.sin()
+        return network(x, t, cache["z"])
+
+    grads = []
+    for method in (Backprop(), ForwardMode()):
+        cache.clear()
+        x_0 = sample(denoiser, x_T, z.requires_grad_(), gradient=method, **setting(DDIM())).x_0
+        grads.append(torch.autograd.grad(x_0.sum(), z)[0])
+    assert agree(*grads)
+    with pytest.raises(UnreachableLeafError, match=r"earlier run.*clear its cache"):
+        sample(denoiser, x_T, z, gradient=ForwardMode(), **setting(DDIM()))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_other_precisions_keep_theirs(dtype: torch.dtype) -> None:
     network, (x_T, z) = frozen().to(dtype), (value.to(dtype) for value in inputs())

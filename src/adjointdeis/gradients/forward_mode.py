@@ -9,9 +9,9 @@ from torch.overrides import TorchFunctionMode
 
 from adjointdeis.diffusion.prediction import wide
 from adjointdeis.gradients.base import StepwiseMethod
-from adjointdeis.gradients.chain import Chain, NotSupportedError
+from adjointdeis.gradients.chain import Chain, NotSupportedError, UnreachableLeafError
 from adjointdeis.gradients.inputs import Inputs
-from adjointdeis.gradients.reachable import version
+from adjointdeis.gradients.reachable import reachable, version
 from adjointdeis.gradients.trace import refuse_changed, taken
 
 # What torch says where an operation, or a network that works around autograd, has no such mode.
@@ -53,7 +53,8 @@ class ForwardMode(StepwiseMethod):
         NotSupportedError: more than ``limit`` numbers want a gradient; weights, the path's noise
             or complex numbers do; the network has an operation without forward-mode derivative,
             or writes into its own buffers (batch statistics in training mode).
-        UnreachableLeafError: the denoiser captured a tensor that requires a gradient.
+        UnreachableLeafError: the denoiser captured a tensor that requires a gradient, or keeps one
+            of an earlier run.
 
     When not to use: for more than a few numbers, where ``DiscreteAdjoint`` costs the same for all
     of them; for weights. Hooks on gradients, which belong to a backward pass, are not called.
@@ -77,6 +78,7 @@ class ForwardMode(StepwiseMethod):
             raise ValueError(f"ForwardMode.limit must be at least 1: {self.limit}")
 
     def forward_pass(self, chain: Chain, by: Inputs) -> tuple[Tensor, tuple[Tensor, ...]]:
+        self._refuse_kept(chain)
         inputs, wanted = _inputs(by), self._counts(by)
         tangents = self._tangents(inputs, wanted)
         before, history = chain.cost.nfe, 0
@@ -117,7 +119,7 @@ class ForwardMode(StepwiseMethod):
                 "gradient=DiscreteAdjoint() or Backprop()"
             ) from error
         refuse_changed(inputs[1:], versions[1:])
-        by.leaf_check.look(outputs, inputs)
+        by.leaf_check.look(outputs, inputs, since=0)
         x_0, *way = (output.detach() for output in outputs)
         del outputs
         by.leaf_check.refuse("the denoiser")
@@ -176,6 +178,17 @@ class ForwardMode(StepwiseMethod):
                 f"microbatch=1) where each sample has a z of its own, ForwardMode(limit={total})"
             )
         return counts
+
+    def _refuse_kept(self, chain: Chain) -> None:
+        """Refuse a value that the network keeps from an earlier run, without its derivatives."""
+        kept = torch._C._functorch.is_functorch_wrapped_tensor
+        for value in reachable(chain.denoiser.denoiser, chain.solver):
+            if isinstance(value, Tensor) and kept(value):
+                raise UnreachableLeafError(
+                    f"the denoiser keeps a tensor of shape {tuple(value.shape)} from an earlier "
+                    "run of ForwardMode, and its derivatives ended with that run: clear its cache "
+                    "before each run, or use gradient=Backprop()"
+                )
 
     def _tangents(self, inputs: list[Tensor], counts: dict[int, int]) -> list[Tensor]:
         """What each of these inputs changes by along each of the K directions, shape (K, *)."""
