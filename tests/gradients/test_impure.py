@@ -287,11 +287,15 @@ def test_a_cache_of_right_values_loses_no_gradient(one: Entry, kind, trained: bo
     method, calculus = one.method(), "ode" if one.ode is not None else "sde"
     if trained and not type(method).theta:
         pytest.skip("gives no gradient of the weights")
-    wanted, _ = differentiate(lambda: kind(False).requires_grad_(trained), one, method, calculus)
     try:
+        wanted, _ = differentiate(
+            lambda: kind(False).requires_grad_(trained), one, method, calculus
+        )
         found, _ = differentiate(lambda: kind(True).requires_grad_(trained), one, method, calculus)
     except NAMED as error:
-        assert "keeps a value" in str(error) or "changes a state of its own" in str(error)
+        # Forward mode has no memory to be known by.
+        named = ("keeps a value", "changes a state of its own", "Cannot access data pointer")
+        assert any(name in str(error) for name in named)
         return
     assert agree(found, wanted, 1e-9)
 
