@@ -90,7 +90,8 @@ def sample(
             evaluations without a gradient. Divided are x_T, the noise, and every tensor in z whose
             first dimension is the batch; evaluations are counted once a part.
         trajectory: also return the states and data predictions on the way. A loss may depend on
-            them with ``DiscreteAdjoint`` and ``Backprop``; other methods refuse.
+            them with every exact method; the others, whose gradient is not that of the sampler's
+            own states, refuse.
 
     Raises:
         ValueError: a grid in the wrong direction, a z sequence or noise of the wrong length,

@@ -55,6 +55,7 @@ class SymplecticAdjoint(StepwiseMethod):
     """
 
     sde: ClassVar[bool] = False
+    trajectory: ClassVar[bool] = True
     exact: ClassVar[bool] = True
     memory: ClassVar[str] = "N latents"
 
@@ -67,17 +68,21 @@ class SymplecticAdjoint(StepwiseMethod):
             )
 
     def forward_pass(self, chain: Chain, by: Inputs) -> tuple[Tensor, Trace]:
-        return traced(chain, by, range(chain.steps), owner="SymplecticAdjoint")
+        return traced(chain, by, range(chain.steps), owner="SymplecticAdjoint", check=self.check)
 
     def backward_pass(
         self, chain: Chain, record: Trace, by: Inputs, x_0: Tensor, a_x: Tensor
     ) -> Tensor | None:
         assert isinstance(chain.solver, RungeKutta)
         table, check = chain.solver.tableau, StepCheck(chain, record.recorder, self.check)
-        p, after = chain.grid[-1].alpha * a_x, x_0
+        p, after, wanted = chain.grid[-1].alpha * a_x, x_0, by.of_trajectory
         for step in reversed(range(chain.steps)):
             s, t = chain.grid[step], chain.grid[step + 1]
             width, slot = rho_width(s, t), chain.slot(step)
+            of_state, of_prediction = None, None
+            if wanted is not None:
+                of_state, of_prediction = wanted.state(step), wanted.predictions[step]
+            p = p if of_state is None else p + t.alpha * of_state
             nodes = table.nodes(s, t, "rho")
             # Random numbers are drawn by the first visit to a stage and drawn again by the second.
             stages, contexts = [], []
@@ -104,6 +109,8 @@ class SymplecticAdjoint(StepwiseMethod):
                     slot,
                     mu,
                     contexts[i],
+                    # The product is multiplied by the width below.
+                    None if i > 0 or of_prediction is None else of_prediction / width,
                 )
                 if product is not None:
                     pulled[i] = nodes[i].alpha * product
