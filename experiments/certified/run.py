@@ -21,10 +21,10 @@ from adjointdeis.evaluation.markdown import table
 from adjointdeis.evaluation.storage import write_json
 from adjointdeis.files import write_atomically
 from adjointdeis.gradients import Certified, DiscreteAdjoint, extrapolated_error
+from adjointdeis.harness.network_problems import mini
 from adjointdeis.problems import PARTS, distance
 from adjointdeis.solvers import DDIM, OBELM, DPMSolverPP, RungeKutta
 from adjointdeis.solvers.base import Solver
-from experiments.common.embedded import mini
 
 SOLVERS: dict[str, Solver] = {
     "DDIM": DDIM(),
