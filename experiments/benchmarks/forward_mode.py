@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from experiments.common.live_memory import peak_bytes
 from torch import Tensor, nn
 
 from adjointdeis import TimeGrid, VPLinear, sample
@@ -21,7 +22,6 @@ from adjointdeis.evaluation.markdown import table
 from adjointdeis.evaluation.storage import write_json
 from adjointdeis.gradients import DiscreteAdjoint, ForwardMode, GradientMethod
 from adjointdeis.solvers import DDIM
-from experiments.common.live_memory import peak_bytes
 
 HERE = Path(__file__).parent
 STEPS = 20

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from experiments.common.live_memory import peak_bytes
 from oracles import BATCH, COND, DIM, MLPDenoiser, RungeKutta4, agree, inputs, normal
 from torch import nn
 
@@ -29,7 +30,6 @@ from adjointdeis.solvers import (
     StepFunction,
 )
 from adjointdeis.solvers.tableau import TABLEAUS
-from experiments.common.live_memory import peak_bytes
 
 STEPS = 6
 GRID = TimeGrid.uniform_lmbda(VPLinear(), STEPS, t_min=0.05, t_max=0.6)
