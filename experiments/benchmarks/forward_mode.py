@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from experiments.common.live_memory import peak_bytes
 from torch import Tensor, nn
 
 from adjointdeis import TimeGrid, VPLinear, sample
 from adjointdeis.evaluation.markdown import table
 from adjointdeis.evaluation.storage import write_json
 from adjointdeis.gradients import DiscreteAdjoint, ForwardMode, GradientMethod
+from adjointdeis.harness.live_memory import peak_bytes
 from adjointdeis.solvers import DDIM
 
 HERE = Path(__file__).parent

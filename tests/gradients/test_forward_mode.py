@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from experiments.common.live_memory import peak_bytes
 from oracles import BATCH, COND, DIM, MLPDenoiser, RungeKutta4, agree, inputs, normal
 from torch import nn
 
@@ -15,6 +14,7 @@ from adjointdeis.gradients import (
     SecondDerivativeError,
     UnreachableLeafError,
 )
+from adjointdeis.harness.live_memory import peak_bytes
 from adjointdeis.solvers import (
     BDIA,
     DDIM,

@@ -208,9 +208,9 @@ class _Stepwise(torch.autograd.Function):
             a_T = ctx.method.backward_pass(ctx.chain, ctx.record, by, x_0, a_x)
         if ctx.method.exact and ctx.method.check and by.z_is_untouched():
             warnings.warn(
-                "z requires a gradient, and no step of the run depends on it: its gradient is zero, "
-                "which is right if the denoiser ignores z, and wrong if it keeps what it made of "
-                "z in an earlier run, such as a prompt's projection: empty that cache",
+                "z requires a gradient, and no step of the run depends on it: its gradient is "
+                "zero, which is right if the denoiser ignores z, and wrong if it keeps what it "
+                "made of z in an earlier run, such as a prompt's projection: empty that cache",
                 UnusedConditionWarning,
                 stacklevel=2,
             )
