@@ -230,7 +230,7 @@ class LeafCheck:
         self,
         outputs: Sequence[Tensor],
         entering: Sequence[Tensor],
-        mark: object,
+        mark: object = None,
         leaves: Sequence[Tensor] = (),
     ) -> None:
         """Search the graph of a step; :meth:`refuse` must follow once the graph is gone.
