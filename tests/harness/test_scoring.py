@@ -29,7 +29,7 @@ def test_neutral_is_compared_with_smiling_and_failures_stay() -> None:
     system = SimpleNamespace(
         name="dot", score_type="similarity", compare=lambda a, b: (a * b).sum(-1)
     )
-    rows = _bona_fide(system, probes, ("a", "b", "c"))
+    rows = _bona_fide(system, probes["source"], probes["other"], ("a", "b", "c"))
     found = {(r["ref_id"], r["probe_id"]): r for r in rows}
     assert len(rows) == len(found) == 9
     expected = {
