@@ -33,6 +33,12 @@ def test_a_written_result_has_no_problem(bare_run):
         (lambda r: r["pairs"][0]["morphs"].update(other="x.png"), "pairs[0].morphs.other"),
         (lambda r: r.update(scores=""), "scores"),
         (lambda r: r["rows"][0].update(value=float("nan")), "rows[0].value"),
+        (lambda r: r.update(degraded=[]), "degraded: expected an object"),
+        (lambda r: r.update(degraded={"jpeg": 3}), "degraded.jpeg: expected a list"),
+        (
+            lambda r: r.update(degraded={"jpeg": [{**r["rows"][0], "k": "many"}]}),
+            "degraded.jpeg[0].k",
+        ),
     ],
 )
 def test_a_problem_names_its_key(bare_run, change, named):

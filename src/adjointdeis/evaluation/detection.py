@@ -207,6 +207,9 @@ def detection_rows(
 ) -> list[dict[str, Any]]:
     """One row per detector and attack, and one for the worst case; JSON-ready.
 
+    An operating point that lets no image through, such as MACER 1% of 20 morphs, says nothing about
+    that rate: it has no value, and `needs` says how many images it takes.
+
     Intervals are of the subject bootstrap where `mad` rows name their people (`subject_id`, and of
     a morph `ref_subject_id` too) or the table's `morph` rows do, and else of a bootstrap over
     images; never narrower than the exact interval of as many images as share nobody.
@@ -219,10 +222,11 @@ def detection_rows(
         confidence: level of the intervals, in (0, 1).
 
     Returns:
-        system, attack, d_eer, d_eer_lo, d_eer_hi, d_eer_tau; k, n, value, lo, hi and tau of
+        system, attack, d_eer, d_eer_lo, d_eer_hi, d_eer_tau; k, n, value, lo, hi, tau and needs of
         bscer10, bscer20, bscer100 (BSCER at MACER 10, 5 and 1%) and of macer10, macer100 (MACER at
-        BSCER 10 and 1%; of the worst case, of the attack with the largest); resampled (`subjects`
-        or `images`), verdict, n_failed_morph, n_failed_bonafide, confidence.
+        BSCER 10 and 1%; of the worst case, of the attack with the largest); n_morph (of the worst
+        case, of the smallest attack), n_bonafide, resampled (`subjects` or `images`), verdict,
+        n_failed_morph, n_failed_bonafide, confidence.
     """
     rows = []
     for system in distinct(systems) if systems else table.unique("system", kind="mad"):
@@ -249,7 +253,14 @@ def detection_rows(
             row["d_eer"], row["d_eer_tau"] = d_eer, tau
             fewest = min(bona, *morphs.values())
             row["d_eer_lo"], row["d_eer_hi"] = ends("d_eer", d_eer, fewest)
+            row["n_morph"] = min(len(scores.attacks[name]) - failed[name] for name in names)
+            row["n_bonafide"] = len(scores.bona_fide) - failed[BONA_FIDE]
             for name, (held, target) in OPERATING_POINTS.items():
+                size = row["n_morph"] if held == "macer" else row["n_bonafide"]
+                if not allowed_false_matches(size, target):
+                    row[name] = dict.fromkeys(("k", "n", "value", "lo", "hi", "tau"))
+                    row[name]["needs"] = images_needed(target)
+                    continue
                 if held == "macer":
                     tau = scores.tau_at_macer(target, attack)
                     found, n = scores.bscer(tau, confidence), bona
@@ -260,15 +271,20 @@ def detection_rows(
                 assert math.isclose(found.value, once[name], abs_tol=1e-12)
                 lo, hi = ends(name, found.value, n)
                 row[name] = {"k": found.k, "n": found.n, "value": found.value, "lo": lo, "hi": hi,
-                             "tau": tau}  # fmt: skip
+                             "tau": tau, "needs": None}  # fmt: skip
             row["resampled"] = images.resampled
-            sizes = [len(scores.attacks[name]) - failed[name] for name in names]
-            row["verdict"] = _verdict(min(sizes), len(scores.bona_fide) - failed[BONA_FIDE], d_eer)
+            row["verdict"] = _verdict(row["n_morph"], row["n_bonafide"], d_eer)
             row["n_failed_bonafide"] = failed[BONA_FIDE]
             row["n_failed_morph"] = sum(failed[name] for name in names)
             row["confidence"] = confidence
             rows.append(row)
     return rows
+
+
+def images_needed(target: float) -> int:
+    """The fewest images of which a share of at most `target` can be one image at all."""
+    n = max(1, math.floor(1 / target))
+    return n if allowed_false_matches(n, target) else n + 1
 
 
 def _verdict(morphs: int, bona_fide: int, d_eer: float) -> str:

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch.nn.modules.module import (
     register_module_module_registration_hook,
     register_module_parameter_registration_hook,
@@ -41,6 +41,7 @@ from adjointdeis.faces.networks import (
     StyleGAN2Config,
     VGG16Config,
 )
+from adjointdeis.files import write_atomically
 
 _ARCHITECTURES: dict[str, Callable[[dict], Network]] = {
     "AdaFace": lambda numbers: AdaFace(AdaFaceConfig(**numbers)),
@@ -91,10 +92,7 @@ def save_network(
         name: (value.to(dtype) if value.is_floating_point() else value).contiguous().cpu()
         for name, value in network.state_dict().items()
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".partial")
-    save_file(tensors, unfinished, metadata=header)
-    os.replace(unfinished, path)
+    write_atomically(path, lambda file: file.write(save(tensors, metadata=header)), "wb")
     return fingerprint(path)
 
 

@@ -74,7 +74,9 @@ class GradientMethod(ABC):
         Raises:
             UnreachableLeafError: something that was not named does.
         """
-        return traced(chain, Inputs(chain, [x_T]), (), owner=type(self).__name__, black_box=True)[0]
+        return traced(
+            chain, Inputs(chain, [x_T]), (), owner=type(self).__name__, check=False, black_box=True
+        )[0]
 
     def refuse(self, solver: Solver, wanted: Collection[str]) -> None:
         """Check a request against the declared capabilities, before anything runs.
@@ -175,6 +177,7 @@ class _Stepwise(torch.autograd.Function):
     def forward(ctx: Any, method: StepwiseMethod, chain: Chain, *tensors: Tensor) -> Any:
         by = Inputs.detached(chain, tensors, ctx.needs_input_grad[2:])
         x_0, record = method.forward_pass(chain, by)
+        ctx.began = by.leaf_check.began
         way: list[Tensor] = []
         if chain.trajectory is not None:
             # Not the stored states themselves, which would then hold this very function.
@@ -192,6 +195,7 @@ class _Stepwise(torch.autograd.Function):
         a_x, *on_the_way = cotangents
         tensors = tensors[len(on_the_way) :]
         by = Inputs.detached(ctx.chain, tensors, ctx.needs_input_grad[2:])
+        by.leaf_check.began = ctx.began
         if on_the_way:
             last = ctx.chain.steps - 1
             by.of_trajectory = TrajectoryCotangents(on_the_way[:last], on_the_way[last:])

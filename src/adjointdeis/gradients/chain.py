@@ -2,6 +2,7 @@
 
 import gc
 import math
+import threading
 import weakref
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -196,11 +197,27 @@ def detached(tensor: Tensor, requires_grad: bool = True) -> Tensor:
     return tensor.detach().requires_grad_(requires_grad and differentiable)
 
 
+def sequence_number() -> int:
+    """The number of a node that is made now; autograd numbers the nodes of a thread in order."""
+    with torch.enable_grad():
+        node = torch.zeros((), requires_grad=True).view(()).grad_fn
+    assert node is not None
+    return node._sequence_nr()
+
+
 class LeafCheck:
-    """Looks for leaves that would silently get no gradient.
+    """Looks for leaves that would silently get no gradient, and for values that were kept.
 
     A leaf that the denoiser made itself, to take a gradient inside the step, is none of them: it
     ends with the graph of its step, or shares the memory of what the step was given.
+
+    A value that the network keeps from one evaluation for later ones (a projected prompt, keys
+    and values, the embedding of a time, its own outputs) is right, so that comparing numbers finds
+    nothing; but the graph behind it is that of another step, whose inputs are no longer those that
+    a gradient is asked for. Its nodes are older than the step and younger than the run.
+
+    Attributes:
+        began: the thread and the number of the first node of the run; None looks for leaves only.
 
     Args:
         known: tensors at which a graph may end, because they receive their gradient. They need
@@ -214,17 +231,36 @@ class LeafCheck:
         edges = (get_gradient_edge(tensor) for tensor in known if tensor.requires_grad)
         self._known = {(edge.node, edge.output_nr) for edge in edges}
         self._suspects: list[weakref.ref[Tensor]] = []
+        self.began: tuple[int, int] | None = None
 
-    def look(self, outputs: Sequence[Tensor], entering: Sequence[Tensor]) -> None:
+    def begin(self) -> None:
+        """Look for kept values, too, from here on."""
+        self.began = threading.get_ident(), sequence_number()
+
+    def look(
+        self,
+        outputs: Sequence[Tensor],
+        entering: Sequence[Tensor],
+        since: int,
+        leaves: Sequence[Tensor] = (),
+    ) -> None:
         """Search the graph of a step; :meth:`refuse` must follow once the graph is gone.
 
         Args:
             outputs: results of a step whose own inputs were detached.
             entering: what the step was given.
+            since: number of the first node of the step.
+            leaves: further leaves that the step was given, and that no other leaf stands for.
+
+        Raises:
+            UnreachableLeafError: the step uses a value that another step of the run has made.
         """
         if not any(out.requires_grad for out in outputs):
             return
         memory = {tensor.untyped_storage().data_ptr() for tensor in entering}
+        own_thread = self.began is not None and self.began[0] == threading.get_ident()
+        first = self.began[1] if self.began is not None and own_thread else math.inf
+        given = {get_gradient_edge(leaf).node for leaf in leaves if leaf.requires_grad}
         stack: list[Any] = [(out.grad_fn, out.output_nr) for out in outputs]
         seen: set[Any] = {None}
         while stack:
@@ -233,11 +269,25 @@ class LeafCheck:
                 continue
             seen.add(node)
             parents = node.next_functions
+            if first <= node._sequence_nr() < since and not self._is_cast(node):
+                raise UnreachableLeafError(
+                    "the denoiser keeps a value that it computed in an earlier step (a cache of "
+                    f"a projected prompt, of a time embedding or of outputs: {node.name()}), so "
+                    "that its gradient would be lost in this step. Switch the cache off, compute "
+                    "the value before sampling and pass it as z or in sample(..., "
+                    "parameters=[...]), or use gradient=Backprop()"
+                )
             stack.extend(parents)
             leaf = None if parents else getattr(node, "variable", None)
-            wanted = isinstance(leaf, Tensor) and leaf.requires_grad
+            wanted = isinstance(leaf, Tensor) and leaf.requires_grad and node not in given
             if wanted and leaf.untyped_storage().data_ptr() not in memory:
                 self._suspects.append(weakref.ref(leaf))
+
+    def _is_cast(self, node: Any) -> bool:
+        """Whether this is the cast of a weight, which autocast keeps for its whole region."""
+        if not node.name().startswith("ToCopyBackward"):
+            return False
+        return all(parent in self._known for parent in node.next_functions)
 
     def refuse(self, where: str) -> None:
         """Raise if a leaf outlived the graph in which it was found.

@@ -84,7 +84,13 @@ class FlowGrad(StepwiseMethod):
                 "DiscreteAdjoint for an encoding"
             )
         x_0, trace = traced(
-            chain, by, range(chain.steps), owner="FlowGrad", observed=self.check, black_box=True
+            chain,
+            by,
+            range(chain.steps),
+            owner="FlowGrad",
+            check=self.check,
+            observed=self.check,
+            black_box=True,
         )
         if trace.end:
             raise NotSupportedError(

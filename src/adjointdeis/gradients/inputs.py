@@ -8,7 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adjointdeis.gradients.chain import Chain, LeafCheck, detached, pull_back
+from adjointdeis.gradients.chain import (
+    Chain,
+    LeafCheck,
+    detached,
+    pull_back,
+    sequence_number,
+)
 from adjointdeis.gradients.step_context import StepContext
 
 # What a method evaluates with a graph: (state and history, z, noise) -> outputs.
@@ -53,6 +59,7 @@ class StepGraph:
         outputs: results.
         evaluations: network evaluations in the graph.
         slot, step: whose condition and whose noise they are.
+        since: number of the first node of the graph.
     """
 
     entering: list[Tensor]
@@ -62,6 +69,7 @@ class StepGraph:
     evaluations: int
     slot: int
     step: int | None
+    since: int
 
     @property
     def leaves(self) -> list[Tensor]:
@@ -189,29 +197,26 @@ class Inputs:
             noise = None
             if step is not None and self.noise:
                 noise = detached(self.noise[step], self.needs[self._first_noise + step])
+            since = sequence_number()
             copies = [leaf.clone() for leaf in leaves]
             outputs = function(copies, chain.conditions.at(slot, z), noise)
         evaluations = chain.cost.nfe - before
-        return StepGraph(leaves, z, noise, tuple(outputs), evaluations, slot, step)
+        return StepGraph(leaves, z, noise, tuple(outputs), evaluations, slot, step, since)
 
     def pull(
-        self, graph: StepGraph, cotangents: Sequence[Tensor | None], *, look: bool = True
+        self, graph: StepGraph, cotangents: Sequence[Tensor | None]
     ) -> tuple[list[Tensor | None], list[Tensor | None]]:
         """One product; uses the graph up, and adds the noise's gradient.
-
-        Args:
-            graph, cotangents: what is pulled back.
-            look: search the graph for leaves; not needed where the sampling run has done so.
 
         Returns:
             The gradients of what entered, and those of z and theta, which :meth:`add` takes.
 
         Raises:
-            UnreachableLeafError: the graph reaches a leaf that would get no gradient.
+            UnreachableLeafError: the graph reaches a leaf that would get no gradient, or a value
+                of another step.
         """
         leaves = [*graph.leaves, *self.theta]
-        if look:
-            self.leaf_check.look(graph.outputs, graph.leaves)
+        self.leaf_check.look(graph.outputs, graph.leaves, graph.since)
         found = pull_back(self.chain, graph.outputs, cotangents, leaves, graph.evaluations)
         graph.outputs = tuple(output.detach() for output in graph.outputs)
         self.leaf_check.refuse("the denoiser")

@@ -103,12 +103,12 @@ class Reversible(StepwiseMethod):
     def forward_pass(self, chain: Chain, by: Inputs) -> tuple[Tensor, LastPair]:
         solver = reversible(chain)
         warn_of_amplification(solver, chain.grid, by.x_T.dtype)
-        run = Run(chain, by, owner="Reversible")
+        run = Run(chain, by, owner="Reversible", check=self.check)
         record = LastPair(run.trace.recorder, CouplingCheck(chain, self.check))
 
-        def moved(step: int, pair: Latents) -> tuple[Tensor, ...]:
+        def moved(step: int, pair: Latents, z: Any) -> tuple[Tensor, ...]:
             """State, data prediction if the trajectory is wanted, and history of a step."""
-            z, chain.denoiser.first = by.condition(chain.slot(step)), None
+            chain.denoiser.first = None
             for coupling in moves(chain, step, pair[0]):
                 u, v = coupling.split(pair)
                 change = None
@@ -123,8 +123,13 @@ class Reversible(StepwiseMethod):
         x, record.state = by.x_T, chain.initial_state(by.x_T)
         for step in range(chain.steps):
             pair = solver.pair(x, record.state)
-            with torch.set_grad_enabled(run.every_step or step == 0):
-                x, record.state = run.settled(pair, moved(step, pair))
+            with run.inputs(step, pair) as given:
+                x, record.state = run.settled(
+                    pair,
+                    moved(step, (given.copies[0], given.copies[1]), given.z),
+                    given.since,
+                    given.leaves,
+                )
         run.close(record.state)
         chain.cost.holds(2)
         return x, record

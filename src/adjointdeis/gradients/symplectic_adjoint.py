@@ -68,7 +68,7 @@ class SymplecticAdjoint(StepwiseMethod):
             )
 
     def forward_pass(self, chain: Chain, by: Inputs) -> tuple[Tensor, Trace]:
-        return traced(chain, by, range(chain.steps), owner="SymplecticAdjoint")
+        return traced(chain, by, range(chain.steps), owner="SymplecticAdjoint", check=self.check)
 
     def backward_pass(
         self, chain: Chain, record: Trace, by: Inputs, x_0: Tensor, a_x: Tensor

@@ -78,7 +78,11 @@ class PairRecord(TypedDict):
 
 
 class Result(TypedDict):
-    """The whole file. `run.profile` (`mini` or `paper`) says which assets were used."""
+    """The whole file. `run.profile` (`mini` or `paper`) says which assets were used.
+
+    `degraded` has, by degradation, rows like `rows` of the same morphs after it, at the thresholds
+    of the undegraded images: what an operator's system does with them.
+    """
 
     schema: int
     tool: str
@@ -91,6 +95,7 @@ class Result(TypedDict):
     thresholds: list[dict[str, Any]]
     pairs: list[PairRecord]
     scores: str
+    degraded: NotRequired[dict[str, list[dict[str, Any]]]]
 
 
 _TOP = {
@@ -167,6 +172,7 @@ def validate_result(result: Any) -> list[str]:
         problems += _object(system, _SYSTEM, f"systems.{name}")
     for i, row in enumerate(result["rows"]):
         problems += _row(row, f"rows[{i}]", result)
+    problems += _degraded(result.get("degraded", {}), result)
     for i, record in enumerate(result["thresholds"]):
         problems += _threshold(record, f"thresholds[{i}]")
     for i, pair in enumerate(result["pairs"]):
@@ -266,6 +272,18 @@ def _row(row: Any, where: str, result: Mapping[str, Any]) -> Iterator[str]:
         yield f"{where}.attack: {row['attack']!r} is not in attacks ({_names(result['attacks'])})"
     if row["system"] not in result["systems"]:
         yield f"{where}.system: {row['system']!r} is not in systems ({_names(result['systems'])})"
+
+
+def _degraded(degraded: Any, result: Mapping[str, Any]) -> Iterator[str]:
+    if not isinstance(degraded, Mapping):
+        yield f"degraded: expected an object, found {_kind(degraded)}"
+        return
+    for name, rows in degraded.items():
+        if not isinstance(rows, list):
+            yield f"degraded.{name}: expected a list, found {_kind(rows)}"
+            continue
+        for i, row in enumerate(rows):
+            yield from _row(row, f"degraded.{name}[{i}]", result)
 
 
 def _threshold(record: Any, where: str) -> Iterator[str]:

@@ -125,7 +125,7 @@ def make_morphs(
             if batch_size == "auto":
                 device = own_device(cfg.trainer)
                 batch_size = module.find_batch_size(todo, device) if todo else 1
-            data = PairData(todo, batch_size, attack.steps)
+            data = PairData(part.pairs, batch_size, attack.steps, finished)
             progress = ProgressLine(attack.label, len(part.pairs), len(finished))
             trainer = _trainer(cfg, logger, progress)
             trainer.fit(module, data)
@@ -361,10 +361,9 @@ def _copy_sources(
         for side, subject in (("source_a", pair.subject_a), ("source_b", pair.subject_b)):
             path = benchmark.image(subject, SOURCE)
             target = directory / "sources" / path.name
-            if not target.is_file():
-                write_atomically(
-                    target, lambda file, path=path: file.write(path.read_bytes()), "wb"
-                )
+            content = path.read_bytes()
+            if not target.is_file() or target.read_bytes() != content:
+                write_atomically(target, lambda file, content=content: file.write(content), "wb")
             row[side] = f"sources/{path.name}"
         rows.append(row)
     return rows
