@@ -41,8 +41,9 @@ from adjointdeis.detection.detector import (
 )
 from adjointdeis.detection.linear import LinearDetector
 from adjointdeis.detection.plugged import PrecomputedScores, TorchDetector
-from adjointdeis.evaluation import evaluate, write_json
+from adjointdeis.evaluation import evaluate
 from adjointdeis.evaluation.detection import DetectionScores
+from adjointdeis.evaluation.storage import write_json
 from adjointdeis.faces.datasets.folder import FaceDataset, load_folder
 from adjointdeis.faces.datasets.pairs import MorphPair, most_similar_pairs, write_pairs
 from adjointdeis.faces.image_io import AnyPath, read_image, write_image
