@@ -9,13 +9,16 @@ A **texture** detector (S-MAD) is the classical baseline: a linear support vecto
 
 A **difference** detector (D-MAD) compares the suspect's embedding u with the live capture's v, each
 of length 1: a logistic regression on :math:`(u_i - v_i)^2`, which weighs the squared distance by
-component, and on the cosine of each recogniser. With several recognisers their features are joined.
+component, and on the cosine of each recogniser. With several recognisers their features are joined;
+so are, where asked for, the differences of the two images' pattern histograms.
 
 References:
     | Multiresolution Gray-Scale and Rotation Invariant Texture Classification with Local Binary
     | Patterns (Ojala et al., 2002), https://doi.org/10.1109/TPAMI.2002.1017623
     | Deep Face Representations for Differential Morphing Attack Detection (Scherhag et al., 2020)
     | https://arxiv.org/abs/2001.01202
+    | Towards Detection of Morphed Face Images in Electronic Travel Documents (Scherhag, Rathgeb,
+    | Busch, 2018), which subtracts the texture of the live capture
     | PRNU-based Detection of Morphed Face Images (Debiasi et al., 2018), for the residual's idea
     | https://doi.org/10.1109/IWBF.2018.8401555
 """
@@ -171,6 +174,7 @@ class DifferenceDetection:
     Args:
         name: Of the detector.
         recognisers: Any of the box, at least one: their embeddings are joined.
+        texture: Add the differences of local binary pattern histograms.
         regularisation: C of the logistic regression; smaller is smoother.
 
     Raises:
@@ -179,7 +183,8 @@ class DifferenceDetection:
 
     name: str
     recognisers: Sequence[Recogniser]
-    regularisation: float = 0.1
+    texture: bool = False
+    regularisation: float = 0.03
     kind: ClassVar[Kind] = "d_mad"
     features: Features = field(init=False, repr=False, compare=False)
 
@@ -189,7 +194,8 @@ class DifferenceDetection:
             raise DetectorError(f"detector {self.name}: recognisers=[]: name at least one")
 
     def measured(self, suspects: Suspects) -> np.ndarray:
-        """(B, sum of D + 1) float64: squared differences and the cosine, of each recogniser.
+        """(B, sum of D + 1) float64: squared differences and the cosine, of each recogniser; and
+        the differences of texture.
 
         Raises:
             DetectorError: No live captures.
@@ -202,6 +208,10 @@ class DifferenceDetection:
                 for images in (suspects.images, live)
             )
             found += [(u - v) ** 2, (u * v).sum(1, keepdims=True)]
+        if self.texture:
+            sides = (luminance(images) for images in (suspects.images, live))
+            here, there = (np.stack([lbp_histograms(grey, 4) for grey in side]) for side in sides)
+            found.append(here - there)
         return np.concatenate(found, axis=1)
 
     def train(self, examples: Examples, seed: int, trainer: TrainerFactory) -> LinearDetector:

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from tiny_profile import SIZE, composed
 
 from adjointdeis.detection import DetectorError
+from adjointdeis.harness import detection_data
 from adjointdeis.harness.launch import launch
 from adjointdeis.harness.tasks import detection
 
@@ -45,6 +46,7 @@ def configured(tiny: Path, run: Path, *changes: str):
         "rows.dim_a.sampling_steps=2",
         "rows.dim_a.encoding_steps=10",
         "~task.detectors.residual",
+        "~task.detectors.difference_texture",
         "~task.degradations.jpeg",
         "~task.degradations.jpeg2000",
         "task.detectors.convolutional.steps=2",
@@ -70,7 +72,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 def test_every_image_has_a_score_of_every_detector_training_and_degradation(finished: Path) -> None:
     rows = rows_of(finished / "detection.csv")
-    assert tuple(rows[0]) == detection.COLUMNS
+    assert tuple(rows[0]) == detection_data.COLUMNS
     assert all(np.isfinite(float(row["score"])) for row in rows)
     trainings = {"all", "pixel_average", "opencv", "dim_a", "without:pixel_average",
                  "without:opencv", "hardened", "shuffled"}  # fmt: skip
@@ -155,26 +157,26 @@ def test_loaded_detectors_score_the_same(finished: Path, tiny: Path, tmp_path) -
 
 def test_nobody_is_learnt_and_tested(tiny: Path) -> None:
     cfg = configured(tiny, tiny / "unused")
-    people = detection.training_people(cfg)
+    people = detection_data.training_people(cfg)
     from synthetic_faces.roles import identity_seed
 
     seeds = {int(row["seed"]) for row in rows_of(Path(people.root) / "subjects.csv")}
     assert seeds and all(seed >= identity_seed("detection", 0) for seed in seeds)
     assert identity_seed("detection", 0) > identity_seed("test", 0) + 102
     with pytest.raises(ValueError, match="people of the test"):
-        detection.training_people(configured(tiny, tiny / "unused", "task.people.role=test"))
+        detection_data.training_people(configured(tiny, tiny / "unused", "task.people.role=test"))
 
 
 def test_shuffled_labels_say_nothing_of_attack_or_bona_fide() -> None:
     pictures = [
-        detection.Picture(f"{attack}{k}", Path("x"), ("a",), Path("x"), attack)
+        detection_data.SuspectImage(f"{attack}{k}", Path("x"), ("a",), Path("x"), attack)
         for attack, count in (("", 10), ("one", 20), ("two", 8), ("guided", 4))
         for k in range(count)
     ]
     task = OmegaConf.create(
         {"seen": ["one", "two"], "guided": ["guided"], "only": None, "shuffle_seed": 0}
     )
-    sets = detection.training_sets(task, pictures)
+    sets = detection_data.training_sets(task, pictures)
     assert list(sets) == ["all", "one", "two", "guided", "without:one", "without:two", "hardened",
                           "shuffled"]  # fmt: skip
     rows, labels, _ = sets["shuffled"]

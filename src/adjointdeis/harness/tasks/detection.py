@@ -17,14 +17,12 @@ person, or of one of the morph's two, drawn by the pair's name. No attack is mad
 a detector says.
 """
 
-import csv
-import hashlib
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,7 +34,6 @@ from adjointdeis.detection.detector import (
     DetectorError,
     Examples,
     MorphDetector,
-    Suspects,
     score_in_batches,
 )
 from adjointdeis.detection.linear import LinearDetector
@@ -44,59 +41,38 @@ from adjointdeis.detection.plugged import PrecomputedScores, TorchDetector
 from adjointdeis.evaluation import evaluate
 from adjointdeis.evaluation.detection import DetectionScores
 from adjointdeis.evaluation.storage import write_json
-from adjointdeis.faces.datasets.folder import FaceDataset, load_folder
-from adjointdeis.faces.datasets.pairs import MorphPair, most_similar_pairs, write_pairs
-from adjointdeis.faces.image_io import AnyPath, read_image, write_image
+from adjointdeis.faces.image_io import write_image
 from adjointdeis.faces.tensors import to_uint8
 from adjointdeis.faces.weights import save_network
-from adjointdeis.files import read_csv, write_atomically
 from adjointdeis.harness import assets
 from adjointdeis.harness.benchmark import (
-    OTHER,
-    SOURCE,
     Benchmark,
     load_benchmark,
     load_faces,
     read_aligned,
 )
-from adjointdeis.harness.degrading import degradation_of, degraded_copies, print_speed
+from adjointdeis.harness.degrading import degradation_of, print_speed
+from adjointdeis.harness.detection_data import (
+    ALL,
+    GIVEN,
+    SuspectImage,
+    bona_fide,
+    choose_pairs,
+    loaded,
+    morph_image,
+    training_people,
+    training_sets,
+    write_scores_of_images,
+)
 from adjointdeis.harness.folds import in_folds, workbenches
 from adjointdeis.harness.interruption import one_process
 from adjointdeis.harness.provenance import digest
 from adjointdeis.harness.records import write_record
 from adjointdeis.harness.scoring import all_thresholds, score_morphs
-from adjointdeis.harness.synthetic_people import choose_subjects, write_people
 from adjointdeis.harness.tasks import morph
 from adjointdeis.harness.trainer import make_trainer
 from adjointdeis.morphing.attack import Attack, Workbench
 from adjointdeis.reporting import write_report
-from synthetic_faces.pool_spec import GENERATOR_VERSION
-
-COLUMNS = (
-    "detector", "kind", "trained_on", "degradation", "attack", "label", "subject_1", "subject_2",
-    "image", "score",
-)  # fmt: skip
-ALL, HARDENED, SHUFFLED, GIVEN, WITHOUT = "all", "hardened", "shuffled", "given", "without:"
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One image that is learnt or scored.
-
-    Attributes:
-        name: Unique in its set, such as ``morphs/dim_a/001_002.png``: its degradation is drawn
-            from it.
-        path: The file.
-        people: Its person, or the morph's two; the live capture is of the first.
-        live: The file of the live capture.
-        attack: Of a morph; empty for a bona fide image.
-    """
-
-    name: str
-    path: AnyPath
-    people: tuple[str, ...]
-    live: AnyPath
-    attack: str = ""
 
 
 def run(cfg: DictConfig) -> dict[str, Any]:
@@ -115,14 +91,14 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     _require(recipes, degradations, attacks, task)
     result = morph.run(cfg)
     test = benchmark_of(cfg)
-    pictures = [*bona_fide(test.dataset), *_morphs(directory / "morphs", test, attacks)]
-    learnt = training_pictures(cfg, directory, [attacks[n] for n in (*task.seen, *task.guided)])
+    images = [*bona_fide(test.dataset), *_morphs(directory / "morphs", test, attacks)]
+    learnt = training_images(cfg, directory, [attacks[n] for n in (*task.seen, *task.guided)])
     detectors, trained = train(cfg, directory, recipes, learnt)
     control = reconstructed(cfg, directory, test) if task.reconstructed else []
     rows = {"detection": [], "detection_control": []}
     for name, change in {NONE: None, **degradations}.items():
         copies = directory / "degraded" / name
-        for key, shown in (("detection", pictures), ("detection_control", control)):
+        for key, shown in (("detection", images), ("detection_control", control)):
             suspects = loaded(shown, change, copies) if shown else None
             for trained_on, detector in detectors if suspects is not None else ():
                 if isinstance(detector, PrecomputedScores):
@@ -155,45 +131,9 @@ def benchmark_of(cfg: DictConfig) -> Benchmark:
     return load_benchmark(load_faces(cfg.data.faces), cfg.data.pairs, cfg.data.limit)
 
 
-def bona_fide(dataset: FaceDataset) -> list[Picture]:
-    """Everybody's neutral image, with the smiling one as the live capture."""
-    return [
-        Picture(f"faces/{s.id}_{SOURCE}.png", s.images[SOURCE], (s.id,), s.images[OTHER])
-        for s in dataset.subjects
-    ]
-
-
-def morph_picture(attack: str, pair: MorphPair, path: Path, dataset: FaceDataset) -> Picture:
-    """A morph, with the live capture of one of its two people, drawn by the pair's name.
-
-    Half of the time it is the second one: some attacks favour a side.
-    """
-    people = (pair.subject_a, pair.subject_b)
-    if hashlib.sha256(pair.morph_id.encode()).digest()[0] % 2:
-        people = people[::-1]
-    name = f"morphs/{attack}/{pair.morph_id}.png"
-    return Picture(name, path, people, dataset.subject(people[0]).images[OTHER], attack)
-
-
-def training_people(cfg: DictConfig) -> FaceDataset:
-    """The people that detectors learn from, rendered where they are not there yet.
-
-    Raises:
-        ValueError: Their role is that of the test, or they are not of the size of the test's.
-    """
-    people = cfg.task.people
-    if people.role == "test":
-        raise ValueError("task.people.role=test would train on the people of the test")
-    made = {**OmegaConf.to_container(people), "generator": GENERATOR_VERSION}  # type: ignore[dict-item]
-    folder = Path(cfg.paths.data) / "people" / f"{people.role}-{digest(made)}"
-    if not (folder / "README.md").is_file():  # it is written last
-        subjects = choose_subjects(people.per_sex, people.role, prefix="t")
-        by = f"Made for detectors to learn from, role `{people.role}`."
-        write_people(folder, subjects, people.size, "Synthetic people", by)
-    return load_folder(folder, f"synthetic people, role {people.role}")
-
-
-def training_pictures(cfg: DictConfig, directory: Path, attacks: Sequence[Attack]) -> list[Picture]:
+def training_images(
+    cfg: DictConfig, directory: Path, attacks: Sequence[Attack]
+) -> list[SuspectImage]:
     """Bona fide images and morphs of the people that no test knows."""
     task, dataset = cfg.task, training_people(cfg)
     sub = OmegaConf.merge(cfg, {"data": {"faces": str(dataset.root), "pairs": "", "limit": None}})
@@ -201,7 +141,7 @@ def training_pictures(cfg: DictConfig, directory: Path, attacks: Sequence[Attack
     folder = directory / "training"
     sub.data.pairs = str(folder / "pairs.csv")
     profile = assets.profile(cfg.assets.name, cfg.assets.root)
-    _choose_pairs(dataset, profile, task.pairs, folder / "pairs.csv")
+    choose_pairs(dataset, profile, task.pairs, folder / "pairs.csv")
     found = bona_fide(dataset)
     benches = workbenches(sub, profile, dataset, attacks)
     for attack in attacks:
@@ -210,41 +150,22 @@ def training_pictures(cfg: DictConfig, directory: Path, attacks: Sequence[Attack
         into = folder / "morphs" / attack.name
         records = morph.make_morphs(sub, attack, parts, into, [])
         found += [
-            morph_picture(attack.name, pair, into / f"{pair.morph_id}.png", dataset)
+            morph_image(attack.name, pair, into / f"{pair.morph_id}.png", dataset)
             for pair in benchmark.pairs
             if not records[pair.morph_id]["failed"]
         ]
     return found
 
 
-def _choose_pairs(
-    dataset: FaceDataset, profile: assets.Profile, settings: DictConfig, path: Path
-) -> None:
-    """The most similar pairs of each sex by a recogniser, of both sexes in turn."""
-    selector = assets.recogniser(settings.selector, profile)
-    embeddings, _ = selector.embed(
-        read_aligned([subject.images[SOURCE] for subject in dataset.subjects], None)
-    )
-    lines = read_csv(Path(dataset.root) / "subjects.csv")
-    header = next(lines)[1]
-    sexes = {row[0]: row[header.index("sex")] for _, row in lines}
-    groups = [sexes[i] for i in dataset.ids]
-    pairs = most_similar_pairs(
-        embeddings, dataset.ids, groups, selector, settings.per_sex, (), settings.most_per_person
-    )
-    columns = [[p for p in pairs if p.group == group] for group in sorted(set(groups))]
-    write_pairs(path, [pair for row in zip(*columns, strict=True) for pair in row])
-
-
 def train(
-    cfg: DictConfig, directory: Path, recipes: Sequence[Any], pictures: Sequence[Picture]
+    cfg: DictConfig, directory: Path, recipes: Sequence[Any], images: Sequence[SuspectImage]
 ) -> tuple[list[tuple[str, MorphDetector]], dict[str, Any]]:
     """Every detector on every set of examples, and what is to be said of each.
 
     Returns:
         (what it was trained on, detector), and per detector and set its training and fingerprint.
     """
-    everything, sets = loaded(pictures), training_sets(cfg.task, pictures)
+    everything, sets = loaded(images), training_sets(cfg.task, images)
     found: list[tuple[str, MorphDetector]] = []
     said: dict[str, Any] = {}
     for recipe in recipes:
@@ -275,43 +196,6 @@ def train(
     return found, said
 
 
-def training_sets(
-    task: DictConfig, pictures: Sequence[Picture]
-) -> dict[str, tuple[np.ndarray, np.ndarray, str]]:
-    """Rows, labels and one line of words of every set of examples.
-
-    The shuffled one calls half of the bona fide images and half of every attack's morphs morphs, by
-    a seeded draw: what tells them apart is then worth nothing, whatever it is.
-    """
-    attack = np.array([picture.attack for picture in pictures])
-    seen, guided = list(task.seen), list(task.guided)
-    wanted: dict[str, list[str]] = {ALL: seen}
-    wanted |= {name: [name] for name in (*seen, *guided)}
-    if len(seen) > 1:
-        wanted |= {WITHOUT + name: [other for other in seen if other != name] for name in seen}
-    if guided:
-        wanted[HARDENED] = [*seen, *guided]
-    if task.only is not None:
-        wanted = {name: of for name, of in wanted.items() if name in (ALL, *task.only)}
-    sets = {}
-    for name, of in wanted.items():
-        rows = np.flatnonzero(np.isin(attack, ["", *of]))
-        sets[name] = rows, attack[rows] != "", _words(attack[rows])
-    rows = sets[ALL][0]
-    labels, draw = np.zeros(len(rows), bool), np.random.default_rng(task.shuffle_seed)
-    for group in ("", *seen):
-        members = draw.permutation(np.flatnonzero(attack[rows] == group))
-        labels[members[: len(members) // 2]] = True
-    sets[SHUFFLED] = rows, labels, f"labels shuffled: {sets[ALL][2]}"
-    return sets
-
-
-def _words(attack: np.ndarray) -> str:
-    counts = {name: int((attack == name).sum()) for name in dict.fromkeys(attack.tolist())}
-    morphs = ", ".join(f"{n} {name}" for name, n in counts.items() if name)
-    return f"{counts.get('', 0)} bona fide images and {morphs}, synthetic people"
-
-
 def save(detector: MorphDetector, path: Path) -> None:
     """Writes what a training found, for ``task.weights`` of another run."""
     if isinstance(detector, LinearDetector):
@@ -325,40 +209,29 @@ def save(detector: MorphDetector, path: Path) -> None:
         )
 
 
-def loaded(pictures: Sequence[Picture], change: Any = None, copies: Path | None = None) -> Suspects:
-    """The images, after a degradation whose copies lie in a folder; live captures as they are."""
-    paths: Mapping[str, AnyPath] = {picture.name: picture.path for picture in pictures}
-    if change is not None:
-        assert copies is not None
-        paths = degraded_copies(paths, change, copies)
-    size = read_image(pictures[0].live).shape[0]
-    return Suspects(
-        read_aligned(list(paths.values()), size),
-        tuple(paths),
-        read_aligned([picture.live for picture in pictures], size),
-    )
-
-
-def reconstructed(cfg: DictConfig, directory: Path, test: Benchmark) -> list[Picture]:
+def reconstructed(cfg: DictConfig, directory: Path, test: Benchmark) -> list[SuspectImage]:
     """Bona fide images encoded and decoded by the autoencoder, nothing blended."""
     if cfg.assets.autoencoder is None:
         return []
     profile = assets.profile(cfg.assets.name, cfg.assets.root)
     (bench,) = workbenches(cfg, profile, test.dataset, [_Encoding(name="encoding")]).values()
-    settings, found = cfg.task.reconstructed, []
-    for picture in bona_fide(test.dataset):
-        path = directory / "reconstructed" / Path(picture.name).name
-        found.append(replace(picture, name=f"reconstructed/{path.name}", path=path))
-    todo = [k for k, picture in enumerate(found) if not Path(picture.path).is_file()]
-    originals = bona_fide(test.dataset)
+    settings = cfg.task.reconstructed
+    made = digest({**settings, "autoencoder": bench.autoencoder.fingerprint})
+    folder, originals = directory / "reconstructed" / made, bona_fide(test.dataset)
+    found = [
+        replace(image, name=f"reconstructed/{path.name}", path=folder / path.name)
+        for image in originals
+        for path in [Path(image.name)]
+    ]
+    todo = [k for k, image in enumerate(found) if not Path(image.path).is_file()]
     for start in range(0, len(todo), 32):
         rows = todo[start : start + 32]
-        images = read_aligned([originals[k].path for k in rows], None)
-        encoded = bench.encoder(images, bench.device, settings.encoding_steps)
+        pixels = read_aligned([originals[k].path for k in rows], None)
+        encoded = bench.encoder(pixels, bench.device, settings.encoding_steps)
         with torch.no_grad():
             decoded = bench.autoencoder.decode(encoded.x_T, encoded.z, settings.sampling_steps)
-        for k, image in zip(rows, to_uint8(decoded), strict=True):
-            write_image(Path(found[k].path), image)
+        for k, decoded_pixels in zip(rows, to_uint8(decoded), strict=True):
+            write_image(Path(found[k].path), decoded_pixels)
     return found
 
 
@@ -440,23 +313,11 @@ def control_rates(
     return found
 
 
-def write_scores_of_images(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes a table of scored images, a line each."""
-
-    def write(file: IO[str]) -> None:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        # repr is the shortest text that reads back as the same float64.
-        writer.writerows({**row, "score": repr(float(row["score"]))} for row in rows)
-
-    write_atomically(path, write)
-
-
 def _rows(
     detector: MorphDetector,
     trained_on: str,
     degradation: str,
-    pictures: Sequence[Picture],
+    images: Sequence[SuspectImage],
     scores: np.ndarray,
 ) -> list[dict[str, Any]]:
     return [
@@ -465,20 +326,20 @@ def _rows(
             "kind": detector.kind,
             "trained_on": trained_on,
             "degradation": degradation,
-            "attack": picture.attack,
-            "label": "morph" if picture.attack else "bona_fide",
-            "subject_1": picture.people[0],
-            "subject_2": picture.people[1] if picture.attack else "",
-            "image": picture.name,
+            "attack": image.attack,
+            "label": "morph" if image.attack else "bona_fide",
+            "subject_1": image.people[0],
+            "subject_2": image.people[1] if image.attack else "",
+            "image": image.name,
             "score": float(score),
         }
-        for picture, score in zip(pictures, scores, strict=True)
+        for image, score in zip(images, scores, strict=True)
     ]
 
 
-def _morphs(folder: Path, test: Benchmark, attacks: Iterable[str]) -> list[Picture]:
+def _morphs(folder: Path, test: Benchmark, attacks: Iterable[str]) -> list[SuspectImage]:
     return [
-        morph_picture(attack, pair, path, test.dataset)
+        morph_image(attack, pair, path, test.dataset)
         for attack in attacks
         for pair in test.pairs
         if (path := folder / attack / f"{pair.morph_id}.png").is_file()
