@@ -1,6 +1,7 @@
 """Arrays on disk by what they were computed from, believed only where their checksum says so."""
 
 import hashlib
+import os
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from safetensors.numpy import load, save
 
 from adjointdeis.files import write_atomically
 
+SUFFIX = ".arrays"
+DAMAGED = "a damaged, truncated or foreign entry of the cache"
 LARGEST = 2**30
 """Bytes of the largest entry that is read: what is larger is no entry of ours."""
 
@@ -52,35 +55,37 @@ class ArrayCache:
     def read(self, parts: tuple[object, ...]) -> dict[str, np.ndarray] | None:
         """The arrays of a key, or None where there is no entry, or none that can be believed."""
         path = self.path(parts)
-        try:
-            if path.is_file() and path.stat().st_size <= LARGEST:
-                data = path.read_bytes()
-                if data[:32] == _checksum(parts, data[32:]):
-                    return load(data[32:])
-        except (OSError, SafetensorError):
-            pass
-        if path.exists() or path.is_symlink():
-            warnings.warn(
-                f"{path}: a damaged, truncated or foreign entry of the cache; it is made again",
-                stacklevel=2,
-            )
-        return None
+        if not os.path.lexists(path):
+            return None
+        arrays = read_entry(path)
+        if arrays is None:
+            warnings.warn(f"{path}: {DAMAGED}; it is made again", stacklevel=2)
+        return arrays
 
     def write(self, parts: tuple[object, ...], arrays: Mapping[str, np.ndarray]) -> None:
         """Keeps the arrays of a key."""
         data = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
-        data = _checksum(parts, data) + data
-        write_atomically(self.path(parts), lambda file: file.write(data), "wb")
+        path = self.path(parts)
+        data = _checksum(path.stem, data) + data
+        write_atomically(path, lambda file: file.write(data), "wb")
 
     def path(self, parts: tuple[object, ...]) -> Path:
-        """Where the entry of a key lies."""
-        return self.folder / f"{hashlib.sha256(_text(parts)).hexdigest()}.arrays"
+        """Where the entry of a key lies: named by the SHA-256 of the key."""
+        key = hashlib.sha256(repr(parts).encode(errors="surrogatepass")).hexdigest()
+        return self.folder / f"{key}{SUFFIX}"
 
 
-def _text(parts: tuple[object, ...]) -> bytes:
-    return repr(parts).encode(errors="surrogatepass")
+def read_entry(path: Path) -> dict[str, np.ndarray] | None:
+    """The arrays of one entry; None where its checksum does not fit its name and content."""
+    try:
+        if path.is_file() and path.stat().st_size <= LARGEST:
+            data = path.read_bytes()
+            if data[:32] == _checksum(path.stem, data[32:]):
+                return load(data[32:])
+    except (OSError, SafetensorError):
+        pass
+    return None
 
 
-def _checksum(parts: tuple[object, ...], content: bytes) -> bytes:
-    key = _text(parts)
-    return hashlib.sha256(len(key).to_bytes(8, "big") + key + content).digest()
+def _checksum(key: str, content: bytes) -> bytes:
+    return hashlib.sha256(key.encode(errors="surrogatepass") + b"\0" + content).digest()
