@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from adjointdeis.detection.detector import (
     Suspects,
 )
+from adjointdeis.evaluation.detection_matrix import COLUMNS
 from adjointdeis.faces.datasets.folder import FaceDataset, load_folder
 from adjointdeis.faces.datasets.pairs import MorphPair, most_similar_pairs, write_pairs
 from adjointdeis.faces.image_io import AnyPath, read_image
@@ -28,10 +29,6 @@ from adjointdeis.harness.provenance import digest
 from adjointdeis.harness.synthetic_people import choose_subjects, write_people
 from synthetic_faces.pool_spec import GENERATOR_VERSION
 
-COLUMNS = (
-    "detector", "kind", "trained_on", "degradation", "attack", "label", "subject_1", "subject_2",
-    "image", "score",
-)  # fmt: skip
 ALL, HARDENED, SHUFFLED, GIVEN, WITHOUT = "all", "hardened", "shuffled", "given", "without:"
 
 
