@@ -173,6 +173,19 @@ def embedded(pairs: int) -> list[dict[str, Any]]:
     return found
 
 
+def packed(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One entry for a block and a part, with the numbers of its problems in a list."""
+    entries: dict[tuple[int, str], dict[str, Any]] = {}
+    for one in rows:
+        shared = {k: v for k, v in one.items() if k not in ("problem", "error", "estimate")}
+        entry = entries.setdefault(
+            (one["seed"], one["part"]), shared | {"error": [], "estimate": []}
+        )
+        for key in ("error", "estimate"):
+            entry[key].append(float(f"{one[key]:.4g}"))
+    return list(entries.values())
+
+
 def row_of(name: str, found: Sequence[dict[str, Any]]) -> list[str]:
     """How many, share covered, ratios of estimate to error, and the median error."""
     ratios = [one["estimate"] / one["error"] for one in found]
@@ -192,6 +205,9 @@ def row_of(name: str, found: Sequence[dict[str, Any]]) -> list[str]:
     ]
 
 
+READINGS = (0.01, 0.1, 1.0)
+
+
 def summary(rows: Sequence[dict[str, Any]], parts: Sequence[dict[str, Any]]) -> str:
     """Tables of coverage."""
     header = ["problems", "gradients", "covered %", "ratio, 5%", "median", "95%", "median error"]
@@ -203,6 +219,11 @@ def summary(rows: Sequence[dict[str, Any]], parts: Sequence[dict[str, Any]]) -> 
         ):
             lines.append(row_of(str(value), [one for one in rows if one[key] == value]))
         text.append(table([key, *header], lines))
+    lines = [
+        row_of(f"at most {most:g}", [one for one in rows if one["estimate"] <= most])
+        for most in READINGS
+    ]
+    text.append(table(["estimate", *header], lines))
     header = ["sampler", "N", "gradient of", "error", "estimate", "ratio", "price"]
     lines = [
         [
@@ -230,7 +251,8 @@ def main() -> None:
         print(seed, rows[-1]["solver"], rows[-1]["steps"], file=sys.stderr, flush=True)
     parts = embedded(options.pairs) if options.pairs else []
     options.out.mkdir(parents=True, exist_ok=True)
-    write_json({"truth_steps": TRUTH, "rows": rows, "embedded": parts}, options.out / "result.json")
+    found = {"truth_steps": TRUTH, "blocks": packed(rows), "embedded": parts}
+    write_json(found, options.out / "result.json")
     text = summary(rows, parts)
     write_atomically(options.out / "result.md", lambda f: f.write(text + "\n"))
     print(text)
