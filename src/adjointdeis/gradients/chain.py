@@ -334,6 +334,7 @@ def pull_back(
         evaluations: network evaluations in the graph; one product passes through each.
 
     Raises:
+        NotSupportedError: the graph holds a reentrant checkpoint.
         UnreachableLeafError: the graph runs through a part that was computed before the step
             and was used up by another step.
     """
@@ -351,6 +352,14 @@ def pull_back(
             [out for out, _ in pairs], wanted, [a for _, a in pairs], allow_unused=True
         )
     except RuntimeError as error:
+        if "use_reentrant" in str(error):
+            raise NotSupportedError(
+                "the denoiser recomputes a part of itself by torch.utils.checkpoint with "
+                "use_reentrant=True, which gives no gradient of chosen tensors. Write "
+                "checkpoint(function, x, use_reentrant=False), for a model of transformers "
+                "gradient_checkpointing_enable(gradient_checkpointing_kwargs={'use_reentrant': "
+                "False}); or use gradient=Backprop() and x_0.backward()"
+            ) from error
         if "backward through the graph a second time" not in str(error):
             raise
         raise UnreachableLeafError(
