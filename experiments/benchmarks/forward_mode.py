@@ -20,8 +20,8 @@ from adjointdeis import TimeGrid, VPLinear, sample
 from adjointdeis.evaluation.markdown import table
 from adjointdeis.evaluation.storage import write_json
 from adjointdeis.gradients import DiscreteAdjoint, ForwardMode, GradientMethod
+from adjointdeis.harness.live_memory import peak_bytes
 from adjointdeis.solvers import DDIM
-from experiments.common.live_memory import peak_bytes
 
 HERE = Path(__file__).parent
 STEPS = 20

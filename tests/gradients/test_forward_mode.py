@@ -14,6 +14,7 @@ from adjointdeis.gradients import (
     SecondDerivativeError,
     UnreachableLeafError,
 )
+from adjointdeis.harness.live_memory import peak_bytes
 from adjointdeis.solvers import (
     BDIA,
     DDIM,
@@ -29,7 +30,6 @@ from adjointdeis.solvers import (
     StepFunction,
 )
 from adjointdeis.solvers.tableau import TABLEAUS
-from experiments.common.live_memory import peak_bytes
 
 STEPS = 6
 GRID = TimeGrid.uniform_lmbda(VPLinear(), STEPS, t_min=0.05, t_max=0.6)
