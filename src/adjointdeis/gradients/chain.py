@@ -279,8 +279,9 @@ class LeafCheck:
                 )
             stack.extend(parents)
             leaf = None if parents else getattr(node, "variable", None)
-            wanted = isinstance(leaf, Tensor) and leaf.requires_grad and node not in given
-            if wanted and leaf.untyped_storage().data_ptr() not in memory:
+            if not isinstance(leaf, Tensor) or not leaf.requires_grad or node in given:
+                continue
+            if leaf.untyped_storage().data_ptr() not in memory:
                 self._suspects.append(weakref.ref(leaf))
 
     def _is_cast(self, node: Any) -> bool:
