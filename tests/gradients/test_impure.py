@@ -172,15 +172,17 @@ NAMED = (InconsistentStepError, NotSupportedError, UnreachableLeafError)
 
 
 def differentiate(make, one: Entry, method, calculus: str, grid: TimeGrid = GRID):
-    """Gradients, and the buffers afterwards."""
+    """Gradients of what ``one`` has a gradient of, and the buffers afterwards."""
     torch.manual_seed(5)
     made = make()
     denoiser, weights = made if isinstance(made, tuple) else (made, list(made.parameters()))
+    if not one.capability("theta"):
+        weights = [weight.requires_grad_(False) for weight in weights]
     torch.manual_seed(7)
     np.random.seed(7)  # noqa: NPY002
     random.seed(7)
     x_T, z = inputs()
-    x_T.requires_grad_(type(method).x_T), z.requires_grad_()
+    x_T.requires_grad_(one.capability("x_T")), z.requires_grad_()
     noise = BrownianPath((BATCH, DIM), seed=8) if calculus == "sde" else None
     x_0 = sample(
         denoiser, x_T * 1.0, z, solver=one.solver(calculus), grid=grid, noise=noise,
@@ -285,11 +287,15 @@ def test_a_cache_of_right_values_loses_no_gradient(one: Entry, kind, trained: bo
     method, calculus = one.method(), "ode" if one.ode is not None else "sde"
     if trained and not type(method).theta:
         pytest.skip("gives no gradient of the weights")
-    wanted, _ = differentiate(lambda: kind(False).requires_grad_(trained), one, method, calculus)
     try:
+        wanted, _ = differentiate(
+            lambda: kind(False).requires_grad_(trained), one, method, calculus
+        )
         found, _ = differentiate(lambda: kind(True).requires_grad_(trained), one, method, calculus)
     except NAMED as error:
-        assert "keeps a value" in str(error) or "changes a state of its own" in str(error)
+        # Forward mode has no memory to be known by.
+        named = ("keeps a value", "changes a state of its own", "Cannot access data pointer")
+        assert any(name in str(error) for name in named)
         return
     assert agree(found, wanted, 1e-9)
 

@@ -12,6 +12,7 @@ from adjointdeis.gradients.consistency import InconsistentStepError
 from adjointdeis.gradients.cost import Cost
 from adjointdeis.gradients.discrete_adjoint import DiscreteAdjoint
 from adjointdeis.gradients.flowgrad import FlowGrad
+from adjointdeis.gradients.forward_mode import ForwardMode
 from adjointdeis.gradients.independence import CoupledSamplesError, check_independent
 from adjointdeis.gradients.memory_plan import MemoryBudgetError
 from adjointdeis.gradients.one_step import OneStep
@@ -32,6 +33,7 @@ __all__ = [
     "CoupledSamplesError",
     "DiscreteAdjoint",
     "FlowGrad",
+    "ForwardMode",
     "GradientMethod",
     "InconsistentStepError",
     "LargeAdjointStepWarning",

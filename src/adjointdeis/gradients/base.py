@@ -119,10 +119,9 @@ class GradientMethod(ABC):
 class StepwiseMethod(GradientMethod):
     """A method that keeps no graph and walks the chain backwards step by step.
 
-    A method that carries derivatives along with the sampling run instead, such as products with
-    few directions in forward mode, is a :class:`GradientMethod` whose ``rollout`` runs ``Run`` step
-    by step (``gradients.trace``). States and predictions on the way are noted by
-    ``chain.trajectory``; their cotangents reach ``backward_pass`` as ``by.of_trajectory``, which
+    A method that carries derivatives along with the sampling run has its record of them and no
+    walk (``ForwardMode``). States and predictions on the way are noted by ``chain.trajectory``;
+    their cotangents reach ``backward_pass`` as ``by.of_trajectory``, which
     ``DiscreteAdjoint.backward_pass`` shows how to join.
 
     Subclasses give the two passes; this class owns the ``autograd.Function`` whose explicit

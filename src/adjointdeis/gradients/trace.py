@@ -222,8 +222,7 @@ class Run:
                 f"what {self.owner} takes it for: write x = x * c instead of x.mul_(c), or use "
                 "gradient=DiscreteAdjoint()"
             )
-        if [version(z) for z in self._conditions] != self._versions:
-            raise ValueError(_CHANGES_Z)
+        refuse_changed(self._conditions, self._versions)
         if self.chain.trajectory is None:
             return outputs[0], outputs[1:]
         self.chain.trajectory.note(outputs[0], outputs[1])
@@ -320,3 +319,13 @@ def taken(
     """State, data prediction if the trajectory is wanted, and history of a step."""
     x, state = chain.advance(step, x, z, state, noise)
     return (x, *state) if chain.trajectory is None else (x, chain.prediction(), *state)
+
+
+def refuse_changed(conditions: Sequence[Tensor], versions: Sequence[int]) -> None:
+    """Refuse a condition that was changed in place since its versions were read.
+
+    Raises:
+        ValueError: it was.
+    """
+    if [version(z) for z in conditions] != list(versions):
+        raise ValueError(_CHANGES_Z)
