@@ -119,7 +119,7 @@ class ForwardMode(StepwiseMethod):
                 "gradient=DiscreteAdjoint() or Backprop()"
             ) from error
         refuse_changed(inputs[1:], versions[1:])
-        by.leaf_check.look(outputs, inputs, since=0)
+        by.leaf_check.look(outputs, inputs)
         x_0, *way = (output.detach() for output in outputs)
         del outputs
         by.leaf_check.refuse("the denoiser")
