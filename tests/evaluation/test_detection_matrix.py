@@ -122,13 +122,26 @@ def test_a_shuffled_control_is_at_one_half(study):
             assert row["d_eer_lo"] < 0.5 < row["d_eer_hi"]
 
 
-def test_who_saw_which_attack():
-    def setting(trained_on):
-        return DetectorSetting("cnn", "s_mad", trained_on, "none")
+def test_who_saw_which_attack(study):
+    attacks = {"a": (1.0, 1.0), "b": (1.0, 1.0), "guided": (1.0, 1.0), "new": (1.0, 1.0)}
+    few = {"n_bona_fide": 2, "n_morphs": 2}
+    names = ("all", "a", "b", "guided", "without:a", "without:b", "hardened", "shuffled")
+    made = study(*(setting_rows(attacks, trained_on=name, **few) for name in names))
+    assert made.learnt("cnn") == {"a": "all", "b": "all", "guided": "hardened", "new": "never"}
 
-    assert [setting("a").saw(x) for x in ("a", "b")] == [True, False]
-    assert [setting("without:a").saw(x) for x in ("a", "b")] == [False, True]
-    assert {setting(x).saw("a") for x in ("all", "hardened", "shuffled", "given")} == {None}
+    def saw(name):
+        setting = DetectorSetting("cnn", "s_mad", name, "none")
+        return [made.saw(setting, attack) for attack in attacks]
+
+    assert saw("all") == [True, True, False, False]
+    assert saw("a") == [True, False, False, False]
+    assert saw("without:a") == [False, True, False, False]
+    assert saw("hardened") == [True, True, True, False]
+    assert saw("shuffled") == [None] * 4
+    # Without leave-one-out nothing says what "all" had.
+    alone = study(setting_rows(attacks, **few), setting_rows(attacks, trained_on="a", **few))
+    assert alone.learnt("cnn") == {} and saw("a") == [True, False, False, False]
+    assert alone.saw(DetectorSetting("cnn", "s_mad", "all", "none"), "a") is None
 
 
 def test_settings_are_evaluated_apart(study):

@@ -17,6 +17,7 @@ from adjointdeis.detection.degradation import (
     PrintScan,
     Resize,
 )
+from adjointdeis.detection.demorphing import Demorphing
 from adjointdeis.detection.detector import (
     DetectorError,
     DetectorRecipe,
@@ -25,19 +26,38 @@ from adjointdeis.detection.detector import (
     Suspects,
     score_in_batches,
 )
+from adjointdeis.detection.linear import (
+    DifferenceDetection,
+    LinearDetector,
+    TextureDetection,
+)
+from adjointdeis.detection.plugged import (
+    CallableDetector,
+    OnnxDetector,
+    PrecomputedScores,
+    TorchDetector,
+)
 
 __all__ = [
+    "CallableDetector",
     "Degradation",
     "DegradationError",
     "Degradations",
+    "Demorphing",
     "DetectorError",
     "DetectorRecipe",
+    "DifferenceDetection",
     "Examples",
     "Jpeg",
     "Jpeg2000",
+    "LinearDetector",
     "MorphDetector",
+    "OnnxDetector",
+    "PrecomputedScores",
     "PrintScan",
     "Resize",
     "Suspects",
+    "TextureDetection",
+    "TorchDetector",
     "score_in_batches",
 ]

@@ -244,7 +244,7 @@ class PrintScan:
         least = {"oversampling": 1, "period": 1, "softness": 1e-3, "gamma": 0.1}
         for field in fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, int | float) and value < least.get(field.name, 0):
+            if isinstance(value, int | float) and not value >= least.get(field.name, 0):
                 raise DegradationError(
                     f"degradation {self.name}: {field.name}={value}: expected "
                     f"{least.get(field.name, 0):g} or more"

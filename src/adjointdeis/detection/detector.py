@@ -169,7 +169,17 @@ class DetectorRecipe(Protocol):
     def kind(self) -> Kind: ...
 
     def train(self, examples: Examples, seed: int, trainer: TrainerFactory) -> MorphDetector:
-        """A detector that learnt ``examples``; the same for the same seed."""
+        """A detector that learnt ``examples``; the same for the same seed.
+
+        Args:
+            examples: What it learns.
+            seed: Of everything random.
+            trainer: Makes the Lightning trainer of a recipe that needs one.
+        """
+        ...
+
+    def load(self, path: str) -> MorphDetector:
+        """The detector of a file that a training left."""
         ...
 
 

@@ -60,7 +60,9 @@ class CalledModel(nn.Module):
         if latents is None or clock is None:
             raise ValueError(
                 f"{type(bare).__name__}.forward takes ({', '.join(self.names)}); expected sample "
-                "or hidden_states, and timestep"
+                "or hidden_states, and timestep. Put it into a module whose forward(self, "
+                "hidden_states, timestep, encoder_hidden_states=None) calls it, and say "
+                "from_diffusers(module, scheduler, time='timestep', output='as is')"
             )
         self.latents, self.clock, self.prompt = latents, clock, self._first(_PROMPTS)
         self.convention = convention_of(bare, time, output, latents == "sample")

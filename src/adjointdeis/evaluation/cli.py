@@ -31,7 +31,7 @@ examples:
   adjointdeis-eval convert --from mvr --to canonical morphs.txt --into scores.csv --system arcface
   adjointdeis-eval report scores.csv -o report --subjects demo-subjects.csv --by sex
   adjointdeis-eval verification scores.csv
-  adjointdeis-eval detection detection.csv
+  adjointdeis-eval detection detection.csv -o report
   adjointdeis-eval verify morph.png
 
 names that older tools use: IAPAR is IAPMR, RIAPAR is RMMR-IAPMR (IAPMR + FNMR), RMMR is
@@ -77,7 +77,7 @@ example, a detector of your own whose scores you have (save as mine.csv):
   mine,,bona_fide,001,,001_03.png,0.08
   mine,opencv,morph,001,014,001_014.png,0.91
 then
-  adjointdeis-eval detection mine.csv
+  adjointdeis-eval detection mine.csv -o report
 """
 
 
@@ -162,6 +162,8 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     detection.add_argument("scores", metavar="CSV", help="a detection.csv, see below")
+    detection.add_argument("-o", "--out", metavar="DIR", help="also a page with the DET curves")
+    detection.add_argument("--no-plots", action="store_true", help="tables only, in seconds")
     _statistics(detection)
 
     threshold = commands.add_parser("threshold", help="estimate thresholds and write records")

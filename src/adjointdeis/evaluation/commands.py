@@ -193,6 +193,15 @@ def detection(options: Namespace) -> None:
     rows = matrix_rows(study, **_statistics(options))
     changed = hardening_rows(study, **_statistics(options))
     print(_printed(*detection_tables.headline_tables(rows, changed)))
+    if options.out:
+        load("matplotlib", "reports")
+        load("PIL", "reports")
+        from adjointdeis.reporting.detection import write_detection_report
+
+        written = write_detection_report(
+            study, rows, changed, options.out, plots=not options.no_plots
+        )
+        print(f"wrote {len(written)} files to {options.out}: report.html first", file=sys.stderr)
 
 
 def threshold(options: Namespace) -> None:

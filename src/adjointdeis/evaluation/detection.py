@@ -235,10 +235,12 @@ def detection_rows(
         draws = None
         if replicates:
             draws = draw_subjects(np.unique(images.people), replicates=replicates, seed=seed)
-        for attack in [*scores.attacks, None]:
-            names = [attack] if attack else list(scores.attacks)
-            once = {k: v[0] for k, v in resampled_points(images, names, None).items()}
-            drawn = None if draws is None else resampled_points(images, names, draws)
+        groups = [*([name] for name in scores.attacks), list(scores.attacks)]
+        observed = resampled_points(images, groups, None)
+        redrawn = None if draws is None else resampled_points(images, groups, draws)
+        for g, (attack, names) in enumerate(zip((*scores.attacks, None), groups, strict=True)):
+            once = {k: v[0] for k, v in observed[g].items()}
+            drawn = None if redrawn is None else redrawn[g]
             bona = len(np.unique(images.people[images.bona_fide]))
             morphs = {name: images.independent(name) for name in names}
             failed = scores.n_failed
@@ -356,14 +358,20 @@ class Images:
 
 
 def resampled_points(
-    images: Images, attacks: Sequence[str], draws: SubjectDraws | None
-) -> dict[str, np.ndarray]:
-    """The D-EER and every operating point, shape (B,), in every replicate; without draws, B = 1."""
+    images: Images, groups: Sequence[Sequence[str]], draws: SubjectDraws | None
+) -> list[dict[str, np.ndarray]]:
+    """The D-EER and every operating point, shape (B,), in every replicate; without draws, B = 1.
+
+    Args:
+        images: Of a detector.
+        groups: Attacks of which the worst one counts; a dictionary of each group is returned.
+        draws: Of the people.
+    """
     taus = np.unique(images.scores)
     taus = np.concatenate([[np.nextafter(taus[0], -np.inf)], taus])
     at = None if draws is None else draws.index(images.people.astype(str))
     size = 1 if draws is None else len(draws)
-    found = {name: np.empty(size) for name in ("d_eer", *OPERATING_POINTS)}
+    found = [{name: np.empty(size) for name in ("d_eer", *OPERATING_POINTS)} for _ in groups]
     for start in range(0, size, 128):
         part = slice(start, start + 128)
 
@@ -382,20 +390,22 @@ def resampled_points(
                 return summed[:, below] / summed[:, -1:]
 
         bscer = 1 - missed(images.bona_fide)
-        macer = np.max([missed(images.attack == name) for name in attacks], axis=0)
-        rates = {"macer": macer, "bscer": bscer}
-        row = np.arange(len(macer))
-        empty = np.isnan(macer[:, 0]) | np.isnan(bscer[:, 0])
-        gap = np.where(np.isnan(macer - bscer), np.inf, np.abs(macer - bscer))
-        where = {"d_eer": np.argmin(gap, axis=1)}
-        found["d_eer"][part] = ((macer + bscer) / 2)[row, where["d_eer"]]
-        for name, (held, target) in OPERATING_POINTS.items():
-            within = rates[held] <= target + 1e-12
-            # MACER grows with the threshold, BSCER falls: the last and the first that hold it.
-            index = within.sum(axis=1) - 1 if held == "macer" else np.argmax(within, axis=1)
-            other = rates["bscer" if held == "macer" else "macer"]
-            found[name][part] = np.where(empty, np.nan, other[row, index])
-        found["d_eer"][part][empty] = np.nan
+        names = dict.fromkeys(name for names in groups for name in names)
+        each = {name: missed(images.attack == name) for name in names}
+        for names, own in zip(groups, found, strict=True):
+            macer = np.max([each[name] for name in names], axis=0)
+            rates = {"macer": macer, "bscer": bscer}
+            row = np.arange(len(macer))
+            empty = np.isnan(macer[:, 0]) | np.isnan(bscer[:, 0])
+            gap = np.where(np.isnan(macer - bscer), np.inf, np.abs(macer - bscer))
+            own["d_eer"][part] = ((macer + bscer) / 2)[row, np.argmin(gap, axis=1)]
+            for name, (held, target) in OPERATING_POINTS.items():
+                within = rates[held] <= target + 1e-12
+                # MACER grows with the threshold, BSCER falls: the last and the first that hold it.
+                index = within.sum(axis=1) - 1 if held == "macer" else np.argmax(within, axis=1)
+                other = rates["bscer" if held == "macer" else "macer"]
+                own[name][part] = np.where(empty, np.nan, other[row, index])
+            own["d_eer"][part][empty] = np.nan
     return found
 
 

@@ -92,16 +92,6 @@ class DetectorSetting:
     def __str__(self) -> str:
         return f"{self.detector}, trained on {self.trained_on}, degradation {self.degradation}"
 
-    def saw(self, attack: str) -> bool | None:
-        """Whether the attack was among the training examples; None where the name leaves it open.
-
-        Args:
-            attack: Of the test.
-        """
-        if self.trained_on.startswith(WITHOUT):
-            return attack != self.trained_on.removeprefix(WITHOUT)
-        return None if self.trained_on in TRAININGS else attack == self.trained_on
-
 
 @dataclass(frozen=True, eq=False)
 class DetectionStudy:
@@ -135,6 +125,38 @@ class DetectionStudy:
         """Degradations, the undegraded images first."""
         found = list(dict.fromkeys(setting.degradation for setting in self.tables))
         return sorted(found, key=lambda name: name != UNDEGRADED)
+
+    def learnt(self, detector: str) -> dict[str, str]:
+        """Attack -> the least training of a detector that had it: `all`, `hardened` or `never`.
+
+        Leave-one-out names what `all` had, an attack that only has a detector of its own is of the
+        guided ones that `hardened` had beside them, the others were never learnt. Empty without
+        leave-one-out, for then nothing says it.
+        """
+        names = {s.trained_on for s in self.tables if s.detector == detector}
+        if not any(name.startswith(WITHOUT) for name in names):
+            return {}
+        return {
+            attack: "all" if WITHOUT + attack in names
+            else "hardened" if attack in names and "hardened" in names else "never"
+            for attack in self.attacks
+        }  # fmt: skip
+
+    def saw(self, setting: DetectorSetting, attack: str) -> bool | None:
+        """Whether an attack was among the training examples; None where nothing says it.
+
+        Args:
+            setting: Of the detector.
+            attack: Of the test.
+        """
+        name, least = setting.trained_on, self.learnt(setting.detector).get(attack)
+        if name not in TRAININGS and not name.startswith(WITHOUT):
+            return attack == name
+        if name.startswith(WITHOUT):
+            return least == "all" and attack != name.removeprefix(WITHOUT)
+        if name in ("shuffled", "given") or least is None:
+            return None
+        return least == "all" or (name, least) == ("hardened", "hardened")
 
     def trainings(self, detector: str) -> list[str]:
         """What a detector was trained on: `all` first, then attacks, leave-one-out, the others."""
@@ -273,7 +295,7 @@ def matrix_rows(
 
     Returns:
         JSON-ready rows of `detection_rows` with detector, kind, trained_on, degradation and `saw`,
-        see `DetectorSetting.saw`; None for the worst attack.
+        see `DetectionStudy.saw`; None for the worst attack.
 
     Raises:
         DetectionError: a setting without a usable morph or bona fide image; names it.
@@ -286,7 +308,7 @@ def matrix_rows(
             raise DetectionError(f"{study.source or 'scores'}: {setting}: {error}") from None
         for row in found:
             del row["system"]
-            saw = None if row["attack"] == WORST else setting.saw(row["attack"])
+            saw = None if row["attack"] == WORST else study.saw(setting, row["attack"])
             rows.append({**asdict(setting), "saw": saw, **row})
     return rows
 
@@ -311,9 +333,10 @@ def hardening_rows(
 
     Returns:
         a row per detector, degradation and attack, the worst one too: detector, kind, degradation,
-        attack, n_morph, n_bonafide, and for `d_eer`, `bscer10` (what bona fide people pay where at
-        most 10% of the morphs are missed) and `macer10` a dictionary of before, after, change, lo
-        and hi, the interval being of the change; None where fewer images are there than it needs.
+        attack, learnt (see `DetectionStudy.learnt`, None where nothing says it), n_morph,
+        n_bonafide, and for `d_eer`, `bscer10` (what bona fide people pay where at most 10% of the
+        morphs are missed) and `macer10` a dictionary of before, after, change, lo and hi, the
+        interval being of the change; None where fewer images are there than it needs.
 
     Raises:
         DetectionError: the two trainings scored different images.
@@ -344,16 +367,17 @@ def hardening_rows(
         if replicates:
             people = np.concatenate([side.people.ravel() for side in sides])
             draws = draw_subjects(np.unique(people), replicates=replicates, seed=seed)
-        for attack, first in rates[before].items():
-            second = rates[after][attack]
-            names = [name for name in rates[before] if name != WORST]
-            names = names if attack == WORST else [attack]
-            drawn = None if draws is None else [resampled_points(i, names, draws) for i in sides]
+        attacks = [name for name in rates[before] if name != WORST]
+        groups = [*([name] for name in attacks), attacks]
+        drawn = None if draws is None else [resampled_points(i, groups, draws) for i in sides]
+        for g, attack in enumerate((*attacks, WORST)):
+            first, second = rates[before][attack], rates[after][attack]
             row: dict[str, Any] = {
                 "detector": old.detector,
                 "kind": old.kind,
                 "degradation": old.degradation,
                 "attack": attack,
+                "learnt": study.learnt(old.detector).get(attack),
                 "n_morph": first["n_morph"],
                 "n_bonafide": first["n_bonafide"],
             }
@@ -367,7 +391,7 @@ def hardening_rows(
                 row[name] = {"before": one, "after": two, "change": two - one, "lo": None,
                              "hi": None}  # fmt: skip
                 if drawn is not None:
-                    ends = percentile_interval(drawn[1][name] - drawn[0][name], confidence)
+                    ends = percentile_interval(drawn[1][g][name] - drawn[0][g][name], confidence)
                     row[name]["lo"], row[name]["hi"] = ends
             rows.append(row)
     return rows

@@ -18,6 +18,7 @@ from adjointdeis.evaluation.tables import (
 
 POINTS = ("bscer10", "bscer20", "bscer100")
 HEADLINE = ("all", "given")
+LEARNT = {"all": "both", "hardened": "hardened", "never": "neither"}
 Row = Mapping[str, Any]
 
 _NAMES = (
@@ -92,26 +93,42 @@ def intervals_note(rows: Sequence[Row]) -> str:
     )
 
 
+def training(name: str) -> str:
+    """A training as a reader says it, `without opencv`, which can be wrapped."""
+    return f"without {name.removeprefix(WITHOUT)}" if name.startswith(WITHOUT) else name
+
+
 def matrix_table(rows: Sequence[Row], detector: str, degradation: str) -> Table:
-    """D-EER: trained on i (rows), tested on j (columns), of one detector and degradation."""
+    """D-EER: trained on i (rows), tested on j (columns), of one detector and degradation.
+
+    Args:
+        rows: Of `matrix_rows`.
+        detector, degradation: Whose.
+    """
     own = [r for r in rows if (r["detector"], r["degradation"]) == (detector, degradation)]
     tested = list(dict.fromkeys(row["attack"] for row in own))
+    order = ["all", "given", *tested, *(WITHOUT + name for name in tested), "hardened", "shuffled"]
+    trained = dict.fromkeys(row["trained_on"] for row in own)
     lines = []
-    for trained in dict.fromkeys(row["trained_on"] for row in own):
-        line: list[str | Cell] = [trained]
+    for name in sorted(trained, key=lambda t: order.index(t) if t in order else len(order)):
+        line: list[str | Cell] = [training(name)]
         for attack in tested:
-            row = first_of(own, trained_on=trained, attack=attack)
-            line.append(equal_error_cell(row, *(("seen",) if row and row["saw"] else ())))
+            row = first_of(own, trained_on=name, attack=attack)
+            # Said where it is the exception: a detector of one attack, or of all but some.
+            saw = None if row is None else row["saw"]
+            mark = ("not seen",) if saw is False and name not in tested else ()
+            mark = ("seen",) if saw and name in tested else mark
+            line.append(equal_error_cell(row, *mark))
         lines.append(cells(line))
     return Table(
         f"matrix-{detector}-{degradation}",
-        f"{detector}: D-EER in %, trained on the row, tested on the column",
+        f"{detector}: trained on the row, tested on the column, D-EER in %",
         ("trained on", *tested),
         tuple(lines),
         (("Detector", detector), ("Degradation", degradation)),
         (
-            "Seen: the attack was among the training examples. Of all, hardened and given the name "
-            "does not say it.",
+            "Seen, not seen: whether the attack was among the examples, said where it is the "
+            "exception. Hardened: guided morphs beside the others. Shuffled: the control.",
         ),
         fold=False,
     )
@@ -136,7 +153,8 @@ def points_table(
         points = (operating_cell(row[name]) for name in (*POINTS, "macer10", "macer100"))
         failed = f"{row['n_failed_morph']}/{row['n_failed_bonafide']}"
         sizes = (str(row["n_morph"]), str(row["n_bonafide"]))
-        line = [row["trained_on"], row["attack"], equal_error_cell(row), *points, *sizes, failed]
+        head = (training(row["trained_on"]), row["attack"], equal_error_cell(row))
+        line = [*head, *points, *sizes, failed]
         lines.append(cells(line))
     return Table(
         f"points-{detector}-{degradation}",
@@ -150,64 +168,71 @@ def points_table(
 
 
 def leave_one_out_table(rows: Sequence[Row], degradation: str = UNDEGRADED) -> Table | None:
-    """What a detector makes of an attack that it was not trained on; None without such a training.
+    """What detectors make of an attack that they were not trained on; None without such a training.
 
     Args:
         rows: Of `matrix_rows`.
         degradation: Of the images.
     """
-    header = ("left out", "detector", "D-EER %, left out", "D-EER %, among the examples",
-              "BSCER10 %", "BSCER20 %", "BSCER100 %", "morphs", "bona fide")  # fmt: skip
+    own = [row for row in rows if row["degradation"] == degradation]
+    left = [row for row in own if row["trained_on"] == WITHOUT + row["attack"]]
+    detectors = list(dict.fromkeys(row["detector"] for row in left))
     lines = []
-    for row in rows:
-        left = row["trained_on"].removeprefix(WITHOUT)
-        if (row["trained_on"], row["degradation"]) != (WITHOUT + row["attack"], degradation):
-            continue
-        whole = first_of(rows, detector=row["detector"], trained_on="all", attack=left,
-                         degradation=degradation)  # fmt: skip
-        points = (operating_cell(row[name]) for name in POINTS)
-        line = [left, row["detector"], equal_error_cell(row), equal_error_cell(whole), *points,
-                str(row["n_morph"]), str(row["n_bonafide"])]  # fmt: skip
+    for attack in dict.fromkeys(row["attack"] for row in left):
+        line: list[str | Cell] = [attack]
+        for detector in detectors:
+            row = first_of(left, detector=detector, attack=attack)
+            whole = first_of(own, detector=detector, trained_on="all", attack=attack)
+            n = 0 if whole is None else min(whole["n_morph"], whole["n_bonafide"])
+            seen = () if whole is None else (f"seen: {percent(whole['d_eer'], n)}",)
+            line.append(equal_error_cell(row, *seen))
         lines.append(cells(line))
     if not lines:
         return None
     note = (
-        "A detector trained on every attack but one, tested on that one; beside it the detector "
-        "that saw them all. BSCER: of the detector that did not see it."
+        "D-EER of a detector trained on every attack but this one; seen: of the detector trained "
+        "on all. BSCER at MACER 10, 5 and 1% are under every operating point, below."
     )
-    labels = (("Degradation", degradation),)
-    return Table(
-        f"left-out-{degradation}", "Attacks left out of the training", header, tuple(lines),
-        labels, (note, _NEEDS),
-    )  # fmt: skip
+    title = "Attacks left out of the training, D-EER in %"
+    return Table(f"left-out-{degradation}", title, ("left out", *detectors), tuple(lines),
+                 (("Degradation", degradation),), (note,), fold=False)  # fmt: skip
 
 
-def degradation_table(rows: Sequence[Row]) -> Table | None:
-    """D-EER after each degradation, a line per detector and attack; None without a degradation."""
+def degradation_table(rows: Sequence[Row], attack: str = WORST) -> Table | None:
+    """D-EER after each degradation, a line per detector; None without a degradation.
+
+    Args:
+        rows: Of `matrix_rows`.
+        attack: One of the test, or the worst.
+    """
     names = list(dict.fromkeys(row["degradation"] for row in rows))
+    names.sort(key=lambda name: name != UNDEGRADED)
     if names == [UNDEGRADED]:
         return None
     lines = []
     for detector in dict.fromkeys(row["detector"] for row in rows):
         trained = headline_of(rows, detector)
-        own = [r for r in rows if (r["detector"], r["trained_on"]) == (detector, trained)]
-        for attack in dict.fromkeys(row["attack"] for row in own):
-            found = (first_of(own, attack=attack, degradation=name) for name in names)
-            head = Cell(attack, (f"{detector}, trained on {trained}",))
-            lines.append(cells([head, *map(equal_error_cell, found)]))
+        found = (
+            first_of(rows, detector=detector, trained_on=trained, attack=attack, degradation=name)
+            for name in names
+        )
+        head = Cell(detector, (f"trained on {training(trained)}",))
+        lines.append(cells([head, *map(equal_error_cell, found)]))
     note = "Morphs and bona fide images went through the same degradation."
-    title = "What is left after print, scan and compression: D-EER in %"
-    return Table("degradations", title, ("attack", *names), tuple(lines), (), (note,), fold=False)
+    return Table(f"degradations-{attack}", "After each degradation, D-EER in %",
+                 ("detector", *names), tuple(lines), (("Attack", attack),), (note,),
+                 fold=False)  # fmt: skip
 
 
 def hardening_table(rows: Sequence[Row]) -> Table:
     """Rows of `hardening_rows`: what training with guided morphs gains, and what it costs."""
-    header = ("attack", "detector", "degradation", "D-EER %", "D-EER, points",
+    header = ("attack", "detector", "degradation", "learnt by", "D-EER %", "D-EER, points",
               "MACER10 %", "MACER10, points", "BSCER10 %", "BSCER10, points",
               "morphs")  # fmt: skip
     lines = []
     for row in rows:
-        line: list[str | Cell] = [row["attack"], row["detector"], row["degradation"]]
+        line: list[str | Cell] = [row["attack"], row["detector"], row["degradation"],
+                                  LEARNT.get(row["learnt"], DASH)]  # fmt: skip
         for name in (CHANGES[0], CHANGES[2], CHANGES[1]):
             point = row[name]
             if point is None:
@@ -220,7 +245,8 @@ def hardening_table(rows: Sequence[Row]) -> Table:
     notes = (
         "Trained with guided morphs among the examples, minus without, on the same images. "
         "Negative is better in every column: MACER10 falls where more morphs are found at the same "
-        "cost to bona fide people, BSCER10 rises where those pay for it.",
+        "cost to bona fide people, BSCER10 rises where those pay for it. Learnt by neither: what "
+        "hardening is worth on attacks that nobody has seen.",
         "Intervals: of the change, the same people drawn for both; [+0.0, +0.0] where neither is "
         "ever wrong, which few images do not prove.",
     )

@@ -34,6 +34,8 @@ from adjointdeis.faces.networks import (
     DiffAEConfig,
     IResNet,
     IResNetConfig,
+    MorphNet,
+    MorphNetConfig,
     Network,
     StyleGAN2,
     StyleGAN2Config,
@@ -45,6 +47,7 @@ _ARCHITECTURES: dict[str, Callable[[dict], Network]] = {
     "AdaFace": lambda numbers: AdaFace(AdaFaceConfig(**numbers)),
     "DiffAE": lambda numbers: DiffAE(DiffAEConfig(**numbers)),
     "IResNet": lambda numbers: IResNet(IResNetConfig(**numbers)),
+    "MorphNet": lambda numbers: MorphNet(MorphNetConfig(**numbers)),
     "StyleGAN2": lambda numbers: StyleGAN2(StyleGAN2Config(**numbers)),
     "VGG16": lambda numbers: VGG16(VGG16Config(**numbers)),
 }

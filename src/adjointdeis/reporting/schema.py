@@ -18,6 +18,7 @@ from adjointdeis.reporting.errors import ReportError
 
 SCHEMA = 1
 RESULT = "result.json"
+DEGRADED = "vulnerability.json"
 _NUMBER = (int, float)
 _MAYBE = (int, float, type(None))
 COUNTED = ("encode", "forward", "vjps")
@@ -78,11 +79,7 @@ class PairRecord(TypedDict):
 
 
 class Result(TypedDict):
-    """The whole file. `run.profile` (`mini` or `paper`) says which assets were used.
-
-    `degraded` has, by degradation, rows like `rows` of the same morphs after it, at the thresholds
-    of the undegraded images: what an operator's system does with them.
-    """
+    """The whole file. `run.profile` (`mini` or `paper`) says which assets were used."""
 
     schema: int
     tool: str
@@ -95,7 +92,6 @@ class Result(TypedDict):
     thresholds: list[dict[str, Any]]
     pairs: list[PairRecord]
     scores: str
-    degraded: NotRequired[dict[str, list[dict[str, Any]]]]
 
 
 _TOP = {
@@ -172,7 +168,6 @@ def validate_result(result: Any) -> list[str]:
         problems += _object(system, _SYSTEM, f"systems.{name}")
     for i, row in enumerate(result["rows"]):
         problems += _row(row, f"rows[{i}]", result)
-    problems += _degraded(result.get("degraded", {}), result)
     for i, record in enumerate(result["thresholds"]):
         problems += _threshold(record, f"thresholds[{i}]")
     for i, pair in enumerate(result["pairs"]):
@@ -205,6 +200,42 @@ def read_result(run_directory: Path | str) -> Result:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise ReportError(f"{path}: {problems[0]}{more}")
     return result
+
+
+def read_degraded(
+    run_directory: Path | str, result: Mapping[str, Any]
+) -> dict[str, list[dict[str, Any]]]:
+    """Rows like `rows` of the same morphs after each degradation, from `vulnerability.json`.
+
+    Args:
+        run_directory: Folder that may hold the file; without it there are none.
+        result: Of the run, whose attacks and recognisers the rows are of.
+
+    Raises:
+        ReportError: not JSON of rows; names file and key.
+    """
+    path = Path(run_directory) / DEGRADED
+    if not path.is_file():
+        return {}
+    if not path.resolve().is_relative_to(Path(run_directory).resolve()):
+        raise ReportError(f"{path}: leaves the run directory; copy the file into it")
+    found = read_json(path, ReportError)
+    problems = [*_degraded(found, result), *_bad_numbers({"": found})]
+    if problems:
+        raise ReportError(f"{path}: {problems[0]}")
+    return found
+
+
+def _degraded(found: Any, result: Mapping[str, Any]) -> Iterator[str]:
+    if not isinstance(found, Mapping):
+        yield f"expected an object of rows by degradation, found {_kind(found)}"
+        return
+    for name, rows in found.items():
+        if not isinstance(rows, list):
+            yield f"{name}: expected a list of rows, found {_kind(rows)}"
+            continue
+        for i, row in enumerate(rows):
+            yield from _row(row, f"{name}[{i}]", result)
 
 
 def threshold_record(values: Mapping[str, Any], where: str = "threshold") -> ThresholdRecord:
@@ -272,18 +303,6 @@ def _row(row: Any, where: str, result: Mapping[str, Any]) -> Iterator[str]:
         yield f"{where}.attack: {row['attack']!r} is not in attacks ({_names(result['attacks'])})"
     if row["system"] not in result["systems"]:
         yield f"{where}.system: {row['system']!r} is not in systems ({_names(result['systems'])})"
-
-
-def _degraded(degraded: Any, result: Mapping[str, Any]) -> Iterator[str]:
-    if not isinstance(degraded, Mapping):
-        yield f"degraded: expected an object, found {_kind(degraded)}"
-        return
-    for name, rows in degraded.items():
-        if not isinstance(rows, list):
-            yield f"degraded.{name}: expected a list, found {_kind(rows)}"
-            continue
-        for i, row in enumerate(rows):
-            yield from _row(row, f"degraded.{name}[{i}]", result)
 
 
 def _threshold(record: Any, where: str) -> Iterator[str]:
