@@ -41,6 +41,7 @@ ALLOWED["morphing"] |= {"faces"}
 # What every room may use: no mathematics, no framework.
 COMMON = {"extras", "files", "images", "plugins"}
 ALLOWED = {**{room: rooms | COMMON for room, rooms in ALLOWED.items()}, **{c: {c} for c in COMMON}}
+ALLOWED["images"] |= {"files"}  # which reads them, from disk and archives, within a limit
 FRAMEWORKS = {"hydra", "lightning", "pytorch_lightning", "omegaconf", "wandb"}
 TORCH = {"torch", "torchmetrics", "torchvision"}
 SOURCES = sorted(PACKAGE.rglob("*.py"))

@@ -114,7 +114,8 @@ def sample(
         )
     if microbatch < x_T.shape[0]:
         check_independent(denoiser, x_T, z, grid, microbatch, cost)
-    solver = solver.in_parts() if hasattr(solver, "in_parts") else solver
+    in_parts = getattr(solver, "in_parts", None)
+    solver = solver if in_parts is None else in_parts()
     parts = [
         _part(denoiser, x_T, z, solver, grid, noise, gradient, parameters, cost, trajectory, rows)
         for rows in (slice(k, k + microbatch) for k in range(0, x_T.shape[0], microbatch))

@@ -6,6 +6,7 @@ method, what autograd gives), or raises one of the named errors; it is never sil
 """
 
 import random
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -20,11 +21,13 @@ from adjointdeis.gradients import (
     DiscreteAdjoint,
     InconsistentStepError,
     NotSupportedError,
+    Reversible,
     Surrogate,
     UnreachableLeafError,
+    UnusedConditionWarning,
 )
 from adjointdeis.gradients.catalogue import CATALOGUE, Entry
-from adjointdeis.solvers import DDIM
+from adjointdeis.solvers import BDIA, DDIM
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 STEPS = 6
@@ -298,6 +301,26 @@ def test_a_cache_of_right_values_loses_no_gradient(one: Entry, kind, trained: bo
         assert any(name in str(error) for name in named)
         return
     assert agree(found, wanted, 1e-9)
+
+
+def test_a_backward_pass_in_another_thread_finds_a_kept_value():
+    # That of a GPU runs in a thread of the device; any caller may start one of its own.
+    torch.manual_seed(3)
+    network, (x_T, z) = EmbedsEachTimeOnce(True), inputs()
+    x_0 = sample(network, x_T.requires_grad_(), z, solver=DDIM(), grid=GRID).x_0
+    with ThreadPoolExecutor() as pool, pytest.raises(UnreachableLeafError, match="keeps a value"):
+        pool.submit(x_0.sum().backward).result()
+
+
+@pytest.mark.parametrize("method", [DiscreteAdjoint(), Reversible()], ids=str)
+def test_a_prompt_projected_in_a_preview_is_no_silent_zero(method):
+    network, (x_T, z) = ProjectsOnce(True), inputs()
+    solver = BDIA() if isinstance(method, Reversible) else DDIM()
+    with torch.no_grad():
+        sample(network, x_T, z, solver=solver, grid=GRID)
+    x_0 = sample(network, x_T, z.requires_grad_(), solver=solver, grid=GRID, gradient=method).x_0
+    with pytest.warns(UnusedConditionWarning, match="empty that cache"):
+        x_0.sum().backward()
 
 
 def test_an_autocast_cast_of_a_weight_is_no_lost_gradient():

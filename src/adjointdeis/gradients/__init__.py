@@ -6,7 +6,12 @@ from adjointdeis.gradients.adjoint_deis import AdjointDEIS, LargeAdjointStepWarn
 from adjointdeis.gradients.adjoint_dpm import AdjointDPM
 from adjointdeis.gradients.backprop import Backprop
 from adjointdeis.gradients.backsolve import Backsolve
-from adjointdeis.gradients.base import GradientMethod, SecondDerivativeError, StepwiseMethod
+from adjointdeis.gradients.base import (
+    GradientMethod,
+    SecondDerivativeError,
+    StepwiseMethod,
+    UnusedConditionWarning,
+)
 from adjointdeis.gradients.chain import Chain, NotSupportedError, UnreachableLeafError
 from adjointdeis.gradients.consistency import InconsistentStepError
 from adjointdeis.gradients.cost import Cost
@@ -51,5 +56,6 @@ __all__ = [
     "SymplecticAdjoint",
     "Truncated",
     "UnreachableLeafError",
+    "UnusedConditionWarning",
     "check_independent",
 ]

@@ -2,7 +2,6 @@
 
 import gc
 import math
-import threading
 import weakref
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -197,14 +196,6 @@ def detached(tensor: Tensor, requires_grad: bool = True) -> Tensor:
     return tensor.detach().requires_grad_(requires_grad and differentiable)
 
 
-def sequence_number() -> int:
-    """The number of a node that is made now; autograd numbers the nodes of a thread in order."""
-    with torch.enable_grad():
-        node = torch.zeros((), requires_grad=True).view(()).grad_fn
-    assert node is not None
-    return node._sequence_nr()
-
-
 class LeafCheck:
     """Looks for leaves that would silently get no gradient, and for values that were kept.
 
@@ -214,10 +205,12 @@ class LeafCheck:
     A value that the network keeps from one evaluation for later ones (a projected prompt, keys
     and values, the embedding of a time, its own outputs) is right, so that comparing numbers finds
     nothing; but the graph behind it is that of another step, whose inputs are no longer those that
-    a gradient is asked for. Its nodes are older than the step and younger than the run.
+    a gradient is asked for. Every node that was seen carries the mark of its step, whatever thread
+    looks: backward passes of a GPU run in threads of their own.
 
     Attributes:
-        began: the thread and the number of the first node of the run; None looks for leaves only.
+        run: under which key nodes carry marks, one for both passes of a rollout; None looks for
+            leaves only.
 
     Args:
         known: tensors at which a graph may end, because they receive their gradient. They need
@@ -231,17 +224,13 @@ class LeafCheck:
         edges = (get_gradient_edge(tensor) for tensor in known if tensor.requires_grad)
         self._known = {(edge.node, edge.output_nr) for edge in edges}
         self._suspects: list[weakref.ref[Tensor]] = []
-        self.began: tuple[int, int] | None = None
-
-    def begin(self) -> None:
-        """Look for kept values, too, from here on."""
-        self.began = threading.get_ident(), sequence_number()
+        self.run: object = None
 
     def look(
         self,
         outputs: Sequence[Tensor],
         entering: Sequence[Tensor],
-        since: int,
+        mark: object = None,
         leaves: Sequence[Tensor] = (),
     ) -> None:
         """Search the graph of a step; :meth:`refuse` must follow once the graph is gone.
@@ -249,7 +238,7 @@ class LeafCheck:
         Args:
             outputs: results of a step whose own inputs were detached.
             entering: what the step was given.
-            since: number of the first node of the step.
+            mark: the same object whenever this graph is looked at, and no other graph's.
             leaves: further leaves that the step was given, and that no other leaf stands for.
 
         Raises:
@@ -258,8 +247,6 @@ class LeafCheck:
         if not any(out.requires_grad for out in outputs):
             return
         memory = {tensor.untyped_storage().data_ptr() for tensor in entering}
-        own_thread = self.began is not None and self.began[0] == threading.get_ident()
-        first = self.began[1] if self.began is not None and own_thread else math.inf
         given = {get_gradient_edge(leaf).node for leaf in leaves if leaf.requires_grad}
         stack: list[Any] = [(out.grad_fn, out.output_nr) for out in outputs]
         seen: set[Any] = {None}
@@ -269,7 +256,8 @@ class LeafCheck:
                 continue
             seen.add(node)
             parents = node.next_functions
-            if first <= node._sequence_nr() < since and not self._is_cast(node):
+            marked = self.run is not None and parents and not self._is_cast(node)
+            if marked and node.metadata.setdefault(self.run, mark) is not mark:
                 raise UnreachableLeafError(
                     "the denoiser keeps a value that it computed in an earlier step (a cache of "
                     f"a projected prompt, of a time embedding or of outputs: {node.name()}), so "
@@ -279,8 +267,9 @@ class LeafCheck:
                 )
             stack.extend(parents)
             leaf = None if parents else getattr(node, "variable", None)
-            wanted = isinstance(leaf, Tensor) and leaf.requires_grad and node not in given
-            if wanted and leaf.untyped_storage().data_ptr() not in memory:
+            if not isinstance(leaf, Tensor) or not leaf.requires_grad or node in given:
+                continue
+            if leaf.untyped_storage().data_ptr() not in memory:
                 self._suspects.append(weakref.ref(leaf))
 
     def _is_cast(self, node: Any) -> bool:
@@ -334,6 +323,7 @@ def pull_back(
         evaluations: network evaluations in the graph; one product passes through each.
 
     Raises:
+        NotSupportedError: the graph holds a reentrant checkpoint.
         UnreachableLeafError: the graph runs through a part that was computed before the step
             and was used up by another step.
     """
@@ -351,6 +341,14 @@ def pull_back(
             [out for out, _ in pairs], wanted, [a for _, a in pairs], allow_unused=True
         )
     except RuntimeError as error:
+        if "use_reentrant" in str(error):
+            raise NotSupportedError(
+                "the denoiser recomputes a part of itself by torch.utils.checkpoint with "
+                "use_reentrant=True, which gives no gradient of chosen tensors. Write "
+                "checkpoint(function, x, use_reentrant=False), for a model of transformers "
+                "gradient_checkpointing_enable(gradient_checkpointing_kwargs={'use_reentrant': "
+                "False}); or use gradient=Backprop() and x_0.backward()"
+            ) from error
         if "backward through the graph a second time" not in str(error):
             raise
         raise UnreachableLeafError(

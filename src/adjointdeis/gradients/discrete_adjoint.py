@@ -190,7 +190,7 @@ class DiscreteAdjoint(StepwiseMethod):
             if graph is None:
                 x, state = run.advance(step, x, state)
             else:
-                x, state = run.settled(graph.leaves, graph.outputs, graph.since)
+                x, state = run.settled(graph.leaves, graph.outputs, graph.mark)
         run.close(state)
         chain.cost.holds(record.held(), graphs=record.evaluations)
         return x, record

@@ -13,7 +13,6 @@ from adjointdeis.gradients.chain import (
     LeafCheck,
     detached,
     pull_back,
-    sequence_number,
 )
 from adjointdeis.gradients.step_context import StepContext
 
@@ -59,7 +58,7 @@ class StepGraph:
         outputs: results.
         evaluations: network evaluations in the graph.
         slot, step: whose condition and whose noise they are.
-        since: number of the first node of the graph.
+        mark: of the graph, for :class:`LeafCheck`.
     """
 
     entering: list[Tensor]
@@ -69,7 +68,7 @@ class StepGraph:
     evaluations: int
     slot: int
     step: int | None
-    since: int
+    mark: object = field(default_factory=object)
 
     @property
     def leaves(self) -> list[Tensor]:
@@ -158,6 +157,12 @@ class Inputs:
         """The condition of a slot, detached."""
         return self.chain.conditions.at(slot, self.z[slot])
 
+    def z_is_untouched(self) -> bool:
+        """Whether z wants a gradient, and no product has reached any of it."""
+        slots = range(1, self._first_noise)
+        wanted = [slot for slot in slots if self.needs[slot]]
+        return bool(wanted) and all(self.sums.values[slot] is None for slot in wanted)
+
     def needs_z(self, slot: int) -> tuple[bool, ...]:
         """Which leaves of a slot's condition want a gradient."""
         return self.needs[1 + slot * self.places : 1 + (slot + 1) * self.places]
@@ -197,11 +202,10 @@ class Inputs:
             noise = None
             if step is not None and self.noise:
                 noise = detached(self.noise[step], self.needs[self._first_noise + step])
-            since = sequence_number()
             copies = [leaf.clone() for leaf in leaves]
             outputs = function(copies, chain.conditions.at(slot, z), noise)
         evaluations = chain.cost.nfe - before
-        return StepGraph(leaves, z, noise, tuple(outputs), evaluations, slot, step, since)
+        return StepGraph(leaves, z, noise, tuple(outputs), evaluations, slot, step)
 
     def pull(
         self, graph: StepGraph, cotangents: Sequence[Tensor | None]
@@ -216,7 +220,7 @@ class Inputs:
                 of another step.
         """
         leaves = [*graph.leaves, *self.theta]
-        self.leaf_check.look(graph.outputs, graph.leaves, graph.since)
+        self.leaf_check.look(graph.outputs, graph.leaves, graph.mark)
         found = pull_back(self.chain, graph.outputs, cotangents, leaves, graph.evaluations)
         graph.outputs = tuple(output.detach() for output in graph.outputs)
         self.leaf_check.refuse("the denoiser")

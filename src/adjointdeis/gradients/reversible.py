@@ -127,7 +127,7 @@ class Reversible(StepwiseMethod):
                 x, record.state = run.settled(
                     pair,
                     moved(step, (given.copies[0], given.copies[1]), given.z),
-                    given.since,
+                    given.mark,
                     given.leaves,
                 )
         run.close(record.state)

@@ -12,7 +12,6 @@ from adjointdeis.gradients.chain import (
     Chain,
     NotSupportedError,
     detached,
-    sequence_number,
 )
 from adjointdeis.gradients.consistency import (
     EvaluationCheck,
@@ -129,7 +128,7 @@ class Run:
         if check and any(by.needs):
             last = chain.steps - 1
             self.with_graph = {0, min(1, last), chain.steps // 2, last}
-            by.leaf_check.begin()
+            by.leaf_check.run = object()
         self.every_step = every_step or not by.theta
         self.black_box, self.observed = black_box, observed
         self.trace = Trace(ContextRecorder((chain.denoiser.denoiser, chain.solver), by.x_T))
@@ -159,7 +158,7 @@ class Run:
             found = self.settled(
                 [x, *state],
                 taken(self.chain, step, own, z, tuple(history), noise),
-                given.since,
+                given.mark,
                 given.leaves,
             )
         self.trace.in_place = self.trace.in_place or version(own) != before
@@ -175,7 +174,6 @@ class Run:
         by, slot = self.by, self.chain.slot(step)
         graph = step in self.with_graph
         enabled = self.every_step or graph or step == 0
-        since = sequence_number() if enabled else 0
         # In the memory of the originals, by which a cache may know them.
         z = [
             detached(leaf, graph and want)
@@ -189,7 +187,7 @@ class Run:
                 # A network may change its x in place, but never a leaf.
                 copies = [leaf.clone() if graph or leaf is leaves[0] else leaf for leaf in leaves]
                 condition = self.chain.conditions.at(slot, z)
-                yield Given(copies, condition, since, [*leaves, *z])
+                yield Given(copies, condition, [*leaves, *z])
         except RuntimeError as error:
             if "leaf Variable that requires grad" in str(error) and any(t.requires_grad for t in z):
                 raise ValueError(_CHANGES_Z) from error
@@ -199,13 +197,13 @@ class Run:
         self,
         entering: Sequence[Tensor],
         outputs: Sequence[Tensor],
-        since: int,
+        mark: object,
         leaves: Sequence[Tensor] = (),
     ) -> tuple[Tensor, State]:
         """The results of a step without a graph, after a look at what the step did.
 
         Args:
-            entering, outputs, since, leaves: as for :meth:`LeafCheck.look`.
+            entering, outputs, mark, leaves: as for :meth:`LeafCheck.look`.
 
         Raises:
             UnreachableLeafError: it uses a leaf that would get no gradient, or a value of an
@@ -213,7 +211,7 @@ class Run:
             NotSupportedError: it changed its x in place, and this method cannot follow.
             ValueError: it changed its condition in place.
         """
-        self.by.leaf_check.look(outputs, entering, since, leaves)
+        self.by.leaf_check.look(outputs, entering, mark, leaves)
         outputs = tuple(output.detach() for output in outputs)
         self.by.leaf_check.refuse("the denoiser")
         if self.chain.denoiser.works_in_place and not self.black_box:
@@ -266,14 +264,14 @@ class Given:
     Attributes:
         copies: x, which the network may change in place, and the solver's history.
         z: the condition.
-        since: number of the first node of the step's graph.
-        leaves: where that graph may end.
+        leaves: where the step's graph may end.
+        mark: of that graph, for :class:`LeafCheck`.
     """
 
     copies: Sequence[Tensor]
     z: Any
-    since: int
     leaves: Sequence[Tensor]
+    mark: object = field(default_factory=object)
 
 
 def traced(

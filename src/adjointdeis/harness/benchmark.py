@@ -14,6 +14,7 @@ from adjointdeis.faces.datasets.folder import DatasetError, FaceDataset, load_fo
 from adjointdeis.faces.datasets.pairs import MorphPair, PairListError, read_pairs, validate_pairs
 from adjointdeis.faces.image_io import AnyPath, read_image
 from adjointdeis.faces.recogniser import Recogniser
+from adjointdeis.files import read_bytes
 from adjointdeis.harness.assets import MINI
 from adjointdeis.harness.people import people_beside
 
@@ -191,4 +192,4 @@ def read_aligned(paths: Sequence[AnyPath], size: int | None) -> np.ndarray:
 
 def file_hash(path: AnyPath) -> str:
     """SHA-256 of a file's bytes."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return hashlib.sha256(read_bytes(path)).hexdigest()

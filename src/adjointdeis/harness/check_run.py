@@ -5,6 +5,7 @@ limit, no link out of the directory, no pickle, and what cannot be read is a lin
 """
 
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,7 +161,7 @@ def _listed(directory: Path) -> Iterator[Fault]:
 
 def _unlike(path: Path, directory: Path, sha256: str) -> str | None:
     """Why a file is not the one with a checksum; None where it is."""
-    if not path.exists() and not path.is_symlink():
+    if not os.path.lexists(path):
         return "missing"
     if not path.resolve().is_relative_to(directory.resolve()):
         return "leaves the run directory"
@@ -256,7 +257,7 @@ def _result(directory: Path) -> Iterator[Fault]:
         for name in (pair["source_a"], pair["source_b"], *pair["morphs"].values()):
             try:
                 open_rgb(run.path(name))
-            except (ImageError, ReportError, OSError) as error:
+            except (ImageError, ReportError, OSError, ValueError) as error:
                 yield Fault(directory / name, _reason(error, directory / name), remedy)
     scores = directory / run.result["scores"]
     try:

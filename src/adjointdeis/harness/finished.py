@@ -69,6 +69,8 @@ def missing(directory: Path, done: dict[str, Any]) -> list[str]:
 
 
 def inside(name: str) -> bool:
-    """Whether a path of a marker stays within the run directory."""
+    """Whether a path of a marker stays within the run directory, and can be one."""
     path = PurePosixPath(name)
-    return not path.is_absolute() and ".." not in path.parts and "\\" not in name
+    if path.is_absolute() or ".." in path.parts or "\\" in name or not name.isprintable():
+        return False
+    return len(name) < 1024 and all(len(part.encode()) < 256 for part in path.parts)

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from adjointdeis.faces.image_io import IMAGE_SUFFIXES, AnyPath
-from adjointdeis.files import canonical
+from adjointdeis.files import canonical, read_bytes
 
 NAME = re.compile(r"^(?P<subject>[A-Za-z]*\d{1,6})_(?P<capture>\d{2})$")
 """Subject, underscore, two-digit capture: 03 is neutral and 08 smiling, frontal, in FRLL."""
@@ -88,7 +88,7 @@ class FaceDataset:
         digest = hashlib.sha256()
         for subject in self.subjects:
             for capture, path in sorted(subject.images.items()):
-                content = hashlib.sha256(path.read_bytes()).hexdigest()
+                content = hashlib.sha256(read_bytes(path, DatasetError)).hexdigest()
                 digest.update(f"{subject.id}_{capture} {content}\n".encode())
         return digest.hexdigest()
 
@@ -152,7 +152,9 @@ def load_folder(root: Path | str, name: str = "folder") -> FaceDataset:
         table = templates if suffix == ".tem" else images
         captures = table.setdefault(match["subject"], {})
         first = captures.setdefault(match["capture"], path)
-        if first is not path and first.read_bytes() != path.read_bytes():
+        if first is path:
+            continue
+        if read_bytes(first, DatasetError) != read_bytes(path, DatasetError):
             clashes.append(f"{first} and {path}")
     if clashes:
         raise DatasetError(
@@ -211,16 +213,22 @@ def walk(root: Path) -> Iterator[AnyPath]:
     if root.is_file():
         if not zipfile.is_zipfile(root):
             raise DatasetError(f"data root {root}: neither a folder nor a readable zip archive")
-        yield from _walk_zip(zipfile.Path(root))
+        yield from _walk_zip(_archive(root))
         return
     files = sorted(path for path in root.rglob("*") if path.is_file())
     files = [path for path in files if not _is_litter(path.relative_to(root).parts)]
     yield from (path for path in files if path.suffix.lower() != ".zip")
     for path in files:
         if path.suffix.lower() == ".zip":
-            if not zipfile.is_zipfile(path):
-                raise DatasetError(f"{path}: the zip archive is truncated or damaged")
-            yield from _walk_zip(zipfile.Path(path))
+            yield from _walk_zip(_archive(path))
+
+
+def _archive(path: Path) -> zipfile.Path:
+    try:
+        return zipfile.Path(path)
+    # A directory that lies brings about whatever its decoding does.
+    except Exception as error:
+        raise DatasetError(f"{path}: the zip archive is truncated or damaged ({error})") from None
 
 
 def _walk_zip(folder: zipfile.Path) -> Iterator[zipfile.Path]:

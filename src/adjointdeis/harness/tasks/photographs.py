@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from safetensors import SafetensorError
 
 from adjointdeis.evaluation import read_scores
 from adjointdeis.evaluation.outside_pair import decisions_outside_pair
@@ -25,7 +24,7 @@ from adjointdeis.faces.datasets.folder import DatasetError, FaceDataset, load_fo
 from adjointdeis.faces.datasets.frll import load_frll
 from adjointdeis.faces.datasets.pairs import write_pairs
 from adjointdeis.faces.recogniser import Recogniser
-from adjointdeis.faces.weights import fingerprint, read_header
+from adjointdeis.faces.weights import WeightsError, fingerprint, read_header
 from adjointdeis.files import read_json, write_atomically
 from adjointdeis.harness import assets
 from adjointdeis.harness.benchmark import OTHER, SOURCE
@@ -164,8 +163,8 @@ def adapted(cfg: DictConfig, faces: FaceDataset, fold: int, directory: Path) -> 
     try:
         if path.is_file() and read_header(path).get("training", {}).get("recipe") == settings:
             return str(path)
-    except SafetensorError as error:
-        print(f"{path}: damaged ({error}); it is made again")
+    except WeightsError as error:
+        print(f"{error}: it is made again")
     print(f"fold {fold}: the generator is adapted to the people of the other folds")
     sub = _changed(cfg, task=settings)
     sub.paths.run = str(folder)
