@@ -272,6 +272,17 @@ class EmbedsEachTimeOnce(Keeping):
         return super().forward(x + self.once(float(t), lambda: torch.tanh(self.time(time))), t, z)
 
 
+class EmbedsTheLastTimesOnce(Keeping):
+    """Kept in the last step of the run alone, and looked up by the backward pass alone."""
+
+    def forward(self, x, t, z):
+        def embedded():
+            return torch.tanh(self.time(t.to(x).reshape(1, 1)) * z[:, :1])
+
+        last = float(t) < 0.5 * float(GRID.t[STEPS - 1] + GRID.t[STEPS - 2])
+        return super().forward(x + (self.once(float(t), embedded) if last else embedded()), t, z)
+
+
 class RemembersOutputs(Keeping):
     """What was evaluated at the same numbers is not evaluated again."""
 
@@ -282,8 +293,12 @@ class RemembersOutputs(Keeping):
 
 @pytest.mark.parametrize("trained", [True, False], ids=["trained", "frozen"])
 @pytest.mark.parametrize(
-    "kind", [ProjectsOnce, ProjectsOncePerTensor, EmbedsEachTimeOnce, RemembersOutputs]
-)
+    "kind",
+    [
+        ProjectsOnce, ProjectsOncePerTensor, EmbedsEachTimeOnce, EmbedsTheLastTimesOnce,
+        RemembersOutputs,
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize("one", AVAILABLE, ids=lambda one: one.name)
 def test_a_cache_of_right_values_loses_no_gradient(one: Entry, kind, trained: bool) -> None:
     # The numbers are those of a pure network, so that no comparison of values finds anything.
