@@ -27,6 +27,7 @@ from adjointdeis.gradients import (
     UnusedConditionWarning,
 )
 from adjointdeis.gradients.catalogue import CATALOGUE, Entry
+from adjointdeis.gradients.consistency import EvaluationCheck
 from adjointdeis.solvers import BDIA, DDIM
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -362,3 +363,13 @@ def test_a_number_that_is_not_finite_is_repeated_and_no_inconsistency(value):
     rollout = sample(lambda x, t, z: x * value, x_T, solver=DDIM(), grid=GRID)
     rollout.x_0.sum().backward()
     assert not x_T.grad.isfinite().all()
+
+
+def test_an_evaluation_is_known_again_by_its_x_zero_included():
+    check, t = EvaluationCheck(), torch.tensor(0.5)
+    for x in (torch.zeros(2, DIM), torch.ones(2, DIM)):
+        check.record(x, t, x + 1.0)
+        assert check.matches(x, t, 0, x + 1.0, 1e-6) is True
+        assert check.matches(x, t, 0, x + 1.1, 1e-6) is False
+        assert check.matches(x + 0.5, t, 0, x + 1.0, 1e-6) is None
+        assert check.matches(x, t, 1, x + 1.0, 1e-6) is None
