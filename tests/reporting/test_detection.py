@@ -153,7 +153,8 @@ def test_the_verdict_is_about_the_system_and_what_hardens_it(study):
     assert f"{both['matched']} of 60 morphs of exact gradient" in text
     assert f"{both['k']} of 60 still pass" in text
     assert "Best at its worst attack, exact gradient, is gate (with a live capture)" in text
-    assert "A live capture is worth having" in text and "After print_scan gate has" in text
+    assert "With a live capture (gate) D-EER" in text and "intervals overlap" in text
+    assert "After print_scan gate has" in text
     assert "change no detector's D-EER by more than chance" in text
     assert "shuffled labels" not in text
 
@@ -176,6 +177,18 @@ def test_hardening_says_gain_and_cost(tmp_path):
     changed = hardening_rows(made, replicates=100)
     text = " ".join(verdict(DetectionResult(made, matrix_rows(made, replicates=0), changed), None))
     assert "help beyond chance on new by cnn, which neither training had seen." in text
+
+
+def test_three_morphs_prove_nothing(tmp_path):
+    """Whatever is drawn again of three images that all changed sides, they changed."""
+    few = {"n_bona_fide": 4, "n_morphs": 3, "n_subjects": 4}
+    rows = setting_rows({"a": (-3.0, 1.0)}, **few)
+    rows += setting_rows({"a": (3.0, 1.0)}, trained_on="hardened", **few)
+    made = read_detection(write_detection(tmp_path / DETECTION, rows))
+    changed = hardening_rows(made, replicates=100)
+    assert changed[0]["d_eer"]["change"] < -0.9 and changed[0]["d_eer"]["hi"] == 0.0
+    result = DetectionResult(made, matrix_rows(made, replicates=50), changed)
+    assert any("more than chance explains" in line for line in verdict(result, None))
 
 
 def test_reconstructed_bona_fides_that_are_called_morphs(study):

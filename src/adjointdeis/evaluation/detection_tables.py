@@ -247,8 +247,9 @@ def hardening_table(rows: Sequence[Row]) -> Table:
         "Negative is better in every column: MACER10 falls where more morphs are found at the same "
         "cost to bona fide people, BSCER10 rises where those pay for it. Learnt by neither: what "
         "hardening is worth on attacks that nobody has seen.",
-        "Intervals: of the change, the same people drawn for both; [+0.0, +0.0] where neither is "
-        "ever wrong, which few images do not prove.",
+        "Intervals: of the change, the same people drawn for both; they hold zero where fewer than "
+        "six images change sides. [+0.0, +0.0]: neither is ever wrong, which few images do not "
+        "prove.",
     )
     return Table("hardening", "Hardened with guided morphs", header, tuple(lines), (), notes)
 

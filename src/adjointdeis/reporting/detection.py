@@ -20,7 +20,7 @@ from adjointdeis.evaluation import (
     matrix_rows,
     read_detection,
 )
-from adjointdeis.evaluation.detection import WORST
+from adjointdeis.evaluation.detection import WORST, images_needed
 from adjointdeis.evaluation.detection_matrix import (
     DETECTION,
     KINDS,
@@ -356,7 +356,11 @@ def _system_under_test(result: DetectionResult, at: EvaluationSetting | None) ->
             f"images to a person, {both['k']} of {both['n']} still pass "
             f"{interval(both['lo'], both['hi'], both['n'])}%. No attack gets further."
         )
-    return lines
+    return lines or [
+        "How many morphs pass recogniser and detector is not said: it takes "
+        f"{images_needed(BSCER)} bona fide images, and one morph a pair of named people, of an "
+        "attack that the recogniser did not guide."
+    ]
 
 
 def _detector(result: DetectionResult, best: str) -> list[str]:
@@ -457,10 +461,11 @@ def _kinds(result: DetectionResult) -> list[str]:
     if not {"s_mad", "d_mad"} <= found.keys():
         return []
     (single, one), (live, two) = found["s_mad"], found["d_mad"]
-    better = "is worth having" if two["d_eer"] < one["d_eer"] else "does not help here"
+    known = two["d_eer_hi"] < one["d_eer_lo"] or one["d_eer_hi"] < two["d_eer_lo"]
     return [
-        f"A live capture {better}: {_eer(two)} with it ({printable(live)}), {_eer(one)} without "
-        f"({printable(single)}), each the best of its kind at its worst attack."
+        f"With a live capture ({printable(live)}) {_eer(two)}, without ({printable(single)}) "
+        f"{_eer(one)}, each the best of its kind at its worst attack"
+        + ("." if known else ": these intervals overlap.")
     ]
 
 
