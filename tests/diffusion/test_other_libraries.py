@@ -190,7 +190,7 @@ def test_flow_matching() -> None:
 
 def quadratic(t: Tensor) -> types.SimpleNamespace:
     """A path of no library, whose noise is 2 at the noisy end."""
-    return SimpleNamespace(
+    return types.SimpleNamespace(
         alpha_t=t**2, sigma_t=2 - t - t**2, d_alpha_t=2 * t, d_sigma_t=-1 - 2 * t
     )
 
