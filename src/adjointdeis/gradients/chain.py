@@ -41,6 +41,7 @@ class Chain:
         conditions: z of every step.
         cost: counters.
         trajectory: where states and predictions are collected; None if nobody wants them.
+        gradient_error: by input, filled by a method that estimates it (``Certified``).
     """
 
     denoiser: CountedDenoiser
@@ -50,6 +51,7 @@ class Chain:
     conditions: Conditions
     cost: Cost
     trajectory: "Trajectory | None" = None
+    gradient_error: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(
