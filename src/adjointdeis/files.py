@@ -12,6 +12,8 @@ import json
 import os
 import tempfile
 import unicodedata
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, Literal, Protocol
@@ -49,6 +51,35 @@ class Readable(Protocol):
     def read_bytes(self) -> bytes: ...
 
 
+LARGEST_MEMBER = 512 * 2**20
+"""Bytes of the largest archive member that is unpacked: a small archive may hold gigabytes."""
+
+
+def read_bytes(path: Readable, error: type[ValueError] = ValueError) -> bytes:
+    """The bytes of a file, or of a member of a zip archive.
+
+    Args:
+        path: The file.
+        error: What to raise.
+
+    Raises:
+        error: The file cannot be read; the member is encrypted, damaged (its checksum), packed in
+            an unknown way, or larger than `LARGEST_MEMBER`. Names file and member.
+    """
+    try:
+        if isinstance(path, zipfile.Path):
+            size = path.root.getinfo(path.at).file_size
+            if size > LARGEST_MEMBER:
+                raise error(f"{path}: {size} bytes when unpacked; at most {LARGEST_MEMBER} are")
+        return path.read_bytes()
+    except OSError as wrong:
+        raise error(f"{path}: cannot be read ({wrong.strerror or type(wrong).__name__})") from None
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, KeyError) as wrong:
+        # A wrong password and an unknown method are RuntimeError and NotImplementedError.
+        said = str(wrong) or type(wrong).__name__
+        raise error(f"{path}: the archive's member cannot be unpacked ({said})") from None
+
+
 def read_text(
     path: Readable, error: type[ValueError] = ValueError, largest: int | None = None
 ) -> str:
@@ -71,9 +102,9 @@ def read_text(
     try:
         if largest is not None and isinstance(path, Path) and path.stat().st_size > largest:
             raise error(f"{path}: larger than {largest // 2**20} MiB, which is not read")
-        data = path.read_bytes()
     except OSError as wrong:
         raise error(f"{path}: cannot be read ({wrong.strerror or type(wrong).__name__})") from None
+    data = read_bytes(path, error)
     encoding = next((name for mark, name in _MARKS if data.startswith(mark)), None)
     if encoding is not None:
         data = data[next(len(mark) for mark, name in _MARKS if name == encoding) :]
@@ -172,6 +203,31 @@ def slug(name: str) -> str:
     return f"{plain.lstrip('.')[:40]}-{digest}"
 
 
+def file_key(name: str) -> str:
+    """A key that names share which some file system takes for one: X and x, é composed or not."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+def is_file_name(name: str, parts: int = 1) -> bool:
+    """Whether a text is a name that every file system takes, and that stays in its folder.
+
+    Args:
+        name: The text, with "/" between parts.
+        parts: At most so many of them.
+    """
+    if not name or len(name.split("/")) > parts:
+        return False
+    return all(
+        # What is added to a name, a time or ".partial-", must fit into 255 bytes as well.
+        0 < len(part.encode(errors="replace")) <= 180
+        and not part.startswith((".", "-", "~"))
+        and part == part.strip(" .")
+        and printable(part) == part
+        and not set(part) & set('\\:*?"<>|')
+        for part in name.split("/")
+    )
+
+
 def printable(text: object, keep: str = "") -> str:
     """Text of others on one line: control characters as `\\x1b`, so that none of them acts.
 
@@ -244,12 +300,15 @@ def write_atomically(
     Args:
         path: Where to; folders are made.
         write: Receives the open file.
-        mode: "w" for text, UTF-8 with line ends as they are given; "wb" for bytes.
+        mode: "w" for text, UTF-8 whatever the locale, with line ends as they are given, and file
+            names that are no UTF-8 byte by byte; "wb" for bytes.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".partial-{path.name}-", dir=path.parent)
-    text: dict[str, Any] = {} if mode == "wb" else {"encoding": "utf-8", "newline": ""}
+    text: dict[str, Any] = (
+        {} if mode == "wb" else {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
+    )
     try:
         with os.fdopen(handle, mode, **text) as file:
             write(file)

@@ -19,6 +19,8 @@ from zipfile import Path as ZipPath
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
+from adjointdeis.files import read_bytes
+
 FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
 """What is looked for in a file, whatever its name says: others would start other programs, as
 PostScript named .png would start Ghostscript."""
@@ -47,8 +49,9 @@ def open_rgb(path: AnyPath) -> Image.Image:
     """
     if not path.is_file():
         raise FileNotFoundError(f"image {path}: no such file")
+    data = read_bytes(path, ImageError)
     try:
-        with Image.open(io.BytesIO(path.read_bytes()), formats=FORMATS) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
                 raise ImageError(f"it holds {image.n_frames} pictures; save the one to use alone")  # type: ignore[attr-defined]
             image.load()

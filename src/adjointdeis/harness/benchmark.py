@@ -11,8 +11,9 @@ import numpy as np
 from adjointdeis.evaluation import Subjects
 from adjointdeis.faces.datasets.folder import DatasetError, FaceDataset, load_folder
 from adjointdeis.faces.datasets.pairs import MorphPair, PairListError, read_pairs, validate_pairs
-from adjointdeis.faces.image_io import AnyPath, read_image
+from adjointdeis.faces.image_io import AnyPath, ImageError, read_image
 from adjointdeis.faces.recogniser import Recogniser
+from adjointdeis.files import read_bytes
 from adjointdeis.harness.assets import MINI
 from adjointdeis.harness.people import people_beside
 
@@ -185,4 +186,4 @@ def read_aligned(paths: Sequence[AnyPath], size: int | None) -> np.ndarray:
 
 def file_hash(path: AnyPath) -> str:
     """SHA-256 of a file's bytes."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return hashlib.sha256(read_bytes(path, ImageError)).hexdigest()

@@ -32,6 +32,7 @@ from adjointdeis.harness.interruption import (
 )
 from adjointdeis.harness.provenance import config_hash, environment, git_revision, identifies
 from adjointdeis.harness.sweep import note_job, sweeping
+from adjointdeis.harness.validation import ConfigError, validate
 
 
 def launch(cfg: DictConfig) -> float | None:
@@ -42,6 +43,15 @@ def launch(cfg: DictConfig) -> float | None:
     Returns:
         The task's objective, for sweepers that minimise one, or None.
     """
+    try:
+        # Again, after the command line: a sweeper may have chosen the values, or a caller.
+        validate(cfg, runs=True)
+    except ConfigError as error:
+        if not sweeping():
+            sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        note_job(Path(HydraConfig.get().sweep.dir), "failed", f"error: {error}")
+        return None
     directory, child = run_directory(cfg), is_child(cfg.trainer)
     end_with_parent()
 
@@ -119,14 +129,16 @@ def _work(cfg: DictConfig, directory: Path, identifier: str) -> float | None:
     if cfg.seed is not None:
         L.seed_everything(cfg.seed, verbose=False)
     _quieten()
-    start = time.time()
+    start = time.monotonic()
     try:
         result = get_method(cfg.task._target_)(cfg) or {}
     except Exception as error:
         if not child:
             # On a full disk there is no room for the trace either.
             with contextlib.suppress(OSError):
-                (directory / "error.txt").write_text(traceback.format_exc())
+                (directory / "error.txt").write_text(
+                    traceback.format_exc(), encoding="utf-8", errors="backslashreplace"
+                )
         with contextlib.suppress(OSError):
             _close_wandb(1)
         if os.environ.get("HYDRA_FULL_ERROR"):
@@ -137,7 +149,7 @@ def _work(cfg: DictConfig, directory: Path, identifier: str) -> float | None:
     _close_wandb(0)
     if not child:
         (directory / "error.txt").unlink(missing_ok=True)
-        done = {"config_hash": identifier, "seconds": round(time.time() - start, 1)}
+        done = {"config_hash": identifier, "seconds": round(time.monotonic() - start, 1)}
         write_atomically(directory / "done.json", lambda file: file.write(json.dumps(done)))
         _announce(directory)
     return result.get("objective")
@@ -211,14 +223,16 @@ def _own_command() -> list[str]:
 
 
 def _last_error(directory: Path) -> str:
-    lines = (directory / "error.txt").read_text().strip().splitlines()
+    lines = (
+        (directory / "error.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    )
     return lines[-1] if lines else "no reason was left"
 
 
 def _recorded_hash(path: Path) -> str | None:
     """Hash in a record or marker; None where there is none, or the file is damaged."""
     try:
-        return json.loads(path.read_text()).get("config_hash")
+        return json.loads(path.read_text(encoding="utf-8")).get("config_hash")
     except (OSError, ValueError, AttributeError):
         return None
 
@@ -241,7 +255,9 @@ def _unused(name: str) -> Path:
 def _quieten() -> None:
     """Keeps Lightning's advice, which is meant for weight training, off the user's screen."""
     # A warning of this package is a sentence to the user; the line that raised it says nothing.
-    warnings.formatwarning = lambda message, category, *_: f"{category.__name__}: {message}\n"
+    warnings.formatwarning = lambda message, category, *_: (
+        f"{category.__name__}: {printable(message, chr(10))}\n"
+    )
     for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.ERROR)
     for message in (
@@ -284,5 +300,5 @@ def _close_wandb(exit_code: int) -> None:
 def _announce(directory: Path) -> None:
     report = directory / "report.md"
     if report.is_file():
-        print(report.read_text())
+        print(report.read_text(encoding="utf-8"))
     print(f"Written to {directory}")

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from adjointdeis.faces.image_io import IMAGE_SUFFIXES, AnyPath
-from adjointdeis.files import canonical
+from adjointdeis.files import canonical, file_key, read_bytes
 
 NAME = re.compile(r"^(?P<subject>[A-Za-z]*\d{1,6})_(?P<capture>\d{2})$")
 """Subject, underscore, two-digit capture: 03 is neutral and 08 smiling, frontal, in FRLL."""
@@ -88,7 +88,7 @@ class FaceDataset:
         digest = hashlib.sha256()
         for subject in self.subjects:
             for capture, path in sorted(subject.images.items()):
-                content = hashlib.sha256(path.read_bytes()).hexdigest()
+                content = hashlib.sha256(read_bytes(path, DatasetError)).hexdigest()
                 digest.update(f"{subject.id}_{capture} {content}\n".encode())
         return digest.hexdigest()
 
@@ -135,7 +135,8 @@ def load_folder(root: Path | str, name: str = "folder") -> FaceDataset:
 
     Raises:
         FileNotFoundError: `root` does not exist.
-        DatasetError: No image matches, or two different files claim the same subject and capture.
+        DatasetError: No image matches, two different files claim the same subject and capture, or
+            two subjects differ in case only.
     """
     root = Path(root)
     images: dict[str, dict[str, AnyPath]] = {}
@@ -152,7 +153,7 @@ def load_folder(root: Path | str, name: str = "folder") -> FaceDataset:
         table = templates if suffix == ".tem" else images
         captures = table.setdefault(match["subject"], {})
         first = captures.setdefault(match["capture"], path)
-        if first is not path and first.read_bytes() != path.read_bytes():
+        if first is not path and read_bytes(first, DatasetError) != read_bytes(path, DatasetError):
             clashes.append(f"{first} and {path}")
     if clashes:
         raise DatasetError(
@@ -164,6 +165,13 @@ def load_folder(root: Path | str, name: str = "folder") -> FaceDataset:
             + (f"; it has {said_of(left_out)}" if left_out else "")
         )
     warn_left_out(root, left_out)
+    keys: dict[str, str] = {}
+    for subject in images:
+        if (other := keys.setdefault(file_key(subject), subject)) != subject:
+            raise DatasetError(
+                f"{root}: subjects {other} and {subject} differ in case only, and their "
+                "files would overwrite each other on some file systems; rename one"
+            )
     subjects = (SubjectImages(key, images[key], templates.get(key, {})) for key in sorted(images))
     return FaceDataset(name, root, tuple(subjects))
 

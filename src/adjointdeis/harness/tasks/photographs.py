@@ -199,7 +199,7 @@ def _choose_pairs(
     }
     record = directory / "pairs.json"
     if record.is_file() and (directory / "pairs.csv").is_file():
-        facts = json.loads(record.read_text())
+        facts = json.loads(record.read_text(encoding="utf-8"))
         if facts.get("made_of") == made_of:
             return facts
     found = {name: bona_fide(system, faces, fmr) for name, system in systems.items()}
