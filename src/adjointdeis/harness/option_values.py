@@ -113,6 +113,7 @@ def _is_run(value: Any) -> bool:
 
 NULL = Kind("null", lambda v: v is None)
 FLAG = Kind("true or false", lambda v: isinstance(v, bool))
+NODE = Kind("a class with its arguments", lambda v: isinstance(v, dict) and "_target_" in v)
 TEXT = Kind("a text of at most 4096 characters", lambda v: _is_text(v))
 NAME = Kind(
     "a folder name: letters, digits, - _ . and the like",
@@ -156,6 +157,7 @@ OPTIONS: dict[str, Kind] = {
     "task.name": NAMES,
     "logger.csv.name": TEXT,
     "logger.wandb.name": TEXT,
+    "csv.version": TEXT,
     "seed": SEED | NULL,
     "threads": whole(1, 1024) | NULL,
     "force": FLAG,
@@ -206,6 +208,8 @@ OPTIONS: dict[str, Kind] = {
     "bootstrap_seed": SEED,
     # Attacks.
     "label": TEXT,
+    "grid": one_of("greedy_dim", "ddim_stride"),
+    ".gradient": NODE | NULL,
     "paper_row": TEXT | NULL,
     "sampling_steps": STEPS,
     "encoding_steps": STEPS,
@@ -256,6 +260,7 @@ OPTIONS: dict[str, Kind] = {
     # Trainer and loggers.
     "accelerator": one_of("cpu", "gpu", "cuda", "mps", "tpu", "auto"),
     "devices": DEVICES,
+    "plugins": several(NODE, "[{_target_: ...}]") | NULL,
     "num_nodes": whole(1, 100_000),
     "trainer.precision": PRECISION,
     "strategy": TEXT,
@@ -276,7 +281,7 @@ OPTIONS: dict[str, Kind] = {
     "recogniser": PATH,
     "info": PATH | NULL,
     "compare": PATH | NULL,
-    "published": PATH | NULL,
+    "task.published": PATH | NULL,
     "write": FLAG,
     "morphs.*": PATH,
     "policies": several(one_of(*IMPOSTOR_POLICIES), "[all]"),
@@ -301,6 +306,7 @@ OPTIONS: dict[str, Kind] = {
     "weight_decay": real(0, 1e6),
     "warmup": whole(0, 100_000_000),
     "ema_decay": Kind("a share below 1", lambda v: SHARE.accepts(v) and v < 1),
+    "augmentation": NODE | NULL,
     "initial": PATH | NULL,
     "spread": real(0, 1e3),
     "train_encoder": FLAG,

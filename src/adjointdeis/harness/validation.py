@@ -4,22 +4,25 @@ Every node with a ``_target_`` is compared with that callable's signature: an un
 of a wrong type fails before anything runs, with the nearest valid name.
 """
 
+import contextlib
 import difflib
 import inspect
+import logging
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from hydra.errors import HydraException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
+from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from adjointdeis.files import file_key, printable
 from adjointdeis.harness.option_values import kind_of, shown
 
+_OPEN = ("rows.", "judges.", "logger.", "assets.published.")
 _TASKS = "adjointdeis.harness.tasks."
 _MORPHING = (f"{_TASKS}morph.run", f"{_TASKS}photographs.run")
 _HYDRA_KEYS = {"_target_", "_partial_", "_args_", "_recursive_", "_convert_"}
@@ -34,7 +37,10 @@ _UNKNOWN = object()
 """The value of a key that only a run can resolve, such as Hydra's working directory."""
 
 _SECTIONS = {
-    "optimisation": ("steps", "batch_size", "inner_steps", "keep", "z_learning_rate"),
+    "optimisation": (
+        *("steps", "batch_size", "inner_steps", "keep", "z_learning_rate"),
+        *("stop_similarity", "measure_gradient"),
+    ),
     "protocol": ("fmr", "impostor_policies", "replicates", "bootstrap_seed"),
     "paths": ("root", "outputs", "data", "run", "id"),
     "task": ("_target_",),
@@ -72,8 +78,10 @@ def validate(cfg: DictConfig, runs: bool = False) -> None:
     _check_shape(cfg)
     keys = [each for each in _walk(cfg, "") if not each[0].startswith("hydra.")]
     # Plain keys first: rows repeat them by interpolation, and the user wrote the plain one.
-    for key, value, _, owner in sorted(keys, key=lambda each: each[2]):
-        if not isinstance(value, dict) and value is not _UNKNOWN and _ours(owner):
+    keys.sort(key=lambda each: each[2])
+    for key, value, _, owner in keys:
+        node = isinstance(value, dict) and ("_target_" in value or key.startswith(_OPEN))
+        if not node and value is not _UNKNOWN and _ours(owner):
             _check_value(key, value)
     for key, value, _, _ in keys:
         if isinstance(value, dict) and "_target_" in value:
@@ -90,6 +98,7 @@ def validate(cfg: DictConfig, runs: bool = False) -> None:
 
 
 def _check_shape(cfg: DictConfig) -> None:
+    _check_spelling(cfg, (*_SECTIONS, *_PLAIN, "hydra"))
     for key in (*_SECTIONS, *_PLAIN):
         if key not in cfg:
             raise ConfigError(f"{key}: every run needs this key; leave it as it is, or set it")
@@ -100,10 +109,23 @@ def _check_shape(cfg: DictConfig) -> None:
                 f"{section}={shown(node)}: expected its keys, such as {section}."
                 f"{keys[0] if keys else 'mine'}=...; or one of the options of the group"
             )
+        if section == "data" and not {"faces", "root"} & set(node):
+            raise ConfigError("data.faces: every run needs this key, or data.root of photographs")
+        _check_spelling(node, keys, f"{section}.")
         for key in keys:
             if key not in node:
                 raise ConfigError(
                     f"{section}.{key}: every run needs this key; leave it as it is, or set it"
+                )
+
+
+def _check_spelling(node: DictConfig, known: Iterable[str], prefix: str = "") -> None:
+    """A file of the user's may add keys of their own; one that is nearly ours is a slip."""
+    for key in node:
+        if key not in known and (close := difflib.get_close_matches(str(key), known, 1, 0.8)):
+            if close[0] in node:
+                raise ConfigError(
+                    f"{prefix}{key}: there is no such key; did you mean {prefix}{close[0]}?"
                 )
 
 
@@ -127,7 +149,8 @@ def _ours(target: str | None) -> bool:
 def _try(key: str, node: Any) -> None:
     """Makes what a node describes: what its class refuses is refused before the run begins."""
     try:
-        made = instantiate(node)
+        with _silent():
+            made = instantiate(node)
         if node["_target_"].startswith("torch.optim.") and node.get("_partial_"):
             made([torch.nn.Parameter(torch.zeros(1))])
     except Exception as error:
@@ -136,6 +159,17 @@ def _try(key: str, node: Any) -> None:
             cause = cause.__cause__
         text = " ".join((str(cause) or type(cause).__name__).split())
         raise ConfigError(f"{key}: {printable(text)}") from error
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Keeps Hydra from logging what the error says as well."""
+    logger = logging.getLogger("hydra.utils")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 def _check_rows(cfg: DictConfig) -> None:
@@ -159,18 +193,21 @@ def _check_rows(cfg: DictConfig) -> None:
 
 
 def _walk(
-    cfg: Any, prefix: str, owner: str | None = None
+    cfg: Any, prefix: str, owner: str | None = None, referred: bool = False
 ) -> Iterator[tuple[str, Any, bool, str | None]]:
     """(key, value, whether it refers to another key, `_target_` of its node)."""
     owner = str(cfg["_target_"]) if "_target_" in cfg else owner
     for key in cfg:
         name = f"{prefix}.{key}" if prefix else str(key)
-        refers = OmegaConf.is_interpolation(cfg, key)
+        refers = referred or OmegaConf.is_interpolation(cfg, key)
         try:
             value = cfg[key]
         except InterpolationKeyError as error:
             raise ConfigError(f"{name}: {str(error).splitlines()[0]}") from error
-        except OmegaConfBaseException:
+        except OmegaConfBaseException as error:
+            text = str(error).splitlines()[0]
+            if not isinstance(error, MissingMandatoryValue) and "hydra" not in text.lower():
+                raise ConfigError(f"{name}: {text}") from error
             yield name, _UNKNOWN, refers, owner
             continue
         if OmegaConf.is_dict(value):
@@ -179,7 +216,7 @@ def _walk(
             except OmegaConfBaseException:
                 plain = _UNKNOWN
             yield name, plain, refers, owner
-            yield from _walk(value, name, owner)
+            yield from _walk(value, name, owner, refers)
         else:
             yield name, value, refers, owner
 
@@ -192,9 +229,11 @@ def check_node(key: str, node: dict[str, Any]) -> None:
     """
     target = node["_target_"]
     try:
-        callable_ = get_object(target)
+        with _silent():
+            callable_ = get_object(target)
     except Exception as error:
-        raise ConfigError(f"{key}._target_={target}: cannot be imported ({error})") from error
+        said = " ".join(str(error).split())
+        raise ConfigError(f"{key}._target_={target}: cannot be imported ({said})") from error
     try:
         parameters = inspect.signature(callable_).parameters
     except (TypeError, ValueError):
@@ -233,7 +272,8 @@ def _fits(value: Any, hint: Any) -> bool:
     """Whether a plain value can be of a type; lists and nested nodes are let by."""
     origin = typing.get_origin(hint)
     if origin is typing.Literal:
-        return value in typing.get_args(hint)
+        # 2.0 equals 2 and true equals 1, and neither is one of the words.
+        return any(value == v and type(value) is type(v) for v in typing.get_args(hint))
     if origin in (typing.Union, types.UnionType):
         return any(_fits(value, part) for part in typing.get_args(hint))
     if hint is type(None):
