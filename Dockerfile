@@ -12,7 +12,7 @@ RUN pip install --no-cache-dir --constraint constraints.txt ${TORCH_INDEX:+--ind
 COPY pyproject.toml README.md LICENSE ./
 COPY conf conf
 COPY src src
-RUN pip install --no-cache-dir --constraint constraints.txt ".[experiments,dlib]"
+RUN pip install --no-cache-dir --constraint constraints.txt ".[experiments,detection,dlib]"
 # Whoever runs it owns what it writes; nothing needs the rights of root.
 RUN useradd --create-home runner && mkdir outputs && chown runner outputs .
 USER runner

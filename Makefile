@@ -63,7 +63,7 @@ $(VENV)/.torch: constraints.txt | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/.installed: pyproject.toml constraints.txt $(VENV)/.torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[experiments,dlib]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[experiments,detection,dlib]"
 	touch $@
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt $(VENV)/.torch

@@ -1,13 +1,16 @@
 """The walls of the house, read from the sources: who may import whom, and what no file may hold."""
 
 import ast
+import dataclasses
 import importlib
 import inspect
+import math
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args, get_origin, get_type_hints
 
 import pytest
 
@@ -19,8 +22,18 @@ ALLOWED: dict[str, set[str]] = {
     "faces": {"faces"},
     "evaluation": {"evaluation"},
     "reporting": {"evaluation", "reporting"},
+    "detection": {"faces", "detection"},
     "problems": {"diffusion", "solvers", "gradients", "rollout", "problems"},
-    "harness": {*FORWARD, "faces", "evaluation", "reporting", "problems", "harness", ""},
+    "harness": {
+        *FORWARD,
+        "faces",
+        "detection",
+        "evaluation",
+        "reporting",
+        "problems",
+        "harness",
+        "",
+    },
     "__main__": {"evaluation", "harness"},
     "__init__": {"diffusion", "solvers", "gradients", "rollout"},
 }
@@ -240,6 +253,31 @@ def test_what_is_exported_says_what_it_takes() -> None:
         missing += [f"{name}: {p}" for p in taken if not p.startswith("_") and p not in known]
     assert not missing
     assert seen > 200
+
+
+def test_a_setting_that_is_no_number_is_refused() -> None:
+    # nan < 0 and nan > 1 are both false: a check must ask for what is right.
+    accepted, seen = [], 0
+    for name, value in exported():
+        if not dataclasses.is_dataclass(value):
+            continue
+        try:
+            value()
+        except TypeError:  # it needs more than numbers
+            continue
+        hints = get_type_hints(value)
+        for field in dataclasses.fields(value):
+            kinds = get_args(hints[field.name]) or (hints[field.name],)
+            if field.init and float in kinds and get_origin(hints[field.name]) is not tuple:
+                seen += 1
+                try:
+                    value(**{field.name: math.nan})
+                except ValueError as error:
+                    assert "nan" in str(error), name
+                else:
+                    accepted.append(f"{name}({field.name}=nan)")
+    assert not accepted
+    assert seen > 30
 
 
 def test_arguments_are_described_in_one_form() -> None:

@@ -23,11 +23,11 @@ from adjointdeis.evaluation.markdown import table
 from adjointdeis.evaluation.storage import write_json
 from adjointdeis.faces.networks import DiffAE, DiffAEConfig
 from adjointdeis.harness import assets
+from adjointdeis.harness.live_memory import peak_bytes
 from experiments.benchmarks.measure import interleaved, ratio
 from experiments.benchmarks.optimisations import measure_optimisations, measure_parts
 from experiments.benchmarks.peers import TimedProblem, forward_passes, methods, products
 from experiments.benchmarks.plot import draw
-from experiments.common.live_memory import peak_bytes
 
 HERE = Path(__file__).parent
 FLOOR, EXACT, KEPT = (

@@ -6,7 +6,7 @@ from adjointdeis.gradients.catalogue import CATALOGUE, Calculus, Entry
 from adjointdeis.solvers.base import Solver
 
 # The same gradient as DiscreteAdjoint in other memory.
-MEMORY_VARIANTS = ("snapshots", "activations", "MiB")
+MEMORY_VARIANTS = ("snapshots", "activations", "MiB", "ForwardMode")
 
 
 def entries(calculus: Calculus) -> list[Entry]:

@@ -19,9 +19,9 @@ from adjointdeis.diffusion import BrownianPath
 from adjointdeis.evaluation.markdown import table
 from adjointdeis.evaluation.storage import write_json
 from adjointdeis.files import write_atomically
+from adjointdeis.harness.network_problems import mini
 from adjointdeis.problems import PARTS, SPACINGS, distance, gaussian, mixture
 from adjointdeis.reporting.style import figure, save
-from experiments.common.embedded import mini
 from experiments.common.methods import entries, shown
 from experiments.common.plots import lines
 from experiments.gradient_fidelity.measure import measure, true_gradient

@@ -18,12 +18,12 @@ from adjointdeis.evaluation.markdown import table
 from adjointdeis.evaluation.storage import write_json
 from adjointdeis.files import write_atomically
 from adjointdeis.gradients import AdjointDEIS, Backprop, DiscreteAdjoint, Reversible
+from adjointdeis.harness.live_memory import peak_bytes
+from adjointdeis.harness.network_problems import mini
 from adjointdeis.problems import GradientProblem
 from adjointdeis.reporting.style import figure, save
 from adjointdeis.rollout import sample
 from adjointdeis.solvers import BDIA, DDIM
-from experiments.common.embedded import mini
-from experiments.common.live_memory import peak_bytes
 from experiments.common.plots import lines
 
 MIB = 2**20

@@ -7,7 +7,6 @@ adaptive-terrain-diffusion==0.4.2`` (MIT). Writes result.json and result.md.
 """
 
 import argparse
-import importlib.util
 import sys
 import time
 import warnings
@@ -15,40 +14,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from adjointdeis import TimeGrid, VarianceExploding, sample
 from adjointdeis.diffusion import from_k_diffusion
 from adjointdeis.evaluation.markdown import table
 from adjointdeis.evaluation.storage import write_json
-from adjointdeis.faces.graphs import load_onnx
 from adjointdeis.files import write_atomically
 from adjointdeis.gradients import Backprop, GradientMethod
 from adjointdeis.gradients.catalogue import CATALOGUE
+from adjointdeis.harness.network_problems import (
+    INSTALL_TERRAIN,
+    TERRAIN_LEVELS,
+    Terrain,
+    model_file,
+    roughness,
+)
 from adjointdeis.solvers.base import Solver
 
-SHA256 = "95be54b4a39d58320e187a7ec533351c957f16a00be58773c86074828ee67887"
-SIGMA_MAX, SIGMA_MIN = 80.0, 0.002
-
-
-class Terrain(nn.Module):
-    """The exported graph as a denoiser of k-diffusion; its condition is the difficulty, 0 to 99."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.graph = load_onnx(path, sha256=SHA256).requires_grad_(False)
-
-    def forward(self, x: Tensor, sigma: Tensor, difficulty: Tensor) -> Tensor:
-        return self.graph(x, sigma, difficulty)
-
-
-def model_file() -> Path | None:
-    """The file in the installed package; None where it is not installed."""
-    found = importlib.util.find_spec("terrain_diffusion")
-    if found is None or not found.submodule_search_locations:
-        return None
-    folder = Path(found.submodule_search_locations[0]) / "weights"
-    return folder / "terrain_consistency_unet_difficulty100.onnx"
+SIGMA_MAX, SIGMA_MIN = TERRAIN_LEVELS
 
 
 def gradient_of(
@@ -63,11 +46,11 @@ def gradient_of(
     z = torch.tensor([50.0], requires_grad=True)
     start = time.process_time()
     rollout = sample(adapted.denoiser, x_T, z, solver=solver, grid=grid, gradient=method)
-    roughness = rollout.x_0.diff(dim=2).square().mean() + rollout.x_0.diff(dim=3).square().mean()
-    roughness.backward()
+    loss = roughness(rollout.x_0)
+    loss.backward()
     cost = rollout.cost
     return {
-        "x_T": x_T.grad, "z": z.grad, "roughness": float(roughness.detach()), "nfe": cost.nfe,
+        "x_T": x_T.grad, "z": z.grad, "roughness": float(loss.detach()), "nfe": cost.nfe,
         "vjps": cost.vjps, "latents": cost.peak_latents, "seconds": time.process_time() - start,
     }  # fmt: skip
 
@@ -105,10 +88,7 @@ def main() -> None:
     options = parser.parse_args()
     path = options.model or model_file()
     if path is None:
-        parser.error(
-            "the model is not installed: pip install --no-deps adaptive-terrain-diffusion==0.4.2, "
-            "or give --model FILE"
-        )
+        parser.error(f"the model is not installed: {INSTALL_TERRAIN}, or give --model FILE")
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # of long adjoint steps, which this measures
     rows = measure(Terrain(path), options.steps, options.methods)

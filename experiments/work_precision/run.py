@@ -20,9 +20,9 @@ import torch
 from adjointdeis.evaluation.markdown import table
 from adjointdeis.evaluation.storage import write_json
 from adjointdeis.files import write_atomically
+from adjointdeis.harness.network_problems import mini
 from adjointdeis.problems import GradientProblem
 from adjointdeis.reporting.style import figure, save
-from experiments.common.embedded import mini
 from experiments.common.plots import lines
 
 HERE = Path(__file__).parent

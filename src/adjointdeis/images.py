@@ -25,6 +25,9 @@ FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
 """What is looked for in a file, whatever its name says: others would start other programs, as
 PostScript named .png would start Ghostscript."""
 
+LARGEST = 2**28
+"""Bytes of the largest image file; Pillow itself refuses more than 179 million pixels."""
+
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 BACKGROUND = (255, 255, 255)
 _PHOTOMETRIC, _BITS, _WHITE_IS_ZERO = 262, 258, 0
@@ -49,7 +52,7 @@ def open_rgb(path: AnyPath) -> Image.Image:
     """
     if not path.is_file():
         raise FileNotFoundError(f"image {path}: no such file")
-    data = read_bytes(path, ImageError)
+    data = read_bytes(path, ImageError, LARGEST)
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:

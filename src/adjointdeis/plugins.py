@@ -1,4 +1,5 @@
-"""What other installed packages add, by entry point: gradient methods, solvers, attacks, judges.
+"""What other installed packages add, by entry point: gradient methods, solvers, attacks, judges,
+detectors, degradations.
 
 A package names its classes in its ``pyproject.toml``, and they can be chosen by name beside ours:
 
@@ -7,8 +8,8 @@ A package names its classes in its ``pyproject.toml``, and they can be chosen by
     [project.entry-points."adjointdeis.gradients"]
     my_method = "my_package.method:MyMethod"
 
-Groups are ``adjointdeis.gradients``, ``.solvers``, ``.attacks``, ``.recognisers`` and
-``.resources``; docs/extending.md shows each.
+Groups are ``adjointdeis.gradients``, ``.solvers``, ``.attacks``, ``.recognisers``,
+``.resources``, ``.detectors`` and ``.degradations``; docs/extending.md shows each.
 """
 
 import warnings
@@ -16,7 +17,15 @@ from functools import cache
 from importlib.metadata import entry_points
 from typing import Any
 
-GROUPS = ("gradients", "solvers", "attacks", "recognisers", "resources")
+GROUPS = (
+    "gradients",
+    "solvers",
+    "attacks",
+    "recognisers",
+    "resources",
+    "detectors",
+    "degradations",
+)
 
 
 @cache

@@ -1,7 +1,8 @@
 """Problems to hold gradient methods against: a denoiser, its inputs and a loss on the sample.
 
 The Gaussian's flow is linear, with a gradient in closed form; the mixture's is nonlinear, and a
-fine solve gives its gradient. Both have gradients of x_T, z and theta.
+fine solve gives its gradient. Both have gradients of x_T, z and theta. :func:`drawn` makes one of
+any family of :data:`FAMILIES` under any loss of :data:`LOSSES` from a seed.
 """
 
 import copy
@@ -13,7 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adjointdeis.diffusion import GaussianDenoiser, MixtureDenoiser, Schedule, TimeGrid, VPLinear
+from adjointdeis.diffusion import (
+    GaussianDenoiser,
+    MixtureDenoiser,
+    RectifiedFlow,
+    Schedule,
+    TimeGrid,
+    VPLinear,
+)
 from adjointdeis.gradients import Cost, GradientMethod
 from adjointdeis.rollout import sample
 from adjointdeis.solvers.base import Solver
@@ -162,3 +170,105 @@ def gaussian(batch: int = 8, scale: float = 0.7) -> GradientProblem:
     )
     x_T, z = _normal(batch, 4, seed=30), _normal(batch, 3, seed=31)
     return GradientProblem("Gaussian", denoiser, schedule, x_T, z, _towards(_normal(4, seed=32)))
+
+
+Loss = Callable[[Tensor], Tensor]
+Draw = Callable[..., Tensor]
+
+
+def _distance_loss(count: int, draw: Draw) -> Loss:
+    """Squared distance to a point."""
+    return _towards(draw(count))
+
+
+def _classifier_loss(count: int, draw: Draw) -> Loss:
+    """Cross entropy of a linear classifier of three classes; sample i is of class i mod 3."""
+    weight = draw(3, count) * (2.0 / math.sqrt(count))
+
+    def loss(x_0: Tensor) -> Tensor:
+        classes = torch.arange(len(x_0), device=x_0.device) % 3
+        scores = x_0.flatten(1) @ weight.to(x_0).mT
+        return torch.nn.functional.cross_entropy(scores, classes, reduction="sum")
+
+    return loss
+
+
+def _reward_loss(count: int, draw: Draw) -> Loss:
+    r"""Minus a reward with a tail that saturates, :math:`-\tanh(2 w^T x)` with :math:`|w| = 1`."""
+    direction = draw(count)
+    direction = 2.0 * direction / direction.norm()
+    return lambda x_0: -(x_0.flatten(1) @ direction.to(x_0)).tanh().sum()
+
+
+LOSSES: dict[str, Callable[[int, Draw], Loss]] = {
+    "distance": _distance_loss,
+    "classifier": _classifier_loss,
+    "reward": _reward_loss,
+}
+"""Losses by name: each makes one from the number of values of a sample and a draw of normals."""
+
+FAMILIES: dict[str, tuple[int, Schedule]] = {
+    "gaussian": (4, VPLinear()),
+    "mixture-2": (2, VPLinear()),
+    "mixture-16": (16, VPLinear()),
+    "mixture-64": (64, VPLinear()),
+    "flow-matching": (4, RectifiedFlow()),
+}
+"""Dimension and schedule of each family that :func:`drawn` knows."""
+
+
+def loss_of(name: str, count: int, seed: int) -> Loss:
+    """A loss of :data:`LOSSES` with what it consists of drawn from a seed.
+
+    Args:
+        name: which one.
+        count: values of a sample.
+        seed: any whole number, 0 or more.
+    """
+    return LOSSES[name](count, _drawing(2 * seed + 1))
+
+
+def drawn(family: str, loss: str, seed: int, batch: int = 8) -> GradientProblem:
+    r"""A problem of a family, everything in it drawn from a seed.
+
+    "gaussian" is a conditional Gaussian, "mixture-D" a conditional mixture of three modes in D
+    dimensions, some :math:`2\sqrt 2` apart whatever D is, and "flow-matching" such a mixture
+    in four dimensions with the closed-form velocity :math:`(\epsilon - x)/(1 - t)` of its rectified
+    flow, handed over as the noise prediction that it is equivalent to.
+
+    Args:
+        family: a name of :data:`FAMILIES`.
+        loss: a name of :data:`LOSSES`.
+        seed: any whole number, 0 or more. The same seed gives the same denoiser, x_T and z under
+            every loss.
+        batch: samples.
+
+    Raises:
+        ValueError: an unknown family or loss.
+    """
+    for name, known in ((family, FAMILIES), (loss, LOSSES)):
+        if name not in known:
+            raise ValueError(f"{name!r} is unknown; there are {', '.join(known)}")
+    size, schedule = FAMILIES[family]
+    draw = _drawing(2 * seed)
+    width = 2.0 / math.sqrt(size)
+    x_T, z = draw(batch, size), draw(batch, 3)
+    if family == "gaussian":
+        scale = 0.3 + 0.6 * float(torch.special.ndtr(draw(1)))
+        denoiser: nn.Module = GaussianDenoiser(
+            schedule, mean=width * draw(size), scale=scale, weight=0.5 * width * draw(size, 3)
+        )
+    else:
+        denoiser = MixtureDenoiser(
+            schedule,
+            means=width * draw(3, size),
+            scales=0.3 + 0.5 * torch.special.ndtr(draw(3)),
+            weight=0.25 * width * draw(3, size, 3),
+            logits=0.3 * draw(3),
+        )
+    return GradientProblem(family, denoiser, schedule, x_T, z, loss_of(loss, size, seed))
+
+
+def _drawing(seed: int) -> Draw:
+    generator = torch.Generator().manual_seed(seed)
+    return lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)

@@ -1,13 +1,13 @@
 """Schedulers of diffusers as samplers: every one against its own loop, and what they refuse."""
 
 import copy
-import inspect
 import warnings
 
 import pytest
 import torch
 from oracles import relative_error
-from torch import Tensor, nn
+from tiny_diffusers import normal
+from tiny_schedulers import Network, gradients, made, model_of, own_loop, run_of
 
 from adjointdeis import TimeGrid, VPLinear, sample
 from adjointdeis.diffusion import from_diffusers
@@ -24,7 +24,6 @@ from adjointdeis.solvers import DDIM
 diffusers = pytest.importorskip("diffusers")
 pytestmark = pytest.mark.filterwarnings("ignore")
 STEPS = 6
-SD = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 FLOW = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}
 ZERO_SNR = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
 V = {"prediction_type": "v_prediction"}
@@ -147,93 +146,6 @@ CASES = {
     "flow, heun": case("FlowMatchHeunDiscreteScheduler", shift=3.0),
     "flow, lcm": case("FlowMatchLCMScheduler", shift=3.0),
 }  # fmt: skip
-WITHOUT_BETAS = {
-    "IPNDMScheduler", "EDMEulerScheduler", "EDMDPMSolverMultistepScheduler",
-    "CosineDPMSolverMultistepScheduler", "CMStochasticIterativeScheduler", "UnCLIPScheduler",
-    "DDPMWuerstchenScheduler", "FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler",
-    "FlowMatchLCMScheduler",
-}  # fmt: skip
-
-
-class Network(nn.Module):
-    """A small smooth function of latents, time and condition, called like a UNet."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(0)
-        self.inside = nn.Parameter(0.4 * torch.randn(7, 16, generator=generator).double())
-        self.outside = nn.Parameter(0.4 * torch.randn(16, 4, generator=generator).double())
-        self.evaluations = 0
-
-    def forward(
-        self,
-        sample: Tensor,
-        timestep: Tensor,
-        encoder_hidden_states: Tensor | None = None,
-        return_dict: bool = True,
-    ) -> tuple[Tensor, ...]:
-        self.evaluations += 1
-        wave = torch.sin(timestep.reshape(-1, 1, 1, 1).double() / 150).expand_as(sample[:, :1])
-        features = [sample.movedim(1, -1), wave.movedim(1, -1)]
-        if encoder_hidden_states is not None:
-            condition = encoder_hidden_states[:, None, None]
-            features.append(condition.expand(*sample.shape[:1], *sample.shape[2:], -1))
-        return ((torch.cat(features, -1) @ self.inside).tanh() @ self.outside).movedim(-1, 1), 0
-
-
-def normal(*shape: int, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-
-def made(name: str, config: dict, **more):
-    betas = {} if name in WITHOUT_BETAS else SD
-    return getattr(diffusers, name)(**betas, **config, **more)
-
-
-def model_of(network: nn.Module, scheduler):
-    return from_diffusers(network, scheduler, time="timestep", output="as is")
-
-
-def own_loop(network, scheduler, x, z, run: dict, generator) -> Tensor:
-    """The loop of a pipeline, with gradients."""
-    scheduler = copy.deepcopy(scheduler)
-    setting = set(inspect.signature(scheduler.set_timesteps).parameters)
-    known = {("num_inference_steps" if k == "steps" else k): v for k, v in run.items()}
-    scheduler.set_timesteps(**{k: v for k, v in known.items() if k in setting})
-    step = {k: v for k, v in known.items() if k not in setting}
-    names = inspect.signature(scheduler.step).parameters
-    times = list(scheduler.timesteps)
-    x = x * float(getattr(scheduler, "init_noise_sigma", 1.0))
-    if type(scheduler).__name__ == "DDPMWuerstchenScheduler":
-        times = times[:-1]
-    old = None
-    for i, t in enumerate(times):
-        scaled = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
-        out = network(scaled, t.expand(x.shape[0]), z, return_dict=False)[0]
-        if "generator" in names:
-            step["generator"] = generator(i)
-        if "prev_timestep" in names:
-            step["prev_timestep"] = times[i + 1] if i + 1 < len(times) else None
-        if "old_pred_original_sample" in names:
-            back = times[i - 1] if i > 0 else None
-            x, old = scheduler.step(out, old, t, back, x, **step)
-        elif type(scheduler).__name__ == "DDPMWuerstchenScheduler":
-            x = scheduler.step(out, t.expand(x.shape[0]).to(x.dtype), x, **step).prev_sample
-        else:
-            x = scheduler.step(out, t, x, **step).prev_sample
-    return x
-
-
-def gradients(x_0: Tensor, inputs) -> list[Tensor]:
-    return list(torch.autograd.grad((1 + x_0**2).sqrt().sum(), inputs))
-
-
-def run_of(sampler, noise, z, gradient) -> Tensor:
-    x_T = sampler.initial(noise)
-    return sample(
-        sampler.denoiser, x_T, z, solver=sampler.solver, grid=sampler.grid, gradient=gradient
-    ).x_0
 
 
 @pytest.mark.parametrize("which", CASES)
@@ -302,53 +214,6 @@ def test_a_scheduler_that_was_run_is_no_worse() -> None:
     model = model_of(network, scheduler)
     assert torch.equal(run_of(model.sampler(STEPS), noise, z, None), wanted)
     assert model.grid(STEPS).steps == STEPS
-
-
-@pytest.mark.parametrize(
-    ("name", "strength"),
-    [
-        ("DDIMScheduler", 0.7), ("EulerDiscreteScheduler", 0.5), ("HeunDiscreteScheduler", 0.5),
-        ("DPMSolverMultistepScheduler", 0.7), ("UniPCMultistepScheduler", 0.4),
-        ("FlowMatchEulerDiscreteScheduler", 0.7), ("FlowMatchHeunDiscreteScheduler", 0.5),
-        ("PNDMScheduler", 0.6), ("DDIMScheduler", 1.0), ("DDPMScheduler", 0.7),
-    ],
-)  # fmt: skip
-def test_image_to_image_begins_where_the_pipelines_do(name: str, strength: float) -> None:
-    config = {"skip_prk_steps": True} if name == "PNDMScheduler" else {}
-    scheduler, network, steps = made(name, config), Network(), 8
-    noise, image = (normal(2, 4, 3, 3, seed=k).requires_grad_() for k in (1, 3))
-    z = normal(2, 2, seed=2).requires_grad_()
-    inputs = (noise, image, z, network.inside)
-    sampler = model_of(network, scheduler).sampler(steps)
-    x = sampler.initial(noise, image, strength=strength)
-    found = sample(sampler.denoiser, x, z, solver=sampler.solver, grid=sampler.grid).x_0
-    ours = gradients(found, inputs)
-
-    scheduler.set_timesteps(steps)
-    # As in StableDiffusionImg2ImgPipeline.get_timesteps, and the one of Flux.
-    if hasattr(scheduler, "scale_noise"):
-        first = int(max(steps - min(steps * strength, steps), 0))
-    else:
-        first = max(steps - min(int(steps * strength), steps), 0)
-    first *= scheduler.order
-    times = scheduler.timesteps[first:]
-    if hasattr(scheduler, "set_begin_index"):
-        scheduler.set_begin_index(first)
-    add = getattr(scheduler, "scale_noise", None)
-    if add is not None:
-        x = add(image, times[:1].repeat(2), noise)
-    else:
-        x = scheduler.add_noise(image, noise, times[:1].repeat(2))
-    takes = "generator" in inspect.signature(scheduler.step).parameters
-    for i, t in enumerate(times):
-        scaled = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
-        out = network(scaled, t, z)[0]
-        noises = {"generator": sampler.generator(first + i)} if takes else {}
-        x = scheduler.step(out, t, x, **noises).prev_sample
-    assert sampler.grid.steps == len(times)
-    assert relative_error(found, x) < 1e-9
-    for a, b in zip(ours, gradients(x, inputs), strict=True):
-        assert relative_error(a, b) < 1e-9
 
 
 def test_methods_that_evaluate_the_network_refuse_by_name() -> None:

@@ -53,6 +53,22 @@ def test_thresholds_are_written_and_used_again(scores, tmp_path, capsys):
     assert "drop those" in capsys.readouterr().err
 
 
+def test_detectors_of_others_are_tabled(tmp_path, capsys):
+    path = tmp_path / "mine.csv"
+    path.write_text(
+        "detector,attack,label,subject_1,subject_2,image,score\n"
+        + "".join(f"mine,,bona_fide,{k:03d},,{k:03d}_03.png,0.{k}\n" for k in range(10, 40))
+        + "".join(f"mine,opencv,morph,{k:03d},{k + 1:03d},m{k},0.{k + 20}\n" for k in range(10, 40))
+    )
+    assert main(["detection", str(path), "--replicates", "50"]) == 0
+    out = capsys.readouterr().out
+    # Of 30 morphs three may be missed: above 0.32, tau, are seven of the bona fide images.
+    assert "23.3 (7/30)" in out and "needs n ≥ 100" in out and "opencv" in out
+    path.write_text(path.read_text() + "mine,opencv,morph,1,1,x,0.5\n")
+    assert main(["detection", str(path)]) == 2
+    assert f"{path}:62: subject_2 '1': a morph is of two people" in capsys.readouterr().err
+
+
 def test_other_commands_print_their_tables(scores, capsys):
     assert main(["compare", str(scores), "strong", "weak", "--probe", "other",
                  "--replicates", "20"]) == 0  # fmt: skip
@@ -250,5 +266,7 @@ def test_intervals_and_thresholds_are_printed_by_every_command(scores, capsys):
     # A MAP cell for three recognisers, two attacks and two probe policies.
     assert len(cells) == 3 * 2 * 2 and "G-MAP" in matrix
     # D-EER and five operating points of two attacks and of the worst, with their thresholds.
-    assert len(re.findall(r"\[[\d.]+, [\d.]+\] tau ", detection)) == 6 * 3
+    assert len(re.findall(r"\[[\d.]+, [\d.]+\] tau ", detection)) == 4 * 3
+    # Two of them at 1%, of which 20 images say nothing.
+    assert detection.count("– needs n ≥ 100") == 2 * 3
     assert "too few for MACER" in detection and "bootstrap over subjects" in detection

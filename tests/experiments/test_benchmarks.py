@@ -7,8 +7,8 @@ import torch
 
 from adjointdeis import TimeGrid, VPLinear
 from adjointdeis.gradients import AdjointDEIS, Backprop, DiscreteAdjoint
+from adjointdeis.harness.live_memory import LiveBytes, peak_bytes
 from experiments.benchmarks import measure, optimisations, peers, run
-from experiments.common.live_memory import LiveBytes, peak_bytes
 
 CPU = torch.device("cpu")
 

@@ -6,8 +6,8 @@ from torch import nn
 
 from adjointdeis import TimeGrid, VPLinear, sample
 from adjointdeis.gradients import AdjointDEIS, Backprop, DiscreteAdjoint
+from adjointdeis.harness.live_memory import LiveBytes, peak_bytes
 from adjointdeis.solvers import DDIM
-from experiments.common.live_memory import LiveBytes, peak_bytes
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::adjointdeis.gradients.adjoint_deis.LargeAdjointStepWarning"

@@ -13,7 +13,7 @@ from synthetic_faces.landmarks import TEMPLATE_POINTS
 
 
 def test_the_file_of_the_benchmark_is_what_the_seeds_say(tmp_path) -> None:
-    faces.write_landmarks(tmp_path / faces.LANDMARKS, faces.choose_subjects()[:2])
+    faces.write_landmarks(tmp_path / faces.LANDMARKS, faces.choose_subjects(faces.PER_SEX)[:2])
     with (
         np.load(tmp_path / faces.LANDMARKS) as made,
         np.load(assets.MINI / "faces" / faces.LANDMARKS) as stored,
@@ -60,7 +60,7 @@ def test_the_shipped_cards_say_what_the_shipped_files_say() -> None:
 
 
 def test_the_shipped_faces_say_how_they_are_made() -> None:
-    text = faces.README.format(subjects=102, size=64, version=faces.GENERATOR_VERSION)
+    text = faces.README.format(title=faces.TITLE, subjects=102, size=64, made_by=faces.MADE_BY)
     assert text == (assets.MINI / "faces" / "README.md").read_text()
 
 

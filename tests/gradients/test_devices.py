@@ -14,9 +14,9 @@ from adjointdeis import TimeGrid, VPLinear, sample
 from adjointdeis.diffusion import BrownianPath
 from adjointdeis.gradients import AdjointDEIS, Backprop, DiscreteAdjoint, Reversible
 from adjointdeis.gradients.catalogue import CATALOGUE
+from adjointdeis.harness.live_memory import peak_bytes
 from adjointdeis.problems import PARTS, distance, mixture
 from adjointdeis.solvers import BDIA, DDIM
-from experiments.common.live_memory import peak_bytes
 
 # Short, and away from both ends: what a reversible solver amplifies stays small in float32.
 GRID = TimeGrid.uniform_lmbda(VPLinear(), 8, t_min=0.05, t_max=0.6)

@@ -6,11 +6,12 @@ method, what autograd gives), or raises one of the named errors; it is never sil
 """
 
 import random
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
-from oracles import BATCH, DIM, agree, inputs, normal
+from oracles import BATCH, COND, DIM, agree, inputs, normal
 from torch import nn
 
 from adjointdeis import TimeGrid, VPLinear, sample
@@ -20,11 +21,13 @@ from adjointdeis.gradients import (
     DiscreteAdjoint,
     InconsistentStepError,
     NotSupportedError,
+    Reversible,
     Surrogate,
     UnreachableLeafError,
+    UnusedConditionWarning,
 )
 from adjointdeis.gradients.catalogue import CATALOGUE, Entry
-from adjointdeis.solvers import DDIM
+from adjointdeis.solvers import BDIA, DDIM
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 STEPS = 6
@@ -172,15 +175,17 @@ NAMED = (InconsistentStepError, NotSupportedError, UnreachableLeafError)
 
 
 def differentiate(make, one: Entry, method, calculus: str, grid: TimeGrid = GRID):
-    """Gradients, and the buffers afterwards."""
+    """Gradients of what ``one`` has a gradient of, and the buffers afterwards."""
     torch.manual_seed(5)
     made = make()
     denoiser, weights = made if isinstance(made, tuple) else (made, list(made.parameters()))
+    if not one.capability("theta"):
+        weights = [weight.requires_grad_(False) for weight in weights]
     torch.manual_seed(7)
     np.random.seed(7)  # noqa: NPY002
     random.seed(7)
     x_T, z = inputs()
-    x_T.requires_grad_(type(method).x_T), z.requires_grad_()
+    x_T.requires_grad_(one.capability("x_T")), z.requires_grad_()
     noise = BrownianPath((BATCH, DIM), seed=8) if calculus == "sde" else None
     x_0 = sample(
         denoiser, x_T * 1.0, z, solver=one.solver(calculus), grid=grid, noise=noise,
@@ -227,6 +232,112 @@ def test_no_cell_is_silent(one: Entry, kind: str) -> None:
         # a surrogate compares each of its active steps with the sampling run.
         unchecked = IMPURE[kind]()
         assert isinstance(unchecked, tuple) or isinstance(method, Surrogate), kind
+
+
+class Keeping(Body):
+    """Values that are made once and kept for later steps, if it keeps any."""
+
+    def __init__(self, keeps: bool) -> None:
+        super().__init__()
+        self.prompt, self.time = nn.Linear(COND, COND).double(), nn.Linear(1, DIM).double()
+        self.keeps, self.kept = keeps, {}
+
+    def once(self, key, make):
+        if not self.keeps:
+            return make()
+        if key not in self.kept:
+            self.kept[key] = make()
+        return self.kept[key]
+
+
+class ProjectsOnce(Keeping):
+    """A projection of z, such as the keys and values of a prompt."""
+
+    def forward(self, x, t, z):
+        return super().forward(x, t, self.once("z", lambda: torch.tanh(self.prompt(z))))
+
+
+class ProjectsOncePerTensor(Keeping):
+    """The same for every z that is another piece of memory."""
+
+    def forward(self, x, t, z):
+        return super().forward(x, t, self.once(z.data_ptr(), lambda: torch.tanh(self.prompt(z))))
+
+
+class EmbedsEachTimeOnce(Keeping):
+    """An embedding of the time that is looked up when a time comes again."""
+
+    def forward(self, x, t, z):
+        time = t.to(x).reshape(1, 1)
+        return super().forward(x + self.once(float(t), lambda: torch.tanh(self.time(time))), t, z)
+
+
+class RemembersOutputs(Keeping):
+    """What was evaluated at the same numbers is not evaluated again."""
+
+    def forward(self, x, t, z):
+        key = (float(t), float(x.detach().sum()), float(z.detach().sum()))
+        return self.once(key, lambda: super(RemembersOutputs, self).forward(x, t, z))
+
+
+@pytest.mark.parametrize("trained", [True, False], ids=["trained", "frozen"])
+@pytest.mark.parametrize(
+    "kind", [ProjectsOnce, ProjectsOncePerTensor, EmbedsEachTimeOnce, RemembersOutputs]
+)
+@pytest.mark.parametrize("one", AVAILABLE, ids=lambda one: one.name)
+def test_a_cache_of_right_values_loses_no_gradient(one: Entry, kind, trained: bool) -> None:
+    # The numbers are those of a pure network, so that no comparison of values finds anything.
+    method, calculus = one.method(), "ode" if one.ode is not None else "sde"
+    if trained and not type(method).theta:
+        pytest.skip("gives no gradient of the weights")
+    try:
+        wanted, _ = differentiate(
+            lambda: kind(False).requires_grad_(trained), one, method, calculus
+        )
+        found, _ = differentiate(lambda: kind(True).requires_grad_(trained), one, method, calculus)
+    except NAMED as error:
+        # Forward mode has no memory to be known by.
+        named = ("keeps a value", "changes a state of its own", "Cannot access data pointer")
+        assert any(name in str(error) for name in named)
+        return
+    assert agree(found, wanted, 1e-9)
+
+
+def test_a_backward_pass_in_another_thread_finds_a_kept_value():
+    # That of a GPU runs in a thread of the device; any caller may start one of its own.
+    torch.manual_seed(3)
+    network, (x_T, z) = EmbedsEachTimeOnce(True), inputs()
+    x_0 = sample(network, x_T.requires_grad_(), z, solver=DDIM(), grid=GRID).x_0
+    with ThreadPoolExecutor() as pool, pytest.raises(UnreachableLeafError, match="keeps a value"):
+        pool.submit(x_0.sum().backward).result()
+
+
+@pytest.mark.parametrize("method", [DiscreteAdjoint(), Reversible()], ids=str)
+def test_a_prompt_projected_in_a_preview_is_no_silent_zero(method):
+    network, (x_T, z) = ProjectsOnce(True), inputs()
+    solver = BDIA() if isinstance(method, Reversible) else DDIM()
+    with torch.no_grad():
+        sample(network, x_T, z, solver=solver, grid=GRID)
+    x_0 = sample(network, x_T, z.requires_grad_(), solver=solver, grid=GRID, gradient=method).x_0
+    with pytest.warns(UnusedConditionWarning, match="empty that cache"):
+        x_0.sum().backward()
+
+
+def test_an_autocast_cast_of_a_weight_is_no_lost_gradient():
+    # torch keeps the casts of an autocast region; their graph leads to the weight.
+    torch.manual_seed(3)
+    net = nn.Linear(DIM, DIM)
+    x_T = torch.randn(BATCH, DIM, requires_grad=True)
+    found = []
+    for method in (Backprop(), DiscreteAdjoint()):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            x_0 = sample(
+                lambda x, t, z: net(x).float(), x_T, solver=DDIM(), grid=GRID, gradient=method,
+                parameters=list(net.parameters()),
+            ).x_0  # fmt: skip
+        found.append(torch.autograd.grad(x_0.sum(), [x_T, *net.parameters()]))
+    for one, other in zip(*found, strict=True):
+        assert agree(one.double(), other.double(), 1e-2)
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])

@@ -16,10 +16,24 @@ from adjointdeis.gradients import (
     NotSupportedError,
     Reversible,
     SecondDerivativeError,
+    SymplecticAdjoint,
     Truncated,
     UnreachableLeafError,
 )
-from adjointdeis.solvers import BDIA, DDIM, DPMSolverPP, FlowEuler, SDEDPMSolver, SDEDPMSolverPP
+from adjointdeis.solvers import (
+    BDIA,
+    DDIM,
+    EDICT,
+    OBELM,
+    DPMSolverPP,
+    FlowEuler,
+    Pair,
+    Rex,
+    RungeKutta,
+    SDEDPMSolver,
+    SDEDPMSolverPP,
+)
+from adjointdeis.solvers.tableau import TABLEAUS
 
 STEPS = 7
 GRID = TimeGrid.uniform_lmbda(VPLinear(), STEPS, t_min=0.05, t_max=0.6)
@@ -143,6 +157,64 @@ def test_the_trajectory_is_differentiable(name: str, method) -> None:
     with torch.no_grad():
         again = sample(network, x_T, z, trajectory=True, **setting(name))
     assert all(torch.equal(a, b) for a, b in zip(again.states, run.states, strict=True))
+
+
+OTHER_EXACT = [
+    *((SymplecticAdjoint(), RungeKutta(name)) for name in TABLEAUS),
+    *((Reversible(), s) for s in (EDICT(), BDIA(), OBELM(), Rex("midpoint"), Rex(calculus="sde"))),
+    *((Reversible(), Pair(s, tied=True)) for s in (EDICT(), OBELM())),
+    (Reversible(), Pair(OBELM())),
+]
+
+
+@pytest.mark.parametrize("rest", ["states", "predictions", "both and x_0"])
+@pytest.mark.parametrize(("method", "solver"), OTHER_EXACT, ids=str)
+def test_the_trajectory_is_differentiable_where_states_or_stages_are_found_again(
+    method, solver, rest: str
+) -> None:
+    """Each state by itself would pass a test that forgets the others: weights tell them apart."""
+    network, found = MLPDenoiser(), []
+    x_T, zs = inputs(STEPS)
+    x_T = torch.stack((x_T, 1.1 * x_T)) if isinstance(solver, Pair) and not solver.tied else x_T
+    noise = BrownianPath((BATCH, DIM), seed=8) if solver.calculus == "sde" else None
+    x_T, zs = x_T.requires_grad_(), [z.requires_grad_() for z in zs]
+    wanted = [x_T, *zs, *network.parameters()]
+    for one in (Backprop(), method):
+        run = sample(
+            network, x_T, PerStep(zs), solver=solver, grid=GRID, noise=noise, gradient=one,
+            trajectory=True,
+        )  # fmt: skip
+        assert len(run.states) == STEPS + 1 and len(run.predictions) == STEPS
+        value = torch.zeros((), dtype=torch.float64)
+        if rest != "predictions":
+            value = sum((i + 1) * x.sin().sum() for i, x in enumerate(run.states[1:-1]))
+        if rest != "states":
+            value = value + sum((i + 2) * x.cos().sum() for i, x in enumerate(run.predictions))
+        if rest == "both and x_0":
+            value = value + 3.0 * run.x_0.square().sum()
+        grads = torch.autograd.grad(value, wanted, allow_unused=True, materialize_grads=True)
+        found.append([*run.states, *run.predictions, value, *grads])
+    # Undoing the steps of an SDE, which forgets where it began, amplifies rounding.
+    tolerance = 1e-10 if solver.calculus == "sde" else 1e-12
+    assert all(agree(b, a, tolerance) for a, b in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize(("method", "solver"), [OTHER_EXACT[-1], OTHER_EXACT[4]], ids=str)
+def test_a_denoiser_that_makes_its_own_leaf_has_a_trajectory(method, solver) -> None:
+    """What the denoiser remembers for a prediction must not keep the graph of a step alive."""
+    network, (x_T, z) = MLPDenoiser().requires_grad_(False), inputs()
+    solver = solver.solver if isinstance(solver, Pair) else solver
+    x_T.requires_grad_()
+
+    def guided(x, t, z):
+        with torch.enable_grad():
+            leaf = x.detach().requires_grad_()
+            (slope,) = torch.autograd.grad(leaf.sin().sum(), leaf)
+        return network(x, t, z) + 0.1 * slope + 0.1 * leaf
+
+    run = sample(guided, x_T, z, solver=solver, grid=GRID, gradient=method, trajectory=True)
+    sum(x.sum() for x in (*run.states[1:], *run.predictions)).backward()
+    assert x_T.grad.norm() > 0
 
 
 def test_a_trajectory_that_has_no_gradient_is_refused() -> None:

@@ -1,5 +1,6 @@
 """A byte budget: what is counted, the split that is chosen, and that it holds while running."""
 
+import gc
 import weakref
 
 import pytest
@@ -16,7 +17,7 @@ from oracles import (
     normal,
 )
 
-from adjointdeis import TimeGrid, VPLinear
+from adjointdeis import TimeGrid, VPLinear, sample
 from adjointdeis.diffusion import BrownianPath
 from adjointdeis.gradients import (
     Backprop,
@@ -141,7 +142,8 @@ class Live:
         class Box(list):
             pass
 
-        box, storage = Box([tensor]), tensor.untyped_storage()
+        # Without its graph: a saved output that holds it would keep a graph nobody uses for ever.
+        box, storage = Box([tensor.detach()]), tensor.untyped_storage()
         if storage.data_ptr() not in self.besides:
             key = id(box)
             known = any(self.pointers[other] == storage.data_ptr() for other in self.held)
@@ -169,6 +171,43 @@ def test_what_is_held_beside_the_latents_does_not_grow_with_the_number_of_steps(
         latents.append(found.rollout.cost.peak_latents)
     assert held[0] > 3000 and max(held) <= 1.05 * min(held)
     assert latents == ([9, 33, 129] if snapshots is None else [5, 5, 5])
+
+
+class Marked(torch.autograd.Function):
+    """tanh, by whose context it can be seen whether its graph is alive."""
+
+    graphs: list[weakref.ref] = []
+
+    @staticmethod
+    def forward(ctx, x):
+        y = torch.tanh(x)
+        ctx.mark = Marked.Mark()
+        Marked.graphs.append(weakref.ref(ctx.mark))
+        ctx.save_for_backward(y)
+        return y
+
+    class Mark:
+        pass
+
+    @staticmethod
+    def backward(ctx, cotangent):
+        (y,) = ctx.saved_tensors
+        return cotangent * (1 - y * y)
+
+
+def test_no_graph_outlives_the_run() -> None:
+    # A hook that holds an output holds the graph that holds the hook.
+    Marked.graphs.clear()
+    x_T, z = inputs()
+    grid = TimeGrid.uniform_time(VPLinear(), 6)
+    x_0 = sample(
+        lambda x, t, z: Marked.apply(x), x_T.requires_grad_(), z, solver=DDIM(), grid=grid,
+        gradient=DiscreteAdjoint(budget=8 * BATCH * DIM * 8),
+    ).x_0  # fmt: skip
+    torch.autograd.grad(x_0.sum(), x_T)
+    del x_0
+    gc.collect()
+    assert Marked.graphs and not any(graph() for graph in Marked.graphs)
 
 
 class Wide(MLPDenoiser):

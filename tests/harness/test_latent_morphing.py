@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from run_directories import plain
 from tiny_profile import (
     ENCODING,
     OPTIMISATION,
@@ -86,6 +87,27 @@ def test_shards_lose_nothing_and_repeat_nothing(world: int, count: int) -> None:
         assert not any(item.pairs for item in items[len(at_work) :])
         # Processes meet at every step: one that made fewer would leave the others waiting.
         assert len(items) == len(shard) == len(shards[0])
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_batches_are_the_same_whatever_is_finished(world: int) -> None:
+    pairs = [MorphPair(f"{k:03d}", "100") for k in range(13)]
+    names = [pair.morph_id for pair in pairs]
+    whole = {pair for rank in range(world) for pair in PairSteps(pairs, 3, 1, rank, world).batches}
+    for finished in ([], names[:1], names[:3], names[2:7], names[1:], names):
+        shards = [PairSteps(pairs, 3, 1, rank, world, finished) for rank in range(world)]
+        dealt = [batch for shard in shards for batch in shard.batches]
+        assert set(dealt) <= whole and len(set(dealt)) == len(dealt)
+        left = {batch for batch in whole if {p.morph_id for p in batch} - set(finished)}
+        assert set(dealt) == left
+        assert len({len(shard) for shard in shards}) == 1
+        new = sum(item.unfinished for shard in shards for item in shard if item.step == 1)
+        assert new == len(set(names) - set(finished))
+
+
+def test_a_short_list_has_a_batch_for_every_process() -> None:
+    pairs = [MorphPair(f"{k:03d}", "100") for k in range(4)]
+    assert [len(PairSteps(pairs, 8, 1, rank, 4).batches) for rank in range(4)] == [1] * 4
 
 
 # One run
@@ -194,6 +216,20 @@ def copied(base: Path, tmp_path: Path) -> Path:
     shutil.copytree(base, run)
     (run / "done.json").unlink()
     return run
+
+
+@pytest.mark.parametrize("name", ["result.json", "scores.csv", "sources/001_03.png"])
+def test_a_finished_run_that_lost_a_file_is_concluded_again(
+    base, tiny, tmp_path, quiet_report, name
+) -> None:
+    run = Path(shutil.copytree(base, tmp_path / "run"))
+    made = {path: path.stat().st_mtime_ns for path in run.glob("morphs/*/*")}
+    (run / name).unlink()
+    launch(composed(overrides(tiny, run)))
+    first, again = (plain(json.loads((r / "result.json").read_text())) for r in (base, run))
+    assert first == again and (run / "done.json").is_file()
+    assert (run / name).is_file()
+    assert {path: path.stat().st_mtime_ns for path in run.glob("morphs/*/*")} == made
 
 
 @pytest.mark.parametrize("damage", ["no picture", "no record", "half a record"])

@@ -1,6 +1,8 @@
 """Run directories, what is skipped, what is set aside, seeds, and errors as one line."""
 
+import hashlib
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -186,6 +188,61 @@ def test_a_damaged_marker_does_not_stop_a_run(tmp_path) -> None:
     launch(made(run))
     (run / "done.json").write_text("{")
     assert launch(made(run)) == 1.5
+
+
+@pytest.mark.parametrize(
+    "damage", [b"[" * 100_000, b"7" * 6000, b"[]", b"\xff\xfe\xff", b'{"config_hash": {}}']
+)
+def test_a_strange_marker_or_record_does_not_stop_a_run(tmp_path, damage) -> None:
+    run = tmp_path / "run"
+    launch(made(run))
+    for name in ("done.json", "run.json", "error.txt"):
+        (run / name).write_bytes(damage)
+    assert launch(made(run)) == 1.5
+
+
+def test_a_pipe_in_the_place_of_the_marker_is_no_marker(tmp_path) -> None:
+    run = tmp_path / "run"
+    launch(made(run))
+    (run / "done.json").unlink()
+    os.mkfifo(run / "done.json")
+    assert launch(made(run)) == 1.5
+    assert (run / "done.json").is_file()
+
+
+def test_a_run_that_lost_a_file_is_not_finished(tmp_path, capsys) -> None:
+    run = tmp_path / "run"
+    launch(made(run))
+    done = json.loads((run / "done.json").read_text())
+    assert done["files"] == {
+        name: hashlib.sha256((run / name).read_bytes()).hexdigest()
+        for name in ("calls.txt", "config.yaml", "run.json")
+    }
+    (run / "calls.txt").unlink()
+    assert launch(made(run)) == 1.5
+    assert f"{run} was finished, but calls.txt is gone; made again" in capsys.readouterr().out
+    assert len(calls(run)) == 1
+    assert launch(made(run)) is None
+
+
+def test_a_run_of_an_earlier_version_without_its_result_is_not_finished(tmp_path) -> None:
+    run = tmp_path / "run"
+    launch(made(run))
+    done = json.loads((run / "done.json").read_text())
+    del done["files"]
+    (run / "done.json").write_text(json.dumps(done))
+    assert launch(made(run)) is None
+    (run / "morphs").mkdir()
+    assert launch(made(run)) == 1.5
+
+
+def test_a_run_under_way_is_not_finished(tmp_path, monkeypatch) -> None:
+    run = tmp_path / "run"
+    launch(made(run))
+    (run / "calls.txt").unlink()
+    with pytest.raises(SystemExit):
+        launch(made(run, "task._target_=tiny_profile.failing_task"))
+    assert not (run / "done.json").exists()
 
 
 def test_help_and_a_typo_from_the_shell(program) -> None:

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from adjointdeis.faces.datasets.pairs import MorphPair
 from adjointdeis.gradients import LargeAdjointStepWarning
 from adjointdeis.harness import progress
 from adjointdeis.harness.pair_data import PairSteps
@@ -30,7 +31,7 @@ def clock(monkeypatch) -> list[float]:
 
 def morphing(line: ProgressLine, clock: list[float], seconds: float, **more) -> None:
     """Five pairs in batches of two, three steps each, at a constant speed."""
-    pairs = PairSteps([f"p{k}" for k in range(5)], 2, 3)  # type: ignore[list-item]
+    pairs = PairSteps([MorphPair(f"{k:03d}", "100") for k in range(5)], 2, 3)
     loader = SimpleNamespace(dataset=pairs)
     settings = {"is_global_zero": True, "world_size": 1, "global_step": 0, "callback_metrics": {}}
     trainer = SimpleNamespace(num_training_batches=len(pairs), train_dataloader=loader)

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from adjointdeis.harness.benchmark import file_hash
-from adjointdeis.harness.records import KEYS, read_records, write_record
+from adjointdeis.harness.records import KEYS, SCHEMA, read_records, write_record
 
 PAIRS = ("001_002", "003_004")
 CONFIG = "c" * 12
@@ -80,5 +80,10 @@ def test_a_failed_pair_needs_no_morph_and_another_one_does(folder):
     (folder / f"{PAIRS[0]}.png").unlink()
     assert found(folder) == [PAIRS[1]]
     path = folder / f"{PAIRS[0]}.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"failed": "step 3", "sha256": None}))
+    failed = json.loads(path.read_text()) | {"failed": "step 3", "sha256": None}
+    path.write_text(json.dumps(failed | {"schema": SCHEMA}))
     assert found(folder) == sorted(PAIRS)
+    # Before encodings had a checksum, a damaged one could be why a pair failed: it is tried again.
+    for before in ({}, {"schema": 1}, {"schema": "2"}):
+        path.write_text(json.dumps(failed | before))
+        assert found(folder) == [PAIRS[1]]

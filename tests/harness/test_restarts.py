@@ -18,12 +18,11 @@ from adjointdeis.harness.launch import launch
 
 DRIVER = ROOT / "tests" / "killed.py"
 FEW_ROWS = ("~rows.adjoint_deis_ode", "~rows.adjoint_deis_sde")
-ALONE = "optimisation.batch_size=1"  # the same batches after any restart, so the same bytes
 
 
 def arguments(tiny: Path, run: Path, few: bool, *more: str) -> list[str]:
     """A run whose caches are its own, with all four rows or two."""
-    lines = overrides(tiny, run, ALONE, "protocol.replicates=0", *more, root=run.parent)
+    lines = overrides(tiny, run, "protocol.replicates=0", *more, root=run.parent)
     if few:
         dropped = tuple(row.removeprefix("~") for row in FEW_ROWS)
         lines = [line for line in lines if not line.startswith(dropped)] + list(FEW_ROWS)

@@ -1,8 +1,10 @@
 """Bona fide comparisons, and which thresholds may judge the faces of a run."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from adjointdeis.evaluation import (
     ThresholdRecord,
     threshold_at_fmr,
 )
+from adjointdeis.evaluation.provenance import png_texts
 from adjointdeis.faces.datasets.folder import load_folder
 from adjointdeis.faces.datasets.pairs import MorphPair
 from adjointdeis.faces.image_io import sha256_of, write_image
@@ -29,7 +32,7 @@ def test_neutral_is_compared_with_smiling_and_failures_stay() -> None:
     system = SimpleNamespace(
         name="dot", score_type="similarity", compare=lambda a, b: (a * b).sum(-1)
     )
-    rows = _bona_fide(system, probes, ("a", "b", "c"))
+    rows = _bona_fide(system, probes["source"], probes["other"], ("a", "b", "c"))
     found = {(r["ref_id"], r["probe_id"]): r for r in rows}
     assert len(rows) == len(found) == 9
     expected = {
@@ -140,3 +143,60 @@ def test_who_finds_the_face_sees_the_photographs(tmp_path: Path) -> None:
     stated = {name: entry["alignment"] for name, entry in table.metadata["systems"].items()}
     assert stated == {"crops": "chip", "finds": "chip of the original photographs"}
     assert Benchmark(faces, (pair,)).alignment(judges[1]) == "chip"
+
+
+def test_documents_are_degraded_and_live_captures_are_not(tmp_path: Path) -> None:
+    for subject, grey in (("001", 40), ("002", 80)):
+        for capture, more in (("03", 0), ("08", 5)):
+            pixels = np.full((8, 8, 3), grey + more, np.uint8)
+            write_image(tmp_path / "faces" / f"{subject}_{capture}.png", pixels)
+    faces = load_folder(tmp_path / "faces")
+    pair = MorphPair("001", "002", name="001_002.png")
+    text = {"adjointdeis": "provenance"}
+    write_image(tmp_path / "morph.png", np.full((8, 8, 3), 60, np.uint8), text)
+    changed: list[str] = []
+
+    class Brighter:
+        name = "brighter"
+
+        def __repr__(self) -> str:
+            return "Brighter()"
+
+        def __call__(self, images: np.ndarray, names: Sequence[str]) -> np.ndarray:
+            changed.extend(names)
+            return images + 100
+
+    def embed(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return images.mean((1, 2))[:, :1].astype(np.float32), np.ones(len(images), bool)
+
+    # The score is (document, live) in one number: 1000 document + live.
+    judge: Any = SimpleNamespace(
+        name="mean", alignment="chip", fingerprint="0" * 64, score_type="similarity",
+        metric="cosine", embedding_dim=1, embed=embed, compare=lambda a, b: (1000 * a + b)[..., 0],
+    )  # fmt: skip
+    benchmark = Benchmark(faces, (pair,), degradation=Brighter())
+    assert benchmark.alignment(judge) == "chip, after brighter"
+    files = {"mean": {"001_002": tmp_path / "morph.png"}}
+
+    def score() -> Any:
+        return score_morphs(
+            benchmark, files, [judge], [pair], progress=False, copies=tmp_path / "degraded"
+        )
+
+    table = score()
+    morphs = table.select(kind="morph")
+    morphs = morphs.where(morphs["attack"] == "mean")
+    found = dict(zip(morphs["probe_id"].tolist(), morphs["score"].tolist(), strict=True))
+    assert found == {"001_03": 160_040, "001_08": 160_045, "002_03": 160_080, "002_08": 160_085}
+    bona = table.select(kind="mated")
+    assert sorted(bona["score"].tolist()) == [140_045, 180_085]
+    assert table.select(kind="nonmated")["score"].tolist() == [140_085, 180_045]
+    assert sorted(changed) == ["faces/001_03.png", "faces/002_03.png", "morphs/mean/001_002.png"]
+    copy = tmp_path / "degraded" / "morphs" / "mean" / "001_002.png"
+    assert png_texts(copy)["adjointdeis"] == "provenance"
+    # What is there is not made again, unless it is a copy of something else.
+    before = score()
+    assert len(changed) == 3 and (before["score"] == table["score"]).sum() > 0
+    write_image(tmp_path / "morph.png", np.full((8, 8, 3), 61, np.uint8))
+    score()
+    assert changed[3:] == ["morphs/mean/001_002.png"]

@@ -6,6 +6,7 @@ import json
 import pytest
 
 from adjointdeis.reporting import ReportError, read_result, validate_result
+from adjointdeis.reporting.schema import DEGRADED, read_degraded
 
 
 def test_a_written_result_has_no_problem(bare_run):
@@ -68,3 +69,25 @@ def test_errors_name_the_file(tmp_path, bare_run):
     (tmp_path / "result.json").write_text(json.dumps(broken))
     with pytest.raises(ReportError, match=r"result\.json: rows: missing \(and 1 more\)"):
         read_result(tmp_path)
+
+
+def test_rows_after_degradation_are_those_of_the_run(tmp_path, bare_run):
+    result = bare_run[1]
+    path = tmp_path / DEGRADED
+    assert read_degraded(tmp_path, result) == {}
+    rows = result["rows"][:2]
+    path.write_text(json.dumps({"jpeg": rows}))
+    assert read_degraded(tmp_path, result) == {"jpeg": rows}
+    for wrong, message in (
+        ([], "expected an object of rows by degradation, found a list"),
+        ({"jpeg": 3}, "jpeg: expected a list of rows, found a number"),
+        ({"jpeg": [{**rows[0], "k": "many"}]}, r"jpeg\[0\].k"),
+        ({"jpeg": [{**rows[0], "attack": "nobody"}]}, r"jpeg\[0\].attack: 'nobody' is not in"),
+    ):
+        path.write_text(json.dumps(wrong))
+        with pytest.raises(ReportError, match=f"{DEGRADED}: {message}"):
+            read_degraded(tmp_path, result)
+    path.unlink()
+    path.symlink_to(bare_run[0] / "result.json")
+    with pytest.raises(ReportError, match="leaves the run directory"):
+        read_degraded(tmp_path, result)

@@ -12,6 +12,7 @@ audio, reference tokens, preconditioning, two networks): AceStep, AnyFlow, Cosmo
 Ideogram4, JoyImage, Kandinsky6, LTX2, MiniMax, RFD4, SanaWM, WanAnimate2, DreamLite, SanaSprint.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -71,6 +72,8 @@ class Convention:
                     f"{key}={value!r} is unknown; say one of {', '.join(map(repr, known))}, or "
                     f"give a function, such as {key}=lambda value: value"
                 )
+        if not math.isfinite(self.guidance_scale):
+            raise ValueError(f"guidance_scale={self.guidance_scale}: expected a finite number")
 
     def timestep(self, timestep: Tensor, x: Tensor, model: Any) -> Tensor:
         """What the model gets for a timestep of the scheduler, shape (B,)."""

@@ -46,7 +46,9 @@ class DiffusersModel:
         if self._prediction_type not in (*_EPS_FROM, "velocity"):
             raise ValueError(
                 f"prediction_type={self._prediction_type!r} of {self._name} is unknown; this knows "
-                "epsilon, sample, v_prediction, flow_prediction, and flow-matching schedulers"
+                "epsilon, sample, v_prediction, flow_prediction, and flow-matching schedulers. Say "
+                "what the network predicts: from_diffusers(model, type(scheduler).from_config("
+                "scheduler.config, prediction_type='epsilon'))"
             )
 
     def sampler(self, steps: int | None = None, *, seed: int = 0, **arguments: Any) -> Sampler:
@@ -77,7 +79,8 @@ class DiffusersModel:
         scheduler = fresh(self._scheduler)
         setting, stepping = split_arguments(scheduler, arguments)
         set_timesteps(scheduler, steps, setting)
-        return Sampler(self.network, scheduler, stepping, seed, self._prediction_type)
+        kept = setting.get("strength", 1.0)
+        return Sampler(self.network, scheduler, stepping, seed, self._prediction_type, kept)
 
     @cached_property
     def schedule(self) -> Schedule:

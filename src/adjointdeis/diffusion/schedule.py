@@ -166,7 +166,7 @@ class VPCosine(VariancePreserving):
     t_max: ClassVar[float] = 0.9946
 
     def __post_init__(self) -> None:
-        if self.offset <= 0.0:
+        if not self.offset > 0.0:
             raise ValueError(f"VPCosine needs a positive offset, got {self.offset}")
 
     @property

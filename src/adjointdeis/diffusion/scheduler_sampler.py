@@ -30,6 +30,7 @@ class Sampler:
         arguments: given to every ``scheduler.step``.
         seed: of the noise that a stochastic scheduler adds.
         predicts: what the scheduler asks of the network.
+        strength: share of the times that ``set_timesteps`` kept (LCM and TCD take one).
 
     Attributes:
         denoiser: the network's own output at a step of ``grid``, whose time t counts the steps:
@@ -46,7 +47,9 @@ class Sampler:
         arguments: dict[str, Any],
         seed: int,
         predicts: str,
+        strength: float = 1.0,
     ) -> None:
+        self._strength = strength
         convention = getattr(network, "convention", None)
         rounded = convention is not None and convention.rounded_state
         self.solver = SchedulerSolver(scheduler, arguments, seed, predicts, rounded)
@@ -67,10 +70,15 @@ class Sampler:
                 the pipelines of diffusers begin.
 
         Raises:
-            ValueError: a strength outside (0, 1], or below 1 without an image, or one that leaves
-                no step.
+            ValueError: a strength outside (0, 1], or below 1 without an image (here or in
+                ``set_timesteps``), or one that leaves no step.
         """
         scheduler, total = self.solver.scheduler, self.solver.steps
+        if self._strength < 1.0 and image is None:
+            raise ValueError(
+                f"sampler(..., strength={self._strength}) left out the first times, and the run "
+                "begins with a noised image: sampler.initial(noise, image)"
+            )
         if not 0.0 < strength <= 1.0 or (strength < 1.0 and image is None):
             raise ValueError(
                 f"strength={strength} must lie in (0, 1], and below 1 it needs an image: "

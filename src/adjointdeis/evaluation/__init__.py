@@ -12,6 +12,12 @@ from adjointdeis.extras import require
 
 if TYPE_CHECKING:
     from adjointdeis.evaluation.detection import DetectionScores, detection_rows
+    from adjointdeis.evaluation.detection_matrix import (
+        DetectionStudy,
+        hardening_rows,
+        matrix_rows,
+        read_detection,
+    )
     from adjointdeis.evaluation.errors import (
         DetectionError,
         EvaluationError,
@@ -70,6 +76,7 @@ __all__ = [
     "WORST_CASE",
     "DetectionError",
     "DetectionScores",
+    "DetectionStudy",
     "EvaluationError",
     "MorphScores",
     "PolicyError",
@@ -94,15 +101,18 @@ __all__ = [
     "fmmpmr",
     "group",
     "group_table",
+    "hardening_rows",
     "holm",
     "iapmr",
     "impostors",
+    "matrix_rows",
     "mcnemar_exact",
     "minmax_mmpmr",
     "mmpmr",
     "mmpmr_curve",
     "prodavg_mmpmr",
     "rate",
+    "read_detection",
     "read_scores",
     "read_subjects",
     "read_thresholds",
@@ -120,6 +130,7 @@ _HOMES = {
     "paired": ("compare_attacks", "holm", "mcnemar_exact"),
     "generality": ("evaluate_attack_potential", "evaluate_generality"),
     "detection": ("DetectionScores", "detection_rows"),
+    "detection_matrix": ("DetectionStudy", "hardening_rows", "matrix_rows", "read_detection"),
     "errors": (
         "DetectionError",
         "EvaluationError",

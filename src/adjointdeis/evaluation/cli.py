@@ -14,6 +14,7 @@ COMMANDS = (
     "compare",
     "map",
     "mad",
+    "detection",
     "threshold",
     "convert",
     "verify",
@@ -32,6 +33,7 @@ examples:
   adjointdeis-eval convert --from mvr --to canonical morphs.txt --into scores.csv --system arcface
   adjointdeis-eval report scores.csv -o report --subjects demo-subjects.csv --by sex
   adjointdeis-eval verification scores.csv
+  adjointdeis-eval detection detection.csv -o report
   adjointdeis-eval verify morph.png
 
 names that older tools use: IAPAR is IAPMR, RIAPAR is RMMR-IAPMR (IAPMR + FNMR), RMMR is
@@ -56,6 +58,28 @@ which probe policy to state:
              best case, and often tens of points higher
   other      morphs were compared with other images of the same people, as at a border; state it
              only if you know it: no file says so, and the two are never mixed
+"""
+
+
+_DETECTION = """\
+columns, in any order; the first five are required:
+  detector     its name
+  attack       the attack of a morph; empty for a bona fide image
+  label        morph or bona_fide
+  image        name of the image, once under one detector, training and degradation
+  score        larger says morph; empty where the detector failed
+  kind         s_mad (one image, the default), d_mad (with a live capture) or demorphing
+  trained_on   given (the default), all, an attack, without:<attack>, hardened or shuffled
+  degradation  what the images went through; none is the default
+  subject_1    who is on the image, or the morph's first person: for intervals over people
+  subject_2    the morph's second person
+
+example, a detector of your own whose scores you have (save as mine.csv):
+  detector,attack,label,subject_1,subject_2,image,score
+  mine,,bona_fide,001,,001_03.png,0.08
+  mine,opencv,morph,001,014,001_014.png,0.91
+then
+  adjointdeis-eval detection mine.csv -o report
 """
 
 
@@ -132,6 +156,17 @@ def parser() -> argparse.ArgumentParser:
     _scores(mad, subjects=False)
     _statistics(mad)
     mad.add_argument("--det", metavar="CSV", help="also write every operating point (DET curve)")
+
+    detection = commands.add_parser(
+        "detection",
+        help="detectors trained on one attack and tested on another, degraded, hardened",
+        epilog=_DETECTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    detection.add_argument("scores", metavar="CSV", help="a detection.csv, see below")
+    detection.add_argument("-o", "--out", metavar="DIR", help="also a page with the DET curves")
+    detection.add_argument("--no-plots", action="store_true", help="tables only, in seconds")
+    _statistics(detection)
 
     threshold = commands.add_parser("threshold", help="estimate thresholds and write records")
     _scores(threshold)

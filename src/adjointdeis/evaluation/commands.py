@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from adjointdeis.evaluation import credentials, tables
+from adjointdeis.evaluation import credentials, detection_tables, tables
 from adjointdeis.evaluation.detection import WORST, DetectionScores, detection_rows
+from adjointdeis.evaluation.detection_matrix import hardening_rows, matrix_rows, read_detection
 from adjointdeis.evaluation.errors import EvaluationError
 from adjointdeis.evaluation.formats import Labels, read as read_format, write as write_format
 from adjointdeis.evaluation.generality import evaluate_attack_potential, evaluate_generality
@@ -185,6 +186,24 @@ def mad(options: Namespace) -> None:
     if options.det:
         write_atomically(Path(options.det), lambda f: csv.writer(f).writerows(_det(table)))
         print(f"wrote {options.det}", file=sys.stderr)
+
+
+def detection(options: Namespace) -> None:
+    """Prints the matrix of every detector; with --out also a page with the plots."""
+    _check_statistics(options)
+    study = read_detection(options.scores)
+    rows = matrix_rows(study, **_statistics(options))
+    changed = hardening_rows(study, **_statistics(options))
+    print(_printed(*detection_tables.headline_tables(rows, changed)))
+    if options.out:
+        load("matplotlib", "reports")
+        load("PIL", "reports")
+        from adjointdeis.reporting.detection import write_detection_report
+
+        written = write_detection_report(
+            study, rows, changed, options.out, plots=not options.no_plots
+        )
+        print(f"wrote {len(written)} files to {options.out}: report.html first", file=sys.stderr)
 
 
 def threshold(options: Namespace) -> None:

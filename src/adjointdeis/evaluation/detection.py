@@ -207,6 +207,9 @@ def detection_rows(
 ) -> list[dict[str, Any]]:
     """One row per detector and attack, and one for the worst case; JSON-ready.
 
+    An operating point that lets no image through, such as MACER 1% of 20 morphs, says nothing about
+    that rate: it has no value, and `needs` says how many images it takes.
+
     Intervals are of the subject bootstrap where `mad` rows name their people (`subject_id`, and of
     a morph `ref_subject_id` too) or the table's `morph` rows do, and else of a bootstrap over
     images; never narrower than the exact interval of as many images as share nobody.
@@ -219,10 +222,11 @@ def detection_rows(
         confidence: level of the intervals, in (0, 1).
 
     Returns:
-        system, attack, d_eer, d_eer_lo, d_eer_hi, d_eer_tau; k, n, value, lo, hi and tau of
+        system, attack, d_eer, d_eer_lo, d_eer_hi, d_eer_tau; k, n, value, lo, hi, tau and needs of
         bscer10, bscer20, bscer100 (BSCER at MACER 10, 5 and 1%) and of macer10, macer100 (MACER at
-        BSCER 10 and 1%; of the worst case, of the attack with the largest); resampled (`subjects`
-        or `images`), verdict, n_failed_morph, n_failed_bonafide, confidence.
+        BSCER 10 and 1%; of the worst case, of the attack with the largest); n_morph (of the worst
+        case, of the smallest attack), n_bonafide, resampled (`subjects` or `images`), verdict,
+        n_failed_morph, n_failed_bonafide, confidence.
     """
     rows = []
     for system in distinct(systems) if systems else table.unique("system", kind="mad"):
@@ -231,10 +235,12 @@ def detection_rows(
         draws = None
         if replicates:
             draws = draw_subjects(np.unique(images.people), replicates=replicates, seed=seed)
-        for attack in [*scores.attacks, None]:
-            names = [attack] if attack else list(scores.attacks)
-            once = {k: v[0] for k, v in resampled_points(images, names, None).items()}
-            drawn = None if draws is None else resampled_points(images, names, draws)
+        groups = [*([name] for name in scores.attacks), list(scores.attacks)]
+        observed = resampled_points(images, groups, None)
+        redrawn = None if draws is None else resampled_points(images, groups, draws)
+        for g, (attack, names) in enumerate(zip((*scores.attacks, None), groups, strict=True)):
+            once = {k: v[0] for k, v in observed[g].items()}
+            drawn = None if redrawn is None else redrawn[g]
             bona = len(np.unique(images.people[images.bona_fide]))
             morphs = {name: images.independent(name) for name in names}
             failed = scores.n_failed
@@ -249,7 +255,14 @@ def detection_rows(
             row["d_eer"], row["d_eer_tau"] = d_eer, tau
             fewest = min(bona, *morphs.values())
             row["d_eer_lo"], row["d_eer_hi"] = ends("d_eer", d_eer, fewest)
+            row["n_morph"] = min(len(scores.attacks[name]) - failed[name] for name in names)
+            row["n_bonafide"] = len(scores.bona_fide) - failed[BONA_FIDE]
             for name, (held, target) in OPERATING_POINTS.items():
+                size = row["n_morph"] if held == "macer" else row["n_bonafide"]
+                if not allowed_false_matches(size, target):
+                    row[name] = dict.fromkeys(("k", "n", "value", "lo", "hi", "tau"))
+                    row[name]["needs"] = images_needed(target)
+                    continue
                 if held == "macer":
                     tau = scores.tau_at_macer(target, attack)
                     found, n = scores.bscer(tau, confidence), bona
@@ -260,15 +273,20 @@ def detection_rows(
                 assert math.isclose(found.value, once[name], abs_tol=1e-12)
                 lo, hi = ends(name, found.value, n)
                 row[name] = {"k": found.k, "n": found.n, "value": found.value, "lo": lo, "hi": hi,
-                             "tau": tau}  # fmt: skip
+                             "tau": tau, "needs": None}  # fmt: skip
             row["resampled"] = images.resampled
-            sizes = [len(scores.attacks[name]) - failed[name] for name in names]
-            row["verdict"] = _verdict(min(sizes), len(scores.bona_fide) - failed[BONA_FIDE], d_eer)
+            row["verdict"] = _verdict(row["n_morph"], row["n_bonafide"], d_eer)
             row["n_failed_bonafide"] = failed[BONA_FIDE]
             row["n_failed_morph"] = sum(failed[name] for name in names)
             row["confidence"] = confidence
             rows.append(row)
     return rows
+
+
+def images_needed(target: float) -> int:
+    """The fewest images of which a share of at most `target` can be one image at all."""
+    n = max(1, math.floor(1 / target))
+    return n if allowed_false_matches(n, target) else n + 1
 
 
 def _verdict(morphs: int, bona_fide: int, d_eer: float) -> str:
@@ -340,14 +358,20 @@ class Images:
 
 
 def resampled_points(
-    images: Images, attacks: Sequence[str], draws: SubjectDraws | None
-) -> dict[str, np.ndarray]:
-    """The D-EER and every operating point, shape (B,), in every replicate; without draws, B = 1."""
+    images: Images, groups: Sequence[Sequence[str]], draws: SubjectDraws | None
+) -> list[dict[str, np.ndarray]]:
+    """The D-EER and every operating point, shape (B,), in every replicate; without draws, B = 1.
+
+    Args:
+        images: Of a detector.
+        groups: Attacks of which the worst one counts; a dictionary of each group is returned.
+        draws: Of the people.
+    """
     taus = np.unique(images.scores)
     taus = np.concatenate([[np.nextafter(taus[0], -np.inf)], taus])
     at = None if draws is None else draws.index(images.people.astype(str))
     size = 1 if draws is None else len(draws)
-    found = {name: np.empty(size) for name in ("d_eer", *OPERATING_POINTS)}
+    found = [{name: np.empty(size) for name in ("d_eer", *OPERATING_POINTS)} for _ in groups]
     for start in range(0, size, 128):
         part = slice(start, start + 128)
 
@@ -366,20 +390,22 @@ def resampled_points(
                 return summed[:, below] / summed[:, -1:]
 
         bscer = 1 - missed(images.bona_fide)
-        macer = np.max([missed(images.attack == name) for name in attacks], axis=0)
-        rates = {"macer": macer, "bscer": bscer}
-        row = np.arange(len(macer))
-        empty = np.isnan(macer[:, 0]) | np.isnan(bscer[:, 0])
-        gap = np.where(np.isnan(macer - bscer), np.inf, np.abs(macer - bscer))
-        where = {"d_eer": np.argmin(gap, axis=1)}
-        found["d_eer"][part] = ((macer + bscer) / 2)[row, where["d_eer"]]
-        for name, (held, target) in OPERATING_POINTS.items():
-            within = rates[held] <= target + 1e-12
-            # MACER grows with the threshold, BSCER falls: the last and the first that hold it.
-            index = within.sum(axis=1) - 1 if held == "macer" else np.argmax(within, axis=1)
-            other = rates["bscer" if held == "macer" else "macer"]
-            found[name][part] = np.where(empty, np.nan, other[row, index])
-        found["d_eer"][part][empty] = np.nan
+        names = dict.fromkeys(name for names in groups for name in names)
+        each = {name: missed(images.attack == name) for name in names}
+        for names, own in zip(groups, found, strict=True):
+            macer = np.max([each[name] for name in names], axis=0)
+            rates = {"macer": macer, "bscer": bscer}
+            row = np.arange(len(macer))
+            empty = np.isnan(macer[:, 0]) | np.isnan(bscer[:, 0])
+            gap = np.where(np.isnan(macer - bscer), np.inf, np.abs(macer - bscer))
+            own["d_eer"][part] = ((macer + bscer) / 2)[row, np.argmin(gap, axis=1)]
+            for name, (held, target) in OPERATING_POINTS.items():
+                within = rates[held] <= target + 1e-12
+                # MACER grows with the threshold, BSCER falls: the last and the first that hold it.
+                index = within.sum(axis=1) - 1 if held == "macer" else np.argmax(within, axis=1)
+                other = rates["bscer" if held == "macer" else "macer"]
+                own[name][part] = np.where(empty, np.nan, other[row, index])
+            own["d_eer"][part][empty] = np.nan
     return found
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from adjointdeis.evaluation.errors import EvaluationError
+from adjointdeis.files import read_bytes
 
 TEXT_KEY = "adjointdeis"
 NOTICE = "synthetic morph, research use"
@@ -26,6 +27,7 @@ REQUIRED = ("tool", "version", "attack", "config_hash", "source_hashes", "notice
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # A text chunk of more than this is no provenance; it protects against decompression bombs.
 _LIMIT = 1 << 20
+_LARGEST = 1 << 28
 
 
 class _TooLong(Exception):
@@ -83,9 +85,7 @@ def chunks(path: str | os.PathLike[str]) -> Iterator[tuple[bytes, bytes]]:
         EvaluationError: missing file, not a PNG, truncated, or with a wrong checksum.
     """
     path = Path(path)
-    if not path.is_file():
-        raise EvaluationError(f"{path}: no such file")
-    data = path.read_bytes()
+    data = read_bytes(path, EvaluationError, _LARGEST)
     if not data.startswith(_SIGNATURE):
         raise EvaluationError(f"{path}: not a PNG file; morphs of this project are PNG")
     at = len(_SIGNATURE)

@@ -38,6 +38,13 @@ class DyadicModel:
     morph_sd: float = 0.05
     noise_sd: float = 0.06
 
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not math.isfinite(value) or (name.endswith("_sd") and value < 0):
+                raise ValueError(
+                    f"{name}={value}: expected a finite number, deviations of 0 or more"
+                )
+
     def threshold(self, fmr: float) -> float:
         """The population threshold of a target FMR."""
         from scipy.special import ndtri

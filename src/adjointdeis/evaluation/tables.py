@@ -244,6 +244,16 @@ def paired_table(
     return Table("paired", "Is the difference more than chance?", header, tuple(lines), notes=notes)
 
 
+def operating_cell(point: Mapping[str, Any], tau: bool = False) -> Cell:
+    """An operating point of `detection_rows`, or how many images it needs."""
+    if point["needs"] is not None:
+        return Cell(DASH, (f"needs n ≥ {point['needs']}",))
+    n = point["n"]
+    detail = (f"({of(point['k'], n)})", interval(point["lo"], point["hi"], n))
+    detail += (f"tau {point['tau']:.4g}",) if tau else ()
+    return Cell(percent(point["value"], n), detail)
+
+
 def detection_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Rows of `detection_rows`."""
     header = ("detector", "attack", "D-EER %", "BSCER10 %", "BSCER20 %", "BSCER100 %",
@@ -255,16 +265,15 @@ def detection_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         bounds = interval(row["d_eer_lo"], row["d_eer_hi"])
         line.append(Cell(percent(row["d_eer"]), (bounds, tau)))
         for name in ("bscer10", "bscer20", "bscer100", "macer10", "macer100"):
-            r = row[name]
-            detail = (f"({of(r['k'], r['n'])})", interval(r["lo"], r["hi"]), f"tau {r['tau']:.4g}")
-            line.append(Cell(percent(r["value"]), detail))
+            line.append(operating_cell(row[name], tau=True))
         failed = f"{row['n_failed_morph']}/{row['n_failed_bonafide']}"
         lines.append(cells([*line, failed, row["verdict"]]))
     resampled = ", ".join(dict.fromkeys(row["resampled"] for row in rows))
     notes = (
         "BSCER10/20/100: share of bona fide images flagged where MACER is at most 10, 5, 1% (older "
         "names BPCER at APCER); MACER10/100: share of morphs missed where BSCER is at most 10, 1%. "
-        "The last line of a detector takes the worst attack, which is the headline.",
+        "The last line of a detector takes the worst attack, which is the headline. A dash: not "
+        "one of so few may be wrong at that rate.",
         f"Intervals: bootstrap over {resampled}, never narrower than the exact interval of as many "
         "images as share nobody. Sample: an operating point is known to within 30% where at least "
         "thirty errors are allowed.",

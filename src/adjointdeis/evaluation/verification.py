@@ -152,7 +152,7 @@ def verification_rows(
             return uncertainty.covering_interval(values, value, n, confidence)
 
         eer = equal_error_rate(genuine, found.oriented[usable])
-        drawn = None if own is None else detection.resampled_points(images, ["mated"], own)
+        drawn = None if own is None else detection.resampled_points(images, [["mated"]], own)[0]
         lo, hi = ends(None if drawn is None else drawn["d_eer"], eer.value)
         sign = -1.0 if found.score_type == "dissimilarity" else 1.0
         points = operating.operating_points(

@@ -13,14 +13,14 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 from torch.nn.modules.module import (
     register_module_module_registration_hook,
@@ -35,16 +35,20 @@ from adjointdeis.faces.networks import (
     DiffAEConfig,
     IResNet,
     IResNetConfig,
+    MorphNet,
+    MorphNetConfig,
     Network,
     StyleGAN2,
     StyleGAN2Config,
     VGG16Config,
 )
+from adjointdeis.files import write_atomically
 
 _ARCHITECTURES: dict[str, Callable[[dict], Network]] = {
     "AdaFace": lambda numbers: AdaFace(AdaFaceConfig(**numbers)),
     "DiffAE": lambda numbers: DiffAE(DiffAEConfig(**numbers)),
     "IResNet": lambda numbers: IResNet(IResNetConfig(**numbers)),
+    "MorphNet": lambda numbers: MorphNet(MorphNetConfig(**numbers)),
     "StyleGAN2": lambda numbers: StyleGAN2(StyleGAN2Config(**numbers)),
     "VGG16": lambda numbers: VGG16(VGG16Config(**numbers)),
 }
@@ -89,10 +93,7 @@ def save_network(
         name: (value.to(dtype) if value.is_floating_point() else value).contiguous().cpu()
         for name, value in network.state_dict().items()
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".partial")
-    save_file(tensors, unfinished, metadata=header)
-    os.replace(unfinished, path)
+    write_atomically(path, lambda file: file.write(save(tensors, metadata=header)), "wb")
     return fingerprint(path)
 
 
@@ -192,7 +193,8 @@ def _described(
         numbers = json.loads(header["config"])
         with torch.device("meta"), _at_most(len(shapes)):
             wanted = _ARCHITECTURES[architecture](numbers).state_dict()
-    except (KeyError, TypeError, ValueError, RuntimeError, RecursionError, OverflowError) as error:
+    # Networks check their numbers only as far as mistakes go; a hostile header goes further.
+    except Exception as error:
         raise WeightsError(
             f"weight file {path} does not describe its {architecture} "
             f"({type(error).__name__}: {str(error)[:200]}); {remedy}"
@@ -238,12 +240,20 @@ def _at_most(tensors: int) -> Iterator[None]:
 
 
 def read_header(path: str | os.PathLike) -> dict[str, Any]:
-    """Header of a weight file: architecture, config and recipe."""
-    with safe_open(path, framework="pt") as file:
-        header = dict(file.metadata() or {})
+    """Header of a weight file: architecture, config and recipe.
+
+    Raises:
+        WeightsError: Not a safetensors file; names it.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(
+            f"weight file {path} cannot be read ({error}); restore the file"
+        ) from error
     for key, value in header.items():
-        try:
+        # A value that is no JSON, or none of ours (too deep, a number too long), stays as text.
+        with suppress(ValueError, RecursionError):
             header[key] = json.loads(value)
-        except json.JSONDecodeError:
-            continue
     return header

@@ -6,12 +6,19 @@ from adjointdeis.gradients.adjoint_deis import AdjointDEIS, LargeAdjointStepWarn
 from adjointdeis.gradients.adjoint_dpm import AdjointDPM
 from adjointdeis.gradients.backprop import Backprop
 from adjointdeis.gradients.backsolve import Backsolve
-from adjointdeis.gradients.base import GradientMethod, SecondDerivativeError, StepwiseMethod
+from adjointdeis.gradients.base import (
+    GradientMethod,
+    SecondDerivativeError,
+    StepwiseMethod,
+    UnusedConditionWarning,
+)
+from adjointdeis.gradients.certified import Certified, OtherLossError, extrapolated_error
 from adjointdeis.gradients.chain import Chain, NotSupportedError, UnreachableLeafError
 from adjointdeis.gradients.consistency import InconsistentStepError
 from adjointdeis.gradients.cost import Cost
 from adjointdeis.gradients.discrete_adjoint import DiscreteAdjoint
 from adjointdeis.gradients.flowgrad import FlowGrad
+from adjointdeis.gradients.forward_mode import ForwardMode
 from adjointdeis.gradients.independence import CoupledSamplesError, check_independent
 from adjointdeis.gradients.memory_plan import MemoryBudgetError
 from adjointdeis.gradients.one_step import OneStep
@@ -27,11 +34,13 @@ __all__ = [
     "AdjointDPM",
     "Backprop",
     "Backsolve",
+    "Certified",
     "Chain",
     "Cost",
     "CoupledSamplesError",
     "DiscreteAdjoint",
     "FlowGrad",
+    "ForwardMode",
     "GradientMethod",
     "InconsistentStepError",
     "LargeAdjointStepWarning",
@@ -39,6 +48,7 @@ __all__ = [
     "MissingPackageError",
     "NotSupportedError",
     "OneStep",
+    "OtherLossError",
     "PerStep",
     "Reversible",
     "SamplingPath",
@@ -49,5 +59,7 @@ __all__ = [
     "SymplecticAdjoint",
     "Truncated",
     "UnreachableLeafError",
+    "UnusedConditionWarning",
     "check_independent",
+    "extrapolated_error",
 ]

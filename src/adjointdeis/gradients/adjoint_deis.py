@@ -142,7 +142,9 @@ class AdjointDEIS(StepwiseMethod):
             _check_replayable(chain, nodes)
         warn_of_large_steps(nodes.grid, chain.factor, int(self.order), self.prediction)
         kept = self._kept(nodes)
-        x_0, trace = traced(chain, by, kept, owner="AdjointDEIS", observed=self.check)
+        x_0, trace = traced(
+            chain, by, kept, owner="AdjointDEIS", check=self.check, observed=self.check
+        )
         return x_0, _Record(nodes, trace)
 
     def backward_pass(

@@ -97,7 +97,7 @@ class AdjointDPM(StepwiseMethod):
         if self.method == "euler":
             warn_of_large_steps(chain.grid, chain.factor, owner="AdjointDPM")
         kept = range(chain.steps) if self.states == "recorded" else ()
-        return traced(chain, by, kept, owner="AdjointDPM", observed=self.check)
+        return traced(chain, by, kept, owner="AdjointDPM", check=self.check, observed=self.check)
 
     def backward_pass(
         self, chain: Chain, record: Trace, by: Inputs, x_0: Tensor, a_x: Tensor

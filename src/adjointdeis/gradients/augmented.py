@@ -38,7 +38,7 @@ def check_integrator(owner: str, method: str, rtol: float, atol: float) -> None:
         raise ValueError(
             f"{owner}.method must be one of {', '.join((*FIXED, *ADAPTIVE))}, got {method!r}"
         )
-    if rtol <= 0.0 or atol <= 0.0:
+    if not (rtol > 0.0 and atol > 0.0):  # nan is neither
         raise ValueError(f"{owner} needs positive tolerances, got rtol={rtol} and atol={atol}")
 
 

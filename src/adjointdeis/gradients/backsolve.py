@@ -94,7 +94,7 @@ class Backsolve(StepwiseMethod):
                 "alpha = 0: end the grid at t_min > 0 and t_max < 1 where these vanish, or use "
                 "AdjointDPM, which integrates over rho"
             )
-        return traced(chain, by, (), owner="Backsolve", observed=self.check)
+        return traced(chain, by, (), owner="Backsolve", check=self.check, observed=self.check)
 
     def backward_pass(
         self, chain: Chain, record: Trace, by: Inputs, x_0: Tensor, a_x: Tensor

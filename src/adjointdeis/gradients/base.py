@@ -1,6 +1,7 @@
 """What a gradient method is: one object that runs the chain and knows how to go back."""
 
 import sys
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,10 @@ _INPUTS = {
     "noise": "the noise of the path",
     "trajectory": "the trajectory",
 }
+
+
+class UnusedConditionWarning(UserWarning):
+    """A condition that requires a gradient, and that no step of the run depends on."""
 
 
 class SecondDerivativeError(RuntimeError):
@@ -74,7 +79,9 @@ class GradientMethod(ABC):
         Raises:
             UnreachableLeafError: something that was not named does.
         """
-        return traced(chain, Inputs(chain, [x_T]), (), owner=type(self).__name__, black_box=True)[0]
+        return traced(
+            chain, Inputs(chain, [x_T]), (), owner=type(self).__name__, check=False, black_box=True
+        )[0]
 
     def refuse(self, solver: Solver, wanted: Collection[str]) -> None:
         """Check a request against the declared capabilities, before anything runs.
@@ -117,10 +124,9 @@ class GradientMethod(ABC):
 class StepwiseMethod(GradientMethod):
     """A method that keeps no graph and walks the chain backwards step by step.
 
-    A method that carries derivatives along with the sampling run instead, such as products with
-    few directions in forward mode, is a :class:`GradientMethod` whose ``rollout`` runs ``Run`` step
-    by step (``gradients.trace``). States and predictions on the way are noted by
-    ``chain.trajectory``; their cotangents reach ``backward_pass`` as ``by.of_trajectory``, which
+    A method that carries derivatives along with the sampling run has its record of them and no
+    walk (``ForwardMode``). States and predictions on the way are noted by ``chain.trajectory``;
+    their cotangents reach ``backward_pass`` as ``by.of_trajectory``, which
     ``DiscreteAdjoint.backward_pass`` shows how to join.
 
     Subclasses give the two passes; this class owns the ``autograd.Function`` whose explicit
@@ -175,6 +181,7 @@ class _Stepwise(torch.autograd.Function):
     def forward(ctx: Any, method: StepwiseMethod, chain: Chain, *tensors: Tensor) -> Any:
         by = Inputs.detached(chain, tensors, ctx.needs_input_grad[2:])
         x_0, record = method.forward_pass(chain, by)
+        ctx.run = by.leaf_check.run
         way: list[Tensor] = []
         if chain.trajectory is not None:
             # Not the stored states themselves, which would then hold this very function.
@@ -192,12 +199,21 @@ class _Stepwise(torch.autograd.Function):
         a_x, *on_the_way = cotangents
         tensors = tensors[len(on_the_way) :]
         by = Inputs.detached(ctx.chain, tensors, ctx.needs_input_grad[2:])
+        by.leaf_check.run = ctx.run
         if on_the_way:
             last = ctx.chain.steps - 1
             by.of_trajectory = TrajectoryCotangents(on_the_way[:last], on_the_way[last:])
         with torch.no_grad(), ctx.chain.backward_pass():
             a_x = torch.zeros_like(x_0) if a_x is None else a_x
             a_T = ctx.method.backward_pass(ctx.chain, ctx.record, by, x_0, a_x)
+        if ctx.method.exact and ctx.method.check and by.z_is_untouched():
+            warnings.warn(
+                "z requires a gradient, and no step of the run depends on it: its gradient is "
+                "zero, which is right if the denoiser ignores z, and wrong if it keeps what it "
+                "made of z in an earlier run, such as a prompt's projection: empty that cache",
+                UnusedConditionWarning,
+                stacklevel=2,
+            )
         found = [
             (torch.zeros_like(tensor) if value is None else value) if want else None
             for tensor, value, want in zip(

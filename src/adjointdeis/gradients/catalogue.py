@@ -18,6 +18,7 @@ from adjointdeis.gradients.backsolve import Backsolve
 from adjointdeis.gradients.base import GradientMethod
 from adjointdeis.gradients.discrete_adjoint import DiscreteAdjoint
 from adjointdeis.gradients.flowgrad import FlowGrad
+from adjointdeis.gradients.forward_mode import ForwardMode
 from adjointdeis.gradients.one_step import OneStep
 from adjointdeis.gradients.reversible import Reversible
 from adjointdeis.gradients.sde_backsolve import SdeBacksolve
@@ -95,6 +96,7 @@ CATALOGUE: tuple[Entry, ...] = (
     Entry("DiscreteAdjoint, SDE++ 2M sampler", DiscreteAdjoint, ode=None, sde=SDEDPMSolverPP),
     Entry("DiscreteAdjoint, 3 snapshots", partial(DiscreteAdjoint, snapshots=3)),
     Entry("DiscreteAdjoint, 3 activations", partial(DiscreteAdjoint, keep_activations=3)),
+    Entry("ForwardMode", partial(ForwardMode, limit=512)),
     Entry("SymplecticAdjoint", SymplecticAdjoint, ode=RungeKutta, sde=None),
     Entry("DiscreteAdjoint, 1 MiB", partial(DiscreteAdjoint, budget="1 MiB")),
     Entry("Reversible, EDICT", Reversible, ode=EDICT, sde=None, tolerance=1e-10, paper="DOODL"),

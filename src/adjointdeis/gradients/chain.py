@@ -41,6 +41,7 @@ class Chain:
         conditions: z of every step.
         cost: counters.
         trajectory: where states and predictions are collected; None if nobody wants them.
+        gradient_error: by input, filled by a method that estimates it (``Certified``).
     """
 
     denoiser: CountedDenoiser
@@ -50,6 +51,7 @@ class Chain:
     conditions: Conditions
     cost: Cost
     trajectory: "Trajectory | None" = None
+    gradient_error: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -197,10 +199,20 @@ def detached(tensor: Tensor, requires_grad: bool = True) -> Tensor:
 
 
 class LeafCheck:
-    """Looks for leaves that would silently get no gradient.
+    """Looks for leaves that would silently get no gradient, and for values that were kept.
 
     A leaf that the denoiser made itself, to take a gradient inside the step, is none of them: it
     ends with the graph of its step, or shares the memory of what the step was given.
+
+    A value that the network keeps from one evaluation for later ones (a projected prompt, keys
+    and values, the embedding of a time, its own outputs) is right, so that comparing numbers finds
+    nothing; but the graph behind it is that of another step, whose inputs are no longer those that
+    a gradient is asked for. Every node that was seen carries the mark of its step, whatever thread
+    looks: backward passes of a GPU run in threads of their own.
+
+    Attributes:
+        run: under which key nodes carry marks, one for both passes of a rollout; None looks for
+            leaves only.
 
     Args:
         known: tensors at which a graph may end, because they receive their gradient. They need
@@ -214,17 +226,30 @@ class LeafCheck:
         edges = (get_gradient_edge(tensor) for tensor in known if tensor.requires_grad)
         self._known = {(edge.node, edge.output_nr) for edge in edges}
         self._suspects: list[weakref.ref[Tensor]] = []
+        self.run: object = None
 
-    def look(self, outputs: Sequence[Tensor], entering: Sequence[Tensor]) -> None:
+    def look(
+        self,
+        outputs: Sequence[Tensor],
+        entering: Sequence[Tensor],
+        mark: object = None,
+        leaves: Sequence[Tensor] = (),
+    ) -> None:
         """Search the graph of a step; :meth:`refuse` must follow once the graph is gone.
 
         Args:
             outputs: results of a step whose own inputs were detached.
             entering: what the step was given.
+            mark: the same object whenever this graph is looked at, and no other graph's.
+            leaves: further leaves that the step was given, and that no other leaf stands for.
+
+        Raises:
+            UnreachableLeafError: the step uses a value that another step of the run has made.
         """
         if not any(out.requires_grad for out in outputs):
             return
         memory = {tensor.untyped_storage().data_ptr() for tensor in entering}
+        given = {get_gradient_edge(leaf).node for leaf in leaves if leaf.requires_grad}
         stack: list[Any] = [(out.grad_fn, out.output_nr) for out in outputs]
         seen: set[Any] = {None}
         while stack:
@@ -233,11 +258,27 @@ class LeafCheck:
                 continue
             seen.add(node)
             parents = node.next_functions
+            marked = self.run is not None and parents and not self._is_cast(node)
+            if marked and node.metadata.setdefault(self.run, mark) is not mark:
+                raise UnreachableLeafError(
+                    "the denoiser keeps a value that it computed in an earlier step (a cache of "
+                    f"a projected prompt, of a time embedding or of outputs: {node.name()}), so "
+                    "that its gradient would be lost in this step. Switch the cache off, compute "
+                    "the value before sampling and pass it as z or in sample(..., "
+                    "parameters=[...]), or use gradient=Backprop()"
+                )
             stack.extend(parents)
             leaf = None if parents else getattr(node, "variable", None)
-            wanted = isinstance(leaf, Tensor) and leaf.requires_grad
-            if wanted and leaf.untyped_storage().data_ptr() not in memory:
+            if not isinstance(leaf, Tensor) or not leaf.requires_grad or node in given:
+                continue
+            if leaf.untyped_storage().data_ptr() not in memory:
                 self._suspects.append(weakref.ref(leaf))
+
+    def _is_cast(self, node: Any) -> bool:
+        """Whether this is the cast of a weight, which autocast keeps for its whole region."""
+        if not node.name().startswith("ToCopyBackward"):
+            return False
+        return all(parent in self._known for parent in node.next_functions)
 
     def refuse(self, where: str) -> None:
         """Raise if a leaf outlived the graph in which it was found.
@@ -284,6 +325,7 @@ def pull_back(
         evaluations: network evaluations in the graph; one product passes through each.
 
     Raises:
+        NotSupportedError: the graph holds a reentrant checkpoint.
         UnreachableLeafError: the graph runs through a part that was computed before the step
             and was used up by another step.
     """
@@ -301,6 +343,14 @@ def pull_back(
             [out for out, _ in pairs], wanted, [a for _, a in pairs], allow_unused=True
         )
     except RuntimeError as error:
+        if "use_reentrant" in str(error):
+            raise NotSupportedError(
+                "the denoiser recomputes a part of itself by torch.utils.checkpoint with "
+                "use_reentrant=True, which gives no gradient of chosen tensors. Write "
+                "checkpoint(function, x, use_reentrant=False), for a model of transformers "
+                "gradient_checkpointing_enable(gradient_checkpointing_kwargs={'use_reentrant': "
+                "False}); or use gradient=Backprop() and x_0.backward()"
+            ) from error
         if "backward through the graph a second time" not in str(error):
             raise
         raise UnreachableLeafError(

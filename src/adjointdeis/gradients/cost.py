@@ -18,7 +18,8 @@ class Cost:
         nfe_forward: network evaluations of the sampling run.
         nfe_backward: network evaluations made for the gradient, those that build a graph
             included; plain backpropagation has none.
-        vjps: vector-Jacobian products, one for each network evaluation that is pulled through.
+        vjps: vector-Jacobian products, one for each network evaluation that is pulled through;
+            with ``ForwardMode`` Jacobian-vector products.
         peak_latents: largest number of latents held for the gradient at one time, solver
             history included.
         peak_graphs: largest number of network evaluations whose activations are alive at one

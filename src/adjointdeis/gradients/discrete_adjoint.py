@@ -170,7 +170,7 @@ class DiscreteAdjoint(StepwiseMethod):
 
     def forward_pass(self, chain: Chain, by: Inputs) -> tuple[Tensor, Checkpoints]:
         first, steps = self.first_step(by), chain.steps
-        run = Run(chain, by, owner=type(self).__name__, black_box=True)
+        run = Run(chain, by, owner=type(self).__name__, black_box=True, check=self.check)
         self.begin(run)
         record = Checkpoints(run.trace, MemoryPlan(self.snapshots, self.keep_activations))
         stored: set[int] = set()
@@ -190,7 +190,7 @@ class DiscreteAdjoint(StepwiseMethod):
             if graph is None:
                 x, state = run.advance(step, x, state)
             else:
-                x, state = run.settled(graph.leaves, graph.outputs)
+                x, state = run.settled(graph.leaves, graph.outputs, graph.mark)
         run.close(state)
         chain.cost.holds(record.held(), graphs=record.evaluations)
         return x, record
@@ -227,8 +227,7 @@ class DiscreteAdjoint(StepwiseMethod):
             after = Carry(graph.entering[0].detach(), tuple(v.detach() for v in graph.entering[1:]))
             if wanted is not None:
                 adjoint = wanted.joined(step, adjoint)
-            # Without weights to train, the sampling run has looked at every step.
-            adjoint, rest = by.pull(graph, adjoint, look=bool(by.theta))
+            adjoint, rest = by.pull(graph, adjoint)
             by.add(self.counted(by, step, rest), slots=((graph.slot, 1.0),))
             end = step
         check.finish()

@@ -72,7 +72,7 @@ class FlowGrad(StepwiseMethod):
     memory: ClassVar[str] = "N latents"
 
     def __post_init__(self) -> None:
-        if self.threshold < 0.0:
+        if not self.threshold >= 0.0:
             raise ValueError(f"FlowGrad.threshold must not be negative, got {self.threshold}")
         if self.members not in ("shared", "copied"):
             raise ValueError(f"FlowGrad.members must be 'shared' or 'copied', got {self.members!r}")
@@ -84,7 +84,13 @@ class FlowGrad(StepwiseMethod):
                 "DiscreteAdjoint for an encoding"
             )
         x_0, trace = traced(
-            chain, by, range(chain.steps), owner="FlowGrad", observed=self.check, black_box=True
+            chain,
+            by,
+            range(chain.steps),
+            owner="FlowGrad",
+            check=self.check,
+            observed=self.check,
+            black_box=True,
         )
         if trace.end:
             raise NotSupportedError(

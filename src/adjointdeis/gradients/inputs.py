@@ -8,7 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adjointdeis.gradients.chain import Chain, LeafCheck, detached, pull_back
+from adjointdeis.gradients.chain import (
+    Chain,
+    LeafCheck,
+    detached,
+    pull_back,
+)
 from adjointdeis.gradients.step_context import StepContext
 
 # What a method evaluates with a graph: (state and history, z, noise) -> outputs.
@@ -53,6 +58,7 @@ class StepGraph:
         outputs: results.
         evaluations: network evaluations in the graph.
         slot, step: whose condition and whose noise they are.
+        mark: of the graph, for :class:`LeafCheck`.
     """
 
     entering: list[Tensor]
@@ -62,6 +68,7 @@ class StepGraph:
     evaluations: int
     slot: int
     step: int | None
+    mark: object = field(default_factory=object)
 
     @property
     def leaves(self) -> list[Tensor]:
@@ -83,10 +90,18 @@ class TrajectoryCotangents:
 
     def joined(self, step: int, adjoint: Sequence[Tensor | None]) -> list[Tensor | None]:
         """Cotangents of a step's x, prediction and history from those of x and history."""
-        a_x, own = adjoint[0], self.states[step] if step < len(self.states) else None
-        if own is not None:
-            a_x = own if a_x is None else a_x + own
-        return [a_x, self.predictions[step], *adjoint[1:]]
+        return [total(adjoint[0], self.state(step)), self.predictions[step], *adjoint[1:]]
+
+    def state(self, step: int) -> Tensor | None:
+        """That of x after a step; x_0 has its own."""
+        return self.states[step] if step < len(self.states) else None
+
+
+def total(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    """Sum of two gradients, either of which may be absent."""
+    if a is None or b is None:
+        return b if a is None else a
+    return a + b
 
 
 class Inputs:
@@ -142,6 +157,12 @@ class Inputs:
         """The condition of a slot, detached."""
         return self.chain.conditions.at(slot, self.z[slot])
 
+    def z_is_untouched(self) -> bool:
+        """Whether z wants a gradient, and no product has reached any of it."""
+        slots = range(1, self._first_noise)
+        wanted = [slot for slot in slots if self.needs[slot]]
+        return bool(wanted) and all(self.sums.values[slot] is None for slot in wanted)
+
     def needs_z(self, slot: int) -> tuple[bool, ...]:
         """Which leaves of a slot's condition want a gradient."""
         return self.needs[1 + slot * self.places : 1 + (slot + 1) * self.places]
@@ -187,23 +208,19 @@ class Inputs:
         return StepGraph(leaves, z, noise, tuple(outputs), evaluations, slot, step)
 
     def pull(
-        self, graph: StepGraph, cotangents: Sequence[Tensor | None], *, look: bool = True
+        self, graph: StepGraph, cotangents: Sequence[Tensor | None]
     ) -> tuple[list[Tensor | None], list[Tensor | None]]:
         """One product; uses the graph up, and adds the noise's gradient.
-
-        Args:
-            graph, cotangents: what is pulled back.
-            look: search the graph for leaves; not needed where the sampling run has done so.
 
         Returns:
             The gradients of what entered, and those of z and theta, which :meth:`add` takes.
 
         Raises:
-            UnreachableLeafError: the graph reaches a leaf that would get no gradient.
+            UnreachableLeafError: the graph reaches a leaf that would get no gradient, or a value
+                of another step.
         """
         leaves = [*graph.leaves, *self.theta]
-        if look:
-            self.leaf_check.look(graph.outputs, graph.leaves)
+        self.leaf_check.look(graph.outputs, graph.leaves, graph.mark)
         found = pull_back(self.chain, graph.outputs, cotangents, leaves, graph.evaluations)
         graph.outputs = tuple(output.detach() for output in graph.outputs)
         self.leaf_check.refuse("the denoiser")
@@ -219,19 +236,31 @@ class Inputs:
         slot: int,
         cotangent: Tensor | None,
         context: StepContext,
+        of_prediction: Tensor | None = None,
     ) -> tuple[Tensor | None, list[Tensor | None], Tensor]:
         """One evaluation of a function of (x, z) with a graph, and one product.
+
+        Args:
+            function, x, slot: what is evaluated, where, and with whose condition.
+            cotangent: of the value.
+            context: in which the function is evaluated.
+            of_prediction: cotangent of the data prediction of the function's first evaluation.
 
         Returns:
             The gradient of x, those of z and theta, and the value.
         """
 
-        def of_one(entering: Sequence[Tensor], z: Any, noise: Tensor | None) -> tuple[Tensor]:
+        def of_one(entering: Sequence[Tensor], z: Any, noise: Tensor | None) -> tuple[Tensor, ...]:
             del noise
-            return (function(entering[0], z),)
+            self.chain.denoiser.first = None
+            value = function(entering[0], z)
+            if of_prediction is not None:
+                return value, self.chain.prediction()
+            self.chain.denoiser.first = None
+            return (value,)
 
         graph = self.graph(of_one, [x], slot, context, every_z=True)
-        (a_x,), rest = self.pull(graph, [cotangent])
+        (a_x,), rest = self.pull(graph, [cotangent, of_prediction])
         return a_x, rest, graph.outputs[0]
 
     def add(

@@ -77,7 +77,8 @@ class SavedBytes:
         if storage.data_ptr() not in self._seen:
             self._seen.add(storage.data_ptr())
             self.total += storage.nbytes()
-        return tensor
+        # Without its graph: a saved output that holds it would keep a graph that is never used.
+        return tensor.detach()
 
 
 @dataclass(frozen=True)

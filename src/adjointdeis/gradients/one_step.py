@@ -54,7 +54,7 @@ class OneStep(StepwiseMethod):
     memory: ClassVar[str] = "1 activation"
 
     def forward_pass(self, chain: Chain, by: Inputs) -> tuple[Tensor, Trace]:
-        return traced(chain, by, (), owner="OneStep", observed=self.check)
+        return traced(chain, by, (), owner="OneStep", check=self.check, observed=self.check)
 
     def backward_pass(
         self, chain: Chain, record: Trace, by: Inputs, x_0: Tensor, a_x: Tensor

@@ -12,7 +12,7 @@ from adjointdeis.diffusion.prediction import wide
 from adjointdeis.gradients.base import StepwiseMethod
 from adjointdeis.gradients.chain import Chain, NotSupportedError, detached, pull_back
 from adjointdeis.gradients.consistency import CouplingCheck
-from adjointdeis.gradients.inputs import Inputs
+from adjointdeis.gradients.inputs import Inputs, total
 from adjointdeis.gradients.step_context import ContextRecorder, StepContext
 from adjointdeis.gradients.trace import Run
 from adjointdeis.solvers.base import Solver, State
@@ -66,7 +66,8 @@ class Reversible(StepwiseMethod):
 
     Cost: the evaluations of the sampler (2N for EDICT, N for BDIA and O-BELM, 2sN for Rex with
     s stages), as many again with a graph, one vector-Jacobian product for each. Memory: two
-    latents and the activations of one coupling, whatever N.
+    latents and the activations of one coupling, whatever N; the trajectory, if it is asked for,
+    is held by whoever asked.
 
     Warns:
         AmplificationWarning: the predicted amplification of rounding passes 1e-3 in the dtype
@@ -86,6 +87,7 @@ class Reversible(StepwiseMethod):
         https://arxiv.org/abs/2303.13703
     """
 
+    trajectory: ClassVar[bool] = True
     exact: ClassVar[bool] = True
     memory: ClassVar[str] = "2 latents"
 
@@ -101,11 +103,12 @@ class Reversible(StepwiseMethod):
     def forward_pass(self, chain: Chain, by: Inputs) -> tuple[Tensor, LastPair]:
         solver = reversible(chain)
         warn_of_amplification(solver, chain.grid, by.x_T.dtype)
-        run = Run(chain, by, owner="Reversible")
+        run = Run(chain, by, owner="Reversible", check=self.check)
         record = LastPair(run.trace.recorder, CouplingCheck(chain, self.check))
 
-        def moved(step: int, pair: Latents) -> Latents:
-            z = by.condition(chain.slot(step))
+        def moved(step: int, pair: Latents, z: Any) -> tuple[Tensor, ...]:
+            """State, data prediction if the trajectory is wanted, and history of a step."""
+            chain.denoiser.first = None
             for coupling in moves(chain, step, pair[0]):
                 u, v = coupling.split(pair)
                 change = None
@@ -114,31 +117,42 @@ class Reversible(StepwiseMethod):
                     change = coupling.increment(chain.denoiser, v, z)
                     record.check.record(v, change)
                 pair = coupling.joined(coupling.moved(u, v, change), v)
-            return pair
+            x, state = solver.unpair(*solver.turned(pair))
+            return (x, *state) if chain.trajectory is None else (x, chain.prediction(), *state)
 
-        pair = solver.pair(by.x_T, chain.initial_state(by.x_T))
+        x, record.state = by.x_T, chain.initial_state(by.x_T)
         for step in range(chain.steps):
-            with torch.set_grad_enabled(run.every_step or step == 0):
-                first, (second, *_) = run.settled(pair, moved(step, pair))
-            pair = solver.turned((first, second))
-        x_0, record.state = solver.unpair(*pair)
+            pair = solver.pair(x, record.state)
+            with run.inputs(step, pair) as given:
+                x, record.state = run.settled(
+                    pair,
+                    moved(step, (given.copies[0], given.copies[1]), given.z),
+                    given.mark,
+                    given.leaves,
+                )
         run.close(record.state)
         chain.cost.holds(2)
-        return x_0, record
+        return x, record
 
     def backward_pass(
         self, chain: Chain, record: LastPair, by: Inputs, x_0: Tensor, a_x: Tensor
     ) -> Tensor | None:
         solver = reversible(chain)
-        first, second = solver.pair(x_0.detach(), record.state)
-        pair, adjoint = (first, second), at_the_end(chain, (first, second), a_x)
+        pair, wanted = solver.pair(x_0.detach(), record.state), by.of_trajectory
+        adjoint = of_pair(chain, pair, a_x)
         check = record.check.rewound(record.recorder, x_0)
         position = len(record.contexts)
         for step in reversed(range(chain.steps)):
-            slot = chain.slot(step)
+            slot, of_prediction = chain.slot(step), None
+            if wanted is not None:
+                own = of_pair(chain, pair, wanted.state(step))
+                adjoint = (total(adjoint[0], own[0]), total(adjoint[1], own[1]))
+                of_prediction = wanted.predictions[step]
             pair = solver.turned(pair)
             adjoint = (adjoint[1], adjoint[0]) if solver.swaps else adjoint
-            for coupling in reversed(moves(chain, step, pair[0])):
+            couplings = moves(chain, step, pair[0])
+            first = next((c for c in couplings if c.increment is not None), None)
+            for coupling in reversed(couplings):
                 u, v = coupling.split(pair)
                 a_u, a_v = adjoint[coupling.updated], adjoint[1 - coupling.updated]
                 change, increment = None, coupling.increment
@@ -150,7 +164,10 @@ class Reversible(StepwiseMethod):
                         return increment(chain.denoiser, v, z)
 
                     context = record.contexts[position]
-                    found, rest, change = by.product(evaluated, v, slot, a_u, context)
+                    found, rest, change = by.product(
+                        evaluated, v, slot, a_u, context,
+                        of_prediction if coupling is first else None,
+                    )  # fmt: skip
                     chain.cost.holds(2, graphs=chain.cost.nfe - before)
                     check.compare(step, v, change)
                     by.add(rest, slots=((slot, 1.0),))
@@ -184,20 +201,13 @@ def moves(chain: Chain, step: int, like: Tensor) -> Sequence[Coupling]:
     return reversible(chain).couplings(s, t, noise)
 
 
-def at_the_end(chain: Chain, pair: Latents, a_x: Tensor) -> Adjoints:
-    """Adjoints of the last pair from that of x_0, which is one of it or both."""
+def of_pair(chain: Chain, pair: Latents, a_x: Tensor | None) -> Adjoints:
+    """Adjoints of a pair after a step from that of x, which is one of it or both."""
     leaves = [detached(latent) for latent in pair]
     with torch.enable_grad():
-        x_0, _ = reversible(chain).unpair(leaves[0], leaves[1])
-    first, second = pull_back(chain, [x_0], [a_x], leaves, evaluations=0)
+        x, _ = reversible(chain).unpair(leaves[0], leaves[1])
+    first, second = pull_back(chain, [x], [a_x], leaves, evaluations=0)
     return first, second
-
-
-def total(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-    """Sum of two gradients, either of which may be absent."""
-    if a is None or b is None:
-        return b if a is None else a
-    return a + b
 
 
 def warn_of_drift(chain: Chain, found: Latents, start: Latents) -> None:

@@ -49,7 +49,7 @@ class SamplingPath:
         tensors = Inputs.tensors_of(self.chain, x_T, parameters)
         needs = [False] * (len(tensors) - len(parameters)) + [True] * len(parameters)
         self._by = Inputs.detached(self.chain, tensors, needs)
-        self._run = Run(self.chain, self._by, owner="SamplingPath", black_box=True)
+        self._run = Run(self.chain, self._by, owner="SamplingPath", check=True, black_box=True)
         self.x, self._state = self._by.x_T, self.chain.initial_state(self._by.x_T)
         self.steps_taken = 0
 

@@ -100,7 +100,7 @@ class SdeBacksolve(StepwiseMethod):
             warn_of_large_steps(
                 chain.grid, chain.factor, owner="SdeBacksolve", substeps=self.substeps
             )
-        return traced(chain, by, (), owner="SdeBacksolve", observed=self.check)
+        return traced(chain, by, (), owner="SdeBacksolve", check=self.check, observed=self.check)
 
     def backward_pass(
         self, chain: Chain, record: Trace, by: Inputs, x_0: Tensor, a_x: Tensor

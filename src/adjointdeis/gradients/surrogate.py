@@ -70,6 +70,10 @@ class Rescaled:
 
     share: float = 1.0
 
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.share):
+            raise ValueError(f"Rescaled.share={self.share}: expected a finite number")
+
     def __call__(self, clock: Sequence[float], active: Sequence[int]) -> list[float]:
         covered = sum(abs(clock[i + 1] - clock[i]) for i in active)
         factor = 1.0 + self.share * (abs(clock[-1] - clock[0]) / covered - 1.0)
@@ -183,6 +187,11 @@ class Surrogate(DiscreteAdjoint):
             raise ValueError(f"active={self.active!r}: expected 'all', numbers of steps or a rule")
         if isinstance(self.weights, str) and self.weights != "leaps":
             raise ValueError(f"weights={self.weights!r}: expected numbers, 'leaps' or a rule")
+        for name in ("weights", "bridge"):
+            value = getattr(self, name)
+            given = value if isinstance(value, tuple) else (value,)
+            if not all(math.isfinite(v) for v in given if isinstance(v, (int, float))):
+                raise ValueError(f"{name}={value!r}: expected finite numbers")
 
     def steps(self, total: int) -> list[int]:
         """Numbers of the active steps of a run of so many, in the order in which they are taken.
@@ -205,9 +214,10 @@ class Surrogate(DiscreteAdjoint):
         """Weight and bridge of each active step."""
         active = self.steps(chain.steps)
         weights = self.weights
-        if not isinstance(weights, (int, float, tuple)):
-            rule = leaps if isinstance(weights, str) else weights
-            weights = rule(_clock(chain), active)
+        if isinstance(weights, str):
+            weights = leaps(_clock(chain), active)
+        elif callable(weights):
+            weights = weights(_clock(chain), active)
         return {
             step: (float(w), float(b))
             for step, w, b in zip(
@@ -231,6 +241,8 @@ class Surrogate(DiscreteAdjoint):
                 trace.latents += 1
 
         run.chain.denoiser.observer = record
+        # What an active step uses must be known with its graph.
+        run.with_graph |= set(plan) if run.with_graph else set()
 
     def forward_pass(self, chain: Chain, by: Inputs) -> tuple[Tensor, Checkpoints]:
         found = super().forward_pass(chain, by)

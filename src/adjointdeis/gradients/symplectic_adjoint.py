@@ -12,7 +12,8 @@ from adjointdeis.gradients.consistency import StepCheck
 from adjointdeis.gradients.inputs import Inputs
 from adjointdeis.gradients.trace import Trace, traced
 from adjointdeis.solvers.base import Solver
-from adjointdeis.solvers.runge_kutta import RungeKutta, combined, rho_width
+from adjointdeis.solvers.runge_kutta import RungeKutta
+from adjointdeis.solvers.tableau import combined
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class SymplecticAdjoint(StepwiseMethod):
     activations of one evaluation, where ``DiscreteAdjoint`` holds those of s.
 
     Raises:
-        NotSupportedError: a solver other than ``RungeKutta``.
+        NotSupportedError: a solver other than ``RungeKutta`` in noise prediction.
         InconsistentStepError: what was evaluated again is not what ran.
         UnreachableLeafError: the denoiser captured a tensor that requires a gradient.
 
@@ -55,30 +56,35 @@ class SymplecticAdjoint(StepwiseMethod):
     """
 
     sde: ClassVar[bool] = False
+    trajectory: ClassVar[bool] = True
     exact: ClassVar[bool] = True
     memory: ClassVar[str] = "N latents"
 
     def refuse(self, solver: Solver, wanted: Collection[str]) -> None:
         super().refuse(solver, wanted)
-        if not isinstance(solver, RungeKutta):
+        if not isinstance(solver, RungeKutta) or solver.prediction != "noise":
             raise NotSupportedError(
-                f"SymplecticAdjoint differentiates RungeKutta steps, not {solver!r}; use "
+                f"SymplecticAdjoint differentiates RungeKutta steps over rho, not {solver!r}; use "
                 "solver=RungeKutta(...), or gradient=DiscreteAdjoint(), exact for any solver"
             )
 
     def forward_pass(self, chain: Chain, by: Inputs) -> tuple[Tensor, Trace]:
-        return traced(chain, by, range(chain.steps), owner="SymplecticAdjoint")
+        return traced(chain, by, range(chain.steps), owner="SymplecticAdjoint", check=self.check)
 
     def backward_pass(
         self, chain: Chain, record: Trace, by: Inputs, x_0: Tensor, a_x: Tensor
     ) -> Tensor | None:
         assert isinstance(chain.solver, RungeKutta)
         table, check = chain.solver.tableau, StepCheck(chain, record.recorder, self.check)
-        p, after = chain.grid[-1].alpha * a_x, x_0
+        p, after, wanted = chain.grid[-1].alpha * a_x, x_0, by.of_trajectory
         for step in reversed(range(chain.steps)):
             s, t = chain.grid[step], chain.grid[step + 1]
-            width, slot = rho_width(s, t), chain.slot(step)
-            nodes = table.nodes(s, t, "rho")
+            width, slot = chain.solver.variables(s, t).width(s, t), chain.slot(step)
+            of_state, of_prediction = None, None
+            if wanted is not None:
+                of_state, of_prediction = wanted.state(step), wanted.predictions[step]
+            p = p if of_state is None else p + t.alpha * of_state
+            nodes = [s.towards(t, c, "rho") for c in table.c]
             # Random numbers are drawn by the first visit to a stage and drawn again by the second.
             stages, contexts = [], []
             slopes: list[Tensor] = []
@@ -104,6 +110,8 @@ class SymplecticAdjoint(StepwiseMethod):
                     slot,
                     mu,
                     contexts[i],
+                    # The product is multiplied by the width below.
+                    None if i > 0 or of_prediction is None else of_prediction / width,
                 )
                 if product is not None:
                     pulled[i] = nodes[i].alpha * product

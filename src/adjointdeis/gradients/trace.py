@@ -1,13 +1,18 @@
 """The sampling run of a method that keeps no graph, and what it leaves for the backward pass."""
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from adjointdeis.gradients.chain import Chain, NotSupportedError
+from adjointdeis.gradients.chain import (
+    Chain,
+    NotSupportedError,
+    detached,
+)
 from adjointdeis.gradients.consistency import (
     EvaluationCheck,
     InconsistentStepError,
@@ -17,6 +22,11 @@ from adjointdeis.gradients.inputs import Inputs
 from adjointdeis.gradients.reachable import changes, own_state, version
 from adjointdeis.gradients.step_context import ContextRecorder, StepContext
 from adjointdeis.solvers.base import State
+
+_CHANGES_Z = (
+    "the denoiser changes its condition z in place, so that every step has another one: write "
+    "z = z * c instead of z.mul_(c)"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,8 +95,16 @@ class Run:
     a graph then only arises from a tensor that nobody named, and costs nothing otherwise. With
     trainable weights the first step does so, the others are looked at when they are recomputed.
 
+    The first two steps, a middle one and the last have a graph to x and z as well: a network that
+    keeps a value for later steps would keep it with its graph, by which :class:`LeafCheck` finds
+    it in a later step or in the backward pass.
+
+    Attributes:
+        with_graph: numbers of these steps.
+
     Args:
         chain, by: the run and what it is differentiated by.
+        check: whether to look for kept values.
         every_step: look at every step here; for methods that do not recompute every step.
         observed: also record evaluations, and whether the sampler changes a state of its own;
             for methods that recompute no step.
@@ -100,11 +118,17 @@ class Run:
         by: Inputs,
         *,
         owner: str,
+        check: bool,
         every_step: bool = False,
         observed: bool = False,
         black_box: bool = False,
     ) -> None:
         self.chain, self.by, self.owner = chain, by, owner
+        self.with_graph: set[int] = set()
+        if check and any(by.needs):
+            last = chain.steps - 1
+            self.with_graph = {0, min(1, last), chain.steps // 2, last}
+            by.leaf_check.run = object()
         self.every_step = every_step or not by.theta
         self.black_box, self.observed = black_box, observed
         self.trace = Trace(ContextRecorder((chain.denoiser.denoiser, chain.solver), by.x_T))
@@ -126,26 +150,68 @@ class Run:
 
     def advance(self, step: int, x: Tensor, state: State) -> tuple[Tensor, State]:
         """Take a step; x itself stays as it is even if the network works in place."""
-        z = self.by.condition(self.chain.slot(step))
         noise = self.by.noise[step].detach() if self.by.noise else None
-        own = x.clone()
-        before = version(own)
-        with torch.set_grad_enabled(self.every_step or step == 0):
-            found = self.settled([x], taken(self.chain, step, own, z, state, noise))
+        with self.inputs(step, [x, *state]) as given:
+            (own, *history), z = given.copies, given.z
+            before = version(own)
+            # Handed on without a name: what is refused must not be held by the graph of this step.
+            found = self.settled(
+                [x, *state],
+                taken(self.chain, step, own, z, tuple(history), noise),
+                given.mark,
+                given.leaves,
+            )
         self.trace.in_place = self.trace.in_place or version(own) != before
         return found
 
+    @contextmanager
+    def inputs(self, step: int, entering: Sequence[Tensor]) -> Iterator["Given"]:
+        """What a step is taken with: copies of what enters it, and its condition.
+
+        Raises:
+            ValueError: the step changes its condition in place.
+        """
+        by, slot = self.by, self.chain.slot(step)
+        graph = step in self.with_graph
+        enabled = self.every_step or graph or step == 0
+        # In the memory of the originals, by which a cache may know them.
+        z = [
+            detached(leaf, graph and want)
+            for leaf, want in zip(by.z[slot], by.needs_z(slot), strict=True)
+        ]
+        try:
+            with torch.set_grad_enabled(enabled):
+                leaves = [
+                    detached(value, graph and (step > 0 or by.needs[0])) for value in entering
+                ]
+                # A network may change its x in place, but never a leaf.
+                copies = [leaf.clone() if graph or leaf is leaves[0] else leaf for leaf in leaves]
+                condition = self.chain.conditions.at(slot, z)
+                yield Given(copies, condition, [*leaves, *z])
+        except RuntimeError as error:
+            if "leaf Variable that requires grad" in str(error) and any(t.requires_grad for t in z):
+                raise ValueError(_CHANGES_Z) from error
+            raise
+
     def settled(
-        self, entering: Sequence[Tensor], outputs: Sequence[Tensor]
+        self,
+        entering: Sequence[Tensor],
+        outputs: Sequence[Tensor],
+        mark: object,
+        leaves: Sequence[Tensor] = (),
     ) -> tuple[Tensor, State]:
         """The results of a step without a graph, after a look at what the step did.
 
+        Args:
+            entering, outputs, mark, leaves: as for :meth:`LeafCheck.look`.
+
         Raises:
-            UnreachableLeafError: it uses a leaf that would get no gradient.
+            UnreachableLeafError: it uses a leaf that would get no gradient, or a value of an
+                earlier step.
             NotSupportedError: it changed its x in place, and this method cannot follow.
             ValueError: it changed its condition in place.
         """
-        self.by.leaf_check.look(outputs, entering)
+        self.by.leaf_check.look(outputs, entering, mark, leaves)
         outputs = tuple(output.detach() for output in outputs)
         self.by.leaf_check.refuse("the denoiser")
         if self.chain.denoiser.works_in_place and not self.black_box:
@@ -154,11 +220,7 @@ class Run:
                 f"what {self.owner} takes it for: write x = x * c instead of x.mul_(c), or use "
                 "gradient=DiscreteAdjoint()"
             )
-        if [version(z) for z in self._conditions] != self._versions:
-            raise ValueError(
-                "the denoiser changes its condition z in place, so that every step has another "
-                "one: write z = z * c instead of z.mul_(c)"
-            )
+        refuse_changed(self._conditions, self._versions)
         if self.chain.trajectory is None:
             return outputs[0], outputs[1:]
         self.chain.trajectory.note(outputs[0], outputs[1])
@@ -195,12 +257,30 @@ class Run:
         return [own_state(self.chain.denoiser.denoiser), own_state(self.chain.solver)]
 
 
+@dataclass(frozen=True, eq=False)
+class Given:
+    """What a step of a run is taken with.
+
+    Attributes:
+        copies: x, which the network may change in place, and the solver's history.
+        z: the condition.
+        leaves: where the step's graph may end.
+        mark: of that graph, for :class:`LeafCheck`.
+    """
+
+    copies: Sequence[Tensor]
+    z: Any
+    leaves: Sequence[Tensor]
+    mark: object = field(default_factory=object)
+
+
 def traced(
     chain: Chain,
     by: Inputs,
     keep: Container[int],
     *,
     owner: str,
+    check: bool,
     observed: bool = False,
     black_box: bool = False,
 ) -> tuple[Tensor, Trace]:
@@ -208,9 +288,18 @@ def traced(
 
     Args:
         keep: numbers of the states that are stored; x_0, number N, never is.
-        owner, observed, black_box: as for :class:`Run`; an observed run looks at every step.
+        owner, check, observed, black_box: as for :class:`Run`; an observed run looks at every
+            step.
     """
-    run = Run(chain, by, owner=owner, every_step=observed, observed=observed, black_box=black_box)
+    run = Run(
+        chain,
+        by,
+        owner=owner,
+        check=check,
+        every_step=observed,
+        observed=observed,
+        black_box=black_box,
+    )
     x, state = by.x_T, chain.initial_state(by.x_T)
     for step in range(chain.steps):
         run.enter(step)
@@ -228,3 +317,13 @@ def taken(
     """State, data prediction if the trajectory is wanted, and history of a step."""
     x, state = chain.advance(step, x, z, state, noise)
     return (x, *state) if chain.trajectory is None else (x, chain.prediction(), *state)
+
+
+def refuse_changed(conditions: Sequence[Tensor], versions: Sequence[int]) -> None:
+    """Refuse a condition that was changed in place since its versions were read.
+
+    Raises:
+        ValueError: it was.
+    """
+    if [version(z) for z in conditions] != list(versions):
+        raise ValueError(_CHANGES_Z)

@@ -52,6 +52,8 @@ class AdjointDPMGuidance(Algorithm):
     keep: Literal["last", "best"] = "best"
 
     def __post_init__(self) -> None:
+        if not self.lr > 0:
+            raise ValueError(f"lr={self.lr}: expected more than 0")
         if self.radius is not None and not self.radius > 0:
             raise ValueError(f"radius={self.radius}: expected more than 0, or None")
 

@@ -89,7 +89,7 @@ class DirectNoiseOptimisation(Algorithm):
     keep: Literal["last", "best"] = "best"
 
     def __post_init__(self) -> None:
-        if self.weight < 0:
+        if not self.weight >= 0:
             raise ValueError(f"weight={self.weight}: expected 0 or more")
 
     def _start(self, problem: LatentProblem) -> LatentDescent:

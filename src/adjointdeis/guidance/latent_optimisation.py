@@ -83,6 +83,9 @@ class LatentOptimisation(Algorithm):
             raise ValueError(f"keep={self.keep!r} must be 'last' or 'best'")
         if self.steps < 0:
             raise ValueError(f"steps={self.steps}: expected 0 or more")
+        rate = self.z_learning_rate
+        if rate is not None and not rate >= 0:
+            raise ValueError(f"z_learning_rate={rate}: expected 0 or more, or None")
 
     def _start(self, problem: LatentProblem) -> "LatentDescent":
         return LatentDescent(self, problem.per_step() if self.scheduled else problem)

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from adjointdeis.detection.degradation import Degradation
 from adjointdeis.evaluation import Subjects
 from adjointdeis.faces.datasets.folder import DatasetError, FaceDataset, load_folder
 from adjointdeis.faces.datasets.pairs import MorphPair, PairListError, read_pairs, validate_pairs
-from adjointdeis.faces.image_io import AnyPath, ImageError, read_image
+from adjointdeis.faces.image_io import AnyPath, read_image
 from adjointdeis.faces.recogniser import Recogniser
 from adjointdeis.files import read_bytes
 from adjointdeis.harness.assets import MINI
@@ -38,11 +39,14 @@ class Benchmark:
         pairs: Pairs in the order of the list.
         originals: The photographs that the faces were aligned from, where a recogniser that finds
             the face itself is to see them as probes; None shows it the aligned faces.
+        degradation: What the images in documents went through, the morphs and the references of
+            bona fide comparisons; None for nothing. Probes are live captures, and go through none.
     """
 
     dataset: FaceDataset
     pairs: tuple[MorphPair, ...]
     originals: FaceDataset | None = None
+    degradation: Degradation | None = None
 
     def image(self, subject: str, capture: str) -> AnyPath:
         """Image file of a subject."""
@@ -55,10 +59,12 @@ class Benchmark:
         return self.image(subject, capture)
 
     def alignment(self, system: Recogniser) -> str:
-        """Label of how a recogniser's probes are aligned: what its thresholds belong to."""
+        """Label of how a recogniser's images are aligned: what its thresholds belong to."""
+        label = system.alignment
         if self.originals is not None and finds_faces(system):
-            return f"{system.alignment} of the original photographs"
-        return system.alignment
+            label = f"{label} of the original photographs"
+        # A threshold at an FMR is one of the images that are compared: here, of degraded ones.
+        return label if self.degradation is None else f"{label}, after {self.degradation.name}"
 
     @property
     def subjects(self) -> tuple[str, ...]:
@@ -186,4 +192,4 @@ def read_aligned(paths: Sequence[AnyPath], size: int | None) -> np.ndarray:
 
 def file_hash(path: AnyPath) -> str:
     """SHA-256 of a file's bytes."""
-    return hashlib.sha256(read_bytes(path, ImageError)).hexdigest()
+    return hashlib.sha256(read_bytes(path)).hexdigest()

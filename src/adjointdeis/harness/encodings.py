@@ -1,25 +1,35 @@
 """Encoded faces, computed once and kept on disk by the content they were made from."""
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load, save
+from torch import Tensor
 
+from adjointdeis.faces.array_cache import ArrayCache
+from adjointdeis.faces.image_io import sha256_of
 from adjointdeis.faces.tensors import to_tensor
-from adjointdeis.files import write_atomically
 from adjointdeis.morphing.attack import EncodedFace
 from adjointdeis.morphing.autoencoder import Autoencoder, EncodingGrid
+
+_SMALL = 96  # pixels of side below which one image leaves a processor half idle
+_TOGETHER = 4
 
 
 class Encodings:
     """Codes and noises of images under one autoencoder; an :class:`Encoder` with a memory.
 
-    The key of an entry hashes the pixels, the weights, how they are run, the grid and the steps,
-    so that a changed image or network never meets a stale encoding. Encoding 250 steps costs as
-    much as several optimisation steps, and every attack and every pair of a subject needs the same
-    one.
+    The key of an entry hashes the pixels, the weights, how and on what kind of device they are run,
+    the grid and the steps, so that a changed image or network never meets a stale encoding.
+    Encoding 250 steps costs as much as several optimisation steps, and every attack and every pair
+    of a subject needs the same one. Damaged entries are found by their checksum
+    (:class:`ArrayCache`) and made again.
+
+    On a CPU an encoding does not depend on the images beside it, so neither on the batch size nor
+    on what was in the cache: rounding follows the shape of a batch, which is therefore always the
+    same, one large image or four small ones, the last one repeated where there are fewer. It does
+    depend on the number of threads (by 1e-5 of a noise), which is part of the key. On other devices
+    the images that are missing are encoded together.
 
     Args:
         autoencoder: Network.
@@ -27,7 +37,8 @@ class Encodings:
     """
 
     def __init__(self, autoencoder: Autoencoder, cache: Path | None) -> None:
-        self.autoencoder, self.cache = autoencoder, cache
+        self.autoencoder = autoencoder
+        self.cache = None if cache is None else ArrayCache(cache)
 
     def __call__(
         self,
@@ -39,55 +50,62 @@ class Encodings:
     ) -> EncodedFace:
         """Encodes images (B, H, W, 3) uint8; only those not in the cache cost anything."""
         coded = images if codes_of is None else codes_of
-        paths = [
-            self._path(image, code, steps, grid) for image, code in zip(images, coded, strict=True)
+        keys = [
+            self._key(image, code, device, steps, grid)
+            for image, code in zip(images, coded, strict=True)
         ]
-        found = [self._read(path) for path in paths]
-        missing = [i for i, entry in enumerate(found) if entry is None]
-        if missing:
-            batch = to_tensor(images[missing]).to(device)
-            with torch.no_grad():
-                z = self.autoencoder.code(to_tensor(coded[missing]).to(device))
-            x_T = self.autoencoder.encode(batch, z, steps, grid).x_T
-            for row, index in enumerate(missing):
-                entry = {
-                    "z": z[row].cpu().clone(),
-                    "x_T": x_T[row].cpu().contiguous().clone(),
-                }
-                self._write(paths[index], entry)
-                found[index] = entry
-        entries = [entry for entry in found if entry is not None]
+        entries = {} if self.cache is None else {key: self.cache.read(key) for key in set(keys)}
+        found = {key: entry for key, entry in entries.items() if entry is not None}
+        first = {key: index for index, key in reversed(list(enumerate(keys)))}
+        missing = sorted(index for key, index in first.items() if key not in found)
+        together = len(missing)
+        if device.type == "cpu":
+            together = _TOGETHER if images.shape[1] < _SMALL else 1
+        for start in range(0, len(missing), together or 1):
+            chosen = missing[start : start + together]
+            made = self._encode(images, coded, chosen, together, device, steps, grid)
+            for index, z, x_T in zip(chosen, *made, strict=False):
+                found[keys[index]] = entry = {"z": z.cpu().numpy(), "x_T": x_T.cpu().numpy()}
+                if self.cache is not None:
+                    self.cache.write(keys[index], entry)
         return EncodedFace(
-            z=torch.stack([entry["z"] for entry in entries]).to(device),
-            x_T=torch.stack([entry["x_T"] for entry in entries]).to(device),
+            z=torch.stack([torch.from_numpy(found[key]["z"]) for key in keys]).to(device),
+            x_T=torch.stack([torch.from_numpy(found[key]["x_T"]) for key in keys]).to(device),
             nfe=steps,
         )
 
-    def _path(
-        self, image: np.ndarray, coded: np.ndarray, steps: int, grid: EncodingGrid
-    ) -> Path | None:
-        if self.cache is None:
-            return None
-        digest = hashlib.sha256(np.ascontiguousarray(image).tobytes())
-        digest.update(f"{image.shape}|{self.autoencoder.fingerprint}|{steps}".encode())
-        # The official encoding of an image under its own code is what earlier caches hold.
-        if grid != "ddim_stride":
-            digest.update(f"|{grid}".encode())
-        if not self.autoencoder.execution.plain:
-            digest.update(f"|{self.autoencoder.execution}".encode())
-        if not np.array_equal(image, coded):
-            digest.update(b"|under|" + np.ascontiguousarray(coded).tobytes())
-        return self.cache / f"{digest.hexdigest()[:32]}.safetensors"
+    def _encode(
+        self,
+        images: np.ndarray,
+        coded: np.ndarray,
+        chosen: list[int],
+        together: int,
+        device: torch.device,
+        steps: int,
+        grid: EncodingGrid,
+    ) -> tuple[Tensor, Tensor]:
+        """Codes and noises of the chosen images, in a batch filled up with the last of them."""
+        rows = chosen + chosen[-1:] * (together - len(chosen))
+        with torch.no_grad():
+            z = self.autoencoder.code(to_tensor(coded[rows]).to(device))
+        return z, self.autoencoder.encode(to_tensor(images[rows]).to(device), z, steps, grid).x_T
 
-    def _read(self, path: Path | None) -> dict[str, torch.Tensor] | None:
-        if path is None or not path.is_file():
-            return None
-        try:
-            return load(path.read_bytes())
-        except Exception:
-            # A damaged entry is only a cache miss; it is overwritten below.
-            return None
-
-    def _write(self, path: Path | None, entry: dict[str, torch.Tensor]) -> None:
-        if path is not None:
-            write_atomically(path, lambda file: file.write(save(entry)), "wb")
+    def _key(
+        self,
+        image: np.ndarray,
+        coded: np.ndarray,
+        device: torch.device,
+        steps: int,
+        grid: EncodingGrid,
+    ) -> tuple[object, ...]:
+        return (
+            "encoding",
+            sha256_of(image),
+            sha256_of(coded),
+            self.autoencoder.fingerprint,
+            repr(self.autoencoder.execution),
+            device.type,
+            torch.get_num_threads() if device.type == "cpu" else 0,
+            steps,
+            grid,
+        )

@@ -20,6 +20,8 @@ CONFIG_GROUPS = {
     "solvers": "solver",
     "attacks": "attack",
     "recognisers": "judges",
+    "detectors": "detector",
+    "degradations": "degradation",
 }
 """Group of the configuration by group of entry points."""
 
@@ -77,10 +79,11 @@ def register_plugins(config_dir: Path) -> None:
             node = described(target)
             if kind == "attacks":
                 node["name"] = name
+            keyed = kind in ("recognisers", "degradations")
             ConfigStore.instance().store(
                 group=group,
                 name=name,
-                node={name: node} if kind == "recognisers" else node,
+                node={name: node} if keyed else node,
                 provider=f"adjointdeis.{kind} of {target.__module__}",
             )
 

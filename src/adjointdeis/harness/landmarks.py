@@ -1,7 +1,6 @@
 """Landmarks of a benchmark's faces: the ones that came with them, else what dlib finds."""
 
 import hashlib
-import zipfile
 from functools import cached_property
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from adjointdeis.faces.datasets.tem import read_tem
 from adjointdeis.faces.dlib_models import DlibLandmarker
 from adjointdeis.faces.image_io import AnyPath
 from adjointdeis.faces.recogniser import NoFaceError
+from adjointdeis.files import read_arrays
 from adjointdeis.morphing.attack import Template
 
 STORED = "landmarks.npz"
@@ -80,17 +80,19 @@ class BenchmarkLandmarks:
         path = Path(self.dataset.root) / STORED
         if not path.is_file():
             return {}
-        try:
-            with np.load(path, allow_pickle=False) as stored:
-                found = {key: stored[key] for key in ("stems", "points", "size")}
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise DatasetError(f"{path}: not a landmark file ({error})") from error
-        points = found["points"]
-        if points.shape != (len(found["stems"]), points.shape[1], 2) or points.shape[1] < 68:
+        found = read_arrays(path, DatasetError)
+        if lacking := [key for key in ("stems", "points", "size") if key not in found]:
+            raise DatasetError(f"{path}: not a landmark file (it has no {lacking[0]!r})")
+        stems, points, size = found["stems"], found["points"], found["size"]
+        if stems.ndim != 1 or points.ndim != 3 or size.size != 1 or points.dtype.kind not in "fiu":
+            raise DatasetError(f"{path}: not a landmark file (arrays of another shape or kind)")
+        if points.shape != (len(stems), points.shape[1], 2) or points.shape[1] < 68:
             raise DatasetError(
-                f"{path}: points of shape {points.shape} for {len(found['stems'])} stems; expected "
+                f"{path}: points of shape {points.shape} for {len(stems)} stems; expected "
                 "(images, 68 or more, 2)"
             )
+        if size.dtype.kind not in "iu" or not np.isfinite(points).all():
+            raise DatasetError(f"{path}: not a landmark file (points or size that are no numbers)")
         return found
 
     @cached_property
@@ -102,7 +104,7 @@ class BenchmarkLandmarks:
 
     @property
     def _size(self) -> int:
-        return int(self._file["size"])
+        return int(self._file["size"].item())
 
 
 def _stem(path: AnyPath) -> str:

@@ -27,7 +27,7 @@ from adjointdeis.harness.benchmark import Benchmark, file_hash, read_aligned
 from adjointdeis.harness.command_line import setting
 from adjointdeis.harness.pair_data import WorkItem
 from adjointdeis.harness.provenance import morph_text
-from adjointdeis.harness.records import write_record
+from adjointdeis.harness.records import SCHEMA, write_record
 from adjointdeis.harness.resources import modules_of
 from adjointdeis.morphing.attack import Attack, Morphs, Progress, Sources, Workbench
 
@@ -102,7 +102,7 @@ class LatentMorphing(L.LightningModule):
             if progress.gradient_norm is not None:
                 values["gradient_norm"] = progress.gradient_norm.mean()
         else:
-            values = self._finish(batch)
+            values = self._finish(batch, item.finished)
             self._batch = None
         if "loss" in values:
             size = len(item.pairs)
@@ -122,7 +122,7 @@ class LatentMorphing(L.LightningModule):
         bench = replace(self.bench, device=device or self.device)
         return _Batch(sources, bench, self.attack)
 
-    def _finish(self, batch: "_Batch") -> dict[str, Tensor]:
+    def _finish(self, batch: "_Batch", finished: frozenset[str]) -> dict[str, Tensor]:
         morphs = batch.work.finish()
         distances = None
         if "identity" in self.bench.resources:
@@ -131,6 +131,8 @@ class LatentMorphing(L.LightningModule):
         images = to_uint8(morphs.images)
         seconds = (time.monotonic() - batch.started) / len(batch.sources)
         for k, pair in enumerate(batch.sources.pairs):
+            if pair.morph_id in finished:
+                continue
             failure = morphs.failed.get(k)
             if not torch.isfinite(morphs.images[k]).all():
                 failure = failure or "the sampler's result is not finite"
@@ -174,6 +176,7 @@ class LatentMorphing(L.LightningModule):
     def _record(self, batch: "_Batch", morphs: Morphs, k: int) -> dict[str, Any]:
         norms = [p.gradient_norm for p in batch.progress if p.gradient_norm is not None]
         return {
+            "schema": SCHEMA,
             "pair": batch.sources.pairs[k].morph_id,
             "attack": self.attack.name,
             "config_hash": self.config,

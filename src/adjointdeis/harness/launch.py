@@ -17,8 +17,9 @@ from hydra.errors import HydraException
 from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from adjointdeis.files import printable, write_atomically
+from adjointdeis.files import printable, read_json, read_text, write_atomically
 from adjointdeis.harness.command_line import this_command
+from adjointdeis.harness.finished import MARKER, missing, read_marker, write_marker
 from adjointdeis.harness.interruption import (
     DirectoryInUse,
     end_with_parent,
@@ -80,7 +81,7 @@ class RunFailed(Exception):
 
 def _run(cfg: DictConfig, directory: Path) -> tuple[str, float | None]:
     """Runs a task; returns "done", "skipped" or "dry run", and its objective."""
-    identifier, marker = config_hash(cfg), directory / "done.json"
+    identifier = config_hash(cfg)
     with open_dict(cfg):
         cfg.paths.run, cfg.paths.id = str(directory), identifier
     for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR"):
@@ -99,9 +100,14 @@ def _run(cfg: DictConfig, directory: Path) -> tuple[str, float | None]:
             "(hydra/launcher=slurm trainer=slurm, docs/clusters.md)"
         )
     repeat = cfg.force or cfg.task.get("repeat", False)
-    if not repeat and _recorded_hash(marker) == identifier:
-        print(f"{directory} is finished; force=true runs it again")
-        return "skipped", None
+    done = read_marker(directory) or {}
+    if not repeat and done.get("config_hash") == identifier:
+        lost = missing(directory, done)
+        if not lost:
+            print(f"{directory} is finished; force=true runs it again")
+            return "skipped", None
+        more = f" and {len(lost) - 1} more files" if len(lost) > 1 else ""
+        print(printable(f"{directory} was finished, but {lost[0]}{more} is gone; made again"))
     with contextlib.ExitStack() as held:
         if not is_child(cfg.trainer):
             try:
@@ -149,8 +155,7 @@ def _work(cfg: DictConfig, directory: Path, identifier: str) -> float | None:
     _close_wandb(0)
     if not child:
         (directory / "error.txt").unlink(missing_ok=True)
-        done = {"config_hash": identifier, "seconds": round(time.monotonic() - start, 1)}
-        write_atomically(directory / "done.json", lambda file: file.write(json.dumps(done)))
+        write_marker(directory, identifier, round(time.monotonic() - start, 1))
         _announce(directory)
     return result.get("objective")
 
@@ -190,13 +195,15 @@ def prepare(directory: Path, cfg: DictConfig, identifier: str, force: bool) -> N
     continued even when its settings changed: every morph carries the hash of what made it, and
     those that the new settings would make otherwise are made again.
     """
-    record, finished = directory / "run.json", (directory / "done.json").is_file()
+    record, finished = directory / "run.json", (directory / MARKER).is_file()
     other = finished and _recorded_hash(record) != identifier
     if record.is_file() and (force or other):
         aside = _unused(f"{directory}.{time.strftime('%Y%m%d-%H%M%S')}")
         print(f"{directory} holds another run; it moves to {aside}")
         shutil.move(directory, aside)
     directory.mkdir(parents=True, exist_ok=True)
+    # From here to its end the run is unfinished, whatever it was before.
+    (directory / MARKER).unlink(missing_ok=True)
     remove_leftovers(directory)
     # Other runs may be writing there: nothing takes a day to write.
     remove_leftovers(Path(cfg.paths.data) / "encodings", older_than=86400)
@@ -223,17 +230,18 @@ def _own_command() -> list[str]:
 
 
 def _last_error(directory: Path) -> str:
-    lines = (
-        (directory / "error.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    )
-    return lines[-1] if lines else "no reason was left"
+    try:
+        lines = read_text(directory / "error.txt", largest=2**20).strip().splitlines()
+    except ValueError:
+        return "its error.txt cannot be read"
+    return printable(lines[-1]) if lines else "no reason was left"
 
 
 def _recorded_hash(path: Path) -> str | None:
-    """Hash in a record or marker; None where there is none, or the file is damaged."""
+    """Hash in the record of a run; None where there is none, or the file is damaged."""
     try:
-        return json.loads(path.read_text(encoding="utf-8")).get("config_hash")
-    except (OSError, ValueError, AttributeError):
+        return read_json(path).get("config_hash")
+    except (ValueError, AttributeError):
         return None
 
 

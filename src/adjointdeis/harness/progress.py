@@ -62,7 +62,7 @@ class ProgressLine(Callback):
             whole = trainer.num_training_batches
             if batch.pairs and batch.step == trainer.train_dataloader.dataset.steps:
                 # The others have finished as many, give or take one.
-                shared = len(batch.pairs) * trainer.world_size
+                shared = batch.unfinished * trainer.world_size
                 self.done = min(self.pairs or 0, self.done + shared)
         else:
             whole = trainer.max_steps - self.first

@@ -15,6 +15,9 @@ KEYS = frozenset(
 )  # fmt: skip
 """What every record of a morph holds; `sha256` is that of its PNG, None for a pair that failed."""
 
+SCHEMA = 2
+"""Of records; a failure counts from 2 on, for before it could be that of a damaged encoding."""
+
 
 def write_record(path: Path, record: dict[str, Any]) -> None:
     """Writes a JSON record atomically."""
@@ -41,7 +44,13 @@ def read_records(directory: Path, benchmark: Benchmark, config: str) -> dict[str
             config,
             benchmark.source_hashes(pair),
         )
-        if same and (record["failed"] or _is_morph_of(record, directory / f"{pair.morph_id}.png")):
+        if not same:
+            continue
+        if record["failed"]:
+            whole = isinstance(schema := record.get("schema"), int) and schema >= SCHEMA
+        else:
+            whole = _is_morph_of(record, directory / f"{pair.morph_id}.png")
+        if whole:
             records[pair.morph_id] = record
     return records
 

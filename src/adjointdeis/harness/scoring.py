@@ -21,7 +21,8 @@ from adjointdeis.faces.datasets.pairs import MorphPair
 from adjointdeis.faces.image_io import read_image
 from adjointdeis.faces.recogniser import Recogniser
 from adjointdeis.harness.assets import FROZEN_THRESHOLDS, Profile, thresholds
-from adjointdeis.harness.benchmark import OTHER, SOURCE, Benchmark
+from adjointdeis.harness.benchmark import OTHER, SOURCE, Benchmark, finds_faces
+from adjointdeis.harness.degrading import degraded_copies
 
 PROBES = {"source": SOURCE, "other": OTHER}
 """Probe policy to the capture it takes: the very image that was morphed, or the subject's other."""
@@ -112,6 +113,7 @@ def score_morphs(
     pairs: Sequence[MorphPair],
     progress: bool = True,
     everyone: Collection[str] = (),
+    copies: Path | None = None,
 ) -> ScoreTable:
     """Compares every morph with both of its subjects, under both probe policies.
 
@@ -120,8 +122,12 @@ def score_morphs(
     "worst-case", bounds what any morph could reach on each recogniser: the embedding half way
     between the two sources'.
 
+    Where the benchmark has a degradation, what lies in a document goes through it first: the
+    morphs, the references of bona fide comparisons, and the sources that the bound is half way
+    between. Probes are live captures and stay as they are.
+
     Args:
-        benchmark: Probes.
+        benchmark: Probes, and what documents went through.
         morphs: File of each pair's morph, by attack and pair.
         recognisers: Systems under attack.
         pairs: Pairs to score; one without a morph in some attack is left out of that attack.
@@ -129,8 +135,14 @@ def score_morphs(
         everyone: Names of the recognisers whose bona fide comparisons are of everybody in the data
             set, since their thresholds come from them; those of the others are of the pairs'
             subjects.
+        copies: Folder of the degraded copies; needed where the benchmark has a degradation.
     """
     rows: list[dict[str, Any]] = []
+    if benchmark.degradation is not None:
+        morphs = {
+            attack: _copies(files, f"morphs/{attack}/{{}}.png", benchmark, copies)
+            for attack, files in morphs.items()
+        }
     in_pairs = sorted({s for pair in pairs for s in pair.subjects})
     bar = tqdm(total=len(recognisers) * (1 + len(morphs)), desc="scoring", disable=not progress)
     for system in recognisers:
@@ -140,6 +152,13 @@ def score_morphs(
             for policy, capture in PROBES.items()
         }
         index = {subject: k for k, subject in enumerate(subjects)}
+        references = probes["source"]
+        if benchmark.degradation is not None:
+            faces = {s: benchmark.probe(system, s, SOURCE) for s in subjects}
+            original = benchmark.originals is not None and finds_faces(system)
+            name = f"{'originals' if original else 'faces'}/{{}}_{SOURCE}.png"
+            files = _copies(faces, name, benchmark, copies)
+            references = _embed(system, [files[subject] for subject in subjects])
         bar.update()
         for attack, files in morphs.items():
             done = [pair for pair in pairs if pair.morph_id in files]
@@ -150,8 +169,8 @@ def score_morphs(
                     for policy, capture in PROBES.items():
                         score = system.compare(embeddings[row], probes[policy][index[subject]])
                         rows.append(_row(attack, pair, subject, capture, policy, system, score))
-        rows += _worst_case(system, probes, index, pairs)
-        rows += _bona_fide(system, probes, subjects)
+        rows += _worst_case(system, references, probes, index, pairs)
+        rows += _bona_fide(system, references, probes["other"], subjects)
     bar.close()
     conditions = {
         system.name: {
@@ -166,6 +185,16 @@ def score_morphs(
         "impostor_set": f"{Path(benchmark.dataset.name).name}: the run's own people",
     }
     return ScoreTable.from_rows(rows, metadata=metadata)
+
+
+def _copies(
+    originals: Mapping[str, Any], name: str, benchmark: Benchmark, folder: Path | None
+) -> dict[str, Path]:
+    """Degraded copies by the same keys; `name` makes an image's name of its key."""
+    assert benchmark.degradation is not None and folder is not None
+    named = {name.format(key): path for key, path in originals.items()}
+    made = degraded_copies(named, benchmark.degradation, folder)
+    return {key: made[name.format(key)] for key in originals}
 
 
 def _embed(system: Recogniser, paths: Sequence[Any]) -> np.ndarray:
@@ -208,6 +237,7 @@ def _row(
 
 def _worst_case(
     system: Recogniser,
+    references: np.ndarray,
     probes: Mapping[str, np.ndarray],
     index: Mapping[str, int],
     pairs: Sequence[MorphPair],
@@ -219,7 +249,7 @@ def _worst_case(
         return []
     rows = []
     for pair in pairs:
-        sources = [probes["source"][index[s]] for s in (pair.subject_a, pair.subject_b)]
+        sources = [references[index[s]] for s in (pair.subject_a, pair.subject_b)]
         for policy, capture in PROBES.items():
             targets = [probes[policy][index[s]] for s in (pair.subject_a, pair.subject_b)]
             scores = worst_case_scores(*(x[None] for x in (*sources, *targets)))
@@ -231,7 +261,8 @@ def _worst_case(
 
 def _bona_fide(
     system: Recogniser,
-    probes: Mapping[str, np.ndarray],
+    references: np.ndarray,
+    probes: np.ndarray,
     subjects: Sequence[str],
 ) -> list[dict[str, Any]]:
     """Every neutral image against every smiling one: mated on the diagonal, else nonmated.
@@ -240,8 +271,8 @@ def _bona_fide(
     threshold that was made for it, they are what the thresholds come from.
     """
     rows = []
-    for reference, source in zip(subjects, probes["source"], strict=True):
-        scores = system.compare(source[None], probes["other"])
+    for reference, source in zip(subjects, references, strict=True):
+        scores = system.compare(source[None], probes)
         for subject, value in zip(subjects, scores.tolist(), strict=True):
             rows.append(
                 {

@@ -12,7 +12,7 @@ from adjointdeis.diffusion.execution import Execution
 from adjointdeis.diffusion.grid import TimeGrid
 from adjointdeis.diffusion.schedule import DDPM
 from adjointdeis.faces.networks import DiffAE
-from adjointdeis.rollout import Encoding, encode
+from adjointdeis.rollout import Encoding, encode, sample
 from adjointdeis.solvers import DDIM
 
 PLAIN = Execution()
@@ -100,3 +100,15 @@ class Autoencoder:
         solver = DDIM(clip_x0=grid == "ddim_stride")
         with torch.no_grad():
             return encode(self.denoiser, images, z, solver=solver, grid=nodes)
+
+    def decode(self, x_T: Tensor, z: Tensor, steps: int = 20) -> Tensor:
+        """Images in [-1, 1] by the autoencoder's own sampler: DDIM, predicted images clipped.
+
+        Args:
+            x_T: Noise, with shape (B, 3, H, W).
+            z: Codes, with shape (B, D).
+            steps: N.
+        """
+        grid = TimeGrid.ddim_stride(self.schedule, steps)
+        rollout = sample(self.denoiser, x_T, z, solver=DDIM(clip_x0=True), grid=grid)
+        return rollout.x_0.clamp(-1, 1)

@@ -69,8 +69,11 @@ class LandmarkMorph:
             )
         if not 0 <= self.weight <= 1:
             raise ValueError(f"weight: expected a share in [0, 1], got {self.weight}")
-        if self.feather <= 0 or self.border_points < 1:
-            raise ValueError("feather must be positive and border_points at least 1")
+        if not self.feather > 0 or self.border_points < 1:
+            raise ValueError(
+                f"feather={self.feather}, border_points={self.border_points}: expected more than 0 "
+                "and at least 1"
+            )
 
     @property
     def points_for(self) -> Literal["tem", "dlib68"]:

@@ -106,7 +106,7 @@ class MIPGANWeights:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if value < 0:
+            if not value >= 0:
                 raise ValueError(f"{name}={value}: expected 0 or more")
 
 

@@ -11,6 +11,7 @@ from adjointdeis.files import slug, spreadsheet_cell, write_atomically
 from adjointdeis.reporting import paired_tables
 from adjointdeis.reporting.collect import AttackRuns, Collection, collect, without_broken
 from adjointdeis.reporting.comparability import ASSUMED
+from adjointdeis.reporting.detection import detection_sections
 from adjointdeis.reporting.document import (
     DASH,
     Block,
@@ -95,7 +96,9 @@ def _write_all(collection: Collection, destination: Path, plots: bool) -> list[P
     figures = _figures(found, destination / "plots") if plots else {}
     grids = _grids(found, destination) if plots else {}
     grids |= figure_grids(collection, destination) if plots else {}
-    document = _document(collection, found, figures, grids, destination)
+    detected, broken = detection_sections(collection, destination / "plots" if plots else None)
+    collection = replace(collection, skipped=(*collection.skipped, *broken))
+    document = _document(collection, found, figures, grids, detected, destination)
     written = []
     for name, text in (
         ("report.html", html(document)),
@@ -260,6 +263,7 @@ def _document(
     found: dict[str, list[Line]],
     figures: dict[str, Sequence[Figure]],
     grids: dict[str, tuple[Prose, Strips]],
+    detected: Sequence[Section],
     destination: Path,
 ) -> Document:
     sections = []
@@ -283,6 +287,7 @@ def _document(
     for name in sorted(grids.keys() - found.keys()):
         title = f"Figure {name.removeprefix(FIGURE)}: morphs"
         sections.append(Section(name, title, grids[name]))
+    sections += detected
     sections.append(Section("runs", "Runs", _runs(collection, destination)))
     n = len(collection)
     experiments = len({run.result["experiment"] for run in collection})

@@ -25,7 +25,10 @@ from adjointdeis.reporting.style import (
 )
 from adjointdeis.reporting.text import percent, share
 
-_DET_TICKS = np.array([0.0001, 0.001, 0.01, 0.05, 0.2, 0.5])
+_DET_TICKS = np.array([0.0001, 0.001, 0.01, 0.05, 0.1, 0.2, 0.5, 0.8, 0.95])
+ENOUGH = 30
+"""Errors behind a rate that is known to within 30%; curves are thin where there are fewer."""
+SMALL = f"Thin lines and hollow marks: fewer than {ENOUGH} errors on one of the axes."
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +68,7 @@ def det_figure(run: Run, at: EvaluationSetting, stem: Path) -> Figure | None:
         curves.append(ErrorCurve(label, fmr, fnmr, len(nonmated), len(mated), mark))
     caption = (
         "Bona fide comparisons of this run's own people; marks stand at the thresholds used, which "
-        "may rest on others. Rates of zero are drawn at half a comparison."
+        f"may rest on others. Rates of zero are drawn at half a comparison. {SMALL}"
     )
     alt = f"DET; at the thresholds: {', '.join(words)}"
     return error_figure(curves, ("FMR", "FNMR"), "DET of the recognisers", caption, alt, stem)
@@ -73,24 +76,37 @@ def det_figure(run: Run, at: EvaluationSetting, stem: Path) -> Figure | None:
 
 def detection_figure(table: ScoreTable, stem: Path) -> Figure | None:
     """Detection error trade-off of every detector and attack, the D-EER marked."""
-    curves, words = [], []
+    curves = []
     for system in table.unique("system", kind="mad"):
         scores = DetectionScores.from_table(table, system)
-        for attack in scores.attacks:
-            _, macer, bscer = scores.det(attack)
-            at = int(np.argmin(np.abs(macer - bscer)))
-            order = np.argsort(-bscer, kind="stable")
-            label, n = f"{system}: {attack}", len(_finite(scores.attacks[attack]))
-            mark = float(bscer[at]), float(macer[at])
-            bona_fide = len(_finite(scores.bona_fide))
-            curves.append(ErrorCurve(label, bscer[order], macer[order], bona_fide, n, mark))
-            words.append(f"{label} {percent(scores.d_eer(attack)[0])}%")
+        curves += [detection_curve(scores, a, f"{system}: {a}") for a in scores.attacks]
+    return detection_curves(curves, "DET of the detectors", "an attack a curve", stem)
+
+
+def detection_curve(scores: DetectionScores, attack: str | None, label: str) -> ErrorCurve:
+    """Morphs missed against bona fide images flagged; with None at the worst attack each time."""
+    _, macer, bscer = scores.det(attack)
+    at = int(np.argmin(np.abs(macer - bscer)))
+    order = np.argsort(-bscer, kind="stable")
+    names = [attack] if attack else list(scores.attacks)
+    n = min(len(_finite(np.asarray(scores.attacks[name]))) for name in names)
+    bona_fide = len(_finite(np.asarray(scores.bona_fide)))
+    mark = float(bscer[at]), float(macer[at])
+    return ErrorCurve(label, bscer[order], macer[order], bona_fide, n, mark)
+
+
+def detection_curves(
+    curves: Sequence[ErrorCurve], title: str, what: str, stem: Path
+) -> Figure | None:
+    """Curves of `detection_curve` as a figure; `what` says in words what is a curve."""
     caption = (
-        "Morphs missed against bona fide images flagged, an attack a curve; marks stand at the "
-        "D-EER. Rates of zero are drawn at half an image."
+        f"Morphs missed against bona fide images flagged, {what}; marks stand at the D-EER. Rates "
+        f"of zero are drawn at half an image. {SMALL}"
     )
-    alt = f"DET of detectors; D-EER: {', '.join(words)}"
-    return error_figure(curves, ("BSCER", "MACER"), "DET of the detectors", caption, alt, stem)
+    ends = [(c.label, (c.mark[0] + c.mark[1]) / 2) for c in curves if c.mark]
+    words = ", ".join(f"{label} {percent(value)}%" for label, value in ends)
+    alt = f"{title}; D-EER: {words}"
+    return error_figure(curves, ("BSCER", "MACER"), title, caption, alt, stem)
 
 
 def error_figure(
@@ -109,20 +125,28 @@ def error_figure(
 
     if not curves:
         return None
-    with figure(WIDTH, 3.4) as (made, axes):
+    # A line of a label beside the axes takes 0.15 inches.
+    room = 0.15 * max(curve.label.count("\n") + 1 for curve in curves) + 0.02
+    height = max(3.4, room * len(curves) + 0.8)
+    with figure(WIDTH, height) as (made, axes):
         ends = []
         for i, curve in enumerate(curves):
             # Shares of 0 and 1 lie at infinity on this scale; half a comparison is where they go.
             x = ndtri(np.clip(curve.x, 0.5 / curve.n_x, 1 - 0.5 / curve.n_x))
             y = ndtri(np.clip(curve.y, 0.5 / curve.n_y, 1 - 0.5 / curve.n_y))
             style = look(i)
-            axes.plot(x, y, color=style.colour, linestyle=style.dash, drawstyle="steps-post")
+            drawn = {"color": style.colour, "linestyle": style.dash, "drawstyle": "steps-post"}
+            axes.plot(x, y, linewidth=0.7, **drawn)
+            known = (curve.x * curve.n_x >= ENOUGH) & (curve.y * curve.n_y >= ENOUGH)
+            axes.plot(x, np.where(known, y, np.nan), **drawn)
             if curve.mark is not None:
+                errors = curve.mark[0] * curve.n_x, curve.mark[1] * curve.n_y
                 axes.plot(
                     ndtri(np.clip(curve.mark[0], 0.5 / curve.n_x, 1 - 0.5 / curve.n_x)),
                     ndtri(np.clip(curve.mark[1], 0.5 / curve.n_y, 1 - 0.5 / curve.n_y)),
                     marker=style.marker,
                     color=style.colour,
+                    markerfacecolor=style.colour if min(errors) >= ENOUGH else PAPER,
                     markeredgecolor=INK,
                     linestyle="",
                     clip_on=False,
@@ -132,15 +156,18 @@ def error_figure(
         ticks = ndtri(_DET_TICKS)
         axes.set_xticks(ticks, [share(t) for t in _DET_TICKS])
         axes.set_yticks(ticks, [share(t) for t in _DET_TICKS])
-        axes.set_xlim(ndtri(0.00005), ndtri(0.6))
-        axes.set_ylim(ndtri(0.0005), ndtri(0.6))
+        # From half an error of the largest sample; beyond one half where a curve is at chance.
+        chance = any(c.mark is not None and max(c.mark) > 0.4 for c in curves)
+        top = ndtri(0.97 if chance else 0.6)
+        axes.set_xlim(ndtri(max(0.00005, 0.4 / max(c.n_x for c in curves))), top)
+        axes.set_ylim(ndtri(max(0.0005, 0.4 / max(c.n_y for c in curves))), top)
         heights = np.array([float(np.interp(ndtri(0.3), x[::-1], y[::-1])) for x, y in ends])
         low, high = axes.get_ylim()
         named = [
             (curve.label, ndtri(0.3), max(y, low), look(i).colour)
             for i, (curve, y) in enumerate(zip(curves, heights, strict=True))
         ]
-        label_beside(axes, named, 0.06 * (high - low), low, high)
+        label_beside(axes, named, room / (height - 0.6) * (high - low), low, high)
         axes.set_xlabel(f"{names[0]} (normal deviate)")
         axes.set_ylabel(f"{names[1]} (normal deviate)")
         axes.set_title(title)

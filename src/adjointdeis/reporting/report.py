@@ -7,6 +7,12 @@ from typing import Any
 from adjointdeis.files import slug, write_atomically
 from adjointdeis.reporting import run_details as details, run_tables as tables
 from adjointdeis.reporting.curves import det_figure, operating_curve_figure, potential_figure
+from adjointdeis.reporting.detection import (
+    DetectionResult,
+    beside_table,
+    detection_blocks,
+    drawn_files,
+)
 from adjointdeis.reporting.document import (
     Block,
     Bullets,
@@ -33,6 +39,7 @@ from adjointdeis.reporting.schema import RESULT, PairRecord
 from adjointdeis.reporting.text import PROBES, duration, listed, plural, share
 
 PLOTS = "plots"
+DETECTION_SECTION = "detection"
 RESPONSIBLE = (
     "Responsible use: morphs are attacks on face recognition. These were made for research, carry "
     "that mark in their metadata, and must not be used to obtain or forge a document. Use only "
@@ -49,7 +56,8 @@ def write_report(run_directory: Path | str, *, pairs: int = 8, plots: bool = Tru
         plots: whether to draw plots; they take most of the time.
 
     Returns:
-        the files written: report.md, report.html, morphs.png, then the plots as SVG and PNG.
+        the files written: report.md, report.html, the rows of detectors where the run holds a
+        `detection.csv`, morphs.png, then the plots as SVG and PNG.
 
     Raises:
         ReportError: a result that is absent or breaks the schema, a missing score file, an
@@ -63,7 +71,8 @@ def write_report(run_directory: Path | str, *, pairs: int = 8, plots: bool = Tru
     at = run.headline[0]
     sheet = _grid(run, at, pairs)
     figures = figures_of(run, at) if plots else {}
-    document = run_document(run, figures, pairs)
+    detection = DetectionResult.of_run(run)
+    document = run_document(run, figures, pairs, detection)
     written = []
     for name, text in (
         ("report.md", markdown(document, run.directory)),
@@ -72,6 +81,10 @@ def write_report(run_directory: Path | str, *, pairs: int = 8, plots: bool = Tru
         path = run.directory / name
         write_atomically(path, lambda f, text=text: f.write(text))
         written.append(path)
+    if detection is not None:
+        written.append(detection.write(run.directory))
+        written += drawn_files([b for section in document.sections for b in section.blocks
+                                if section.key == DETECTION_SECTION])  # fmt: skip
     drawn = [path for kind in figures.values() for f in kind for path in (f.svg, f.png)]
     return [*written, sheet, *drawn]
 
@@ -90,11 +103,25 @@ def figures_of(run: Run, at: EvaluationSetting) -> dict[str, Sequence[Figure]]:
     }
 
 
-def run_document(run: Run, figures: dict[str, Sequence[Figure]], pairs: int = 8) -> Document:
-    """The report as a document; `figures` come from `figures_of`."""
+def run_document(
+    run: Run,
+    figures: dict[str, Sequence[Figure]],
+    pairs: int = 8,
+    detection: DetectionResult | None = None,
+) -> Document:
+    """The report as a document.
+
+    Args:
+        run: The run.
+        figures: From `figures_of`; with none, detectors are not drawn either.
+        pairs: Of the morph grid.
+        detection: Scores of detectors, where there are some.
+    """
     result, at = run.result, run.headline[0]
     results: list[Block] = [tables.rate_table(run, c, explained=c == at) for c in run.headline]
     results.append(_reading(run))
+    if detection is not None and (beside := beside_table(detection, at)).rows:
+        results.append(beside)
     optional = [
         details.gradient_table(run),
         paired_table(run, at),
@@ -111,6 +138,10 @@ def run_document(run: Run, figures: dict[str, Sequence[Figure]], pairs: int = 8)
         sections.append(Section("plots", "Plots", _plots(figures)))
     if paper is not None:
         sections.insert(1, Section("beside-the-paper", "Beside the paper", (paper,)))
+    if detection is not None:
+        folder = run.path(PLOTS) if figures else None
+        blocks = detection_blocks(detection, at, folder)
+        sections.insert(1, Section(DETECTION_SECTION, "Detection of morphing attacks", blocks))
     if closer:
         sections.append(Section("closer", "A closer look", tuple(closer)))
     sections += [

@@ -18,6 +18,7 @@ from adjointdeis.reporting.errors import ReportError
 
 SCHEMA = 1
 RESULT = "result.json"
+DEGRADED = "vulnerability.json"
 _NUMBER = (int, float)
 _MAYBE = (int, float, type(None))
 COUNTED = ("encode", "forward", "vjps")
@@ -199,6 +200,42 @@ def read_result(run_directory: Path | str) -> Result:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise ReportError(f"{path}: {problems[0]}{more}")
     return result
+
+
+def read_degraded(
+    run_directory: Path | str, result: Mapping[str, Any]
+) -> dict[str, list[dict[str, Any]]]:
+    """Rows like `rows` of the same morphs after each degradation, from `vulnerability.json`.
+
+    Args:
+        run_directory: Folder that may hold the file; without it there are none.
+        result: Of the run, whose attacks and recognisers the rows are of.
+
+    Raises:
+        ReportError: not JSON of rows; names file and key.
+    """
+    path = Path(run_directory) / DEGRADED
+    if not path.is_file():
+        return {}
+    if not path.resolve().is_relative_to(Path(run_directory).resolve()):
+        raise ReportError(f"{path}: leaves the run directory; copy the file into it")
+    found = read_json(path, ReportError)
+    problems = [*_degraded(found, result), *_bad_numbers({"": found})]
+    if problems:
+        raise ReportError(f"{path}: {problems[0]}")
+    return found
+
+
+def _degraded(found: Any, result: Mapping[str, Any]) -> Iterator[str]:
+    if not isinstance(found, Mapping):
+        yield f"expected an object of rows by degradation, found {_kind(found)}"
+        return
+    for name, rows in found.items():
+        if not isinstance(rows, list):
+            yield f"{name}: expected a list of rows, found {_kind(rows)}"
+            continue
+        for i, row in enumerate(rows):
+            yield from _row(row, f"{name}[{i}]", result)
 
 
 def threshold_record(values: Mapping[str, Any], where: str = "threshold") -> ThresholdRecord:

@@ -17,7 +17,7 @@ import numpy as np
 from adjointdeis.evaluation.errors import ScoreError
 from adjointdeis.evaluation.formats.text import Labels, Rows, kind_by_ids, one_path
 from adjointdeis.evaluation.scores import ScoreTable
-from adjointdeis.files import canonical, read_csv
+from adjointdeis.files import canonical, read_arrays, read_csv
 
 
 def read(paths: Sequence[Path], labels: Labels) -> ScoreTable:
@@ -65,15 +65,12 @@ def read(paths: Sequence[Path], labels: Labels) -> ScoreTable:
 
 
 def _array(path: Path) -> np.ndarray:
-    try:
-        found = np.load(path, allow_pickle=False)
-        if not isinstance(found, np.ndarray):
-            found = found["scores"]
-    except (OSError, ValueError, KeyError) as error:
+    arrays = read_arrays(path, ScoreError)
+    found = arrays.get("", arrays.get("scores"))
+    if found is None:
         raise ScoreError(
-            f"{path}: not a matrix of numbers ({error}); expected .npy, or .npz with an array "
-            "named scores"
-        ) from None
+            f"{path}: not a matrix of numbers; expected .npy, or .npz with an array named scores"
+        )
     if found.ndim != 2 or found.dtype.kind not in "fiu":
         raise ScoreError(f"{path}: {found.dtype} of shape {found.shape}, expected a matrix")
     return found.astype(np.float64)

@@ -153,7 +153,9 @@ def load_folder(root: Path | str, name: str = "folder") -> FaceDataset:
         table = templates if suffix == ".tem" else images
         captures = table.setdefault(match["subject"], {})
         first = captures.setdefault(match["capture"], path)
-        if first is not path and read_bytes(first, DatasetError) != read_bytes(path, DatasetError):
+        if first is path:
+            continue
+        if read_bytes(first, DatasetError) != read_bytes(path, DatasetError):
             clashes.append(f"{first} and {path}")
     if clashes:
         raise DatasetError(
@@ -219,16 +221,22 @@ def walk(root: Path) -> Iterator[AnyPath]:
     if root.is_file():
         if not zipfile.is_zipfile(root):
             raise DatasetError(f"data root {root}: neither a folder nor a readable zip archive")
-        yield from _walk_zip(zipfile.Path(root))
+        yield from _walk_zip(_archive(root))
         return
     files = sorted(path for path in root.rglob("*") if path.is_file())
     files = [path for path in files if not _is_litter(path.relative_to(root).parts)]
     yield from (path for path in files if path.suffix.lower() != ".zip")
     for path in files:
         if path.suffix.lower() == ".zip":
-            if not zipfile.is_zipfile(path):
-                raise DatasetError(f"{path}: the zip archive is truncated or damaged")
-            yield from _walk_zip(zipfile.Path(path))
+            yield from _walk_zip(_archive(path))
+
+
+def _archive(path: Path) -> zipfile.Path:
+    try:
+        return zipfile.Path(path)
+    # A directory that lies brings about whatever its decoding does.
+    except Exception as error:
+        raise DatasetError(f"{path}: the zip archive is truncated or damaged ({error})") from None
 
 
 def _walk_zip(folder: zipfile.Path) -> Iterator[zipfile.Path]:

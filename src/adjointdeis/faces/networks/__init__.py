@@ -3,10 +3,11 @@
 from adjointdeis.faces.networks.adaface import AdaFace, AdaFaceConfig
 from adjointdeis.faces.networks.diffae import DiffAE, DiffAEConfig
 from adjointdeis.faces.networks.iresnet import IResNet, IResNetConfig
+from adjointdeis.faces.networks.morph_net import MorphNet, MorphNetConfig
 from adjointdeis.faces.networks.stylegan2 import StyleGAN2, StyleGAN2Config
 from adjointdeis.faces.networks.vgg import VGG16, VGG16Config
 
-Network = AdaFace | DiffAE | IResNet | StyleGAN2 | VGG16
+Network = AdaFace | DiffAE | IResNet | MorphNet | StyleGAN2 | VGG16
 
 __all__ = [
     "VGG16",
@@ -16,6 +17,8 @@ __all__ = [
     "DiffAEConfig",
     "IResNet",
     "IResNetConfig",
+    "MorphNet",
+    "MorphNetConfig",
     "Network",
     "StyleGAN2",
     "StyleGAN2Config",

@@ -12,11 +12,12 @@ from typing import Any
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import DictConfig, OmegaConf
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from adjointdeis.faces.networks import DiffAE
 from adjointdeis.faces.weights import save_network
+from adjointdeis.files import write_atomically
 from adjointdeis.gradients import DiscreteAdjoint
 from adjointdeis.gradients.cost import Cost
 from adjointdeis.guidance.fine_tuning import FineTuning
@@ -91,4 +92,5 @@ def _save(denoiser: nn.Module, path: Path, record: dict[str, Any]) -> None:
         if isinstance(module, DiffAE):
             save_network(module, path, {"training": record})
             return
-    save_file({name: value.contiguous() for name, value in denoiser.state_dict().items()}, path)
+    tensors = {name: value.contiguous() for name, value in denoiser.state_dict().items()}
+    write_atomically(path, lambda file: file.write(save(tensors)), "wb")

@@ -25,6 +25,7 @@ from adjointdeis.files import file_key, write_atomically
 from adjointdeis.harness import assets
 from adjointdeis.harness.benchmark import OTHER, SOURCE, Benchmark, load_benchmark, load_faces
 from adjointdeis.harness.command_line import this_command
+from adjointdeis.harness.degrading import degradation_of
 from adjointdeis.harness.dry_run import cost_table, expected_costs
 from adjointdeis.harness.folds import guided_by, in_folds, made_of, workbenches
 from adjointdeis.harness.interruption import one_process
@@ -61,6 +62,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
         originals = load_folder(cfg.data.originals, dataset.name)
         originals.require((SOURCE, OTHER))
         benchmark = replace(benchmark, originals=originals)
+    benchmark = replace(benchmark, degradation=degradation_of(cfg.degradation))
     parts = in_folds(benchmark, benches)
     judges = judges_of(cfg, cfg.assets.recognisers, profile)
     fmr, policies = operating_conditions(cfg, benchmark)
@@ -74,28 +76,11 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     overrides = this_command()
 
     large_steps = LargeStepsOnce()
-    done: dict[str, dict[str, dict[str, Any]]] = {attack.name: {} for attack in attacks}
+    done: dict[str, dict[str, dict[str, Any]]] = {}
     for attack in attacks:
         folder = directory / "morphs" / attack.name
-        for bench, part in parts:
-            recipe = recipe_of(attack, bench, cfg.trainer.precision)
-            finished = read_records(folder, part, recipe)
-            todo = [pair for pair in part.pairs if pair.morph_id not in finished]
-            # Processes may see different files finished; if one of them has work, all of them meet.
-            if todo or not one_process(cfg.trainer):
-                module = LatentMorphing(attack, bench, part, folder, recipe, overrides)
-                batch_size = cfg.optimisation.batch_size
-                if batch_size == "auto":
-                    device = own_device(cfg.trainer)
-                    batch_size = module.find_batch_size(todo, device) if todo else 1
-                data = PairData(todo, batch_size, attack.steps)
-                progress = ProgressLine(attack.label, len(part.pairs), len(finished))
-                with large_steps.row(attack.label):
-                    trainer = _trainer(cfg, logger, progress)
-                    trainer.fit(module, data)
-                    trainer.strategy.barrier()
-            if not rank_zero_only.rank:
-                done[attack.name] |= every_record(folder, part, recipe)
+        with large_steps.row(attack.label):
+            done[attack.name] = make_morphs(cfg, attack, parts, folder, logger, overrides)
     for entry in logger:
         entry.finalize("success")
     if rank_zero_only.rank:
@@ -105,6 +90,49 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     )
     conclude(logger, directory, result)
     return result
+
+
+def make_morphs(
+    cfg: DictConfig,
+    attack: Attack,
+    parts: Sequence[tuple[Workbench, Benchmark]],
+    folder: Path,
+    logger: list,
+    overrides: Sequence[str] = (),
+) -> dict[str, dict[str, Any]]:
+    """Makes an attack's morphs where they are not there yet; the record of each by pair.
+
+    Args:
+        cfg: The whole configuration: trainer and batch size.
+        attack: What to do.
+        parts: Workbenches, each with the pairs that it makes.
+        folder: Where morphs and records go.
+        logger: Lightning's loggers.
+        overrides: Command line of the run, for the command that repeats a pair that failed.
+
+    Returns:
+        The records; none in any process but the first.
+    """
+    done: dict[str, dict[str, Any]] = {}
+    for bench, part in parts:
+        recipe = recipe_of(attack, bench, cfg.trainer.precision)
+        finished = read_records(folder, part, recipe)
+        todo = [pair for pair in part.pairs if pair.morph_id not in finished]
+        # Processes may see different files finished; if one of them has work, all of them meet.
+        if todo or not one_process(cfg.trainer):
+            module = LatentMorphing(attack, bench, part, folder, recipe, overrides)
+            batch_size = cfg.optimisation.batch_size
+            if batch_size == "auto":
+                device = own_device(cfg.trainer)
+                batch_size = module.find_batch_size(todo, device) if todo else 1
+            data = PairData(part.pairs, batch_size, attack.steps, finished)
+            progress = ProgressLine(attack.label, len(part.pairs), len(finished))
+            trainer = _trainer(cfg, logger, progress)
+            trainer.fit(module, data)
+            trainer.strategy.barrier()
+        if not rank_zero_only.rank:
+            done |= every_record(folder, part, recipe)
+    return done
 
 
 def dry_run(
@@ -217,7 +245,9 @@ def _conclude(
         for attack in attacks
     }
     everyone = {judge.name for judge in judges} - set(thresholds)
-    table = score_morphs(benchmark, morphs, judges, benchmark.pairs, everyone=everyone)
+    table = score_morphs(
+        benchmark, morphs, judges, benchmark.pairs, everyone=everyone, copies=directory / "degraded"
+    )
     write_scores(table, directory / "scores.csv")
     fmr, policies = operating_conditions(cfg, benchmark)
     wanted = all_thresholds(table, thresholds, judges, fmr, policies, benchmark.people)
@@ -238,6 +268,7 @@ def _conclude(
             "config_hash": identifier,
             "git": git_revision(),
             "seed": cfg.seed,
+            "degradation": benchmark.degradation and benchmark.degradation.name,
             **environment(),
             "wall_seconds": round(monotonic() - start, 1),
             "assets": made_of(benches),
@@ -331,10 +362,9 @@ def _copy_sources(
         for side, subject in (("source_a", pair.subject_a), ("source_b", pair.subject_b)):
             path = benchmark.image(subject, SOURCE)
             target = directory / "sources" / path.name
-            if not target.is_file():
-                write_atomically(
-                    target, lambda file, path=path: file.write(path.read_bytes()), "wb"
-                )
+            content = path.read_bytes()
+            if not target.is_file() or target.read_bytes() != content:
+                write_atomically(target, lambda file, content=content: file.write(content), "wb")
             row[side] = f"sources/{path.name}"
         rows.append(row)
     return rows

@@ -13,7 +13,6 @@ Everything is kept in the run's folder and is taken up again by the same command
 of people and weights made from them: the folder is ignored by git, and stays where it is.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +24,8 @@ from adjointdeis.faces.datasets.folder import DatasetError, FaceDataset, load_fo
 from adjointdeis.faces.datasets.frll import load_frll
 from adjointdeis.faces.datasets.pairs import write_pairs
 from adjointdeis.faces.recogniser import Recogniser
-from adjointdeis.faces.weights import read_header
-from adjointdeis.files import write_atomically
+from adjointdeis.faces.weights import WeightsError, fingerprint, read_header
+from adjointdeis.files import read_json, write_atomically
 from adjointdeis.harness import assets
 from adjointdeis.harness.benchmark import OTHER, SOURCE
 from adjointdeis.harness.packages import fetch_command
@@ -161,8 +160,11 @@ def adapted(cfg: DictConfig, faces: FaceDataset, fold: int, directory: Path) -> 
     assert isinstance(settings, dict)
     settings |= {"faces": str(faces.root), "fold": fold, "folds": cfg.task.folds}
     path = folder / "weights.safetensors"
-    if path.is_file() and read_header(path).get("training", {}).get("recipe") == settings:
-        return str(path)
+    try:
+        if path.is_file() and read_header(path).get("training", {}).get("recipe") == settings:
+            return str(path)
+    except WeightsError as error:
+        print(f"{error}: it is made again")
     print(f"fold {fold}: the generator is adapted to the people of the other folds")
     sub = _changed(cfg, task=settings)
     sub.paths.run = str(folder)
@@ -198,9 +200,17 @@ def _choose_pairs(
         "fmr": fmr,
     }
     record = directory / "pairs.json"
-    if record.is_file() and (directory / "pairs.csv").is_file():
-        facts = json.loads(record.read_text(encoding="utf-8"))
-        if facts.get("made_of") == made_of:
+    if (directory / "pairs.csv").is_file():
+        try:
+            facts = read_json(record)
+        except ValueError:  # absent or damaged: chosen again
+            facts = None
+        # The list could have been cut short or changed since: it is what the record says it is.
+        if (
+            isinstance(facts, dict)
+            and facts.get("made_of") == made_of
+            and facts.get("sha256") == fingerprint(directory / "pairs.csv")
+        ):
             return facts
     found = {name: bona_fide(system, faces, fmr) for name, system in systems.items()}
     pairs, confused = select_pairs(
@@ -216,6 +226,7 @@ def _choose_pairs(
     write_pairs(directory / "pairs.csv", pairs)
     facts = {
         "made_of": made_of,
+        "sha256": fingerprint(directory / "pairs.csv"),
         "count": len(pairs),
         "people": len({person for pair in pairs for person in pair.subjects}),
         "rule": f"the {task.pairs_per_group} most similar neutral pairs of each sex of each fold "

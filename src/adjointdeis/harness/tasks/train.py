@@ -198,5 +198,7 @@ def _fit(
     }
     path = run / "weights.safetensors"
     record["sha256"] = save_network(module.network, path, {"training": record})
-    record["final_loss"] = float(trainer.callback_metrics["train/loss"])
+    # A training that was complete before, and whose weights were lost, makes no step now.
+    loss = trainer.callback_metrics.get("train/loss")
+    record["final_loss"] = None if loss is None else float(loss)
     return record

@@ -43,6 +43,10 @@ class Brightness:
     samples: int = 4
     steps: int = 10
 
+    def __post_init__(self) -> None:
+        if not 0 < abs(self.raise_by) <= 2:
+            raise ValueError(f"raise_by={self.raise_by}: expected a change of at most 2, not 0")
+
     def instance(self, seed: int) -> Instance:
         untouched = embedded_autoencoder()
         tuned = copy.deepcopy(untouched.denoiser)

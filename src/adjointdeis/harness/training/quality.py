@@ -56,38 +56,31 @@ def autoencoder_quality(
     """
     z = autoencoder.code(faces)
     x_T = autoencoder.encode(faces, z, 250).x_T
-    reconstruction = decode(autoencoder, x_T, z)
+    reconstruction = autoencoder.decode(x_T, z)
     grid = TimeGrid.uniform_lmbda(autoencoder.schedule, 20)
     even = sample(autoencoder.denoiser, x_T, z, solver=DDIM(), grid=grid).x_0
     generator = torch.Generator().manual_seed(seed)
     noises = [torch.randn(x_T.shape, generator=generator) for _ in range(2)]
-    drawn = [decode(autoencoder, noise, z) for noise in noises]
+    drawn = [autoencoder.decode(noise, z) for noise in noises]
     directory.mkdir(parents=True, exist_ok=True)
     _draw(directory / "autoencoder.png", faces, reconstruction, *drawn)
     # Neighbours in the list stand in for pairs: the sheet shows the network, not an attack.
     half = len(faces) // 2
     a, b = slice(0, 2 * half, 2), slice(1, 2 * half, 2)
     blend = lerp(z[a], z[b], 0.5)
-    morphs = decode(autoencoder, slerp(x_T[a], x_T[b]), blend)
-    afresh = decode(autoencoder, noises[0][a], blend)
+    morphs = autoencoder.decode(slerp(x_T[a], x_T[b]), blend)
+    afresh = autoencoder.decode(noises[0][a], blend)
     _draw(directory / "morphs.png", faces[a], morphs, afresh, faces[b])
     return {
         "images": len(faces),
         "random_noise_20": _against(drawn[0], faces),
-        "random_noise_100": _against(decode(autoencoder, noises[0], z, 100), faces),
+        "random_noise_100": _against(autoencoder.decode(noises[0], z, 100), faces),
         "reconstruction_psnr": _psnr(reconstruction, faces),
         "reconstruction_ssim": _ssim(reconstruction, faces),
         "reconstruction_lmbda_psnr": _psnr(even, faces),
         "noise": whiteness(x_T, faces),
         "code_norm": float(z.norm(dim=1).mean()),
     }
-
-
-def decode(autoencoder: Autoencoder, x_T: Tensor, z: Tensor, steps: int = 20) -> Tensor:
-    """Images by the autoencoder's own decoder: DDIM, predicted images clipped."""
-    grid = TimeGrid.ddim_stride(autoencoder.schedule, steps)
-    rollout = sample(autoencoder.denoiser, x_T, z, solver=DDIM(clip_x0=True), grid=grid)
-    return rollout.x_0.clamp(-1, 1)
 
 
 def whiteness(x_T: Tensor, images: Tensor) -> dict[str, float]:

@@ -1,0 +1,265 @@
+"""Detectors of others: a function, a torch network, an ONNX file, or scores computed elsewhere."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from adjointdeis.detection.degradation import NONE
+from adjointdeis.detection.detector import (
+    DIFFERENTIAL,
+    DetectorError,
+    Kind,
+    Suspects,
+    require_kind,
+)
+from adjointdeis.faces.recognisers.onnx import OnnxRecogniser
+from adjointdeis.faces.tensors import to_tensor
+from adjointdeis.faces.weights import fingerprint
+from adjointdeis.files import read_csv
+
+HIGHER_IS = {"morph": 1.0, "bonafide": -1.0}
+"""Sign by what a high score of theirs says."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CallableDetector:
+    """A function of images, or of images and live captures.
+
+    Args:
+        name: In score files.
+        function: ``function(images)`` of (B, H, W, 3) uint8 RGB to B scores; of a differential
+            kind, ``function(images, live)``.
+        kind: What it sees.
+        higher_is: What a high score of the function says, ``morph`` or ``bonafide``.
+        training: What it was trained on, one line.
+        fingerprint: SHA-256 of its weights, where there is one.
+
+    Raises:
+        DetectorError: An unknown kind or direction.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    kind: Kind = "s_mad"
+    higher_is: str = "morph"
+    training: str = "not stated"
+    fingerprint: str = "not stated"
+
+    def __post_init__(self) -> None:
+        require_kind(self.kind, self.name)
+        sign_of(self.higher_is, self.name)
+
+    def score(self, suspects: Suspects) -> np.ndarray:
+        given = [suspects.images]
+        if self.kind in DIFFERENTIAL:
+            given.append(suspects.require_live(self.name))
+        found = np.asarray(self.function(*given), np.float64)
+        return sign_of(self.higher_is, self.name) * found
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TorchDetector:
+    """A torch network of images in [-1, 1], or of images and live captures.
+
+    Args:
+        name: In score files.
+        network: Gives logits (B) or (B, 1), or (B, classes) of which ``column`` is taken; of a
+            differential kind it is called with the live captures as its second argument. It is put
+            into evaluation mode.
+        kind: What it sees.
+        column: Which of several outputs is the score.
+        higher_is: What a high output says, ``morph`` or ``bonafide``.
+        training: What it was trained on, one line.
+        fingerprint: SHA-256 of its weights, where there is one.
+
+    Raises:
+        DetectorError: An unknown kind or direction.
+    """
+
+    name: str
+    network: nn.Module
+    kind: Kind = "s_mad"
+    column: int = 0
+    higher_is: str = "morph"
+    training: str = "not stated"
+    fingerprint: str = "not stated"
+
+    def __post_init__(self) -> None:
+        require_kind(self.kind, self.name)
+        sign_of(self.higher_is, self.name)
+
+    @torch.no_grad()
+    def score(self, suspects: Suspects) -> np.ndarray:
+        self.network.eval()
+        device = next((p.device for p in self.network.parameters()), torch.device("cpu"))
+        given = [to_tensor(suspects.images).to(device)]
+        if self.kind in DIFFERENTIAL:
+            given.append(to_tensor(suspects.require_live(self.name)).to(device))
+        output = self.network(*given).double().cpu().numpy()
+        return sign_of(self.higher_is, self.name) * column_of(output, self.column, self.name)
+
+
+class OnnxDetector:
+    """A single-image detector in an ONNX file, with its input spelt out.
+
+    Args:
+        file: The ``.onnx`` file.
+        name: In score files; the file's stem if None.
+        column: Which of several outputs is the score.
+        higher_is: What a high output says, ``morph`` or ``bonafide``.
+        training: What it was trained on, one line.
+        stated: Its input, as :class:`adjointdeis.faces.recognisers.onnx.OnnxSpec` says: size,
+            colours, mean, std, licence and so on.
+
+    Raises:
+        DetectorError: An unknown direction, or no such output.
+        MissingPackageError, WeightsError, ValueError: As of an ONNX recogniser.
+    """
+
+    kind: Kind = "s_mad"
+
+    def __init__(
+        self,
+        file: str,
+        name: str | None = None,
+        column: int = 0,
+        higher_is: str = "morph",
+        training: str = "not stated",
+        **stated: Any,
+    ) -> None:
+        self.name, self.training = name or Path(file).stem, training
+        self.column, self.sign = column, sign_of(higher_is, self.name)
+        # What runs a recogniser's file runs this one: a score is an embedding of few numbers.
+        self.network = OnnxRecogniser.from_file(file, name=self.name, **stated)
+        if column >= self.network.embedding_dim:
+            raise DetectorError(
+                f"detector {self.name}: column={column}, and {file} has "
+                f"{self.network.embedding_dim} outputs, counted from 0"
+            )
+        self.fingerprint = self.network.fingerprint
+
+    def score(self, suspects: Suspects) -> np.ndarray:
+        found, _ = self.network.embed(suspects.images)
+        return self.sign * found[:, self.column].astype(np.float64)
+
+
+@dataclass(frozen=True, eq=False)
+class PrecomputedScores:
+    """Scores of a file: of a detector that runs elsewhere.
+
+    The file is a CSV with the columns ``image`` and ``score``, and, where it has scores of degraded
+    images too, ``degradation``. Names of images are those of ``detection.csv``, with or without the
+    folder.
+
+    Args:
+        file: The CSV.
+        name: In score files; the file's stem if None.
+        kind: What the detector sees.
+        higher_is: What a high score says, ``morph`` or ``bonafide``.
+        training: What it was trained on, one line.
+
+    Raises:
+        DetectorError: An unknown kind or direction, no such file, a column that is missing, a score
+            that is no number, or an image with two.
+    """
+
+    file: str
+    name: str = ""
+    kind: Kind = "s_mad"
+    higher_is: str = "morph"
+    training: str = "not stated"
+    scores: Mapping[tuple[str, str], float] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", self.name or Path(self.file).stem)
+        require_kind(self.kind, self.name)
+        object.__setattr__(self, "scores", self._read(sign_of(self.higher_is, self.name)))
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the file."""
+        return fingerprint(self.file)
+
+    @property
+    def degradations(self) -> tuple[str, ...]:
+        """Those that the file has scores of."""
+        return tuple(dict.fromkeys(name for name, _ in self.scores))
+
+    def score(self, suspects: Suspects) -> np.ndarray:
+        """Scores of the images as they are; :meth:`of` takes another degradation."""
+        return self.of(suspects, NONE)
+
+    def of(self, suspects: Suspects, degradation: str) -> np.ndarray:
+        """Scores under a degradation.
+
+        Raises:
+            DetectorError: An image has none; it is named.
+        """
+        found = [
+            self.scores.get((degradation, name), self.scores.get((degradation, Path(name).name)))
+            for name in suspects.names
+        ]
+        missing = [n for n, score in zip(suspects.names, found, strict=True) if score is None]
+        if missing:
+            raise DetectorError(
+                f"{self.file} has no score of {len(missing)} of {len(found)} images under the "
+                f"degradation {degradation}, such as {missing[0]}: score them all, or leave the "
+                "detector out"
+            )
+        return np.array(found, np.float64)
+
+    def _read(self, sign: float) -> dict[tuple[str, str], float]:
+        lines = read_csv(Path(self.file), DetectorError)
+        _, header = next(lines, (1, []))
+        for column in ("image", "score"):
+            if column not in header:
+                raise DetectorError(
+                    f"{self.file}:1: column {column!r} is missing; expected image,score or "
+                    "image,score,degradation"
+                )
+        found: dict[tuple[str, str], float] = {}
+        for line, fields in lines:
+            row = dict(zip(header, fields, strict=False))
+            key = row.get("degradation") or NONE, row.get("image", "")
+            try:
+                value = float(row.get("score", ""))
+            except ValueError:
+                value = np.nan
+            if not np.isfinite(value):
+                raise DetectorError(f"{self.file}:{line}: score {row.get('score')!r}: no number")
+            if key in found:
+                raise DetectorError(f"{self.file}:{line}: {key[1]} has a score already")
+            found[key] = sign * value
+        return found
+
+
+def sign_of(higher_is: str, name: str) -> float:
+    """1 where a high score says morph, -1 where it says bona fide.
+
+    Raises:
+        DetectorError: Another word.
+    """
+    if higher_is not in HIGHER_IS:
+        raise DetectorError(
+            f"detector {name}: higher_is={higher_is!r}: expected {' or '.join(HIGHER_IS)}"
+        )
+    return HIGHER_IS[higher_is]
+
+
+def column_of(output: np.ndarray, column: int, name: str) -> np.ndarray:
+    """(B,) of outputs (B,) or (B, classes).
+
+    Raises:
+        DetectorError: There is no such column.
+    """
+    flat = output.reshape(len(output), -1)
+    if column >= flat.shape[1]:
+        raise DetectorError(
+            f"detector {name}: column={column} of {flat.shape[1]} outputs, counted from 0"
+        )
+    return flat[:, column]

@@ -1,0 +1,174 @@
+"""Images that detectors learn from and score, and the table of their scores."""
+
+import csv
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+
+from adjointdeis.detection.detector import (
+    Suspects,
+)
+from adjointdeis.evaluation.detection_matrix import COLUMNS
+from adjointdeis.faces.datasets.folder import FaceDataset, load_folder
+from adjointdeis.faces.datasets.pairs import MorphPair, most_similar_pairs, write_pairs
+from adjointdeis.faces.image_io import AnyPath, read_image
+from adjointdeis.files import read_csv, write_atomically
+from adjointdeis.harness import assets
+from adjointdeis.harness.benchmark import (
+    OTHER,
+    SOURCE,
+    read_aligned,
+)
+from adjointdeis.harness.degrading import degraded_copies
+from adjointdeis.harness.provenance import digest
+from adjointdeis.harness.synthetic_people import choose_subjects, write_people
+from synthetic_faces.pool_spec import GENERATOR_VERSION
+
+ALL, HARDENED, SHUFFLED, GIVEN, WITHOUT = "all", "hardened", "shuffled", "given", "without:"
+
+
+@dataclass(frozen=True)
+class SuspectImage:
+    """One image that is learnt or scored.
+
+    Attributes:
+        name: Unique in its set, such as ``morphs/dim_a/001_002.png``: its degradation is drawn
+            from it.
+        path: The file.
+        people: Its person, or the morph's two; the live capture is of the first.
+        live: The file of the live capture.
+        attack: Of a morph; empty for a bona fide image.
+    """
+
+    name: str
+    path: AnyPath
+    people: tuple[str, ...]
+    live: AnyPath
+    attack: str = ""
+
+
+def bona_fide(dataset: FaceDataset) -> list[SuspectImage]:
+    """Everybody's neutral image, with the smiling one as the live capture."""
+    return [
+        SuspectImage(f"faces/{s.id}_{SOURCE}.png", s.images[SOURCE], (s.id,), s.images[OTHER])
+        for s in dataset.subjects
+    ]
+
+
+def morph_image(attack: str, pair: MorphPair, path: Path, dataset: FaceDataset) -> SuspectImage:
+    """A morph, with the live capture of one of its two people, drawn by the pair's name.
+
+    Half of the time it is the second one: some attacks favour a side.
+    """
+    people = (pair.subject_a, pair.subject_b)
+    if hashlib.sha256(pair.morph_id.encode()).digest()[0] % 2:
+        people = people[::-1]
+    name = f"morphs/{attack}/{pair.morph_id}.png"
+    return SuspectImage(name, path, people, dataset.subject(people[0]).images[OTHER], attack)
+
+
+def training_people(cfg: DictConfig) -> FaceDataset:
+    """The people that detectors learn from, rendered where they are not there yet.
+
+    Raises:
+        ValueError: Their role is that of the test, or they are not of the size of the test's.
+    """
+    people = cfg.task.people
+    if people.role == "test":
+        raise ValueError("task.people.role=test would train on the people of the test")
+    made = {**OmegaConf.to_container(people), "generator": GENERATOR_VERSION}  # type: ignore[dict-item]
+    folder = Path(cfg.paths.data) / "people" / f"{people.role}-{digest(made)}"
+    if not (folder / "README.md").is_file():  # it is written last
+        subjects = choose_subjects(people.per_sex, people.role, prefix="t")
+        by = f"Made for detectors to learn from, role `{people.role}`."
+        write_people(folder, subjects, people.size, "Synthetic people", by)
+    return load_folder(folder, f"synthetic people, role {people.role}")
+
+
+def choose_pairs(
+    dataset: FaceDataset, profile: assets.Profile, settings: DictConfig, path: Path
+) -> None:
+    """The most similar pairs of each sex by a recogniser, of both sexes in turn."""
+    selector = assets.recogniser(settings.selector, profile)
+    embeddings, _ = selector.embed(
+        read_aligned([subject.images[SOURCE] for subject in dataset.subjects], None)
+    )
+    lines = read_csv(Path(dataset.root) / "subjects.csv")
+    header = next(lines)[1]
+    sexes = {row[0]: row[header.index("sex")] for _, row in lines}
+    groups = [sexes[i] for i in dataset.ids]
+    pairs = most_similar_pairs(
+        embeddings, dataset.ids, groups, selector, settings.per_sex, (), settings.most_per_person
+    )
+    columns = [[p for p in pairs if p.group == group] for group in sorted(set(groups))]
+    write_pairs(path, [pair for row in zip(*columns, strict=True) for pair in row])
+
+
+def training_sets(
+    task: DictConfig, images: Sequence[SuspectImage]
+) -> dict[str, tuple[np.ndarray, np.ndarray, str]]:
+    """Rows, labels and one line of words of every set of examples.
+
+    The shuffled one calls half of the bona fide images and half of every attack's morphs morphs, by
+    a seeded draw: what tells them apart is then worth nothing, whatever it is.
+    """
+    attack = np.array([image.attack for image in images])
+    seen, guided = list(task.seen), list(task.guided)
+    wanted: dict[str, list[str]] = {ALL: seen}
+    wanted |= {name: [name] for name in (*seen, *guided)}
+    if len(seen) > 1:
+        wanted |= {WITHOUT + name: [other for other in seen if other != name] for name in seen}
+    if guided:
+        wanted[HARDENED] = [*seen, *guided]
+    if task.only is not None:
+        wanted = {name: of for name, of in wanted.items() if name in (ALL, *task.only)}
+    sets = {}
+    for name, of in wanted.items():
+        rows = np.flatnonzero(np.isin(attack, ["", *of]))
+        sets[name] = rows, attack[rows] != "", _words(attack[rows])
+    rows = sets[ALL][0]
+    labels, draw = np.zeros(len(rows), bool), np.random.default_rng(task.shuffle_seed)
+    for group in ("", *seen):
+        members = draw.permutation(np.flatnonzero(attack[rows] == group))
+        labels[members[: len(members) // 2]] = True
+    sets[SHUFFLED] = rows, labels, f"labels shuffled: {sets[ALL][2]}"
+    return sets
+
+
+def _words(attack: np.ndarray) -> str:
+    counts = {name: int((attack == name).sum()) for name in dict.fromkeys(attack.tolist())}
+    morphs = ", ".join(f"{n} {name}" for name, n in counts.items() if name)
+    return f"{counts.get('', 0)} bona fide images and {morphs}, synthetic people"
+
+
+def loaded(
+    images: Sequence[SuspectImage], change: Any = None, copies: Path | None = None
+) -> Suspects:
+    """The images, after a degradation whose copies lie in a folder; live captures as they are."""
+    paths: Mapping[str, AnyPath] = {image.name: image.path for image in images}
+    if change is not None:
+        assert copies is not None
+        paths = degraded_copies(paths, change, copies)
+    size = read_image(images[0].live).shape[0]
+    return Suspects(
+        read_aligned(list(paths.values()), size),
+        tuple(paths),
+        read_aligned([image.live for image in images], size),
+    )
+
+
+def write_scores_of_images(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes a table of scored images, a line each."""
+
+    def write(file: IO[str]) -> None:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        # repr is the shortest text that reads back as the same float64.
+        writer.writerows({**row, "score": repr(float(row["score"]))} for row in rows)
+
+    write_atomically(path, write)

@@ -1,0 +1,76 @@
+"""``done.json``: that a run is finished, and the files that it left, by their SHA-256."""
+
+import json
+import os
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from adjointdeis.faces.weights import fingerprint
+from adjointdeis.files import read_json, write_atomically
+
+MARKER = "done.json"
+_NO_OUTPUT = ("logs", "wandb", "cache", "plots", "report.md", "report.html", "morphs.png")
+"""Left out: curves are kept per session, caches have checksums, a report can be made again."""
+_OF_THE_PROGRAM = (MARKER, "error.txt")
+
+
+def outputs(directory: Path, hashed: bool = True) -> dict[str, str]:
+    """SHA-256 of every file that a run left, by its path in the run directory.
+
+    Neither links, hidden files and checkpoints, nor what lies in a run of its own below this one.
+
+    Args:
+        directory: The run directory.
+        hashed: False leaves the hashes empty, and reads no file.
+    """
+    found = {}
+    for folder, below, names in os.walk(directory):
+        here = Path(folder)
+        top = here == directory
+        if not top and "run.json" in names:
+            below.clear()
+            continue
+        left_out = (*_NO_OUTPUT, *_OF_THE_PROGRAM) if top else ()
+        below[:] = sorted(n for n in below if not n.startswith(".") and n not in left_out)
+        for name in sorted(names):
+            path = here / name
+            if name.startswith(".") or name in left_out or path.suffix == ".ckpt":
+                continue
+            if path.is_file() and not path.is_symlink():
+                name = path.relative_to(directory).as_posix()
+                found[name] = fingerprint(path) if hashed else ""
+    return found
+
+
+def write_marker(directory: Path, identifier: str, seconds: float) -> None:
+    """Says that a run is finished; to be written last."""
+    done = {"config_hash": identifier, "seconds": seconds, "files": outputs(directory)}
+    write_atomically(directory / MARKER, lambda file: file.write(json.dumps(done, indent=1)))
+
+
+def read_marker(directory: Path) -> dict[str, Any] | None:
+    """What ``done.json`` says; None where there is none, or it is damaged."""
+    try:
+        done = read_json(directory / MARKER)
+    except ValueError:
+        return None
+    return done if isinstance(done, dict) else None
+
+
+def missing(directory: Path, done: dict[str, Any]) -> list[str]:
+    """Files that a finished run left and that are not there any more.
+
+    Of runs of earlier versions, whose marker lists nothing, the result of a table of morphs.
+    """
+    files = done.get("files")
+    if not isinstance(files, dict):
+        files = {"result.json": ""} if (directory / "morphs").is_dir() else {}
+    return [name for name in files if inside(name) and not (directory / name).is_file()]
+
+
+def inside(name: str) -> bool:
+    """Whether a path of a marker stays within the run directory, and can be one."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\\" in name or not name.isprintable():
+        return False
+    return len(name) < 1024 and all(len(part.encode()) < 256 for part in path.parts)

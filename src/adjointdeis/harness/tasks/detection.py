@@ -1,0 +1,375 @@
+"""Detectors of morphing attacks: trained, applied to the morphs of the run, their scores written.
+
+    python run.py +experiment=detection
+
+1. The test morphs are made, judged and reported as in every other run (:mod:`.morph`).
+2. People of another role are rendered, whom no test knows; look-alikes among them are paired, and
+   the attacks of ``task.seen`` and ``task.guided`` morph them.
+3. Every detector is trained on: all seen attacks; each attack alone; all but one; all with the
+   guided ones beside them (``hardened``); and all with shuffled labels, the control.
+4. Every detector scores every test image, as it is and after each degradation. ``detection.csv``
+   has a line for each, ``detection_control.csv`` those of bona fide images that were encoded and
+   decoded: a detector that calls them morphs detects the autoencoder. ``vulnerability.json`` has
+   who accepts the degraded morphs.
+
+A suspect is a neutral image: bona fide, or a morph. Its live capture is the smiling one of its
+person, or of one of the morph's two, drawn by the pair's name. No attack is made or changed by what
+a detector says.
+"""
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from adjointdeis.detection.degradation import NONE
+from adjointdeis.detection.detector import (
+    DetectorError,
+    Examples,
+    MorphDetector,
+    score_in_batches,
+)
+from adjointdeis.detection.linear import LinearDetector
+from adjointdeis.detection.plugged import PrecomputedScores, TorchDetector
+from adjointdeis.evaluation import evaluate
+from adjointdeis.evaluation.detection import DetectionScores
+from adjointdeis.evaluation.storage import write_json
+from adjointdeis.faces.image_io import write_image
+from adjointdeis.faces.tensors import to_uint8
+from adjointdeis.faces.weights import save_network
+from adjointdeis.harness import assets
+from adjointdeis.harness.benchmark import (
+    Benchmark,
+    load_benchmark,
+    load_faces,
+    read_aligned,
+)
+from adjointdeis.harness.degrading import degradation_of, print_speed
+from adjointdeis.harness.detection_data import (
+    ALL,
+    GIVEN,
+    SuspectImage,
+    bona_fide,
+    choose_pairs,
+    loaded,
+    morph_image,
+    training_people,
+    training_sets,
+    write_scores_of_images,
+)
+from adjointdeis.harness.folds import in_folds, workbenches
+from adjointdeis.harness.interruption import one_process
+from adjointdeis.harness.provenance import digest
+from adjointdeis.harness.records import write_record
+from adjointdeis.harness.scoring import all_thresholds, score_morphs
+from adjointdeis.harness.tasks import morph
+from adjointdeis.harness.trainer import make_trainer
+from adjointdeis.morphing.attack import Attack, Workbench
+from adjointdeis.reporting import write_report
+
+
+def run(cfg: DictConfig) -> dict[str, Any]:
+    """Runs what is not done yet, and returns the result of the table."""
+    directory, task = Path(cfg.paths.run), cfg.task
+    if not one_process(cfg.trainer):
+        raise ValueError("task=detection runs in one process; leave out trainer=, or trainer=cpu")
+    if cfg.degradation:
+        raise ValueError(
+            "task=detection compares degradations with each other: list them in task.degradations "
+            "and leave degradation=none"
+        )
+    recipes = [instantiate(node) for node in task.detectors.values() if node]
+    degradations = {key: degradation_of(node) for key, node in task.degradations.items() if node}
+    attacks = {attack.name: attack for attack in morph.chosen_attacks(cfg)}
+    _require(recipes, degradations, attacks, task)
+    result = morph.run(cfg)
+    test = benchmark_of(cfg)
+    images = [*bona_fide(test.dataset), *_morphs(directory / "morphs", test, attacks)]
+    learnt = training_images(cfg, directory, [attacks[n] for n in (*task.seen, *task.guided)])
+    detectors, trained = train(cfg, directory, recipes, learnt)
+    control = reconstructed(cfg, directory, test) if task.reconstructed else []
+    rows = {"detection": [], "detection_control": []}
+    for name, change in {NONE: None, **degradations}.items():
+        copies = directory / "degraded" / name
+        for key, shown in (("detection", images), ("detection_control", control)):
+            suspects = loaded(shown, change, copies) if shown else None
+            for trained_on, detector in detectors if suspects is not None else ():
+                if isinstance(detector, PrecomputedScores):
+                    if name not in detector.degradations or key != "detection":
+                        continue
+                    scores = detector.of(suspects, name)
+                else:
+                    started = time.perf_counter()
+                    scores = score_in_batches(detector, suspects)
+                    if trained_on in (ALL, GIVEN):
+                        seconds = time.perf_counter() - started
+                        print_speed(f"{detector.name}, {name}", len(suspects), seconds)
+                rows[key] += _rows(detector, trained_on, name, shown, scores)
+    for key, found in rows.items():
+        if found:
+            write_scores_of_images(directory / f"{key}.csv", found)
+    vulnerability(cfg, directory, test, attacks, degradations)
+    result["run"]["detection"] = {
+        "detectors": trained,
+        "training": {a: sum(p.attack == a for p in learnt) for a in ("", *task.seen, *task.guided)},
+        "control": control_rates(rows["detection"], rows["detection_control"]),
+    }
+    write_record(directory / "result.json", result)
+    write_report(directory)
+    return result
+
+
+def benchmark_of(cfg: DictConfig) -> Benchmark:
+    """The test faces and pairs."""
+    return load_benchmark(load_faces(cfg.data.faces), cfg.data.pairs, cfg.data.limit)
+
+
+def training_images(
+    cfg: DictConfig, directory: Path, attacks: Sequence[Attack]
+) -> list[SuspectImage]:
+    """Bona fide images and morphs of the people that no test knows."""
+    task, dataset = cfg.task, training_people(cfg)
+    sub = OmegaConf.merge(cfg, {"data": {"faces": str(dataset.root), "pairs": "", "limit": None}})
+    assert isinstance(sub, DictConfig)
+    folder = directory / "training"
+    sub.data.pairs = str(folder / "pairs.csv")
+    profile = assets.profile(cfg.assets.name, cfg.assets.root)
+    choose_pairs(dataset, profile, task.pairs, folder / "pairs.csv")
+    found = bona_fide(dataset)
+    benches = workbenches(sub, profile, dataset, attacks)
+    for attack in attacks:
+        benchmark = load_benchmark(dataset, sub.data.pairs, task.most_pairs.get(attack.name))
+        parts = in_folds(benchmark, benches)
+        into = folder / "morphs" / attack.name
+        records = morph.make_morphs(sub, attack, parts, into, [])
+        found += [
+            morph_image(attack.name, pair, into / f"{pair.morph_id}.png", dataset)
+            for pair in benchmark.pairs
+            if not records[pair.morph_id]["failed"]
+        ]
+    return found
+
+
+def train(
+    cfg: DictConfig, directory: Path, recipes: Sequence[Any], images: Sequence[SuspectImage]
+) -> tuple[list[tuple[str, MorphDetector]], dict[str, Any]]:
+    """Every detector on every set of examples, and what is to be said of each.
+
+    Returns:
+        (what it was trained on, detector), and per detector and set its training and fingerprint.
+    """
+    everything, sets = loaded(images), training_sets(cfg.task, images)
+    found: list[tuple[str, MorphDetector]] = []
+    said: dict[str, Any] = {}
+    for recipe in recipes:
+        weights = cfg.task.weights.get(recipe.name)
+        if not hasattr(recipe, "train"):
+            mine = [(GIVEN, recipe)]
+        elif weights is not None:
+            mine = [(GIVEN, recipe.load(weights))]
+        else:
+            started, mine = time.perf_counter(), []
+            for name, (rows, labels, words) in sets.items():
+                examples = Examples(everything.at(rows), labels, words)
+                detector = recipe.train(examples, cfg.seed or 0, partial(make_trainer, cfg))
+                save(detector, directory / "detectors" / recipe.name / name.replace(":", "_"))
+                mine.append((name, detector))
+            shown = sum(len(rows) for rows, _, _ in sets.values())
+            print_speed(
+                f"{recipe.name}, {len(sets)} trainings", shown, time.perf_counter() - started
+            )
+        found += mine
+        said[recipe.name] = {
+            "kind": recipe.kind,
+            "trained": {
+                name: {"training": detector.training, "fingerprint": detector.fingerprint}
+                for name, detector in mine
+            },
+        }
+    return found, said
+
+
+def save(detector: MorphDetector, path: Path) -> None:
+    """Writes what a training found, for ``task.weights`` of another run."""
+    if isinstance(detector, LinearDetector):
+        detector.save(path.with_suffix(".npz"))
+    elif isinstance(detector, TorchDetector):
+        save_network(
+            detector.network,  # type: ignore[arg-type]
+            path.with_suffix(".safetensors"),
+            {"training": {"examples": detector.training}},
+            torch.float32,
+        )
+
+
+def reconstructed(cfg: DictConfig, directory: Path, test: Benchmark) -> list[SuspectImage]:
+    """Bona fide images encoded and decoded by the autoencoder, nothing blended."""
+    if cfg.assets.autoencoder is None:
+        return []
+    profile = assets.profile(cfg.assets.name, cfg.assets.root)
+    (bench,) = workbenches(cfg, profile, test.dataset, [_Encoding(name="encoding")]).values()
+    settings = cfg.task.reconstructed
+    made = digest({**settings, "autoencoder": bench.autoencoder.fingerprint})
+    folder, originals = directory / "reconstructed" / made, bona_fide(test.dataset)
+    found = [
+        replace(image, name=f"reconstructed/{path.name}", path=folder / path.name)
+        for image in originals
+        for path in [Path(image.name)]
+    ]
+    todo = [k for k, image in enumerate(found) if not Path(image.path).is_file()]
+    for start in range(0, len(todo), 32):
+        rows = todo[start : start + 32]
+        pixels = read_aligned([originals[k].path for k in rows], None)
+        encoded = bench.encoder(pixels, bench.device, settings.encoding_steps)
+        with torch.no_grad():
+            decoded = bench.autoencoder.decode(encoded.x_T, encoded.z, settings.sampling_steps)
+        for k, decoded_pixels in zip(rows, to_uint8(decoded), strict=True):
+            write_image(Path(found[k].path), decoded_pixels)
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Encoding(Attack):
+    """No attack: what the workbench of the control needs."""
+
+    resources = frozenset({"autoencoder", "encoder"})
+
+    def begin(self, sources: Any, bench: Workbench) -> Any:
+        raise NotImplementedError
+
+
+def vulnerability(
+    cfg: DictConfig,
+    directory: Path,
+    test: Benchmark,
+    attacks: Mapping[str, Attack],
+    degradations: Mapping[str, Any],
+) -> None:
+    """MMPMR after each degradation, as rows of `evaluate`, in ``vulnerability.json``.
+
+    Thresholds are those of the degradation's own impostor comparisons.
+    """
+    profile = assets.profile(cfg.assets.name, cfg.assets.root)
+    judges = morph.judges_of(cfg, cfg.assets.recognisers, profile)
+    fmr, policies = morph.operating_conditions(cfg, test)
+    found = {}
+    for name, change in degradations.items():
+        benchmark = replace(test, degradation=change)
+        files = {
+            attack: {
+                pair.morph_id: path
+                for pair in test.pairs
+                if (path := directory / "morphs" / attack / f"{pair.morph_id}.png").is_file()
+            }
+            for attack in attacks
+        }
+        table = score_morphs(
+            benchmark, files, judges, test.pairs,
+            everyone={judge.name for judge in judges}, copies=directory / "degraded" / name,
+        )  # fmt: skip
+        wanted = all_thresholds(table, {}, judges, fmr, policies, benchmark.people)
+        found[name] = evaluate(
+            table, wanted, subjects=benchmark.people,
+            replicates=cfg.protocol.replicates, seed=cfg.protocol.bootstrap_seed,
+        )  # fmt: skip
+    write_json(found, directory / "vulnerability.json")
+
+
+def control_rates(
+    rows: Sequence[Mapping[str, Any]], control: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """How many reconstructed bona fide images a detector calls morphs, at its D-EER threshold.
+
+    Returns:
+        Per detector, training and degradation: ``k`` of ``n``, and the D-EER of the attacks.
+    """
+
+    def by_setting(these: Iterable[Mapping[str, Any]]) -> dict[tuple[str, ...], list]:
+        found: dict[tuple[str, ...], list] = {}
+        for row in these:
+            key = row["detector"], row["trained_on"], row["degradation"]
+            found.setdefault(key, []).append(row)
+        return found
+
+    scored, found = by_setting(rows), []
+    for key, own in by_setting(control).items():
+        mine = scored[key]
+        attacks = list(dict.fromkeys(row["attack"] for row in mine if row["attack"]))
+        by_attack = {
+            name: np.array([row["score"] for row in mine if row["attack"] == name])
+            for name in ("", *attacks)
+        }
+        d_eer, tau = DetectionScores(by_attack.pop(""), by_attack, "morph").d_eer()
+        flagged = sum(row["score"] > tau for row in own)
+        names = dict(zip(("detector", "trained_on", "degradation"), key, strict=True))
+        found.append({**names, "k": int(flagged), "n": len(own), "d_eer": d_eer})
+    return found
+
+
+def _rows(
+    detector: MorphDetector,
+    trained_on: str,
+    degradation: str,
+    images: Sequence[SuspectImage],
+    scores: np.ndarray,
+) -> list[dict[str, Any]]:
+    return [
+        {
+            "detector": detector.name,
+            "kind": detector.kind,
+            "trained_on": trained_on,
+            "degradation": degradation,
+            "attack": image.attack,
+            "label": "morph" if image.attack else "bona_fide",
+            "subject_1": image.people[0],
+            "subject_2": image.people[1] if image.attack else "",
+            "image": image.name,
+            "score": float(score),
+        }
+        for image, score in zip(images, scores, strict=True)
+    ]
+
+
+def _morphs(folder: Path, test: Benchmark, attacks: Iterable[str]) -> list[SuspectImage]:
+    return [
+        morph_image(attack, pair, path, test.dataset)
+        for attack in attacks
+        for pair in test.pairs
+        if (path := folder / attack / f"{pair.morph_id}.png").is_file()
+    ]
+
+
+def _require(
+    recipes: Sequence[Any],
+    degradations: Mapping[str, Any],
+    attacks: Mapping[str, Attack],
+    task: DictConfig,
+) -> None:
+    """Refuses what would only fail after the morphs were made."""
+    names = [recipe.name for recipe in recipes]
+    if not names or len(set(names)) < len(names):
+        raise DetectorError(
+            f"task.detectors: {', '.join(names) or 'none'}; expected at least one, each with a "
+            "name of its own"
+        )
+    if NONE in degradations or None in degradations.values():
+        raise DetectorError("task.degradations: images as they are (none) are always scored")
+    unknown = [name for name in (*task.seen, *task.guided) if name not in attacks]
+    if unknown or not task.seen:
+        raise DetectorError(
+            f"task.seen and task.guided name {', '.join(unknown) or 'no attack'}, and the rows of "
+            f"the run are {', '.join(attacks)}: detectors learn from some of them"
+        )
+    if twice := set(task.seen) & set(task.guided):
+        raise DetectorError(f"{min(twice)} is in task.seen and in task.guided; take one out")
+    if strange := [name for name in task.weights if name not in names]:
+        raise DetectorError(
+            f"task.weights names {strange[0]}; the detectors are {', '.join(names)}"
+        )

@@ -1,0 +1,121 @@
+"""The gradient leaderboard: measures every method, keeps what was measured, writes one page.
+
+    python run.py task=leaderboard
+
+``cells/`` holds one file for each problem and N; a run that was stopped continues with the next
+one. ``leaderboard.html``, ``leaderboard.md`` and ``result.json`` are made from them.
+"""
+
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+import adjointdeis
+from adjointdeis.files import read_json, slug
+from adjointdeis.gradients.catalogue import Entry
+from adjointdeis.harness.leaderboard import (
+    COMMITTED,
+    NETWORKS,
+    Case,
+    Measurement,
+    cases,
+    contestants,
+)
+from adjointdeis.harness.provenance import digest, environment
+from adjointdeis.harness.records import write_record
+from adjointdeis.reporting.leaderboard import write_leaderboard
+
+
+def run(cfg: DictConfig) -> dict[str, Any]:
+    """Measures and writes the page; see the module."""
+    task: Any = OmegaConf.to_container(cfg.task, resolve=True)
+    directory = Path(cfg.paths.run)
+    _check(task)
+    torch.set_num_threads(1)
+    entries = chosen(task["methods"])
+    todo = cases(
+        task["problems"], task["losses"], task["calculi"], cfg.seed or 0, task["draws"],
+        task["drawn_losses"], task["network_losses"],
+    )  # fmt: skip
+    rows: list[dict[str, Any]] = []
+    for number, case in enumerate(todo, 1):
+        rows += _rows(case, task, entries, directory / "cells")
+        print(f"{number}/{len(todo)} {case.key}", file=sys.stderr, flush=True)
+    facts = {
+        "version": adjointdeis.__version__,
+        "machine": environment()["machine"],
+        "committed": COMMITTED,
+        "seeds": sorted({case.seed for case in todo} - {COMMITTED}),
+        **{key: task[key] for key in ("problems", "losses", "steps", "drawn_steps", "paths")},
+        "budgets": task["budgets"],
+    }
+    files = write_leaderboard(rows, facts, directory)
+    return {"files": [str(path) for path in files]}
+
+
+def chosen(names: Sequence[str] | None) -> list[Entry]:
+    """Methods by name; all where none is named.
+
+    Raises:
+        ValueError: a name that no method has.
+    """
+    known = contestants()
+    if names is None:
+        return known
+    unknown = set(names) - {entry.name for entry in known}
+    if unknown:
+        listed = "; ".join(entry.name for entry in known)
+        raise ValueError(f"task.methods: {sorted(unknown)[0]!r} is unknown; there are {listed}")
+    return [entry for entry in known if entry.name in names]
+
+
+def _check(task: dict[str, Any]) -> None:
+    for key in ("steps", "drawn_steps", "network_steps", "budgets"):
+        if not task[key] or not all(isinstance(n, int) and n > 0 for n in task[key]):
+            raise ValueError(f"task.{key}={task[key]}: expected whole numbers above 0")
+    if not isinstance(task["paths"], int) or task["paths"] < 2:
+        raise ValueError(f"task.paths={task['paths']}: a variance needs 2 or more")
+    if set(task["calculi"]) - {"ode", "sde"} or not task["calculi"]:
+        raise ValueError(f"task.calculi={task['calculi']}: expected ode, sde or both")
+
+
+def _rows(
+    case: Case, task: dict[str, Any], entries: Sequence[Entry], cells: Path
+) -> list[dict[str, Any]]:
+    """Rows of a case, those of methods that were measured before read from their files."""
+    network, drawn = case.family in NETWORKS, case.seed != COMMITTED
+    steps = task["network_steps" if network else "drawn_steps" if drawn else "steps"]
+    truth_steps = task["truth"]["network" if network else case.calculus]
+    if network and case.calculus == "sde":
+        truth_steps *= 2
+    made_by = {"version": adjointdeis.__version__, "paths": task["paths"], "truth": truth_steps}
+    # Where a function lies in memory is no part of what a method is.
+    names = {e.name: digest(made_by | {"is": re.sub(" at 0x\\w+", "", repr(e))}) for e in entries}
+    # Bytes do not depend on the loss, and take several times as long to measure.
+    with_bytes = network or (not drawn and case.loss == task["losses"][0])
+    measure = Measurement(case, task["paths"], truth_steps, with_bytes)
+    found = []
+    for count in steps:
+        path = cells / f"{slug(case.key)}-{count}.json"
+        known = _kept(path)
+        todo = [e for e in entries if known.get(e.name, {}).get("identity") != names[e.name]]
+        if todo:
+            for entry, row in zip(todo, measure.rows(count, todo), strict=True):
+                known[entry.name] = {"identity": names[entry.name], "row": row}
+            write_record(path, known)
+        found += [row for name in names if (row := known[name]["row"]) is not None]
+    return found
+
+
+def _kept(path: Path) -> dict[str, Any]:
+    """What a file holds of every method; nothing where it is not there, or damaged."""
+    try:
+        found = read_json(path)
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,494 @@
+"""The gradient leaderboard as one page: places at equal price, the Pareto front, who was refused.
+
+Rows come from ``adjointdeis.harness.leaderboard``. The price of a gradient is the number of
+evaluations of the network plus that of vector-Jacobian products, both of the whole batch. Over
+problems, errors are averaged geometrically: one hard problem does not decide.
+"""
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from adjointdeis.evaluation.storage import write_json
+from adjointdeis.files import write_atomically
+from adjointdeis.reporting.document import (
+    DASH,
+    Bullets,
+    Cell,
+    Document,
+    Facts,
+    Figure,
+    FigureRow,
+    Folded,
+    Prose,
+    Section,
+    Table,
+    cells,
+)
+from adjointdeis.reporting.render_html import html
+from adjointdeis.reporting.render_markdown import markdown
+from adjointdeis.reporting.style import INK, QUIET, figure, halo, look, save
+
+Row = Mapping[str, Any]
+PARTS = ("x_T", "z", "theta")
+NETWORKS = ("mini", "terrain")
+WORST, BEST = 1e3, 1e-12
+"""Errors beyond these count as these in a mean: a gradient that diverged has no size."""
+
+TITLES = {"ode": "Samplers of the ODE", "sde": "Samplers of the SDE"}
+_TRUE = (
+    "Error, bias, spread, cosine and length are against the gradient of the flow: that of the "
+    "continuous equations, on the same Wiener path where these are stochastic. An exact method has "
+    "the discretisation error of its sampler there. The column own sampler is against autograd "
+    "through the very sampler that ran: exact methods have rounding there, whatever the sampler.",
+    "error^2 = bias^2 + spread^2. Seeds draw the Wiener path and whatever the method draws; bias "
+    "is what stays in the mean over seeds, spread the standard deviation around it, both relative "
+    "to the length of the truth.",
+    "Price: evaluations of the network plus vector-Jacobian products, counted at the network "
+    "itself. Time: processor time of one gradient of a batch of small problems, which is mostly "
+    "bookkeeping. Memory: peak bytes of live tensors beyond what was alive before.",
+    "Means over problems are geometric; an error above 1000, and one that is not finite, counts as "
+    "1000. Of two equal gradients the cheaper one comes first.",
+)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A method at one N, over several problems.
+
+    Attributes:
+        method, sampler, steps: what ran.
+        error: geometric mean of the errors against the flow.
+        numbers: medians over problems of bias, spread, cosine, ratio and own (the error against
+            the sampler); of seconds and bytes.
+        price: evaluations plus products, the largest over problems.
+        evaluations, products: its two parts.
+        failed: problems on which it gave no gradient that is finite.
+    """
+
+    method: str
+    sampler: str
+    steps: int
+    error: float
+    numbers: Mapping[str, float | None]
+    price: int
+    evaluations: int
+    products: int
+    failed: int
+
+    @property
+    def order(self) -> tuple[float, float, float, str]:
+        """Sorts: by error, among equal gradients by price, bytes and name."""
+        size = self.numbers["bytes"]
+        return round(math.log10(self.error), 6), self.price, size or math.inf, self.method
+
+
+def standings(rows: Iterable[Row], part: str) -> list[Standing]:
+    """Every method at every N that gives a gradient of this part, in the order of their errors.
+
+    Args:
+        rows: of one calculus.
+        part: "x_T", "z" or "theta".
+    """
+    groups: dict[tuple[str, int], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row["method"], row["steps"]), []).append(row)
+    found = []
+    for (method, steps), group in groups.items():
+        done = [row for row in group if part in row.get("flow", {})]
+        # Refused is not measured; failed and diverged are.
+        lost = [row for row in group if "failed" in row]
+        if not done or any("disqualified" in row for row in group):
+            continue
+        errors = [_bounded(row["flow"][part]["error"]) for row in done] + [WORST] * len(lost)
+        names = ("bias", "spread", "cosine", "ratio")
+        numbers = {name: _median(row["flow"][part][name] for row in done) for name in names}
+        numbers["own"] = _median(row["chain"][part]["error"] for row in done)
+        for name in ("seconds", "bytes"):
+            numbers[name] = _median(row[name] for row in done)
+        dearest = max(done, key=lambda row: row["evaluations"] + row["products"])
+        found.append(
+            Standing(
+                method=method,
+                sampler=done[0]["sampler"],
+                steps=steps,
+                error=statistics.geometric_mean(errors),
+                numbers=numbers,
+                price=dearest["evaluations"] + dearest["products"],
+                evaluations=dearest["evaluations"],
+                products=dearest["products"],
+                failed=len(lost) + sum(row["flow"][part]["error"] is None for row in done),
+            )
+        )
+    return sorted(found, key=lambda one: one.order)
+
+
+def at_price(found: Sequence[Standing], budget: int) -> list[Standing]:
+    """Of every method the best that the budget buys, in the order of their errors."""
+    best: dict[str, Standing] = {}
+    for one in found:
+        if one.price <= budget and one.method not in best:
+            best[one.method] = one
+    return list(best.values())
+
+
+def front(found: Sequence[Standing]) -> list[Standing]:
+    """Those that no other is better than at the same price or less, by price."""
+    kept: list[Standing] = []
+    for one in sorted(found, key=lambda s: (s.price, s.order)):
+        if not kept or one.error < kept[-1].error * (1 - 1e-6):
+            kept.append(one)
+    return kept
+
+
+def first(rows: Iterable[Row], part: str, steps: int, count: int = 5) -> tuple[str, ...]:
+    """Names of the first few at one N."""
+    found = (one for one in standings(rows, part) if one.steps == steps)
+    return tuple(one.method for one, _ in zip(found, range(count), strict=False))
+
+
+def write_leaderboard(rows: Sequence[Row], facts: Row, directory: Path) -> list[Path]:
+    """Writes leaderboard.html, leaderboard.md, result.json and the figures.
+
+    Args:
+        rows: everything that was measured.
+        facts: how; ``budgets`` and ``committed`` are read.
+        directory: where to.
+
+    Returns:
+        the pages and the record.
+    """
+    sections = [_answers(rows, facts)]
+    for calculus, title in TITLES.items():
+        mine = [row for row in rows if row["calculus"] == calculus]
+        if mine:
+            blocks = _calculus(mine, calculus, facts, directory)
+            sections.append(Section(calculus, title, blocks))
+    sections += [
+        Section("seeds", "Does the order depend on the problems?", _seeds(rows, facts)),
+        Section("networks", "Trained networks", _networks(rows)),
+        Section("refused", "Refused, failed, disqualified", _out(rows)),
+        Section("meaning", "What the columns mean", (Bullets(_TRUE), _facts(facts))),
+    ]
+    document = Document("Gradient leaderboard", _lead(rows), tuple(sections))
+    pages = [directory / "leaderboard.html", directory / "leaderboard.md"]
+    write_atomically(pages[0], lambda file: file.write(html(document)))
+    write_atomically(pages[1], lambda file: file.write(markdown(document, directory)))
+    record = directory / "result.json"
+    write_json({"facts": dict(facts), "standings": _record(rows)}, record)
+    return [*pages, record]
+
+
+def _record(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Means over the drawn and the committed problems, and over the networks, as JSON."""
+    found = []
+    for where in ("drawn", "network"):
+        mine = [row for row in rows if (row["family"] in NETWORKS) == (where == "network")]
+        for calculus in TITLES:
+            for part in PARTS:
+                for one in standings([r for r in mine if r["calculus"] == calculus], part):
+                    found.append(
+                        {"problems": where, "calculus": calculus, "part": part, **vars(one)}
+                    )
+    return found
+
+
+def _board(rows: Iterable[Row], facts: Row) -> list[Row]:
+    """The rows on which places at equal price stand: the committed set, where every N was run."""
+    return [
+        row for row in rows if row["family"] not in NETWORKS and row["seed"] == facts["committed"]
+    ]
+
+
+def _lead(rows: Sequence[Row]) -> str:
+    methods = len({row["method"] for row in rows})
+    problems = len({(row["family"], row["loss"], row["seed"]) for row in rows})
+    return (
+        f"{methods} gradient methods on {problems} problems whose gradient is known: how wrong "
+        "each is, what it costs, and which is best at equal price. Generated; no number is written "
+        "by hand."
+    )
+
+
+def _answers(rows: Sequence[Row], facts: Row) -> Section:
+    """The first places at every budget."""
+    lines = []
+    for calculus in TITLES:
+        board = [row for row in _board(rows, facts) if row["calculus"] == calculus]
+        for part in PARTS:
+            found = standings(board, part)
+            for budget in sorted(facts["budgets"]):
+                best = at_price(found, budget)[:2]
+                if best:
+                    names = [
+                        Cell(one.method, (f"N = {one.steps}, {_number(one.error)}",))
+                        for one in best
+                    ]
+                    names += [Cell(DASH)] * (2 - len(names))
+                    lines.append(cells([calculus.upper(), part, str(budget), *names]))
+    table = Table(
+        "answers", "Best gradient at a price", ("equations", "gradient of", "price", "first",
+        "second"), tuple(lines),
+        notes=("with the N that it is run at, and the relative error against the flow",),
+    )  # fmt: skip
+    return Section("answers", "Which gradient?", (table,))
+
+
+def _calculus(rows: Sequence[Row], calculus: str, facts: Row, directory: Path) -> tuple[Any, ...]:
+    board, main = _board(rows, facts), facts["budgets"][0]
+    moves = {
+        part: max((row["truth_moves"].get(part, 0.0) for row in board), default=0.0)
+        for part in PARTS
+    }
+    blocks: list[Any] = []
+    figures, folded = [], []
+    common = 20 if any(row["steps"] == 20 for row in rows) else max(r["steps"] for r in rows)
+    for part in PARTS:
+        found = standings(board, part)
+        if not found:
+            continue
+        blocks.append(_price_table(found, calculus, part, facts["budgets"], moves[part]))
+        figures.append(_figure(found, calculus, part, directory))
+        everywhere = [row for row in rows if row["family"] not in NETWORKS]
+        level = [one for one in standings(everywhere, part) if one.steps == common]
+        folded.append(_level_table(level, calculus, part, common))
+    blocks.insert(0, Prose(
+        f"Sorted by the error of the best N that {main} evaluations and products buy, on the "
+        "committed problems."
+    ))  # fmt: skip
+    if figures:
+        blocks.append(FigureRow("Error against price", tuple(figures)))
+    tables = (*folded, *(_family_table(rows, calculus, part, common) for part in PARTS))
+    blocks.append(Folded(f"Every method at N = {common}, all sets", tables, f"{calculus}-level"))
+    return tuple(blocks)
+
+
+_DETAIL = ("bias", "spread", "own sampler", "cosine", "length", "ms", "KiB")
+
+
+def _detail(one: Standing) -> list[str]:
+    numbers = one.numbers
+    return [
+        *(_number(numbers[name]) for name in ("bias", "spread", "own")),
+        DASH if numbers["cosine"] is None else f"{numbers['cosine']:.3f}",
+        _number(numbers["ratio"]),
+        DASH if numbers["seconds"] is None else f"{1e3 * numbers['seconds']:.0f}",
+        DASH if numbers["bytes"] is None else f"{numbers['bytes'] / 1024:.0f}",
+    ]
+
+
+def _price_table(
+    found: Sequence[Standing], calculus: str, part: str, budgets: Sequence[int], moves: float
+) -> Table:
+    main, *others = budgets
+    placed = at_price(found, main)
+    names = {one.method for one in placed}
+    missing = [one for one in at_price(found, 10**9) if one.method not in names]
+    by_budget = {b: {one.method: one for one in at_price(found, b)} for b in others}
+    lines = []
+    for place, one in enumerate([*placed, *missing], 1):
+        on_board = one.method in names
+        columns = [
+            str(place) if on_board else DASH,
+            Cell(one.method, (f"with {one.sampler}",)),
+            str(one.steps) if on_board else DASH,
+            f"{one.evaluations} + {one.products}" if on_board else DASH,
+            _number(one.error) if on_board else DASH,
+            *(
+                _number(by_budget[b][one.method].error) if one.method in by_budget[b] else DASH
+                for b in others
+            ),
+            *(_detail(one) if on_board else [DASH] * len(_DETAIL)),
+        ]
+        lines.append(cells(columns))
+    header = (
+        "place", "method", "N", "evaluations + products", f"error at price {main}",
+        *(f"at {b}" for b in others), *_DETAIL,
+    )  # fmt: skip
+    return Table(
+        f"{calculus}-{part}", f"Gradient of {part}", header, tuple(lines),
+        labels=(("truth moves on halving its steps, at most", _number(moves)),),
+        notes=(f"a dash: its smallest N costs more than {main}",) if missing else (), fold=False,
+    )  # fmt: skip
+
+
+def _level_table(found: Sequence[Standing], calculus: str, part: str, steps: int) -> Table:
+    lines = [
+        cells([
+            str(place), Cell(one.method, (f"with {one.sampler}",)),
+            f"{one.evaluations} + {one.products}", _number(one.error), *_detail(one),
+            str(one.failed or DASH),
+        ])
+        for place, one in enumerate(found, 1)
+    ]  # fmt: skip
+    header = ("place", "method", "evaluations + products", "error", *_DETAIL, "failed on")
+    return Table(
+        f"{calculus}-{part}-{steps}", f"Gradient of {part} at N = {steps}", header, tuple(lines),
+        fold=False,
+    )  # fmt: skip
+
+
+def _family_table(rows: Sequence[Row], calculus: str, part: str, steps: int) -> Table:
+    """Errors by family of problems."""
+    families = list(dict.fromkeys(r["family"] for r in rows if r["family"] not in NETWORKS))
+    by_family = {
+        family: {
+            one.method: one.error
+            for one in standings([r for r in rows if r["family"] == family], part)
+            if one.steps == steps
+        }
+        for family in families
+    }
+    methods = dict.fromkeys(name for found in by_family.values() for name in found)
+    lines = [
+        cells([name, *(_number(by_family[family].get(name)) for family in families)])
+        for name in methods
+    ]
+    return Table(
+        f"{calculus}-{part}-families", f"Error in {part} at N = {steps} by family",
+        ("method", *families), tuple(lines), fold=False,
+    )  # fmt: skip
+
+
+def _figure(found: Sequence[Standing], calculus: str, part: str, directory: Path) -> Figure:
+    best = front(found)
+    stem = directory / f"front_{calculus}_{part}"
+    with figure(5.6, 3.8) as (made, axes):
+        axes.loglog(
+            [one.price for one in found], [_drawn(one.error) for one in found], "o",
+            color=QUIET, markersize=3, alpha=0.6, linewidth=0,
+        )  # fmt: skip
+        style = look(0)
+        axes.step(
+            [one.price for one in best], [_drawn(one.error) for one in best], where="post",
+            color=style.colour, marker=style.marker, markersize=4,
+        )  # fmt: skip
+        last = ""
+        for one in best:
+            if one.method != last:
+                axes.annotate(
+                    one.method, (one.price, _drawn(one.error)), xytext=(4, 5),
+                    textcoords="offset points", fontsize=6.5, color=INK, path_effects=halo(),
+                )  # fmt: skip
+            last = one.method
+        axes.axhline(1.0, color=QUIET, linewidth=0.6)
+        axes.set_xlabel("price: evaluations + products")
+        axes.set_ylabel(f"relative error of dL/d{part}")
+        axes.set_title(f"{calculus.upper()}: gradient of {part}")
+        axes.margins(x=0.12)
+        svg, png = save(made, stem)
+    names = ", ".join(dict.fromkeys(one.method for one in best))
+    return Figure(
+        key=stem.name, svg=svg, png=png,
+        caption="Each dot is a method at one N; the line is the Pareto front. At an error of 1 the "
+        "zero vector is as good; dots above 100 are drawn there.",
+        alt=f"Error of the gradient of {part} against its price; on the front: {names}",
+    )  # fmt: skip
+
+
+def _seeds(rows: Sequence[Row], facts: Row) -> tuple[Any, ...]:
+    """The first five at N = 20, set by set, and whether they are the same."""
+    lines, same, asked = [], 0, 0
+    for calculus in TITLES:
+        for part in PARTS:
+            orders = {}
+            for seed in (facts["committed"], *facts["seeds"]):
+                mine = [
+                    row
+                    for row in rows
+                    if (row["calculus"], row["seed"]) == (calculus, seed)
+                    and row["family"] not in NETWORKS
+                ]
+                if five := first(mine, part, 20):
+                    orders[seed] = five
+                    name = "committed" if seed == facts["committed"] else f"seed {seed}"
+                    lines.append(cells([calculus.upper(), part, name, *_padded(five)]))
+            drawn = [order for seed, order in orders.items() if seed != facts["committed"]]
+            if len(drawn) > 1:
+                asked += 1
+                same += len(set(drawn)) == 1
+    if not lines:
+        return (Prose("No set was run at N = 20."),)
+    said = (
+        f"On the {len(facts['seeds'])} drawn sets the first five at N = 20 come in the same order "
+        f"in {same} of {asked} cases (equations and gradient)."
+        if asked
+        else "One drawn set: nothing to compare. task.draws=3 draws three."
+    )
+    header = ("equations", "gradient of", "set", "first", "second", "third", "fourth", "fifth")
+    return Prose(said), Table("seeds", "First five at N = 20", header, tuple(lines), fold=False)
+
+
+def _padded(names: Sequence[str]) -> list[str]:
+    return [*names, *[DASH] * (5 - len(names))]
+
+
+def _networks(rows: Sequence[Row]) -> tuple[Any, ...]:
+    blocks: list[Any] = []
+    for family in NETWORKS:
+        for calculus in TITLES:
+            mine = [r for r in rows if (r["family"], r["calculus"]) == (family, calculus)]
+            for part in PARTS:
+                for steps in sorted({row["steps"] for row in mine}):
+                    found = [one for one in standings(mine, part) if one.steps == steps]
+                    if found:
+                        table = _level_table(found, f"{family}-{calculus}", part, steps)
+                        moves = max(row["truth_moves"].get(part, 0.0) for row in mine)
+                        title = f"{family}, {calculus.upper()}: {table.title.lower()}"
+                        label = ("truth moves on halving its steps", _number(moves))
+                        blocks.append(
+                            Table(table.key, title, table.header, table.rows, (label,), fold=False)
+                        )
+    return tuple(blocks) or (Prose("None was run: task.problems takes mini and terrain."),)
+
+
+def _out(rows: Sequence[Row]) -> tuple[Any, ...]:
+    """Who took no place, and why."""
+    reasons: dict[tuple[str, str, str, str], int] = {}
+    for row in rows:
+        for kind in ("refused", "failed", "disqualified"):
+            if kind in row:
+                key = (row["method"], row["calculus"].upper(), kind, row[kind])
+                reasons[key] = reasons.get(key, 0) + 1
+        for part in PARTS:
+            if "flow" in row and part in row["truth_moves"] and part not in row["flow"]:
+                key = (row["method"], row["calculus"].upper(), "refused", f"no gradient of {part}")
+                reasons[key] = reasons.get(key, 0) + 1
+    if not reasons:
+        return (Prose("Nobody."),)
+    lines = tuple(cells([*key, str(count)]) for key, count in sorted(reasons.items()))
+    header = ("method", "equations", "what", "why", "rows")
+    return (Table("out", "", header, lines),)
+
+
+def _facts(facts: Row) -> Facts:
+    return Facts(tuple((name, _text(value)) for name, value in facts.items()))
+
+
+def _text(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _bounded(error: float | None) -> float:
+    return WORST if error is None else min(max(error, BEST), WORST)
+
+
+def _drawn(error: float) -> float:
+    return min(error, 100.0)
+
+
+def _median(values: Iterable[float | None]) -> float | None:
+    found = [value for value in values if value is not None]
+    return statistics.median(found) if found else None
+
+
+def _number(value: float | None) -> str:
+    """Two digits; what is beyond any use as such."""
+    if value is None:
+        return DASH
+    if value >= WORST:
+        return ">1000"
+    return f"{value:.0f}" if value >= 100 else f"{value:.2g}"
