@@ -93,7 +93,7 @@ PAIRS_OF_KEYS = [(key, value) for key, values in MORPH.items() for value in valu
 TRAINING = {
     "task.learning_rate": (NAN, 0, -1, INF),
     "task.steps": (0, -1, 1.5, NAN),
-    "task.ema_decay": (1.0, -0.1, NAN),
+    "task.ema_decay": (1.5, -0.1, NAN),
     "task.folds": (1, 0, -3),
     "task.network.patch_size": (0, 7, -1, 2.5),
     "task.network.dropout": (1.0, -0.5, NAN),
@@ -101,7 +101,7 @@ TRAINING = {
     "task.name": ("../up", "", ".x"),
     "task.prediction": ("eps", "", 3),
     "task.pool.role": ("evil", "../x"),
-    "task.render_workers": (0, -1, 10**6),
+    "task.render_workers": (-1, 10**6),
 }
 TRAINED = [(key, value) for key, values in TRAINING.items() for value in values]
 

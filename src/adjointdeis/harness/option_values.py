@@ -76,8 +76,9 @@ def real(least: float = -math.inf, most: float = math.inf, *, above: float | Non
 
 def one_of(*values: Any) -> Kind:
     """One of a few values, of their very types: 1 is not true."""
+    words = [str(v) for v in values]
     return Kind(
-        "one of " + ", ".join(str(v) for v in values),
+        " or ".join(words) if len(words) < 3 else "one of " + ", ".join(words),
         lambda v: any(v == known and type(v) is type(known) for known in values),
     )
 
@@ -125,7 +126,7 @@ NAMES = Kind(
 )
 PATH = Kind("the path of a file or folder", _is_path)
 SHARE = real(0, 1)
-RATE = real(above=0, most=1e6)
+RATE = real(above=0)
 STEPS = whole(1, 100_000)
 SIZE = whole(1, 16_384)
 MANY = whole(1, 1_000_000)
@@ -153,7 +154,8 @@ DEVICES = (
 OPTIONS: dict[str, Kind] = {
     # The run.
     ".name": NAMES,
-    "name": NAME | NULL,
+    "assets.name": NAME,
+    "name": NAME | one_of("") | NULL,  # where a row may not be empty, validation says so
     "task.name": NAMES,
     "logger.csv.name": TEXT,
     "logger.wandb.name": TEXT,
@@ -301,18 +303,20 @@ OPTIONS: dict[str, Kind] = {
     "raise_by": real(-2, 2),
     "samples": MANY,
     "steps": whole(1, 100_000_000),
+    # Of the leaderboard it is a list, which the task itself looks at.
+    "task.steps": whole(1, 100_000_000) | Kind("a list of them", lambda v: isinstance(v, list)),
     "learning_rate": RATE,
     "learning_rate_steps": whole(1, 100_000_000) | NULL,
     "weight_decay": real(0, 1e6),
     "warmup": whole(0, 100_000_000),
-    "ema_decay": Kind("a share below 1", lambda v: SHARE.accepts(v) and v < 1),
+    "ema_decay": SHARE,
     "augmentation": NODE | NULL,
     "initial": PATH | NULL,
     "spread": real(0, 1e3),
     "train_encoder": FLAG,
     "task.precision": PRECISION | one_of("auto"),
     "quality_faces": whole(0, 1_000_000),
-    "render_workers": whole(1, 1024),
+    "render_workers": whole(0, 1024),
     "role": one_of(*ROLES),
     "identities": MANY,
     "images_per_identity": MANY,
@@ -328,15 +332,15 @@ OPTIONS: dict[str, Kind] = {
     "embed_channels": SIZE,
     "code_channels": SIZE,
     "dropout": Kind("a share below 1", lambda v: SHARE.accepts(v) and v < 1),
-    "layers": several(whole(1, 1024), "[1,2,2,1]", count=4),
-    "widths": several(SIZE, "[24,48,96,160]", count=4),
+    "layers": several(whole(1, 1024), "[1,2,2,1]"),
+    "widths": several(SIZE, "[24,48,96,160]"),
     "stem_stride": whole(1, 16),
     "embedding_dim": SIZE,
     "scale": real(0, 1e6),
     "margin": real(0, 100),
     "rotation": real(0, 180),
-    "shift": SHARE,
-    "channels": SHARE,
+    "augmentation.shift": SHARE,
+    "augmentation.channels": SHARE,
     "gain": SHARE,
     "brightness": real(0, 2),
 }

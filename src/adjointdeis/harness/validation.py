@@ -8,6 +8,7 @@ import contextlib
 import difflib
 import inspect
 import logging
+import math
 import types
 import typing
 from collections.abc import Iterable, Iterator
@@ -19,10 +20,11 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 
-from adjointdeis.files import file_key, printable
+from adjointdeis.files import file_key, is_file_name, printable
 from adjointdeis.harness.option_values import kind_of, shown
 
-_OPEN = ("rows.", "judges.", "logger.", "assets.published.")
+_VALUES = ("data.", "optimisation.", "paths.", "protocol.", "seed", "name")
+"""Where every key is a value: a mapping is none."""
 _TASKS = "adjointdeis.harness.tasks."
 _MORPHING = (f"{_TASKS}morph.run", f"{_TASKS}photographs.run")
 _HYDRA_KEYS = {"_target_", "_partial_", "_args_", "_recursive_", "_convert_"}
@@ -54,7 +56,16 @@ _SECTIONS = {
     "rows": (),
 }
 _PLAIN = ("name", "seed", "force", "dry_run", "threads", "gradient", "judges", "logger")
-_MADE = ("rows.*", "gradient", "solver", "execution", "optimizer", "task.network", "task.crop")
+_MADE = (
+    "rows.*",
+    "gradient",
+    "solver",
+    "execution",
+    "optimizer",
+    "task.optimizer",
+    "task.network",
+    "task.crop",
+)
 """Nodes that are made as a trial: quickly, and without reading or writing anything."""
 
 
@@ -80,7 +91,7 @@ def validate(cfg: DictConfig, runs: bool = False) -> None:
     # Plain keys first: rows repeat them by interpolation, and the user wrote the plain one.
     keys.sort(key=lambda each: each[2])
     for key, value, _, owner in keys:
-        node = isinstance(value, dict) and ("_target_" in value or key.startswith(_OPEN))
+        node = isinstance(value, dict) and not key.startswith(_VALUES)
         if not node and value is not _UNKNOWN and _ours(owner):
             _check_value(key, value)
     for key, value, _, _ in keys:
@@ -132,6 +143,9 @@ def _check_spelling(node: DictConfig, known: Iterable[str], prefix: str = "") ->
 def _check_value(key: str, value: Any) -> None:
     plain = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_list(value) else value
     kind = kind_of(key)
+    numbers = plain if isinstance(plain, list) else [plain]
+    if kind is None and any(isinstance(n, float) and not math.isfinite(n) for n in numbers):
+        raise ConfigError(f"{key}={shown(plain)}: expected a finite number")
     if kind is None or plain == "???" or kind.accepts(plain):
         return
     if isinstance(plain, list):
@@ -184,6 +198,8 @@ def _check_rows(cfg: DictConfig) -> None:
                 f"+attack@rows.{key}=dim_a"
             )
         name = str(row.get("name", key))
+        if not is_file_name(name):
+            raise ConfigError(f"rows.{key}.name={shown(name)}: expected a folder name")
         other = names.setdefault(file_key(name), f"rows.{key}")
         if other != f"rows.{key}":
             raise ConfigError(
