@@ -175,7 +175,27 @@ def test_gradients_on_the_accepted_grid_are_those_of_autograd(name: str, predict
             assert agree(gradients[part], value, 1e-12), (method, part)
 
 
-def test_the_accepted_states_are_those_of_the_replay_and_more_tolerance_is_fewer_steps() -> None:
+@each_form
+@each_pair
+def test_the_accepted_states_are_those_of_the_replay(name: str, prediction) -> None:
+    """Every evaluation of the replay was made by the search, at the same time and the same x."""
+    problem, solver, seen = mixture(), RungeKutta(name, prediction), []
+
+    def watched(x, t, z):
+        seen.append((float(t), x.clone()))
+        return problem.denoiser(x, t, z)
+
+    setting = {"solver": solver, "grid": problem.grid("log-SNR", 3)}
+    with torch.no_grad():
+        found = adaptive_grid(watched, problem.x_T, problem.z, **setting)
+        search, seen = seen, []
+        sample(watched, problem.x_T, problem.z, solver=solver, grid=found.grid)
+    assert len(search) > len(seen) == found.grid.steps * solver.tableau.stages
+    for t, x in seen:
+        assert any(abs(t - u) < 1e-12 and agree(x, y, 1e-12) for u, y in search)
+
+
+def test_more_tolerance_is_fewer_steps_between_the_same_ends() -> None:
     problem, solver = mixture(), RungeKutta("bosh3")
     fine, coarse = (found_for(problem, solver, tolerance) for tolerance in (1e-4, 1e-1))
     assert coarse.grid.steps < fine.grid.steps and coarse.cost.nfe < fine.cost.nfe

@@ -272,7 +272,7 @@ class SchedulerSolver:
     def _kept(self, name: str, value: Any, x: Tensor, held: list[Tensor]) -> Any:
         if isinstance(value, Tensor):
             if _storage(value) in self._storages:
-                return value  # a timestep or a noise level of the scheduler itself
+                return _plain(value)  # a timestep or a noise level of the scheduler itself
             held.append(value)
             return _HELD
         if type(value).__name__ == "BrownianTreeNoiseSampler":
@@ -299,8 +299,16 @@ _PLAIN = (bool, int, float, complex, str, tuple, dict, type(None), torch.dtype, 
 _TIMES_A_BATCH = ("DDPMWuerstchenScheduler",)
 
 
+def _plain(tensor: Tensor) -> Tensor:
+    """A tensor without what forward mode wraps it in, which has no memory of its own."""
+    torch_c: Any = torch._C
+    while torch_c._functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = torch_c._functorch.get_unwrapped(tensor)
+    return tensor
+
+
 def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
+    return _plain(tensor).untyped_storage().data_ptr()
 
 
 def _same(a: Any, b: Any) -> bool:
