@@ -26,9 +26,9 @@ class Encoded(io.TextIOWrapper):
 
 @pytest.fixture(autouse=True)
 def nothing_unfinished():
-    Terminal.overwriting = False
+    Terminal.overwriting = None
     yield
-    Terminal.overwriting = False
+    Terminal.overwriting = None
 
 
 def test_control_characters_are_shown() -> None:

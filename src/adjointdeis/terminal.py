@@ -46,7 +46,7 @@ def stopped(continues: object = None) -> None:
     if not int(os.environ.get("LOCAL_RANK") or 0):
         hint = "" if continues is None else f"; the same command continues {continues}"
         line = ("\n" if Terminal.overwriting else "") + printable(f"stopped by Ctrl-C{hint}") + "\n"
-        Terminal.overwriting = False
+        Terminal.overwriting = None
         # Not print: the signal may have come in the middle of one.
         with contextlib.suppress(OSError):
             os.write(2, line.encode(errors="backslashreplace"))
@@ -66,8 +66,8 @@ class Terminal:
         stream: The stream behind it, which all other attributes are of.
     """
 
-    overwriting = False
-    """Whether a line of progress is unfinished, on either stream."""
+    overwriting: "Terminal | None" = None
+    """The stream on which a line of progress is unfinished."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -77,12 +77,15 @@ class Terminal:
     def write(self, text: str) -> int:
         """Writes a text; see the class."""
         shown = printable(text, "\n\r\t")
-        if Terminal.overwriting and shown and shown[0] not in "\r\n":
+        unfinished = Terminal.overwriting
+        # Both streams of a terminal share its line; what goes to a file has lines of its own.
+        same = unfinished is self or (unfinished and unfinished.isatty() and self.isatty())
+        if same and shown and shown[0] not in "\r\n":
             shown = "\n" + shown
         if shown.startswith("\r"):
-            Terminal.overwriting = not shown.endswith(("\n", "\r"))
-        elif shown:
-            Terminal.overwriting = False
+            Terminal.overwriting = None if shown.endswith(("\n", "\r")) else self
+        elif shown and same:
+            Terminal.overwriting = None
         try:
             self._stream.write(shown)
         except BrokenPipeError:
