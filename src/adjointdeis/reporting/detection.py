@@ -125,8 +125,15 @@ def detection_blocks(
     left_out = leave_one_out_table(rows)
     blocks += [left_out] if left_out is not None else []
     blocks += _after_degradation(result, at, folder)
-    if result.changed:
-        blocks.append(hardening_table(result.changed))
+    for degradation in result.study.degradations:
+        table = hardening_table(result.changed, degradation)
+        if table is None:
+            continue
+        if degradation != UNDEGRADED:
+            title = f"{table.title}, after {degradation}"
+            blocks.append(Folded(title, (replace(table, title=""),)))
+        else:
+            blocks.append(table)
     control = reconstructed_table(result)
     blocks += [control] if control is not None else []
     for detector in result.ranked:
