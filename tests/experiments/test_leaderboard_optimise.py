@@ -1,4 +1,4 @@
-"""Latents and weights at equal price: steps follow from the price, and the tilted law moves least."""
+"""Latents and weights at equal price: what a price buys, and who moves least."""
 
 from experiments.adjoint_matching import run as tilted
 from experiments.leaderboard.optimise import latents, shown, weights
