@@ -22,7 +22,7 @@ from adjointdeis.detection.plugged import TorchDetector
 from adjointdeis.faces.image_io import sha256_of
 from adjointdeis.faces.networks import MorphNet, MorphNetConfig
 from adjointdeis.faces.tensors import to_tensor
-from adjointdeis.faces.weights import load_network
+from adjointdeis.faces.weights import load_network, read_header
 from adjointdeis.harness.training.autoencoder import warmup_cosine
 
 
@@ -93,7 +93,8 @@ class ConvolutionalDetection:
         network = load_network(Path(path), remedy="name the .safetensors file of a detector")
         if not isinstance(network, MorphNet):
             raise DetectorError(f"{path} holds a {type(network).__name__}, not a MorphNet")
-        return self.detector(network, f"as {path} says")
+        said = read_header(path).get("training", {})
+        return self.detector(network, said.get("examples", f"{path} does not say"))
 
     def detector(self, network: MorphNet, training: str) -> TorchDetector:
         """The detector of a trained network."""
