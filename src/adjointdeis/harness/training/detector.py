@@ -73,7 +73,7 @@ class ConvolutionalDetection:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             module = DetectorTraining(self)
-            images, labels = self._shown(examples)
+            images, labels = self.shown(examples)
             data = _loader(images, labels, self.steps, self.batch_size, seed)
             trainer(
                 max_steps=self.steps,
@@ -106,7 +106,8 @@ class ConvolutionalDetection:
             fingerprint=sha256_of("\n".join(weights).encode()),
         )
 
-    def _shown(self, examples: Examples) -> tuple[Tensor, Tensor]:
+    def shown(self, examples: Examples) -> tuple[Tensor, Tensor]:
+        """Images in [-1, 1] with their degraded copies, and labels, as the network learns them."""
         suspects = examples.suspects
         copies = [suspects.images]
         copies += [change(suspects.images, suspects.names) for change in self.degradations]
