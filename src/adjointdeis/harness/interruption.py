@@ -138,7 +138,8 @@ def holding(directory: Path) -> Iterator[None]:
         yield
         return
     # Beside the directory, which may be set aside as a whole.
-    path = directory.with_name(f".{directory.name}.lock")
+    place = Path(os.path.abspath(directory))
+    path = place.with_name(f".{place.name}.lock")
     path.parent.mkdir(parents=True, exist_ok=True)
     with _locked(path, directory) as file:
         file.truncate(0)
