@@ -185,7 +185,7 @@ def remove_leftovers(directory: Path, older_than: float = 0.0) -> None:
         directory: A folder, with those below it.
         older_than: Seconds since the last change; 0 where no other process is at work.
     """
-    until = time.time() - older_than
+    until = time.time() - older_than  # noqa: TID251 - compared with times of files
     for path in directory.rglob(".partial-*"):
         with contextlib.suppress(FileNotFoundError):
             if not older_than or path.stat().st_mtime < until:
