@@ -144,6 +144,8 @@ def test_residual_variance_falls_as_that_of_the_noise() -> None:
     one = residual_statistics(luminance(pictures(1, 0, 64))[0], 1)
     half = residual_statistics(luminance(averages(1, 0))[0], 1)
     assert one[0] - half[0] == pytest.approx(np.log(2), abs=0.35)
+    tiny = np.random.default_rng(0).uniform(0, 255, (8, 8))
+    assert np.isfinite(residual_statistics(tiny, 2)).all()
     constant = residual_statistics(np.full((32, 32), 7.0), 2)
     assert np.isfinite(constant).all() and constant[:8:2] == pytest.approx(np.log(1e-3))
 
