@@ -15,15 +15,14 @@ from adjointdeis.evaluation.detection_matrix import DETECTION, hardening_rows, m
 from adjointdeis.reporting import ReportError, Run, aggregate, write_report
 from adjointdeis.reporting.curves import ErrorCurve, detection_curve, detection_curves, error_figure
 from adjointdeis.reporting.detection import (
-    ROWS,
-    DetectionResult,
     beside_table,
     detection_blocks,
     parts,
-    plane_figure,
     reconstructed_table,
-    verdict,
 )
+from adjointdeis.reporting.detection_figures import plane_figure
+from adjointdeis.reporting.detection_result import ROWS, DetectionResult
+from adjointdeis.reporting.detection_verdict import verdict
 from adjointdeis.reporting.document import FigureRow, Table
 from adjointdeis.reporting.schema import DEGRADED
 

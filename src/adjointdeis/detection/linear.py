@@ -334,7 +334,9 @@ def residual_statistics(grey: np.ndarray, cells: int, rings: int = 16) -> np.nda
     radius = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width))
     power = np.abs(np.fft.fft2(residual)) ** 2 / grey.size
     ring = np.minimum((radius * 2 * rings).astype(int), rings - 1)
-    spectrum = np.bincount(ring.ravel(), power.ravel(), rings) / np.bincount(ring.ravel())
+    # A ring of a small image may hold no frequency.
+    members = np.maximum(np.bincount(ring.ravel(), minlength=rings), 1)
+    spectrum = np.bincount(ring.ravel(), power.ravel(), rings) / members
     return np.concatenate([np.ravel(by_cell), np.log(spectrum + 1e-3)])
 
 
