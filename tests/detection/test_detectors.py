@@ -125,6 +125,8 @@ def test_saved_and_loaded(tmp_path) -> None:
     again = TextureDetection(name="lbp").load(str(tmp_path / "a.npz"))
     assert again.training == "forty" and again.fingerprint == detector.fingerprint
     assert (again.score(examples.suspects) == detector.score(examples.suspects)).all()
+    with pytest.raises(DetectorError, match=r"of 0 recognisers.*has f{16}: give it the same"):
+        DifferenceDetection(name="d", recognisers=[MeanColour()]).load(str(tmp_path / "a.npz"))
     (tmp_path / "b.npz").write_bytes(b"nothing")
     for path in ("b.npz", "absent.npz"):
         with pytest.raises(DetectorError, match="not the file of a linear detector"):
@@ -144,6 +146,8 @@ def test_residual_variance_falls_as_that_of_the_noise() -> None:
     one = residual_statistics(luminance(pictures(1, 0, 64))[0], 1)
     half = residual_statistics(luminance(averages(1, 0))[0], 1)
     assert one[0] - half[0] == pytest.approx(np.log(2), abs=0.35)
+    tiny = np.random.default_rng(0).uniform(0, 255, (8, 8))
+    assert np.isfinite(residual_statistics(tiny, 2)).all()
     constant = residual_statistics(np.full((32, 32), 7.0), 2)
     assert np.isfinite(constant).all() and constant[:8:2] == pytest.approx(np.log(1e-3))
 
