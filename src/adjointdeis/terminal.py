@@ -16,8 +16,13 @@ INTERRUPTED = 128 + signal.SIGINT
 def prepare() -> None:
     """Makes standard output and error streams of this module's, and Ctrl-C an orderly end.
 
-    To be called first of all, before imports that take seconds; again is the same as once.
+    To be called first of all, before imports that take seconds; again is the same as once. Where
+    Python takes file names and arguments for ASCII, as under ``LC_ALL=C PYTHONUTF8=0``, the program
+    begins again in Python's UTF-8 mode: names with other letters could not be opened.
     """
+    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is not None and not isinstance(stream, Terminal):

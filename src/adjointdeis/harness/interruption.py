@@ -138,7 +138,8 @@ def holding(directory: Path) -> Iterator[None]:
         yield
         return
     # Beside the directory, which may be set aside as a whole.
-    path = directory.with_name(f".{directory.name}.lock")
+    place = Path(os.path.abspath(directory))
+    path = place.with_name(f".{place.name}.lock")
     path.parent.mkdir(parents=True, exist_ok=True)
     with _locked(path, directory) as file:
         file.truncate(0)
@@ -184,7 +185,7 @@ def remove_leftovers(directory: Path, older_than: float = 0.0) -> None:
         directory: A folder, with those below it.
         older_than: Seconds since the last change; 0 where no other process is at work.
     """
-    until = time.time() - older_than
+    until = time.time() - older_than  # noqa: TID251 - compared with times of files
     for path in directory.rglob(".partial-*"):
         with contextlib.suppress(FileNotFoundError):
             if not older_than or path.stat().st_mtime < until:

@@ -16,6 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 from adjointdeis.files import printable, read_json, read_text, write_atomically
 from adjointdeis.harness.command_line import this_command
@@ -297,6 +298,9 @@ def _message(error: Exception) -> str:
     # Hydra wraps the errors of what it instantiates; the cause is what the user can mend.
     while error.__cause__ is not None and isinstance(error, HydraException):
         error = error.__cause__  # type: ignore[assignment]
+    if isinstance(error, OmegaConfBaseException):
+        # Key and type come on lines of their own.
+        return " ".join(str(error).split())
     return str(error) or type(error).__name__
 
 
