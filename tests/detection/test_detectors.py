@@ -125,6 +125,8 @@ def test_saved_and_loaded(tmp_path) -> None:
     again = TextureDetection(name="lbp").load(str(tmp_path / "a.npz"))
     assert again.training == "forty" and again.fingerprint == detector.fingerprint
     assert (again.score(examples.suspects) == detector.score(examples.suspects)).all()
+    with pytest.raises(DetectorError, match=r"of 0 recognisers.*has f{16}: give it the same"):
+        DifferenceDetection(name="d", recognisers=[MeanColour()]).load(str(tmp_path / "a.npz"))
     (tmp_path / "b.npz").write_bytes(b"nothing")
     for path in ("b.npz", "absent.npz"):
         with pytest.raises(DetectorError, match="not the file of a linear detector"):

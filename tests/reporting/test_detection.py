@@ -70,7 +70,8 @@ def detected(tmp_path_factory, make_run):
         if row["attack"] in ATTACKS:
             halved.append({**row, "k": row["k"] // 2, "value": row["k"] // 2 / row["n"]})
     (directory / DEGRADED).write_text(json.dumps({"print_scan": halved}))
-    control = [{"detector": "cnn", "trained_on": "all", "degradation": "none", "k": 30, "n": 120}]
+    at = {"trained_on": "all", "degradation": "none", "n": 120}
+    control = [{"detector": "cnn", "k": 30, **at}, {"detector": "gate", "k": 100, **at}]
     result["run"]["detection"] = {"control": [*control, {"k": "many"}, 3]}
     (directory / "result.json").write_text(json.dumps(result))
     return directory, result
@@ -154,6 +155,12 @@ def test_the_verdict_is_about_the_system_and_what_hardens_it(study):
     assert "Best at its worst attack, exact gradient, is gate (with a live capture)" in text
     assert "With a live capture (gate) D-EER" in text and "intervals overlap" in text
     assert "After print_scan gate has" in text
+    at, bounds = study.run.headline[0], {}
+    for attack in ATTACKS:
+        accepted = study.vulnerable(attack, "arcface", at, "print_scan")["value"]
+        missed = study.row("gate", attack, "print_scan")["macer10"]["value"]
+        bounds[attack] = min(accepted, missed)
+    assert f"at most {100 * max(bounds.values()):.1f}% pass both" in text
     assert "change no detector's D-EER by more than chance" in text
     assert "shuffled labels" not in text
 
@@ -193,6 +200,8 @@ def test_three_morphs_prove_nothing(tmp_path):
 def test_reconstructed_bona_fides_that_are_called_morphs(study):
     table = reconstructed_table(study)
     assert [cell.flat for cell in table.rows[0]] == ["cnn trained on all", "25.0 30/120"]
+    said = [line for line in verdict(study, None) if "nothing blended" in line]
+    assert len(said) == 1 and "by gate (100 of 120): what these find" in said[0]
 
 
 def test_every_figure_is_drawn_and_says_its_rates(study, tmp_path, recwarn):

@@ -18,7 +18,6 @@ from adjointdeis.evaluation.detection_tables import (
     equal_error_cell,
     first_of,
     hardening_table,
-    headline_of,
     leave_one_out_table,
     matrix_table,
     overview_table,
@@ -253,12 +252,7 @@ def reconstructed_table(result: DetectionResult) -> Table | None:
     None where the run did not try it. Nothing is blended in them: a detector that flags them
     detects the autoencoder, not the morph.
     """
-    stated = {} if result.run is None else result.run.result["run"].get("detection")
-    found = stated.get("control") if isinstance(stated, Mapping) else None
-    rows = [row for row in found if _is_control(row)] if isinstance(found, list) else []
-    rows = [row for row in rows if row["detector"] in result.study.detectors]
-    wanted = {d: headline_of(result.rows, d) for d in result.study.detectors}
-    rows = [row for row in rows if row["trained_on"] in (wanted[row["detector"]], "hardened")]
+    rows = result.reconstructed
     if not rows:
         return None
     names = list(dict.fromkeys(row["degradation"] for row in rows))
@@ -281,15 +275,6 @@ def reconstructed_table(result: DetectionResult) -> Table | None:
     title = "Bona fide images encoded and decoded, called morphs, %"
     return Table("reconstructed", title, ("detector", *names), tuple(lines), (), (note,),
                  fold=False)  # fmt: skip
-
-
-def _is_control(row: Any) -> bool:
-    """Whether a stranger's row has what the table needs."""
-    if not isinstance(row, Mapping):
-        return False
-    k, n = row.get("k"), row.get("n")
-    texts = all(isinstance(row.get(x), str) for x in ("detector", "trained_on", "degradation"))
-    return texts and isinstance(k, int) and isinstance(n, int) and 0 <= k <= n and n > 0
 
 
 def _detector_cell(row: Row | None) -> Cell:

@@ -16,11 +16,11 @@ from adjointdeis.reporting.style import (
     INK,
     PAPER,
     QUIET,
+    beside,
     figure,
-    halo,
-    label_beside,
     look,
     save,
+    spread,
 )
 from adjointdeis.reporting.text import PROBES, share
 
@@ -99,12 +99,18 @@ def plane_figure(
                           markeredgecolor=QUIET, linestyle="", clip_on=False)  # fmt: skip
             axes.plot(x, y, marker=style.marker, color=style.colour, markeredgecolor=INK,
                       linestyle="", clip_on=False, zorder=4)  # fmt: skip
-            named.append((result.label(attack), x, y, style.colour))
+            named.append((result.label(attack), y, style))
             words.append(f"{result.name(attack)} {x:.0f}% and {y:.0f}%")
         axes.set_xlim(-3, 103)
         axes.set_ylim(-3, 103)
         lines = max(label.count("\n") + 1 for label, *_ in named)
-        label_beside(axes, named, 7 * lines, 0, 100, path_effects=halo())
+        heights = spread([y for _, y, _ in named], 7 * lines, 0, 100)
+        for (label, _, style), at_y in zip(named, heights, strict=True):
+            # Points crowd at the floor, where lines from label to point would cross: marks instead.
+            axes.plot(1.07, at_y, marker=style.marker, color=style.colour, markeredgecolor=INK,
+                      linestyle="", transform=beside(axes), clip_on=False)  # fmt: skip
+            axes.annotate(label, (1.12, at_y), xycoords=beside(axes), fontsize=8, va="center",
+                          annotation_clip=False)  # fmt: skip
         axes.set_xlabel(f"{at.variant} at {run.system_label(system)} (%)")
         axes.set_ylabel("missed where 10% of\nbona fide are flagged (%)")
         after = "images as they are" if degradation == UNDEGRADED else f"after {degradation}"

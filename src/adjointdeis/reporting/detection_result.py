@@ -120,6 +120,20 @@ class DetectionResult:
         """Rows of MMPMR by degradation, of the run that the scores are of."""
         return {} if self.run is None else read_degraded(self.run.directory, self.run.result)
 
+    @cached_property
+    def reconstructed(self) -> list[Row]:
+        """Of the detectors as they are, and hardened: bona fide images encoded and decoded.
+
+        Rows of detector, trained_on, degradation, k called morphs of n; none where the run did not
+        try it.
+        """
+        stated = {} if self.run is None else self.run.result["run"].get("detection")
+        found = stated.get("control") if isinstance(stated, Mapping) else None
+        rows = [row for row in found if _is_control(row)] if isinstance(found, list) else []
+        rows = [row for row in rows if row["detector"] in self.study.detectors]
+        wanted = {d: (headline_of(self.rows, d), "hardened") for d in self.study.detectors}
+        return [row for row in rows if row["trained_on"] in wanted[row["detector"]]]
+
     def passing(self, attack: str, system: str, at: EvaluationSetting) -> dict[str, Any] | None:
         """Morphs that pass a recogniser and the best detector, undegraded."""
         detector = self.ranked[0]
@@ -142,3 +156,12 @@ class DetectionResult:
         path = directory / ROWS
         write_json({"matrix": list(self.rows), "hardening": list(self.changed)}, path)
         return path
+
+
+def _is_control(row: Any) -> bool:
+    """Whether a stranger's row has what the table needs."""
+    if not isinstance(row, Mapping):
+        return False
+    k, n = row.get("k"), row.get("n")
+    texts = all(isinstance(row.get(x), str) for x in ("detector", "trained_on", "degradation"))
+    return texts and isinstance(k, int) and isinstance(n, int) and 0 <= k <= n and n > 0

@@ -2,7 +2,7 @@
 
 from adjointdeis.evaluation.detection import WORST, images_needed
 from adjointdeis.evaluation.detection_matrix import KINDS, UNDEGRADED, WITHOUT
-from adjointdeis.evaluation.detection_tables import first_of
+from adjointdeis.evaluation.detection_tables import first_of, headline_of
 from adjointdeis.files import printable
 from adjointdeis.reporting.detection_result import BSCER, DetectionResult, Row
 from adjointdeis.reporting.run import EvaluationSetting
@@ -13,9 +13,8 @@ def verdict(result: DetectionResult, at: EvaluationSetting | None) -> tuple[str,
     """What the numbers say about the system under test, and what would harden it."""
     best = result.ranked[0]
     lines = [*_system_under_test(result, at), *_detector(result, best)]
-    for make in (_unseen, _degraded, _hardened, _kinds):
-        lines += make(result)
-    return (*lines, *_controls(result))
+    lines += [*_unseen(result), *_degraded(result, at), *_hardened(result), *_kinds(result)]
+    return (*lines, *_autoencoder(result), *_controls(result))
 
 
 def _system_under_test(result: DetectionResult, at: EvaluationSetting | None) -> list[str]:
@@ -31,7 +30,8 @@ def _system_under_test(result: DetectionResult, at: EvaluationSetting | None) ->
         ]  # fmt: skip
         if not found:
             continue
-        both, attack = max(found, key=lambda pair: pair[0]["value"])
+        # Of several that pass alike, the one that the recogniser accepts most.
+        both, attack = max(found, key=lambda pair: (pair[0]["value"], pair[0]["matched"]))
         lines.append(
             f"{run.system_label(system)} alone accepts {both['matched']} of {both['n']} morphs of "
             f"{run.attack_label(attack)} as both people (FMR {share(at.fmr)}, probe {at.probe}); "
@@ -85,7 +85,8 @@ def _unseen(result: DetectionResult) -> list[str]:
     ]
 
 
-def _degraded(result: DetectionResult) -> list[str]:
+def _degraded(result: DetectionResult, at: EvaluationSetting | None) -> list[str]:
+    """The degradation that hurts the best detector most, and what the system then lets in."""
     best, found = result.ranked[0], []
     for degradation in result.study.degradations:
         row = result.row(best, WORST, degradation)
@@ -97,9 +98,34 @@ def _degraded(result: DetectionResult) -> list[str]:
     if degradation == UNDEGRADED:
         return [f"No degradation makes {printable(best)} worse at its worst attack."]
     name = printable(degradation)
-    return [
+    lines = [
         f"After {name} {printable(best)} has {_eer(row)} at its worst attack: detectors have to "
         "be trained and judged on images as the system gets them."
+    ]
+    return lines + _bound(result, at, degradation)
+
+
+def _bound(result: DetectionResult, at: EvaluationSetting | None, degradation: str) -> list[str]:
+    """How many morphs pass both after a degradation at most: no more than pass either."""
+    run, best, bounds = result.run, result.ranked[0], []
+    if run is None or at is None:
+        return []
+    for attack in result.study.attacks:
+        row = result.row(best, attack, degradation)
+        for system in run.systems:
+            judged = result.vulnerable(attack, system, at, degradation)
+            if row is None or judged is None or run.guided(attack, system):
+                continue
+            rates = judged["value"], row["macer10"]["value"]
+            if None not in rates:
+                bounds.append((min(rates), attack, system, judged["n"], rates))
+    if not bounds:
+        return []
+    most, attack, system, n, (accepted, escaped) = max(bounds, key=lambda found: found[0])
+    return [
+        f"Then {run.system_label(system)} accepts {percent(accepted, n)}% of {result.name(attack)} "
+        f"and {printable(best)} misses {percent(escaped, n)}%: at most {percent(most, n)}% pass "
+        "both, the highest such bound of all attacks and recognisers."
     ]
 
 
@@ -149,6 +175,23 @@ def _kinds(result: DetectionResult) -> list[str]:
         f"With a live capture ({printable(live)}) {_eer(two)}, without ({printable(single)}) "
         f"{_eer(one)}, each the best of its kind at its worst attack"
         + ("." if known else ": these intervals overlap.")
+    ]
+
+
+def _autoencoder(result: DetectionResult) -> list[str]:
+    """Detectors that call most bona fide images morphs once an autoencoder has decoded them."""
+    found = []
+    for detector in result.ranked:
+        row = first_of(result.reconstructed, detector=detector, degradation=UNDEGRADED,
+                       trained_on=headline_of(result.rows, detector))  # fmt: skip
+        if row is not None and row["k"] > row["n"] / 2:
+            found.append(f"{printable(detector)} ({row['k']} of {row['n']})")
+    if not found:
+        return []
+    return [
+        "Most bona fide images are called morphs once an autoencoder has encoded and decoded them, "
+        f"nothing blended, by {listed(found)}: what these find in such attacks is the autoencoder, "
+        "and they would have to be trained with such images among the bona fide ones."
     ]
 
 

@@ -65,6 +65,7 @@ from adjointdeis.harness.detection_data import (
     training_sets,
     write_scores_of_images,
 )
+from adjointdeis.harness.detectors import weights_of
 from adjointdeis.harness.folds import in_folds, workbenches
 from adjointdeis.harness.interruption import one_process
 from adjointdeis.harness.provenance import digest
@@ -165,7 +166,7 @@ def train(
         if not hasattr(recipe, "train"):
             mine = [(GIVEN, recipe)]
         elif weights is not None:
-            mine = [(GIVEN, recipe.load(weights))]
+            mine = [(GIVEN, recipe.load(weights_of(recipe.name, weights)))]
         else:
             started, mine = time.perf_counter(), []
             for name, (rows, labels, words) in sets.items():
