@@ -9,7 +9,6 @@ result.md.
 """
 
 import argparse
-import copy
 import math
 import sys
 from collections.abc import Callable
@@ -80,43 +79,57 @@ def methods(updates: int) -> dict[str, Callable[[], Algorithm]]:
     }
 
 
-def study(name: str, steps: int, updates: int, seed: int) -> dict[str, Any]:
-    """One method: divergence of its samples from the tilted law, at the end and at its least."""
-    schedule, solver = VPLinear(), SDEDPMSolver()
-    grid = TimeGrid.uniform_lmbda(schedule, steps)
-    m, c = normal(DIM, seed=8), normal(DIM, seed=5)
+def tilted_law() -> tuple[Tensor, float]:
+    """Mean and variance of the law in closed form: precisions add up."""
     precision = 1 / SCALE**2 + CURVATURE
-    tilted = (m / SCALE**2 + CURVATURE * c) / precision, 1 / precision
-    denoiser = GaussianDenoiser(schedule, m, SCALE)
+    mean = (normal(DIM, seed=8) / SCALE**2 + CURVATURE * normal(DIM, seed=5)) / precision
+    return mean, 1 / precision
+
+
+def mean_loss(mean: Tensor, variance: float) -> float:
+    """Expected loss of samples of a Gaussian."""
+    gap = float((mean - normal(DIM, seed=5)).square().sum()) + DIM * variance
+    return 0.5 * CURVATURE * gap
+
+
+def gaussian_problem(
+    denoiser: GaussianDenoiser, solver: Solver, grid: TimeGrid, seed: int
+) -> WeightProblem:
+    """The fine-tuning problem; the same batches for every method."""
+    c = normal(DIM, seed=5)
 
     def draw(step: int) -> Batch:
         place = (seed * 10_000 + step) * 2
-        noise = RecordedNoise.draw(steps, (BATCH, DIM), place, torch.float64)
+        noise = RecordedNoise.draw(grid.steps, (BATCH, DIM), place, torch.float64)
         return Batch(normal(BATCH, DIM, seed=place + 1), None, noise)
 
     def loss(x_0: Tensor) -> Tensor:
         return 0.5 * CURVATURE * (x_0 - c).square().sum(1)
 
+    return WeightProblem(denoiser, draw, loss=loss, solver=solver, grid=grid)
+
+
+def study(name: str, steps: int, updates: int, seed: int) -> dict[str, Any]:
+    """One method: divergence of its samples from the tilted law, at the end and at its least."""
+    schedule, solver = VPLinear(), SDEDPMSolver()
+    grid = TimeGrid.uniform_lmbda(schedule, steps)
+    denoiser, tilted = GaussianDenoiser(schedule, normal(DIM, seed=8), SCALE), tilted_law()
+
     def now() -> float:
         return divergence(*sampled_law(denoiser, solver, grid), *tilted)
 
-    best = copy.deepcopy(denoiser)
-    best.mean.data, best.log_scale.data = tilted[0], torch.tensor(tilted[1]).double().sqrt().log()
-    run = methods(updates)[name]().start(
-        WeightProblem(denoiser, draw, loss=loss, solver=solver, grid=grid)
-    )
+    best = GaussianDenoiser(schedule, tilted[0], tilted[1] ** 0.5)
+    run = methods(updates)[name]().start(gaussian_problem(denoiser, solver, grid, seed))
     curve = [now()]
     while not run.finished:
         if run.step() is not None:
             curve.append(now())
-    final_mean, final_variance = sampled_law(denoiser, solver, grid)
-    gap = (final_mean - c).square().sum() + DIM * final_variance
     return {
         "method": name, "steps": steps, "seed": seed, "updates": updates,
         "before": curve[0], "end": curve[-1], "least": min(curve),
         "least_at": curve.index(min(curve)),
         "tilted_network": divergence(*sampled_law(best, solver, grid), *tilted),
-        "loss": 0.5 * CURVATURE * float(gap),
+        "loss": mean_loss(*sampled_law(denoiser, solver, grid)),
         "evaluations": run.cost.nfe, "products": run.cost.vjps,
     }  # fmt: skip
 

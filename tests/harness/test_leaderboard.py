@@ -239,7 +239,9 @@ TINY = [
 
 
 def run(directory: Path, *more: str) -> dict[str, Any]:
-    return task.run(composed([*TINY, f"paths.run={directory}", *more]))
+    return task.run(
+        composed([*TINY, f"paths.run={directory}", f"task.cells={directory}/cells", *more])
+    )
 
 
 @pytest.mark.usefixtures("installed")
