@@ -176,7 +176,8 @@ OPTIONS: dict[str, Kind] = {
     "root": PATH | NULL,
     "faces": PATH | NULL,
     "data.faces": PATH,
-    "pairs": PATH | NULL,
+    # Of the detectors it is a mapping, which the task itself looks at.
+    "pairs": PATH | NULL | Kind("a mapping", lambda v: isinstance(v, dict)),
     "data.pairs": PATH,
     "data.originals": PATH | NULL,
     "check_faces": FLAG,
@@ -229,6 +230,9 @@ OPTIONS: dict[str, Kind] = {
     "identity_difference_weight": real(0),
     # Gradients, solvers, execution.
     "gradient.steps": STEPS | NULL,
+    "task.run": PATH | NULL,
+    "training.prediction": one_of("x0", "v"),
+    "training.precision": PRECISION | one_of("auto"),
     "task.prediction": one_of("x0", "v"),
     "rtol": real(above=0, most=1),
     "atol": real(above=0, most=1e6),

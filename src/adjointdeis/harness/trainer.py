@@ -61,7 +61,7 @@ def _named(chosen: DictConfig) -> Iterator[None]:
     try:
         yield
     except (MisconfigurationException, ValueError, RuntimeError, TypeError) as error:
-        keys = ("accelerator", "devices", "num_nodes", "precision")
+        keys = ("accelerator", "devices", "num_nodes", "precision", "strategy")
         said = ", ".join(f"trainer.{key}={chosen[key]}" for key in keys)
         raise ConfigError(f"{said}: {' '.join(str(error).split())}") from error
 

@@ -23,8 +23,7 @@ from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, Omega
 from adjointdeis.files import file_key, is_file_name, printable
 from adjointdeis.harness.option_values import kind_of, shown
 
-_VALUES = ("data.", "optimisation.", "paths.", "protocol.", "seed", "name")
-"""Where every key is a value: a mapping is none."""
+_OPEN = ("rows.", "judges.", "logger.", "degradation.")
 _TASKS = "adjointdeis.harness.tasks."
 _MORPHING = (f"{_TASKS}morph.run", f"{_TASKS}photographs.run")
 _HYDRA_KEYS = {"_target_", "_partial_", "_args_", "_recursive_", "_convert_"}
@@ -91,7 +90,10 @@ def validate(cfg: DictConfig, runs: bool = False) -> None:
     # Plain keys first: rows repeat them by interpolation, and the user wrote the plain one.
     keys.sort(key=lambda each: each[2])
     for key, value, _, owner in keys:
-        node = isinstance(value, dict) and not key.startswith(_VALUES)
+        # Names below these sections are the user's own, and may be those of options.
+        node = isinstance(value, dict) and (
+            "_target_" in value or (key.startswith(_OPEN) and key.count(".") < 2)
+        )
         if not node and value is not _UNKNOWN and _ours(owner):
             _check_value(key, value)
     for key, value, _, _ in keys:
