@@ -125,6 +125,7 @@ NAMES = Kind(
     lambda v: _is_text(v) and is_file_name(v, 8),
 )
 PATH = Kind("the path of a file or folder", _is_path)
+FACES = Kind("a path or mini; data.limit takes fewer pairs", _is_path)
 SHARE = real(0, 1)
 RATE = real(above=0)
 STEPS = whole(1, 100_000)
@@ -175,10 +176,10 @@ OPTIONS: dict[str, Kind] = {
     "data.root": PATH,
     "root": PATH | NULL,
     "faces": PATH | NULL,
-    "data.faces": PATH,
+    "data.faces": FACES,
     # Of the detectors it is a mapping, which the task itself looks at.
     "pairs": PATH | NULL | Kind("a mapping", lambda v: isinstance(v, dict)),
-    "data.pairs": PATH,
+    "data.pairs": FACES,
     "data.originals": PATH | NULL,
     "check_faces": FLAG,
     "autoencoder": PATH | several(PATH, "[a,b]"),
