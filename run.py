@@ -9,6 +9,10 @@ import os
 # Threads that spin while they wait bring a busy machine to a halt; set before torch loads OpenMP.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+from adjointdeis.terminal import prepare
+
+prepare()  # before the imports below, which take seconds: Ctrl-C is one line there too
+
 import hydra
 from omegaconf import DictConfig
 

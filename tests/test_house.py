@@ -149,6 +149,10 @@ def test_every_study_has_a_page_and_its_commands_exist() -> None:
         for name in re.findall(r"-m (experiments\.\w+\.\w+)", text.read_text())
     }
     assert named and not [n for n in named if not (ROOT / f"{n.replace('.', '/')}.py").is_file()]
+    # docs/extending.md adds tests of its own.
+    told = [t for t in texts if t.suffix == ".md" and t.name != "extending.md"]
+    tests = {name for t in told for name in re.findall(r"\btests/[\w/]+\.py", t.read_text())}
+    assert tests and not [name for name in tests if not (ROOT / name).is_file()]
 
 
 def test_weights_stay_small() -> None:

@@ -39,9 +39,10 @@ ALLOWED: dict[str, set[str]] = {
 }
 ALLOWED["morphing"] |= {"faces"}
 # What every room may use: no mathematics, no framework.
-COMMON = {"extras", "files", "images", "plugins"}
+COMMON = {"extras", "files", "images", "plugins", "terminal"}
 ALLOWED = {**{room: rooms | COMMON for room, rooms in ALLOWED.items()}, **{c: {c} for c in COMMON}}
-ALLOWED["images"] |= {"files"}  # which reads them, from disk and archives, within a limit
+for common in ("terminal", "images"):
+    ALLOWED[common] |= {"files"}
 FRAMEWORKS = {"hydra", "lightning", "pytorch_lightning", "omegaconf", "wandb"}
 TORCH = {"torch", "torchmetrics", "torchvision"}
 SOURCES = sorted(PACKAGE.rglob("*.py"))

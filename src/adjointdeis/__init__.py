@@ -13,12 +13,13 @@ if TYPE_CHECKING:
         VPCosine,
         VPLinear,
     )
-    from adjointdeis.rollout import Encoding, Rollout, encode, sample
+    from adjointdeis.rollout import AdaptiveGrid, Encoding, Rollout, adaptive_grid, encode, sample
 
 __version__ = "0.1.0"
 
 __all__ = [
     "DDPM",
+    "AdaptiveGrid",
     "Encoding",
     "PerStep",
     "RectifiedFlow",
@@ -27,6 +28,7 @@ __all__ = [
     "VPCosine",
     "VPLinear",
     "VarianceExploding",
+    "adaptive_grid",
     "encode",
     "sample",
 ]
@@ -43,7 +45,14 @@ _HOMES = {
         "VarianceExploding",
     ),
     "adjointdeis.diffusion.conditions": ("PerStep",),
-    "adjointdeis.rollout": ("Encoding", "Rollout", "encode", "sample"),
+    "adjointdeis.rollout": (
+        "AdaptiveGrid",
+        "Encoding",
+        "Rollout",
+        "adaptive_grid",
+        "encode",
+        "sample",
+    ),
 }
 
 

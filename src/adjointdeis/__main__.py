@@ -5,12 +5,14 @@ import sys
 from pathlib import Path
 
 from adjointdeis.extras import MissingPackageError
+from adjointdeis.terminal import prepare
 
 
 def main() -> None:
     """`adjointdeis ...`, also `python -m adjointdeis ...`: composes a configuration and runs it."""
     # Threads that spin while they wait bring a busy machine to a halt; set before torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    prepare()
     try:
         from adjointdeis.harness.program import run
     except MissingPackageError as error:
@@ -20,6 +22,7 @@ def main() -> None:
 
 def evaluation() -> None:
     """`adjointdeis-eval ...`: rates from score files; needs scipy and no torch."""
+    prepare()
     try:
         from adjointdeis.evaluation.cli import main
     except MissingPackageError as error:

@@ -237,6 +237,31 @@ def slug(name: str) -> str:
     return f"{plain.lstrip('.')[:40]}-{digest}"
 
 
+def file_key(name: str) -> str:
+    """A key that names share which some file system takes for one: X and x, é composed or not."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+def is_file_name(name: str, parts: int = 1) -> bool:
+    """Whether a text is a name that every file system takes, and that stays in its folder.
+
+    Args:
+        name: The text, with "/" between parts.
+        parts: At most so many of them.
+    """
+    if not name or len(name.split("/")) > parts:
+        return False
+    return all(
+        # What is added to a name, a time or ".partial-", must fit into 255 bytes as well.
+        0 < len(part.encode(errors="replace")) <= 180
+        and not part.startswith((".", "-", "~"))
+        and part == part.strip(" .")
+        and printable(part) == part
+        and not set(part) & set('\\:*?"<>|')
+        for part in name.split("/")
+    )
+
+
 def printable(text: object, keep: str = "") -> str:
     """Text of others on one line: control characters as `\\x1b`, so that none of them acts.
 
@@ -309,12 +334,15 @@ def write_atomically(
     Args:
         path: Where to; folders are made.
         write: Receives the open file.
-        mode: "w" for text, UTF-8 with line ends as they are given; "wb" for bytes.
+        mode: "w" for text, UTF-8 whatever the locale, with line ends as they are given, and file
+            names that are no UTF-8 byte by byte; "wb" for bytes.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".partial-{path.name}-", dir=path.parent)
-    text: dict[str, Any] = {} if mode == "wb" else {"encoding": "utf-8", "newline": ""}
+    text: dict[str, Any] = (
+        {} if mode == "wb" else {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
+    )
     try:
         with os.fdopen(handle, mode, **text) as file:
             write(file)

@@ -48,7 +48,7 @@ _EAR_TARGETS = ("ear-scale-incr", "ear-wing-incr")
 def read_mesh(path: Path) -> tuple[NDArray, NDArray, NDArray]:
     """Vertices (v, 3), triangles (f, 3) and the group name of each triangle of an OBJ file."""
     vertices, triangles, groups, group = [], [], [], ""
-    for line in path.read_text().splitlines():
+    for line in path.read_text(encoding="utf-8").splitlines():
         fields = line.split()
         if not fields:
             continue
@@ -67,7 +67,11 @@ def read_mesh(path: Path) -> tuple[NDArray, NDArray, NDArray]:
 def read_target(path: Path, count: int) -> NDArray:
     """Displacements (count, 3) of a MakeHuman ``.target`` or ``.target.gz`` file."""
     displacement = np.zeros((count, 3), np.float32)
-    with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as lines:
+    with (
+        gzip.open(path, "rt", encoding="utf-8")
+        if path.suffix == ".gz"
+        else path.open(encoding="utf-8") as lines
+    ):
         for line in lines:
             if line.strip() and not line.startswith("#"):
                 fields = line.split()

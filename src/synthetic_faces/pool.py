@@ -100,7 +100,7 @@ def _check_spec(spec: PoolSpec, directory: Path) -> None:
         described = json.dumps({**content, "spec": asdict(spec)}, indent=2)
         write_whole(path, lambda file: file.write(described.encode()))
         return
-    found = json.loads(path.read_text())
+    found = json.loads(path.read_text(encoding="utf-8"))
     if found["fingerprint"] != spec.fingerprint:
         there = {**found["spec"], "generator": found["generator"]}
         here = {**asdict(spec), "generator": GENERATOR_VERSION}
@@ -147,7 +147,7 @@ def _require_whole(directory: Path) -> None:
     """Compares a pool with its checksums; pools of earlier versions have none."""
     path = directory / "sums.json"
     try:
-        sums = json.loads(path.read_text()) if path.is_file() else {}
+        sums = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         wrong = [name for name, known in sums.items() if _sum(directory / name) != known]
     except (ValueError, AttributeError, OSError):
         wrong = ["sums.json"]
@@ -166,8 +166,8 @@ def open_pool(directory: Path) -> Pool:
         if not (directory / name).is_file():
             raise FileNotFoundError(f"{directory / name} is missing; run render_pool to finish it")
     _require_whole(directory)
-    spec = PoolSpec(**json.loads((directory / "spec.json").read_text())["spec"])
-    with (directory / "meta.csv").open(newline="") as lines:
+    spec = PoolSpec(**json.loads((directory / "spec.json").read_text(encoding="utf-8"))["spec"])
+    with (directory / "meta.csv").open(newline="", encoding="utf-8") as lines:
         rows = list(csv.DictReader(lines))
     meta = {name: np.array([row[name] for row in rows]) for name in rows[0]}
     for name in ("label", "identity_seed", "appearance_seed"):

@@ -8,13 +8,14 @@ import pytest
 import torch
 from oracles import relative_error
 from tiny_diffusers import CASES, normal
-from tiny_schedulers import Network, gradients, made, model_of, own_loop
+from tiny_schedulers import Network, gradients, made, model_of, own_loop, run_of
 from torch import nn
 
 from adjointdeis import sample
 from adjointdeis.diffusion import Guidance, from_diffusers
 from adjointdeis.diffusion.called_model import unwrapped
 from adjointdeis.diffusion.conventions import UnknownModelError
+from adjointdeis.gradients import DiscreteAdjoint, ForwardMode, NotSupportedError
 
 diffusers = pytest.importorskip("diffusers")
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -129,6 +130,33 @@ def test_image_to_image_begins_where_the_pipelines_do(name: str, strength: float
     # At strength 1 a flow begins with noise alone.
     images = [] if strength == 1.0 and name.startswith("Flow") else [image]
     compared(found, wanted, [noise, z, network.inside, *images])
+
+
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [
+        ("DDIMScheduler", {"thresholding": True}), ("PNDMScheduler", {}), ("TCDScheduler", {}),
+        ("UniPCMultistepScheduler", {}), ("SASolverScheduler", {}), ("HeunDiscreteScheduler", {}),
+        ("DPMSolverSDEScheduler", {"noise_sampler_seed": 3}), ("EDMEulerScheduler", {}),
+        ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
+        ("FlowMatchEulerDiscreteScheduler", {"stochastic_sampling": True}),
+        ("DEISMultistepScheduler", {}),
+    ],
+)  # fmt: skip
+def test_forward_mode_through_a_scheduler(name: str, config: dict) -> None:
+    """Again and again on one sampler, beside other methods; DEIS leaves torch for numpy."""
+    network = Network().requires_grad_(False)
+    noise, z = normal(2, 4, 3, 3, seed=1), normal(2, 2, seed=2).requires_grad_()
+    sampler, found = model_of(network, made(name, config)).sampler(STEPS), []
+    for method in (DiscreteAdjoint(), ForwardMode(), ForwardMode(), DiscreteAdjoint()):
+        if name == "DEISMultistepScheduler" and isinstance(method, ForwardMode):
+            with pytest.raises(NotSupportedError, match=r"DiscreteAdjoint\(\) or Backprop\(\)"):
+                run_of(sampler, noise, z, method)
+            continue
+        x_0 = run_of(sampler, noise, z, method)
+        found.append(torch.autograd.grad(x_0.square().sum(), z)[0])
+    # Several schedulers compute a part of their step in float32, whatever the latents are.
+    assert all(relative_error(other, found[0]) < 1e-6 for other in found[1:])
 
 
 @pytest.mark.parametrize("name", ["EulerDiscreteScheduler", "DPMSolverMultistepScheduler"])

@@ -159,7 +159,14 @@ def test_an_error_that_quotes_the_input_moves_no_cursor(tmp_path, capsys):
         (["{scores}", "--replicates", "-1"], "--replicates -1"),
         (["convert", "--from", "x", "a", "--into", "b"], "format 'x': expected one of"),
         (["verify", "{scores}"], "not a PNG file"),
-        (["synth", "x.csv", "--n-subjects", "2"], "at least 4 subjects"),
+        (["synth", "x.csv", "--n-subjects", "2"], "--n-subjects 2: expected 4 to 100000"),
+        (["synth", "x.csv", "--n-morphs", "1000000000"], "--n-morphs 1000000000: expected 1 to"),
+        (["synth", "x.csv", "--seed", "-1"], "--seed -1: expected 0 or more"),
+        (["{scores}", "--seed", "-1"], "--seed -1: expected 0 or more"),
+        (["map", "{scores}", "--replicates", "1000000000"], "expected at most 1000000"),
+        (["{scores}", "--replicates", "1000000000"], "--replicates 1000000000: expected at most"),
+        (["{scores}", "--confidence", "nan"], "--confidence nan: expected between 0 and 1"),
+        (["{scores}", "--fmr", "nan"], "expected a share"),
     ],
 )
 def test_errors_are_one_line_and_exit_2(scores, capsys, arguments, message):

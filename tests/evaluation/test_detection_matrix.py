@@ -294,3 +294,24 @@ def test_rates_agree_with_scikit_learn(study):
             assert row[name]["value"] == pytest.approx(
                 1 - found[flagged <= g + 1e-9].max(), abs=1e-12
             )
+
+
+def test_rates_agree_with_bob_measure():
+    """No dependency: `pip install bob-measure` (6.1) brings it, with numba and a numpy below 2."""
+    bob = pytest.importorskip("bob.measure")
+    generator = np.random.default_rng(0)
+    for digits in (1, 6):
+        bona = np.round(generator.normal(0, 1, 150), digits)
+        morph = np.round(generator.normal(1.2, 0.7, 120), digits)
+        ours = DetectionScores(bona, {"a": morph}, "morph")
+        for tau in ours.det("a")[0]:
+            # bob calls a score at the threshold a morph, we above it.
+            rates = bob.farfrr(bona, morph, float(np.nextafter(tau, np.inf)))
+            assert rates == (ours.bscer(tau).value, ours.macer(tau, "a").value)
+        assert bob.eer(bona, morph) == pytest.approx(ours.d_eer("a")[0], abs=1e-12)
+        for f in (0.1, 0.05, 0.01):
+            # bob takes the other end of the thresholds between two scores, or a stricter one.
+            flagged, missed = bob.farfrr(bona, morph, bob.frr_threshold(bona, morph, f))
+            assert missed <= f and ours.bscer_at_macer(f, "a").value <= flagged
+            flagged, missed = bob.farfrr(bona, morph, bob.far_threshold(bona, morph, f))
+            assert flagged <= f and ours.macer_at_bscer(f, "a").value <= missed

@@ -223,6 +223,40 @@ def test_a_wrong_checkpoint_says_what_is_wrong(tmp_path, monkeypatch, damage, me
     assert not destination.exists()
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda w: w.to_sparse(), r"fc\.weight \(sparse_coo, not dense\)"),
+        (lambda w: w.to_sparse_csr(), r"fc\.weight \(sparse_csr, not dense\)"),
+        (lambda w: torch.quantize_per_tensor(w, 0.1, 0, torch.qint8), r"fc\.weight \(quantised\)"),
+        (lambda w: w.to(torch.float8_e4m3fn), r"fc\.weight \(float8_e4m3fn for floating"),
+        (lambda w: w.to(torch.complex64), r"fc\.weight \(complex64 for floating"),
+        (lambda w: w.to("meta"), r"fc\.weight \(without its numbers"),
+        (lambda w: w.to(torch.int32), r"fc\.weight \(int32 for floating"),
+        (lambda w: w > 0, r"fc\.weight \(bool for floating"),
+        (lambda w: w[:0], r"of another shape: fc\.weight \(0, "),
+        (lambda w: w.tolist(), r"unexpected entries fc\.weight"),
+        (lambda w: w * torch.inf, r"not finite: fc\.weight"),
+    ],
+)
+@pytest.mark.parametrize("own_reader", [False, True])
+@pytest.mark.filterwarnings("ignore")
+def test_tensors_that_are_no_weights_are_named(tmp_path, capsys, change, message, own_reader):
+    network = small_network("arcface")
+    state = dict(network.state_dict())
+    state["fc.weight"] = change(state["fc.weight"])
+    if own_reader:
+        # torch.load refuses it, and the project's reader takes over.
+        state["fc.extra"] = torch.nn.Identity()
+        message += "|of a kind that no network here has|unexpected entries fc.extra"
+    source, destination = tmp_path / "strange.pth", tmp_path / "out.safetensors"
+    torch.save(state, source)
+    with pytest.raises(CheckpointError, match=message) as raised:
+        convert_checkpoint(source, destination, "arcface", network=small_network("arcface"))
+    assert "strange.pth" in str(raised.value)
+    assert not destination.exists()
+
+
 def test_many_missing_keys_are_counted(tmp_path, capsys):
     """The command line, with the full-size network that it expects."""
     torch.save(dict(small_network("arcface").state_dict()), tmp_path / "backbone.pth")

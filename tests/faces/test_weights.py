@@ -151,6 +151,12 @@ def config(header: dict, **numbers) -> None:
         (lambda h, t: t.update({"fc.bias": torch.ones(7)}), r"fc\.bias \(7,\) for \(5,\)"),
         (lambda h, t: t["fc.bias"].fill_(torch.nan), r"not finite: \['fc\.bias'\]"),
         (lambda h, t: t["fc.bias"].fill_(-torch.inf), "not finite"),
+        (lambda h, t: t.update({"fc.bias": t["fc.bias"].to(torch.float8_e5m2)}), "float8_e5m2 for"),
+        (
+            lambda h, t: t.update({"fc.bias": torch.ones(5, dtype=torch.int64)}),
+            "int64 for floating",
+        ),
+        (lambda h, t: t.update({"fc.bias": torch.ones(5, dtype=torch.bool)}), "bool for floating"),
         # 400 GB, 8 PB, a layer count that would take hours, and numbers that are no numbers.
         (lambda h, t: config(h, embedding_dim=10**9), "wrong shape"),
         (lambda h, t: config(h, widths=[10**7] * 4, embedding_dim=10**7), "wrong shape|describe"),

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from oracles import BATCH, DIM, MLPDenoiser, inputs
+from oracles import BATCH, DIM, MLPDenoiser, generator, inputs
 
 from adjointdeis import PerStep, TimeGrid, VPLinear, sample
 from adjointdeis.diffusion import BrownianPath
-from adjointdeis.gradients import Backprop, GradientMethod, NotSupportedError
+from adjointdeis.gradients import Backprop, GradientMethod, NotSupportedError, surrogates
 from adjointdeis.gradients.catalogue import CATALOGUE, Entry, entry
 from adjointdeis.solvers import DDIM, SDEDPMSolver
 
@@ -76,3 +76,22 @@ def test_an_sde_sampler_is_refused_by_a_method_for_odes() -> None:
             MLPDenoiser(), x_T.requires_grad_(), z, solver=SDEDPMSolver(), grid=grid,
             noise=BrownianPath((BATCH, DIM), seed=0), gradient=limited("sde"),
         )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "draws"),
+    [
+        ("ReFL, third step from the end", surrogates.refl(generator=generator(0))),
+        ("DRTune, 4 steps", surrogates.drtune(4, generator(0))),
+        ("LeapAlign, two leaps", surrogates.leapalign(generator=generator(0))),
+        ("FlowBP-Sparse, last 4 steps", surrogates.flowbp_sparse(generator=generator(0))),
+        ("SDO, middle step", surrogates.sdo(generator(0))),
+    ],
+)
+def test_an_entry_of_the_catalogue_is_one_draw_of_its_method(name: str, draws) -> None:
+    """Their steps are fixed there, so that tables can be repeated; all else is the method's own."""
+    one, drawn = entry(name).method(), draws.rule(16, generator(1))
+    assert len(one.steps(16)) == len(drawn.steps(16))
+    for part in ("weights", "bridge"):
+        assert getattr(one, part) == getattr(drawn, part)
+    assert entry("ReFL, third step from the end").method().steps(16) == [13]

@@ -3,10 +3,11 @@
 import pytest
 import torch
 from oracles import BATCH, DIM, MLPDenoiser, agree, inputs, normal
+from torch.utils.checkpoint import checkpoint
 
 from adjointdeis import TimeGrid, VPLinear, sample
 from adjointdeis.diffusion import BrownianPath
-from adjointdeis.gradients import StepwiseMethod, UnreachableLeafError
+from adjointdeis.gradients import NotSupportedError, StepwiseMethod, UnreachableLeafError
 from adjointdeis.gradients.catalogue import CATALOGUE, Entry
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -115,3 +116,27 @@ def test_a_second_derivative_is_refused(one: Entry) -> None:
     (first,) = torch.autograd.grad(x_0.square().sum(), z, create_graph=True)
     with pytest.raises(RuntimeError):
         first.sum().backward()
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@each_entry
+def test_a_checkpoint_inside_the_network_is_differentiated_or_named(
+    one: Entry, reentrant: bool
+) -> None:
+    network, x_T, z = leaves(one)
+
+    def denoiser(x, t, z):
+        return checkpoint(network, x, t, z, use_reentrant=reentrant)
+
+    def gradient(denoiser):
+        weights = list(network.parameters())
+        return torch.autograd.grad(rollout(one, denoiser, x_T, z, parameters=weights).x_0.sum(), z)
+
+    if not reentrant:
+        assert agree(*gradient(denoiser), *gradient(network), 1e-10)
+        return
+    with pytest.raises((NotSupportedError, RuntimeError)) as refused:
+        gradient(denoiser)
+    # Plain backpropagation calls autograd itself, and torch's own message is to the point.
+    assert "use_reentrant=False" in str(refused.value) or "DiscreteAdjoint" in str(refused.value)
+    assert one.name == "Backprop" or isinstance(refused.value, NotSupportedError)

@@ -102,6 +102,13 @@ def test_frozen_weights_cost_nothing_and_receive_nothing(method) -> None:
         assert denoiser.graphs[:N] == [False] * N
 
 
+def test_without_the_check_only_the_first_step_is_looked_at_with_trainable_weights() -> None:
+    denoiser, (x_T, z) = Recorder(), inputs()
+    method = DiscreteAdjoint(check=False)
+    sample(denoiser, x_T.requires_grad_(), z, solver=DDIM(), grid=GRID, gradient=method)
+    assert denoiser.graphs == [True] + [False] * (N - 1)
+
+
 @quiet
 @each_method
 def test_only_what_is_asked_for_is_differentiated(method) -> None:

@@ -54,7 +54,7 @@ def setting(solver) -> dict:
 
 
 @pytest.mark.parametrize("scheduled", [False, True], ids=["z", "PerStep"])
-@pytest.mark.parametrize("solver", SOLVERS, ids=str)
+@pytest.mark.parametrize("solver", SOLVERS, ids=lambda one: str(one).split(" at 0x")[0])
 def test_it_is_the_exact_gradient_on_every_solver(solver, scheduled: bool) -> None:
     """A dict of tensors, one of them no leaf, and a loss of all that the run passed through."""
     network, (x_T, z) = frozen(), inputs()

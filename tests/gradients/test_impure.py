@@ -27,6 +27,7 @@ from adjointdeis.gradients import (
     UnusedConditionWarning,
 )
 from adjointdeis.gradients.catalogue import CATALOGUE, Entry
+from adjointdeis.gradients.consistency import EvaluationCheck
 from adjointdeis.solvers import BDIA, DDIM
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -272,6 +273,17 @@ class EmbedsEachTimeOnce(Keeping):
         return super().forward(x + self.once(float(t), lambda: torch.tanh(self.time(time))), t, z)
 
 
+class EmbedsTheLastTimesOnce(Keeping):
+    """Kept in the last step of the run alone, and looked up by the backward pass alone."""
+
+    def forward(self, x, t, z):
+        def embedded():
+            return torch.tanh(self.time(t.to(x).reshape(1, 1)) * z[:, :1])
+
+        last = float(t) < 0.5 * float(GRID.t[STEPS - 1] + GRID.t[STEPS - 2])
+        return super().forward(x + (self.once(float(t), embedded) if last else embedded()), t, z)
+
+
 class RemembersOutputs(Keeping):
     """What was evaluated at the same numbers is not evaluated again."""
 
@@ -282,8 +294,12 @@ class RemembersOutputs(Keeping):
 
 @pytest.mark.parametrize("trained", [True, False], ids=["trained", "frozen"])
 @pytest.mark.parametrize(
-    "kind", [ProjectsOnce, ProjectsOncePerTensor, EmbedsEachTimeOnce, RemembersOutputs]
-)
+    "kind",
+    [
+        ProjectsOnce, ProjectsOncePerTensor, EmbedsEachTimeOnce, EmbedsTheLastTimesOnce,
+        RemembersOutputs,
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize("one", AVAILABLE, ids=lambda one: one.name)
 def test_a_cache_of_right_values_loses_no_gradient(one: Entry, kind, trained: bool) -> None:
     # The numbers are those of a pure network, so that no comparison of values finds anything.
@@ -347,3 +363,13 @@ def test_a_number_that_is_not_finite_is_repeated_and_no_inconsistency(value):
     rollout = sample(lambda x, t, z: x * value, x_T, solver=DDIM(), grid=GRID)
     rollout.x_0.sum().backward()
     assert not x_T.grad.isfinite().all()
+
+
+def test_an_evaluation_is_known_again_by_its_x_zero_included():
+    check, t = EvaluationCheck(), torch.tensor(0.5)
+    for x in (torch.zeros(2, DIM), torch.ones(2, DIM)):
+        check.record(x, t, x + 1.0)
+        assert check.matches(x, t, 0, x + 1.0, 1e-6) is True
+        assert check.matches(x, t, 0, x + 1.1, 1e-6) is False
+        assert check.matches(x + 0.5, t, 0, x + 1.0, 1e-6) is None
+        assert check.matches(x, t, 1, x + 1.0, 1e-6) is None

@@ -120,6 +120,22 @@ def test_a_launcher_keeps_its_answer_to_sigterm(tmp_path) -> None:
     assert heard == [signal.SIGTERM]
 
 
+def test_ctrl_c_is_one_line_that_says_how_to_go_on(tmp_path, capfd) -> None:
+    with pytest.raises(SystemExit) as ended, ending_cleanly(tmp_path / "run"):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(5)
+    assert ended.value.code == 130
+    said = capfd.readouterr().err
+    assert said == f"stopped by Ctrl-C; the same command continues {tmp_path / 'run'}\n"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_run_may_work_in_the_folder_that_one_is_in(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with holding(Path(".")):
+        assert (tmp_path.parent / f".{tmp_path.name}.lock").is_file()
+
+
 def test_leftovers_of_a_shared_folder_go_when_they_are_old(tmp_path) -> None:
     fresh, old = tmp_path / ".partial-fresh", tmp_path / ".partial-old"
     fresh.touch()

@@ -157,6 +157,7 @@ def test_error_is_bias_and_spread() -> None:
     exact = errors(truth, truth)
     assert exact == {"error": 0, "bias": 0, "spread": 0, "cosine": pytest.approx(1), "ratio": 1}
     assert errors([torch.tensor([math.nan, 1.0])] * 2, truth)["error"] == math.inf
+    assert errors(found, [torch.zeros(2)] * 2)["error"] == math.inf
 
 
 def test_a_method_that_draws_has_a_spread_of_the_size_of_its_noise() -> None:
@@ -238,7 +239,9 @@ TINY = [
 
 
 def run(directory: Path, *more: str) -> dict[str, Any]:
-    return task.run(composed([*TINY, f"paths.run={directory}", *more]))
+    return task.run(
+        composed([*TINY, f"paths.run={directory}", f"task.cells={directory}/cells", *more])
+    )
 
 
 @pytest.mark.usefixtures("installed")

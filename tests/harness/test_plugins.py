@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 from hydra.core.config_store import ConfigStore
+from hydra.utils import instantiate
 from tiny_profile import PAIRS, ROOT, composed, overrides
 
+from adjointdeis.detection import MorphDetector
 from adjointdeis.harness.command_line import check_overrides
 from adjointdeis.harness.generated_options import register_plugins
 from adjointdeis.harness.launch import launch
@@ -75,6 +77,28 @@ class Colours:
 
     def compare(self, e1, e2):
         return cosine_similarity(e1, e2)
+
+
+class Darker:
+    """A degradation."""
+
+    def __init__(self, name: str = "darker", by: int = 2) -> None:
+        self.name, self.by = name, by
+
+    def __call__(self, images, names):
+        return images // self.by
+
+
+class Greyness:
+    """A detector that calls grey images morphs."""
+
+    kind, training, fingerprint = "s_mad", "none", "0" * 64
+
+    def __init__(self, name: str = "greyness") -> None:
+        self.name = name
+
+    def score(self, suspects):
+        return -suspects.images.std(-1).mean((1, 2))
 '''
 RESOURCE = """
 from adjointdeis.harness.resources import Resource
@@ -92,6 +116,10 @@ mean = their_package.methods:Mean
 colours = their_package.methods:Colours
 [adjointdeis.resources]
 shade = their_package.resource:SHADE
+[adjointdeis.degradations]
+darker = their_package.methods:Darker
+[adjointdeis.detectors]
+greyness = their_package.methods:Greyness
 """
 
 
@@ -114,7 +142,7 @@ def installed(tmp_path: Path, monkeypatch):
 
     monkeypatch.setattr(ConfigStore.instance(), "repo", dict(ConfigStore.instance().repo))
     groups = ConfigStore.instance().repo
-    for group in ("gradient", "solver", "attack", "judges"):
+    for group in ("gradient", "solver", "attack", "judges", "degradation", "detector"):
         groups[group] = dict(groups.get(group, {}))
     yield install
     plugins.cache_clear()
@@ -133,6 +161,7 @@ def test_a_run_is_made_of_what_a_package_adds(
     lines += ["gradient=theirs", "solver=theirs", "guided.sampling_steps=2"]
     lines += ["guided.encoding_steps=3", "+attack@rows.mean=mean", "rows.mean.weight=0.4"]
     lines += ["judges=colours", "judges.colours.regions=5"]
+    lines += ["degradation=darker", "degradation.darker.by=3"]
     check_overrides(CONF, lines)
     with pytest.raises(ConfigError, match=r"rows\.mean\.wait.*did you mean 'rows\.mean\.weight'"):
         check_overrides(CONF, [*lines, "rows.mean.wait=1"])
@@ -141,9 +170,20 @@ def test_a_run_is_made_of_what_a_package_adds(
     assert result["attacks"]["mean"]["settings"]["weight"] == 0.4
     assert result["attacks"]["guided"]["settings"]["gradient"].startswith("TheirGradient")
     assert result["attacks"]["guided"]["settings"]["solver"].startswith("TheirSolver")
-    assert "colours" in result["systems"]
+    assert result["run"]["degradation"] == "darker"
+    assert result["systems"]["colours"]["alignment"] == "none, after darker"
+    assert (tmp_path / "run" / "degraded" / "morphs" / "mean" / f"{PAIRS[0]}.png").is_file()
     assert all(attack["failed"] == [] for attack in result["attacks"].values())
     assert len(list((tmp_path / "run" / "morphs" / "mean").glob("*.png"))) == len(PAIRS)
+
+
+def test_a_detector_of_theirs_is_an_option(installed) -> None:
+    installed()
+    register_plugins(CONF)
+    lines = ["+experiment=detection", "paths.root=.", "+detector@task.detectors.mine=greyness"]
+    check_overrides(CONF, lines)
+    detector = instantiate(composed(lines).task.detectors.mine)
+    assert isinstance(detector, MorphDetector) and detector.name == "greyness"
 
 
 def test_a_package_that_cannot_be_imported_is_left_out_and_named(installed) -> None:

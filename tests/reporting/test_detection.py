@@ -15,15 +15,14 @@ from adjointdeis.evaluation.detection_matrix import DETECTION, hardening_rows, m
 from adjointdeis.reporting import ReportError, Run, aggregate, write_report
 from adjointdeis.reporting.curves import ErrorCurve, detection_curve, detection_curves, error_figure
 from adjointdeis.reporting.detection import (
-    ROWS,
-    DetectionResult,
     beside_table,
     detection_blocks,
     parts,
-    plane_figure,
     reconstructed_table,
-    verdict,
 )
+from adjointdeis.reporting.detection_figures import plane_figure
+from adjointdeis.reporting.detection_result import ROWS, DetectionResult
+from adjointdeis.reporting.detection_verdict import verdict
 from adjointdeis.reporting.document import FigureRow, Table
 from adjointdeis.reporting.schema import DEGRADED
 
@@ -71,7 +70,8 @@ def detected(tmp_path_factory, make_run):
         if row["attack"] in ATTACKS:
             halved.append({**row, "k": row["k"] // 2, "value": row["k"] // 2 / row["n"]})
     (directory / DEGRADED).write_text(json.dumps({"print_scan": halved}))
-    control = [{"detector": "cnn", "trained_on": "all", "degradation": "none", "k": 30, "n": 120}]
+    at = {"trained_on": "all", "degradation": "none", "n": 120}
+    control = [{"detector": "cnn", "k": 30, **at}, {"detector": "gate", "k": 100, **at}]
     result["run"]["detection"] = {"control": [*control, {"k": "many"}, 3]}
     (directory / "result.json").write_text(json.dumps(result))
     return directory, result
@@ -153,7 +153,14 @@ def test_the_verdict_is_about_the_system_and_what_hardens_it(study):
     assert f"{both['matched']} of 60 morphs of exact gradient" in text
     assert f"{both['k']} of 60 still pass" in text
     assert "Best at its worst attack, exact gradient, is gate (with a live capture)" in text
-    assert "A live capture is worth having" in text and "After print_scan gate has" in text
+    assert "With a live capture (gate) D-EER" in text and "intervals overlap" in text
+    assert "After print_scan gate has" in text
+    at, bounds = study.run.headline[0], {}
+    for attack in ATTACKS:
+        accepted = study.vulnerable(attack, "arcface", at, "print_scan")["value"]
+        missed = study.row("gate", attack, "print_scan")["macer10"]["value"]
+        bounds[attack] = min(accepted, missed)
+    assert f"at most {100 * max(bounds.values()):.1f}% pass both" in text
     assert "change no detector's D-EER by more than chance" in text
     assert "shuffled labels" not in text
 
@@ -178,9 +185,23 @@ def test_hardening_says_gain_and_cost(tmp_path):
     assert "help beyond chance on new by cnn, which neither training had seen." in text
 
 
+def test_three_morphs_prove_nothing(tmp_path):
+    """Whatever is drawn again of three images that all changed sides, they changed."""
+    few = {"n_bona_fide": 4, "n_morphs": 3, "n_subjects": 4}
+    rows = setting_rows({"a": (-3.0, 1.0)}, **few)
+    rows += setting_rows({"a": (3.0, 1.0)}, trained_on="hardened", **few)
+    made = read_detection(write_detection(tmp_path / DETECTION, rows))
+    changed = hardening_rows(made, replicates=100)
+    assert changed[0]["d_eer"]["change"] < -0.9 and changed[0]["d_eer"]["hi"] == 0.0
+    result = DetectionResult(made, matrix_rows(made, replicates=50), changed)
+    assert any("more than chance explains" in line for line in verdict(result, None))
+
+
 def test_reconstructed_bona_fides_that_are_called_morphs(study):
     table = reconstructed_table(study)
     assert [cell.flat for cell in table.rows[0]] == ["cnn trained on all", "25.0 30/120"]
+    said = [line for line in verdict(study, None) if "nothing blended" in line]
+    assert len(said) == 1 and "by gate (100 of 120): what these find" in said[0]
 
 
 def test_every_figure_is_drawn_and_says_its_rates(study, tmp_path, recwarn):

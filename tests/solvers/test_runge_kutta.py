@@ -44,21 +44,23 @@ def test_impossible_tableaus_are_refused() -> None:
         Tableau("implicit", 1, ((1.0,),), (1.0,))
     with pytest.raises(ValueError, match="sum to 1"):
         Tableau("short", 1, ((),), (0.5,))
-    with pytest.raises(ValueError, match=r"'rk5'.*euler, midpoint, heun, kutta3, rk4"):
+    with pytest.raises(ValueError, match=r"'rk5'.*euler, midpoint, heun, .*, dopri5"):
         RungeKutta("rk5")
 
 
 @pytest.mark.parametrize("spacing", SPACINGS)
 @pytest.mark.parametrize("name", METHODS)
 def test_each_method_reaches_its_order_on_both_grids(name: str, spacing: str) -> None:
-    steps = [80, 160, 320]
+    # At 160 steps dopri5 is as good as the reference; before that it is better than its order.
+    steps, most = ([32, 48, 64], math.inf) if name == "dopri5" else ([80, 160, 320], 0.25)
     errors = [
         relative_error(
             solve(mixture(), RungeKutta(name), SPACINGS[spacing](VPLinear(), n)), exact()
         )
         for n in steps
     ]
-    assert observed_order(steps, errors) == pytest.approx(METHODS[name], abs=0.25), errors
+    found = observed_order(steps, errors)
+    assert METHODS[name] - 0.25 < found < METHODS[name] + most, errors
     assert RungeKutta(name).order == METHODS[name]
 
 

@@ -68,7 +68,7 @@ class Demorphing:
     name: str
     autoencoder: Decoder
     recogniser: Recogniser
-    steps: int = 10
+    steps: int = 5
     amount: float = 1.0
     seed: int = 0
     kind: ClassVar[Kind] = "demorphing"
@@ -84,18 +84,26 @@ class Demorphing:
     def score(self, suspects: Suspects) -> np.ndarray:
         """(B,): 1 - similarity of the accomplice and the live person, both decoded."""
         live = suspects.require_live(self.name)
-        accomplice, person = self.accomplices(suspects.images, live)
-        u, v = (unit_embeddings(self.recogniser, x, suspects.names) for x in (accomplice, person))
+        # Many suspects may be presented by one person, whose capture is decoded once.
+        captures, presented = np.unique(live, axis=0, return_inverse=True)
+        decoded = self.decoded(self.codes(captures), live.shape[1:3])
+        found = (self.accomplices(suspects.images, live), decoded[np.ravel(presented)])
+        u, v = (unit_embeddings(self.recogniser, x, suspects.names) for x in found)
         return 1 - (u * v).sum(1)
 
+    def accomplices(self, images: np.ndarray, live: np.ndarray) -> np.ndarray:
+        """Who is left of each image (B, H, W, 3) when the live person is taken out; uint8."""
+        z_m, z_live = self.codes(images), self.codes(live)
+        return self.decoded(z_m + self.amount * (z_m - z_live), images.shape[1:3])
+
     @torch.no_grad()
-    def accomplices(self, images: np.ndarray, live: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Who is left of each image, and the live person decoded likewise: (B, H, W, 3) uint8."""
-        z_m, z_live = (self.autoencoder.code(to_tensor(x)) for x in (images, live))
+    def codes(self, images: np.ndarray) -> Tensor:
+        """Codes (B, D) of images (B, H, W, 3) uint8."""
+        return self.autoencoder.code(to_tensor(images))
+
+    @torch.no_grad()
+    def decoded(self, z: Tensor, size: tuple[int, ...]) -> np.ndarray:
+        """Images (B, H, W, 3) uint8 of codes (B, D), all from one noise."""
         generator = torch.Generator().manual_seed(self.seed)
-        x_T = torch.randn((1, 3, *images.shape[1:3]), generator=generator).expand(
-            len(images), -1, -1, -1
-        )
-        z_accomplice = z_m + self.amount * (z_m - z_live)
-        decoded = [self.autoencoder.decode(x_T, z, self.steps) for z in (z_accomplice, z_live)]
-        return to_uint8(decoded[0]), to_uint8(decoded[1])
+        x_T = torch.randn((1, 3, *size), generator=generator).expand(len(z), -1, -1, -1)
+        return to_uint8(self.autoencoder.decode(x_T, z, self.steps))

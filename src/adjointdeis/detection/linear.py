@@ -112,7 +112,7 @@ class LinearDetector:
     def save(self, path: Path) -> None:
         """Writes the numbers, and what they were trained on, as ``.npz``."""
         arrays = {name: np.asarray(getattr(self, name)) for name in _FILE}
-        arrays["training"] = np.array(self.training)
+        arrays |= {"training": np.array(self.training), "made_of": np.array(self.made_of, str)}
         write_atomically(path, lambda file: np.savez(file, **arrays), "wb")
 
 
@@ -271,17 +271,23 @@ def loaded(
         features, name, kind, made_of: As of the detector that was saved; the file has its numbers.
 
     Raises:
-        DetectorError: No such file, or not one of a linear detector.
+        DetectorError: No such file, not one of a linear detector, or one on other features.
     """
     try:
         with np.load(path, allow_pickle=False) as stored:
             numbers = {key: stored[key] for key in _FILE}
-            training = str(stored["training"])
+            training, before = str(stored["training"]), tuple(stored["made_of"].tolist())
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise DetectorError(
             f"{path}: not the file of a linear detector ({error}); one is left in "
             "detectors/ of a run of task=detection"
         ) from error
+    if before != made_of:
+        raise DetectorError(
+            f"{path} was trained on the embeddings of {len(before)} recognisers of fingerprints "
+            f"{', '.join(f[:16] for f in before) or 'none'}, and detector {name} has "
+            f"{', '.join(f[:16] for f in made_of) or 'none'}: give it the same, in their order"
+        )
     bias = float(numbers.pop("bias"))
     return LinearDetector(name, kind, training, features, **numbers, bias=bias, made_of=made_of)
 
@@ -334,7 +340,9 @@ def residual_statistics(grey: np.ndarray, cells: int, rings: int = 16) -> np.nda
     radius = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width))
     power = np.abs(np.fft.fft2(residual)) ** 2 / grey.size
     ring = np.minimum((radius * 2 * rings).astype(int), rings - 1)
-    spectrum = np.bincount(ring.ravel(), power.ravel(), rings) / np.bincount(ring.ravel())
+    # A ring of a small image may hold no frequency.
+    members = np.maximum(np.bincount(ring.ravel(), minlength=rings), 1)
+    spectrum = np.bincount(ring.ravel(), power.ravel(), rings) / members
     return np.concatenate([np.ravel(by_cell), np.log(spectrum + 1e-3)])
 
 

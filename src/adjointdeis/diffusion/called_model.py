@@ -80,8 +80,9 @@ class CalledModel(nn.Module):
         called[self.latents] = latents
         if convention.listed:
             called[self.latents] = list(latents.unsqueeze(2))
-            if isinstance(called.get(self.prompt or ""), Tensor):
-                called[self.prompt] = list(called[self.prompt])
+            prompt = self.prompt
+            if prompt is not None and isinstance(called.get(prompt), Tensor):
+                called[prompt] = list(called[prompt])
         if "return_dict" in self.names:
             called["return_dict"] = False
         out = self.model(**called)
@@ -220,16 +221,16 @@ def without_variance(out: Tensor, x: Tensor) -> Tensor:
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """The model inside torch.compile, DataParallel, DistributedDataParallel and peft."""
+    inner: Any = model
     while True:
-        if hasattr(model, "get_base_model"):
-            inner = model.get_base_model()
-        elif hasattr(model, "_orig_mod"):
-            inner = model._orig_mod
-        elif isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-            inner = model.module
+        if hasattr(inner, "get_base_model"):
+            inner = inner.get_base_model()
+        elif hasattr(inner, "_orig_mod"):
+            inner = inner._orig_mod
+        elif isinstance(inner, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            inner = inner.module
         else:
-            return model
-        model = inner
+            return inner
 
 
 def _of(config: Any, key: str) -> Any:

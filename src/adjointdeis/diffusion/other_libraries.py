@@ -95,7 +95,7 @@ def from_azula(
     def mean(x: Tensor, t: Tensor, z: Any) -> Tensor:
         return model(x, t.to(x), **_arguments(z, condition, bound)).mean
 
-    own = model.schedule
+    own: Any = model.schedule
     schedule = FunctionSchedule(lambda t: own(t)) if schedule is None else schedule
     return Adapted(EpsFromX0(_With(model, mean), schedule), schedule)
 

@@ -103,8 +103,10 @@ class SchedulerSolver:
         """
         begin, storage = self._number(grid[0]), _storage(x_T)
         self._begins = [entry for entry in self._begins if entry[0]() is not None]
-        for made, first in self._begins:
-            if storage and _storage(made()) == storage and first != begin:
+        for reference, first in self._begins:
+            made = reference()
+            same = made is not None and storage and _storage(made) == storage
+            if same and first != begin:
                 raise ValueError(
                     f"x_T was made to start at step {first}, and the grid starts at step {begin}: "
                     "sampler.grid begins where the last sampler.initial(...) put it. Call initial "
@@ -174,7 +176,8 @@ class SchedulerSolver:
             ValueError: a scheduler whose noise levels are not those of a VP process or a flow.
         """
         scheduler, number = self.scheduler, round((1.0 - float(t)) * self.steps)
-        sigmas, product = (getattr(scheduler, k, None) for k in ("sigmas", "alphas_cumprod"))
+        sigmas: Any = getattr(scheduler, "sigmas", None)
+        product: Any = getattr(scheduler, "alphas_cumprod", None)
         convert = _DATA_FROM.get(self.kind)
         known = product is not None or self.kind == "velocity"
         if convert is None or not known or hasattr(scheduler, "sigmas_interpol"):
@@ -185,7 +188,7 @@ class SchedulerSolver:
         if self.kind == "velocity":
             sigma = float(sigmas[number])
             return convert(x, output, 1.0 - sigma, sigma)
-        if sigmas is not None:
+        if product is None or sigmas is not None:
             alpha = (1.0 + float(sigmas[number]) ** 2) ** -0.5
         else:
             alpha = float(product[int(scheduler.timesteps[number])]) ** 0.5
@@ -193,7 +196,8 @@ class SchedulerSolver:
 
     def _number(self, node: Node) -> int:
         """The number of a node in the whole run."""
-        if not isinstance(node, StepNode) or node.grid.total != self.steps:
+        total = getattr(node.grid, "total", None)
+        if not isinstance(node, StepNode) or total != self.steps:
             raise ValueError(
                 f"{self!r} takes the {self.steps} steps of its own sampler and no others: pass "
                 "grid=sampler.grid of the same from_diffusers(...).sampler(...)"
@@ -268,7 +272,7 @@ class SchedulerSolver:
     def _kept(self, name: str, value: Any, x: Tensor, held: list[Tensor]) -> Any:
         if isinstance(value, Tensor):
             if _storage(value) in self._storages:
-                return value  # a timestep or a noise level of the scheduler itself
+                return _plain(value)  # a timestep or a noise level of the scheduler itself
             held.append(value)
             return _HELD
         if type(value).__name__ == "BrownianTreeNoiseSampler":
@@ -295,8 +299,16 @@ _PLAIN = (bool, int, float, complex, str, tuple, dict, type(None), torch.dtype, 
 _TIMES_A_BATCH = ("DDPMWuerstchenScheduler",)
 
 
+def _plain(tensor: Tensor) -> Tensor:
+    """A tensor without what forward mode wraps it in, which has no memory of its own."""
+    torch_c: Any = torch._C
+    while torch_c._functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = torch_c._functorch.get_unwrapped(tensor)
+    return tensor
+
+
 def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
+    return _plain(tensor).untyped_storage().data_ptr()
 
 
 def _same(a: Any, b: Any) -> bool:

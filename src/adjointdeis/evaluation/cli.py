@@ -5,6 +5,8 @@ import os
 import sys
 from collections.abc import Sequence
 
+from adjointdeis.terminal import prepare
+
 COMMANDS = (
     "score",
     "report",
@@ -237,7 +239,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(getattr(commands, options.command)(options) or 0)
     except BrokenPipeError:
         # The reader closed the pipe, as `| head` does; the flush at exit must not fail again.
-        sys.stdout = open(os.devnull, "w")
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")
         return 0
     except (EvaluationError, MissingPackageError, OSError) as error:
         print(f"adjointdeis-eval: {printable(error, chr(10))}", file=sys.stderr)
@@ -257,4 +259,5 @@ def _statistics(command: argparse.ArgumentParser) -> None:
 
 
 if __name__ == "__main__":
+    prepare()
     sys.exit(main())

@@ -29,6 +29,8 @@ from adjointdeis.evaluation.verification import verification_rows
 from adjointdeis.extras import load
 from adjointdeis.files import printable, write_atomically
 
+_MOST_REPLICATES = 1_000_000
+_MOST_SYNTHETIC = 100_000
 RESULT_SCHEMA = "adjointdeis-evaluation/1"
 
 
@@ -36,7 +38,7 @@ def score(options: Namespace) -> None:
     """Evaluates a score file, prints the tables and writes the result as JSON."""
     table = read_scores(options.scores)
     subjects = _subjects(options)
-    _check_confidence(options)
+    _check_statistics(options)
     if options.thresholds:
         if options.fmr or options.impostors:
             raise EvaluationError("--thresholds brings its own FMR and impostor policy; drop those")
@@ -98,7 +100,7 @@ def report(options: Namespace) -> None:
     load("PIL", "reports")
     from adjointdeis.reporting.score_report import write_score_report
 
-    _check_confidence(options)
+    _check_statistics(options)
     read = [read_scores(path) for path in options.scores]
     written = write_score_report(
         read[0] if len(read) == 1 else concatenate(read),
@@ -117,7 +119,7 @@ def report(options: Namespace) -> None:
 
 def verification(options: Namespace) -> None:
     """Prints EER and FNMR of every recogniser; with --out also figures, as `report` does."""
-    _check_confidence(options)
+    _check_statistics(options)
     table = read_scores(options.scores)
     rows = verification_rows(
         table,
@@ -135,7 +137,7 @@ def verification(options: Namespace) -> None:
 
 def compare(options: Namespace) -> None:
     """Compares two attacks pair by pair and prints the table."""
-    _check_confidence(options)
+    _check_statistics(options)
     found = compare_attacks(
         read_scores(options.scores),
         options.first,
@@ -154,7 +156,7 @@ def compare(options: Namespace) -> None:
 
 def map(options: Namespace) -> None:
     """Prints the matrix MAP[r, c] of every attack and probe policy, then G-MAP over the attacks."""
-    _check_confidence(options)
+    _check_statistics(options)
     table = read_scores(options.scores)
     records = read_thresholds(options.thresholds) if options.thresholds else None
     asked = {
@@ -175,7 +177,7 @@ def map(options: Namespace) -> None:
 
 def mad(options: Namespace) -> None:
     """Prints the detection rates of every detector, and writes their DET curves if asked."""
-    _check_confidence(options)
+    _check_statistics(options)
     table = read_scores(options.scores)
     rows = detection_rows(table, **_statistics(options))
     if not rows:
@@ -188,7 +190,7 @@ def mad(options: Namespace) -> None:
 
 def detection(options: Namespace) -> None:
     """Prints the matrix of every detector; with --out also a page with the plots."""
-    _check_confidence(options)
+    _check_statistics(options)
     study = read_detection(options.scores)
     rows = matrix_rows(study, **_statistics(options))
     changed = hardening_rows(study, **_statistics(options))
@@ -294,8 +296,13 @@ def synth(options: Namespace) -> None:
     """Writes synthetic scores and, if asked, the covariates of their subjects."""
     from adjointdeis.evaluation.simulate import synthetic_table
 
-    if options.n_subjects < 4 or options.n_morphs < 1:
-        raise EvaluationError("expected at least 4 subjects and 1 morph")
+    _check_seed(options)
+    for name, least in (("n_subjects", 4), ("n_morphs", 1)):
+        given = getattr(options, name)
+        if not least <= given <= _MOST_SYNTHETIC:
+            raise EvaluationError(
+                f"--{name.replace('_', '-')} {given}: expected {least} to {_MOST_SYNTHETIC}"
+            )
     table, subjects = synthetic_table(
         n_subjects=options.n_subjects, n_morphs=options.n_morphs, seed=options.seed
     )
@@ -325,11 +332,22 @@ def _statistics(options: Namespace) -> dict[str, Any]:
     return {name: getattr(options, name) for name in ("replicates", "seed", "confidence")}
 
 
-def _check_confidence(options: Namespace) -> None:
+def _check_statistics(options: Namespace) -> None:
     if not 0 < options.confidence < 1:
         raise EvaluationError(f"--confidence {options.confidence}: expected between 0 and 1")
     if options.replicates < 0:
         raise EvaluationError(f"--replicates {options.replicates}: expected 0 or more")
+    if options.replicates > _MOST_REPLICATES:
+        raise EvaluationError(
+            f"--replicates {options.replicates}: expected at most {_MOST_REPLICATES}; thousands "
+            "give every digit that an interval has"
+        )
+    _check_seed(options)
+
+
+def _check_seed(options: Namespace) -> None:
+    if not 0 <= options.seed < 2**64:
+        raise EvaluationError(f"--seed {options.seed}: expected 0 or more, of at most 64 bits")
 
 
 def _subjects(options: Namespace) -> Subjects | None:

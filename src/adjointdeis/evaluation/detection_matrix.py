@@ -71,6 +71,8 @@ TRAININGS = ("all", "hardened", "shuffled", "given")
 WITHOUT = "without:"
 _RESERVED = (*TRAININGS, BONA_FIDE, "bona_fide", WORST)
 CHANGES = ("d_eer", "bscer10", "macer10")
+SIGN_TEST = 6
+"""Images that must change sides before a sign test can find a difference at 5%: 2 / 2^6 < 5%."""
 
 
 @dataclass(frozen=True, order=True)
@@ -336,7 +338,8 @@ def hardening_rows(
         attack, learnt (see `DetectionStudy.learnt`, None where nothing says it), n_morph,
         n_bonafide, and for `d_eer`, `bscer10` (what bona fide people pay where at most 10% of the
         morphs are missed) and `macer10` a dictionary of before, after, change, lo and hi, the
-        interval being of the change; None where fewer images are there than it needs.
+        interval being of the change; None where fewer images are there than it needs. An interval
+        holds zero where the change is of fewer than `SIGN_TEST` images, whatever was drawn.
 
     Raises:
         DetectionError: the two trainings scored different images.
@@ -391,7 +394,11 @@ def hardening_rows(
                 row[name] = {"before": one, "after": two, "change": two - one, "lo": None,
                              "hi": None}  # fmt: skip
                 if drawn is not None:
-                    ends = percentile_interval(drawn[1][g][name] - drawn[0][g][name], confidence)
-                    row[name]["lo"], row[name]["hi"] = ends
+                    lo, hi = percentile_interval(drawn[1][g][name] - drawn[0][g][name], confidence)
+                    n = {"macer10": first["n_morph"], "bscer10": first["n_bonafide"]}
+                    images_changed = abs(two - one) * n.get(name, min(n.values()))
+                    if images_changed < SIGN_TEST:
+                        lo, hi = min(lo, 0.0), max(hi, 0.0)
+                    row[name]["lo"], row[name]["hi"] = lo, hi
             rows.append(row)
     return rows

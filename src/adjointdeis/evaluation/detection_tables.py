@@ -224,15 +224,21 @@ def degradation_table(rows: Sequence[Row], attack: str = WORST) -> Table | None:
                  fold=False)  # fmt: skip
 
 
-def hardening_table(rows: Sequence[Row]) -> Table:
-    """Rows of `hardening_rows`: what training with guided morphs gains, and what it costs."""
-    header = ("attack", "detector", "degradation", "learnt by", "D-EER %", "D-EER, points",
+def hardening_table(rows: Sequence[Row], degradation: str = UNDEGRADED) -> Table | None:
+    """What training with guided morphs gains, and what it costs; None where nobody did.
+
+    Args:
+        rows: Of `hardening_rows`.
+        degradation: Of the images.
+    """
+    header = ("attack", "detector", "learnt by", "D-EER %", "D-EER, points",
               "MACER10 %", "MACER10, points", "BSCER10 %", "BSCER10, points",
               "morphs")  # fmt: skip
     lines = []
     for row in rows:
-        line: list[str | Cell] = [row["attack"], row["detector"], row["degradation"],
-                                  LEARNT.get(row["learnt"], DASH)]  # fmt: skip
+        if row["degradation"] != degradation:
+            continue
+        line: list[str | Cell] = [row["attack"], row["detector"], LEARNT.get(row["learnt"], DASH)]
         for name in (CHANGES[0], CHANGES[2], CHANGES[1]):
             point = row[name]
             if point is None:
@@ -247,10 +253,14 @@ def hardening_table(rows: Sequence[Row]) -> Table:
         "Negative is better in every column: MACER10 falls where more morphs are found at the same "
         "cost to bona fide people, BSCER10 rises where those pay for it. Learnt by neither: what "
         "hardening is worth on attacks that nobody has seen.",
-        "Intervals: of the change, the same people drawn for both; [+0.0, +0.0] where neither is "
-        "ever wrong, which few images do not prove.",
+        "Intervals: of the change, the same people drawn for both; they hold zero where fewer than "
+        "six images change sides. [+0.0, +0.0]: neither is ever wrong, which few images do not "
+        "prove.",
     )
-    return Table("hardening", "Hardened with guided morphs", header, tuple(lines), (), notes)
+    if not lines:
+        return None
+    return Table(f"hardening-{degradation}", "Hardened with guided morphs", header, tuple(lines),
+                 (("Degradation", degradation),), notes, fold=False)  # fmt: skip
 
 
 def change_cell(point: Mapping[str, float | None]) -> Cell:
@@ -277,7 +287,8 @@ def headline_tables(rows: Sequence[Row], changed: Sequence[Row] = ()) -> list[Ta
     for detector, degradation in first.items():
         found.append(points_table(rows, detector, degradation, headline_of(rows, detector)))
     found += [leave_one_out_table(rows), degradation_table(rows)]
-    found.append(hardening_table(changed) if changed else None)
+    degradations = dict.fromkeys(row["degradation"] for row in changed)
+    found += [hardening_table(changed, degradation) for degradation in degradations]
     return [table for table in found if table is not None]
 
 

@@ -231,6 +231,8 @@ def read_thresholds(path: str | os.PathLike[str]) -> list[ThresholdRecord]:
         if not isinstance(values, dict):
             raise EvaluationError(f"{where}: expected a JSON object")
         records.append(ThresholdRecord.from_dict(values, where))
+    if not records:
+        raise EvaluationError(f"{path}: no threshold record in it")
     return records
 
 

@@ -64,7 +64,8 @@ from adjointdeis.faces.networks import (
     StyleGAN2Config,
 )
 from adjointdeis.faces.torch_file import INERT, CheckpointError, read_torch_file
-from adjointdeis.faces.weights import fingerprint, save_network
+from adjointdeis.faces.weights import fingerprint, no_weight, save_network
+from adjointdeis.files import printable
 
 
 @dataclass(frozen=True)
@@ -246,12 +247,13 @@ def select_tensors(held: Any, layout: CheckpointKind) -> tuple[dict[str, Tensor]
 
 
 def check_fit(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
-    """Compares keys and shapes, and looks for weights that are not numbers.
+    """Compares keys, shapes and types, and looks for weights that are not numbers.
 
     Raises:
-        CheckpointError: Names the keys that are missing, unexpected, of another shape, or not
-            finite.
+        CheckpointError: Names the keys that are missing, unexpected, of another shape or type
+            (sparse, quantised, float8, complex, on the meta device, empty), or not finite.
     """
+    strange = {n: no_weight(tensors[n], wanted[n]) for n in wanted if n in tensors}
     faults = {
         "missing": [name for name in wanted if name not in tensors],
         "unexpected": [name for name in tensors if name not in wanted],
@@ -260,8 +262,12 @@ def check_fit(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> No
             for name in wanted
             if name in tensors and tensors[name].shape != wanted[name].shape
         ],
+        "no weights": [f"{name} ({why})" for name, why in strange.items() if why],
         "not finite": [
-            name for name, value in tensors.items() if not bool(torch.isfinite(value).all())
+            name
+            for name, value in tensors.items()
+            if not strange.get(name, "of no type that is wanted")
+            and not bool(torch.isfinite(value).all())
         ],
     }
     found = [f"{fault}: {_some(names)}" for fault, names in faults.items() if names]
@@ -298,7 +304,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.source, options.destination, options.kind, inert=options.inert
         )
     except (CheckpointError, ValueError) as error:
-        print(error, file=sys.stderr)
+        print(printable(error, "\n"), file=sys.stderr)
         return 1
     print(f"{options.destination}  sha256 {sha256}")
     print(f"licence: {KINDS[options.kind].licence}")

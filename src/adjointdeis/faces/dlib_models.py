@@ -15,7 +15,6 @@ References:
     | http://blog.dlib.net/2017/02/high-quality-face-recognition-with-deep.html
 """
 
-import importlib
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -279,6 +279,12 @@ class _Unpickler(pickle.Unpickler):
             return self._known[name]
         if any(name == entry or name.startswith(entry + ".") for entry in self._allowed):
             return type(global_name, (Inert,), {"__module__": f"inert.{module_name}"})
+        storage = module_name in ("torch", "torch.storage") and global_name.endswith("Storage")
+        if storage or name.startswith("torch._utils._rebuild_"):
+            raise CheckpointError(
+                f"it holds a tensor of a kind that no network here has ({name}: sparse, quantised, "
+                "complex, of 8 bits, or without its numbers); save dense tensors of 16 bits or more"
+            )
         raise CheckpointError(
             f"refused: its pickle names {name}, which weights do not need; nothing of the file was "
             "executed. Do not load it by other means. If it is the official file, and the name is "

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch import Tensor
 from torch.nn.modules.module import (
     register_module_module_registration_hook,
     register_module_parameter_registration_hook,
@@ -108,7 +109,8 @@ def load_network(
 
     Raises:
         WeightsError: The file is missing, truncated, altered, of an unknown architecture, its
-            tensors are not exactly the network's, or a weight is not finite.
+            tensors are not exactly the network's, or a weight is of another type than it must
+            be, or not finite.
     """
     path = Path(path)
     if not path.is_file():
@@ -126,16 +128,51 @@ def load_network(
             tensors = {name: file.get_tensor(name) for name in shapes}
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"weight file {path} cannot be read ({error}); {remedy}") from error
-    if broken := [n for n, v in tensors.items() if not bool(torch.isfinite(v.float()).all())]:
+    network = build()
+    wanted = network.state_dict()
+    if strange := [f"{n} ({why})" for n, v in tensors.items() if (why := no_weight(v, wanted[n]))]:
+        raise WeightsError(f"weight file {path} has no weights in {strange[:3]}; {remedy}")
+    if broken := [n for n, v in tensors.items() if not bool(torch.isfinite(v).all())]:
         raise WeightsError(
             f"weight file {path} has weights that are not finite: {broken[:3]}; {remedy}"
         )
-    network = build()
-    wanted = network.state_dict()
     network.load_state_dict(
         {name: value.to(wanted[name].dtype) for name, value in tensors.items()}, strict=True
     )
     return network.eval()
+
+
+_FLOATS = "floating point of 16 bits or more"
+
+
+def no_weight(value: Tensor, wanted: Tensor) -> str:
+    """Why a tensor cannot be a network's weight, whatever its numbers are; empty if it can.
+
+    Args:
+        value: The tensor of a file.
+        wanted: The network's own, also on the meta device.
+    """
+    if value.layout is not torch.strided:
+        return f"{str(value.layout).removeprefix('torch.')}, not dense"
+    if value.is_quantized:
+        return "quantised"
+    if value.is_meta:
+        return "without its numbers, on the meta device"
+    if not value.numel():
+        return "empty"
+    # A counter of batches may be a float: some programs keep all weights in one flat buffer.
+    known = (_FLOATS,) if wanted.is_floating_point() else (_FLOATS, "whole numbers")
+    if _sort(value.dtype) not in known:
+        return f"{str(value.dtype).removeprefix('torch.')} for {_sort(wanted.dtype)}"
+    return ""
+
+
+def _sort(dtype: torch.dtype) -> str:
+    """What kind of numbers a type holds; of floating point, those that networks compute with."""
+    if dtype.is_floating_point and dtype.itemsize > 1:
+        return _FLOATS
+    whole = not dtype.is_floating_point and not dtype.is_complex and dtype is not torch.bool
+    return "whole numbers" if whole else str(dtype).removeprefix("torch.")
 
 
 def _described(

@@ -12,6 +12,7 @@ from adjointdeis.gradients.base import (
     StepwiseMethod,
     UnusedConditionWarning,
 )
+from adjointdeis.gradients.certified import Certified, OtherLossError, extrapolated_error
 from adjointdeis.gradients.chain import Chain, NotSupportedError, UnreachableLeafError
 from adjointdeis.gradients.consistency import InconsistentStepError
 from adjointdeis.gradients.cost import Cost
@@ -33,6 +34,7 @@ __all__ = [
     "AdjointDPM",
     "Backprop",
     "Backsolve",
+    "Certified",
     "Chain",
     "Cost",
     "CoupledSamplesError",
@@ -46,6 +48,7 @@ __all__ = [
     "MissingPackageError",
     "NotSupportedError",
     "OneStep",
+    "OtherLossError",
     "PerStep",
     "Reversible",
     "SamplingPath",
@@ -58,4 +61,5 @@ __all__ = [
     "UnreachableLeafError",
     "UnusedConditionWarning",
     "check_independent",
+    "extrapolated_error",
 ]

@@ -41,6 +41,7 @@ class Chain:
         conditions: z of every step.
         cost: counters.
         trajectory: where states and predictions are collected; None if nobody wants them.
+        gradient_error: by input, filled by a method that estimates it (``Certified``).
     """
 
     denoiser: CountedDenoiser
@@ -50,6 +51,7 @@ class Chain:
     conditions: Conditions
     cost: Cost
     trajectory: "Trajectory | None" = None
+    gradient_error: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -267,8 +269,9 @@ class LeafCheck:
                 )
             stack.extend(parents)
             leaf = None if parents else getattr(node, "variable", None)
-            wanted = isinstance(leaf, Tensor) and leaf.requires_grad and node not in given
-            if wanted and leaf.untyped_storage().data_ptr() not in memory:
+            if not isinstance(leaf, Tensor) or not leaf.requires_grad or node in given:
+                continue
+            if leaf.untyped_storage().data_ptr() not in memory:
                 self._suspects.append(weakref.ref(leaf))
 
     def _is_cast(self, node: Any) -> bool:
@@ -322,6 +325,7 @@ def pull_back(
         evaluations: network evaluations in the graph; one product passes through each.
 
     Raises:
+        NotSupportedError: the graph holds a reentrant checkpoint.
         UnreachableLeafError: the graph runs through a part that was computed before the step
             and was used up by another step.
     """
@@ -339,6 +343,14 @@ def pull_back(
             [out for out, _ in pairs], wanted, [a for _, a in pairs], allow_unused=True
         )
     except RuntimeError as error:
+        if "use_reentrant" in str(error):
+            raise NotSupportedError(
+                "the denoiser recomputes a part of itself by torch.utils.checkpoint with "
+                "use_reentrant=True, which gives no gradient of chosen tensors. Write "
+                "checkpoint(function, x, use_reentrant=False), for a model of transformers "
+                "gradient_checkpointing_enable(gradient_checkpointing_kwargs={'use_reentrant': "
+                "False}); or use gradient=Backprop() and x_0.backward()"
+            ) from error
         if "backward through the graph a second time" not in str(error):
             raise
         raise UnreachableLeafError(

@@ -181,9 +181,10 @@ class ForwardMode(StepwiseMethod):
 
     def _refuse_kept(self, chain: Chain) -> None:
         """Refuse a value that the network keeps from an earlier run, without its derivatives."""
-        kept = torch._C._functorch.is_functorch_wrapped_tensor
+        torch_c: Any = torch._C
+        is_kept = torch_c._functorch.is_functorch_wrapped_tensor
         for value in reachable(chain.denoiser.denoiser, chain.solver):
-            if isinstance(value, Tensor) and kept(value):
+            if isinstance(value, Tensor) and is_kept(value):
                 raise UnreachableLeafError(
                     f"the denoiser keeps a tensor of shape {tuple(value.shape)} from an earlier "
                     "run of ForwardMode, and its derivatives ended with that run: clear its cache "

@@ -214,9 +214,10 @@ class Surrogate(DiscreteAdjoint):
         """Weight and bridge of each active step."""
         active = self.steps(chain.steps)
         weights = self.weights
-        if not isinstance(weights, (int, float, tuple)):
-            rule = leaps if isinstance(weights, str) else weights
-            weights = rule(_clock(chain), active)
+        if isinstance(weights, str):
+            weights = leaps(_clock(chain), active)
+        elif callable(weights):
+            weights = weights(_clock(chain), active)
         return {
             step: (float(w), float(b))
             for step, w, b in zip(

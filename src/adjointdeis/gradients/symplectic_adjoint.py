@@ -12,7 +12,8 @@ from adjointdeis.gradients.consistency import StepCheck
 from adjointdeis.gradients.inputs import Inputs
 from adjointdeis.gradients.trace import Trace, traced
 from adjointdeis.solvers.base import Solver
-from adjointdeis.solvers.runge_kutta import RungeKutta, combined, rho_width
+from adjointdeis.solvers.runge_kutta import RungeKutta
+from adjointdeis.solvers.tableau import combined
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class SymplecticAdjoint(StepwiseMethod):
     activations of one evaluation, where ``DiscreteAdjoint`` holds those of s.
 
     Raises:
-        NotSupportedError: a solver other than ``RungeKutta``.
+        NotSupportedError: a solver other than ``RungeKutta`` in noise prediction.
         InconsistentStepError: what was evaluated again is not what ran.
         UnreachableLeafError: the denoiser captured a tensor that requires a gradient.
 
@@ -61,9 +62,9 @@ class SymplecticAdjoint(StepwiseMethod):
 
     def refuse(self, solver: Solver, wanted: Collection[str]) -> None:
         super().refuse(solver, wanted)
-        if not isinstance(solver, RungeKutta):
+        if not isinstance(solver, RungeKutta) or solver.prediction != "noise":
             raise NotSupportedError(
-                f"SymplecticAdjoint differentiates RungeKutta steps, not {solver!r}; use "
+                f"SymplecticAdjoint differentiates RungeKutta steps over rho, not {solver!r}; use "
                 "solver=RungeKutta(...), or gradient=DiscreteAdjoint(), exact for any solver"
             )
 
@@ -78,12 +79,12 @@ class SymplecticAdjoint(StepwiseMethod):
         p, after, wanted = chain.grid[-1].alpha * a_x, x_0, by.of_trajectory
         for step in reversed(range(chain.steps)):
             s, t = chain.grid[step], chain.grid[step + 1]
-            width, slot = rho_width(s, t), chain.slot(step)
+            width, slot = chain.solver.variables(s, t).width(s, t), chain.slot(step)
             of_state, of_prediction = None, None
             if wanted is not None:
                 of_state, of_prediction = wanted.state(step), wanted.predictions[step]
             p = p if of_state is None else p + t.alpha * of_state
-            nodes = table.nodes(s, t, "rho")
+            nodes = [s.towards(t, c, "rho") for c in table.c]
             # Random numbers are drawn by the first visit to a stage and drawn again by the second.
             stages, contexts = [], []
             slopes: list[Tensor] = []

@@ -1,6 +1,7 @@
 """Algorithms that use gradients through sampling, one file each, one shape: ``solve(problem)``."""
 
 from adjointdeis.guidance.adjoint_dpm import AdjointDPMGuidance
+from adjointdeis.guidance.adjoint_matching import AdjointMatching
 from adjointdeis.guidance.dflow import DFlow
 from adjointdeis.guidance.diffpure import DefenceProblem, DiffPure, Draw, ProjectedAscent
 from adjointdeis.guidance.dno import Decorrelation, DirectNoiseOptimisation
@@ -28,6 +29,7 @@ from adjointdeis.guidance.problem import (
 __all__ = [
     "DOODL",
     "AdjointDPMGuidance",
+    "AdjointMatching",
     "Algorithm",
     "AlgorithmRun",
     "Batch",

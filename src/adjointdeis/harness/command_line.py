@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, cast
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import ConfigSearchPath
@@ -25,14 +26,30 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, IntervalSweep, Override, ValueType
+from hydra.core.override_parser.types import (
+    ChoiceSweep,
+    Glob,
+    IntervalSweep,
+    Override,
+    QuotedString,
+    RangeSweep,
+    ValueType,
+)
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from adjointdeis.files import printable
 from adjointdeis.harness.generated_options import register_options
 from adjointdeis.harness.validation import ConfigError, flat_keys, validate
+
+# Of YAML, of its encoding, of nodes that hold themselves, of what Hydra expects in it.
+_UNREADABLE = (yaml.YAMLError, ValueError, RecursionError, AttributeError, TypeError)
+_MOST_JOBS = 100_000
+_OPEN = ("rows", "judges", "logger", "assets.published", "task.morphs")
+"""Sections whose keys are the user's to choose."""
 
 
 @contextlib.contextmanager
@@ -248,7 +265,11 @@ def check_overrides(config_dir: Path, arguments: Sequence[str]) -> None:
             raise ConfigError(
                 f"cannot read {token!r}: {_first_line(error)}{_quoting(token)}"
             ) from error
+        if not overrides[-1].key_or_group.strip():
+            raise ConfigError(f"cannot read {token!r}: it names no key; an override is key=value")
+    _refuse_endless(overrides)
     with command.found() as choices:
+        _check_groups(overrides, choices.groups())
         try:
             values = [_values(given, choices) for given in overrides]
         except (HydraException, OmegaConfBaseException) as error:
@@ -263,7 +284,10 @@ def check_overrides(config_dir: Path, arguments: Sequence[str]) -> None:
         ]
         for plain in points:
             try:
-                validate(compose(command.config_name, plain))
+                cfg = _composed(command.config_name, plain)
+                if any(given.is_delete() for given in overrides):
+                    _check_deleted(overrides, compose(command.config_name, _kept(overrides, plain)))
+                validate(cfg)
             except (HydraException, OmegaConfBaseException) as error:
                 raise ConfigError(_explain(error, plain, choices)) from error
         intervals = [given for given in overrides if given.is_interval_sweep()]
@@ -272,6 +296,79 @@ def check_overrides(config_dir: Path, arguments: Sequence[str]) -> None:
             # Hydra's own sweeper cannot search.
             if cfg.hydra.sweeper._target_.endswith(".BasicSweeper"):
                 raise ConfigError(_no_intervals(intervals[0]))
+
+
+def _composed(config_name: str, overrides: list[str]) -> DictConfig:
+    """The configuration; what its files hold that is no YAML is told of by the option that they
+    are of."""
+    try:
+        return compose(config_name, overrides)
+    except _UNREADABLE as error:
+        if isinstance(error, ConfigError):
+            raise
+        blamed = config_name
+        for k, override in enumerate(overrides):
+            try:
+                compose(config_name, overrides[:k] + overrides[k + 1 :])
+            except _UNREADABLE:
+                continue
+            except (HydraException, OmegaConfBaseException):
+                pass
+            blamed = override
+            break
+        said = " ".join(str(error).split())[:300]
+        raise ConfigError(
+            f"{blamed}: its file cannot be read as a configuration ({printable(said)})"
+        ) from error
+
+
+def _refuse_endless(overrides: Sequence[Override]) -> None:
+    jobs = 1
+    for given in overrides:
+        found = given.value()
+        if isinstance(found, RangeSweep):
+            start, stop, step = found.start, found.stop, found.step
+            assert start is not None and stop is not None
+            jobs *= max(1, int((stop - start) / step)) if step else _MOST_JOBS + 1
+        elif isinstance(found, ChoiceSweep):
+            jobs *= max(1, len(found.list))
+        if jobs > _MOST_JOBS:
+            raise ConfigError(
+                f"{given.input_line}: the sweep has {jobs} jobs or more; at most {_MOST_JOBS} are "
+                "made, and a range needs a step that leads to its end"
+            )
+
+
+def _check_groups(overrides: Sequence[Override], groups: set[str]) -> None:
+    for given in overrides:
+        value = given.value()
+        of_group = given.key_or_group in groups and not given.is_sweep_override()
+        plain = value is None or isinstance(value, str | QuotedString | list)
+        if of_group and not plain:
+            raise ConfigError(
+                f"{given.input_line}: expected the name of an option of the group "
+                f"{given.key_or_group}"
+            )
+
+
+def _kept(overrides: Sequence[Override], plain: Sequence[str]) -> list[str]:
+    """A command line without its deletions of keys."""
+    return [p for given, p in zip(overrides, plain, strict=True) if not given.is_delete()]
+
+
+def _check_deleted(overrides: Sequence[Override], whole: DictConfig) -> None:
+    """Only what is one of many may be deleted, and arguments that have a default of their own."""
+    for given in overrides:
+        parent, _, last = given.key_or_group.rpartition(".")
+        if not given.is_delete() or not parent or parent.startswith("hydra"):
+            continue
+        node = OmegaConf.select(whole, parent)
+        held = OmegaConf.is_dict(node) and last in node
+        if held and parent not in _OPEN and "_target_" not in node:
+            raise ConfigError(
+                f"~{given.key_or_group}: every run needs this key; leave it, or set it to another "
+                "value"
+            )
 
 
 def _values(override: Override, choices: Choices) -> list[str]:
@@ -289,7 +386,8 @@ def _values(override: Override, choices: Choices) -> list[str]:
     if not swept:
         raise ConfigError(f"{override.input_line}: the sweep has no value")
     if override.is_range_sweep():
-        swept = swept[:1]
+        # What lies between the ends is checked by each job.
+        swept = [swept[0], swept[-1]]
     return [f"{key}={value}" for value in swept]
 
 

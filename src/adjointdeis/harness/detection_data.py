@@ -166,9 +166,10 @@ def write_scores_of_images(path: Path, rows: Sequence[Mapping[str, Any]]) -> Non
     """Writes a table of scored images, a line each."""
 
     def write(file: IO[str]) -> None:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
         # repr is the shortest text that reads back as the same float64.
-        writer.writerows({**row, "score": repr(float(row["score"]))} for row in rows)
+        exact = ({**row, "score": repr(float(row["score"]))} for row in rows)
+        writer.writerows([row[name] for name in COLUMNS] for row in exact)
 
     write_atomically(path, write)

@@ -7,6 +7,9 @@ from adjointdeis.detection.demorphing import Demorphing
 from adjointdeis.detection.linear import DifferenceDetection
 from adjointdeis.harness import assets
 
+EMBEDDED = assets.MINI / "detectors"
+"""The trained detectors that the package ships, by the name of their recipe."""
+
 
 def difference(
     name: str, recognisers: Sequence[str], profile: str, root: str | None = None, **settings: Any
@@ -56,3 +59,25 @@ def demorphing(
         recogniser=assets.recogniser(recogniser, files),
         **settings,
     )
+
+
+def weights_of(name: str, choice: str) -> str:
+    """The file of a trained detector.
+
+    Args:
+        name: Of the detector.
+        choice: A path, or ``mini`` for those that the package ships.
+
+    Raises:
+        AssetError: The package ships none of this name.
+    """
+    if choice != "mini":
+        return choice
+    files = EMBEDDED.iterdir()
+    shipped = {path.stem: path for path in files if path.suffix in (".npz", ".safetensors")}
+    if name not in shipped:
+        raise assets.AssetError(
+            f"task.weights.{name}=mini: the package ships {', '.join(sorted(shipped))}; name a "
+            "file, or leave it out to train"
+        )
+    return str(shipped[name])

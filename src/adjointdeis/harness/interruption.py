@@ -16,6 +16,9 @@ from typing import IO
 
 from omegaconf import DictConfig, OmegaConf
 
+from adjointdeis import terminal
+from adjointdeis.terminal import stopped
+
 try:
     import fcntl
 except ImportError:  # Windows: whoever starts a run twice there is not told
@@ -28,7 +31,7 @@ PARENT = "ADJOINTDEIS_PARENT"
 
 @contextlib.contextmanager
 def ending_cleanly(directory: Path) -> Iterator[None]:
-    """Turns SIGTERM into an orderly exit: files half-written are removed, loggers closed.
+    """Turns SIGTERM and Ctrl-C into an orderly exit: half-written files are removed.
 
     A cluster sends SIGTERM before it takes a machine away. Nothing needs to be saved then, since
     every finished morph is on disk; the same command continues.
@@ -36,10 +39,10 @@ def ending_cleanly(directory: Path) -> Iterator[None]:
     A launcher that gave an answer of its own keeps it: within a job of submitit, SIGTERM announces
     a pre-emption and SIGUSR2 puts the job back into the queue.
     """
-    taken = signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
-    if taken or threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
+    before = {}
 
     def stop(signum: int, frame: FrameType | None) -> None:
         # A second SIGTERM while files are being put away shall not interrupt that.
@@ -51,11 +54,18 @@ def ending_cleanly(directory: Path) -> Iterator[None]:
         )
         sys.exit(TERMINATED)
 
-    before = signal.signal(signal.SIGTERM, stop)
+    def interrupted(signum: int, frame: FrameType | None) -> None:
+        stopped(directory)
+
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        before[signal.SIGTERM] = signal.signal(signal.SIGTERM, stop)
+    if signal.getsignal(signal.SIGINT) in (signal.default_int_handler, terminal.stop):
+        before[signal.SIGINT] = signal.signal(signal.SIGINT, interrupted)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def one_process(trainer: DictConfig) -> bool:
@@ -128,7 +138,8 @@ def holding(directory: Path) -> Iterator[None]:
         yield
         return
     # Beside the directory, which may be set aside as a whole.
-    path = directory.with_name(f".{directory.name}.lock")
+    place = Path(os.path.abspath(directory))
+    path = place.with_name(f".{place.name}.lock")
     path.parent.mkdir(parents=True, exist_ok=True)
     with _locked(path, directory) as file:
         file.truncate(0)
@@ -144,7 +155,7 @@ def _locked(path: Path, directory: Path) -> IO[str]:
     """The open lock file, held by this process until it is closed."""
     assert fcntl is not None
     while True:
-        file = path.open("a+")
+        file = path.open("a+", encoding="utf-8", errors="replace")
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -174,7 +185,7 @@ def remove_leftovers(directory: Path, older_than: float = 0.0) -> None:
         directory: A folder, with those below it.
         older_than: Seconds since the last change; 0 where no other process is at work.
     """
-    until = time.time() - older_than
+    until = time.time() - older_than  # noqa: TID251 - compared with times of files
     for path in directory.rglob(".partial-*"):
         with contextlib.suppress(FileNotFoundError):
             if not older_than or path.stat().st_mtime < until:

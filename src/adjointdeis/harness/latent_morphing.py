@@ -129,7 +129,7 @@ class LatentMorphing(L.LightningModule):
             with torch.no_grad():
                 distances = batch.bench.against(batch.sources)(morphs.images)
         images = to_uint8(morphs.images)
-        seconds = (time.time() - batch.started) / len(batch.sources)
+        seconds = (time.monotonic() - batch.started) / len(batch.sources)
         for k, pair in enumerate(batch.sources.pairs):
             if pair.morph_id in finished:
                 continue
@@ -193,7 +193,7 @@ class _Batch:
     """A batch of pairs under way."""
 
     def __init__(self, sources: Sources, bench: Workbench, attack: Attack) -> None:
-        self.started = time.time()
+        self.started = time.monotonic()
         self.sources, self.bench = sources, bench
         self.work = attack.begin(sources, bench)
         self.progress: list[Progress] = []

@@ -16,6 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 from adjointdeis.files import printable, read_json, read_text, write_atomically
 from adjointdeis.harness.command_line import this_command
@@ -33,6 +34,7 @@ from adjointdeis.harness.interruption import (
 )
 from adjointdeis.harness.provenance import config_hash, environment, git_revision, identifies
 from adjointdeis.harness.sweep import note_job, sweeping
+from adjointdeis.harness.validation import ConfigError, validate
 
 
 def launch(cfg: DictConfig) -> float | None:
@@ -43,6 +45,15 @@ def launch(cfg: DictConfig) -> float | None:
     Returns:
         The task's objective, for sweepers that minimise one, or None.
     """
+    try:
+        # Again, after the command line: a sweeper may have chosen the values, or a caller.
+        validate(cfg, runs=True)
+    except ConfigError as error:
+        if not sweeping():
+            sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        note_job(Path(HydraConfig.get().sweep.dir), "failed", f"error: {error}")
+        return None
     directory, child = run_directory(cfg), is_child(cfg.trainer)
     end_with_parent()
 
@@ -132,7 +143,9 @@ def _work(cfg: DictConfig, directory: Path, identifier: str) -> float | None:
         if not child:
             # On a full disk there is no room for the trace either.
             with contextlib.suppress(OSError):
-                (directory / "error.txt").write_text(traceback.format_exc())
+                (directory / "error.txt").write_text(
+                    traceback.format_exc(), encoding="utf-8", errors="backslashreplace"
+                )
         with contextlib.suppress(OSError):
             _close_wandb(1)
         if os.environ.get("HYDRA_FULL_ERROR"):
@@ -251,7 +264,9 @@ def _unused(name: str) -> Path:
 def _quieten() -> None:
     """Keeps Lightning's advice, which is meant for weight training, off the user's screen."""
     # A warning of this package is a sentence to the user; the line that raised it says nothing.
-    warnings.formatwarning = lambda message, category, *_: f"{category.__name__}: {message}\n"
+    warnings.formatwarning = lambda message, category, *_: (
+        f"{category.__name__}: {printable(message, chr(10))}\n"
+    )
     for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.ERROR)
     for message in (
@@ -283,6 +298,9 @@ def _message(error: Exception) -> str:
     # Hydra wraps the errors of what it instantiates; the cause is what the user can mend.
     while error.__cause__ is not None and isinstance(error, HydraException):
         error = error.__cause__  # type: ignore[assignment]
+    if isinstance(error, OmegaConfBaseException):
+        # Key and type come on lines of their own.
+        return " ".join(str(error).split())
     return str(error) or type(error).__name__
 
 
@@ -294,5 +312,5 @@ def _close_wandb(exit_code: int) -> None:
 def _announce(directory: Path) -> None:
     report = directory / "report.md"
     if report.is_file():
-        print(report.read_text())
+        print(report.read_text(encoding="utf-8"))
     print(f"Written to {directory}")

@@ -210,13 +210,13 @@ def errors(found: Sequence[Tensor], truth: Sequence[Tensor]) -> dict[str, float]
 
     Returns:
         ``spread`` is the root of the variance. All are infinite, the cosine NaN, where a gradient
-        is not finite.
+        is not finite, or the truth is zero: a sampler that diverged far into the tail of a reward.
     """
-    if not all(bool(one.isfinite().all()) for one in found):
-        return {**dict.fromkeys(("error", "bias", "spread", "ratio"), math.inf), "cosine": math.nan}
     ours, theirs = torch.stack(list(found)), torch.stack(list(truth))
     difference = ours - theirs
     size = float(theirs.square().sum(1).mean().sqrt())
+    if not bool(ours.isfinite().all()) or not 0.0 < size < math.inf:
+        return {**dict.fromkeys(("error", "bias", "spread", "ratio"), math.inf), "cosine": math.nan}
     mean = difference.mean(0)
     product = float(ours.square().sum().sqrt() * theirs.square().sum().sqrt())
     return {

@@ -135,7 +135,7 @@ def manifest_entry(wanted: OfficialFile, path: Path) -> dict[str, Any]:
     crop = {"size": 112, "bgr": KINDS[wanted.kind].colours == "bgr"}
     protocol = path.parent / "protocol.json"
     if protocol.is_file():  # what task=calibrate found the resize to have been
-        crop["antialias"] = json.loads(protocol.read_text())["antialias"]
+        crop["antialias"] = json.loads(protocol.read_text(encoding="utf-8"))["antialias"]
     return entry | {
         "kind": "recogniser",
         "name": wanted.system,

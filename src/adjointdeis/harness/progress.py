@@ -10,6 +10,7 @@ from typing import Any, TextIO
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
+from adjointdeis.files import printable
 from adjointdeis.gradients import LargeAdjointStepWarning
 from adjointdeis.harness.pair_data import WorkItem
 
@@ -35,7 +36,7 @@ class ProgressLine(Callback):
         done: int = 0,
         stream: TextIO | None = None,
     ) -> None:
-        self.label, self.pairs, self.done = label, pairs, done
+        self.label, self.pairs, self.done = printable(label), pairs, done
         self.loss = "train/loss" if pairs is None else "loss"
         self.stream = stream or sys.stderr
         self.over = self.stream.isatty()

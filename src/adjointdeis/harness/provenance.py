@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import platform
 import subprocess
 from collections.abc import Mapping
@@ -104,9 +105,9 @@ def git_revision() -> str | None:
 
 def _git(root: Path, *arguments: str) -> str:
     done = subprocess.run(
-        ["git", *arguments], cwd=root, capture_output=True, text=True, check=True, timeout=10
+        ["git", *arguments], cwd=root, capture_output=True, check=True, timeout=10
     )
-    return done.stdout.strip()
+    return os.fsdecode(done.stdout).strip()
 
 
 def environment() -> dict[str, Any]:

@@ -50,7 +50,10 @@ def note_job(directory: Path, status: str, reason: str = "") -> None:
 
 def read_jobs(folder: Path) -> list[dict[str, Any]]:
     """Lines of a sweep's jobs, in their order."""
-    return [json.loads(path.read_text()) for path in sorted((folder / "jobs").glob("*.json"))]
+    return [
+        json.loads(path.read_text(encoding="utf-8"))
+        for path in sorted((folder / "jobs").glob("*.json"))
+    ]
 
 
 def summary(jobs: list[dict[str, Any]]) -> str:

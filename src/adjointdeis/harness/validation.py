@@ -4,17 +4,29 @@ Every node with a ``_target_`` is compared with that callable's signature: an un
 of a wrong type fails before anything runs, with the nearest valid name.
 """
 
+import contextlib
 import difflib
 import inspect
+import logging
+import math
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from hydra.utils import get_object
+import torch
+from hydra.errors import HydraException
+from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 
+from adjointdeis.files import file_key, is_file_name, printable
+from adjointdeis.harness.option_values import kind_of, shown
+
+_VALUES = ("data.", "optimisation.", "paths.", "protocol.", "seed", "name")
+"""Where every key is a value: a mapping is none."""
+_TASKS = "adjointdeis.harness.tasks."
+_MORPHING = (f"{_TASKS}morph.run", f"{_TASKS}photographs.run")
 _HYDRA_KEYS = {"_target_", "_partial_", "_args_", "_recursive_", "_convert_"}
 _SCALARS = (bool, int, float, str)
 
@@ -23,39 +35,206 @@ class ConfigError(ValueError):
     """The configuration cannot be run; the message is one line that says what to change."""
 
 
+_UNKNOWN = object()
+"""The value of a key that only a run can resolve, such as Hydra's working directory."""
+
+_SECTIONS = {
+    "optimisation": (
+        *("steps", "batch_size", "inner_steps", "keep", "z_learning_rate"),
+        *("stop_similarity", "measure_gradient"),
+    ),
+    "protocol": ("fmr", "impostor_policies", "replicates", "bootstrap_seed"),
+    "paths": ("root", "outputs", "data", "run", "id"),
+    "task": ("_target_",),
+    "assets": ("name", "root", "autoencoder", "identity", "recognisers", "thresholds"),
+    "data": ("limit",),
+    "trainer": ("accelerator", "devices", "num_nodes", "strategy", "plugins", "precision"),
+    "execution": ("_target_",),
+    "solver": ("_target_",),
+    "optimizer": ("_target_",),
+    "guided": (),
+    "rows": (),
+}
+_PLAIN = ("name", "seed", "force", "dry_run", "threads", "gradient", "judges", "logger")
+_MADE = (
+    "rows.*",
+    "gradient",
+    "solver",
+    "execution",
+    "optimizer",
+    "task.optimizer",
+    "task.network",
+    "task.crop",
+)
+"""Nodes that are made as a trial: quickly, and without reading or writing anything."""
+
+
 def flat_keys(cfg: DictConfig) -> set[str]:
     """Every key of a configuration in dotted form, Hydra's own left out."""
-    return {key for key, _ in _walk(cfg, "") if not key.startswith("hydra")}
+    return {key for key, *_ in _walk(cfg, "") if not key.startswith("hydra")}
 
 
-def validate(cfg: DictConfig) -> None:
-    """Raises :class:`ConfigError` at the first key or value that cannot be right."""
+def validate(cfg: DictConfig, runs: bool = False) -> None:
+    """Raises :class:`ConfigError` at the first key or value that cannot be right.
+
+    Nothing is read or written: keys that every run reads are there, values are what
+    :data:`~adjointdeis.harness.option_values.OPTIONS` and the signature of their ``_target_`` say,
+    attacks, gradients, solvers and optimisers can be made of them, and no two rows share a name.
+
+    Args:
+        cfg: The whole configuration.
+        runs: Whether it is about to run: the row of a gradient chosen on the command line is made
+            too, which an option alone need not allow, as a gradient may be for other solvers.
+    """
+    _check_shape(cfg)
+    keys = [each for each in _walk(cfg, "") if not each[0].startswith("hydra.")]
     # Plain keys first: rows repeat them by interpolation, and the user wrote the plain one.
-    _check_ranges(cfg)
-    for key, value in _walk(cfg, ""):
-        # Only what the user chose is checked; a task's own numbers are checked by the task.
-        if isinstance(value, dict) and "_target_" in value and not key.startswith("task"):
-            check_node(key, value)
+    keys.sort(key=lambda each: each[2])
+    for key, value, _, owner in keys:
+        node = isinstance(value, dict) and not key.startswith(_VALUES)
+        if not node and value is not _UNKNOWN and _ours(owner):
+            _check_value(key, value)
+    for key, value, _, _ in keys:
+        if isinstance(value, dict) and "_target_" in value:
+            # What a task does with the keys beside its own name is not in its signature.
+            if key != "task" and not value["_target_"].startswith(_TASKS):
+                check_node(key, value)
+    for key, value, _, _ in keys:
+        pattern = f"{key.partition('.')[0]}.*" if key.count(".") == 1 else key
+        if isinstance(value, dict) and "_target_" in value and {key, pattern} & set(_MADE):
+            _try(key, value)
+    if runs and cfg.gradient is not None and cfg.task._target_ in _MORPHING:
+        _try("guided", OmegaConf.to_container(cfg.guided, resolve=True))
+    _check_rows(cfg)
 
 
-def _walk(cfg: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+def _check_shape(cfg: DictConfig) -> None:
+    _check_spelling(cfg, (*_SECTIONS, *_PLAIN, "hydra"))
+    for key in (*_SECTIONS, *_PLAIN):
+        if key not in cfg:
+            raise ConfigError(f"{key}: every run needs this key; leave it as it is, or set it")
+    for section, keys in _SECTIONS.items():
+        node = cfg[section]
+        if not OmegaConf.is_dict(node):
+            raise ConfigError(
+                f"{section}={shown(node)}: expected its keys, such as {section}."
+                f"{keys[0] if keys else 'mine'}=...; or one of the options of the group"
+            )
+        if section == "data" and not {"faces", "root"} & set(node):
+            raise ConfigError("data.faces: every run needs this key, or data.root of photographs")
+        _check_spelling(node, keys, f"{section}.")
+        for key in keys:
+            if key not in node:
+                raise ConfigError(
+                    f"{section}.{key}: every run needs this key; leave it as it is, or set it"
+                )
+
+
+def _check_spelling(node: DictConfig, known: Iterable[str], prefix: str = "") -> None:
+    """A file of the user's may add keys of their own; one that is nearly ours is a slip."""
+    for key in node:
+        if key not in known and (close := difflib.get_close_matches(str(key), known, 1, 0.8)):
+            if close[0] in node:
+                raise ConfigError(
+                    f"{prefix}{key}: there is no such key; did you mean {prefix}{close[0]}?"
+                )
+
+
+def _check_value(key: str, value: Any) -> None:
+    plain = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_list(value) else value
+    kind = kind_of(key)
+    numbers = plain if isinstance(plain, list) else [plain]
+    if kind is None and any(isinstance(n, float) and not math.isfinite(n) for n in numbers):
+        raise ConfigError(f"{key}={shown(plain)}: expected a finite number")
+    if kind is None or plain == "???" or kind.accepts(plain):
+        return
+    if isinstance(plain, list):
+        # Of a long list the entry that is wrong says more.
+        wrong = [each for each in plain if not kind.accepts([each])]
+        plain = wrong[0] if wrong and kind.accepts([e for e in plain if e not in wrong]) else plain
+    raise ConfigError(f"{key}={shown(plain)}: expected {kind.text}")
+
+
+def _ours(target: str | None) -> bool:
+    """Whether the keys of a node are those of ``conf/``, and not of somebody else's class."""
+    return target is None or target.startswith(("adjointdeis.", "torch.optim.", "lightning."))
+
+
+def _try(key: str, node: Any) -> None:
+    """Makes what a node describes: what its class refuses is refused before the run begins."""
+    try:
+        with _silent():
+            made = instantiate(node)
+        if node["_target_"].startswith("torch.optim.") and node.get("_partial_"):
+            made([torch.nn.Parameter(torch.zeros(1))])
+    except Exception as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None and isinstance(cause, HydraException):
+            cause = cause.__cause__
+        text = " ".join((str(cause) or type(cause).__name__).split())
+        raise ConfigError(f"{key}: {printable(text)}") from error
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Keeps Hydra from logging what the error says as well."""
+    logger = logging.getLogger("hydra.utils")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
+
+
+def _check_rows(cfg: DictConfig) -> None:
+    """No two rows write to one folder; where file systems do not tell X from x, neither do we."""
+    names: dict[str, str] = {}
+    for key, row in cfg.rows.items():
+        if not row:
+            continue
+        if not OmegaConf.is_dict(row) or "_target_" not in row:
+            raise ConfigError(
+                f"rows.{key}={shown(row)}: expected an attack; choose one with "
+                f"+attack@rows.{key}=dim_a"
+            )
+        name = str(row.get("name", key))
+        if not is_file_name(name):
+            raise ConfigError(f"rows.{key}.name={shown(name)}: expected a folder name")
+        other = names.setdefault(file_key(name), f"rows.{key}")
+        if other != f"rows.{key}":
+            raise ConfigError(
+                f"rows.{key}.name={shown(name)}: {other} writes to the same folder; give each row "
+                "a name of its own"
+            )
+
+
+def _walk(
+    cfg: Any, prefix: str, owner: str | None = None, referred: bool = False
+) -> Iterator[tuple[str, Any, bool, str | None]]:
+    """(key, value, whether it refers to another key, `_target_` of its node)."""
+    owner = str(cfg["_target_"]) if "_target_" in cfg else owner
     for key in cfg:
         name = f"{prefix}.{key}" if prefix else str(key)
+        refers = referred or OmegaConf.is_interpolation(cfg, key)
         try:
             value = cfg[key]
-        except OmegaConfBaseException:
-            # An interpolation that only a run can resolve, such as Hydra's working directory.
-            yield name, None
+        except InterpolationKeyError as error:
+            raise ConfigError(f"{name}: {str(error).splitlines()[0]}") from error
+        except OmegaConfBaseException as error:
+            text = str(error).splitlines()[0]
+            if not isinstance(error, MissingMandatoryValue) and "hydra" not in text.lower():
+                raise ConfigError(f"{name}: {text}") from error
+            yield name, _UNKNOWN, refers, owner
             continue
         if OmegaConf.is_dict(value):
             try:
                 plain = OmegaConf.to_container(value, resolve=True)
             except OmegaConfBaseException:
-                plain = None
-            yield name, plain
-            yield from _walk(value, name)
+                plain = _UNKNOWN
+            yield name, plain, refers, owner
+            yield from _walk(value, name, owner, refers)
         else:
-            yield name, value
+            yield name, value, refers, owner
 
 
 def check_node(key: str, node: dict[str, Any]) -> None:
@@ -66,9 +245,11 @@ def check_node(key: str, node: dict[str, Any]) -> None:
     """
     target = node["_target_"]
     try:
-        callable_ = get_object(target)
+        with _silent():
+            callable_ = get_object(target)
     except Exception as error:
-        raise ConfigError(f"{key}._target_={target}: cannot be imported ({error})") from error
+        said = " ".join(str(error).split())
+        raise ConfigError(f"{key}._target_={target}: cannot be imported ({said})") from error
     try:
         parameters = inspect.signature(callable_).parameters
     except (TypeError, ValueError):
@@ -84,8 +265,15 @@ def check_node(key: str, node: dict[str, Any]) -> None:
             close = difflib.get_close_matches(name, list(parameters), n=1, cutoff=0.4)
             hint = f"did you mean {close[0]!r}" if close else f"it has {', '.join(parameters)}"
             raise ConfigError(f"{key}.{name}: {target} has no such key; {hint}?")
+        if value == "???":
+            raise ConfigError(f"{key}.{name}: needs a value, {key}.{name}=...")
         if name in hints and not _fits(value, hints[name]):
-            raise ConfigError(f"{key}.{name}={value!r}: expected {_describe(hints[name])}")
+            raise ConfigError(f"{key}.{name}={shown(value)}: expected {_describe(hints[name])}")
+    absent = [n for n, p in parameters.items() if p.default is p.empty and n not in node]
+    variadic = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    absent = [name for name in absent if parameters[name].kind not in variadic]
+    if absent and not node.get("_partial_") and "_args_" not in node:
+        raise ConfigError(f"{key}.{absent[0]}: {target} needs a value, {key}.{absent[0]}=...")
 
 
 def _hints(callable_: Any) -> dict[str, Any]:
@@ -100,7 +288,8 @@ def _fits(value: Any, hint: Any) -> bool:
     """Whether a plain value can be of a type; lists and nested nodes are let by."""
     origin = typing.get_origin(hint)
     if origin is typing.Literal:
-        return value in typing.get_args(hint)
+        # 2.0 equals 2 and true equals 1, and neither is one of the words.
+        return any(value == v and type(value) is type(v) for v in typing.get_args(hint))
     if origin in (typing.Union, types.UnionType):
         return any(_fits(value, part) for part in typing.get_args(hint))
     if hint is type(None):
@@ -130,52 +319,3 @@ def _describe(hint: Any) -> str:
     return names.get(
         hint, "true or false" if hint is bool else getattr(hint, "__name__", str(hint))
     )
-
-
-def _check_ranges(cfg: DictConfig) -> None:
-    """Plain keys that no callable checks."""
-    wanted: dict[str, tuple[type | tuple[type, ...], str]] = {
-        "seed": ((int, type(None)), "a whole number or null"),
-        "threads": ((int, type(None)), "a whole number or null"),
-        "force": (bool, "true or false"),
-        "dry_run": (bool, "true or false"),
-        "name": (str, "a folder name"),
-        "data.limit": ((int, type(None)), "a whole number of pairs, or null for all"),
-        "optimisation.steps": (int, "a whole number, 0 or more"),
-        "optimisation.inner_steps": (int, "a whole number, 0 or more"),
-        "optimisation.batch_size": ((int, str), "a whole number, 1 or more, or auto"),
-        "optimisation.stop_similarity": (
-            (int, float, type(None)),
-            "a cosine between -1 and 1, or null",
-        ),
-        "optimisation.keep": (str, "last or best"),
-        "optimisation.measure_gradient": (bool, "true or false"),
-        "protocol.replicates": (int, "a whole number, 0 or more"),
-    }
-    for key, (kind, text) in wanted.items():
-        value = OmegaConf.select(cfg, key, default=None)
-        fits = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
-        if not fits:
-            raise ConfigError(f"{key}={value!r}: expected {text}")
-    least_of = {
-        "optimisation.steps": 0,
-        "optimisation.inner_steps": 0,
-        "optimisation.batch_size": 1,
-    }
-    for key, least in least_of.items():
-        value = OmegaConf.select(cfg, key)
-        if key == "optimisation.batch_size" and value == "auto":
-            continue
-        if isinstance(value, str):
-            raise ConfigError(f"{key}={value!r}: expected {wanted[key][1]}")
-        if value < least:
-            raise ConfigError(f"{key}={OmegaConf.select(cfg, key)}: expected {least} or more")
-    for key, example in (("fmr", "[0.001]"), ("impostor_policies", "[all,same-sex]")):
-        value = cfg.protocol[key]
-        if not OmegaConf.is_list(value) or not len(value):
-            raise ConfigError(f"protocol.{key}={value!r}: expected a list, such as {example}")
-    for fmr in cfg.protocol.fmr:
-        if not isinstance(fmr, float) or not 0 < fmr < 1:
-            raise ConfigError(
-                f"protocol.fmr={fmr!r}: expected shares between 0 and 1, such as 0.001"
-            )

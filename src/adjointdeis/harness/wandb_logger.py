@@ -238,7 +238,7 @@ def morph_records(directory: Path, result: Mapping[str, Any]) -> list[dict[str, 
         for attack, relative in pair["morphs"].items():
             path = directory / relative
             beside = path.with_suffix(".json")
-            stated = json.loads(beside.read_text()) if beside.is_file() else {}
+            stated = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
             own = {"pair": pair["pair_id"], "attack": attack, "file": relative}
             found.append({**stated, **own, "sha256": file_hash(path)})
     return found

@@ -51,7 +51,8 @@ _TRUE = (
     "itself. Time: processor time of one gradient of a batch of small problems, which is mostly "
     "bookkeeping. Memory: peak bytes of live tensors beyond what was alive before.",
     "Means over problems are geometric; an error above 1000, and one that is not finite, counts as "
-    "1000. Of two equal gradients the cheaper one comes first.",
+    "1000. Cosines, lengths, times and bytes are medians. Of two equal gradients the cheaper one "
+    "comes first.",
 )
 
 
@@ -62,8 +63,8 @@ class Standing:
     Attributes:
         method, sampler, steps: what ran.
         error: geometric mean of the errors against the flow.
-        numbers: medians over problems of bias, spread, cosine, ratio and own (the error against
-            the sampler); of seconds and bytes.
+        numbers: geometric means of bias, spread and own (the error against the sampler); medians
+            of cosine, ratio, seconds and bytes.
         price: evaluations plus products, the largest over problems.
         evaluations, products: its two parts.
         failed: problems on which it gave no gradient that is finite.
@@ -104,9 +105,12 @@ def standings(rows: Iterable[Row], part: str) -> list[Standing]:
         if not done or any("disqualified" in row for row in group):
             continue
         errors = [_bounded(row["flow"][part]["error"]) for row in done] + [WORST] * len(lost)
-        names = ("bias", "spread", "cosine", "ratio")
-        numbers = {name: _median(row["flow"][part][name] for row in done) for name in names}
-        numbers["own"] = _median(row["chain"][part]["error"] for row in done)
+        numbers = {
+            name: _mean(row["flow"][part][name] for row in done) for name in ("bias", "spread")
+        }
+        numbers["own"] = _mean(row["chain"][part]["error"] for row in done)
+        for name in ("cosine", "ratio"):
+            numbers[name] = _median(row["flow"][part][name] for row in done)
         for name in ("seconds", "bytes"):
             numbers[name] = _median(row[name] for row in done)
         dearest = max(done, key=lambda row: row["evaluations"] + row["products"])
@@ -224,7 +228,9 @@ def _answers(rows: Sequence[Row], facts: Row) -> Section:
                 best = at_price(found, budget)[:2]
                 if best:
                     names = [
-                        Cell(one.method, (f"N = {one.steps}, {_number(one.error)}",))
+                        Cell(
+                            one.method, (f"N = {one.steps}: {_number(one.error)}, {_cosine(one)}",)
+                        )
                         for one in best
                     ]
                     names += [Cell(DASH)] * (2 - len(names))
@@ -232,7 +238,10 @@ def _answers(rows: Sequence[Row], facts: Row) -> Section:
     table = Table(
         "answers", "Best gradient at a price", ("equations", "gradient of", "price", "first",
         "second"), tuple(lines),
-        notes=("with the N that it is run at, and the relative error against the flow",),
+        notes=(
+            "with the N that it is run at, the relative error against the flow and the cosine; at "
+            "an error of 1 the zero vector is as good",
+        ),
     )  # fmt: skip
     return Section("answers", "Which gradient?", (table,))
 
@@ -273,11 +282,16 @@ def _detail(one: Standing) -> list[str]:
     numbers = one.numbers
     return [
         *(_number(numbers[name]) for name in ("bias", "spread", "own")),
-        DASH if numbers["cosine"] is None else f"{numbers['cosine']:.3f}",
+        _cosine(one),
         _number(numbers["ratio"]),
         DASH if numbers["seconds"] is None else f"{1e3 * numbers['seconds']:.0f}",
         DASH if numbers["bytes"] is None else f"{numbers['bytes'] / 1024:.0f}",
     ]
+
+
+def _cosine(one: Standing) -> str:
+    cosine = one.numbers["cosine"]
+    return DASH if cosine is None else f"{cosine:.3f}"
 
 
 def _price_table(
@@ -478,6 +492,12 @@ def _bounded(error: float | None) -> float:
 
 def _drawn(error: float) -> float:
     return min(error, 100.0)
+
+
+def _mean(values: Iterable[float | None]) -> float:
+    """Geometric mean of errors; of exact zeros and others their median."""
+    found = [WORST if value is None else min(value, WORST) for value in values]
+    return statistics.geometric_mean(found) if all(found) else statistics.median(found)
 
 
 def _median(values: Iterable[float | None]) -> float | None:

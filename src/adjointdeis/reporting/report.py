@@ -7,12 +7,8 @@ from typing import Any
 from adjointdeis.files import slug, write_atomically
 from adjointdeis.reporting import run_details as details, run_tables as tables
 from adjointdeis.reporting.curves import det_figure, operating_curve_figure, potential_figure
-from adjointdeis.reporting.detection import (
-    DetectionResult,
-    beside_table,
-    detection_blocks,
-    drawn_files,
-)
+from adjointdeis.reporting.detection import beside_table, detection_blocks, drawn_files
+from adjointdeis.reporting.detection_result import DetectionResult
 from adjointdeis.reporting.document import (
     Block,
     Bullets,

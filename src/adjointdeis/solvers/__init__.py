@@ -1,5 +1,6 @@
 """Samplers, each with its declared order and calculus."""
 
+from adjointdeis.solvers.adaptive import ToleranceError
 from adjointdeis.solvers.base import Solver, State, count_evaluations
 from adjointdeis.solvers.bdia import BDIA
 from adjointdeis.solvers.belm import OBELM
@@ -35,5 +36,6 @@ __all__ = [
     "Solver",
     "State",
     "StepFunction",
+    "ToleranceError",
     "count_evaluations",
 ]

@@ -1,6 +1,5 @@
 r"""Rex: reversible exponential integrators made from any explicit Runge-Kutta method."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -10,86 +9,18 @@ from torch import Tensor
 
 from adjointdeis.diffusion.denoiser import Denoiser
 from adjointdeis.diffusion.grid import Node, TimeGrid
-from adjointdeis.diffusion.prediction import x0_from_eps
-from adjointdeis.diffusion.transition import path_scale, signal_ratio
+from adjointdeis.diffusion.transition import signal_ratio
 from adjointdeis.solvers.coupling import Coupling, Increment
 from adjointdeis.solvers.reversible import ReversibleSolver
-from adjointdeis.solvers.runge_kutta import combined
-from adjointdeis.solvers.tableau import Tableau, tableau
-
-Prediction = Literal["data", "noise"]
-
-
-@dataclass(frozen=True)
-class RexVariables:
-    r"""Variables in which sampling has no linear term, so that Runge-Kutta steps fit it.
-
-    In :math:`Y = x / \kappa` over the clock :math:`\varsigma`, with :math:`\gamma = \alpha /
-    \sigma` and Wiener processes B on :math:`\rho^2` and M on :math:`\gamma^2`:
-
-    =====  ===========  ======================  ==================  ================================
-    form   calculus     :math:`\kappa`          :math:`\varsigma`   :math:`dY`
-    =====  ===========  ======================  ==================  ================================
-    noise  ode          alpha                   rho                 eps d rho
-    noise  sde          alpha                   rho                 2 eps d rho + dB
-    data   ode          sigma                   gamma               x0 d gamma
-    data   sde          sigma^2 / alpha         gamma^2             x0 d gamma^2 + dM
-    =====  ===========  ======================  ==================  ================================
-
-    Args:
-        prediction, stochastic: row of the table.
-    """
-
-    prediction: Prediction
-    stochastic: bool
-
-    def level(self, node: Node) -> float:
-        """kappa."""
-        if self.prediction == "noise":
-            return node.alpha
-        return node.sigma**2 / node.alpha if self.stochastic else node.sigma
-
-    def clock(self, node: Node) -> float:
-        """The reading of the clock."""
-        if self.prediction == "noise":
-            return node.rho
-        return node.on("gamma") ** (2 if self.stochastic else 1)
-
-    def stage(self, s: Node, t: Node, fraction: float) -> Node:
-        """The node at a fraction of the clock between s and t, at its exact time."""
-        if self.prediction == "noise":
-            return s.towards(t, fraction, "rho")
-        if self.stochastic and 0.0 < fraction < 1.0:
-            first, last = s.on("gamma"), t.on("gamma")
-            place = math.sqrt(first**2 + fraction * (last**2 - first**2))
-            fraction = (place - first) / (last - first)
-        return s.towards(t, fraction, "gamma")
-
-    def slope(self, denoiser: Denoiser, x: Tensor, node: Node, z: Tensor | None) -> Tensor:
-        """dY over the clock, without noise."""
-        eps = denoiser(x, node.t, z)
-        if self.prediction == "data":
-            return x0_from_eps(x, eps, node.alpha, node.sigma)
-        return 2.0 * eps if self.stochastic else eps
-
-    def spread(self, s: Node, t: Node) -> float:
-        """Standard deviation of the noise of a sampling step, in Y."""
-        if self.prediction == "noise":
-            return path_scale(s, t)
-        return math.sqrt(self.clock(t) - self.clock(s))
-
-    def elapsed(self, s: Node, node: Node, t: Node) -> float:
-        """Share of the variance of the step's noise that lies between s and a stage."""
-        if self.prediction == "noise":
-            return (s.rho**2 - node.rho**2) / (s.rho**2 - t.rho**2)
-        return (self.clock(node) - self.clock(s)) / (self.clock(t) - self.clock(s))
+from adjointdeis.solvers.tableau import Tableau, TableauName, combined, tableau
+from adjointdeis.solvers.variables import Prediction, SamplingVariables
 
 
 @dataclass(frozen=True)
 class Rex(ReversibleSolver):
     r"""Reversible exponential Runge-Kutta sampler for the probability-flow ODE or the SDE.
 
-    In the variables of :class:`RexVariables`, with the increment :math:`\Phi_h` of an explicit
+    In the variables of :class:`SamplingVariables`, with the increment :math:`\Phi_h` of an explicit
     Runge-Kutta step and its reversal :math:`\Phi_{-h}`, a step is
 
     .. math:: x' = \tfrac{\kappa_t}{\kappa_s} (\zeta x + (1 - \zeta) \hat x)
@@ -104,7 +35,7 @@ class Rex(ReversibleSolver):
     A step to sigma = 0, where gamma is infinite, is taken in noise prediction.
 
     Args:
-        method: base method, "euler", "midpoint", "heun", "kutta3" or "rk4".
+        method: base method, "euler", "midpoint", "heun", "kutta3", "bosh3", "rk4" or "dopri5".
         prediction: "data" to sample; "noise" to invert data (see below).
         calculus: "ode", or "sde" for the reverse SDE with noise from outside.
         zeta: coupling, 0 < zeta <= 1; 1 is symmetric and has no region of stability.
@@ -127,7 +58,7 @@ class Rex(ReversibleSolver):
         Efficient, accurate and stable gradients for neural ODEs, https://arxiv.org/abs/2410.11648
     """
 
-    method: Literal["euler", "midpoint", "heun", "kutta3", "rk4"] = "euler"
+    method: TableauName = "euler"
     prediction: Prediction = "data"
     calculus: Literal["ode", "sde"] = "ode"
     zeta: float = 0.999
@@ -157,7 +88,7 @@ class Rex(ReversibleSolver):
         stochastic = self.calculus == "sde"
         if stochastic and noise is None:
             raise ValueError("Rex.step needs the noise of this step for calculus='sde'")
-        form = RexVariables("noise" if t.sigma == 0.0 else self.prediction, stochastic)
+        form = SamplingVariables("noise" if t.sigma == 0.0 else self.prediction, stochastic)
         ratio = form.level(t) / form.level(s)
         path = None if noise is None else form.spread(s, t) * noise
         back = None if path is None else -path
@@ -182,7 +113,7 @@ class Rex(ReversibleSolver):
         factor = self.zeta ** (-float(grid.steps))
         if self.prediction == "noise":
             return factor
-        form, stochastic = RexVariables("data", self.calculus == "sde"), self.calculus == "sde"
+        form, stochastic = SamplingVariables("data", self.calculus == "sde"), self.calculus == "sde"
         nodes = [node for node in grid if node.sigma > 0.0 and node.alpha > 0.0]
         gamma, middle = nodes[-1].on("gamma"), min(nodes, key=lambda node: abs(node.lmbda))
         factor *= max(1.0, gamma) ** (4 if stochastic else 2)
@@ -190,7 +121,7 @@ class Rex(ReversibleSolver):
 
 
 def increment(
-    method: Tableau, form: RexVariables, s: Node, t: Node, path: Tensor | None, factor: float
+    method: Tableau, form: SamplingVariables, s: Node, t: Node, path: Tensor | None, factor: float
 ) -> Increment:
     r""":math:`\Phi` of a Runge-Kutta step from s to t in either direction, times a factor.
 

@@ -1,30 +1,39 @@
-r"""Explicit Runge-Kutta methods on the probability-flow ODE in :math:`(y, \rho)`."""
+r"""Explicit Runge-Kutta methods on the probability-flow ODE without its linear term."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
 from adjointdeis.diffusion.denoiser import Denoiser
 from adjointdeis.diffusion.grid import Node
-from adjointdeis.diffusion.transition import eps_weight
 from adjointdeis.solvers.base import Solver, State
-from adjointdeis.solvers.tableau import Tableau, tableau
+from adjointdeis.solvers.tableau import Tableau, TableauName, combined, tableau
+from adjointdeis.solvers.variables import Prediction, SamplingVariables
 
 
 @dataclass(frozen=True)
 class RungeKutta(Solver):
-    r"""Explicit Runge-Kutta steps of :math:`dy/d\rho = \epsilon(\alpha y, z, t(\rho))`.
+    r"""Explicit Runge-Kutta steps of the probability-flow ODE, exact in its linear term.
 
-    Each stage is evaluated at its own time, the exact inverse of :math:`\rho`, not at the
-    nearest grid node; "euler" is ``DDIM``. One network evaluation per stage: 1, 2, 2, 3 and 4
-    for "euler", "midpoint", "heun", "kutta3" and "rk4".
+    By the noise prediction, :math:`dy/d\rho = \epsilon(\alpha y, z, t(\rho))` with y = x/alpha; or,
+    as DPM-Solver++ does, by the data prediction, :math:`dy/d\gamma = x_0(\sigma y, z, t(\gamma))`
+    with y = x/sigma and gamma = alpha/sigma.
+
+    Each stage is evaluated at its own time, the exact inverse of the clock, not at the nearest grid
+    node; "euler" is ``DDIM`` in either. One network evaluation per stage: 1, 2, 2, 3, 3, 4 and 6
+    for "euler", "midpoint", "heun", "kutta3", "bosh3", "rk4" and "dopri5". Steps of "heun", "bosh3"
+    and "dopri5" can be chosen by a tolerance: ``adaptive_grid``.
 
     Args:
         method: name of the tableau.
+        prediction: "noise" or "data"; a step to or from sigma = 0, where gamma is infinite, is
+            taken in noise prediction.
 
     Raises:
-        ValueError: an unknown name; a step from alpha = 0, where rho is infinite.
+        ValueError: an unknown name; a step from alpha = 0 in noise prediction, or in data
+            prediction with a network that predicts eps alone.
 
     When not to use: "heun" and "rk4" with fewer than about ten steps, whose stages reach too far
     over rho. On the mixture of the tests, 24 evaluations on a log-SNR grid, their errors are 9
@@ -32,14 +41,18 @@ class RungeKutta(Solver):
 
     References:
         AdjointDPM, https://arxiv.org/abs/2307.10711
+        DPM-Solver++, https://arxiv.org/abs/2211.01095
     """
 
-    method: Literal["euler", "midpoint", "heun", "kutta3", "rk4"] = "rk4"
+    method: TableauName = "rk4"
+    prediction: Prediction = "noise"
     calculus: ClassVar[Literal["ode", "sde"]] = "ode"
     multistep: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         tableau(self.method)
+        if self.prediction not in ("data", "noise"):
+            raise ValueError(f"RungeKutta.prediction is 'data' or 'noise': {self.prediction!r}")
 
     @property
     def tableau(self) -> Tableau:
@@ -50,6 +63,41 @@ class RungeKutta(Solver):
     def order(self) -> int:
         """Order of convergence."""
         return self.tableau.order
+
+    def variables(self, s: Node, t: Node) -> SamplingVariables:
+        """In which a step is taken."""
+        clean = s.sigma == 0.0 or t.sigma == 0.0
+        return SamplingVariables("noise" if clean else self.prediction, stochastic=False)
+
+    def stages(
+        self,
+        denoiser: Denoiser,
+        x: Tensor,
+        z: Any,
+        s: Node,
+        t: Node,
+        known: Sequence[Tensor] = (),
+    ) -> list[Tensor]:
+        """Slopes of the stages of a step.
+
+        Args:
+            denoiser, x, z, s, t: as for :meth:`step`.
+            known: slopes of the first stages, if they have been evaluated.
+        """
+        form = self.variables(s, t)
+        y, width, slopes = x / form.level(s), form.width(s, t), [*known]
+        for row, c in zip(self.tableau.a[len(known) :], self.tableau.c[len(known) :], strict=True):
+            node = form.stage(s, t, c)
+            stage = combined(y, width, row, slopes)
+            slopes.append(form.slope(denoiser, form.level(node) * stage, node, z))
+        return slopes
+
+    def moved(
+        self, x: Tensor, s: Node, t: Node, weights: Sequence[float], slopes: Sequence[Tensor]
+    ) -> Tensor:
+        """x at t from that at s and the weighted slopes."""
+        form = self.variables(s, t)
+        return form.level(t) * combined(x / form.level(s), form.width(s, t), weights, slopes)
 
     def step(
         self,
@@ -62,33 +110,5 @@ class RungeKutta(Solver):
         noise: Tensor | None,
     ) -> tuple[Tensor, State]:
         del noise
-        y, width = x / s.alpha, rho_width(s, t)
-        slopes: list[Tensor] = []
-        for row, node in zip(self.tableau.a, self.tableau.nodes(s, t, "rho"), strict=True):
-            stage = combined(y, width, row, slopes)
-            slopes.append(denoiser(node.alpha * stage, node.t, z))
-        return t.alpha * combined(y, width, self.tableau.b, slopes), state
-
-
-def rho_width(s: Node, t: Node) -> float:
-    """rho_t - rho_s, negative when sampling.
-
-    Raises:
-        ValueError: alpha = 0 at an end.
-    """
-    if s.alpha == 0.0 or t.alpha == 0.0:
-        raise ValueError(
-            "RungeKutta steps over rho = sigma/alpha, which is infinite where alpha = 0; end the "
-            "grid at the schedule's t_max, or use DDIM, whose step has a limit there"
-        )
-    return eps_weight(s, t) / t.alpha
-
-
-def combined(
-    base: Tensor, width: float, weights: tuple[float, ...], slopes: list[Tensor]
-) -> Tensor:
-    """base + width * sum of weight * slope, without touching slopes of weight 0."""
-    for weight, slope in zip(weights, slopes, strict=True):
-        if weight != 0.0:
-            base = base + (width * weight) * slope
-    return base
+        slopes = self.stages(denoiser, x, z, s, t)
+        return self.moved(x, s, t, self.tableau.b, slopes), state

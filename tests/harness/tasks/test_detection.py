@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from tiny_profile import SIZE, composed
 
-from adjointdeis.detection import DetectorError
+from adjointdeis.detection import DetectorError, Examples, PrintScan, Suspects
 from adjointdeis.evaluation.detection_matrix import read_detection
+from adjointdeis.faces.tensors import to_uint8
 from adjointdeis.harness import detection_data
 from adjointdeis.harness.launch import launch
 from adjointdeis.harness.tasks import detection
@@ -43,12 +45,11 @@ def configured(tiny: Path, run: Path, *changes: str):
         "~rows.facemorpher",
         "~rows.webmorph",
         "~rows.exact_fast",
-        "~rows.adjoint_deis_sde",
+        "~rows.adjoint_deis_ode",
         "rows.dim_a.sampling_steps=2",
         "rows.dim_a.encoding_steps=10",
         "~task.detectors.residual",
         "~task.detectors.difference_texture",
-        "~task.degradations.jpeg",
         "~task.degradations.jpeg2000",
         "task.detectors.convolutional.steps=2",
         "task.detectors.demorphing.steps=2",
@@ -206,3 +207,16 @@ def test_settings_that_contradict_are_refused_before_any_morph(
     with pytest.raises(error, match=words):
         detection.run(configured(tiny, tmp_path / "run", change))
     assert not (tmp_path / "run" / "morphs").exists()
+
+
+def test_a_network_is_trained_on_degraded_copies_too(tiny: Path, tmp_path: Path) -> None:
+    change = "{_target_:adjointdeis.detection.PrintScan,name:another_print,seed:1}"
+    line = f"task.detectors.convolutional.degradations=[{change}]"
+    recipe = instantiate(configured(tiny, tmp_path, line).task.detectors.convolutional)
+    assert recipe.degradations == [PrintScan(name="another_print", seed=1)]
+    images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
+    examples = Examples(Suspects(images, tuple("abcd")), np.arange(4) >= 2, "four")
+    shown, labels = recipe.shown(examples)
+    assert labels.tolist() == [0, 0, 1, 1, 0, 0, 1, 1]
+    printed = PrintScan(name="another_print", seed=1)(images, tuple("abcd"))
+    assert (to_uint8(shown) == np.concatenate([images, printed])).all()

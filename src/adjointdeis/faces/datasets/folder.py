@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from adjointdeis.faces.image_io import IMAGE_SUFFIXES, AnyPath
-from adjointdeis.files import canonical, read_bytes
+from adjointdeis.files import canonical, file_key, read_bytes
 
 NAME = re.compile(r"^(?P<subject>[A-Za-z]*\d{1,6})_(?P<capture>\d{2})$")
 """Subject, underscore, two-digit capture: 03 is neutral and 08 smiling, frontal, in FRLL."""
@@ -135,7 +135,8 @@ def load_folder(root: Path | str, name: str = "folder") -> FaceDataset:
 
     Raises:
         FileNotFoundError: `root` does not exist.
-        DatasetError: No image matches, or two different files claim the same subject and capture.
+        DatasetError: No image matches, two different files claim the same subject and capture, or
+            two subjects differ in case only.
     """
     root = Path(root)
     images: dict[str, dict[str, AnyPath]] = {}
@@ -166,6 +167,13 @@ def load_folder(root: Path | str, name: str = "folder") -> FaceDataset:
             + (f"; it has {said_of(left_out)}" if left_out else "")
         )
     warn_left_out(root, left_out)
+    keys: dict[str, str] = {}
+    for subject in images:
+        if (other := keys.setdefault(file_key(subject), subject)) != subject:
+            raise DatasetError(
+                f"{root}: subjects {other} and {subject} differ in case only, and their "
+                "files would overwrite each other on some file systems; rename one"
+            )
     subjects = (SubjectImages(key, images[key], templates.get(key, {})) for key in sorted(images))
     return FaceDataset(name, root, tuple(subjects))
 

@@ -67,7 +67,8 @@ def read_info(path: AnyPath | str) -> dict[str, dict[str, str | float | None]]:
     """Gender, ethnicity and age per three-digit id; ids `X001`, `001` and `1` are the same.
 
     Raises:
-        DatasetError: A column is missing, or a gender is neither female nor male.
+        DatasetError: A column is missing, or a gender is neither female nor male, or a subject is
+            listed twice; names file and line.
     """
     path = Path(path) if isinstance(path, str) else path
     lines = read_csv(path, DatasetError)
@@ -80,11 +81,18 @@ def read_info(path: AnyPath | str) -> dict[str, dict[str, str | float | None]]:
                 f"{path}: no column {' or '.join(names)}; the columns are {', '.join(header)}"
             )
     people: dict[str, dict[str, str | float | None]] = {}
+    lines_of: dict[str, int] = {}
     for number, row in lines:
         if len(row) != len(header):
             raise DatasetError(f"{path}:{number}: {len(row)} fields, expected {len(header)}")
         found = {k: "" if at is None else canonical(row[at]) for k, at in column.items()}
         subject = found["id"].lstrip("Xx").zfill(3)
+        first = lines_of.setdefault(subject, number)
+        if first != number:
+            raise DatasetError(
+                f"{path}:{number}: subject {found['id']} is listed twice, first in line {first}; "
+                "keep one of the lines"
+            )
         word = found["gender"].lower()
         if word not in _GENDERS:
             raise DatasetError(f"{path}:{number}: gender {word!r}, expected female or male")

@@ -33,7 +33,7 @@ from adjointdeis.faces.datasets.folder import (
 )
 from adjointdeis.faces.image_io import IMAGE_SUFFIXES
 from adjointdeis.faces.recogniser import Recogniser
-from adjointdeis.files import canonical, read_text, write_atomically
+from adjointdeis.files import canonical, file_key, is_file_name, read_text, write_atomically
 
 _DIM = re.compile(r"^(?P<a>\d{3})_(?P<b>\d{3})$")
 _MAD22 = re.compile(r"^(?P<a>\w*?\d+_\d{2})-vs-(?P<b>\w*?\d+_\d{2})$")
@@ -237,12 +237,13 @@ def validate_pairs(
 
     Raises:
         PairListError: With *all* problems: an empty list, unknown subjects, missing images, a pair
-            of one person with itself, the same pair or the same output name twice.
+            of one person with itself, the same pair twice, output names that are one file (x.png
+            and x.jpg, X.png and x.png) or none.
     """
     problems = [] if pairs else ["the list is empty"]
     subjects = {subject.id: subject for subject in dataset.subjects}
     seen: dict[tuple[frozenset[str], str, str], str] = {}
-    names: set[str] = set()
+    names: dict[str, str] = {}
     for pair in pairs:
         label = f"{pair.image_a} + {pair.image_b}"
         if pair.subject_a == pair.subject_b:
@@ -260,10 +261,16 @@ def validate_pairs(
         )
         if key in seen:
             problems.append(f"{label}: the same pair as {seen[key]}")
-        elif pair.name in names:
-            problems.append(f"{label}: the output name {pair.name} is taken twice")
+        elif (other := names.get(file_key(pair.morph_id))) is not None:
+            same = "is taken twice" if other == pair.name else f"and {other} are one file"
+            problems.append(
+                f"{label}: the output name {pair.name} {same}; morphs are written as "
+                f"{pair.morph_id}.png, and some file systems do not tell X from x"
+            )
+        if not is_file_name(pair.morph_id):
+            problems.append(f"{label}: the output name {pair.name[:80]!r} is no file name")
         seen.setdefault(key, label)
-        names.add(pair.name)
+        names.setdefault(file_key(pair.morph_id), pair.name)
     if problems:
         raise PairListError(
             f"{source} against {dataset.name} at {dataset.root}: {len(problems)} problems:\n  "

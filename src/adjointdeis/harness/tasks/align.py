@@ -16,13 +16,13 @@ from tqdm import tqdm
 
 from adjointdeis.faces.alignment import align_ffhq, ffhq_quad, quad_to_square
 from adjointdeis.faces.array_cache import ArrayCache
-from adjointdeis.faces.datasets.folder import NEUTRAL, SMILING
+from adjointdeis.faces.datasets.folder import NEUTRAL, SMILING, DatasetError
 from adjointdeis.faces.datasets.frll import load_frll
 from adjointdeis.faces.datasets.tem import read_tem, write_tem
 from adjointdeis.faces.dlib_models import DlibLandmarker
 from adjointdeis.faces.image_io import read_image, sha256_of, write_image
 from adjointdeis.faces.recogniser import NoFaceError
-from adjointdeis.files import write_atomically
+from adjointdeis.files import read_bytes, write_atomically
 from adjointdeis.harness.landmarks import STORED
 
 
@@ -41,7 +41,13 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     jobs = [(s, c) for s in dataset.subjects for c in (NEUTRAL, SMILING)]
     for subject, capture in tqdm(jobs, desc="align", unit="face"):
         path, stem = subject.images[capture], f"{subject.id}_{capture}"
-        key = ("align", sha256_of(path.read_bytes()), landmarker, task.size, task.transform_size)
+        key = (
+            "align",
+            sha256_of(read_bytes(path, DatasetError)),
+            landmarker,
+            task.size,
+            task.transform_size,
+        )
 
         def make(path=path) -> dict[str, np.ndarray]:
             image = read_image(path)

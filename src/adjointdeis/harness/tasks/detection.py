@@ -34,6 +34,7 @@ from adjointdeis.detection.detector import (
     DetectorError,
     Examples,
     MorphDetector,
+    Suspects,
     score_in_batches,
 )
 from adjointdeis.detection.linear import LinearDetector
@@ -64,6 +65,7 @@ from adjointdeis.harness.detection_data import (
     training_sets,
     write_scores_of_images,
 )
+from adjointdeis.harness.detectors import weights_of
 from adjointdeis.harness.folds import in_folds, workbenches
 from adjointdeis.harness.interruption import one_process
 from adjointdeis.harness.provenance import digest
@@ -95,23 +97,14 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     learnt = training_images(cfg, directory, [attacks[n] for n in (*task.seen, *task.guided)])
     detectors, trained = train(cfg, directory, recipes, learnt)
     control = reconstructed(cfg, directory, test) if task.reconstructed else []
-    rows = {"detection": [], "detection_control": []}
+    rows: dict[str, list[dict[str, Any]]] = {"detection": [], "detection_control": []}
     for name, change in {NONE: None, **degradations}.items():
         copies = directory / "degraded" / name
-        for key, shown in (("detection", images), ("detection_control", control)):
-            suspects = loaded(shown, change, copies) if shown else None
-            for trained_on, detector in detectors if suspects is not None else ():
-                if isinstance(detector, PrecomputedScores):
-                    if name not in detector.degradations or key != "detection":
-                        continue
-                    scores = detector.of(suspects, name)
-                else:
-                    started = time.perf_counter()
-                    scores = score_in_batches(detector, suspects)
-                    if trained_on in (ALL, GIVEN):
-                        seconds = time.perf_counter() - started
-                        print_speed(f"{detector.name}, {name}", len(suspects), seconds)
-                rows[key] += _rows(detector, trained_on, name, shown, scores)
+        rows["detection"] += score_all(detectors, images, loaded(images, change, copies), name)
+        if control:
+            running = [(t, d) for t, d in detectors if not isinstance(d, PrecomputedScores)]
+            suspects = loaded(control, change, copies)
+            rows["detection_control"] += score_all(running, control, suspects, name)
     for key, found in rows.items():
         if found:
             write_scores_of_images(directory / f"{key}.csv", found)
@@ -173,7 +166,7 @@ def train(
         if not hasattr(recipe, "train"):
             mine = [(GIVEN, recipe)]
         elif weights is not None:
-            mine = [(GIVEN, recipe.load(weights))]
+            mine = [(GIVEN, recipe.load(weights_of(recipe.name, weights)))]
         else:
             started, mine = time.perf_counter(), []
             for name, (rows, labels, words) in sets.items():
@@ -223,7 +216,7 @@ def reconstructed(cfg: DictConfig, directory: Path, test: Benchmark) -> list[Sus
         for image in originals
         for path in [Path(image.name)]
     ]
-    todo = [k for k, image in enumerate(found) if not Path(image.path).is_file()]
+    todo = [k for k, image in enumerate(found) if not image.path.is_file()]
     for start in range(0, len(todo), 32):
         rows = todo[start : start + 32]
         pixels = read_aligned([originals[k].path for k in rows], None)
@@ -231,7 +224,7 @@ def reconstructed(cfg: DictConfig, directory: Path, test: Benchmark) -> list[Sus
         with torch.no_grad():
             decoded = bench.autoencoder.decode(encoded.x_T, encoded.z, settings.sampling_steps)
         for k, decoded_pixels in zip(rows, to_uint8(decoded), strict=True):
-            write_image(Path(found[k].path), decoded_pixels)
+            write_image(folder / found[k].path.name, decoded_pixels)
     return found
 
 
@@ -311,6 +304,36 @@ def control_rates(
         names = dict(zip(("detector", "trained_on", "degradation"), key, strict=True))
         found.append({**names, "k": int(flagged), "n": len(own), "d_eer": d_eer})
     return found
+
+
+def score_all(
+    detectors: Sequence[tuple[str, MorphDetector]],
+    images: Sequence[SuspectImage],
+    suspects: Suspects,
+    degradation: str,
+) -> list[dict[str, Any]]:
+    """A row of ``detection.csv`` for each detector and image; says how many images a second.
+
+    Args:
+        detectors: What each was trained on, and it.
+        images: What is scored.
+        suspects: Their pixels, after the degradation.
+        degradation: Its name; a detector whose scores are of a file may have none of it.
+    """
+    rows = []
+    for trained_on, detector in detectors:
+        if isinstance(detector, PrecomputedScores):
+            if degradation not in detector.degradations:
+                continue
+            scores = detector.of(suspects, degradation)
+        else:
+            started = time.perf_counter()
+            scores = score_in_batches(detector, suspects)
+            if trained_on in (ALL, GIVEN):
+                seconds = time.perf_counter() - started
+                print_speed(f"{detector.name}, {degradation}", len(suspects), seconds)
+        rows += _rows(detector, trained_on, degradation, images, scores)
+    return rows
 
 
 def _rows(

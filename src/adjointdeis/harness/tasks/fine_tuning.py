@@ -58,7 +58,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
         log_every_n_steps=1,
     )
     last = directory / "last.ckpt"
-    start = time.time()
+    start = time.monotonic()
     trainer.fit(
         module, Draws(problem.draw, task.steps), ckpt_path=str(last) if last.is_file() else None
     )
@@ -69,7 +69,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
         "git": git_revision(),
         "steps": trainer.global_step,
         "processes": trainer.world_size,
-        "seconds_of_last_session": round(time.time() - start, 1),
+        "seconds_of_last_session": round(time.monotonic() - start, 1),
         "cost_per_step": {f.name: getattr(module.cost, f.name) for f in fields(Cost) if f.repr},
         "before": before,
     }

@@ -2,8 +2,9 @@
 
     python run.py task=leaderboard
 
-``cells/`` holds one file for each problem and N; a run that was stopped continues with the next
-one. ``leaderboard.html``, ``leaderboard.md`` and ``result.json`` are made from them.
+``task.cells`` holds one file for each problem and N, with a row a method. What is there is not
+measured again, by whatever run: one that was stopped continues, and a new method is measured alone.
+``leaderboard.html``, ``leaderboard.md`` and ``result.json`` of the run are made from them.
 """
 
 import re
@@ -44,7 +45,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     )  # fmt: skip
     rows: list[dict[str, Any]] = []
     for number, case in enumerate(todo, 1):
-        rows += _rows(case, task, entries, directory / "cells")
+        rows += _rows(case, task, entries, Path(task["cells"]))
         print(f"{number}/{len(todo)} {case.key}", file=sys.stderr, flush=True)
     facts = {
         "version": adjointdeis.__version__,

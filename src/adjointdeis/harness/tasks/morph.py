@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from time import time
+from time import monotonic
 from typing import Any
 
 import lightning as L
@@ -21,7 +21,7 @@ from adjointdeis.evaluation import evaluate, write_scores
 from adjointdeis.evaluation.policies import require_policy
 from adjointdeis.faces.datasets.folder import load_folder
 from adjointdeis.faces.datasets.pairs import MorphPair
-from adjointdeis.files import write_atomically
+from adjointdeis.files import file_key, write_atomically
 from adjointdeis.harness import assets
 from adjointdeis.harness.benchmark import OTHER, SOURCE, Benchmark, load_benchmark, load_faces
 from adjointdeis.harness.command_line import this_command
@@ -46,7 +46,7 @@ from adjointdeis.reporting.comparability import departures
 
 def run(cfg: DictConfig) -> dict[str, Any]:
     """Runs the experiment and returns its result, which is also written to ``result.json``."""
-    start, directory = time(), Path(cfg.paths.run)
+    start, directory = monotonic(), Path(cfg.paths.run)
     # First, so that a run that fails on its input is logged with its exit code too.
     logger = loggers(cfg)
     profile = assets.profile(cfg.assets.name, cfg.assets.root)
@@ -166,7 +166,8 @@ def judges_of(cfg: DictConfig, names: Sequence[str], profile: assets.Profile) ->
 def require_distinct(judges: Sequence[Any]) -> None:
     """Refuses two recognisers of one name, whose scores could not be told apart."""
     names = [judge.name for judge in judges]
-    twice = sorted({name for name in names if names.count(name) > 1})
+    keys = [file_key(name) for name in names]
+    twice = sorted(n for n, key in zip(names, keys, strict=True) if keys.count(key) > 1)
     if twice:
         raise ValueError(
             f"two recognisers are called {twice[0]!r} (assets.recognisers and judges): list each "
@@ -269,7 +270,7 @@ def _conclude(
             "seed": cfg.seed,
             "degradation": benchmark.degradation and benchmark.degradation.name,
             **environment(),
-            "wall_seconds": round(time() - start, 1),
+            "wall_seconds": round(monotonic() - start, 1),
             "assets": made_of(benches),
         },
         "attacks": {

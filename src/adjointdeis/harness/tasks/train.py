@@ -183,9 +183,9 @@ def _fit(
     )
     # With another checkpoint_every than before Lightning writes last-v1.ckpt beside last.ckpt.
     last = max(run.glob("last*.ckpt"), key=lambda path: path.stat().st_mtime_ns, default=None)
-    start = time.time()
+    start = time.monotonic()
     trainer.fit(module, data, ckpt_path=None if last is None else str(last))
-    seconds = time.time() - start
+    seconds = time.monotonic() - start
     # EMAWeightAveraging leaves the averaged weights in the module when training ends.
     record = {
         "recipe": OmegaConf.to_container(task, resolve=True),

@@ -22,7 +22,7 @@ from adjointdeis.detection.plugged import TorchDetector
 from adjointdeis.faces.image_io import sha256_of
 from adjointdeis.faces.networks import MorphNet, MorphNetConfig
 from adjointdeis.faces.tensors import to_tensor
-from adjointdeis.faces.weights import load_network
+from adjointdeis.faces.weights import load_network, read_header
 from adjointdeis.harness.training.autoencoder import warmup_cosine
 
 
@@ -73,7 +73,7 @@ class ConvolutionalDetection:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             module = DetectorTraining(self)
-            images, labels = self._shown(examples)
+            images, labels = self.shown(examples)
             data = _loader(images, labels, self.steps, self.batch_size, seed)
             trainer(
                 max_steps=self.steps,
@@ -93,7 +93,8 @@ class ConvolutionalDetection:
         network = load_network(Path(path), remedy="name the .safetensors file of a detector")
         if not isinstance(network, MorphNet):
             raise DetectorError(f"{path} holds a {type(network).__name__}, not a MorphNet")
-        return self.detector(network, f"as {path} says")
+        said = read_header(path).get("training", {})
+        return self.detector(network, said.get("examples", f"{path} does not say"))
 
     def detector(self, network: MorphNet, training: str) -> TorchDetector:
         """The detector of a trained network."""
@@ -105,7 +106,8 @@ class ConvolutionalDetection:
             fingerprint=sha256_of("\n".join(weights).encode()),
         )
 
-    def _shown(self, examples: Examples) -> tuple[Tensor, Tensor]:
+    def shown(self, examples: Examples) -> tuple[Tensor, Tensor]:
+        """Images in [-1, 1] with their degraded copies, and labels, as the network learns them."""
         suspects = examples.suspects
         copies = [suspects.images]
         copies += [change(suspects.images, suspects.names) for change in self.degradations]

@@ -1,0 +1,358 @@
+"""What every option of ``conf/`` can be set to, stated once and applied wherever it is set.
+
+An option is named by the end of its dotted key, and the longest entry of :data:`OPTIONS` that fits
+counts: ``gradient.steps`` has its own, and ``steps`` is that of every other. The same entry is
+applied to a single run, to each value of a sweep and to a dry run. A test compares the table with
+``conf/``: an option without an entry fails it.
+"""
+
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from adjointdeis.evaluation.policies import IMPOSTOR_POLICIES
+from adjointdeis.files import is_file_name, printable
+from synthetic_faces.roles import ROLES
+
+_SHOWN = 60
+
+
+@dataclass(frozen=True)
+class Kind:
+    """The values that an option takes.
+
+    Attributes:
+        text: What is expected, for the message.
+        accepts: Whether a plain value is one of them.
+    """
+
+    text: str
+    accepts: Callable[[Any], bool]
+
+    def __or__(self, other: "Kind") -> "Kind":
+        return Kind(f"{self.text}, or {other.text}", lambda v: self.accepts(v) or other.accepts(v))
+
+
+def shown(value: Any) -> str:
+    """A value as a message has it: quoted where it is a text, on one line, cut where it is long."""
+    text = printable(repr(value))
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def whole(least: int, most: int | None = None) -> Kind:
+    """A whole number in a closed range."""
+    upper = "or more" if most is None else f"or more, at most {most}"
+    return Kind(
+        f"a whole number, {least} {upper}",
+        lambda v: _is_whole(v) and least <= v and (most is None or v <= most),
+    )
+
+
+def real(least: float = -math.inf, most: float = math.inf, *, above: float | None = None) -> Kind:
+    """A finite number in a closed range, or above a bound that it may not have."""
+    if above is not None:
+        text = f"above {above:g}" + (f" and at most {most:g}" if most < math.inf else "")
+    elif least == -math.inf:
+        text = "finite" if most == math.inf else f"at most {most:g}"
+    else:
+        text = f"{least:g} or more" if most == math.inf else f"between {least:g} and {most:g}"
+
+    def accepts(value: Any) -> bool:
+        # A whole number beyond the largest float is compared as the whole number that it is.
+        number = _is_whole(value) or (isinstance(value, float) and math.isfinite(value))
+        return number and abs(value) < 1e300 and (
+            value > above if above is not None else least <= value
+        ) and value <= most  # fmt: skip
+
+    return Kind(f"a number, {text}", accepts)
+
+
+def one_of(*values: Any) -> Kind:
+    """One of a few values, of their very types: 1 is not true."""
+    words = [str(v) for v in values]
+    return Kind(
+        " or ".join(words) if len(words) < 3 else "one of " + ", ".join(words),
+        lambda v: any(v == known and type(v) is type(known) for known in values),
+    )
+
+
+def several(kind: Kind, example: str, *, empty: bool = False, count: int | None = None) -> Kind:
+    """A list whose every entry is of a kind, once each where its length is not given."""
+    length = "" if count is None else f"{count} of "
+
+    def accepts(value: Any) -> bool:
+        if not isinstance(value, list) or not (empty or value) or not all(map(kind.accepts, value)):
+            return False
+        return count is None or len(value) == count
+
+    return Kind(f"a list such as {example}: {length}{kind.text}", accepts)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and len(value) <= 4096 and "\0" not in value
+
+
+def _is_path(value: Any) -> bool:
+    if isinstance(value, Path):
+        value = str(value)
+    if not _is_text(value) or not value.strip() or value == "???":
+        return False
+    return all(len(part.encode(errors="replace")) <= 255 for part in value.split(os.sep))
+
+
+def _is_run(value: Any) -> bool:
+    # The lock lies beside the folder, which the root of a file system has nothing beside.
+    return _is_path(value) and Path(os.path.abspath(value)).name != ""
+
+
+NULL = Kind("null", lambda v: v is None)
+FLAG = Kind("true or false", lambda v: isinstance(v, bool))
+NODE = Kind("a class with its arguments", lambda v: isinstance(v, dict) and "_target_" in v)
+TEXT = Kind("a text of at most 4096 characters", lambda v: _is_text(v))
+NAME = Kind(
+    "a folder name: letters, digits, - _ . and the like",
+    lambda v: _is_text(v) and is_file_name(v),
+)
+NAMES = Kind(
+    "a folder name, or several with / between, none of them .. or hidden",
+    lambda v: _is_text(v) and is_file_name(v, 8),
+)
+PATH = Kind("the path of a file or folder", _is_path)
+SHARE = real(0, 1)
+RATE = real(above=0)
+STEPS = whole(1, 100_000)
+SIZE = whole(1, 16_384)
+MANY = whole(1, 1_000_000)
+FMR = Kind(
+    "shares between 0 and 1, such as 0.001",
+    lambda v: isinstance(v, float) and SHARE.accepts(v) and 0 < v < 1,
+)
+SEED = whole(0, 2**32 - 1)
+PRECISION = one_of(
+    *("32-true", "64-true", "16-true", "bf16-true", "16-mixed", "bf16-mixed"),
+    *("transformer-engine", "transformer-engine-float16", "16", "bf16", "32", "64"),
+    *(16, 32, 64),
+)
+DEVICES = (
+    Kind("-1 for all", lambda v: v in (-1, "-1") and not isinstance(v, bool))
+    | whole(1, 4096)
+    | one_of("auto")
+    | several(whole(0, 4096), "[0,1]")
+    | Kind(
+        "their numbers as text",
+        lambda v: _is_text(v) and bool(v) and all(n.strip().isdigit() for n in v.split(",")),
+    )
+)
+
+OPTIONS: dict[str, Kind] = {
+    # The run.
+    ".name": NAMES,
+    "assets.name": NAME,
+    "name": NAME | one_of("") | NULL,  # where a row may not be empty, validation says so
+    "task.name": NAMES,
+    "logger.csv.name": TEXT,
+    "logger.wandb.name": TEXT,
+    "csv.version": TEXT,
+    "seed": SEED | NULL,
+    "threads": whole(1, 1024) | NULL,
+    "force": FLAG,
+    "dry_run": FLAG,
+    "repeat": FLAG,
+    "paths.root": PATH,
+    "paths.outputs": PATH,
+    "paths.data": PATH,
+    "paths.run": Kind("the path of a folder, not the root of a file system", _is_run) | NULL,
+    "paths.id": TEXT | NULL,
+    # Faces, pairs, files of the profile.
+    "limit": MANY | NULL,
+    "data.root": PATH,
+    "root": PATH | NULL,
+    "faces": PATH | NULL,
+    "data.faces": PATH,
+    "pairs": PATH | NULL,
+    "data.pairs": PATH,
+    "data.originals": PATH | NULL,
+    "check_faces": FLAG,
+    "autoencoder": PATH | several(PATH, "[a,b]"),
+    "identity": PATH | several(PATH, "[mobilefacenet]"),
+    "generator": PATH | NULL,
+    "perceptual": PATH | NULL,
+    "recognisers": several(PATH, "[arcface.safetensors]", empty=True),
+    "thresholds": PATH | NULL,
+    # Optimisation and protocol.
+    "optimisation.steps": whole(0, 100_000),
+    "optimisation_steps": whole(0, 100_000),
+    "inner_steps": whole(0, 100_000),
+    "batch_size": MANY,
+    "optimisation.batch_size": MANY | one_of("auto"),
+    "keep": one_of("last", "best"),
+    "z_learning_rate": real(0, 1e6) | NULL,
+    "stop_similarity": Kind(
+        "a cosine between -1 and 1", lambda v: real(above=-1).accepts(v) and v < 1
+    )
+    | NULL,
+    "measure_gradient": FLAG,
+    "lr": RATE,
+    "betas": several(
+        Kind("shares below 1", lambda v: SHARE.accepts(v) and v < 1), "[0.5,0.9]", count=2
+    ),
+    "fmr": FMR,
+    "protocol.fmr": several(FMR, "[0.001]"),
+    "impostor_policies": several(one_of(*IMPOSTOR_POLICIES), "[all,same-sex]"),
+    "replicates": whole(0, 1_000_000),
+    "bootstrap_seed": SEED,
+    # Attacks.
+    "label": TEXT,
+    "grid": one_of("greedy_dim", "ddim_stride"),
+    ".gradient": NODE | NULL,
+    "paper_row": TEXT | NULL,
+    "sampling_steps": STEPS,
+    "encoding_steps": STEPS,
+    "weight": SHARE,
+    "blends": whole(2, 10_000),
+    "folder": PATH,
+    "nfe": whole(0) | NULL,
+    "decay": real(above=0, most=1),
+    "decay_every": MANY,
+    "projection_steps": whole(0, 100_000),
+    "projection_rate": RATE,
+    "perceptual_weight": real(0) | NULL,
+    "identity_weight": real(0),
+    "ms_ssim_weight": real(0),
+    "identity_difference_weight": real(0),
+    # Gradients, solvers, execution.
+    "gradient.steps": STEPS | NULL,
+    "task.prediction": one_of("x0", "v"),
+    "rtol": real(above=0, most=1),
+    "atol": real(above=0, most=1e6),
+    "snapshots": whole(1) | NULL,
+    "keep_activations": whole(0),
+    "budget": TEXT | whole(1) | NULL,
+    "last": STEPS,
+    "threshold": real(0),
+    "substeps": STEPS,
+    "count": STEPS,
+    "first": whole(0, 100_000),
+    "bridge": SHARE,
+    "gamma": real(),
+    "p": real(above=0, most=1),
+    "zeta": real(above=0, most=1),
+    "eta": SHARE,
+    # Judges.
+    "alignment": TEXT | NULL,
+    "crop.box": several(real(), "[0,0,1,1]", count=4),
+    "mean": several(real(), "[127.5,127.5,127.5]", count=3) | real(),
+    "std": several(real(above=0), "[127.5,127.5,127.5]", count=3) | real(above=0),
+    "output": whole(0, 4096) | TEXT,
+    "file": PATH,
+    "directory": PATH,
+    "sha256": TEXT | NULL,
+    "licence": TEXT,
+    "size": SIZE,
+    "detection_side": whole(16, 100_000) | NULL,
+    "detection_size": SIZE,
+    "detection_threshold": SHARE,
+    # Trainer and loggers.
+    "accelerator": one_of("cpu", "gpu", "cuda", "mps", "tpu", "auto"),
+    "devices": DEVICES,
+    "plugins": several(NODE, "[{_target_: ...}]") | NULL,
+    "num_nodes": whole(1, 100_000),
+    "trainer.precision": PRECISION,
+    "strategy": TEXT,
+    "process_group_backend": TEXT | NULL,
+    "minutes": real(above=0, most=1e6),
+    "project": TEXT,
+    "id": TEXT | NULL,
+    "save_dir": PATH | NULL,
+    "images": whole(0, 10_000),
+    # Other tasks.
+    "action": one_of("list", "convert"),
+    "source": PATH,
+    "destination": PATH,
+    "outputs": PATH,
+    "wandb": TEXT | NULL,
+    "transform_size": SIZE,
+    "per_sex": MANY,
+    "recogniser": PATH,
+    "info": PATH | NULL,
+    "compare": PATH | NULL,
+    "task.published": PATH | NULL,
+    "write": FLAG,
+    "morphs.*": PATH,
+    "policies": several(one_of(*IMPOSTOR_POLICIES), "[all]"),
+    "preparations": several(TEXT, "[resize]"),
+    "impostors": several(TEXT, "[neutral-smiling]"),
+    "probes": several(TEXT, "[source]"),
+    "folds": whole(2, 10_000) | NULL,
+    "fold": whole(0, 10_000) | NULL,
+    "use_folds": several(whole(0, 10_000), "[0]") | NULL,
+    "adapt": FLAG,
+    "originals": FLAG,
+    "selectors": several(PATH, "[faceres]") | PATH,
+    "pairs_per_group": MANY,
+    "most_per_person": MANY | NULL,
+    "clip_norm": real(above=0) | NULL,
+    "checkpoint_every": MANY,
+    "raise_by": real(-2, 2),
+    "samples": MANY,
+    "steps": whole(1, 100_000_000),
+    # Of the leaderboard it is a list, which the task itself looks at.
+    "task.steps": whole(1, 100_000_000) | Kind("a list of them", lambda v: isinstance(v, list)),
+    "learning_rate": RATE,
+    "learning_rate_steps": whole(1, 100_000_000) | NULL,
+    "weight_decay": real(0, 1e6),
+    "warmup": whole(0, 100_000_000),
+    "ema_decay": SHARE,
+    "augmentation": NODE | NULL,
+    "initial": PATH | NULL,
+    "spread": real(0, 1e3),
+    "train_encoder": FLAG,
+    "task.precision": PRECISION | one_of("auto"),
+    "quality_faces": whole(0, 1_000_000),
+    "render_workers": whole(0, 1024),
+    "role": one_of(*ROLES),
+    "identities": MANY,
+    "images_per_identity": MANY,
+    "wild": SHARE,
+    "reappear": SHARE,
+    "image_size": SIZE,
+    "patch_size": SIZE,
+    "model_channels": SIZE,
+    "channel_mult": several(whole(1, 1024), "[1,2,3]"),
+    "encoder_channel_mult": several(whole(1, 1024), "[1,2,3]"),
+    "residual_blocks": whole(1, 1024),
+    "attention_resolutions": several(SIZE, "[8]", empty=True),
+    "embed_channels": SIZE,
+    "code_channels": SIZE,
+    "dropout": Kind("a share below 1", lambda v: SHARE.accepts(v) and v < 1),
+    "layers": several(whole(1, 1024), "[1,2,2,1]"),
+    "widths": several(SIZE, "[24,48,96,160]"),
+    "stem_stride": whole(1, 16),
+    "embedding_dim": SIZE,
+    "scale": real(0, 1e6),
+    "margin": real(0, 100),
+    "rotation": real(0, 180),
+    "augmentation.shift": SHARE,
+    "augmentation.channels": SHARE,
+    "gain": SHARE,
+    "brightness": real(0, 2),
+}
+"""The values of an option, by the end of its dotted key."""
+
+
+def kind_of(key: str) -> Kind | None:
+    """The values of an option: those of the longest entry that ends its key; None without one.
+
+    An entry that begins with a dot is of the top; ``morphs.*`` is every key below ``morphs``.
+    """
+    parts = key.split(".")
+    ends = [".".join(parts[k:]) for k in range(len(parts))]
+    below = ".".join([*parts[-2:-1], "*"])
+    return next((OPTIONS[end] for end in (f".{key}", *ends, below) if end in OPTIONS), None)

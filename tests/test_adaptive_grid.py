@@ -1,0 +1,280 @@
+"""Steps by tolerance: the pair that estimates, the controller, gradients on the accepted grid."""
+
+import math
+from functools import cache
+
+import pytest
+import torch
+from oracles import MLPDenoiser, agree, inputs, observed_order, relative_error
+from torch import Tensor
+
+from adjointdeis import DDPM, PerStep, TimeGrid, VPLinear, adaptive_grid, sample
+from adjointdeis.gradients import Backprop, Certified, DiscreteAdjoint, SymplecticAdjoint
+from adjointdeis.problems import PARTS, gaussian, mixture
+from adjointdeis.solvers import DDIM, RungeKutta, ToleranceError
+from adjointdeis.solvers.tableau import TABLEAUS
+
+PAIRS = [name for name, table in TABLEAUS.items() if table.embedded]
+each_pair = pytest.mark.parametrize("name", PAIRS)
+each_form = pytest.mark.parametrize("prediction", ["noise", "data"])
+
+
+def found_for(problem, solver: RungeKutta, tolerance: float, first: int = 20):
+    return adaptive_grid(
+        problem.denoiser, problem.x_T, problem.z, solver=solver,
+        grid=problem.grid("log-SNR", first), rtol=tolerance, atol=tolerance,
+    )  # fmt: skip
+
+
+@each_pair
+def test_the_embedded_result_is_of_one_order_less(name: str) -> None:
+    """Its quadrature conditions hold to order p - 1, and one of order p does not."""
+    table = TABLEAUS[name]
+    ended = len(table.embedded) > table.stages
+    c = torch.tensor([*table.c, *([1.0] if ended else [])], dtype=torch.float64)
+    rows = [*table.a, *([table.b] if ended else [])]
+    b = torch.tensor(table.embedded, dtype=torch.float64)
+    for k in range(1, table.order):
+        assert float(b @ c ** (k - 1)) == pytest.approx(1 / k, abs=1e-12)
+    missed = [float(b @ c ** (table.order - 1)) - 1 / table.order]
+    inner = torch.tensor(
+        [sum(a * float(c[j]) for j, a in enumerate(row)) for row in rows], dtype=torch.float64
+    )
+    missed.append(float(b @ inner) - 1 / 6)
+    assert any(abs(value) > 1e-4 for value in missed[: 1 if name == "heun" else 2])
+
+
+@each_form
+@each_pair
+def test_the_estimate_of_a_step_falls_with_the_order_of_the_lesser(name: str, prediction) -> None:
+    """From one state, the steps that the controller takes have errors of order p."""
+    problem, solver = mixture(), RungeKutta(name, prediction)
+    grid = TimeGrid.uniform_lmbda(VPLinear(), 6)
+    s, table = grid[3], solver.tableau
+    sizes, errors = [0.2, 0.1, 0.05], []
+    for width in sizes:
+        lmbda = torch.tensor([s.lmbda, s.lmbda + width], dtype=torch.float64)
+        s_, t_ = TimeGrid.from_times(VPLinear(), VPLinear().t_of(lmbda))
+        with torch.no_grad():
+            slopes = solver.stages(problem.denoiser, problem.x_T, problem.z, s_, t_)
+            high = solver.moved(problem.x_T, s_, t_, table.b, slopes)
+            if len(table.embedded) > table.stages:
+                form = solver.variables(s_, t_)
+                slopes.append(form.slope(problem.denoiser, high, t_, problem.z))
+            low = solver.moved(problem.x_T, s_, t_, table.embedded, slopes)
+        errors.append(float((high - low).norm()))
+    order = math.log(errors[0] / errors[2]) / math.log(4.0)
+    assert order == pytest.approx(table.order, abs=0.35), errors
+
+
+@cache
+def flow_of_mixture() -> Tensor:
+    problem = mixture()
+    grid = problem.grid("log-SNR", 400)
+    with torch.no_grad():
+        return sample(
+            problem.denoiser, problem.x_T, problem.z, solver=RungeKutta("dopri5"), grid=grid
+        ).x_0
+
+
+@each_form
+@each_pair
+@pytest.mark.parametrize("data", ["gaussian", "mixture"])
+def test_the_error_follows_the_tolerance(data: str, name: str, prediction) -> None:
+    problem = {"gaussian": gaussian, "mixture": mixture}[data]()
+    if data == "gaussian":
+        with torch.no_grad():
+            exact = problem.denoiser.flow(
+                problem.x_T, problem.schedule.t_max, problem.t_min, problem.z
+            )
+    else:
+        exact = flow_of_mixture()
+    tolerances, errors, counts = [1e-2, 1e-3, 1e-4, 1e-5], [], []
+    solver = RungeKutta(name, prediction)
+    for tolerance in tolerances:
+        found = found_for(problem, solver, tolerance)
+        with torch.no_grad():
+            x_0 = sample(
+                problem.denoiser, problem.x_T, problem.z, solver=solver, grid=found.grid
+            ).x_0
+        errors.append(float((x_0 - exact).abs().max()))
+        counts.append(found.cost.nfe)
+    assert all(
+        error < 50.0 * tolerance for error, tolerance in zip(errors, tolerances, strict=True)
+    )
+    assert errors[-1] < 0.05 * errors[0] and counts == sorted(counts)
+
+
+@each_pair
+def test_its_evaluations_are_those_that_were_made(name: str) -> None:
+    problem, calls = mixture(), 0
+
+    def counted(x, t, z):
+        nonlocal calls
+        calls += 1
+        return problem.denoiser(x, t, z)
+
+    solver = RungeKutta(name)
+    found = adaptive_grid(
+        counted, problem.x_T, problem.z, solver=solver, grid=problem.grid("log-SNR", 1),
+        rtol=1e-4, atol=1e-4,
+    )  # fmt: skip
+    table, steps = solver.tableau, found.grid.steps
+    trials = steps + found.rejected
+    # The first slope of a step is known after a rejected one, and where the pair evaluates the end.
+    expected = (
+        1 + trials * table.stages
+        if len(table.embedded) > table.stages
+        else trials * table.stages - found.rejected
+    )
+    assert found.rejected > 0
+    assert found.cost.nfe_forward == found.cost.nfe == calls == expected
+
+
+@each_form
+@each_pair
+def test_gradients_on_the_accepted_grid_are_those_of_autograd(name: str, prediction) -> None:
+    """Of steps written out here, without the package's solver or its gradients."""
+    problem, solver = mixture(), RungeKutta(name, prediction)
+    grid, table = found_for(problem, solver, 1e-2).grid, TABLEAUS[name]
+    h = grid.h
+    assert float(h.max() / h.min()) > 1.5  # it has chosen
+
+    def by_hand(x: Tensor, z: Tensor) -> Tensor:
+        schedule = grid.schedule
+        for s, t in zip(grid.t[:-1], grid.t[1:], strict=True):
+            levels = lambda time: (float(schedule.alpha(time)), float(schedule.sigma(time)))  # noqa: E731
+            (a_s, s_s), (a_t, s_t) = levels(s), levels(t)
+            clock = (s_s / a_s, s_t / a_t) if prediction == "noise" else (a_s / s_s, a_t / s_t)
+            y, width, k = x / (a_s if prediction == "noise" else s_s), clock[1] - clock[0], []
+            for row, c in zip(table.a, table.c, strict=True):
+                place = torch.tensor(clock[0] + c * width, dtype=torch.float64).log()
+                time = schedule.t_of(-place if prediction == "noise" else place)
+                a, sd = levels(time)
+                state = y + width * sum(
+                    (w * one for w, one in zip(row, k, strict=True)), torch.zeros_like(y)
+                )
+                eps = problem.denoiser((a if prediction == "noise" else sd) * state, time, z)
+                if prediction == "data":
+                    eps = (sd * state - sd * eps) / a
+                k.append(eps)
+            y = y + width * sum(w * one for w, one in zip(table.b, k, strict=True))
+            x = (a_t if prediction == "noise" else s_t) * y
+        return x
+
+    x_T, z = problem.x_T.clone().requires_grad_(), problem.z.clone().requires_grad_()
+    weights = list(problem.denoiser.requires_grad_().parameters())
+    found = torch.autograd.grad(problem.loss(by_hand(x_T, z)), [x_T, z, *weights])
+    exact = [found[0].flatten(), found[1].flatten(), torch.cat([g.flatten() for g in found[2:]])]
+    methods = [Backprop(), DiscreteAdjoint(), DiscreteAdjoint(snapshots=2)]
+    methods += [SymplecticAdjoint()] if prediction == "noise" else []
+    methods += [Certified(problem.loss)]
+    for method in methods:
+        gradients = problem.differentiate(method, solver, grid).gradients
+        for part, value in zip(PARTS, exact, strict=True):
+            assert agree(gradients[part], value, 1e-12), (method, part)
+
+
+@each_form
+@each_pair
+def test_the_accepted_states_are_those_of_the_replay(name: str, prediction) -> None:
+    """Every evaluation of the replay was made by the search, at the same time and the same x."""
+    problem, solver, seen = mixture(), RungeKutta(name, prediction), []
+
+    def watched(x, t, z):
+        seen.append((float(t), x.clone()))
+        return problem.denoiser(x, t, z)
+
+    setting = {"solver": solver, "grid": problem.grid("log-SNR", 3)}
+    with torch.no_grad():
+        found = adaptive_grid(watched, problem.x_T, problem.z, **setting)
+        search, seen = seen, []
+        sample(watched, problem.x_T, problem.z, solver=solver, grid=found.grid)
+    assert len(search) > len(seen) == found.grid.steps * solver.tableau.stages
+    for t, x in seen:
+        assert any(abs(t - u) < 1e-12 and agree(x, y, 1e-12) for u, y in search)
+
+
+def test_more_tolerance_is_fewer_steps_between_the_same_ends() -> None:
+    problem, solver = mixture(), RungeKutta("bosh3")
+    fine, coarse = (found_for(problem, solver, tolerance) for tolerance in (1e-4, 1e-1))
+    assert coarse.grid.steps < fine.grid.steps and coarse.cost.nfe < fine.cost.nfe
+    span = problem.grid("log-SNR", 20)
+    for found in (fine, coarse):
+        assert found.grid.sampling
+        assert torch.equal(found.grid.t[[0, -1]], span.t[[0, -1]])
+    # Already at its own grid, the controller changes nothing of the first step.
+    again = adaptive_grid(
+        problem.denoiser, problem.x_T, problem.z, solver=solver, grid=fine.grid,
+        rtol=1e-4, atol=1e-4,
+    )  # fmt: skip
+    assert float(again.grid.t[1]) == pytest.approx(float(fine.grid.t[1]), rel=1e-9)
+
+
+def test_the_worst_sample_decides() -> None:
+    problem, solver = mixture(), RungeKutta("bosh3")
+    steps = []
+    for rows in (slice(0, 8), *(slice(k, k + 1) for k in range(8))):
+        found = adaptive_grid(
+            problem.denoiser, problem.x_T[rows], problem.z[rows], solver=solver,
+            grid=problem.grid("log-SNR", 20), rtol=1e-4, atol=1e-4,
+        )  # fmt: skip
+        steps.append(found.grid.steps)
+    assert steps[0] >= max(steps[1:]) - 1 and min(steps[1:]) < steps[0]
+
+
+def test_data_prediction_of_euler_is_ddim_and_ends_where_sigma_is_zero() -> None:
+    network, (x_T, z) = MLPDenoiser(), inputs()
+    for t_min in (1e-3, 0.0):
+        grid = TimeGrid.uniform_time(VPLinear(), 6, t_min=t_min)
+        with torch.no_grad():
+            one, other = (
+                sample(network, x_T, z, solver=solver, grid=grid).x_0
+                for solver in (RungeKutta("euler", "data"), DDIM())
+            )
+        assert agree(one, other)
+
+
+@each_pair
+def test_data_prediction_reaches_the_order(name: str) -> None:
+    problem, steps = mixture(), [80, 160, 320] if name != "dopri5" else [32, 48, 64]
+    errors = []
+    for n in steps:
+        with torch.no_grad():
+            x_0 = sample(
+                problem.denoiser, problem.x_T, problem.z, solver=RungeKutta(name, "data"),
+                grid=problem.grid("log-SNR", n),
+            ).x_0  # fmt: skip
+        errors.append(relative_error(x_0, flow_of_mixture()))
+    order = TABLEAUS[name].order
+    assert (
+        order - 0.25 < observed_order(steps, errors) < order + (1.5 if name == "dopri5" else 0.25)
+    )
+
+
+def test_what_cannot_be_served_is_refused_by_name() -> None:
+    problem = mixture()
+    given = {"denoiser": problem.denoiser, "x_T": problem.x_T, "z": problem.z}
+    good = {"solver": RungeKutta("bosh3"), "grid": problem.grid("log-SNR", 20)}
+    for wrong, message in (
+        ({"solver": DDIM()}, r'no embedded pair.*RungeKutta\("bosh3"\)'),
+        ({"solver": RungeKutta("rk4")}, "no embedded pair"),
+        ({"grid": good["grid"].reversed()}, "from noise to data"),
+        ({"grid": TimeGrid.uniform_time(VPLinear(), 5, t_min=0.0)}, "finite log-SNR at both ends"),
+        ({"grid": TimeGrid.ddim_stride(DDPM(), 10)}, "finite log-SNR at both ends"),
+        ({"rtol": 0.0, "atol": 0.0}, "neither below 0"),
+        ({"rtol": -1.0}, "neither below 0"),
+        ({"atol": math.nan}, "neither below 0"),
+        ({"z": PerStep([problem.z])}, "pass one z"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            adaptive_grid(**given | good | wrong)
+    with pytest.raises(ToleranceError, match=r"rtol=1e-20 .* below the rounding of torch.float64"):
+        adaptive_grid(**given, **good, rtol=1e-20, atol=0.0)
+    with pytest.raises(ToleranceError, match=r"tolerances\. Rounding in"):
+        noisy = lambda x, t, z: problem.denoiser(x, t, z) + torch.randn_like(x)  # noqa: E731
+        adaptive_grid(noisy, problem.x_T, problem.z, **good, rtol=1e-9, atol=1e-9)
+    with pytest.raises(ToleranceError, match="is off by nan"):
+        adaptive_grid(lambda x, t, z: x * math.nan, problem.x_T, problem.z, **good)
+    with pytest.raises(ValueError, match="'data' or 'noise': 'x_0'"):
+        RungeKutta("rk4", "x_0")
