@@ -3,7 +3,15 @@
 import json
 from pathlib import Path
 
-CLOCK = ("created", "seconds", "wall_seconds", "seconds_per_pair", "git", "command")
+CLOCK = (
+    "created",
+    "seconds",
+    "seconds_of_last_session",
+    "wall_seconds",
+    "seconds_per_pair",
+    "git",
+    "command",
+)
 
 
 def plain(value):

@@ -3,16 +3,19 @@
     python -m synthetic_faces.pool --role arcface --identities 1000 --out <dir>
 
 A finished pool is a folder with ``images.npy`` (n, size, size, 3) uint8, ``meta.csv`` with one row
-per picture, and ``spec.json``. While it is being rendered the pictures lie in ``shards/``.
+per picture, ``spec.json``, and ``sums.json`` with the SHA-256 of the first two. While it is being
+rendered the pictures lie in ``shards/``.
 """
 
 import argparse
 import csv
+import hashlib
 import io
 import json
 import multiprocessing
 import os
 import shutil
+import sys
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache, partial
 from pathlib import Path
@@ -48,6 +51,10 @@ class Pool:
 
 class PoolMismatch(ValueError):
     """The folder holds a pool of another spec or of another generator version."""
+
+
+class PoolDamaged(ValueError):
+    """A file of a finished pool is not the one that was rendered."""
 
 
 def to_uint8(picture: torch.Tensor) -> NDArray:
@@ -126,7 +133,26 @@ def _merge(spec: PoolSpec, directory: Path, shards: list[int]) -> None:
     table.writeheader()
     table.writerows(rows)
     write_whole(directory / "meta.csv", lambda file: file.write(text.getvalue().encode()))
+    sums = {"images.npy": _sum(unfinished), "meta.csv": _sum(directory / "meta.csv")}
+    write_whole(directory / "sums.json", lambda file: file.write(json.dumps(sums).encode()))
     os.replace(unfinished, directory / "images.npy")
+
+
+def _sum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _require_whole(directory: Path) -> None:
+    """Compares a pool with its checksums; pools of earlier versions have none."""
+    path = directory / "sums.json"
+    try:
+        sums = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        wrong = [name for name, known in sums.items() if _sum(directory / name) != known]
+    except (ValueError, AttributeError, OSError):
+        wrong = ["sums.json"]
+    if wrong:
+        raise PoolDamaged(f"{directory / wrong[0]}: not the file that was rendered, or damaged")
 
 
 def open_pool(directory: Path) -> Pool:
@@ -134,10 +160,12 @@ def open_pool(directory: Path) -> Pool:
 
     Raises:
         FileNotFoundError: the folder holds no finished pool.
+        PoolDamaged: a file of it is not what was rendered.
     """
     for name in ("spec.json", "images.npy", "meta.csv"):
         if not (directory / name).is_file():
             raise FileNotFoundError(f"{directory / name} is missing; run render_pool to finish it")
+    _require_whole(directory)
     spec = PoolSpec(**json.loads((directory / "spec.json").read_text(encoding="utf-8"))["spec"])
     with (directory / "meta.csv").open(newline="", encoding="utf-8") as lines:
         rows = list(csv.DictReader(lines))
@@ -153,6 +181,8 @@ def render_pool(
 ) -> Pool:
     """Renders a pool, continues one that was interrupted, or opens one that is finished.
 
+    A finished pool that is damaged is said in one line and rendered again.
+
     Args:
         spec: what to render.
         directory: an empty or absent folder, or one with the same spec.
@@ -166,29 +196,38 @@ def render_pool(
     """
     directory = Path(directory)
     _check_spec(spec, directory)
-    if not (directory / "images.npy").is_file():
-        (directory / "shards").mkdir(exist_ok=True)
-        shards = list(range(0, len(spec), _SHARD))
-        missing = [first for first in shards if not _shard_path(directory, first).is_file()]
-        done = sum(min(_SHARD, len(spec) - f) for f in shards if f not in set(missing))
-        render = partial(_render_shard, spec, directory)
-        with tqdm(
-            total=len(spec),
-            initial=done,
-            unit="image",
-            desc=f"{spec.role} faces",
-            disable=not progress,
-        ) as bar:
-            if workers < 1:
-                for first in missing:
-                    bar.update(render(first))
-            elif missing:
-                # Forking a process that has used torch's thread pool may hang, hence spawn.
-                context = multiprocessing.get_context("spawn")
-                with context.Pool(min(workers, len(missing))) as processes:
-                    for count in processes.imap_unordered(render, missing):
-                        bar.update(count)
-        _merge(spec, directory, shards)
+    if (directory / "images.npy").is_file():
+        try:
+            pool = open_pool(directory)
+            shutil.rmtree(directory / "shards", ignore_errors=True)
+            return pool
+        except PoolDamaged as error:
+            print(f"{error}; the pool is rendered again", file=sys.stderr)
+            (directory / "images.npy").unlink()
+        except FileNotFoundError:
+            (directory / "images.npy").unlink()
+    (directory / "shards").mkdir(exist_ok=True)
+    shards = list(range(0, len(spec), _SHARD))
+    missing = [first for first in shards if not _shard_path(directory, first).is_file()]
+    done = sum(min(_SHARD, len(spec) - f) for f in shards if f not in set(missing))
+    render = partial(_render_shard, spec, directory)
+    with tqdm(
+        total=len(spec),
+        initial=done,
+        unit="image",
+        desc=f"{spec.role} faces",
+        disable=not progress,
+    ) as bar:
+        if workers < 1:
+            for first in missing:
+                bar.update(render(first))
+        elif missing:
+            # Forking a process that has used torch's thread pool may hang, hence spawn.
+            context = multiprocessing.get_context("spawn")
+            with context.Pool(min(workers, len(missing))) as processes:
+                for count in processes.imap_unordered(render, missing):
+                    bar.update(count)
+    _merge(spec, directory, shards)
     shutil.rmtree(directory / "shards", ignore_errors=True)
     return open_pool(directory)
 

@@ -38,7 +38,7 @@ def drive(environ: dict, plan: dict) -> tuple[list[int], str]:
         timeout=2900,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.strip().splitlines()[-1]), done.stderr
+    return json.loads(done.stdout.strip().splitlines()[-1])["statuses"], done.stderr
 
 
 @pytest.fixture(scope="module")

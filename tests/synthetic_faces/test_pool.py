@@ -1,14 +1,16 @@
 """Pools: resumable, bit-identical, refusing to mix specs."""
 
 import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from synthetic_faces import pool as pool_module
 from synthetic_faces.identity import sample_identity
-from synthetic_faces.pool import PoolMismatch, open_pool, render_pool
+from synthetic_faces.pool import PoolDamaged, PoolMismatch, open_pool, render_pool
 from synthetic_faces.pool_spec import PoolSpec, probe_specs, scene
 from synthetic_faces.roles import FIRST_APPEARANCE
 
@@ -33,7 +35,9 @@ def test_a_finished_pool_has_pictures_labels_and_metadata(finished):
     assert pool.labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
     assert pool.meta["identity_seed"][0] == 13_000_003
     assert pool.spec == SPEC
-    assert sorted(p.name for p in directory.iterdir()) == ["images.npy", "meta.csv", "spec.json"]
+    assert sorted(p.name for p in directory.iterdir()) == [
+        "images.npy", "meta.csv", "spec.json", "sums.json",
+    ]  # fmt: skip
 
 
 def test_a_finished_pool_is_reused(finished, monkeypatch):
@@ -71,6 +75,25 @@ def test_a_killed_pool_continues_with_the_same_bytes(finished, tmp_path, monkeyp
     assert rendered == [4, 8]
     for name in ("images.npy", "meta.csv", "spec.json"):
         assert (tmp_path / "p" / name).read_bytes() == (directory / name).read_bytes()
+
+
+@pytest.mark.parametrize("name", ["images.npy", "meta.csv", "sums.json"])
+@pytest.mark.parametrize("damage", ["bit", "cut", "gone"])
+def test_a_damaged_pool_is_said_and_rendered_again(finished, tmp_path, capsys, name, damage):
+    pool, directory = finished
+    copy = Path(shutil.copytree(directory, tmp_path / "p"))
+    data = bytearray((copy / name).read_bytes())
+    data[-9] ^= 1
+    if damage == "gone":
+        (copy / name).unlink()
+    else:
+        (copy / name).write_bytes(data if damage == "bit" else data[:-9])
+        with pytest.raises(PoolDamaged, match=r"not the file that was rendered"):
+            open_pool(copy)
+    again = render_pool(SPEC, copy, workers=0, progress=False)
+    assert np.array_equal(again.images, pool.images)
+    assert again.meta["capture"].tolist() == pool.meta["capture"].tolist()
+    assert capsys.readouterr().err.count("rendered again") == (damage != "gone")
 
 
 def test_workers_do_not_change_the_pictures(finished, tmp_path):

@@ -1,0 +1,145 @@
+"""Fifty random SIGKILLs over the tasks: every run ends as an undisturbed one, byte by byte."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from run_directories import contents
+from safetensors.numpy import load_file
+from tiny_profile import ROOT, ROWS, overrides
+
+from adjointdeis.harness.check_run import check_run, run_directories
+
+DRIVER = ROOT / "tests" / "killed.py"
+
+
+def table(tiny: Path, root: Path) -> dict:
+    """Two rows of morphs, three pairs in batches of two."""
+    gone = [row for row in ROWS if row not in ("dim_a", "exact")]
+    dropped = tuple(f"rows.{row}." for row in gone)
+    lines = [x for x in overrides(tiny, root / "run", root=root) if not x.startswith(dropped)]
+    return {"arguments": [*lines, *(f"~rows.{row}" for row in gone)]}
+
+
+def sweep(tiny: Path, root: Path) -> dict:
+    """Two seeds of the same, each in a folder of its own."""
+    plan = table(tiny, root)
+    lines = [x for x in plan["arguments"] if not x.startswith("paths.run=")]
+    folder = f"hydra.sweep.dir={root}/sweep"
+    return {"arguments": [*lines, "~rows.exact", "seed=0,1", folder], "multirun": True}
+
+
+def tuned(tiny: Path, root: Path) -> dict:
+    """Eight updates of weights, a checkpoint after each."""
+    return {
+        "arguments": [
+            "task=fine_tuning", "~task.problem.steps", "~task.problem.raise_by",
+            "task.problem._target_=fine_tuned_toy.Toy", "task.steps=8", "task.checkpoint_every=1",
+            "task.optimizer.lr=0.05", "logger=none", f"paths.run={root}/run", f"paths.root={root}",
+        ]
+    }  # fmt: skip
+
+
+def photographs(tiny: Path, root: Path) -> dict:
+    """Drawn people as if downloaded: folds, two trainings, pairs, morphs, judges."""
+    drawn = tiny.parent / "drawn"
+    if not drawn.exists():
+        draw_set(drawn)
+    network = {
+        "image_size": 16, "patch_size": 4, "model_channels": 8, "channel_mult": "[1,2]",
+        "encoder_channel_mult": "[1,2]", "attention_resolutions": "[2]", "embed_channels": 16,
+        "code_channels": 16,
+    }  # fmt: skip
+    gone = ("webmorph", "opencv", "fast_dim", "exact_10", "adjoint_deis_10")
+    return {
+        "arguments": [
+            "+experiment=frll/quick", f"paths.root={root}", f"paths.run={root}/run",
+            f"data.root={drawn}/set", f"task.faces={drawn}/faces", "judges=none", "logger=none",
+            f"assets.root={tiny}/profile", "task.selectors=[arcface.safetensors]",
+            "assets.identity=[guide.safetensors]", "assets.recognisers=[adaface.safetensors]",
+            "task.folds=2", "task.pairs_per_group=2", "task.training.initial=null",
+            "task.training.steps=4", "task.training.checkpoint_every=1",
+            "task.training.batch_size=4", "task.training.warmup=1",
+            "task.training.quality_faces=0", "protocol.fmr=[0.4]", "protocol.replicates=0",
+            "optimisation.steps=2", "rows.dim_a.sampling_steps=4",
+            *(f"~rows.{row}" for row in gone),
+            *(f"rows.{row}.encoding_steps=10" for row in ("dim_a", "exact_5")),
+            *(f"++task.training.network.{key}={value}" for key, value in network.items()),
+        ]
+    }  # fmt: skip
+
+
+def draw_set(drawn: Path) -> None:
+    """`set/` as downloaded and `faces/` aligned, of twelve drawn people."""
+    from tiny_profile import draw_face, write_landmarks
+
+    from adjointdeis.faces.image_io import write_image
+
+    rows = ["face_id,face_age,face_gender,face_eth"]
+    for k in range(12):
+        for capture in ("03", "08"):
+            for folder in ("set", "faces"):
+                face = draw_face(k, capture == "08")
+                write_image(drawn / folder / f"{k + 1:03d}_{capture}.png", face)
+        rows.append(f"{k + 1:03d},30,{('female', 'male')[k // 6]},north")
+    write_landmarks(drawn / "faces")
+    (drawn / "set" / "london_faces_info.csv").write_text("\n".join(rows) + "\n")
+
+
+def drive(environ: dict, plan: dict, moments: list) -> tuple[list[int], float]:
+    done = subprocess.run(
+        [sys.executable, str(DRIVER), json.dumps({**plan, "moments": moments})],
+        env=environ | {"PYTHONPATH": ":".join(p for p in sys.path if p)},
+        capture_output=True,
+        text=True,
+        timeout=2900,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.strip().splitlines()[-1])
+    assert found["statuses"][-1] == 0, done.stderr[-3000:]
+    return found["statuses"], found["cpu"]
+
+
+def result_of(root: Path) -> dict[str, object]:
+    """Everything that the runs below a folder left, without the clock, curves and checkpoints."""
+    found: dict[str, object] = {}
+    for run in run_directories(root):
+        assert check_run(run) == []
+        for name, value in contents(run).items():
+            if not name.endswith(".ckpt"):
+                found[f"{run.relative_to(root)}/{name}"] = value
+        for path in run.rglob("*.safetensors"):
+            tensors = {k: v.tobytes() for k, v in load_file(path).items()}
+            found[f"{run.relative_to(root)}/{path.relative_to(run)}"] = tensors
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(6 * 3600)
+@pytest.mark.parametrize(
+    ("task", "kills"),
+    [(table, 20), (sweep, 10), (tuned, 10), (photographs, 10)],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_killed_at_random(
+    tiny, tmp_path, environ, task: Callable[[Path, Path], dict], kills: int
+) -> None:
+    _, cpu = drive(environ, task(tiny, tmp_path / "calm"), [])
+    expected = result_of(tmp_path / "calm")
+    draw = np.random.default_rng(len(task.__name__))
+    struck = runs = 0
+    while struck < kills:
+        root = tmp_path / f"killed{runs}"
+        moments = [[float(draw.uniform(0, cpu)), "cpu"] for _ in range(min(8, kills - struck))]
+        statuses, _ = drive(environ, task(tiny, root), moments)
+        struck, runs = struck + statuses.count(-signal.SIGKILL), runs + 1
+        found = result_of(root)
+        assert sorted(found) == sorted(expected)
+        for name, value in expected.items():
+            assert found[name] == value, name
+    print(f"{task.__name__}: {struck} kills in {runs} runs of {cpu:.1f} s each, no byte differs")
