@@ -15,9 +15,10 @@ import unicodedata
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any, Literal, Protocol
+from typing import IO, TYPE_CHECKING, Any, Literal, Protocol
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 # Longest first: the mark of UTF-32 begins with that of UTF-16.
 _MARKS = (
@@ -90,7 +91,7 @@ def _size(path: Readable) -> int:
 
 def read_arrays(
     path: Path, error: type[Exception] = ValueError, largest: int = 2**30
-) -> dict[str, np.ndarray]:
+) -> "dict[str, np.ndarray]":
     """Arrays of a .npz file by name, or that of a .npy file under the name ``""``; no pickles.
 
     Args:
@@ -101,6 +102,9 @@ def read_arrays(
     Raises:
         error: No such file, too large, or not such a file; names it.
     """
+    # Only here: the command line shows its help before numpy is loaded.
+    import numpy as np
+
     try:
         if not path.is_file():
             raise OSError("no such file")

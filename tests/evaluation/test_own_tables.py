@@ -103,7 +103,7 @@ def test_matrices(tmp_path):
     with pytest.raises(ScoreError, match=r"shape \(3, 3\), but .* names 3 rows and .* 2|3 columns"):
         read("matrix", [paths[0], paths[1], _two(tmp_path)], labels)
     np.save(tmp_path / "o.npy", np.array([{"a": 1}], dtype=object))
-    with pytest.raises(ScoreError, match=r"o\.npy: not a matrix"):
+    with pytest.raises(ScoreError, match=r"o\.npy: not a file of arrays"):
         read("matrix", [tmp_path / "o.npy", *paths[1:]], labels)
 
 

@@ -435,8 +435,10 @@ def test_a_number_where_a_path_belongs(tiny, tmp_path, key: str) -> None:
 
 @pytest.mark.parametrize("limit", [0, -3])
 def test_a_limit_below_one(tiny, tmp_path, limit: int) -> None:
-    line = failure(overrides(tiny, tmp_path / "run", f"data.limit={limit}"))
-    assert f"data.limit={limit}: expected 1 or more" in line
+    with pytest.raises(
+        SystemExit, match=rf"data\.limit={limit}: expected a whole number, 1 or more"
+    ):
+        launch(composed(overrides(tiny, tmp_path / "run", f"data.limit={limit}")))
 
 
 def test_a_limit_takes_pairs_spread_over_the_list(tiny) -> None:
