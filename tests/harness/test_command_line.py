@@ -24,6 +24,11 @@ data:
 """
 
 
+def slow(value: object) -> object:
+    """A value of a test that `make studies` runs."""
+    return pytest.param(value, marks=pytest.mark.slow, id=str(value))
+
+
 def refusal(*arguments: str) -> str:
     with pytest.raises(ConfigError) as caught:
         check_overrides(CONF, arguments)
@@ -52,7 +57,7 @@ def test_an_override_without_its_plus_gets_the_hint_of_hydra() -> None:
     assert text.endswith("To append to your default list use +experiment=quickstart")
 
 
-@pytest.mark.parametrize("flag", ["--config-dir", "-cd"])
+@pytest.mark.parametrize("flag", ["--config-dir", slow("-cd")])
 def test_a_folder_of_the_users_is_searched(own: Path, flag: str, monkeypatch) -> None:
     folder = [flag, str(own)]
     check_overrides(CONF, [*folder, "+experiment=mine", "gradient=my_adjoint", "+site=lab"])
@@ -111,7 +116,8 @@ def test_every_sweep_of_hydra_passes(sweep: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "interval", ["interval(0.01,1)", "tag(log, interval(0.01, 1))", "float(interval(1, 2))"]
+    "interval",
+    [slow("interval(0.01,1)"), "tag(log, interval(0.01, 1))", slow("float(interval(1, 2))")],
 )
 def test_an_interval_is_for_a_sweeper_that_searches(interval: str, monkeypatch, tmp_path) -> None:
     text = refusal("-m", *SWEPT, f"optimizer.lr={interval}")
@@ -186,10 +192,10 @@ def test_a_run_with_a_folder_and_a_path_of_ones_own(own, tmp_path, started, envi
 @pytest.mark.parametrize(
     "allocation",
     [
-        {"SLURM_NTASKS": "4"},
+        slow({"SLURM_NTASKS": "4"}),
         {"SLURM_NTASKS": "4", "SLURM_PROCID": "3", "SLURM_LOCALID": "3"},
-        {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_STEP_NUM_TASKS": "2"},
-        {"SLURM_NTASKS": "1", "SLURM_NTASKS_PER_NODE": "8", "SLURM_NNODES": "4"},
+        slow({"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_STEP_NUM_TASKS": "2"}),
+        slow({"SLURM_NTASKS": "1", "SLURM_NTASKS_PER_NODE": "8", "SLURM_NNODES": "4"}),
     ],
     ids=str,
 )
