@@ -65,8 +65,7 @@ class Standing:
         error: geometric mean of the errors against the flow.
         numbers: geometric means of bias, spread and own (the error against the sampler); medians
             of cosine, ratio, seconds and bytes.
-        price: evaluations plus products, the largest over problems.
-        evaluations, products: its two parts.
+        price: evaluations plus products, the largest over problems; both are attributes, too.
         failed: problems on which it gave no gradient that is finite.
     """
 
