@@ -328,6 +328,22 @@ def test_a_backward_pass_in_another_thread_finds_a_kept_value():
         pool.submit(x_0.sum().backward).result()
 
 
+def test_a_view_of_a_weight_made_before_the_run_is_no_kept_value():
+    # It needs nothing of its step, so that every step may go back through it.
+    torch.manual_seed(3)
+    weight = torch.randn(DIM, DIM, dtype=torch.float64, requires_grad=True)
+    view, (x_T, z) = weight.t(), inputs()
+    found = []
+    for method in (Backprop(), DiscreteAdjoint()):
+        x_0 = sample(
+            lambda x, t, z: torch.tanh(x @ view), x_T, z, solver=DDIM(), grid=GRID,
+            gradient=method, parameters=[weight],
+        ).x_0  # fmt: skip
+        with ThreadPoolExecutor() as pool:
+            found.append(pool.submit(torch.autograd.grad, x_0.sum(), weight).result()[0])
+    assert agree(found[1], found[0])
+
+
 @pytest.mark.parametrize("method", [DiscreteAdjoint(), Reversible()], ids=str)
 def test_a_prompt_projected_in_a_preview_is_no_silent_zero(method):
     network, (x_T, z) = ProjectsOnce(True), inputs()

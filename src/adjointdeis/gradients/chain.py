@@ -2,6 +2,7 @@
 
 import gc
 import math
+import threading
 import weakref
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -198,6 +199,29 @@ def detached(tensor: Tensor, requires_grad: bool = True) -> Tensor:
     return tensor.detach().requires_grad_(requires_grad and differentiable)
 
 
+_BEFORE = object()  # marks what was made before the run, which every step may share
+
+
+class RunKey:
+    """Under which nodes carry their marks; it knows which nodes were there before the run.
+
+    Autograd numbers the nodes that a thread makes in their order.
+    """
+
+    def __init__(self) -> None:
+        self._thread = threading.get_ident()
+        with torch.enable_grad():
+            node = torch.zeros((), requires_grad=True).view(()).grad_fn
+        assert node is not None
+        self._first = node._sequence_nr()
+
+    def mark(self, node: Any, mark: object) -> object:
+        """The mark of a node that may have none yet."""
+        here = threading.get_ident() == self._thread
+        before = here and node._sequence_nr() < self._first
+        return node.metadata.setdefault(self, _BEFORE if before else mark)
+
+
 class LeafCheck:
     """Looks for leaves that would silently get no gradient, and for values that were kept.
 
@@ -226,7 +250,7 @@ class LeafCheck:
         edges = (get_gradient_edge(tensor) for tensor in known if tensor.requires_grad)
         self._known = {(edge.node, edge.output_nr) for edge in edges}
         self._suspects: list[weakref.ref[Tensor]] = []
-        self.run: object = None
+        self.run: RunKey | None = None
 
     def look(
         self,
@@ -258,8 +282,8 @@ class LeafCheck:
                 continue
             seen.add(node)
             parents = node.next_functions
-            marked = self.run is not None and parents and not self._is_cast(node)
-            if marked and node.metadata.setdefault(self.run, mark) is not mark:
+            marked = None if not parents or self._is_cast(node) else self.run
+            if marked is not None and marked.mark(node, mark) not in (mark, _BEFORE):
                 raise UnreachableLeafError(
                     "the denoiser keeps a value that it computed in an earlier step (a cache of "
                     f"a projected prompt, of a time embedding or of outputs: {node.name()}), so "

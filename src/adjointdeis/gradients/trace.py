@@ -11,6 +11,7 @@ from torch import Tensor
 from adjointdeis.gradients.chain import (
     Chain,
     NotSupportedError,
+    RunKey,
     detached,
 )
 from adjointdeis.gradients.consistency import (
@@ -128,7 +129,7 @@ class Run:
         if check and any(by.needs):
             last = chain.steps - 1
             self.with_graph = {0, min(1, last), chain.steps // 2, last}
-            by.leaf_check.run = object()
+            by.leaf_check.run = RunKey()
         self.every_step = every_step or not by.theta
         self.black_box, self.observed = black_box, observed
         self.trace = Trace(ContextRecorder((chain.denoiser.denoiser, chain.solver), by.x_T))
