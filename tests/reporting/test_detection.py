@@ -172,6 +172,14 @@ def test_a_control_that_is_not_at_one_half_is_said(tmp_path):
     assert "cnn trained on shuffled labels has" in verdict(result, None)[-1]
 
 
+def test_scores_that_are_turned_round_are_said(tmp_path):
+    """Nothing in a file of scores says which way they go; rates far above one half do."""
+    for d, said in ((-2.0, True), (2.0, False), (0.0, False)):
+        made = read_detection(write_detection(tmp_path / DETECTION, setting_rows({"a": (d, 1.0)})))
+        text = " ".join(verdict(DetectionResult(made, matrix_rows(made, replicates=0), []), None))
+        assert ("worse than chance: is a high score of it bona fide" in text) == said
+
+
 def test_hardening_says_gain_and_cost(tmp_path):
     def rows(trained_on, seen, new):
         attacks = {"seen": (seen, 1.0), "guided": (2.0, 1.0), "new": (new, 1.0)}
