@@ -221,14 +221,12 @@ def _hex(colour: Colour) -> str:
 
 
 def _abbreviations(systems: Mapping[str, str]) -> dict[str, tuple[str, str]]:
-    """The shortest distinct beginnings of the labels, two letters at least."""
-    labels = list(systems.values())
-    found = {}
-    for name, label in systems.items():
-        n = 2
-        while n < len(label) and sum(other[:n] == label[:n] for other in labels) > 1:
-            n += 1
-        found[name] = (label[:n], label)
+    """Two letters for each label, which its box is wide enough for: its first and another of it."""
+    found: dict[str, tuple[str, str]] = {}
+    for number, (name, label) in enumerate(systems.items(), 1):
+        taken = {short for short, _ in found.values()}
+        pairs = (label[0] + letter for letter in label[1:])
+        found[name] = (next((pair for pair in pairs if pair not in taken), str(number)), label)
     return found
 
 
