@@ -48,7 +48,11 @@ from adjointdeis.harness.validation import ConfigError, flat_keys, validate
 # Of YAML, of its encoding, of nodes that hold themselves, of what Hydra expects in it.
 _UNREADABLE = (yaml.YAMLError, ValueError, RecursionError, AttributeError, TypeError)
 _MOST_JOBS = 100_000
-_OPEN = ("rows", "judges", "logger", "assets.published", "task.morphs")
+_DETECTION = ("detectors", "degradations", "weights", "most_pairs")
+_OPEN = (
+    *("rows", "judges", "logger", "assets.published", "task.morphs"),
+    *(f"{task}.{name}" for task in ("task", "task.detection") for name in _DETECTION),
+)
 """Sections whose keys are the user's to choose."""
 
 
