@@ -31,6 +31,8 @@ from adjointdeis.evaluation.groups import MorphScores
 from adjointdeis.evaluation.rates import Rate, rate
 from adjointdeis.evaluation.uncertainty import SubjectDraws, morph_weights
 
+AGGREGATIONS = {"min": np.min, "mean": np.mean, "max": np.max}
+
 
 @dataclass(frozen=True, eq=False)
 class AttackPotential:
@@ -150,9 +152,8 @@ def generalised_attack_potential(
             which would count them twice.
         ScoreError: unequal numbers of attempts, or systems that scored other morphs.
     """
-    aggregations = {"min": np.min, "mean": np.mean, "max": np.max}
-    if over_systems not in aggregations:
-        raise EvaluationError(f"over_systems {over_systems!r}: expected {', '.join(aggregations)}")
+    if over_systems not in AGGREGATIONS:
+        raise EvaluationError(f"over_systems {over_systems!r}: expected {', '.join(AGGREGATIONS)}")
     if not attacks:
         raise EvaluationError("G-MAP needs at least one attack")
     per_attack = []
@@ -168,7 +169,7 @@ def generalised_attack_potential(
                     )
                 per_attempt = per_attempt * (1.0 - np.asarray(ftar[system], dtype=np.float64))
             shares.append(per_attempt.mean())
-        per_attack.append(aggregations[over_systems](shares))
+        per_attack.append(AGGREGATIONS[over_systems](shares))
     return float(np.mean(per_attack))
 
 

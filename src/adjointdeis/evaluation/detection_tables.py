@@ -290,14 +290,3 @@ def headline_tables(rows: Sequence[Row], changed: Sequence[Row] = ()) -> list[Ta
     degradations = dict.fromkeys(row["degradation"] for row in changed)
     found += [hardening_table(changed, degradation) for degradation in degradations]
     return [table for table in found if table is not None]
-
-
-def matrix_tables(rows: Sequence[Row]) -> list[Table]:
-    """Trained on i, tested on j, and every operating point, of each detector and degradation.
-
-    Args:
-        rows: Of `matrix_rows`.
-    """
-    settings = dict.fromkeys((row["detector"], row["degradation"]) for row in rows)
-    made = (matrix_table, points_table)
-    return [make(rows, *setting) for setting in settings for make in made]

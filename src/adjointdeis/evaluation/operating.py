@@ -174,6 +174,28 @@ def operating_points(
     return points
 
 
+def operating_point(
+    table: ScoreTable,
+    system: str,
+    records: Sequence[ThresholdRecord] | None,
+    fmr: float,
+    policy: str,
+    subjects: Subjects | None,
+    draws: SubjectDraws | None,
+    confidence: float,
+) -> OperatingPoint:
+    """The one of `operating_points` at an FMR.
+
+    Raises:
+        EvaluationError: no record at this FMR.
+    """
+    found = operating_points(table, system, records, (fmr,), (policy,), subjects, draws, confidence)
+    for point in found:
+        if point.record.target_fmr == fmr:
+            return point
+    raise EvaluationError(f"no threshold record of {system!r} at FMR {fmr:g}")
+
+
 def require_order(table: ScoreTable, system: str) -> None:
     """Refuses scores whose genuine comparisons lie clearly below the impostors'.
 

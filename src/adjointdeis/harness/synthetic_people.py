@@ -8,7 +8,6 @@ References:
     Face Research Lab London Set: https://doi.org/10.6084/m9.figshare.5047666
 """
 
-import csv
 import io
 import os
 from collections.abc import Iterator, Sequence
@@ -21,7 +20,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from tqdm import tqdm
 
-from adjointdeis.files import write_atomically
+from adjointdeis.files import write_atomically, write_csv
 from synthetic_faces.capture import Capture, sample_capture
 from synthetic_faces.expression import Expression, neutral, smile
 from synthetic_faces.identity import Identity, sample_identity
@@ -138,12 +137,8 @@ def write_people(
                 png = _png(picture, subject, face.name)
                 write_atomically(directory / name, lambda f, png=png: f.write(png), "wb")
     write_landmarks(directory / LANDMARKS, subjects, size)
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(["subject_id", "seed", "sex", "group"])
-    for s in subjects:
-        table.writerow([s.subject_id, s.seed, s.identity.shape.sex, s.identity.shape.group])
-    write_atomically(directory / "subjects.csv", lambda f: f.write(text.getvalue()))
+    table = [(s.subject_id, s.seed, s.identity.shape.sex, s.identity.shape.group) for s in subjects]
+    write_csv(directory / "subjects.csv", [("subject_id", "seed", "sex", "group"), *table])
     readme = README.format(title=title, subjects=len(subjects), size=size, made_by=made_by)
     write_atomically(directory / "README.md", lambda f: f.write(readme))
 
