@@ -79,7 +79,7 @@ def evaluate_attack_potential(
         subjects: Sex and group of each subject, for the policies that need them.
         attempts: R, the number of rows; None is the smallest number of probes of any subject.
         replicates: Draws of the subject bootstrap; 0 leaves it out.
-        seed: Of the draws.
+        seed: Seed of the bootstrap.
         confidence: Level of the intervals, in (0, 1).
 
     Raises:
@@ -146,7 +146,7 @@ def evaluate_generality(
         impostor_policy: Which impostors set the threshold: all, same-sex, same-sex-and-group.
         subjects: Sex and group of each subject, for the policies that need them.
         replicates: Draws of the subject bootstrap; 0 leaves it out.
-        seed: Of the draws.
+        seed: Seed of the bootstrap.
         confidence: Level of the intervals, in (0, 1).
 
     Returns:

@@ -50,8 +50,8 @@ def estimate_thresholds(
     """Threshold records of one system, labelled from the table's metadata and `stated`.
 
     Args:
-        table: `nonmated` rows.
-        system: Whose.
+        table: Comparisons, of which the `nonmated` rows count.
+        system: Name of the recogniser.
         fmr: Target false match rates, as shares.
         impostor_policies: Of `IMPOSTOR_POLICIES`; all but `all` need `subjects`.
         subjects: Sex and group of each subject.

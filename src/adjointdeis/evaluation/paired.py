@@ -160,7 +160,7 @@ def compare_attacks(
         variant: `MMPMR` or `MinMax`: McNemar's test needs a yes or no for every pair.
         subjects: Sex and group of each subject, for the policies that need them.
         replicates: Draws of the subject bootstrap; 0 leaves it out.
-        seed: Of the draws.
+        seed: Seed of the bootstrap.
         confidence: Level of the intervals, in (0, 1).
     """
     if variant not in ("MMPMR", "MinMax"):

@@ -111,8 +111,8 @@ def impostors(
     """Selects the nonmated comparisons of one system by policy.
 
     Args:
-        table: Scores.
-        system: Whose.
+        table: Comparisons of any kind.
+        system: Name of the recogniser.
         policy: One of `IMPOSTOR_POLICIES`.
         subjects: Sex and group of each subject; needed by all policies but `all`.
 

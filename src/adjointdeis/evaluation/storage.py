@@ -43,7 +43,7 @@ def write_scores(table: ScoreTable, path: str | os.PathLike[str]) -> None:
     """Writes a canonical table and its sidecar; the suffix `.parquet` needs pyarrow.
 
     Args:
-        table: Scores.
+        table: The comparisons to write.
         path: The file; its folder is made. The sidecar lies beside it, with `.json` appended.
     """
     path = Path(path)

@@ -68,7 +68,7 @@ def choose_subjects(per_sex: int, role: str = "test", prefix: str = "") -> list[
 
     Args:
         per_sex: identities per sex.
-        role: whose seeds, see :mod:`synthetic_faces.roles`; those of two roles share nobody.
+        role: name of a set of seeds, see :mod:`synthetic_faces.roles`; two roles share nobody.
         prefix: letters before the digits of each id, so that two folders have no id in common.
     """
     chosen: list[Person] = []
@@ -121,7 +121,7 @@ def write_people(
 
     Args:
         directory: where to.
-        subjects: whose.
+        subjects: the people to render.
         size: side in pixels.
         title, made_by: heading and last words of the README.
         progress: show a bar.
@@ -149,7 +149,7 @@ def write_landmarks(path: Path, subjects: Sequence[Person], size: int = 64) -> N
     Args:
         path: the ``.npz`` file: ``stems`` such as 001_03, ``points`` (pictures, 189, 2) in pixels,
             pixel centres at integers, of which the first 68 are iBUG's, and ``size``.
-        subjects: whose.
+        subjects: the people whose landmarks are written.
         size: side of the pictures in pixels.
     """
     renderer = Renderer()
