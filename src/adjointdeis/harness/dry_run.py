@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adjointdeis.evaluation.markdown import table
 from adjointdeis.faces.datasets.pairs import MorphPair
 from adjointdeis.harness.batch_size import memory_taken
 from adjointdeis.morphing.attack import Attack, Workbench
@@ -130,7 +129,8 @@ def time_identity(identity: Any, bench: Workbench, batch: int) -> UnitTimes:
 
 def cost_table(rows: Sequence[Mapping[str, Any]], device: torch.device, batch: int) -> str:
     """The costs as a text table."""
-    lines = []
+    head = ("attack", "pairs", "NFE (paper)", "counted", "hours", "GiB")
+    lines: list[tuple[str, ...]] = [head]
     for row in rows:
         counted = f"{row['encode'] + row['forward']}"
         for key, name in (("vjps", "VJPs"), ("loss_gradients", "loss gradients")):
@@ -146,14 +146,17 @@ def cost_table(rows: Sequence[Mapping[str, Any]], device: torch.device, batch: i
                 "-" if row["gib"] is None else f"{row['gib']:.2f}",
             )
         )
-    head = ("attack", "pairs", "NFE (paper)", "counted", "hours", "GiB")
+    widths = [max(len(line[k]) for line in lines) for k in range(len(head))]
+    text = [
+        "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) for line in lines
+    ]
     total = sum(row["hours"] or 0 for row in rows)
-    return (
-        f"{table(head, lines)}\n"
+    text.append(
         f"On {device}, {batch} pairs at a time: about {total:.2f} hours for what is listed in "
         "hours. Networks, shapes and devices were tried; nothing was run. Encodings in the cache "
         "cost nothing, the judges' scoring is not in it."
     )
+    return "\n".join(text)
 
 
 def _pulled_back(denoiser: Callable, x: Tensor, t: Tensor, z: Tensor) -> Tensor:
