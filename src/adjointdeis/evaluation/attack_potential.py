@@ -103,6 +103,8 @@ def bootstrap_attack_potential(
     """Shape (B, R, C): MAP in every replicate of the subject bootstrap.
 
     Args:
+        draws: Multiplicities of the subjects.
+        groups, attempts: As for `attack_potential`.
         taus: each system's thresholds, shape (B,), or one fixed threshold; oriented.
     """
     systems = _same_morphs(groups)

@@ -85,6 +85,11 @@ def conditions(table: ScoreTable, system: str) -> dict[str, str]:
 def draw_for(table: ScoreTable, replicates: int, seed: int) -> SubjectDraws:
     """Bootstrap draws over all people of a table.
 
+    Args:
+        table: Comparisons that name their people.
+        replicates: How many draws.
+        seed: Seed of the draws.
+
     Where the impostor pairs and the morphs share no person, the two groups are drawn apart, for
     then they are two samples; otherwise they are drawn as one.
     """
@@ -123,6 +128,16 @@ def operating_points(
     confidence: float,
 ) -> list[OperatingPoint]:
     """A system's thresholds: those given for it, checked, or estimates from the table.
+
+    Args:
+        table: Comparisons; estimates and replicates come from its `nonmated` rows.
+        system: Name of the recogniser.
+        records: Thresholds to use, of any systems; None estimates them.
+        fmr: Target false match rates, as shares; ignored where `records` are given.
+        policies: Impostor policies, likewise.
+        subjects: Sex and group of each subject, for the policies that need them.
+        draws: Bootstrap draws of the people; None gives no replicates.
+        confidence: Level of the interval of the realised FMR.
 
     Raises:
         PolicyError: no record of this system, or impostors that a policy cannot select.
