@@ -158,6 +158,17 @@ def test_pixels_and_vectors_are_the_same_grid(tmp_path):
     assert "1 & 2" in words and "m < n" in words
 
 
+def test_boxes_of_labels_with_one_beginning_are_told_apart_in_two_letters(tmp_path):
+    face = tmp_path / "face.png"
+    Image.new("RGB", (8, 8)).save(face)
+    labels = ["faceplugin", "MobileFaceNet", "MobileFace", "M", "dlib ResNet"]
+    morph = (face, "A", [(label, "yes") for label in labels])
+    row = pair_strip("1", [("a", face), ("b", face)], [morph], str)
+    found = [i for i in morph_grid([row], labels, "").items if isinstance(i, Text)]
+    boxes = [item.line for item in found if item.anchor == "mm"]
+    assert boxes == ["fa", "Mo", "Mb", "4", "dl"]
+
+
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no LaTeX on this machine")
 def test_the_latex_compiles(report, tmp_path):
     tables = sorted((report / "tables").glob("*.tex"))

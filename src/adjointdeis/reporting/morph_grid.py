@@ -236,13 +236,11 @@ def _hex(colour: Colour) -> str:
 
 
 def _abbreviations(labels: Sequence[str]) -> dict[str, str]:
-    """The shortest distinct beginning of every label, two letters at least."""
-    found = {}
-    for label in labels:
-        n = 2
-        while n < len(label) and sum(other[:n] == label[:n] for other in labels) > 1:
-            n += 1
-        found[label] = label[:n]
+    """Two letters for each label, which its box is wide enough for: its first and another of it."""
+    found: dict[str, str] = {}
+    for number, label in enumerate(labels, 1):
+        pairs = (label[0] + letter for letter in label[1:])
+        found[label] = next((pair for pair in pairs if pair not in found.values()), str(number))
     return found
 
 
