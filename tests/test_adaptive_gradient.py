@@ -119,7 +119,7 @@ def test_what_it_cannot_serve_is_named() -> None:
     problem = drawn("gaussian", "distance", 1)
     x_T, z = wanted(problem)
     for tolerance in (0.0, -1.0, math.nan, math.inf):
-        with pytest.raises(ValueError, match="expected a number above 0, such as 0.05"):
+        with pytest.raises(ValueError, match="expected a number above 0, such as"):
             planned(problem, x_T, z, gradient_tol=tolerance)
     with pytest.raises(ValueError, match="nothing requires a gradient"):
         planned(problem, problem.x_T, problem.z)

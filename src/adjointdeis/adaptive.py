@@ -141,10 +141,10 @@ def adaptive_gradient(
     r"""Sampler, number of steps and memory plan of a gradient that is as exact as is asked for.
 
     The gradient is that of the probability-flow ODE without steps, and :class:`Certified` estimates
-    how far one of N steps is from it. DPM-Solver++ 2M and the classical Runge-Kutta method are tried
-    on grids uniform in log-SNR: each time the one that should be within the tolerance for less, by
-    its last estimate e, at :math:`N (e / \mathrm{tol})^{1/p}` steps, but at most twice as many as
-    it had. The first estimate within the tolerance decides. The memory is that of
+    how far one of N steps is from it. DPM-Solver++ 2M and the classical Runge-Kutta method are
+    tried on grids uniform in log-SNR: each time the one that should be within the tolerance for
+    less, by its last estimate e, at :math:`N (e / \mathrm{tol})^{1/p}` steps, but at most twice as
+    many as it had. The first estimate within the tolerance decides. The memory is that of
     ``DiscreteAdjoint(budget="auto")``: half of what is free, spent on fewer evaluations.
 
     What was chosen serves every later gradient of a similar problem, as in an optimisation; all
@@ -178,8 +178,8 @@ def adaptive_gradient(
     cost, method, best = Cost(), DiscreteAdjoint(budget="auto"), (math.inf, "")
     wanted = {solver: _FIRST for solver, _ in _TRIED}
     while wanted:
-        solver, stages = min(
-            (pair for pair in _TRIED if pair[0] in wanted),
+        solver, _ = min(
+            ((solver, stages) for solver, stages in _TRIED if solver in wanted),
             key=lambda pair: wanted[pair[0]] * pair[1],
         )
         steps = wanted[solver]
@@ -202,9 +202,10 @@ def adaptive_gradient(
         if wanted[solver] > most_steps:
             del wanted[solver]
     raise ToleranceError(
-        f"gradient_tol={gradient_tol:g} is not reached with {most_steps} steps: the least estimate "
-        f"is {best[0]:.2g}, of {best[1]}. Rounding in {x_T.dtype}, or a network with kinks, may be "
-        f"larger; call adaptive_gradient(..., gradient_tol={1.1 * best[0]:.2g}), or raise most_steps"
+        f"gradient_tol={gradient_tol:g} is not reached with {most_steps} steps: the least "
+        f"estimate is {best[0]:.2g}, of {best[1]}. Rounding in {x_T.dtype}, or a network with "
+        f"kinks, may be larger; call adaptive_gradient(..., gradient_tol={1.1 * best[0]:.2g}), or "
+        "raise most_steps"
     )
 
 

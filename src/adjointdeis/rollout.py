@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adjointdeis.diffusion.conditions import PerStep, divided
+from adjointdeis.diffusion.conditions import divided
 from adjointdeis.diffusion.grid import TimeGrid
 from adjointdeis.diffusion.noise import Noise, ReversedNoise, as_noise, rows_of_noise
 from adjointdeis.gradients import (
