@@ -114,6 +114,9 @@ def test_equal_methods_share_a_place_and_nobody_places_behind_nothing() -> None:
     ]  # fmt: skip
     assert [one.place for one in found[3:]] == [None, None]
     assert [one.method for one in first(rows, "x_T", 20)] == ["cheap", "dear", "third"]
+    # The same gradient at another price is no further one.
+    again = [*rows, drawn("dear, again", 0.01, 80)]
+    assert [one.method for one in first(again, "x_T", 20)] == ["cheap", "dear", "third"]
 
 
 def test_two_orders_of_equals_of_a_draw_seldom_differ() -> None:

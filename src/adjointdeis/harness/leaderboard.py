@@ -104,8 +104,9 @@ def cases(
     draws: int,
     each: int,
     network_losses: Sequence[str],
+    committed: bool = True,
 ) -> list[Case]:
-    """The committed set, then ``draws`` sets drawn from ``seed``, ``seed`` + 1, ...
+    """The committed set, if wanted, then ``draws`` sets drawn from ``seed``, ``seed`` + 1, ...
 
     A set has ``each`` problems of every family, which take the losses in turn. Networks are trained
     and not drawn: they belong to the committed set alone, and have losses of their own, for they
@@ -126,6 +127,7 @@ def cases(
     seeds = [COMMITTED, *range(seed, seed + draws)]
     if len(set(seeds)) < len(seeds):
         raise ValueError(f"seed={seed}: {COMMITTED} is the committed set; choose another")
+    seeds = seeds if committed else seeds[1:]
     found = []
     for one in seeds:
         for family in problems:

@@ -6,7 +6,6 @@ products, both of the whole batch.
 """
 
 from collections.abc import Sequence
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +34,8 @@ from adjointdeis.reporting.standings import (
     WORST,
     Row,
     Standing,
-    ahead,
     at_price,
+    contradictions,
     first,
     front,
     placed,
@@ -347,7 +346,7 @@ def _seeds(rows: Sequence[Row], facts: Row) -> tuple[Any, ...]:
             if len(orders) > 1:
                 asked += 1
                 same += all(order == orders[0] for order in orders)
-                against |= {(calculus, part, *pair) for pair in _contradictions(everybody)}
+                against |= {(calculus, part, *pair) for pair in contradictions(everybody)}
     if not lines:
         return (Prose("No set was run at N = 20."),)
     said = "One drawn set: nothing to compare. task.draws=3 draws three."
@@ -362,15 +361,6 @@ def _seeds(rows: Sequence[Row], facts: Row) -> tuple[Any, ...]:
         Prose(said),
         Table("seeds", "First five at N = 20, with their places", header, tuple(lines), fold=False),
     )
-
-
-def _contradictions(sets: Sequence[Sequence[Standing]]) -> set[tuple[str, str]]:
-    """Pairs of which one is ahead on one set and the other on another."""
-    orders = [{(a.method, b.method) for a in found for b in found if ahead(a, b)} for found in sets]
-    return {
-        tuple(sorted(pair))  # type: ignore[misc]
-        for one, other in combinations(orders, 2) for pair in one if pair[::-1] in other
-    }  # fmt: skip
 
 
 def _networks(rows: Sequence[Row]) -> tuple[Any, ...]:

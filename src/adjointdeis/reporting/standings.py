@@ -8,6 +8,7 @@ import math
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import Any
 
 Row = Mapping[str, Any]
@@ -150,9 +151,28 @@ def front(found: Sequence[Standing]) -> list[Standing]:
 
 
 def first(rows: Iterable[Row], part: str, steps: int, count: int = 5) -> list[Standing]:
-    """The first few at one N."""
-    found = placed([one for one in standings(rows, part) if one.steps == steps])
-    return [one for one in found if one.place is not None][:count]
+    """The first few gradients at one N; of methods that give the same one the cheapest."""
+    found: list[Standing] = []
+    for one in placed([one for one in standings(rows, part) if one.steps == steps]):
+        if one.place is not None and not any(_same(one, other) for other in found):
+            found.append(one)
+    return found[:count]
+
+
+def contradictions(sets: Sequence[Sequence[Standing]]) -> set[tuple[str, ...]]:
+    """Pairs of methods of which one is ahead on one set of problems and the other on another."""
+    orders = [{(a.method, b.method) for a in s for b in s if ahead(a, b)} for s in sets]
+    return {
+        tuple(sorted(pair))
+        for one, other in combinations(orders, 2) for pair in one if pair[::-1] in other
+    }  # fmt: skip
+
+
+def _same(one: Standing, other: Standing) -> bool:
+    """Whether two methods err alike on every problem, as exact ones of one sampler do."""
+    return one.logs.keys() == other.logs.keys() and all(
+        abs(log - other.logs[key]) < 1e-6 for key, log in one.logs.items()
+    )
 
 
 def _keys(row: Row) -> Iterator[Problem]:

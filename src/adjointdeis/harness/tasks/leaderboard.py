@@ -41,7 +41,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     entries = chosen(task["methods"])
     todo = cases(
         task["problems"], task["losses"], task["calculi"], cfg.seed or 0, task["draws"],
-        task["each"], task["network_losses"],
+        task["each"], task["network_losses"], bool(task["steps"]),
     )  # fmt: skip
     rows: list[dict[str, Any]] = []
     for number, case in enumerate(todo, 1):
@@ -80,7 +80,9 @@ def chosen(names: Sequence[str] | None) -> list[Entry]:
 
 def _check(task: dict[str, Any]) -> None:
     for key in ("steps", "drawn_steps", "network_steps", "budgets"):
-        if not task[key] or not all(isinstance(n, int) and n > 0 for n in task[key]):
+        if not (task[key] or key == "steps") or not all(
+            isinstance(n, int) and n > 0 for n in task[key]
+        ):
             raise ValueError(f"task.{key}={task[key]}: expected whole numbers above 0")
     if not isinstance(task["each"], int) or task["each"] < 1:
         raise ValueError(f"task.each={task['each']}: expected a whole number above 0")
