@@ -133,7 +133,7 @@ def _check_shape(cfg: DictConfig) -> None:
 
 
 def _check_spelling(node: DictConfig, known: Iterable[str], prefix: str = "") -> None:
-    """A file of the user's may add keys of their own; one that is nearly ours is a slip."""
+    """A user's file may add keys; one that nearly spells a known key is refused."""
     for key in map(str, node):
         if key not in known and (close := difflib.get_close_matches(key, known, 1, 0.8)):
             if close[0] in node:

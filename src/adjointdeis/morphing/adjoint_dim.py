@@ -201,9 +201,9 @@ class _Descent:
             for pair, cost in enumerate(self.costs):
                 details[pair]["nfe"] = cost.counters()
                 details[pair]["stopped_at"] = self.optimisation.stopped.get(pair)
-        dearest = max(self.costs, key=lambda cost: cost.nfe_forward + cost.vjps)
+        costliest = max(self.costs, key=lambda cost: cost.nfe_forward + cost.vjps)
         failed = self.latents.failed | self.optimisation.failed
-        return Morphs(rollout.x_0, dearest, failed, details)
+        return Morphs(rollout.x_0, costliest, failed, details)
 
     def _loss(self, x_0: Tensor, rows: Tensor) -> Tensor:
         self.found = self.distances(x_0, rows)
