@@ -31,6 +31,8 @@ from adjointdeis.evaluation.groups import MorphScores
 from adjointdeis.evaluation.rates import Rate, rate
 from adjointdeis.evaluation.uncertainty import SubjectDraws, morph_weights
 
+AGGREGATIONS = {"min": np.min, "mean": np.mean, "max": np.max}
+
 
 @dataclass(frozen=True, eq=False)
 class AttackPotential:
@@ -54,7 +56,12 @@ class AttackPotential:
         return self.counts / self.n
 
     def rate(self, r: int, c: int, confidence: float = 0.95) -> Rate:
-        """MAP[r, c] with its Wilson interval; r and c count from 1, as in the definition.
+        """MAP[r, c] with its Wilson interval.
+
+        Args:
+            r: How many attempts of each subject must be accepted, 1 or more.
+            c: By how many recognisers, 1 or more.
+            confidence: Of the interval.
 
         Raises:
             EvaluationError: when r or c is outside the matrix.
@@ -101,6 +108,8 @@ def bootstrap_attack_potential(
     """Shape (B, R, C): MAP in every replicate of the subject bootstrap.
 
     Args:
+        draws: Multiplicities of the subjects.
+        groups, attempts: As for `attack_potential`.
         taus: each system's thresholds, shape (B,), or one fixed threshold; oriented.
     """
     systems = _same_morphs(groups)
@@ -150,9 +159,8 @@ def generalised_attack_potential(
             which would count them twice.
         ScoreError: unequal numbers of attempts, or systems that scored other morphs.
     """
-    aggregations = {"min": np.min, "mean": np.mean, "max": np.max}
-    if over_systems not in aggregations:
-        raise EvaluationError(f"over_systems {over_systems!r}: expected {', '.join(aggregations)}")
+    if over_systems not in AGGREGATIONS:
+        raise EvaluationError(f"over_systems {over_systems!r}: expected {', '.join(AGGREGATIONS)}")
     if not attacks:
         raise EvaluationError("G-MAP needs at least one attack")
     per_attack = []
@@ -168,7 +176,7 @@ def generalised_attack_potential(
                     )
                 per_attempt = per_attempt * (1.0 - np.asarray(ftar[system], dtype=np.float64))
             shares.append(per_attempt.mean())
-        per_attack.append(aggregations[over_systems](shares))
+        per_attack.append(AGGREGATIONS[over_systems](shares))
     return float(np.mean(per_attack))
 
 

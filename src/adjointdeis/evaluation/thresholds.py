@@ -123,6 +123,14 @@ class ThresholdRecord:
     ) -> "ThresholdRecord":
         """This record, if it was made under the given conditions; None asks nothing.
 
+        Args:
+            model: Name of the recogniser.
+            model_fingerprint: Digest of its weights.
+            alignment: How faces were cropped.
+            score_type: Whether a larger score means more alike.
+            impostor_policy: Which impostor pairs were compared.
+            data_set: Fingerprint of the faces that it is to judge.
+
         Raises:
             ThresholdMismatch: when a condition differs, or when the record does not state it.
         """
@@ -325,6 +333,12 @@ def rule_of_30(k: int, n: int, fmr: float, k_people: int | None = None) -> str:
 
     With at least 30 errors the true rate lies within 30% of the observed one at 90% confidence,
     for independent comparisons; with none, the 95% upper bound is 3/n.
+
+    Args:
+        k: False matches.
+        n: Impostor comparisons.
+        fmr: Target false match rate, a share.
+        k_people: Pairs of people with a false match; None where people are unknown.
     """
     needed = f"{math.ceil(30 / fmr):,}" if fmr >= 1e-12 else "more than any number of"
     same = "" if k_people in (None, k) else f" ({k_people:,} pairs of people)"
