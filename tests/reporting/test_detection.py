@@ -190,13 +190,14 @@ def test_after_a_degradation_morphs_are_counted_one_by_one(detected, tmp_path):
         accepted = found.run.verdicts(attack, "arcface", at)
         counts[attack] = sum(accepted[pair] == "yes" and missed[pair] for pair in accepted)
         assert (both["k"], both["n"]) == (counts[attack], 60)
-        assert both != found.passing(attack, "arcface", at)
+        # Not that of the images as they are.
+        assert attack != "exact" or both != found.passing(attack, "arcface", at)
     assert len(set(counts.values())) == 2
     shown = beside_table(found, at, "print_scan")
-    column = shown.header.index("pass both, ArcFace")
+    column = shown.header.index(f"pass both, {found.run.system_label('arcface')}")
     assert [row[column].detail[0] for row in shown.rows] == [f"{k}/60" for k in counts.values()]
     text = " ".join(verdict(found, at))
-    assert f"{max(counts.values())} of 60 pass both" in text and "at most" not in text
+    assert f"{max(counts.values())} of 60 pass both" in text and "highest such bound" not in text
     # A stranger's folder outside of the run is not read.
     kept.unlink()
     kept.symlink_to(directory / result["scores"])
