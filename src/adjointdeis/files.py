@@ -231,11 +231,12 @@ def read_csv(
 def slug(name: str) -> str:
     """A name from data as one part of a file's name or as an anchor of a page.
 
-    Letters, digits, dashes, underscores and dots stay; a name that needs any change, begins with a
-    dot or is long also gets a digest of itself, so that two names never share a file.
+    Letters, digits, dashes, underscores and dots stay; a name that needs any change, has capitals,
+    begins with a dot or is long also gets a digest of itself, so that two names never share a file,
+    on file systems that take X for x either.
     """
     plain = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
-    if plain == name and name and not name.startswith(".") and len(name.encode()) <= 100:
+    if plain == file_key(name) == name and name[:1] not in ("", ".") and len(name.encode()) <= 100:
         return name
     digest = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:8]
     return f"{plain.lstrip('.')[:40]}-{digest}"

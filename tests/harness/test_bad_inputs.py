@@ -34,6 +34,7 @@ from adjointdeis.harness.validation import ConfigError, check_node, validate
 
 CONF = ROOT / "conf"
 QUICK = ["+experiment=quickstart"]
+_OF_HYDRA = ("_target_", "_partial_", "_convert_")
 NAN, INF = float("nan"), float("inf")
 
 
@@ -74,7 +75,7 @@ MORPH = {
     "data.faces": ("", " ", None, 5, [1], {"a": 1}, "a\0b", "y" * 5000),
     "data.pairs": ("", None, [], 3.5),
     "data.limit": (0, -2, 1.5, "few", NAN),
-    "paths.run": ("/", "", "//", "/..", 5, "a\0b", "x" * 300),
+    "paths.run": ("/", "", "//", "/..", "..", "../..", "a/../..", 5, "a\0b", "x" * 300),
     "paths.outputs": ("", None, 5),
     "assets.name": ("../../evil", "", "a/b"),
     "assets.recognisers": ("arcface.safetensors", [""], [3], None),
@@ -85,6 +86,7 @@ MORPH = {
     "trainer.num_nodes": (0, -1, "all"),
     "trainer.precision": ("8", 8, "half", None),
     "trainer.accelerator": ("quantum", 3, None),
+    "trainer.strategy": ("nonsense", 3, None, "DDP"),
     "execution.precision": ("int8", 16),
     "judges.dlib.landmarker.detection_side": (0, -5, 2.5),
     "optimisation": (5, None, []),
@@ -104,7 +106,53 @@ TRAINING = {
     "task.pool.role": ("evil", "../x"),
     "task.render_workers": (-1, 10**6),
 }
-TRAINED = [(key, value) for key, values in TRAINING.items() for value in values]
+MEASURED = {
+    "task.problems": ([], "gaussian", ["gausian"], [1]),
+    "task.losses": ([], ["rewards"]),
+    "task.calculi": (["pde"], [], "ode"),
+    "task.steps": (5, [], [0], [2.5], [10**9], ["many"], [NAN]),
+    "task.drawn_steps": ([0], 20, None),
+    "task.network_steps": ([-1], []),
+    "task.paths": (1, 0, 2.5, 10**9, None),
+    "task.draws": (-1, 10**6, 1.5),
+    "task.truth.ode": (0, 1, -5, 10**9, "fine", None),
+    "task.budgets": ([], [0], [NAN], 60),
+    "task.methods": ([], "Backprop", [5]),
+    "task.cells": ("", None, 5),
+    "seed": (-1, 2**32),
+}
+DETECTED = {
+    "task.pairs": (5, "pairs.csv", None),
+    "task.pairs.per_sex": (0, 1.5),
+    "task.people.per_sex": (0, -1),
+    "task.people.role": ("evil", "", 5),
+    "task.seen": ("dim_a", ["../x"], [5], None),
+    "task.guided": ([""], {}),
+    "task.only": ("all", [5]),
+    "task.most_pairs.dim_a": (0, -3, NAN, "all"),
+    "task.shuffle_seed": (-1, 1.5, None),
+    "task.detectors.convolutional.steps": (0, -1, NAN, 1.5),
+    "task.detectors.convolutional.learning_rate": (NAN, 0, INF),
+    "task.detectors.convolutional.smoothing": (1, -0.1, NAN),
+    "task.detectors.convolutional.shift": (-1, NAN, 10**9),
+    "task.detectors.convolutional.network.widths": ([], [0], 24),
+    "task.detectors.lbp.cells": (0, -4, 10**9),
+    "task.detectors.lbp.regularisation": (0, -1, NAN, INF),
+    "task.detectors.lbp.feature": ("sift", 5),
+    "task.detectors.demorphing.steps": (0, 1.5),
+    "task.detectors.demorphing.amount": (NAN, -1, INF),
+    "task.degradations.jpeg2000.side": (0, -1, 10**9),
+    "task.degradations.print_scan.noise": (-1, NAN, 2),
+    "task.degradations.print_scan.oversampling": (0, 10**6, 1.5),
+    "task.degradations.print_scan.black": (1, NAN, 0.97),
+    "task.degradations.print_scan.seed": (-1, None),
+    "task.weights.lbp": ("", 5),
+    "task.reconstructed.encoding_steps": (0, NAN, 10**9),
+}
+TRAINED, BOARD, DETECTION = (
+    [(key, value) for key, values in table.items() for value in values]
+    for table in (TRAINING, MEASURED, DETECTED)
+)
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +163,16 @@ def morphing():
 @pytest.fixture(scope="module")
 def training():
     return composed(["task=train/autoencoder"])
+
+
+@pytest.fixture(scope="module")
+def board():
+    return composed(["task=leaderboard"])
+
+
+@pytest.fixture(scope="module")
+def detection():
+    return composed(["+experiment=detection"])
 
 
 def refused(cfg, key: str, value: object) -> None:
@@ -141,20 +199,48 @@ def test_so_it_has_in_a_training(training, key: str, value: object) -> None:
     refused(training, key, value)
 
 
-@pytest.mark.parametrize("cfg", ["morphing", "training"])
-def test_every_number_and_text_of_the_configuration_has_its_values_stated(cfg, request) -> None:
-    left_out = []
+@pytest.mark.parametrize(("key", "value"), BOARD, ids=label)
+def test_so_it_has_on_the_leaderboard(board, key: str, value: object) -> None:
+    refused(board, key, value)
+
+
+@pytest.mark.parametrize(("key", "value"), DETECTION, ids=label)
+def test_so_it_has_for_detectors(detection, key: str, value: object) -> None:
+    refused(detection, key, value)
+
+
+DETECTORS = "callable", "onnx", "torch", "precomputed"
+COMPOSED = {
+    "morphing": [*QUICK, "gradient=surrogate"],
+    "degraded": [*QUICK, "degradation=[jpeg,jpeg2000,print_scan,resize]", "logger=wandb"],
+    "judged": [*QUICK, "judges=[onnx,insightface]", "trainer=slurm"],
+    "detection": ["+experiment=detection", *(f"+detector@task.detectors.{d}={d}" for d in DETECTORS)],
+    "photographs": ["+experiment=frll/table1"],
+    **{
+        name: [f"task={name}"]
+        for name in (
+            path.relative_to(CONF / "task").with_suffix("").as_posix()
+            for path in sorted((CONF / "task").rglob("*.yaml"))
+        )
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COMPOSED)
+def test_every_number_and_text_of_the_configuration_has_its_values_stated(name: str) -> None:
+    cfg, left_out = composed(COMPOSED[name]), []
+    task = cfg.task._target_.split(".")[-2]
 
     def walk(node, prefix: str) -> None:
         for key, value in node.items():
             name = f"{prefix}.{key}" if prefix else str(key)
             if isinstance(value, dict):
                 walk(value, name)
-            elif key not in ("_target_", "_partial_") and not str(value).startswith("${"):
-                if kind_of(name) is None and not stated_by_its_class(node, key):
+            elif key not in _OF_HYDRA and not str(value).startswith("${"):
+                if kind_of(name, task) is None and not stated_by_its_class(node, key):
                     left_out.append(name)
 
-    walk(OmegaConf.to_container(request.getfixturevalue(cfg), resolve=False), "")
+    walk(OmegaConf.to_container(cfg, resolve=False), "")
     assert left_out == []
 
 
@@ -336,7 +422,7 @@ FILES: list[tuple[str, Reader, type[Exception], list[bytes | str]]] = [
         "subjects.csv",
         read_subjects,
         EvaluationError,
-        ["", "sex,age\nf,3\n", "subject_id,sex\na\n", "subject_id,sex\na,f\na,m\n", b"\xff"],
+        ["", "sex,age\nf,3\n", "subject_id,sex\n", "subject_id,sex\na\n", "subject_id,sex\na,f\na,m\n", b"\xff"],
     ),
     (
         "london_faces_info.csv",

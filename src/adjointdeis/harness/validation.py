@@ -57,6 +57,8 @@ _SECTIONS = {
 _PLAIN = ("name", "seed", "force", "dry_run", "threads", "gradient", "judges", "logger")
 _MADE = (
     "rows.*",
+    "degradation.*",
+    "task.degradations.*",
     "gradient",
     "solver",
     "execution",
@@ -89,20 +91,21 @@ def validate(cfg: DictConfig, runs: bool = False) -> None:
     keys = [each for each in _walk(cfg, "") if not each[0].startswith("hydra.")]
     # Plain keys first: rows repeat them by interpolation, and the user wrote the plain one.
     keys.sort(key=lambda each: each[2])
+    task = cfg.task._target_.removeprefix(_TASKS).partition(".")[0]
     for key, value, _, owner in keys:
         # Names below these sections are the user's own, and may be those of options.
         node = isinstance(value, dict) and (
             "_target_" in value or (key.startswith(_OPEN) and key.count(".") < 2)
         )
         if not node and value is not _UNKNOWN and _ours(owner):
-            _check_value(key, value)
+            _check_value(key, value, task)
     for key, value, _, _ in keys:
         if isinstance(value, dict) and "_target_" in value:
             # What a task does with the keys beside its own name is not in its signature.
             if key != "task" and not value["_target_"].startswith(_TASKS):
                 check_node(key, value)
     for key, value, _, _ in keys:
-        pattern = f"{key.partition('.')[0]}.*" if key.count(".") == 1 else key
+        pattern = f"{key.rpartition('.')[0]}.*"
         if isinstance(value, dict) and "_target_" in value and {key, pattern} & set(_MADE):
             _try(key, value)
     if runs and cfg.gradient is not None and cfg.task._target_ in _MORPHING:
@@ -142,9 +145,9 @@ def _check_spelling(node: DictConfig, known: Iterable[str], prefix: str = "") ->
                 )
 
 
-def _check_value(key: str, value: Any) -> None:
+def _check_value(key: str, value: Any, task: str) -> None:
     plain = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_list(value) else value
-    kind = kind_of(key)
+    kind = kind_of(key, task)
     numbers = plain if isinstance(plain, list) else [plain]
     if kind is None and any(isinstance(n, float) and not math.isfinite(n) for n in numbers):
         raise ConfigError(f"{key}={shown(plain)}: expected a finite number")

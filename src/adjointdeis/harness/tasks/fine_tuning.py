@@ -69,14 +69,16 @@ def run(cfg: DictConfig) -> dict[str, Any]:
         "git": git_revision(),
         "steps": trainer.global_step,
         "processes": trainer.world_size,
-        "seconds_of_last_session": round(time.monotonic() - start, 1),
         "cost_per_step": {f.name: getattr(module.cost, f.name) for f in fields(Cost) if f.repr},
         "before": before,
     }
+    seconds = round(time.monotonic() - start, 1)
     if trainer.is_global_zero:
         problem.denoiser.to("cpu")
         result["after"] = _plain(instance.quality(None))
+        # No clock in the weights: a training that was killed and continued leaves the same file.
         _save(problem.denoiser, directory / "weights.safetensors", result)
+        result["seconds_of_last_session"] = seconds
         write_record(directory / "result.json", result)
     return result
 
