@@ -50,7 +50,8 @@ def contents(run: Path) -> dict[str, object]:
         elif path.suffix == ".json":
             found[name] = plain(json.loads(path.read_text()))
         elif path.suffix in (".md", ".html"):
-            found[name] = _CLOCKS.sub("", path.read_text().replace(str(run), ""))
+            text = _CLOCKS.sub("", path.read_text().replace(str(run), ""))
+            found[name] = re.sub("[ -]+", " ", text)  # columns are as wide as their durations
         else:
             found[name] = path.read_bytes()
     return found

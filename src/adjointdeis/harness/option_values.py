@@ -1,9 +1,10 @@
 """What every option of ``conf/`` can be set to, stated once and applied wherever it is set.
 
 An option is named by the end of its dotted key, and the longest entry of :data:`OPTIONS` that fits
-counts: ``gradient.steps`` has its own, and ``steps`` is that of every other; ``leaderboard:task.steps``
-is that of one task. The same entry is applied to a single run, to each value of a sweep and to a
-dry run. A test compares the table with ``conf/``: an option without an entry fails it.
+counts: ``gradient.steps`` has its own, and ``steps`` is that of every other. An entry such as
+``leaderboard:task.steps`` is that of one task. The same entry is applied to a single run, to each
+value of a sweep and to a dry run. A test compares the table with ``conf/``: an option without an
+entry fails it.
 """
 
 import math
@@ -113,7 +114,10 @@ def _is_path(value: Any) -> bool:
 def _is_run(value: Any) -> bool:
     # A run sets its folder aside as a whole, and locks it from beside: neither the root of a file
     # system nor a folder around the one where the program was started can be that.
-    return _is_path(value) and Path(os.path.abspath(value)) not in Path(os.getcwd()).parents
+    if not _is_path(value):
+        return False
+    run = Path(os.path.abspath(value))
+    return run.name != "" and run not in Path(os.getcwd()).parents
 
 
 def _is_strategy(value: Any) -> bool:
@@ -368,6 +372,7 @@ OPTIONS: dict[str, Kind] = {
     "network_steps": COUNTS,
     "budgets": several(whole(1, 10**9), "[60,30]"),
     "draws": whole(0, 1000),
+    "task.cells": PATH,
     "task.paths": whole(2, 10_000),
     "truth.*": whole(2, 1_000_000),
     "problems": several(one_of(*FAMILIES, "mini", "terrain"), "[gaussian]"),

@@ -57,8 +57,6 @@ _SECTIONS = {
 _PLAIN = ("name", "seed", "force", "dry_run", "threads", "gradient", "judges", "logger")
 _MADE = (
     "rows.*",
-    "degradation.*",
-    "task.degradations.*",
     "gradient",
     "solver",
     "execution",
@@ -68,6 +66,7 @@ _MADE = (
     "task.crop",
 )
 """Nodes that are made as a trial: quickly, and without reading or writing anything."""
+_MADE_BELOW = ("degradation.", "task.degradations.")
 
 
 def flat_keys(cfg: DictConfig) -> set[str]:
@@ -105,9 +104,10 @@ def validate(cfg: DictConfig, runs: bool = False) -> None:
             if key != "task" and not value["_target_"].startswith(_TASKS):
                 check_node(key, value)
     for key, value, _, _ in keys:
-        pattern = f"{key.rpartition('.')[0]}.*"
-        if isinstance(value, dict) and "_target_" in value and {key, pattern} & set(_MADE):
-            _try(key, value)
+        if isinstance(value, dict) and "_target_" in value:
+            pattern = f"{key.rpartition('.')[0]}.*"
+            if {key, pattern} & set(_MADE) or key.startswith(_MADE_BELOW):
+                _try(key, value)
     if runs and cfg.gradient is not None and cfg.task._target_ in _MORPHING:
         _try("guided", OmegaConf.to_container(cfg.guided, resolve=True))
     _check_rows(cfg)
