@@ -87,12 +87,16 @@ def one_of(*values: Any) -> Kind:
     )
 
 
-def several(kind: Kind, example: str, *, empty: bool = False, count: int | None = None) -> Kind:
-    """A list whose every entry is of a kind, once each where its length is not given."""
-    length = "" if count is None else f"{count} of "
+def several(
+    kind: Kind, example: str, *, empty: bool = False, count: int | None = None, once: bool = False
+) -> Kind:
+    """A list whose every entry is of a kind, each once where that is asked for."""
+    length = "each once, " if once else "" if count is None else f"{count} of "
 
     def accepts(value: Any) -> bool:
         if not isinstance(value, list) or not (empty or value) or not all(map(kind.accepts, value)):
+            return False
+        if once and len(set(map(str, value))) < len(value):
             return False
         return count is None or len(value) == count
 
@@ -131,7 +135,7 @@ def _is_strategy(value: Any) -> bool:
 NULL = Kind("null", lambda v: v is None)
 FLAG = Kind("true or false", lambda v: isinstance(v, bool))
 NODE = Kind("a class with its arguments", lambda v: isinstance(v, dict) and "_target_" in v)
-MAPPING = Kind("its own keys", lambda v: isinstance(v, dict))
+MAPPING = Kind("its own keys, such as those of its group", lambda v: isinstance(v, dict))
 TEXT = Kind("a text of at most 4096 characters", lambda v: _is_text(v))
 NAME = Kind(
     "a folder name: letters, digits, - _ . and the like",
@@ -148,7 +152,7 @@ RATE = real(above=0)
 STEPS = whole(1, 100_000)
 SIZE = whole(1, 16_384)
 MANY = whole(1, 1_000_000)
-COUNTS = several(STEPS, "[5,10]")
+COUNTS = several(STEPS, "[5,10]", once=True)
 BELOW_ONE = Kind("a share below 1", lambda v: SHARE.accepts(v) and v < 1)
 FMR = Kind(
     "shares between 0 and 1, such as 0.001",
@@ -208,7 +212,7 @@ OPTIONS: dict[str, Kind] = {
     "identity": PATH | several(PATH, "[mobilefacenet]"),
     "generator": PATH | NULL,
     "perceptual": PATH | NULL,
-    "recognisers": several(PATH, "[arcface.safetensors]", empty=True),
+    "recognisers": several(PATH, "[arcface.safetensors]", empty=True, once=True),
     "thresholds": PATH | NULL,
     # Optimisation and protocol.
     "optimisation.steps": whole(0, 100_000),
@@ -226,8 +230,8 @@ OPTIONS: dict[str, Kind] = {
     "lr": RATE,
     "betas": several(BELOW_ONE, "[0.5,0.9]", count=2),
     "fmr": FMR,
-    "protocol.fmr": several(FMR, "[0.001]"),
-    "impostor_policies": several(one_of(*IMPOSTOR_POLICIES), "[all,same-sex]"),
+    "protocol.fmr": several(FMR, "[0.001]", once=True),
+    "impostor_policies": several(one_of(*IMPOSTOR_POLICIES), "[all,same-sex]", once=True),
     "replicates": whole(0, 1_000_000),
     "bootstrap_seed": SEED,
     # Attacks.
@@ -311,13 +315,13 @@ OPTIONS: dict[str, Kind] = {
     "task.published": PATH | NULL,
     "write": FLAG,
     "morphs.*": PATH,
-    "policies": several(one_of(*IMPOSTOR_POLICIES), "[all]"),
+    "policies": several(one_of(*IMPOSTOR_POLICIES), "[all]", once=True),
     "preparations": several(TEXT, "[resize]"),
     "impostors": several(TEXT, "[neutral-smiling]"),
     "probes": several(TEXT, "[source]"),
     "folds": whole(2, 10_000) | NULL,
     "fold": whole(0, 10_000) | NULL,
-    "use_folds": several(whole(0, 10_000), "[0]") | NULL,
+    "use_folds": several(whole(0, 10_000), "[0]", once=True) | NULL,
     "adapt": FLAG,
     "originals": FLAG,
     "selectors": several(PATH, "[faceres]") | PATH,
@@ -370,23 +374,37 @@ OPTIONS: dict[str, Kind] = {
     "leaderboard:task.steps": COUNTS,
     "drawn_steps": COUNTS,
     "network_steps": COUNTS,
-    "budgets": several(whole(1, 10**9), "[60,30]"),
+    "budgets": several(whole(1, 10**9), "[60,30]", once=True),
     "draws": whole(0, 1000),
+    "each": whole(1, 10_000),
     "task.cells": PATH,
     "task.paths": whole(2, 10_000),
     "truth.*": whole(2, 1_000_000),
-    "problems": several(one_of(*FAMILIES, "mini", "terrain"), "[gaussian]"),
-    "task.losses": several(one_of(*LOSSES), "[reward]"),
-    "drawn_losses": several(one_of(*LOSSES), "[reward]"),
-    "network_losses": several(one_of(*LOSSES), "[distance]"),
-    "calculi": several(one_of("ode", "sde"), "[ode,sde]"),
-    "methods": several(TEXT, "[Backprop]") | NULL,
+    "problems": several(one_of(*FAMILIES, "mini", "terrain"), "[gaussian]", once=True),
+    "task.losses": several(one_of(*LOSSES), "[reward]", once=True),
+    "drawn_losses": several(one_of(*LOSSES), "[reward]", once=True),
+    "network_losses": several(one_of(*LOSSES), "[distance]", once=True),
+    "calculi": several(one_of("ode", "sde"), "[ode,sde]", once=True),
+    "methods": several(TEXT, "[Backprop]", once=True) | NULL,
     # Detectors and degradations.
     "detection:task.pairs": MAPPING,
+    "task.people": MAPPING,
+    "task.detectors": MAPPING,
+    "task.weights": MAPPING,
+    "task.most_pairs": MAPPING,
+    "task.truth": MAPPING,
+    "reconstructed": MAPPING | NULL,
+    "task.pool": MAPPING,
+    "task.training": MAPPING,
+    "task.network": MAPPING,
+    "task.crop": MAPPING,
+    "task.head": MAPPING,
+    "task.optimizer": MAPPING,
+    "task.problem": MAPPING,
     "selector": PATH,
-    "task.seen": several(NAME, "[dim_a]", empty=True),
-    "task.guided": several(NAME, "[exact_fast]", empty=True),
-    "task.only": several(TEXT, "[dim_a]", empty=True) | NULL,
+    "task.seen": several(NAME, "[dim_a]", empty=True, once=True),
+    "task.guided": several(NAME, "[exact_fast]", empty=True, once=True),
+    "task.only": several(TEXT, "[dim_a]", empty=True, once=True) | NULL,
     "most_pairs.*": MANY,
     "weights.*": PATH,
     "shuffle_seed": SEED,

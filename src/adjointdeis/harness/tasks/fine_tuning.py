@@ -49,6 +49,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
                 directory,
                 filename="{step}",
                 save_last=True,
+                enable_version_counter=False,
                 every_n_train_steps=task.checkpoint_every,
             ),
             ProgressLine(task.name),

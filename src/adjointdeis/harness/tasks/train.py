@@ -169,7 +169,11 @@ def _fit(
 ) -> dict[str, Any]:
     task, run = cfg.task, Path(cfg.paths.run)
     checkpoint = ModelCheckpoint(
-        run, filename="{step}", save_last=True, every_n_train_steps=task.checkpoint_every
+        run,
+        filename="{step}",
+        save_last=True,
+        every_n_train_steps=task.checkpoint_every,
+        enable_version_counter=False,  # a step made again after a kill takes its file's place
     )
     trainer = make_trainer(
         cfg,
@@ -185,7 +189,7 @@ def _fit(
         log_every_n_steps=20,
         gradient_clip_val=1.0,
     )
-    # With another checkpoint_every than before Lightning writes last-v1.ckpt beside last.ckpt.
+    # Earlier versions wrote last-v1.ckpt beside last.ckpt where checkpoint_every had changed.
     last = max(run.glob("last*.ckpt"), key=lambda path: path.stat().st_mtime_ns, default=None)
     start = time.monotonic()
     trainer.fit(module, data, ckpt_path=None if last is None else str(last))
