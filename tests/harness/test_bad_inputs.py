@@ -20,13 +20,19 @@ from omegaconf import OmegaConf, open_dict
 from PIL import Image
 from tiny_profile import ROOT, command_line, composed
 
+from adjointdeis.detection.detector import DetectorError
+from adjointdeis.detection.linear import loaded
+from adjointdeis.detection.plugged import PrecomputedScores
 from adjointdeis.evaluation import EvaluationError, read_scores, read_subjects, read_thresholds
 from adjointdeis.evaluation.cli import main as evaluation
+from adjointdeis.evaluation.formats import lists
 from adjointdeis.faces.checkpoints import main as convert
 from adjointdeis.faces.datasets.folder import DatasetError, load_folder
 from adjointdeis.faces.datasets.frll import read_info
 from adjointdeis.faces.datasets.pairs import PairListError, read_pairs, validate_pairs
 from adjointdeis.faces.image_io import ImageError, read_image
+from adjointdeis.faces.weights import WeightsError, load_network, read_header
+from adjointdeis.harness.assets import AssetError, Profile
 from adjointdeis.harness.command_line import check_overrides
 from adjointdeis.harness.launch import launch
 from adjointdeis.harness.option_values import kind_of
@@ -274,8 +280,31 @@ def stated_by_its_class(node, key: str) -> bool:
         (["+attack@rows.x=dim_a"], "rows.x.name"),
         (["rows.opencv.name=DIM_A"], "rows.opencv.name"),
         (["-m", "paths.run=a,/"], "paths.run='/'"),
+        (["-m", "rows.opencv.name=z,Dim_A"], "rows.opencv.name='Dim_A'"),
+        (["-m", "trainer.strategy=auto,nonsense"], "trainer.strategy='nonsense'"),
+        (
+            ["trainer=ddp", "trainer.strategy.timeout.minutes=-1"],
+            "trainer.strategy.timeout.minutes",
+        ),
+        (["degradation=[jpeg,jpeg]"], "degradation=[jpeg,jpeg]"),
+        (["degradation=[jpeg,resize]", "degradation.resize.name=jpeg"], "degradation: "),
+        (["degradation=jpeg", "degradation.jpeg=5"], "degradation.jpeg=5"),
+        (["degradation=jpeg", "degradation.jpeg.name=''"], "degradation name ''"),
+        (["degradation=jpeg", "degradation.jpeg.quality=1e999"], "degradation.jpeg.quality=inf"),
+        (["judges.dlib=5"], "judges.dlib=5"),
+        (["logger.csv=text"], "logger.csv='text'"),
+        (["task._target_=nowhere.x"], "task._target_='nowhere.x'"),
+        (["task._target_=adjointdeis.harness.tasks.nothing.run"], "task._target_="),
+        (["task._target_=os.sep"], "task._target_='os.sep'"),
+        (["task._target_=5"], "task._target_=5"),
+        (["hydra.searchpath=[5]"], "hydra.searchpath"),
+        (["optimizer.lr=" + "9" * 10_000], "optimizer.lr=999"),
+        (["optimizer.lr=" + "[" * 3000 + "]" * 3000], "optimizer.lr=[["),
+        (["seed=range(0,inf)"], "seed=range(0,inf)"),
+        (["opti\x1b[2Jmizer.lr=1"], "opti\\x1b[2Jmizer.lr"),
+        (["name=${oc.env:THERE_IS_NONE}"], "THERE_IS_NONE"),
     ],
-    ids=lambda value: " ".join(value),
+    ids=lambda value: " ".join(value)[:40],
 )
 def test_the_command_line_is_refused_before_hydra_sees_it(arguments, name, caplog) -> None:
     given = [a for a in arguments if a.startswith("-")], [a for a in arguments if a[0] != "-"]
@@ -374,6 +403,14 @@ def swollen(data: bytearray) -> None:
     data[at : at + 4] = (3 << 30).to_bytes(4, "little")
 
 
+def linear(**changes: np.ndarray) -> bytes:
+    rows = {key: np.ones(3) for key in ("mean", "deviation", "weight")}
+    said = {"training": np.array("x"), "made_of": np.array([], str)}
+    file = io.BytesIO()
+    np.savez(file, **{**rows, "bias": np.float64(0), **said, **changes})
+    return file.getvalue()
+
+
 HEAD = "kind,morph_id,attack,subject_id,probe_id,ref_id,system,score,score_type,probe_policy\n"
 ROW = "morph,m1,dim,a,a8,m1,arc,0.5,similarity,other\n"
 RECORD = {"value": 0.5, "score_type": "similarity"}
@@ -425,11 +462,41 @@ FILES: list[tuple[str, Reader, type[Exception], list[bytes | str]]] = [
         ["", "sex,age\nf,3\n", "subject_id,sex\n", "subject_id,sex\na\n", "subject_id,sex\na,f\na,m\n", b"\xff"],
     ),
     (
+        "detector.csv",
+        lambda path: PrecomputedScores(str(path)),
+        DetectorError,
+        [
+            "", "image,score\n", "image,score,degradation\na.png\n", "image,score\na.png,.5,jpeg\n",
+            "image,score,score\na.png,1,2\n", "image,score\n,0.5\n", "image,score\na.png,1e999\n",
+            "image,score\na.png,1_0\n", "image,score\na.png,1\na.png,2\n", b"\xff\xfe\0",
+        ],
+    ),
+    (
+        "detector.npz",
+        lambda path: loaded(str(path), len, "x", "s_mad"),
+        DetectorError,
+        [
+            b"", b"PK", linear(weight=np.full(3, NAN)), linear(deviation=np.zeros(3)), linear(weight=np.ones(4)),
+            linear(mean=np.zeros((3, 3))), linear(bias=np.ones(3)), linear(weight=np.array(["a"] * 3)),
+            linear(weight=np.ones(3) * 1j), linear(bias=np.float64(INF)),
+        ],
+    ),
+    ("labels.csv", lists.read_labels, EvaluationError, ["", "image_path,label\n", "a.png,maybe\n"]),
+    ("triples.txt", lists.read_triples, EvaluationError, ["", "a\tb\n", "a\tb\tc\na\tb\tc\n"]),
+    (
+        "manifest.json",
+        lambda path: Profile("own", path.parent, "restore it").path("x"),
+        AssetError,
+        [
+            "", "[]", "{}", '{"files": []}', '{"files": {"x": []}}', '{"files": {"x": {"sha256": 5}}}', "[" * 50_000,
+        ],
+    ),
+    (
         "london_faces_info.csv",
         read_info,
         DatasetError,
         [
-            "", "face_id\n1\n", INFO + "1,robot\n", INFO + "1\n", INFO + "1,male\n001,male\n",
+            "", INFO, "face_id\n1\n", INFO + "1,robot\n", INFO + "1\n", INFO + "1,male\n001,male\n",
             INFO + "X001,male\n2,female\n1,female\n", b"\xfe\xfd", INFO + '"1,male\n',
         ],
     ),
@@ -470,7 +537,7 @@ FILES: list[tuple[str, Reader, type[Exception], list[bytes | str]]] = [
             "defaults: [", "defaults: 5\n", "a: b: c\n", "\tx: 1\n", b"\xff\xfe\xfa",
             "# @package _global_\nseed: -1\n", "# @package _global_\nsed: 1\n", "defaults:\n  - /attack: nothing\n",
             "# @package _global_\nrows:\n  x: 5\n", "# @package _global_\noptimisation:\n  steps: .nan\n",
-            "&a [*a]\n", "# @package _global_\nseed: !!python/object/apply:os.getpid []\n",
+            "&a [*a]\n", "- 1\n- 2\n", "bare text\n", "5\n", "false\n", "# @package _global_\nseed: !!python/object/apply:os.getpid []\n",
         ],
     ),
 ]  # fmt: skip
@@ -491,6 +558,22 @@ def test_a_file_is_refused_by_its_name(tmp_path, capsys, name, reader, error, co
     told(str(caught.value), *([] if error is ConfigError else [Path(name).stem]))
     told_on_screen = capsys.readouterr().err
     assert "Traceback" not in told_on_screen
+
+
+@pytest.mark.timeout(60)  # who opens a pipe waits for ever
+@pytest.mark.parametrize(("name", "reader", "error"), [each[:3] for each in FILES] + [
+    ("w.safetensors", load_network, WeightsError), ("w.safetensors", read_header, WeightsError),
+])  # fmt: skip
+def test_a_pipe_and_a_folder_are_no_file(tmp_path, capsys, name, reader, error) -> None:
+    for make in (os.mkfifo, os.mkdir):
+        path = tmp_path / make.__name__ / name
+        path.parent.mkdir()
+        make(path)
+        if name == "faces.zip" and make is os.mkdir:
+            continue  # a folder of faces, without any
+        with pytest.raises((error, FileNotFoundError)) as caught:
+            reader(path)
+        told(str(caught.value), Path(name).stem)
 
 
 @pytest.mark.parametrize(

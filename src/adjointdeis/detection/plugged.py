@@ -17,6 +17,8 @@ from adjointdeis.detection.detector import (
     Suspects,
     require_kind,
 )
+from adjointdeis.evaluation.errors import ScoreError
+from adjointdeis.evaluation.formats.text import number
 from adjointdeis.faces.recognisers.onnx import OnnxRecogniser
 from adjointdeis.faces.tensors import to_tensor
 from adjointdeis.faces.weights import fingerprint
@@ -222,19 +224,27 @@ class PrecomputedScores:
                     f"{self.file}:1: column {column!r} is missing; expected image,score or "
                     "image,score,degradation"
                 )
+            if header.count(column) > 1:
+                raise DetectorError(f"{self.file}:1: column {column!r} is there twice")
         found: dict[tuple[str, str], float] = {}
         for line, fields in lines:
-            row = dict(zip(header, fields, strict=False))
-            key = row.get("degradation") or NONE, row.get("image", "")
+            if len(fields) != len(header):
+                raise DetectorError(
+                    f"{self.file}:{line}: {len(fields)} fields, expected {len(header)}"
+                )
+            row = dict(zip(header, fields, strict=True))
+            key = row.get("degradation") or NONE, row["image"]
+            if not key[1]:
+                raise DetectorError(f"{self.file}:{line}: no image")
             try:
-                value = float(row.get("score", ""))
-            except ValueError:
-                value = np.nan
-            if not np.isfinite(value):
-                raise DetectorError(f"{self.file}:{line}: score {row.get('score')!r}: no number")
+                value = number(Path(self.file), line, row["score"])
+            except ScoreError as error:
+                raise DetectorError(str(error)) from None
             if key in found:
                 raise DetectorError(f"{self.file}:{line}: {key[1]} has a score already")
             found[key] = sign * value
+        if not found:
+            raise DetectorError(f"{self.file}: no score in this file")
         return found
 
 

@@ -261,6 +261,8 @@ def read_header(path: str | os.PathLike) -> dict[str, Any]:
     Raises:
         WeightsError: Not a safetensors file; names it.
     """
+    if not Path(path).is_file():  # a pipe would be waited for, for ever
+        raise WeightsError(f"weight file {path} is missing; restore the file")
     try:
         with safe_open(path, framework="pt") as file:
             header = dict(file.metadata() or {})

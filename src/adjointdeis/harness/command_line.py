@@ -42,7 +42,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from adjointdeis.files import printable
+from adjointdeis.files import printable, read_text
 from adjointdeis.harness.generated_options import register_options
 from adjointdeis.harness.option_values import shown
 from adjointdeis.harness.validation import ConfigError, flat_keys, validate
@@ -279,6 +279,7 @@ def check_overrides(config_dir: Path, arguments: Sequence[str]) -> None:
         except HydraException as error:
             raise ConfigError(_first_line(error)) from error
         _check_groups(overrides, groups)
+        _check_files(overrides, groups, choices)
         try:
             values = [_values(given, choices) for given in overrides]
         except (HydraException, OmegaConfBaseException) as error:
@@ -361,6 +362,30 @@ def _check_groups(overrides: Sequence[Override], groups: set[str]) -> None:
             )
         if of_group and isinstance(value, list) and len({str(v) for v in value}) < len(value):
             raise ConfigError(f"{given.input_line}: an option twice counts once; name each once")
+
+
+def _check_files(overrides: Sequence[Override], groups: set[str], choices: Choices) -> None:
+    """The file of every option that is chosen is a regular one and holds keys: of a list or a bare
+    text Hydra takes nothing, without a word, and for a pipe it waits."""
+    for given in overrides:
+        value = given.value()
+        if given.key_or_group not in groups or not isinstance(value, str | list):
+            continue
+        for source in choices.loader.get_search_path().get_path():
+            kind, _, folder = (source.path or "").rpartition("://")
+            for option in [value] if isinstance(value, str) else map(str, value):
+                path = Path(folder) / given.key_or_group / f"{option.removesuffix('.yaml')}.yaml"
+                if kind != "file" or "\0" in option or not os.path.lexists(path):
+                    continue
+                text = read_text(path, ConfigError, largest=2**22)
+                held = None
+                with contextlib.suppress(*_UNREADABLE):  # told of with their reason
+                    held = yaml.load(text, yaml.CSafeLoader)
+                if held is not None and not isinstance(held, dict):
+                    raise ConfigError(
+                        f"{given.input_line}: {path} holds {shown(held)}; expected keys with "
+                        "their values"
+                    )
 
 
 def _kept(overrides: Sequence[Override], plain: Sequence[str]) -> list[str]:

@@ -154,6 +154,8 @@ def number(path: Path, line: int, text: str) -> float:
         ScoreError: naming file and line.
     """
     try:
+        if "_" in text:  # which Python takes for a mark between digits
+            raise ValueError
         value = float(text)
     except ValueError:
         raise ScoreError(f"{path}:{line}: score {text!r} is not a number") from None
