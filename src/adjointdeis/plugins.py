@@ -17,6 +17,8 @@ from functools import cache
 from importlib.metadata import entry_points
 from typing import Any
 
+from adjointdeis.files import is_file_name, printable
+
 GROUPS = (
     "gradients",
     "solvers",
@@ -32,8 +34,8 @@ GROUPS = (
 def plugins(group: str) -> dict[str, Any]:
     """What the entry points of a group name, by entry point, in alphabetical order.
 
-    A package that cannot be imported is left out with a warning: it is not to take down those who
-    do not use it.
+    A package that cannot be imported, or whose name is none that a file can have, is left out with
+    a warning: it is not to take down those who do not use it.
 
     Args:
         group: One of :data:`GROUPS`.
@@ -52,11 +54,12 @@ def plugins(group: str) -> dict[str, Any]:
                 f"{origin[point.name]} and {point.value}; uninstall one, or ask for another name"
             )
         try:
+            if not is_file_name(point.name):
+                raise ValueError("its name is not one that a file can have")
             found[point.name] = point.load()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
+            text = f"({point.value}) is left out: {type(error).__name__}: {error}"
             warnings.warn(
-                f"the plugin adjointdeis.{group} {point.name!r} ({point.value}) is left out: "
-                f"{type(error).__name__}: {error}",
-                stacklevel=2,
+                f"the plugin adjointdeis.{group} {point.name!r} {printable(text)}", stacklevel=2
             )
     return found

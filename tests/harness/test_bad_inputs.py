@@ -116,7 +116,7 @@ MEASURED = {
     "task.problems": ([], "gaussian", ["gausian"], [1]),
     "task.losses": ([], ["rewards"]),
     "task.calculi": (["pde"], [], "ode"),
-    "task.steps": (5, [], [0], [2.5], [10**9], ["many"], [NAN]),
+    "task.steps": (5, [5, 5], [0], [2.5], [10**9], ["many"], [NAN]),
     "task.drawn_steps": ([0], 20, None),
     "task.network_steps": ([-1], []),
     "task.paths": (1, 0, 2.5, 10**9, None),

@@ -101,10 +101,10 @@ def leaderboard(tiny: Path, root: Path) -> dict:
     """Three methods on one problem; what is measured lies in `data/leaderboard`."""
     return {
         "arguments": [
-            "task=leaderboard", "task.problems=[gaussian]", "task.steps=[4,5]", "logger=none",
+            "task=leaderboard", "task.problems=[gaussian]", "task.steps=[4,5]", "task.each=2",
             "task.drawn_steps=[5]", "task.losses=[distance]", f"paths.root={root}",
             "task.truth={ode: 40, sde: 40, network: 4}", f"paths.run={root}/run",
-            "task.methods=[Backprop,DiscreteAdjoint,SymplecticAdjoint]",
+            "task.methods=[Backprop,DiscreteAdjoint,SymplecticAdjoint]", "logger=none",
         ]
     }  # fmt: skip
 

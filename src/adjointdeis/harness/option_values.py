@@ -371,7 +371,7 @@ OPTIONS: dict[str, Kind] = {
     "gain": SHARE,
     "brightness": real(0, 2),
     # The leaderboard.
-    "leaderboard:task.steps": COUNTS,
+    "leaderboard:task.steps": several(STEPS, "[5,10]", once=True, empty=True),
     "drawn_steps": COUNTS,
     "network_steps": COUNTS,
     "budgets": several(whole(1, 10**9), "[60,30]", once=True),
@@ -382,7 +382,6 @@ OPTIONS: dict[str, Kind] = {
     "truth.*": whole(2, 1_000_000),
     "problems": several(one_of(*FAMILIES, "mini", "terrain"), "[gaussian]", once=True),
     "task.losses": several(one_of(*LOSSES), "[reward]", once=True),
-    "drawn_losses": several(one_of(*LOSSES), "[reward]", once=True),
     "network_losses": several(one_of(*LOSSES), "[distance]", once=True),
     "calculi": several(one_of("ode", "sde"), "[ode,sde]", once=True),
     "methods": several(TEXT, "[Backprop]", once=True) | NULL,
