@@ -175,9 +175,9 @@ def _check_shape(cfg: DictConfig) -> None:
 
 
 def _check_spelling(node: DictConfig, known: Iterable[str], prefix: str = "") -> None:
-    """A file of the user's may add keys of their own; one that is nearly ours is a slip."""
-    for key in node:
-        if key not in known and (close := difflib.get_close_matches(str(key), known, 1, 0.8)):
+    """A user's file may add keys; one that nearly spells a known key is refused."""
+    for key in map(str, node):
+        if key not in known and (close := difflib.get_close_matches(key, known, 1, 0.8)):
             if close[0] in node:
                 raise ConfigError(
                     f"{prefix}{key}: there is no such key; did you mean {prefix}{close[0]}?"

@@ -68,7 +68,7 @@ def autoencoder(cfg: DictConfig) -> dict[str, Any]:
         task.train_encoder,
         None if task.augmentation is None else instantiate(task.augmentation),
     )
-    people = list(getattr(data.dataset, "held_out", ()))
+    people: list[str] = list(getattr(data.dataset, "held_out", ()))
     record = _fit(cfg, module, data, {"initial": initial, "held_out": people})
     if rank_zero_only.rank or not task.quality_faces:
         return record
