@@ -9,6 +9,7 @@ import csv
 import hashlib
 import io
 import json
+import math
 import os
 import tempfile
 import unicodedata
@@ -121,7 +122,8 @@ def read_arrays(
             raise ValueError("a member that is no array")
     # Its header is Python text, and may bring about anything that reading such text does.
     except Exception as wrong:
-        why = str(wrong).partition("\n")[0][:200] or type(wrong).__name__
+        # numpy's advice, to load what it refused in another way, is not ours.
+        why = str(wrong).partition("\n")[0].partition(". If")[0][:200] or type(wrong).__name__
         raise error(f"{path}: not a file of arrays ({why})") from None
     return found
 
@@ -250,6 +252,23 @@ def slug(name: str) -> str:
 def file_key(name: str) -> str:
     """A key that names share which some file system takes for one: X and x, é composed or not."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+def finite_number(text: str) -> float:
+    """A finite number in a field of a file; the marks between digits that Python takes are none.
+
+    Raises:
+        ValueError: In words that follow the field: "is not a number".
+    """
+    try:
+        if "_" in text:
+            raise ValueError
+        value = float(text)
+    except ValueError:
+        raise ValueError("is not a number") from None
+    if not math.isfinite(value):
+        raise ValueError("is not finite")
+    return value
 
 
 def is_file_name(name: str, parts: int = 1) -> bool:

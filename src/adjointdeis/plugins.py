@@ -12,12 +12,11 @@ Groups are ``adjointdeis.gradients``, ``.solvers``, ``.attacks``, ``.recognisers
 ``.resources``, ``.detectors`` and ``.degradations``; docs/extending.md shows each.
 """
 
+import re
 import warnings
 from functools import cache
 from importlib.metadata import entry_points
 from typing import Any
-
-from adjointdeis.files import is_file_name, printable
 
 GROUPS = (
     "gradients",
@@ -54,12 +53,11 @@ def plugins(group: str) -> dict[str, Any]:
                 f"{origin[point.name]} and {point.value}; uninstall one, or ask for another name"
             )
         try:
-            if not is_file_name(point.name):
-                raise ValueError("its name is not one that a file can have")
+            if not re.fullmatch(r"\w[\w. +-]*", point.name):
+                raise ValueError("its name is not one of letters, digits and - _ . +")
             found[point.name] = point.load()
         except (Exception, SystemExit) as error:
-            text = f"({point.value}) is left out: {type(error).__name__}: {error}"
-            warnings.warn(
-                f"the plugin adjointdeis.{group} {point.name!r} {printable(text)}", stacklevel=2
-            )
+            # As a text in quotes, where nothing of it acts on a terminal or forges a line.
+            why = repr(f"({point.value}) is left out: {type(error).__name__}: {error}")[1:-1]
+            warnings.warn(f"the plugin adjointdeis.{group} {point.name!r} {why}", stacklevel=2)
     return found

@@ -505,7 +505,7 @@ FILES: list[tuple[str, Reader, type[Exception], list[bytes | str]]] = [
         read_image,
         ImageError,
         [
-            b"", b"not a picture", png()[:40], b"%!PS-Adobe-3.0 EPSF-3.0\n", png(mode="F", form="TIFF"),
+            b"", b"not a picture", png((8200, 8200), "1"), png()[:40], b"%!PS-Adobe-3.0 EPSF-3.0\n", png(mode="F", form="TIFF"),
             png(form="GIF"), b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"<svg/>", png(mode="I", form="TIFF"),
         ],
     ),

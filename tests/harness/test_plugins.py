@@ -214,8 +214,8 @@ def test_an_attack_of_an_unknown_resource_is_told_which_there_are() -> None:
 @pytest.mark.parametrize(
     ("name", "fault", "told"),
     [
-        ("../../x", None, "its name is not one that a file can have"),
-        ("", None, "its name is not one that a file can have"),
+        ("../../x", None, "its name is not one of letters, digits and - _ . +"),
+        ("", None, "its name is not one of letters, digits and - _ . +"),
         ("a\x1b[2J", None, r"'a\x1b[2J' (m:x) is left out"),
         ("exits", SystemExit("bye"), "left out: SystemExit: bye"),
         ("escapes", ValueError("x\x1b[2J\nforged"), r"ValueError: x\x1b[2J\nforged"),

@@ -272,8 +272,8 @@ def loaded(
     Raises:
         DetectorError: No such file, not one of a linear detector, or one on other features.
     """
-    stored = read_arrays(Path(path), DetectorError)
     try:
+        stored = read_arrays(Path(path))
         numbers = {key: stored[key].astype(np.float64, casting="same_kind") for key in _FILE}
         training, before = str(stored["training"]), tuple(stored["made_of"].tolist())
         shapes = {len(numbers[key]) if numbers[key].ndim == 1 else -1 for key in _FILE[:-1]}

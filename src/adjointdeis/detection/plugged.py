@@ -17,12 +17,10 @@ from adjointdeis.detection.detector import (
     Suspects,
     require_kind,
 )
-from adjointdeis.evaluation.errors import ScoreError
-from adjointdeis.evaluation.formats.text import number
 from adjointdeis.faces.recognisers.onnx import OnnxRecogniser
 from adjointdeis.faces.tensors import to_tensor
 from adjointdeis.faces.weights import fingerprint
-from adjointdeis.files import read_csv
+from adjointdeis.files import finite_number, read_csv
 
 HIGHER_IS = {"morph": 1.0, "bonafide": -1.0}
 """Sign by what a high score of theirs says."""
@@ -237,9 +235,9 @@ class PrecomputedScores:
             if not key[1]:
                 raise DetectorError(f"{self.file}:{line}: no image")
             try:
-                value = number(Path(self.file), line, row["score"])
-            except ScoreError as error:
-                raise DetectorError(str(error)) from None
+                value = finite_number(row["score"])
+            except ValueError as error:
+                raise DetectorError(f"{self.file}:{line}: score {row['score']!r} {error}") from None
             if key in found:
                 raise DetectorError(f"{self.file}:{line}: {key[1]} has a score already")
             found[key] = sign * value
