@@ -64,7 +64,8 @@ class Profile:
         try:
             files = read_json(path)["files"]
             for name, entry in files.items():
-                if not isinstance(entry.get("sha256", ""), str):
+                # Of a graph in several files it is one each.
+                if not isinstance(entry.get("sha256", ""), str | dict | None):
                     raise TypeError(f"the SHA-256 of {name} is no text")
             return files
         except (ValueError, KeyError, TypeError, AttributeError) as error:
