@@ -317,7 +317,7 @@ def _composed(config_name: str, overrides: list[str]) -> DictConfig:
     try:
         return compose(config_name, overrides)
     except _UNREADABLE as error:
-        if isinstance(error, ConfigError):
+        if isinstance(error, ConfigError | HydraException):
             raise
         blamed = config_name
         for k, override in enumerate(overrides):
