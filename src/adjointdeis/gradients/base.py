@@ -199,7 +199,7 @@ class _Stepwise(torch.autograd.Function):
         a_x, *on_the_way = cotangents
         tensors = tensors[len(on_the_way) :]
         by = Inputs.detached(ctx.chain, tensors, ctx.needs_input_grad[2:])
-        by.leaf_check.run = ctx.run
+        by.leaf_check.goes_back(ctx.run)
         if on_the_way:
             last = ctx.chain.steps - 1
             by.of_trajectory = TrajectoryCotangents(on_the_way[:last], on_the_way[last:])

@@ -118,10 +118,15 @@ class CountedDenoiser:
             return x0_from_eps(x, x, alpha=0.0, sigma=1.0)  # raises, and says what to do
         return self.denoiser.data(x, t, z)
 
+    def __post_init__(self) -> None:
+        # Looked up once: a module without them is slow to say so.
+        self._evaluations = getattr(self.denoiser, "evaluations", 1)
+        self._evaluations_at = getattr(self.denoiser, "evaluations_at", None)
+
     def _count(self, t: Tensor) -> None:
         # Guidance in an interval makes two evaluations at some times and one at others.
-        count = getattr(self.denoiser, "evaluations_at", None)
-        self.cost.evaluated(count(t) if count else getattr(self.denoiser, "evaluations", 1))
+        count = self._evaluations_at
+        self.cost.evaluated(count(t) if count else self._evaluations)
 
     def __call__(self, x: Tensor, t: Tensor, z: Any) -> Tensor:
         if not 0.0 <= float(t) <= 1.0:

@@ -1,7 +1,7 @@
 """The sampling run of a method that keeps no graph, and what it leaves for the backward pass."""
 
 from collections.abc import Container, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from adjointdeis.gradients.chain import (
     Chain,
+    Mark,
     NotSupportedError,
     RunKey,
     detached,
@@ -24,13 +25,14 @@ from adjointdeis.gradients.reachable import changes, own_state, version
 from adjointdeis.gradients.step_context import ContextRecorder, StepContext
 from adjointdeis.solvers.base import State
 
+_AS_IT_IS = nullcontext()
 _CHANGES_Z = (
     "the denoiser changes its condition z in place, so that every step has another one: write "
     "z = z * c instead of z.mul_(c)"
 )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, slots=True)
 class Carry:
     """What enters a step: the state and the solver's history."""
 
@@ -72,7 +74,7 @@ class Trace:
     def keep(self, step: int, x: Tensor, state: State = ()) -> None:
         """Store the input of a step."""
         self.carries[step] = Carry(x, state)
-        self.latents += self.carries[step].latents
+        self.latents += 1 + len(state)
 
     def drop(self, step: int) -> Carry:
         """Give up the input of a step."""
@@ -152,6 +154,8 @@ class Run:
     def advance(self, step: int, x: Tensor, state: State) -> tuple[Tensor, State]:
         """Take a step; x itself stays as it is even if the network works in place."""
         noise = self.by.noise[step].detach() if self.by.noise else None
+        if step > 0 and step not in self.with_graph and not self.trace.in_place:
+            return self._advance_quickly(step, x, state, noise)
         with self.inputs(step, [x, *state]) as given:
             (own, *history), z = given.copies, given.z
             before = version(own)
@@ -165,6 +169,34 @@ class Run:
         self.trace.in_place = self.trace.in_place or version(own) != before
         return found
 
+    def _advance_quickly(
+        self, step: int, x: Tensor, state: State, noise: Tensor | None
+    ) -> tuple[Tensor, State]:
+        """The same for a step without a graph, where no step has changed its x in place."""
+        chain, before, mark = self.chain, version(x), Mark()
+        slot = chain.slot(step)
+        z = [detached(leaf, False) for leaf in self.by.z[slot]]
+        own, *history = entering = [x.detach(), *(value.detach() for value in state)]
+        with self.recording():
+            condition = chain.conditions.at(slot, z)
+            found = self.settled(
+                entering,
+                taken(chain, step, own, condition, tuple(history), noise),
+                mark,
+                [*entering, *z],
+            )
+        if version(x) != before:
+            raise NotSupportedError(
+                f"the denoiser or the sampler begins to change its x in place at step {step}, and "
+                "did not before: write x = x * c instead of x.mul_(c), or use gradient=Backprop()"
+            )
+        return found
+
+    def recording(self) -> AbstractContextManager[Any]:
+        """Inside, a step without a graph gets one from a leaf that nobody named."""
+        same = torch.is_grad_enabled() == self.every_step
+        return _AS_IT_IS if same else torch.set_grad_enabled(self.every_step)
+
     @contextmanager
     def inputs(self, step: int, entering: Sequence[Tensor]) -> Iterator["Given"]:
         """What a step is taken with: copies of what enters it, and its condition.
@@ -172,7 +204,7 @@ class Run:
         Raises:
             ValueError: the step changes its condition in place.
         """
-        by, slot = self.by, self.chain.slot(step)
+        by, slot, mark = self.by, self.chain.slot(step), Mark()
         graph = step in self.with_graph
         enabled = self.every_step or graph or step == 0
         # In the memory of the originals, by which a cache may know them.
@@ -188,7 +220,7 @@ class Run:
                 # A network may change its x in place, but never a leaf.
                 copies = [leaf.clone() if graph or leaf is leaves[0] else leaf for leaf in leaves]
                 condition = self.chain.conditions.at(slot, z)
-                yield Given(copies, condition, [*leaves, *z])
+                yield Given(copies, condition, [*leaves, *z], mark)
         except RuntimeError as error:
             if "leaf Variable that requires grad" in str(error) and any(t.requires_grad for t in z):
                 raise ValueError(_CHANGES_Z) from error
@@ -198,7 +230,7 @@ class Run:
         self,
         entering: Sequence[Tensor],
         outputs: Sequence[Tensor],
-        mark: object,
+        mark: Mark,
         leaves: Sequence[Tensor] = (),
     ) -> tuple[Tensor, State]:
         """The results of a step without a graph, after a look at what the step did.
@@ -212,16 +244,18 @@ class Run:
             NotSupportedError: it changed its x in place, and this method cannot follow.
             ValueError: it changed its condition in place.
         """
-        self.by.leaf_check.look(outputs, entering, mark, leaves)
-        outputs = tuple(output.detach() for output in outputs)
-        self.by.leaf_check.refuse("the denoiser")
+        if any(output.requires_grad for output in outputs):
+            self.by.leaf_check.look(outputs, entering, mark, leaves)
+            outputs = tuple(output.detach() for output in outputs)
+            self.by.leaf_check.refuse("the denoiser")
         if self.chain.denoiser.works_in_place and not self.black_box:
             raise NotSupportedError(
                 f"the denoiser changes its x in place, so that the state of the sampler is not "
                 f"what {self.owner} takes it for: write x = x * c instead of x.mul_(c), or use "
                 "gradient=DiscreteAdjoint()"
             )
-        refuse_changed(self._conditions, self._versions)
+        if not self.chain.scheduled:
+            refuse_changed(self._conditions, self._versions)
         if self.chain.trajectory is None:
             return outputs[0], outputs[1:]
         self.chain.trajectory.note(outputs[0], outputs[1])
@@ -238,6 +272,7 @@ class Run:
                 no step again by which it could be seen whether that matters.
         """
         trace, self.trace.end = self.trace, end
+        refuse_changed(self._conditions, self._versions)
         trace.contexts.append(trace.recorder.now())
         if self.observed:
             self.chain.denoiser.observer = None
@@ -272,7 +307,7 @@ class Given:
     copies: Sequence[Tensor]
     z: Any
     leaves: Sequence[Tensor]
-    mark: object = field(default_factory=object)
+    mark: Mark
 
 
 def traced(
@@ -302,11 +337,12 @@ def traced(
         black_box=black_box,
     )
     x, state = by.x_T, chain.initial_state(by.x_T)
-    for step in range(chain.steps):
-        run.enter(step)
-        if step in keep:
-            run.trace.keep(step, x)
-        x, state = run.advance(step, x, state)
+    with run.recording():
+        for step in range(chain.steps):
+            run.enter(step)
+            if step in keep:
+                run.trace.keep(step, x)
+            x, state = run.advance(step, x, state)
     trace = run.close(state)
     chain.cost.holds(1 + trace.latents)
     return x, trace
