@@ -4,6 +4,7 @@ import sys
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -203,7 +204,8 @@ class _Stepwise(torch.autograd.Function):
         if on_the_way:
             last = ctx.chain.steps - 1
             by.of_trajectory = TrajectoryCotangents(on_the_way[:last], on_the_way[last:])
-        with torch.no_grad(), ctx.chain.backward_pass():
+        exposed = nullcontext() if ctx.run is None else ctx.run.exposed(ctx.chain.denoiser)
+        with torch.no_grad(), ctx.chain.backward_pass(), exposed:
             a_x = torch.zeros_like(x_0) if a_x is None else a_x
             a_T = ctx.method.backward_pass(ctx.chain, ctx.record, by, x_0, a_x)
         if ctx.method.exact and ctx.method.check and by.z_is_untouched():

@@ -18,6 +18,7 @@ from adjointdeis.diffusion.grid import TimeGrid
 from adjointdeis.diffusion.noise import Noise, RecordedNoise, as_noise
 from adjointdeis.diffusion.prediction import x0_from_eps
 from adjointdeis.gradients.cost import Cost, CountedDenoiser
+from adjointdeis.gradients.reachable import next_number
 from adjointdeis.solvers.base import Solver, State, eps_factor
 from adjointdeis.solvers.pair import Pair
 
@@ -201,6 +202,12 @@ def detached(tensor: Tensor, requires_grad: bool = True) -> Tensor:
 
 _BEFORE = object()  # marks what was made before the run, which every step may share
 _THREAD = threading.local()
+_KEPT = (
+    "the denoiser keeps a value that it computed in an earlier step (a cache of a projected "
+    "prompt, of a time embedding or of outputs: {}), so that its gradient would be lost in this "
+    "step. Switch the cache off, compute the value before sampling and pass it as z or in "
+    "sample(..., parameters=[...]), or use gradient=Backprop()"
+)
 
 
 class Mark:
@@ -214,7 +221,7 @@ class Mark:
     __slots__ = ("end", "first")
 
     def __init__(self) -> None:
-        self.first, self.end = _next_number(), 0
+        self.first, self.end = next_number(), 0
 
 
 class RunKey:
@@ -223,10 +230,38 @@ class RunKey:
     Attributes:
         numbered: whether the network makes its nodes in the thread that calls it, so that their
             numbers tell whose they are.
+        late: tensors that the network began to hold in a step without a graph.
+        graphs: compares the graphs of evaluations; None where the network holds what it held.
     """
 
     def __init__(self) -> None:
-        self._thread, self._first, self.numbered = _this_thread(), _next_number(), True
+        self._thread, self._first, self.numbered = _this_thread(), next_number(), True
+        self.late: list[weakref.ref[Tensor]] = []
+        self.graphs: Callable[[Tensor, Tensor, Any, Tensor, int], None] | None = None
+
+    @contextmanager
+    def exposed(self, denoiser: CountedDenoiser) -> Iterator[None]:
+        """Inside, a graph shows where it uses what the network began to hold, or is another."""
+        denoiser.graphs = self.graphs
+        held = [tensor for ref in self.late if (tensor := ref()) is not None]
+        late = [tensor for tensor in held if not tensor.requires_grad]
+        try:
+            for tensor in late:
+                tensor.requires_grad_()
+            yield
+        except RuntimeError as error:
+            if late and "leaf Variable that requires grad" in str(error):
+                raise UnreachableLeafError(_KEPT.format("written in place")) from error
+            raise
+        finally:
+            denoiser.graphs = None
+            for tensor in late:
+                if tensor.is_leaf:
+                    tensor.requires_grad_(False)
+
+    def is_late(self, leaf: Tensor) -> bool:
+        """Whether this is a tensor that the network began to hold in a step without a graph."""
+        return any(ref() is leaf for ref in self.late)
 
     def here(self) -> bool:
         """Whether this is the thread of the sampling run."""
@@ -247,10 +282,6 @@ class RunKey:
             return own or before or node.metadata.get(self) is _BEFORE
         self.numbered = self.numbered and (own or by_number)
         return node.metadata.setdefault(self, _BEFORE if before else mark) in (mark, _BEFORE)
-
-
-def _next_number() -> int:
-    return torch.autograd._get_sequence_nr()
 
 
 def _this_thread() -> object:
@@ -317,7 +348,7 @@ class LeafCheck:
             return
         memory = {tensor.untyped_storage().data_ptr() for tensor in entering}
         given = {get_gradient_edge(leaf).node for leaf in leaves if leaf.requires_grad}
-        mark.end = mark.end or _next_number()
+        mark.end = mark.end or next_number()
         first, end = mark.first, mark.end
         run, known, by_number = self.run, self._known, self.by_number
         quick = run is not None and by_number and run.here()
@@ -335,17 +366,13 @@ class LeafCheck:
                 if run is None or (own and quick):
                     continue
                 if not self._is_cast(node) and not run.holds(node, mark, own, by_number):
-                    raise UnreachableLeafError(
-                        "the denoiser keeps a value that it computed in an earlier step (a cache "
-                        f"of a projected prompt, of a time embedding or of outputs: {node.name()})"
-                        ", so that its gradient would be lost in this step. Switch the cache off, "
-                        "compute the value before sampling and pass it as z or in sample(..., "
-                        "parameters=[...]), or use gradient=Backprop()"
-                    )
+                    raise UnreachableLeafError(_KEPT.format(node.name()))
                 continue
             leaf = getattr(node, "variable", None)
             if not isinstance(leaf, Tensor) or not leaf.requires_grad or node in given:
                 continue
+            if run is not None and run.late and run.is_late(leaf):
+                raise UnreachableLeafError(_KEPT.format(f"a tensor of shape {tuple(leaf.shape)}"))
             if leaf.untyped_storage().data_ptr() not in memory:
                 self._suspects.append(weakref.ref(leaf))
 

@@ -122,6 +122,7 @@ class Reversible(StepwiseMethod):
 
         x, record.state = by.x_T, chain.initial_state(by.x_T)
         for step in range(chain.steps):
+            run.watch(step)
             pair = solver.pair(x, record.state)
             with run.inputs(step, pair) as given:
                 x, record.state = run.settled(

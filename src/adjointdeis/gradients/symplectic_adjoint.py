@@ -100,7 +100,8 @@ class SymplecticAdjoint(StepwiseMethod):
             pulled: dict[int, Tensor] = {}
             slopes = [y] * table.stages
             for i in reversed(range(table.stages)):
-                mu = table.b[i] * p
+                # r mu_i, the cotangent of k_i that autograd has, which hooks on gradients may see.
+                mu = (width * table.b[i]) * p
                 for j, product in pulled.items():
                     if table.a[j][i] != 0.0:
                         mu = mu + (width * table.a[j][i]) * product
@@ -110,15 +111,14 @@ class SymplecticAdjoint(StepwiseMethod):
                     slot,
                     mu,
                     contexts[i],
-                    # The product is multiplied by the width below.
-                    None if i > 0 or of_prediction is None else of_prediction / width,
+                    None if i > 0 else of_prediction,
                 )
                 if product is not None:
                     pulled[i] = nodes[i].alpha * product
-                by.add(rest, width, slots=((slot, 1.0),))
+                by.add(rest, slots=((slot, 1.0),))
             check.compare(step, x, [t.alpha * combined(y, width, table.b, slopes)], [after])
             after = x
             for product in pulled.values():
-                p = p + width * product
+                p = p + product
         check.finish()
         return p / chain.grid[0].alpha

@@ -1,5 +1,6 @@
 """The sampling run of a method that keeps no graph, and what it leaves for the backward pass."""
 
+import weakref
 from collections.abc import Container, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -17,15 +18,17 @@ from adjointdeis.gradients.chain import (
 )
 from adjointdeis.gradients.consistency import (
     EvaluationCheck,
+    GraphCheck,
     InconsistentStepError,
     Reevaluations,
 )
 from adjointdeis.gradients.inputs import Inputs
-from adjointdeis.gradients.reachable import changes, own_state, version
+from adjointdeis.gradients.reachable import changes, held, own_state, tensors, version
 from adjointdeis.gradients.step_context import ContextRecorder, StepContext
 from adjointdeis.solvers.base import State
 
 _AS_IT_IS = nullcontext()
+_SHORT = 8  # steps; looking whether something is kept costs more than a graph for each
 _CHANGES_Z = (
     "the denoiser changes its condition z in place, so that every step has another one: write "
     "z = z * c instead of z.mul_(c)"
@@ -100,7 +103,10 @@ class Run:
 
     The first two steps, a middle one and the last have a graph to x and z as well: a network that
     keeps a value for later steps would keep it with its graph, by which :class:`LeafCheck` finds
-    it in a later step or in the backward pass.
+    it in a later step or in the backward pass. So have all steps of a short run, and of a network
+    that changes what it holds in the second step, whose graphs are compared as well
+    (:class:`GraphCheck`). What it holds anew after the run, of another network, was made in a step
+    without a graph, and is watched in the backward pass.
 
     Attributes:
         with_graph: numbers of these steps.
@@ -131,6 +137,8 @@ class Run:
         if check and any(by.needs):
             last = chain.steps - 1
             self.with_graph = {0, min(1, last), chain.steps // 2, last}
+            if chain.steps <= _SHORT:
+                self.with_graph = set(range(chain.steps))
             by.leaf_check.run = RunKey()
         self.every_step = every_step or not by.theta
         self.black_box, self.observed = black_box, observed
@@ -138,11 +146,14 @@ class Run:
         self._conditions = chain.conditions.tensors()
         self._versions = [version(z) for z in self._conditions]
         self._before: list[dict] = []
+        self._roots = (chain.denoiser.denoiser, chain.solver)
+        self._held: dict[str, Any] | None = None
 
     def enter(self, step: int) -> StepContext:
         """The context of a step that is about to be taken."""
         context = self.trace.recorder.now()
         self.trace.contexts.append(context)
+        self.watch(step)
         if self.observed:
             self.trace.evaluations.slot = self.chain.slot(step)
             self.chain.denoiser.observer = self.trace.evaluations.record
@@ -150,6 +161,34 @@ class Run:
                 # What is made by the first evaluation, such as a table, has been made now.
                 self._before = self._own_state()
         return context
+
+    def watch(self, step: int) -> None:
+        """Look whether the network begins to keep or count something, before a step is taken."""
+        key = self.by.leaf_check.run
+        if step > 2 or key is None:
+            return
+        if step == 0:
+            key.graphs = self.chain.denoiser.graphs = GraphCheck()
+            return
+        before, self._held = self._held, held(*self._roots)
+        if step == 2 and before is not None and changes(before, self._held):
+            self.with_graph = set(range(self.chain.steps))
+        elif step == 2:
+            key.graphs = self.chain.denoiser.graphs = None
+
+    def _note_kept(self) -> None:
+        self.chain.denoiser.graphs, key = None, self.by.leaf_check.run
+        if key is not None and isinstance(key.graphs, GraphCheck):
+            key.graphs.recording = False
+        if self._held is None or key is None or len(self.with_graph) == self.chain.steps:
+            return
+        names = set(changes(self._held, held(*self._roots)))
+        key.late = [
+            weakref.ref(value)
+            for name, value in (tensors(*self._roots) if names else {}).items()
+            if name in names and value.is_leaf and not value.requires_grad
+            and (value.is_floating_point() or value.is_complex()) and not value.is_inference()
+        ]  # fmt: skip
 
     def advance(self, step: int, x: Tensor, state: State) -> tuple[Tensor, State]:
         """Take a step; x itself stays as it is even if the network works in place."""
@@ -273,6 +312,7 @@ class Run:
         """
         trace, self.trace.end = self.trace, end
         refuse_changed(self._conditions, self._versions)
+        self._note_kept()
         trace.contexts.append(trace.recorder.now())
         if self.observed:
             self.chain.denoiser.observer = None
@@ -290,7 +330,7 @@ class Run:
         return trace
 
     def _own_state(self) -> list[dict]:
-        return [own_state(self.chain.denoiser.denoiser), own_state(self.chain.solver)]
+        return [own_state(root) for root in self._roots]
 
 
 @dataclass(frozen=True, eq=False)
