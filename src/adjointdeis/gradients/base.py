@@ -3,7 +3,7 @@
 import sys
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Container, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -14,7 +14,7 @@ from torch import Tensor
 from adjointdeis.gradients.chain import Chain, NotSupportedError
 from adjointdeis.gradients.continuous import ContinuousAdjoint
 from adjointdeis.gradients.inputs import Inputs, TrajectoryCotangents
-from adjointdeis.gradients.trace import traced
+from adjointdeis.gradients.trace import Trace, traced
 from adjointdeis.solvers.base import Solver
 from adjointdeis.solvers.pair import Pair
 
@@ -138,9 +138,29 @@ class StepwiseMethod(GradientMethod):
             ``InconsistentStepError`` where it differs: a network or sampler with a state of its
             own (counters, caches, random generators) would give a wrong gradient. Costs no
             evaluation.
+
+    Raises:
+        InconsistentStepError: what was evaluated again is not what ran.
+        UnreachableLeafError: the denoiser uses a tensor that requires a gradient and that nobody
+            named; weights of a plain callable are given by ``sample(..., parameters=[...])``.
     """
 
     check: bool = field(default=True, kw_only=True, repr=False)
+
+    def traced(
+        self,
+        chain: Chain,
+        by: Inputs,
+        keep: Container[int] = (),
+        *,
+        observed: bool = True,
+        black_box: bool = False,
+    ) -> tuple[Tensor, Trace]:
+        """A sampling run of this method; see the function of this name."""
+        return traced(
+            chain, by, keep, owner=type(self).__name__, check=self.check,
+            observed=observed and self.check, black_box=black_box,
+        )  # fmt: skip
 
     @abstractmethod
     def forward_pass(self, chain: Chain, by: Inputs) -> tuple[Tensor, Any]:

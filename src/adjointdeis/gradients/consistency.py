@@ -186,7 +186,9 @@ class GraphCheck:
             return
         wanted = (leaf.requires_grad for leaf in tree_leaves(z) if isinstance(leaf, Tensor))
         key = (round(float(t), 7), x.requires_grad, *wanted)
-        found = _shape(output, first)
+        found = _shape(output, x, first)
+        if found is None:
+            return
         if self.recording:
             self._known.setdefault(key, set()).add(found)
         elif self._known.get(key, {found}) != {found}:
@@ -197,20 +199,26 @@ class GraphCheck:
             )
 
 
-def _shape(output: Tensor, first: int) -> frozenset:
-    """How often each kind of node occurs in the graph of an evaluation, and with what inputs."""
+def _shape(output: Tensor, x: Tensor, first: int) -> frozenset | None:
+    """How often each kind of node occurs in the graph of an evaluation, and with what inputs.
+
+    None where it uses a node that was there before, which :class:`LeafCheck` looks at.
+    """
     counts: Counter = Counter()
-    stack, seen = [output.grad_fn], {None}
+    stack, seen, end = [output.grad_fn], {None, x.grad_fn}, next_number()
     while stack:
         node = stack.pop()
-        # What was there before is an input; casts may be kept by autocast, or made anew.
-        if node in seen or not first <= node._sequence_nr() < next_number():
+        if node in seen:
             continue
         seen.add(node)
         parents = [parent for parent, _ in node.next_functions if parent is not None]
         stack.extend(parents)
-        if not node.name().startswith("ToCopyBackward"):
-            counts[node.name(), len(parents)] += 1
+        # Casts may be kept by autocast, or made anew.
+        if not parents or node.name().startswith("ToCopyBackward"):
+            continue
+        if not first <= node._sequence_nr() < end:
+            return None
+        counts[node.name(), len(parents)] += 1
     return frozenset(counts.items())
 
 

@@ -111,8 +111,6 @@ class DiscreteAdjoint(StepwiseMethod):
     Raises:
         ValueError: snapshots < 1, keep_activations < 0, or a budget beside either.
         MemoryBudgetError: the budget is less than one snapshot and one step take.
-        InconsistentStepError: what was evaluated again is not what ran.
-        UnreachableLeafError: the denoiser captured a tensor that requires a gradient.
 
     When not to use: for second derivatives (use ``Backprop``); it is otherwise the default.
 

@@ -80,6 +80,8 @@ class ForwardMode(StepwiseMethod):
     def forward_pass(self, chain: Chain, by: Inputs) -> tuple[Tensor, tuple[Tensor, ...]]:
         self._refuse_kept(chain)
         inputs, wanted = _inputs(by), self._counts(by)
+        # Its nodes are made once, and inside they would be held with derivatives.
+        assert chain.grid[0].index == 0
         tangents = self._tangents(inputs, wanted)
         before, history, mark = chain.cost.nfe, 0, Mark()
 

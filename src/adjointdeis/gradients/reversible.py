@@ -75,8 +75,6 @@ class Reversible(StepwiseMethod):
 
     Raises:
         NotSupportedError: the sampler is not a ``ReversibleSolver``.
-        InconsistentStepError: what was evaluated again is not what ran.
-        UnreachableLeafError: the denoiser captured a tensor that requires a gradient.
 
     When not to use: where the N + 1 latents of ``DiscreteAdjoint`` fit, which needs no pair and
     no inverse, and is exact for better samplers; in half precision; for second derivatives.

@@ -10,7 +10,7 @@ from adjointdeis.gradients.base import StepwiseMethod
 from adjointdeis.gradients.chain import Chain, NotSupportedError
 from adjointdeis.gradients.consistency import StepCheck
 from adjointdeis.gradients.inputs import Inputs
-from adjointdeis.gradients.trace import Trace, traced
+from adjointdeis.gradients.trace import Trace
 from adjointdeis.solvers.base import Solver
 from adjointdeis.solvers.runge_kutta import RungeKutta
 from adjointdeis.solvers.tableau import combined
@@ -43,8 +43,6 @@ class SymplecticAdjoint(StepwiseMethod):
 
     Raises:
         NotSupportedError: a solver other than ``RungeKutta`` in noise prediction.
-        InconsistentStepError: what was evaluated again is not what ran.
-        UnreachableLeafError: the denoiser captured a tensor that requires a gradient.
 
     When not to use: with "euler", where it is ``DiscreteAdjoint``; or where the activations of
     one step fit in memory, since that one saves the N (s - 1) evaluations.
@@ -69,7 +67,7 @@ class SymplecticAdjoint(StepwiseMethod):
             )
 
     def forward_pass(self, chain: Chain, by: Inputs) -> tuple[Tensor, Trace]:
-        return traced(chain, by, range(chain.steps), owner="SymplecticAdjoint", check=self.check)
+        return self.traced(chain, by, range(chain.steps), observed=False)
 
     def backward_pass(
         self, chain: Chain, record: Trace, by: Inputs, x_0: Tensor, a_x: Tensor

@@ -53,6 +53,8 @@ class Trace:
     """What a run leaves behind.
 
     Attributes:
+        owner: the method, for messages.
+        checked: whether what is evaluated again is compared.
         recorder: records the context of every step.
         contexts: for each step, the context in which it was taken.
         carries: inputs of the steps that are kept, by number.
@@ -64,6 +66,8 @@ class Trace:
         end: the solver's history after the last step.
     """
 
+    owner: str
+    checked: bool
     recorder: ContextRecorder
     contexts: list[StepContext] = field(default_factory=list)
     carries: dict[int, Carry] = field(default_factory=dict)
@@ -85,9 +89,11 @@ class Trace:
         self.latents -= carry.latents
         return carry
 
-    def reevaluations(self, owner: str, enabled: bool) -> Reevaluations:
+    def reevaluations(self) -> Reevaluations:
         """A check of the evaluations that a backward pass makes."""
-        return Reevaluations(self.evaluations, self.recorder, self.changed, owner, enabled)
+        return Reevaluations(
+            self.evaluations, self.recorder, self.changed, self.owner, self.checked
+        )
 
     def state(self, step: int) -> Tensor:
         """x before a step that was kept."""
@@ -142,11 +148,11 @@ class Run:
             by.leaf_check.run = RunKey()
         self.every_step = every_step or not by.theta
         self.black_box, self.observed = black_box, observed
-        self.trace = Trace(ContextRecorder((chain.denoiser.denoiser, chain.solver), by.x_T))
+        self._roots = (chain.denoiser.denoiser, chain.solver)
+        self.trace = Trace(owner, check, ContextRecorder(self._roots, by.x_T))
         self._conditions = chain.conditions.tensors()
         self._versions = [version(z) for z in self._conditions]
         self._before: list[dict] = []
-        self._roots = (chain.denoiser.denoiser, chain.solver)
         self._held: dict[str, Any] | None = None
 
     def enter(self, step: int) -> StepContext:
