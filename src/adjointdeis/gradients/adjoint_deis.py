@@ -76,12 +76,7 @@ class AdjointDEIS(StepwiseMethod):
     prediction: Prediction = "noise"
     memory: ClassVar[str] = "N latents; O(1) latents with re-solved states"
     adjoint: ClassVar[ContinuousAdjoint] = ContinuousAdjoint(
-        clock="lambda",
-        integrator="custom solver",
-        exponential=True,
-        sde_coefficients=True,
-        any_sampler=True,
-        own_steps=True,
+        clock="lambda", integrator="custom solver", sde_coefficients=True, own_steps=True
     )
 
     def __post_init__(self) -> None:

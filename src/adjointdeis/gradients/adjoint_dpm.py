@@ -74,12 +74,7 @@ class AdjointDPM(StepwiseMethod):
     z_t: ClassVar[bool] = False
     memory: ClassVar[str] = "N latents; O(1) latents with re-solved states"
     adjoint: ClassVar[ContinuousAdjoint] = ContinuousAdjoint(
-        clock="rho",
-        integrator="black-box ODE solver",
-        exponential=True,
-        sde_coefficients=False,
-        any_sampler=True,
-        own_steps=False,
+        clock="rho", integrator="black-box ODE solver"
     )
 
     def __post_init__(self) -> None:

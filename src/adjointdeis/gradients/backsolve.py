@@ -72,12 +72,7 @@ class Backsolve(StepwiseMethod):
     z_t: ClassVar[bool] = False
     memory: ClassVar[str] = "O(1) latents"
     adjoint: ClassVar[ContinuousAdjoint] = ContinuousAdjoint(
-        clock="t",
-        integrator="black-box ODE solver",
-        exponential=False,
-        sde_coefficients=False,
-        any_sampler=True,
-        own_steps=True,
+        clock="t", integrator="black-box ODE solver", exponential=False, own_steps=True
     )
 
     def __post_init__(self) -> None:

@@ -72,12 +72,7 @@ class SdeBacksolve(StepwiseMethod):
     z_t: ClassVar[bool] = False
     memory: ClassVar[str] = "O(1) latents"
     adjoint: ClassVar[ContinuousAdjoint] = ContinuousAdjoint(
-        clock="rho",
-        integrator="black-box SDE solver",
-        exponential=True,
-        sde_coefficients=False,
-        any_sampler=True,
-        own_steps=False,
+        clock="rho", integrator="black-box SDE solver"
     )
 
     def __post_init__(self) -> None:
