@@ -23,6 +23,7 @@ ALLOWED: dict[str, set[str]] = {
     "evaluation": {"evaluation"},
     "reporting": {"evaluation", "reporting"},
     "detection": {"faces", "detection"},
+    "adaptive": {"diffusion", "solvers", "gradients", "rollout", "adaptive"},
     "problems": {"diffusion", "solvers", "gradients", "rollout", "problems"},
     "harness": {
         *FORWARD,
@@ -35,7 +36,7 @@ ALLOWED: dict[str, set[str]] = {
         "",
     },
     "__main__": {"evaluation", "harness"},
-    "__init__": {"diffusion", "solvers", "gradients", "rollout"},
+    "__init__": {"diffusion", "solvers", "gradients", "rollout", "adaptive"},
 }
 ALLOWED["morphing"] |= {"faces"}
 # What every room may use: no mathematics, no framework.

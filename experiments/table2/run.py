@@ -11,7 +11,7 @@ from pathlib import Path
 from adjointdeis.evaluation.markdown import table
 from adjointdeis.evaluation.paper import paper_table
 from adjointdeis.gradients.catalogue import CATALOGUE
-from adjointdeis.guidance.catalogue import ALGORITHMS, ComparedMethod
+from experiments.table2.algorithms import ALGORITHMS, ComparedMethod
 
 COLUMNS = {
     "ode": "ODE",

@@ -4,6 +4,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from adjointdeis.adaptive import (
+        AdaptiveGradient,
+        AdaptiveGrid,
+        adaptive_gradient,
+        adaptive_grid,
+    )
     from adjointdeis.diffusion.conditions import PerStep
     from adjointdeis.diffusion.grid import TimeGrid
     from adjointdeis.diffusion.schedule import (
@@ -13,12 +19,13 @@ if TYPE_CHECKING:
         VPCosine,
         VPLinear,
     )
-    from adjointdeis.rollout import AdaptiveGrid, Encoding, Rollout, adaptive_grid, encode, sample
+    from adjointdeis.rollout import Encoding, Rollout, encode, sample
 
 __version__ = "0.1.0"
 
 __all__ = [
     "DDPM",
+    "AdaptiveGradient",
     "AdaptiveGrid",
     "Encoding",
     "PerStep",
@@ -28,6 +35,7 @@ __all__ = [
     "VPCosine",
     "VPLinear",
     "VarianceExploding",
+    "adaptive_gradient",
     "adaptive_grid",
     "encode",
     "sample",
@@ -45,14 +53,13 @@ _HOMES = {
         "VarianceExploding",
     ),
     "adjointdeis.diffusion.conditions": ("PerStep",),
-    "adjointdeis.rollout": (
+    "adjointdeis.adaptive": (
+        "AdaptiveGradient",
         "AdaptiveGrid",
-        "Encoding",
-        "Rollout",
+        "adaptive_gradient",
         "adaptive_grid",
-        "encode",
-        "sample",
     ),
+    "adjointdeis.rollout": ("Encoding", "Rollout", "encode", "sample"),
 }
 
 

@@ -13,7 +13,7 @@ import os
 import tempfile
 import unicodedata
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, Protocol
 
@@ -226,6 +226,11 @@ def read_csv(
         fields = [field.strip() for field in row]
         if any(fields):
             yield reader.line_num, fields
+
+
+def write_csv(path: str | os.PathLike[str], rows: Iterable[Iterable[object]]) -> None:
+    """Writes rows as CSV, atomically; lines end in a line feed."""
+    write_atomically(path, lambda f: csv.writer(f, lineterminator="\n").writerows(rows))
 
 
 def slug(name: str) -> str:

@@ -35,7 +35,7 @@ SPACINGS: dict[str, Callable[..., TimeGrid]] = {
 
 @dataclass(frozen=True, eq=False)
 class Gradients:
-    """Gradients by part, each flattened and in float64, and what they cost."""
+    """Gradients by part, each flattened and in float64, member by member, and what they cost."""
 
     gradients: dict[str, Tensor]
     cost: Cost
@@ -52,6 +52,7 @@ class GradientProblem:
         x_T, z: initial noise, shape (B, *), and condition, shape (B, d).
         loss: of samples, summed over the batch to a 0-d tensor.
         t_min: where sampling ends; above 0, so that the log-SNR is finite.
+        members: how many problems it is at once; see :func:`together`.
     """
 
     name: str
@@ -61,6 +62,7 @@ class GradientProblem:
     z: Tensor
     loss: Callable[[Tensor], Tensor]
     t_min: float = 1e-3
+    members: int = 1
 
     def grid(self, spacing: str, steps: int) -> TimeGrid:
         """Sampling grid from the schedule's noisiest time to ``t_min``."""
@@ -101,12 +103,12 @@ class GradientProblem:
         finally:
             self.denoiser.requires_grad_(False)
         gradients = {
-            name: _flat([found.pop(0)], [like])
+            name: _flat([found.pop(0)], [like], self.members)
             for name, like in (("x_T", x_T), ("z", z))
             if name in parts
         }
         if weights:
-            gradients["theta"] = _flat(found, weights)
+            gradients["theta"] = _flat(found, weights, self.members)
         return Gradients(gradients, rollout.cost)
 
 
@@ -134,9 +136,10 @@ def distance(found: Tensor, reference: Tensor) -> Distance:
     return Distance(float((found - reference).norm()) / other, cosine, size / other)
 
 
-def _flat(found: Sequence[Tensor | None], like: Sequence[Tensor]) -> Tensor:
+def _flat(found: Sequence[Tensor | None], like: Sequence[Tensor], members: int) -> Tensor:
     filled = [torch.zeros_like(t) if g is None else g for g, t in zip(found, like, strict=True)]
-    return torch.cat([gradient.detach().flatten().double() for gradient in filled])
+    rows = [gradient.detach().reshape(members, -1).double() for gradient in filled]
+    return torch.cat(rows, 1).flatten()
 
 
 def _normal(*shape: int, seed: int) -> Tensor:
@@ -267,6 +270,35 @@ def drawn(family: str, loss: str, seed: int, batch: int = 8) -> GradientProblem:
             logits=0.3 * draw(3),
         )
     return GradientProblem(family, denoiser, schedule, x_T, z, loss_of(loss, size, seed))
+
+
+def together(problems: Sequence[GradientProblem]) -> GradientProblem:
+    """Problems of one family as one, sampled and differentiated at once.
+
+    x_T, z and the parameters get a leading dimension; the loss is the sum of their losses. Nothing
+    of one enters another, so that gradients are those of each alone.
+
+    Args:
+        problems: whose denoisers differ in the values of their parameters alone; a single one
+            stays as it is.
+    """
+    first = problems[0]
+    if len(problems) == 1:
+        return first
+    denoiser = copy.deepcopy(first.denoiser)
+    for name, _ in first.denoiser.named_parameters():
+        values = [one.denoiser.get_parameter(name).detach() for one in problems]
+        setattr(denoiser, name, nn.Parameter(torch.stack(values)))
+    return replace(
+        first,
+        denoiser=denoiser,
+        x_T=torch.stack([one.x_T for one in problems]),
+        z=torch.stack([one.z for one in problems]),
+        loss=lambda x_0: sum(
+            (one.loss(x) for one, x in zip(problems, x_0, strict=True)), x_0.new_zeros(())
+        ),
+        members=len(problems),
+    )
 
 
 def _drawing(seed: int) -> Draw:

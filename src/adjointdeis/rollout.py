@@ -1,6 +1,5 @@
 """Sampling and encoding: a solver, a grid and a gradient method put together."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adjointdeis.diffusion.conditions import PerStep, divided
+from adjointdeis.diffusion.conditions import divided
 from adjointdeis.diffusion.grid import TimeGrid
 from adjointdeis.diffusion.noise import Noise, ReversedNoise, as_noise, rows_of_noise
 from adjointdeis.gradients import (
@@ -20,12 +19,9 @@ from adjointdeis.gradients import (
     NotSupportedError,
     check_independent,
 )
-from adjointdeis.gradients.cost import CountedDenoiser
-from adjointdeis.solvers.adaptive import accepted_times
 from adjointdeis.solvers.base import Solver
 from adjointdeis.solvers.pair import Pair
 from adjointdeis.solvers.reversible import ReversibleSolver, warn_of_amplification
-from adjointdeis.solvers.runge_kutta import RungeKutta
 
 Condition = Any  # a tensor, a pytree of tensors and constants, PerStep of either, or None
 
@@ -210,90 +206,6 @@ def encode(
     return Encoding(run.x_0, cost)
 
 
-@dataclass(frozen=True, eq=False)
-class AdaptiveGrid:
-    """The result of :func:`adaptive_grid`.
-
-    Attributes:
-        grid: the accepted nodes, for :func:`sample` with the same solver.
-        cost: counters; the evaluations of rejected steps are among them.
-        rejected: how many steps were rejected.
-    """
-
-    grid: TimeGrid
-    cost: Cost
-    rejected: int
-
-
-def adaptive_grid(
-    denoiser: Callable[..., Tensor],
-    x_T: Tensor,
-    z: Condition = None,
-    *,
-    solver: RungeKutta,
-    grid: TimeGrid,
-    rtol: float = 1e-2,
-    atol: float = 1e-2,
-) -> AdaptiveGrid:
-    """The steps that a sampler needs for a tolerance, as a grid for :func:`sample`.
-
-    An embedded pair takes its steps by an estimate of their error, and the accepted nodes are
-    an ordinary grid: :func:`sample` on it, with the same solver, x_T and z, passes through the same
-    states, and every gradient method is on it what it is on any grid, exact ones exact.
-
-    The gradient holds the grid fixed. The controller's own dependence on x_T, z and the weights is
-    left out: with it the derivative would be that of a function that jumps where a step is accepted
-    or not, and from the flow's both differ by the tolerance.
-
-    Args:
-        denoiser: as in :func:`sample`.
-        x_T: state at the first node; one grid serves the whole batch, and its worst sample decides.
-        z: condition, one for all steps.
-        solver: ``RungeKutta`` with "heun", "bosh3" or "dopri5", in either prediction.
-        grid: sampling grid with the ends of the run; the nodes between them are not used, but the
-            first width in log-SNR is tried first.
-        rtol, atol: the error that a step may have, in units of x: rtol times its absolute value,
-            plus atol; not below the rounding of x.
-
-    Raises:
-        ValueError: a solver without an embedded pair, a grid that encodes or whose log-SNR is
-            infinite at an end, a schedule of conditions, tolerances that are not positive.
-        ToleranceError: no step meets the tolerance.
-
-    When not to use: where evaluations are scarce. It pays one pass more, and rejected steps, for
-    not having to know N; experiments/work_precision says what that costs.
-    """
-    if not isinstance(solver, RungeKutta) or not solver.tableau.embedded:
-        raise ValueError(
-            f"{solver!r} has no embedded pair to estimate the error of a step: use "
-            'RungeKutta("bosh3"), "heun" or "dopri5"'
-        )
-    if not grid.sampling or not bool(grid.lmbda.isfinite().all()):
-        raise ValueError(
-            "adaptive_grid() needs a grid from noise to data with a finite log-SNR at both ends, "
-            "such as TimeGrid.uniform_lmbda(schedule, 20)"
-        )
-    if not (rtol >= 0.0 and atol >= 0.0 and 0.0 < rtol + atol < math.inf):
-        raise ValueError(f"rtol={rtol} and atol={atol}: neither below 0, one of them above")
-    if isinstance(z, PerStep):
-        raise ValueError(
-            "PerStep has one condition for each step, and how many steps there are is not known "
-            "before adaptive_grid() has taken them: pass one z"
-        )
-    cost = Cost()
-    with torch.no_grad():
-        times, rejected = accepted_times(
-            CountedDenoiser(denoiser, cost),
-            x_T,
-            z,
-            solver=solver,
-            grid=grid,
-            rtol=rtol,
-            atol=atol,
-        )
-    return AdaptiveGrid(TimeGrid.from_times(grid.schedule, torch.stack(times)), cost, rejected)
-
-
 def _run(
     denoiser: Callable[..., Tensor],
     x: Tensor,
@@ -309,8 +221,7 @@ def _run(
     method = DiscreteAdjoint() if gradient is None else gradient
     _check_calculus(solver, noise)
     chain = Chain.of(denoiser, solver, grid, x, z, noise, cost, trajectory)
-    weights = _weights(denoiser) if parameters is None else parameters
-    theta = [weight for weight in weights if weight.requires_grad]
+    theta = wanted_weights(denoiser, parameters)
     asked = {
         "x_T": x.requires_grad,
         "z_t" if chain.scheduled else "z": bool(chain.conditions.active),
@@ -358,8 +269,13 @@ def _part(
     return run
 
 
-def _weights(denoiser: Callable[..., Tensor]) -> list[Tensor]:
-    return list(denoiser.parameters()) if isinstance(denoiser, nn.Module) else []
+def wanted_weights(
+    denoiser: Callable[..., Tensor], parameters: Sequence[Tensor] | None
+) -> list[Tensor]:
+    """The weights that require a gradient, of those of the denoiser if none are given."""
+    if parameters is None:
+        parameters = list(denoiser.parameters()) if isinstance(denoiser, nn.Module) else []
+    return [weight for weight in parameters if weight.requires_grad]
 
 
 def _check_calculus(solver: Solver, noise: object) -> None:

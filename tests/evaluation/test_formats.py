@@ -9,7 +9,7 @@ from adjointdeis.evaluation import EvaluationError, ScoreError, ScoreTable
 from adjointdeis.evaluation.attack_potential import attack_potential
 from adjointdeis.evaluation.formats import FORMATS, Labels, read, write
 from adjointdeis.evaluation.formats.attack_potential import read_thresholds, write_info
-from adjointdeis.evaluation.formats.names import parse_name
+from adjointdeis.evaluation.formats.nist import parse_name
 from adjointdeis.evaluation.groups import group_table
 
 LABELS = Labels(system="arcface", score_type="similarity", attack="dim", probe_policy="other")

@@ -22,7 +22,7 @@ from adjointdeis.evaluation import (
     threshold_at_fmr,
     vulnerability,
 )
-from adjointdeis.evaluation.metrics import VARIANTS, identity_balance, margins
+from adjointdeis.evaluation.metrics import VARIANTS
 
 # Scores on a coarse grid, so that ties with the threshold are common; None is a failed capture.
 score = st.one_of(st.integers(-3, 3).map(float), st.none())
@@ -212,12 +212,6 @@ def test_bad_groups():
         group(np.ones(2), np.array([1]), np.array([1, 1]))
     with pytest.raises(EvaluationError, match="variant 'AMPMR'"):
         vulnerability(group(*example()), 0.5, "AMPMR")
-
-
-def test_margins_and_balance():
-    groups = group(*example())
-    assert np.allclose(margins(groups, 0.5), [0.2, 0.0])
-    assert np.allclose(identity_balance(groups), [0.9 - 0.7, 0.8 - 0.5])
 
 
 PAIR = {"morph": ["m", "m"], "subject": ["a", "b"]}

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from adjointdeis.gradients.catalogue import CATALOGUE
-from adjointdeis.guidance.catalogue import ALGORITHMS
+from experiments.table2.algorithms import ALGORITHMS
 
 FOLDER = Path(__file__).parents[2] / "experiments"
 TABLE2 = runpy.run_path(str(FOLDER / "table2" / "run.py"))

@@ -13,7 +13,6 @@ from tiny_profile import ROOT
 
 from adjointdeis.evaluation.rates import wilson
 from adjointdeis.gradients import DiscreteAdjoint
-from adjointdeis.guidance.catalogue import ALGORITHMS
 from adjointdeis.guidance.latent_optimisation import LatentOptimisation
 from adjointdeis.harness.embedded import psnr, subjects
 from adjointdeis.harness.validation import ConfigError
@@ -21,6 +20,7 @@ from experiments.guidance import mixture, publish, run as study
 from experiments.guidance.faces import LinearProbe, Restoration
 from experiments.guidance.mixture import DiagonalMixture, HiddenCondition, MixturePosterior
 from experiments.guidance.tables import tables
+from experiments.table2.algorithms import ALGORITHMS
 
 
 def settings(*overrides: str) -> dict:

@@ -20,7 +20,7 @@ from adjointdeis.harness.tasks import leaderboard as task
 from adjointdeis.problems import FAMILIES, LOSSES, drawn
 from adjointdeis.solvers import DDIM, DPMSolverPP
 
-CASE = Case("gaussian", "distance", COMMITTED, "ode")
+CASE = Case("gaussian", ("distance",), COMMITTED, "ode")
 
 
 class Behind(DiscreteAdjoint):
@@ -110,15 +110,16 @@ def test_weights_that_were_changed_are_put_back() -> None:
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
-def test_the_limit_ends_a_method_that_would_not_end(monkeypatch) -> None:
-    monkeypatch.setattr(leaderboard, "LIMIT", 50)
-    assert of(Endless)["failed"].startswith("TooManyEvaluations: more than 50")
+def test_the_limit_ends_a_method_that_would_not_end() -> None:
+    entry = Entry("Endless", Endless, target="own")
+    (row,) = Measurement(CASE, 2, 40, False, limit=50).rows(5, [entry])
+    assert row is not None and row["failed"].startswith("TooManyEvaluations: more than 50")
 
 
 def test_the_catalogue_counts_what_it_does() -> None:
     """Every entry of ours at the network itself: nobody is disqualified, and nothing fails."""
     for calculus in ("ode", "sde"):
-        rows = only(*CATALOGUE, case=Case("mixture-2", "reward", COMMITTED, calculus))
+        rows = only(*CATALOGUE, case=Case("mixture-2", ("reward",), COMMITTED, calculus))
         bad = [r for r in rows if r and (r.keys() & {"disqualified", "failed"})]
         assert not bad
         refused = [r for r in rows if r and "refused" in r]
@@ -150,24 +151,31 @@ def test_an_audit_counts_modules_inside_and_products_and_leaves_no_trace() -> No
 def test_error_is_bias_and_spread() -> None:
     truth = [torch.tensor([3.0, 4.0])] * 2
     found = [torch.tensor([3.0, 5.0]), torch.tensor([3.0, 7.0])]
-    assert errors(found, truth) == pytest.approx(
-        {"error": math.sqrt(5) / 5, "bias": 2 / 5, "spread": 1 / 5, "ratio": math.sqrt(46) / 5,
-         "cosine": 33 * 2 / math.sqrt(92 * 50)}
-    )  # fmt: skip
+    numbers = {"error": math.sqrt(5) / 5, "bias": 2 / 5, "spread": 1 / 5,
+               "ratio": math.sqrt(46) / 5, "cosine": 33 * 2 / math.sqrt(92 * 50)}  # fmt: skip
+    ours = errors(found, truth)
+    assert ours == {name: pytest.approx([value]) for name, value in numbers.items()}
     exact = errors(truth, truth)
-    assert exact == {"error": 0, "bias": 0, "spread": 0, "cosine": pytest.approx(1), "ratio": 1}
-    assert errors([torch.tensor([math.nan, 1.0])] * 2, truth)["error"] == math.inf
-    assert errors(found, [torch.zeros(2)] * 2)["error"] == math.inf
+    assert exact == {
+        "error": [0], "bias": [0], "spread": [0], "cosine": pytest.approx([1]), "ratio": [1]
+    }  # fmt: skip
+    assert errors([torch.tensor([math.nan, 1.0])] * 2, truth)["error"] == [math.inf]
+    assert errors(found, [torch.zeros(2)] * 2)["error"] == [math.inf]
+    # Problems beside each other: each by itself.
+    beside = [torch.cat([a, b, a]) for a, b in zip(found, truth, strict=True)]
+    three = errors(beside, [t.repeat(3) for t in truth], members=3)
+    for name, value in numbers.items():
+        assert three[name] == pytest.approx([value, exact[name][0], value])
 
 
 def test_a_method_that_draws_has_a_spread_of_the_size_of_its_noise() -> None:
     row, exact = of(Noisy), of(DiscreteAdjoint)
-    assert row["chain"]["z"]["spread"] == exact["chain"]["z"]["spread"] == 0
+    assert row["chain"]["z"]["spread"] == exact["chain"]["z"]["spread"] == [0]
     size = float(CASE.problem().x_T.numel()) ** 0.5
     problem = CASE.problem()
     found = problem.differentiate(DiscreteAdjoint(), DDIM(), problem.grid("log-SNR", 5))
     length = float(found.gradients["x_T"].norm())
-    assert row["chain"]["x_T"]["spread"] == pytest.approx(size / length / 2**0.5, rel=0.5)
+    assert row["chain"]["x_T"]["spread"] == pytest.approx([size / length / 2**0.5], rel=0.5)
 
 
 def test_the_truth_of_a_gaussian_is_the_closed_form() -> None:
@@ -183,8 +191,8 @@ def test_the_truth_of_a_gaussian_is_the_closed_form() -> None:
         "theta": torch.cat([g.flatten() for g in found[2:]]),
     }  # fmt: skip
     for part, value in measurement.truth.gradients[0].items():
-        assert errors([value], [closed[part]])["error"] < 1e-8
-        assert measurement.truth.moves[part] < 1e-6
+        assert errors([value], [closed[part]])["error"][0] < 1e-8
+        assert measurement.truth.moves[part][0] < 1e-6
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -233,7 +241,7 @@ def test_methods_of_other_packages_take_part() -> None:
 
 TINY = [
     "task=leaderboard", "task.problems=[gaussian]", "task.steps=[4,5]", "task.drawn_steps=[5]",
-    "task.truth={ode: 40, sde: 40, network: 4}", "task.losses=[distance]",
+    "task.truth={ode: 40, sde: 40, network: 4}", "task.losses=[distance]", "task.each=1",
     "task.methods=[Backprop,DiscreteAdjoint,behind,SymplecticAdjoint]",
 ]  # fmt: skip
 
@@ -278,6 +286,7 @@ def test_the_page_is_made_and_what_was_measured_is_not_measured_again(
         ("task.problems=[gausian]", "task.problems=.*expected some of gaussian"),
         ("task.losses=[]", "task.losses=.*expected some of distance"),
         ("task.methods=[Backprob]", "'Backprob' is unknown; there are Backprop"),
+        ("task.each=0", "task.each=0: expected a whole number above 0"),
         ("task.paths=1", "a variance needs 2 or more"),
         ("task.steps=[0]", "task.steps=.*whole numbers above 0"),
         ("task.calculi=[pde]", "expected ode, sde or both"),
@@ -291,8 +300,22 @@ def test_wrong_settings_are_named(tmp_path, override: str, message: str) -> None
 
 
 def test_networks_are_not_drawn() -> None:
-    found = cases(["mini", "gaussian"], ["reward"], ["ode"], 1, 2, ["reward"], ["distance"])
-    assert [(c.family, c.loss, c.seed) for c in found] == [
-        ("mini", "distance", COMMITTED), ("gaussian", "reward", COMMITTED),
-        ("gaussian", "reward", 1), ("gaussian", "reward", 2),
+    found = cases(["mini", "gaussian"], ["reward"], ["ode"], 1, 2, 6, ["distance"])
+    assert [(c.family, c.losses, c.seed, c.members) for c in found] == [
+        ("mini", ("distance",), COMMITTED, 1), ("gaussian", ("reward",), COMMITTED, 6),
+        ("gaussian", ("reward",), 1, 6), ("gaussian", ("reward",), 2, 6),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_problems_measured_at_once_are_measured_as_each_alone(family: str) -> None:
+    losses = tuple(LOSSES)
+    case = Case(family, losses, 5, "ode", 4)
+    problem = case.problem()
+    grid = problem.grid("log-SNR", 6)
+    found = problem.differentiate(DiscreteAdjoint(), DPMSolverPP(), grid).gradients
+    for k, loss in enumerate((*losses, losses[0])):
+        alone = drawn(family, loss, 5000 + k)
+        own = alone.differentiate(DiscreteAdjoint(), DPMSolverPP(), grid).gradients
+        for part, value in own.items():
+            assert torch.allclose(found[part].unflatten(0, (4, -1))[k], value, rtol=1e-9)

@@ -21,8 +21,8 @@ from adjointdeis.harness.launch import launch
 from adjointdeis.harness.tasks import train
 from adjointdeis.harness.training.autoencoder import (
     AutoencoderTraining,
+    descent,
     v_error,
-    warmup_cosine,
 )
 from adjointdeis.harness.training.data import (
     Augmentation,
@@ -377,8 +377,8 @@ def test_augmentation_keeps_shape_and_range() -> None:
 
 
 def test_learning_rate_rises_and_falls_to_zero() -> None:
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=2.0)
-    schedule = warmup_cosine(optimizer, 5, 25)
+    made = descent([torch.zeros(1, requires_grad=True)], 2.0, 0.0, 5, 25)
+    optimizer, schedule = made["optimizer"], made["lr_scheduler"]["scheduler"]
     rates = []
     for _ in range(25):
         rates.append(optimizer.param_groups[0]["lr"])

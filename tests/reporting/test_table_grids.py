@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from adjointdeis.reporting import aggregate, collect
-from adjointdeis.reporting.morph_grid import CELL, GridFace, GridRow, Rectangle, Text, morph_grid
+from adjointdeis.reporting.morph_grid import CELL, GridFace, Rectangle, Text, morph_grid, pair_strip
 from adjointdeis.reporting.paper_tables import headline, lines
 from adjointdeis.reporting.table_grids import table_grid
 
@@ -140,9 +140,9 @@ def test_figure_experiments_have_their_grids_and_no_table(report):
 def test_pixels_and_vectors_are_the_same_grid(tmp_path):
     face = tmp_path / "face.png"
     Image.fromarray(np.full((8, 8, 3), (10, 200, 30), np.uint8)).save(face)
-    marks = ({}, {"a": "yes", "b": "failed"}, {})
-    row = GridRow("1 & 2", (face, None, face), marks)
-    sheet = morph_grid([row], ["A", "m < n", "B"], {"a": "Arc", "b": "Ada"}, "caption")
+    morph = (tmp_path / "absent.png", "m < n", [("Arc", "yes"), ("Ada", "failed")])
+    row = pair_strip("1 & 2", [("a", face), ("b", face)], [morph], str)
+    sheet = morph_grid([row], ["Arc", "Ada"], "caption")
     assert sum(isinstance(item, GridFace) for item in sheet.items) == 2
     pixels = sheet.pixels()
     assert pixels.size == (sheet.width, sheet.height)
@@ -156,6 +156,17 @@ def test_pixels_and_vectors_are_the_same_grid(tmp_path):
     words = [element.text for element in tree if element.tag.endswith("text")]
     assert words == [item.line for item in sheet.items if isinstance(item, Text)]
     assert "1 & 2" in words and "m < n" in words
+
+
+def test_boxes_of_labels_with_one_beginning_are_told_apart_in_two_letters(tmp_path):
+    face = tmp_path / "face.png"
+    Image.new("RGB", (8, 8)).save(face)
+    labels = ["faceplugin", "MobileFaceNet", "MobileFace", "M", "dlib ResNet"]
+    morph = (face, "A", [(label, "yes") for label in labels])
+    row = pair_strip("1", [("a", face), ("b", face)], [morph], str)
+    found = [i for i in morph_grid([row], labels, "").items if isinstance(i, Text)]
+    boxes = [item.line for item in found if item.anchor == "mm"]
+    assert boxes == ["fa", "Mo", "Mb", "4", "dl"]
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no LaTeX on this machine")

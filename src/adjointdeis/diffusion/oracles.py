@@ -1,7 +1,8 @@
 """Data distributions whose exact noise prediction is known: the oracles of every test.
 
 Both have learnable parameters (theta) and a condition z, so that all gradients exist, and
-live in whatever dtype they are built in.
+live in whatever dtype they are built in. Parameters with leading dimensions, the same for all, are
+as many distributions evaluated at once: x has them too, before (B, D), and so has z.
 """
 
 import torch
@@ -19,30 +20,32 @@ class GaussianDenoiser(nn.Module):
 
     Args:
         schedule: forward process.
-        mean: mu, shape (D,).
-        scale: standard deviation s > 0 of the data.
-        weight: W, shape (D, d); None for data that ignore z.
+        mean: mu, shape (\*, D).
+        scale: standard deviation s > 0 of the data, shape (\*).
+        weight: W, shape (\*, D, d); None for data that ignore z.
     """
 
     def __init__(
-        self, schedule: Schedule, mean: Tensor, scale: float, weight: Tensor | None = None
+        self, schedule: Schedule, mean: Tensor, scale: float | Tensor, weight: Tensor | None = None
     ) -> None:
         super().__init__()
         self.schedule = schedule
         self.mean = nn.Parameter(mean.clone())
-        self.log_scale = nn.Parameter(mean.new_tensor(scale).log())
+        self.log_scale = nn.Parameter(torch.as_tensor(scale, dtype=mean.dtype).log())
         self.weight = None if weight is None else nn.Parameter(weight.clone())
 
     def centre(self, z: Tensor | None) -> Tensor:
-        """Mean of the data under z: (D,) or (B, D)."""
+        """Mean of the data under z: (D,) or (\\*, B, D)."""
+        mean = self.mean if self.mean.ndim == 1 else self.mean.unsqueeze(-2)
         if self.weight is None or z is None:
-            return self.mean
-        return self.mean + z @ self.weight.mT
+            return mean
+        return mean + z @ self.weight.mT
 
     def variance(self, t: Tensor | float) -> Tensor:
-        """Variance v_t of x_t per coordinate, 0-d."""
+        """Variance v_t of x_t per coordinate, 0-d or (\\*, 1, 1)."""
         alpha, sigma = float(self.schedule.alpha(t)), float(self.schedule.sigma(t))
-        return alpha**2 * (2.0 * self.log_scale).exp() + sigma**2
+        found = alpha**2 * (2.0 * self.log_scale).exp() + sigma**2
+        return found[..., None, None] if found.ndim else found
 
     def forward(self, x: Tensor, t: Tensor, z: Tensor | None = None) -> Tensor:
         alpha, sigma = float(self.schedule.alpha(t)), float(self.schedule.sigma(t))
@@ -65,10 +68,10 @@ class MixtureDenoiser(nn.Module):
 
     Args:
         schedule: forward process.
-        means: mu, shape (K, D).
-        scales: s_k > 0, shape (K,).
-        weight: W, shape (K, D, d); None for data that ignore z.
-        logits: log pi up to a constant, shape (K,); equal weights by default.
+        means: mu, shape (\*, K, D).
+        scales: s_k > 0, shape (\*, K).
+        weight: W, shape (\*, K, D, d); None for data that ignore z.
+        logits: log pi up to a constant, shape (\*, K); equal weights by default.
     """
 
     def __init__(
@@ -88,13 +91,13 @@ class MixtureDenoiser(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, z: Tensor | None = None) -> Tensor:
         alpha, sigma = float(self.schedule.alpha(t)), float(self.schedule.sigma(t))
-        centres = self.means
+        centres = self.means.unsqueeze(-3)
         if self.weight is not None and z is not None:
-            centres = centres + torch.einsum("kij,bj->bki", self.weight, z)
-        variance = alpha**2 * (2.0 * self.log_scales).exp() + sigma**2
+            centres = centres + torch.einsum("...kij,...bj->...bki", self.weight, z)
+        variance = (alpha**2 * (2.0 * self.log_scales).exp() + sigma**2).unsqueeze(-2)
         offset = x.unsqueeze(-2) - alpha * centres
         log_density = (
-            self.logits.log_softmax(0)
+            self.logits.log_softmax(-1).unsqueeze(-2)
             - 0.5 * x.shape[-1] * variance.log()
             - 0.5 * offset.square().sum(-1) / variance
         )

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from adjointdeis.extras import require
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # what __getattr__ gives, for editors and type checkers
+    # ruff: noqa: F401
     from adjointdeis.evaluation.detection import DetectionScores, detection_rows
     from adjointdeis.evaluation.detection_matrix import (
         DetectionStudy,
@@ -66,66 +67,6 @@ if TYPE_CHECKING:
 
 require("evaluation", "rates, thresholds and intervals")
 
-__all__ = [
-    "ALL_VARIANTS",
-    "COLUMNS",
-    "IMPOSTOR_POLICIES",
-    "INTERVALS",
-    "ROW_KEYS",
-    "VARIANTS",
-    "WORST_CASE",
-    "DetectionError",
-    "DetectionScores",
-    "DetectionStudy",
-    "EvaluationError",
-    "MorphScores",
-    "PolicyError",
-    "Rate",
-    "ScoreError",
-    "ScoreTable",
-    "Subject",
-    "Subjects",
-    "ThresholdMismatch",
-    "ThresholdRecord",
-    "clopper_pearson",
-    "compare_attacks",
-    "concatenate",
-    "detection_rows",
-    "equal_error_rate",
-    "estimate_thresholds",
-    "evaluate",
-    "evaluate_attack_potential",
-    "evaluate_generality",
-    "false_match_rate",
-    "false_non_match_rate",
-    "fmmpmr",
-    "group",
-    "group_table",
-    "hardening_rows",
-    "holm",
-    "iapmr",
-    "impostors",
-    "matrix_rows",
-    "mcnemar_exact",
-    "minmax_mmpmr",
-    "mmpmr",
-    "mmpmr_curve",
-    "prodavg_mmpmr",
-    "rate",
-    "read_detection",
-    "read_scores",
-    "read_subjects",
-    "read_thresholds",
-    "rmmr",
-    "threshold_at_fmr",
-    "vulnerability",
-    "wilson",
-    "worst_case_bound",
-    "worst_case_embedding",
-    "worst_case_scores",
-    "write_scores",
-]
-
 _HOMES = {
     "paired": ("compare_attacks", "holm", "mcnemar_exact"),
     "generality": ("evaluate_attack_potential", "evaluate_generality"),
@@ -138,11 +79,7 @@ _HOMES = {
         "ScoreError",
         "ThresholdMismatch",
     ),
-    "groups": (
-        "MorphScores",
-        "group",
-        "group_table",
-    ),
+    "groups": ("MorphScores", "group", "group_table"),
     "metrics": (
         "VARIANTS",
         "fmmpmr",
@@ -154,54 +91,20 @@ _HOMES = {
         "rmmr",
         "vulnerability",
     ),
-    "policies": (
-        "IMPOSTOR_POLICIES",
-        "impostors",
-    ),
-    "protocol": (
-        "ALL_VARIANTS",
-        "INTERVALS",
-        "ROW_KEYS",
-        "WORST_CASE",
-        "evaluate",
-    ),
+    "policies": ("IMPOSTOR_POLICIES", "impostors"),
+    "protocol": ("ALL_VARIANTS", "INTERVALS", "ROW_KEYS", "WORST_CASE", "evaluate"),
     "operating": ("estimate_thresholds",),
-    "rates": (
-        "Rate",
-        "clopper_pearson",
-        "rate",
-        "wilson",
-    ),
-    "scores": (
-        "COLUMNS",
-        "ScoreTable",
-        "concatenate",
-    ),
-    "storage": (
-        "read_scores",
-        "write_scores",
-    ),
-    "subjects": (
-        "Subject",
-        "Subjects",
-        "read_subjects",
-    ),
-    "thresholds": (
-        "ThresholdRecord",
-        "read_thresholds",
-        "threshold_at_fmr",
-    ),
-    "verification": (
-        "equal_error_rate",
-        "false_match_rate",
-        "false_non_match_rate",
-    ),
-    "worst_case": (
-        "worst_case_bound",
-        "worst_case_embedding",
-        "worst_case_scores",
-    ),
+    "rates": ("Rate", "clopper_pearson", "rate", "wilson"),
+    "scores": ("COLUMNS", "ScoreTable", "concatenate"),
+    "storage": ("read_scores", "write_scores"),
+    "subjects": ("Subject", "Subjects", "read_subjects"),
+    "thresholds": ("ThresholdRecord", "read_thresholds", "threshold_at_fmr"),
+    "verification": ("equal_error_rate", "false_match_rate", "false_non_match_rate"),
+    "worst_case": ("worst_case_bound", "worst_case_embedding", "worst_case_scores"),
 }
+"""Module of each public name."""
+
+__all__ = [n for names in _HOMES.values() for n in names]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

@@ -31,6 +31,8 @@ from adjointdeis.evaluation.groups import MorphScores
 from adjointdeis.evaluation.rates import Rate, rate
 from adjointdeis.evaluation.uncertainty import SubjectDraws, morph_weights
 
+AGGREGATIONS = {"min": np.min, "mean": np.mean, "max": np.max}
+
 
 @dataclass(frozen=True, eq=False)
 class AttackPotential:
@@ -101,6 +103,8 @@ def bootstrap_attack_potential(
     """Shape (B, R, C): MAP in every replicate of the subject bootstrap.
 
     Args:
+        draws: Multiplicities of the subjects.
+        groups, attempts: As for `attack_potential`.
         taus: each system's thresholds, shape (B,), or one fixed threshold; oriented.
     """
     systems = _same_morphs(groups)
@@ -150,9 +154,8 @@ def generalised_attack_potential(
             which would count them twice.
         ScoreError: unequal numbers of attempts, or systems that scored other morphs.
     """
-    aggregations = {"min": np.min, "mean": np.mean, "max": np.max}
-    if over_systems not in aggregations:
-        raise EvaluationError(f"over_systems {over_systems!r}: expected {', '.join(aggregations)}")
+    if over_systems not in AGGREGATIONS:
+        raise EvaluationError(f"over_systems {over_systems!r}: expected {', '.join(AGGREGATIONS)}")
     if not attacks:
         raise EvaluationError("G-MAP needs at least one attack")
     per_attack = []
@@ -168,7 +171,7 @@ def generalised_attack_potential(
                     )
                 per_attempt = per_attempt * (1.0 - np.asarray(ftar[system], dtype=np.float64))
             shares.append(per_attempt.mean())
-        per_attack.append(aggregations[over_systems](shares))
+        per_attack.append(AGGREGATIONS[over_systems](shares))
     return float(np.mean(per_attack))
 
 

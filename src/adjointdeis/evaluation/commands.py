@@ -1,13 +1,13 @@
 """What each `adjointdeis-eval` command does; `cli.py` parses, this computes and prints."""
 
-import csv
 import hashlib
 import json
 import sys
 from argparse import Namespace
 from collections.abc import Iterator
+from dataclasses import astuple
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from adjointdeis.evaluation import credentials, detection_tables, tables
 from adjointdeis.evaluation.detection import WORST, DetectionScores, detection_rows
@@ -27,7 +27,7 @@ from adjointdeis.evaluation.subjects import Subjects, read_subjects
 from adjointdeis.evaluation.thresholds import ThresholdRecord, read_thresholds
 from adjointdeis.evaluation.verification import verification_rows
 from adjointdeis.extras import load
-from adjointdeis.files import printable, write_atomically
+from adjointdeis.files import printable, write_atomically, write_csv
 
 _MOST_REPLICATES = 1_000_000
 _MOST_SYNTHETIC = 100_000
@@ -64,9 +64,7 @@ def score(options: Namespace) -> None:
         systems=options.systems,
         variants=options.variants,
         subjects=subjects,
-        replicates=options.replicates,
-        seed=options.seed,
-        confidence=options.confidence,
+        **_statistics(options),
     )
     for covariate in options.by or ():
         if subjects is None:
@@ -103,7 +101,7 @@ def report(options: Namespace) -> None:
     _check_statistics(options)
     read = [read_scores(path) for path in options.scores]
     written = write_score_report(
-        read[0] if len(read) == 1 else concatenate(read),
+        concatenate(read),
         options.out,
         title=options.title or Path(options.scores[0]).stem,
         thresholds=read_thresholds(options.thresholds) if options.thresholds else None,
@@ -147,9 +145,7 @@ def compare(options: Namespace) -> None:
         fmr=options.fmr,
         systems=options.systems,
         subjects=_subjects(options),
-        replicates=options.replicates,
-        seed=options.seed,
-        confidence=options.confidence,
+        **_statistics(options),
     )
     print(markdown_table(tables.paired_table(found)))
 
@@ -159,19 +155,11 @@ def map(options: Namespace) -> None:
     _check_statistics(options)
     table = read_scores(options.scores)
     records = read_thresholds(options.thresholds) if options.thresholds else None
-    asked = {
-        "fmr": options.fmr,
-        "impostor_policy": options.impostors,
-        "subjects": _subjects(options),
-    }
-    rows = evaluate_attack_potential(
-        table,
-        records,
-        **asked,
-        **_statistics(options),
-    )
+    asked = {"fmr": options.fmr, "impostor_policy": options.impostors,
+             "subjects": _subjects(options), **_statistics(options)}  # fmt: skip
+    rows = evaluate_attack_potential(table, records, **asked)
     print(_printed(*tables.potential_tables(rows)))
-    general = evaluate_generality(table, records, **asked, **_statistics(options))
+    general = evaluate_generality(table, records, **asked)
     print(f"\n{markdown_table(tables.generality_table(general))}")
 
 
@@ -184,7 +172,7 @@ def mad(options: Namespace) -> None:
         raise EvaluationError(f"{options.scores}: no row of kind 'mad'")
     print(markdown_table(tables.detection_table(rows)))
     if options.det:
-        write_atomically(Path(options.det), lambda f: csv.writer(f).writerows(_det(table)))
+        write_csv(options.det, _det(table))
         print(f"wrote {options.det}", file=sys.stderr)
 
 
@@ -308,7 +296,8 @@ def synth(options: Namespace) -> None:
     )
     write_scores(table, options.scores)
     if options.subjects:
-        _write_subjects(subjects, Path(options.subjects))
+        header = ("subject_id", "sex", "group", "age")
+        write_csv(options.subjects, [header, *(astuple(s) for s in subjects.by_id.values())])
     print(f"wrote {len(table)} rows to {options.scores}", file=sys.stderr)
 
 
@@ -368,13 +357,3 @@ def _listed(hashes: Any) -> list[str]:
     if isinstance(hashes, dict):
         return [f"{name} {value}" for name, value in hashes.items()]
     return [str(value) for value in (hashes if isinstance(hashes, list) else [hashes])]
-
-
-def _write_subjects(subjects: Subjects, path: Path) -> None:
-    def write(f: IO[str]) -> None:
-        writer = csv.writer(f, lineterminator="\n")
-        writer.writerow(["subject_id", "sex", "group", "age"])
-        for subject in subjects.by_id.values():
-            writer.writerow([subject.subject_id, subject.sex, subject.group, subject.age])
-
-    write_atomically(path, write)

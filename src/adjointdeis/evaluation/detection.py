@@ -363,9 +363,10 @@ def resampled_points(
     """The D-EER and every operating point, shape (B,), in every replicate; without draws, B = 1.
 
     Args:
-        images: Of a detector.
-        groups: Attacks of which the worst one counts; a dictionary of each group is returned.
-        draws: Of the people.
+        images: A detector's scored images.
+        groups: Lists of attacks; of each list the worst attack counts, and one dictionary is
+            returned.
+        draws: Bootstrap draws of the people; None for the observed images.
     """
     taus = np.unique(images.scores)
     taus = np.concatenate([[np.nextafter(taus[0], -np.inf)], taus])

@@ -80,7 +80,7 @@ class DetectorSetting:
     """What a set of scores is of; scores compare only under one of them.
 
     Args:
-        detector: Its name.
+        detector: Name of the detector.
         kind: `s_mad`, `d_mad` or `demorphing`.
         trained_on: What it was trained on, see the module.
         degradation: What the images went through; `none` for nothing.
@@ -148,8 +148,8 @@ class DetectionStudy:
         """Whether an attack was among the training examples; None where nothing says it.
 
         Args:
-            setting: Of the detector.
-            attack: Of the test.
+            setting: Detector, training and degradation.
+            attack: An attack that the detector was tested on.
         """
         name, least = setting.trained_on, self.learnt(setting.detector).get(attack)
         if name not in TRAININGS and not name.startswith(WITHOUT):
@@ -290,7 +290,7 @@ def matrix_rows(
     """Trained on i, tested on j: a row per setting and attack, and one for the worst attack.
 
     Args:
-        study: Scores.
+        study: Detection scores under every setting.
         replicates: of the subject bootstrap; 0 leaves the exact interval alone.
         seed: of the bootstrap.
         confidence: level of the intervals, in (0, 1).
@@ -327,7 +327,7 @@ def hardening_rows(
     """What another training changes, attack by attack: `after` minus `before`, on the same images.
 
     Args:
-        study: Scores.
+        study: Detection scores under every setting.
         before, after: Two trainings; detectors that have both are compared.
         replicates: of the paired subject bootstrap; 0 gives no interval.
         seed: of the bootstrap.

@@ -102,8 +102,9 @@ def matrix_table(rows: Sequence[Row], detector: str, degradation: str) -> Table:
     """D-EER: trained on i (rows), tested on j (columns), of one detector and degradation.
 
     Args:
-        rows: Of `matrix_rows`.
-        detector, degradation: Whose.
+        rows: What `matrix_rows` returned.
+        detector: Name of the detector.
+        degradation: Name of the degradation.
     """
     own = [r for r in rows if (r["detector"], r["degradation"]) == (detector, degradation)]
     tested = list(dict.fromkeys(row["attack"] for row in own))
@@ -140,8 +141,9 @@ def points_table(
     """Every operating point of one detector and degradation, a line per training and attack.
 
     Args:
-        rows: Of `matrix_rows`.
-        detector, degradation: Whose.
+        rows: What `matrix_rows` returned.
+        detector: Name of the detector.
+        degradation: Name of the degradation.
         trained_on: One training; None for all.
     """
     own = [r for r in rows if (r["detector"], r["degradation"]) == (detector, degradation)]
@@ -290,14 +292,3 @@ def headline_tables(rows: Sequence[Row], changed: Sequence[Row] = ()) -> list[Ta
     degradations = dict.fromkeys(row["degradation"] for row in changed)
     found += [hardening_table(changed, degradation) for degradation in degradations]
     return [table for table in found if table is not None]
-
-
-def matrix_tables(rows: Sequence[Row]) -> list[Table]:
-    """Trained on i, tested on j, and every operating point, of each detector and degradation.
-
-    Args:
-        rows: Of `matrix_rows`.
-    """
-    settings = dict.fromkeys((row["detector"], row["degradation"]) for row in rows)
-    made = (matrix_table, points_table)
-    return [make(rows, *setting) for setting in settings for make in made]

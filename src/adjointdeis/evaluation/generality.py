@@ -1,16 +1,17 @@
 """Rows of MAP[r, c] and G-MAP from a table of scores, with the labels of `protocol`."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from adjointdeis.evaluation.attack_potential import (
+    AGGREGATIONS,
     attack_potential,
     bootstrap_attack_potential,
     generalised_attack_potential,
 )
-from adjointdeis.evaluation.errors import EvaluationError, ScoreError
+from adjointdeis.evaluation.errors import ScoreError
 from adjointdeis.evaluation.groups import MorphScores, group_table
 from adjointdeis.evaluation.operating import (
     TAU_FIXED,
@@ -18,7 +19,7 @@ from adjointdeis.evaluation.operating import (
     OperatingPoint,
     chosen,
     draw_for,
-    operating_points,
+    operating_point,
 )
 from adjointdeis.evaluation.protocol import WORST_CASE
 from adjointdeis.evaluation.scores import ScoreTable
@@ -52,9 +53,6 @@ MAP_ROW_KEYS = (
 )
 
 
-_AGGREGATES = {"min": np.min, "mean": np.mean, "max": np.max}
-
-
 def evaluate_attack_potential(
     table: ScoreTable,
     thresholds: Iterable[ThresholdRecord] | None = None,
@@ -81,7 +79,7 @@ def evaluate_attack_potential(
         subjects: Sex and group of each subject, for the policies that need them.
         attempts: R, the number of rows; None is the smallest number of probes of any subject.
         replicates: Draws of the subject bootstrap; 0 leaves it out.
-        seed: Of the draws.
+        seed: Seed of the bootstrap.
         confidence: Level of the intervals, in (0, 1).
 
     Raises:
@@ -92,10 +90,8 @@ def evaluate_attack_potential(
     systems = chosen(morphs, "system", systems)
     policies = chosen(morphs, "probe_policy", probe_policies)
     draws = draw_for(table, replicates, seed) if replicates else None
-    records = None if thresholds is None else list(thresholds)
-    points = _points(table, systems, records, fmr, impostor_policy, subjects, draws, confidence)
-    taus = {s: p.record.oriented for s, p in points.items()}
-    replicate_taus = {s: taus[s] if p.taus is None else p.taus for s, p in points.items()}
+    points = _points(table, systems, thresholds, fmr, impostor_policy, subjects, draws, confidence)
+    taus, replicated = _taus(points)
     fixed = any(p.taus is None for p in points.values())
     rows = []
     for attack in attacks:
@@ -110,7 +106,7 @@ def evaluate_attack_potential(
             independent = independent_morphs(groups[systems[0]])
             values = None
             if draws is not None:
-                values = bootstrap_attack_potential(draws, groups, replicate_taus, attempts)
+                values = bootstrap_attack_potential(draws, groups, replicated, attempts)
             n_rows, n_columns = matrix.counts.shape
             for r in range(1, n_rows + 1):
                 for c in range(1, n_columns + 1):
@@ -150,7 +146,7 @@ def evaluate_generality(
         impostor_policy: Which impostors set the threshold: all, same-sex, same-sex-and-group.
         subjects: Sex and group of each subject, for the policies that need them.
         replicates: Draws of the subject bootstrap; 0 leaves it out.
-        seed: Of the draws.
+        seed: Seed of the bootstrap.
         confidence: Level of the intervals, in (0, 1).
 
     Returns:
@@ -164,11 +160,9 @@ def evaluate_generality(
     morphs = table.select(kind="morph")
     systems = chosen(morphs, "system", None)
     attacks = [a for a in chosen(morphs, "attack", None) if a != WORST_CASE]
-    records = None if thresholds is None else list(thresholds)
     draws = draw_for(table, replicates, seed) if replicates else None
-    points = _points(table, systems, records, fmr, impostor_policy, subjects, draws, confidence)
-    taus = {s: p.record.oriented for s, p in points.items()}
-    replicate_taus = {s: taus[s] if p.taus is None else p.taus for s, p in points.items()}
+    points = _points(table, systems, thresholds, fmr, impostor_policy, subjects, draws, confidence)
+    taus, replicated = _taus(points)
     rows = []
     for policy in chosen(morphs, "probe_policy", None):
         groups: dict[str, dict[str, MorphScores]] = {
@@ -186,20 +180,23 @@ def evaluate_generality(
             "attacks": list(groups),
             "systems": systems,
         }
-        for over in ("min", "mean", "max"):
+        for over in AGGREGATIONS:
             row[over] = row[f"{over}_lo"] = row[f"{over}_hi"] = None
             try:
                 row[over] = generalised_attack_potential(groups, taus, over_systems=over)
             except ScoreError:
                 continue
             if draws is not None:
-                aggregate = _AGGREGATES[over]
-                drawn = []
-                for own in groups.values():
-                    values = [
-                        bootstrap_rates(draws, own[s], "FMMPMR", replicate_taus[s]) for s in systems
-                    ]
-                    drawn.append(aggregate(values, axis=0))
+                drawn = [
+                    AGGREGATIONS[over](
+                        [
+                            bootstrap_rates(draws, g, "FMMPMR", replicated[s])
+                            for s, g in own.items()
+                        ],
+                        axis=0,
+                    )
+                    for own in groups.values()
+                ]
                 n = min(independent_morphs(own[systems[0]]) for own in groups.values())
                 ends = covering_interval(np.mean(drawn, axis=0), row[over], n, confidence)
                 row[f"{over}_lo"], row[f"{over}_hi"] = ends
@@ -211,20 +208,25 @@ def evaluate_generality(
 def _points(
     table: ScoreTable,
     systems: Sequence[str],
-    records: list[ThresholdRecord] | None,
+    thresholds: Iterable[ThresholdRecord] | None,
     fmr: float,
     impostor_policy: str,
     subjects: Subjects | None,
     draws: SubjectDraws | None,
     confidence: float,
 ) -> dict[str, OperatingPoint]:
-    points = {}
-    for system in systems:
-        found = operating_points(
-            table, system, records, (fmr,), (impostor_policy,), subjects, draws, confidence
+    records = None if thresholds is None else list(thresholds)
+    return {
+        system: operating_point(
+            table, system, records, fmr, impostor_policy, subjects, draws, confidence
         )
-        wanted = [p for p in found if p.record.target_fmr == fmr]
-        if not wanted:
-            raise EvaluationError(f"no threshold record of {system!r} at FMR {fmr:g}")
-        points[system] = wanted[0]
-    return points
+        for system in systems
+    }
+
+
+def _taus(
+    points: Mapping[str, OperatingPoint],
+) -> tuple[dict[str, float], dict[str, np.ndarray | float]]:
+    """Thresholds by system, and those of every replicate where they were estimated anew."""
+    taus = {s: p.record.oriented for s, p in points.items()}
+    return taus, {s: taus[s] if p.taus is None else p.taus for s, p in points.items()}

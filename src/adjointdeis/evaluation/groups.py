@@ -151,8 +151,10 @@ def group_table(table: ScoreTable, *, attack: str, system: str, probe_policy: st
     """Groups the `morph` rows of one attack, system and probe policy.
 
     Args:
-        table: Scores.
-        attack, system, probe_policy: Whose `morph` rows.
+        table: Comparisons of any kind.
+        attack: Name of the attack.
+        system: Name of the recogniser.
+        probe_policy: `source` or `other`, see `policies`.
 
     Raises:
         ScoreError: when the table has no such row.

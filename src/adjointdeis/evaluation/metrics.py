@@ -154,18 +154,6 @@ def mmpmr_curve(groups: MorphScores, taus: np.ndarray) -> np.ndarray:
     return 1.0 - below / len(ordered)
 
 
-def margins(groups: MorphScores, tau: float) -> np.ndarray:
-    """Shape (M,): min_n max_i S - tau, how far each morph is from being rejected."""
-    return groups.min_of_best - tau
-
-
-def identity_balance(groups: MorphScores) -> np.ndarray:
-    """Shape (M,): the spread max_n - min_n of the subjects' best scores; 0 is a fair morph."""
-    top = np.maximum.reduceat(groups.best, groups.morph_start)
-    with np.errstate(invalid="ignore"):
-        return np.where(np.isfinite(groups.min_of_best), top - groups.min_of_best, math.nan)
-
-
 def _mmpmr(groups: MorphScores, taus: np.ndarray) -> np.ndarray:
     if (groups.probes > 1).any():
         raise ScoreError(

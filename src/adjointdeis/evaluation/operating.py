@@ -50,8 +50,8 @@ def estimate_thresholds(
     """Threshold records of one system, labelled from the table's metadata and `stated`.
 
     Args:
-        table: `nonmated` rows.
-        system: Whose.
+        table: Comparisons, of which the `nonmated` rows count.
+        system: Name of the recogniser.
         fmr: Target false match rates, as shares.
         impostor_policies: Of `IMPOSTOR_POLICIES`; all but `all` need `subjects`.
         subjects: Sex and group of each subject.
@@ -84,6 +84,11 @@ def conditions(table: ScoreTable, system: str) -> dict[str, str]:
 
 def draw_for(table: ScoreTable, replicates: int, seed: int) -> SubjectDraws:
     """Bootstrap draws over all people of a table.
+
+    Args:
+        table: Comparisons that name their people.
+        replicates: How many draws.
+        seed: Seed of the draws.
 
     Where the impostor pairs and the morphs share no person, the two groups are drawn apart, for
     then they are two samples; otherwise they are drawn as one.
@@ -123,6 +128,16 @@ def operating_points(
     confidence: float,
 ) -> list[OperatingPoint]:
     """A system's thresholds: those given for it, checked, or estimates from the table.
+
+    Args:
+        table: Comparisons; estimates and replicates come from its `nonmated` rows.
+        system: Name of the recogniser.
+        records: Thresholds to use, of any systems; None estimates them.
+        fmr: Target false match rates, as shares; ignored where `records` are given.
+        policies: Impostor policies, likewise.
+        subjects: Sex and group of each subject, for the policies that need them.
+        draws: Bootstrap draws of the people; None gives no replicates.
+        confidence: Level of the interval of the realised FMR.
 
     Raises:
         PolicyError: no record of this system, or impostors that a policy cannot select.
@@ -172,6 +187,28 @@ def operating_points(
                 taus = _replicate_taus(draws, found, record.target_fmr)
         points.append(OperatingPoint(record, taus))
     return points
+
+
+def operating_point(
+    table: ScoreTable,
+    system: str,
+    records: Sequence[ThresholdRecord] | None,
+    fmr: float,
+    policy: str,
+    subjects: Subjects | None,
+    draws: SubjectDraws | None,
+    confidence: float,
+) -> OperatingPoint:
+    """The one of `operating_points` at an FMR.
+
+    Raises:
+        EvaluationError: no record at this FMR.
+    """
+    found = operating_points(table, system, records, (fmr,), (policy,), subjects, draws, confidence)
+    for point in found:
+        if point.record.target_fmr == fmr:
+            return point
+    raise EvaluationError(f"no threshold record of {system!r} at FMR {fmr:g}")
 
 
 def require_order(table: ScoreTable, system: str) -> None:

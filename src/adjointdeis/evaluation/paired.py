@@ -14,7 +14,7 @@ References:
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ import numpy as np
 from adjointdeis.evaluation.errors import EvaluationError, ScoreError
 from adjointdeis.evaluation.groups import MorphScores, group_table
 from adjointdeis.evaluation.metrics import numerators
-from adjointdeis.evaluation.operating import draw_for, operating_points
+from adjointdeis.evaluation.operating import draw_for, operating_point
 from adjointdeis.evaluation.rates import clopper_pearson
 from adjointdeis.evaluation.scores import ScoreTable
 from adjointdeis.evaluation.subjects import Subjects
@@ -160,7 +160,7 @@ def compare_attacks(
         variant: `MMPMR` or `MinMax`: McNemar's test needs a yes or no for every pair.
         subjects: Sex and group of each subject, for the policies that need them.
         replicates: Draws of the subject bootstrap; 0 leaves it out.
-        seed: Of the draws.
+        seed: Seed of the bootstrap.
         confidence: Level of the intervals, in (0, 1).
     """
     if variant not in ("MMPMR", "MinMax"):
@@ -168,12 +168,9 @@ def compare_attacks(
     draws = draw_for(table, replicates, seed) if replicates else None
     found = []
     for system in systems or table.unique("system", kind="morph"):
-        points = operating_points(
-            table, system, thresholds, (fmr,), (impostor_policy,), subjects, draws, confidence
+        point = operating_point(
+            table, system, thresholds, fmr, impostor_policy, subjects, draws, confidence
         )
-        point = next((p for p in points if p.record.target_fmr == fmr), None)
-        if point is None:
-            raise EvaluationError(f"no threshold record of {system!r} at FMR {fmr:g}")
         tau = np.array([point.record.oriented])
         sides = [
             group_table(table, attack=attack, system=system, probe_policy=probe_policy)
@@ -210,9 +207,7 @@ def compare_attacks(
             )
         )
     adjusted = holm([c.p_value for c in found])
-    return [
-        PairedComparison(**{**asdict(c), "p_holm": p}) for c, p in zip(found, adjusted, strict=True)
-    ]
+    return [replace(c, p_holm=p) for c, p in zip(found, adjusted, strict=True)]
 
 
 def _keys(groups: MorphScores) -> dict[tuple[str, ...], int]:

@@ -48,6 +48,11 @@ class Impostors:
 def require_policy(policy: str, subjects: Subjects | None, people: Iterable[str]) -> None:
     """Checks a policy before anything expensive: it is known, and people have its covariates.
 
+    Args:
+        policy: Impostor policy.
+        subjects: Sex and group by subject; None where there is no such table.
+        people: Ids of those who will be compared.
+
     Raises:
         PolicyError: unknown policy, no subjects table, or a person without the covariate.
     """
@@ -111,8 +116,8 @@ def impostors(
     """Selects the nonmated comparisons of one system by policy.
 
     Args:
-        table: Scores.
-        system: Whose.
+        table: Comparisons of any kind.
+        system: Name of the recogniser.
         policy: One of `IMPOSTOR_POLICIES`.
         subjects: Sex and group of each subject; needed by all policies but `all`.
 

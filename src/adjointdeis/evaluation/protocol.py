@@ -281,6 +281,8 @@ def evaluate_by(
     are each group's own. Morphs across groups are in none.
 
     Args:
+        table: As for `evaluate`.
+        subjects: Covariates of every subject of a morph.
         covariate: `sex`, `group` or `age` (bands of ten years).
         thresholds: one per system, FMR and impostor policy.
         options: of `evaluate`.

@@ -219,7 +219,7 @@ class ScoreTable:
 
 
 def concatenate(tables: Iterable[ScoreTable]) -> ScoreTable:
-    """One checked table of all rows.
+    """One checked table of all rows; a single table as it is.
 
     What the tables state about their systems is joined; of other metadata the first table's wins.
 
@@ -233,6 +233,8 @@ def concatenate(tables: Iterable[ScoreTable]) -> ScoreTable:
     listed = list(tables)
     if not listed:
         raise ScoreError("no score table to concatenate")
+    if len(listed) == 1:
+        return listed[0]
     metadata: dict[str, Any] = {}
     for table in reversed(listed):
         metadata.update(table.metadata)

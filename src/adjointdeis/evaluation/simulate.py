@@ -84,6 +84,10 @@ def simulate(
     """Draws subjects, all ordered impostor pairs and random distinct morph pairs.
 
     Args:
+        model: means and deviations of the scores.
+        n_subjects: N.
+        n_morphs: M, of distinct pairs.
+        seed: of the draws.
         pairs: shape (M, 2), the morph pairs to use instead of random ones.
 
     Returns:

@@ -4,20 +4,20 @@
 and then renamed, so a reader never sees half a table.
 """
 
-import csv
+import itertools
 import json
 import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
 from adjointdeis.evaluation.errors import ScoreError
-from adjointdeis.evaluation.scores import COLUMNS, REQUIRED_COLUMNS, TEXT_COLUMNS, ScoreTable
+from adjointdeis.evaluation.scores import COLUMNS, REQUIRED_COLUMNS, ScoreTable
 from adjointdeis.extras import load
-from adjointdeis.files import read_csv, read_json, write_atomically
+from adjointdeis.files import read_csv, read_json, write_atomically, write_csv
 
 SCHEMA = "adjointdeis-scores/1"
 
@@ -43,7 +43,7 @@ def write_scores(table: ScoreTable, path: str | os.PathLike[str]) -> None:
     """Writes a canonical table and its sidecar; the suffix `.parquet` needs pyarrow.
 
     Args:
-        table: Scores.
+        table: The comparisons to write.
         path: The file; its folder is made. The sidecar lies beside it, with `.json` appended.
     """
     path = Path(path)
@@ -130,16 +130,11 @@ def _numbers(path: Path, text: list[str], lines: np.ndarray) -> np.ndarray:
 
 
 def _write_csv(table: ScoreTable, path: Path) -> None:
-    def write(f: IO[str]) -> None:
-        writer = csv.writer(f, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        columns = [table[name].tolist() for name in COLUMNS]
-        at = COLUMNS.index("score")
-        # repr is the shortest text that reads back as the same float64.
-        columns[at] = ["" if math.isnan(s) else repr(s) for s in columns[at]]
-        writer.writerows(zip(*columns, strict=True))
-
-    write_atomically(path, write)
+    columns = [table[name].tolist() for name in COLUMNS]
+    at = COLUMNS.index("score")
+    # repr is the shortest text that reads back as the same float64.
+    columns[at] = ["" if math.isnan(s) else repr(s) for s in columns[at]]
+    write_csv(path, itertools.chain([COLUMNS], zip(*columns, strict=True)))
 
 
 def _pyarrow(path: Path) -> tuple[Any, Any]:
@@ -184,14 +179,3 @@ def _write_parquet(table: ScoreTable, path: Path) -> None:
 def metadata_with(table: ScoreTable, extra: Mapping[str, Any]) -> ScoreTable:
     """The same rows with more metadata."""
     return ScoreTable(table.columns, {**table.metadata, **extra}, table.source, table.lines)
-
-
-__all__ = [
-    "SCHEMA",
-    "TEXT_COLUMNS",
-    "metadata_with",
-    "read_scores",
-    "sidecar_of",
-    "write_json",
-    "write_scores",
-]

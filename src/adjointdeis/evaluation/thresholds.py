@@ -325,6 +325,12 @@ def rule_of_30(k: int, n: int, fmr: float, k_people: int | None = None) -> str:
 
     With at least 30 errors the true rate lies within 30% of the observed one at 90% confidence,
     for independent comparisons; with none, the 95% upper bound is 3/n.
+
+    Args:
+        k: False matches.
+        n: Impostor comparisons.
+        fmr: Target false match rate, a share.
+        k_people: Pairs of people with a false match; None where people are unknown.
     """
     needed = f"{math.ceil(30 / fmr):,}" if fmr >= 1e-12 else "more than any number of"
     same = "" if k_people in (None, k) else f" ({k_people:,} pairs of people)"

@@ -156,6 +156,9 @@ def bootstrap_rates(
     """Shape (B,): the variant's value in every replicate, at that replicate's threshold.
 
     Args:
+        draws: Multiplicities of the subjects.
+        groups: Scores of one attack on one system.
+        variant: One of `metrics.VARIANTS`.
         taus: shape (B,) from `bootstrap_thresholds`, or one fixed threshold; oriented.
     """
     taus = np.broadcast_to(np.asarray(taus, dtype=np.float64), (len(draws),))
@@ -173,7 +176,14 @@ def bootstrap_rates(
 def bootstrap_fnmr(
     draws: SubjectDraws, scores: np.ndarray, subject: np.ndarray, taus: np.ndarray | float
 ) -> np.ndarray:
-    """Shape (B,): FNMR of oriented mated scores in every replicate, weighted by subject."""
+    """Shape (B,): FNMR in every replicate of the bootstrap, weighted by subject.
+
+    Args:
+        draws: Multiplicities of the subjects.
+        scores: Shape (N_G,), mated scores, larger is more alike; NaN (failed) is left out.
+        subject: Shape (N_G,), whose comparison each is.
+        taus: Shape (B,), or one fixed threshold; oriented like the scores.
+    """
     scores = np.asarray(scores, dtype=np.float64)
     valid = ~np.isnan(scores)
     weights = draws.counts[:, draws.index(np.asarray(subject)[valid])]

@@ -107,9 +107,13 @@ def verification_rows(
     """How well each recogniser verifies genuine people, without any morph; JSON-ready.
 
     Args:
+        table: `mated` and `nonmated` rows.
         fmr: target false match rates of the FNMR.
         impostor_policy, subjects: which impostors; see `policies`.
+        systems: recognisers to evaluate; None takes those with rows of both kinds.
         replicates: of the subject bootstrap; 0 leaves the exact interval alone.
+        seed: of the bootstrap.
+        confidence: level of the intervals, in (0, 1).
 
     Returns:
         system, eer, eer_lo, eer_hi, eer_tau, mated, nonmated (comparisons that did not fail),

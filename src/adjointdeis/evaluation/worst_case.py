@@ -4,7 +4,7 @@ An embedding halfway between two unit embeddings,
 :math:`z_{wc} = (z_a + z_b) / \lVert z_a + z_b \rVert`, has the largest possible smaller cosine to
 the two. No morph can beat it against :math:`z_a, z_b` themselves; against other probes of the same
 subjects it is a strong reference, not a strict bound. The share that an attack reaches of the
-MMPMR of these embeddings (wcMMPMR) says how much of the room an attack has used.
+MMPMR of these embeddings (wcMMPMR) says how near an attack comes to what is possible.
 
 References:
     | Worst-Case Morphs: a Theoretical and a Practical Approach (Kelly et al., 2021)

@@ -26,6 +26,8 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
+from adjointdeis.faces.image_io import require_rgb
+
 FFHQ_256 = "ffhq-256"
 FFHQ_RESIZE112 = "ffhq-resize112"
 ARCFACE_5PT = "arcface-5pt"
@@ -118,8 +120,7 @@ def align_ffhq(
     Raises:
         ValueError: Wrong image type, or landmarks from which no crop can be made.
     """
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise ValueError(f"image: expected (H, W, 3) uint8 RGB, got {image.shape} of {image.dtype}")
+    require_rgb(image)
     quad = ffhq_quad(landmarks)
     side = np.hypot(*(quad[3] - quad[0]))
     picture = Image.fromarray(image)

@@ -29,7 +29,7 @@ from PIL import Image
 
 from adjointdeis.extras import MissingPackageError, load
 from adjointdeis.faces.alignment import DLIB_CHIP
-from adjointdeis.faces.image_io import sha256_of
+from adjointdeis.faces.image_io import require_rgb, sha256_of
 from adjointdeis.faces.recogniser import Metric, NoFaceError, euclidean_distance
 
 RECOGNITION_FILE = "dlib_face_recognition_resnet_model_v1.dat"
@@ -166,7 +166,7 @@ class DlibLandmarker:
 
     def detect(self, image: np.ndarray) -> Detection | None:
         """The largest face of an (H, W, 3) uint8 image, or None."""
-        _check_image(image)
+        require_rgb(image)
         height, width = image.shape[:2]
         if self.box != "frame":
             found = self._hog(image)
@@ -325,8 +325,3 @@ def _shape(working: np.ndarray, detection: Detection, scale: float, points: int)
     left, top, right, bottom = (round(c * scale) for c in detection.box)
     rectangle = import_dlib().rectangle(left, top, right - 1, bottom - 1)
     return _shape_predictor(points)(working, rectangle)
-
-
-def _check_image(image: np.ndarray) -> None:
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise ValueError(f"image: expected (H, W, 3) uint8 RGB, got {image.shape} of {image.dtype}")

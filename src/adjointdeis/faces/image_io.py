@@ -11,7 +11,10 @@ from PIL.PngImagePlugin import PngInfo
 from adjointdeis.files import write_atomically
 from adjointdeis.images import IMAGE_SUFFIXES, AnyPath, ImageError, open_rgb
 
-__all__ = ["IMAGE_SUFFIXES", "AnyPath", "ImageError", "read_image", "sha256_of", "write_image"]
+__all__ = [
+    "IMAGE_SUFFIXES", "AnyPath", "ImageError", "read_image", "require_rgb", "sha256_of",
+    "write_image",
+]  # fmt: skip
 
 
 def read_image(path: AnyPath | str) -> np.ndarray:
@@ -51,6 +54,16 @@ def write_image(path: Path | str, image: np.ndarray, text: Mapping[str, str] | N
         raise ValueError(f"{path}: no image format; expected one of {', '.join(IMAGE_SUFFIXES)}")
     picture = Image.fromarray(np.ascontiguousarray(image))
     write_atomically(path, lambda file: picture.save(file, format=kind, **options), "wb")
+
+
+def require_rgb(image: np.ndarray) -> None:
+    """Refuses an array that is no image.
+
+    Raises:
+        ValueError: Another shape or type than (H, W, 3) uint8.
+    """
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise ValueError(f"image: expected (H, W, 3) uint8 RGB, got {image.shape} of {image.dtype}")
 
 
 def sha256_of(data: bytes | np.ndarray) -> str:

@@ -132,37 +132,23 @@ def autoencoder(file: str, profile: Profile) -> Autoencoder:
     Raises:
         AssetError, WeightsError: There is no such file; it is damaged or another network.
     """
-    own = _own_autoencoder(file, profile)
-    if own is not None:
-        return own
-    entry = profile.entry(file)
-    network = _load(profile, file)
-    if not isinstance(network, DiffAE):
-        raise WeightsError(f"{profile.root / file} holds a {type(network).__name__}, not a DiffAE")
-    return Autoencoder(
-        network,
-        entry["prediction"],
-        entry["sha256"],
-        entry["licence"],
-        spread=entry.get("spread", 0.0),
-    )
-
-
-def _own_autoencoder(file: str, profile: Profile) -> Autoencoder | None:
-    """The autoencoder of a weight file that no manifest lists; None for a listed one."""
     path = Path(file)
-    if path.name == file and (profile.lists(file) or not path.is_file()):
-        return None
-    network = load_network(path, remedy="give the path of the weights.safetensors of a training")
+    listed = path.name == file and (profile.lists(file) or not path.is_file())
+    if listed:
+        entry, network = profile.entry(file), _load(profile, file)
+        prediction, spread = entry["prediction"], entry.get("spread", 0.0)
+        sha256, licence = entry["sha256"], entry["licence"]
+    else:
+        remedy = "give the path of the weights.safetensors of a training"
+        network = load_network(path, remedy=remedy).requires_grad_(False)
+        recipe = read_header(path).get("training", {}).get("recipe", {})
+        # Trainings before there was a choice predicted v, and did not say so.
+        prediction, spread = recipe.get("prediction", "v"), recipe.get("spread", 0.0)
+        sha256, licence = fingerprint(path), "your own weights"
     if not isinstance(network, DiffAE):
-        raise WeightsError(f"{path} holds a {type(network).__name__}, not a DiffAE")
-    recipe = read_header(path).get("training", {}).get("recipe", {})
-    # Trainings before there was a choice predicted v, and did not say so.
-    prediction, spread = recipe.get("prediction", "v"), recipe.get("spread", 0.0)
-    licence = "your own weights"
-    return Autoencoder(
-        network.requires_grad_(False), prediction, fingerprint(path), licence, spread=spread
-    )
+        held = profile.root / file if listed else path
+        raise WeightsError(f"{held} holds a {type(network).__name__}, not a DiffAE")
+    return Autoencoder(network, prediction, sha256, licence, spread=spread)
 
 
 def recogniser(file: str, profile: Profile) -> NetworkRecogniser:

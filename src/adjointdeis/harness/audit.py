@@ -5,14 +5,25 @@ that network, evaluates a part of it or several states as one batch, would look 
 """
 
 import math
+import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from adjointdeis.diffusion import BrownianPath, TimeGrid
+from adjointdeis.gradients import GradientMethod
+from adjointdeis.gradients.cost import Cost
+from adjointdeis.problems import GradientProblem
+from adjointdeis.solvers.base import Solver
+
+
+class Disqualified(Exception):
+    """A method that is not what it says: the row is shown, and takes no place."""
 
 
 class TooManyEvaluations(RuntimeError):
@@ -105,3 +116,65 @@ def _counting(forward: Callable[..., Any], name: str, audit: Audit) -> Callable[
         return output
 
     return counted
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """One gradient, with what it took.
+
+    Attributes:
+        gradients: by part.
+        x_0: the sample.
+        cost: the method's own counters, which those at the network do not exceed.
+        seconds: of the processor.
+    """
+
+    gradients: dict[str, Tensor]
+    x_0: Tensor
+    cost: Cost
+    seconds: float
+
+
+def attempt(
+    problem: GradientProblem,
+    method: Callable[[], GradientMethod],
+    solver: Solver,
+    grid: TimeGrid,
+    path: BrownianPath | None,
+    parts: Sequence[str],
+    seed: int,
+    limit: int,
+) -> Trial:
+    """Runs a method once, the generators of torch seeded.
+
+    Raises:
+        Disqualified: it evaluates more than it counts, or changes the weights.
+        TooManyEvaluations: it makes more than ``limit``.
+    """
+    samples: list[Tensor] = []
+
+    def loss(x_0: Tensor) -> Tensor:
+        samples.append(x_0.detach().clone())
+        return problem.loss(x_0)
+
+    watched = replace(problem, loss=loss)
+    weights = [weight.detach().clone() for weight in problem.denoiser.parameters()]
+    try:
+        with audited(problem.denoiser, problem.x_T, grid[0].t, problem.z, limit) as audit:
+            torch.manual_seed(seed)
+            start = time.process_time()
+            found = watched.differentiate(method(), solver, grid, path, parts)
+            seconds = time.process_time() - start
+    finally:
+        changed = False
+        for weight, kept in zip(problem.denoiser.parameters(), weights, strict=True):
+            changed |= not torch.equal(weight, kept)
+            weight.data.copy_(kept)
+    cost = found.cost
+    if changed:
+        raise Disqualified("changes the weights of the network")
+    if audit.evaluations > cost.nfe:
+        raise Disqualified(f"makes {audit.evaluations} evaluations and counts {cost.nfe}")
+    if audit.products > cost.vjps:
+        raise Disqualified(f"makes {audit.products} products and counts {cost.vjps}")
+    return Trial(found.gradients, samples[-1], cost, seconds)

@@ -67,7 +67,7 @@ class CalibrationResult:
     """What a protocol gives.
 
     Attributes:
-        protocol: Which.
+        protocol: The way of scoring.
         deviation: Mean absolute difference to the published cells, percentage points.
         cells: ``{row: {system: {"percent", "published", "k", "n"}}}``.
         thresholds: One record per recogniser.

@@ -1,11 +1,10 @@
 """Images that detectors learn from and score, and the table of their scores."""
 
-import csv
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
@@ -17,7 +16,7 @@ from adjointdeis.evaluation.detection_matrix import COLUMNS
 from adjointdeis.faces.datasets.folder import FaceDataset, load_folder
 from adjointdeis.faces.datasets.pairs import MorphPair, most_similar_pairs, write_pairs
 from adjointdeis.faces.image_io import AnyPath, read_image
-from adjointdeis.files import read_csv, write_atomically
+from adjointdeis.files import read_csv, write_csv
 from adjointdeis.harness import assets
 from adjointdeis.harness.benchmark import (
     OTHER,
@@ -164,12 +163,6 @@ def loaded(
 
 def write_scores_of_images(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Writes a table of scored images, a line each."""
-
-    def write(file: IO[str]) -> None:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        # repr is the shortest text that reads back as the same float64.
-        exact = ({**row, "score": repr(float(row["score"]))} for row in rows)
-        writer.writerows([row[name] for name in COLUMNS] for row in exact)
-
-    write_atomically(path, write)
+    # repr is the shortest text that reads back as the same float64.
+    exact = ({**row, "score": repr(float(row["score"]))} for row in rows)
+    write_csv(path, [COLUMNS, *([row[name] for name in COLUMNS] for row in exact)])

@@ -1,7 +1,6 @@
 """From a composed configuration to a run: its directory, seeds, readable errors, no work twice."""
 
 import contextlib
-import json
 import logging
 import os
 import shutil
@@ -33,6 +32,7 @@ from adjointdeis.harness.interruption import (
     starts_processes,
 )
 from adjointdeis.harness.provenance import config_hash, environment, git_revision, identifies
+from adjointdeis.harness.records import write_record
 from adjointdeis.harness.sweep import note_job, sweeping
 from adjointdeis.harness.validation import ConfigError, validate
 
@@ -220,7 +220,7 @@ def prepare(directory: Path, cfg: DictConfig, identifier: str, force: bool) -> N
         "seed": cfg.seed,
         **environment(),
     }
-    write_atomically(record, lambda file: file.write(json.dumps(facts, indent=1)))
+    write_record(record, facts)
 
 
 def _own_command() -> list[str]:

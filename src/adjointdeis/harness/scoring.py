@@ -220,18 +220,25 @@ def _row(
     system: Recogniser,
     score: Any,
 ) -> dict[str, Any]:
-    value = float(score)
     return {
         "kind": "morph",
         "morph_id": pair.morph_id,
         "attack": attack,
         "subject_id": subject,
         "probe_id": f"{subject}_{capture}",
-        "system": system.name,
-        "score": value if np.isfinite(value) else None,
-        "score_type": system.score_type,
-        "status": "ok" if np.isfinite(value) else "fta",
         "probe_policy": policy,
+        **_scored(system, float(score)),
+    }
+
+
+def _scored(system: Recogniser, value: float) -> dict[str, Any]:
+    """What every row says of its score; one that is not finite is a failure to acquire."""
+    good = bool(np.isfinite(value))
+    return {
+        "system": system.name,
+        "score": value if good else None,
+        "score_type": system.score_type,
+        "status": "ok" if good else "fta",
     }
 
 
@@ -281,10 +288,7 @@ def _bona_fide(
                     "ref_subject_id": reference,
                     "probe_id": f"{subject}_{OTHER}",
                     "ref_id": f"{reference}_{SOURCE}",
-                    "system": system.name,
-                    "score": value if np.isfinite(value) else None,
-                    "score_type": system.score_type,
-                    "status": "ok" if np.isfinite(value) else "fta",
+                    **_scored(system, value),
                 }
             )
     return rows

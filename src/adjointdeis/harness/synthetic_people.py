@@ -8,7 +8,6 @@ References:
     Face Research Lab London Set: https://doi.org/10.6084/m9.figshare.5047666
 """
 
-import csv
 import io
 import os
 from collections.abc import Iterator, Sequence
@@ -21,7 +20,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from tqdm import tqdm
 
-from adjointdeis.files import write_atomically
+from adjointdeis.files import write_atomically, write_csv
 from synthetic_faces.capture import Capture, sample_capture
 from synthetic_faces.expression import Expression, neutral, smile
 from synthetic_faces.identity import Identity, sample_identity
@@ -69,7 +68,7 @@ def choose_subjects(per_sex: int, role: str = "test", prefix: str = "") -> list[
 
     Args:
         per_sex: identities per sex.
-        role: whose seeds, see :mod:`synthetic_faces.roles`; those of two roles share nobody.
+        role: name of a set of seeds, see :mod:`synthetic_faces.roles`; two roles share nobody.
         prefix: letters before the digits of each id, so that two folders have no id in common.
     """
     chosen: list[Person] = []
@@ -122,7 +121,7 @@ def write_people(
 
     Args:
         directory: where to.
-        subjects: whose.
+        subjects: the people to render.
         size: side in pixels.
         title, made_by: heading and last words of the README.
         progress: show a bar.
@@ -138,12 +137,8 @@ def write_people(
                 png = _png(picture, subject, face.name)
                 write_atomically(directory / name, lambda f, png=png: f.write(png), "wb")
     write_landmarks(directory / LANDMARKS, subjects, size)
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(["subject_id", "seed", "sex", "group"])
-    for s in subjects:
-        table.writerow([s.subject_id, s.seed, s.identity.shape.sex, s.identity.shape.group])
-    write_atomically(directory / "subjects.csv", lambda f: f.write(text.getvalue()))
+    table = [(s.subject_id, s.seed, s.identity.shape.sex, s.identity.shape.group) for s in subjects]
+    write_csv(directory / "subjects.csv", [("subject_id", "seed", "sex", "group"), *table])
     readme = README.format(title=title, subjects=len(subjects), size=size, made_by=made_by)
     write_atomically(directory / "README.md", lambda f: f.write(readme))
 
@@ -154,7 +149,7 @@ def write_landmarks(path: Path, subjects: Sequence[Person], size: int = 64) -> N
     Args:
         path: the ``.npz`` file: ``stems`` such as 001_03, ``points`` (pictures, 189, 2) in pixels,
             pixel centres at integers, of which the first 68 are iBUG's, and ``size``.
-        subjects: whose.
+        subjects: the people whose landmarks are written.
         size: side of the pictures in pixels.
     """
     renderer = Renderer()

@@ -107,7 +107,7 @@ class Precomputed(Attack):
         """The morph of a pair, (H, W, 3) uint8.
 
         Args:
-            pair: Whose.
+            pair: The two images that the morph was made of.
             size: (H, W) of the sources.
 
         Raises:

@@ -1,13 +1,11 @@
 """The aggregator: the paper's Tables 1, 4, 5, 6 over all finished runs, in every format."""
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from adjointdeis.evaluation.storage import write_json
-from adjointdeis.files import slug, spreadsheet_cell, write_atomically
+from adjointdeis.files import slug, spreadsheet_cell, write_atomically, write_csv
 from adjointdeis.reporting import paired_tables
 from adjointdeis.reporting.collect import AttackRuns, Collection, collect, without_broken
 from adjointdeis.reporting.comparability import ASSUMED
@@ -36,11 +34,11 @@ from adjointdeis.reporting.paper_tables import (
     records,
     systems_of,
 )
-from adjointdeis.reporting.render_html import html
+from adjointdeis.reporting.render_html import write_pages
 from adjointdeis.reporting.render_latex import latex_table
-from adjointdeis.reporting.render_markdown import markdown, markdown_table
+from adjointdeis.reporting.render_markdown import markdown_table
 from adjointdeis.reporting.report import RESPONSIBLE
-from adjointdeis.reporting.run import KNOWN, EvaluationSetting
+from adjointdeis.reporting.run import KNOWN, EvaluationSetting, Run
 from adjointdeis.reporting.run_tables import GUIDE, GUIDE_NOTE
 from adjointdeis.reporting.sweep_plots import pareto_figure, sweep_figure
 from adjointdeis.reporting.table_grids import FIGURE, figure_grids, relative, run_links, table_grid
@@ -52,7 +50,6 @@ from adjointdeis.reporting.text import (
     of,
     plural,
     rate_cell,
-    share,
     small,
 )
 
@@ -99,12 +96,7 @@ def _write_all(collection: Collection, destination: Path, plots: bool) -> list[P
     detected, broken = detection_sections(collection, destination / "plots" if plots else None)
     collection = replace(collection, skipped=(*collection.skipped, *broken))
     document = _document(collection, found, figures, grids, detected, destination)
-    written = []
-    for name, text in (
-        ("report.html", html(document)),
-        ("report.md", markdown(document, destination)),
-    ):
-        written.append(_write(destination / name, text))
+    written = write_pages(document, destination)
     for name, rows in found.items():
         written += _write_table(name, rows, destination / "tables", destination)
     drawn = [path for row in figures.values() for f in row for path in (f.svg, f.png)]
@@ -134,16 +126,6 @@ def comparison_table(
         _cells(line, systems, both, at, reasons, errors, destination, own.count(line.label) > 1)
         for line in rows
     ]
-    labels = (
-        (
-            ("Probe", at.probe),
-            ("Impostors", at.impostors),
-            ("Variant", at.variant),
-            ("FMR target", share(at.fmr)),
-        )
-        if at
-        else ()
-    )
     against = f", against {PROBES.get(at.probe, at.probe)}" if at else ""
     notes = [f"({_letter(i)}) Not comparable: {reason}." for i, reason in enumerate(reasons)]
     notes.append(f"Even where a row says yes: {ASSUMED}.")
@@ -169,7 +151,7 @@ def comparison_table(
         title=f"{TITLES[name]}, MMPMR in %{against}",
         header=tuple(header),
         rows=tuple(body),
-        labels=labels,
+        labels=at.labels if at else (),
         notes=tuple(notes),
     )
 
@@ -244,18 +226,16 @@ def _ours(
     found = entry.rate(system, at)
     if found is None:
         return Cell(DASH)
-    cell = rate_cell(found, _link(entry, destination))
+    cell = rate_cell(found, _link(entry.runs[0], destination))
     more = () if found["seed_sd"] is None else (f"± {100 * found['seed_sd']:.1f}",)
     more += (GUIDE,) * entry.guided(system)
     return replace(cell, detail=(*cell.detail, *more))
 
 
-def _link(entry: AttackRuns, destination: Path) -> str:
-    """The report of the entry's first run, or its result, relative to the destination."""
-    directory = entry.runs[0].directory
-    page = directory / "report.html"
-    target = page if page.is_file() else directory / "result.json"
-    return relative(target, destination)
+def _link(run: Run, destination: Path) -> str:
+    """The report of a run, or its result, relative to the destination."""
+    page = run.directory / "report.html"
+    return relative(page if page.is_file() else run.directory / "result.json", destination)
 
 
 def _document(
@@ -302,12 +282,9 @@ def _runs(collection: Collection, destination: Path) -> tuple[Block, ...]:
     rows = []
     for run in collection:
         r = run.result["run"]
-        page = run.directory / "report.html"
-        target = page if page.is_file() else run.directory / "result.json"
-        href = relative(target, destination)
         rows.append(
             (
-                Cell(run.result["experiment"], (r["config_hash"],), href),
+                Cell(run.result["experiment"], (r["config_hash"],), _link(run, destination)),
                 Cell(str(len(run.result["attacks"]))),
                 Cell(str(len(run.result["pairs"]))),
                 Cell(str(r["seed"])),
@@ -378,11 +355,9 @@ def _write_table(name: str, rows: list[Line], folder: Path, destination: Path) -
     path = folder / f"{name}.json"
     tests = [r for at in headline(rows) for r in paired_tables.records(name, rows, at)]
     write_json({"schema": 1, "table": name, "rows": found, "paired": tests}, path)
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, fieldnames=list(found[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({k: spreadsheet_cell(v) for k, v in row.items()} for row in found)
-    return [*written, _write(folder / f"{name}.csv", text.getvalue()), path]
+    rows_of_text = (map(spreadsheet_cell, row.values()) for row in found)
+    write_csv(folder / f"{name}.csv", [found[0], *rows_of_text])
+    return [*written, folder / f"{name}.csv", path]
 
 
 def _write(path: Path, text: str) -> Path:

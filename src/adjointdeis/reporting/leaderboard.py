@@ -1,14 +1,11 @@
 """The gradient leaderboard as one page: places at equal price, the Pareto front, who was refused.
 
-Rows come from ``adjointdeis.harness.leaderboard``. The price of a gradient is the number of
-evaluations of the network plus that of vector-Jacobian products, both of the whole batch. Over
-problems, errors are averaged geometrically: one hard problem does not decide.
+Rows come from ``adjointdeis.harness.leaderboard``, places from ``adjointdeis.reporting.standings``.
+The price of a gradient is the number of evaluations of the network plus that of vector-Jacobian
+products, both of the whole batch.
 """
 
-import math
-import statistics
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +27,23 @@ from adjointdeis.reporting.document import (
 )
 from adjointdeis.reporting.render_html import html
 from adjointdeis.reporting.render_markdown import markdown
+from adjointdeis.reporting.standings import (
+    DOUBT,
+    LEAST,
+    NETWORKS,
+    WORST,
+    Row,
+    Standing,
+    at_price,
+    contradictions,
+    first,
+    front,
+    placed,
+    standings,
+)
 from adjointdeis.reporting.style import INK, QUIET, figure, halo, look, save
 
-Row = Mapping[str, Any]
 PARTS = ("x_T", "z", "theta")
-NETWORKS = ("mini", "terrain")
-WORST, BEST = 1e3, 1e-12
-"""Errors beyond these count as these in a mean: a gradient that diverged has no size."""
 
 TITLES = {"ode": "Samplers of the ODE", "sde": "Samplers of the SDE"}
 _TRUE = (
@@ -51,106 +58,14 @@ _TRUE = (
     "itself. Time: processor time of one gradient of a batch of small problems, which is mostly "
     "bookkeeping. Memory: peak bytes of live tensors beyond what was alive before.",
     "Means over problems are geometric; an error above 1000, and one that is not finite, counts as "
-    "1000. Cosines, lengths, times and bytes are medians. Of two equal gradients the cheaper one "
-    "comes first.",
+    "1000. Cosines, lengths, times and bytes are medians.",
+    "Place: one more than the number of methods that are ahead. One method is ahead of another if "
+    f"its error is smaller by a factor of {LEAST:g} or more, and by more than {DOUBT:g} standard "
+    "errors, in the mean of the logarithms over the same problems; the standard error is what the "
+    "draw of the problems leaves open. Methods that nobody can tell apart share a place, the "
+    "cheaper one first. The zero vector, with its error of 1, takes part: who is not ahead of it "
+    "has no place.",
 )
-
-
-@dataclass(frozen=True)
-class Standing:
-    """A method at one N, over several problems.
-
-    Attributes:
-        method, sampler, steps: what ran.
-        error: geometric mean of the errors against the flow.
-        numbers: geometric means of bias, spread and own (the error against the sampler); medians
-            of cosine, ratio, seconds and bytes.
-        price: evaluations plus products, the largest over problems; both are attributes, too.
-        failed: problems on which it gave no gradient that is finite.
-    """
-
-    method: str
-    sampler: str
-    steps: int
-    error: float
-    numbers: Mapping[str, float | None]
-    price: int
-    evaluations: int
-    products: int
-    failed: int
-
-    @property
-    def order(self) -> tuple[float, float, float, str]:
-        """Sorts: by error, among equal gradients by price, bytes and name."""
-        size = self.numbers["bytes"]
-        return round(math.log10(self.error), 6), self.price, size or math.inf, self.method
-
-
-def standings(rows: Iterable[Row], part: str) -> list[Standing]:
-    """Every method at every N that gives a gradient of this part, in the order of their errors.
-
-    Args:
-        rows: of one calculus.
-        part: "x_T", "z" or "theta".
-    """
-    groups: dict[tuple[str, int], list[Row]] = {}
-    for row in rows:
-        groups.setdefault((row["method"], row["steps"]), []).append(row)
-    found = []
-    for (method, steps), group in groups.items():
-        done = [row for row in group if part in row.get("flow", {})]
-        # Refused is not measured; failed and diverged are.
-        lost = [row for row in group if "failed" in row]
-        if not done or any("disqualified" in row for row in group):
-            continue
-        errors = [_bounded(row["flow"][part]["error"]) for row in done] + [WORST] * len(lost)
-        numbers = {
-            name: _mean(row["flow"][part][name] for row in done) for name in ("bias", "spread")
-        }
-        numbers["own"] = _mean(row["chain"][part]["error"] for row in done)
-        for name in ("cosine", "ratio"):
-            numbers[name] = _median(row["flow"][part][name] for row in done)
-        for name in ("seconds", "bytes"):
-            numbers[name] = _median(row[name] for row in done)
-        dearest = max(done, key=lambda row: row["evaluations"] + row["products"])
-        found.append(
-            Standing(
-                method=method,
-                sampler=done[0]["sampler"],
-                steps=steps,
-                error=statistics.geometric_mean(errors),
-                numbers=numbers,
-                price=dearest["evaluations"] + dearest["products"],
-                evaluations=dearest["evaluations"],
-                products=dearest["products"],
-                failed=len(lost) + sum(row["flow"][part]["error"] is None for row in done),
-            )
-        )
-    return sorted(found, key=lambda one: one.order)
-
-
-def at_price(found: Sequence[Standing], budget: int) -> list[Standing]:
-    """Of every method the best that the budget buys, in the order of their errors."""
-    best: dict[str, Standing] = {}
-    for one in found:
-        if one.price <= budget and one.method not in best:
-            best[one.method] = one
-    return list(best.values())
-
-
-def front(found: Sequence[Standing]) -> list[Standing]:
-    """Those that no other is better than at the same price or less, by price."""
-    kept: list[Standing] = []
-    for one in sorted(found, key=lambda s: (s.price, s.order)):
-        if not kept or one.error < kept[-1].error * (1 - 1e-6):
-            kept.append(one)
-    return kept
-
-
-def first(rows: Iterable[Row], part: str, steps: int, count: int = 5) -> tuple[str, ...]:
-    """Names of the first few at one N."""
-    found = (one for one in standings(rows, part) if one.steps == steps)
-    return tuple(one.method for one, _ in zip(found, range(count), strict=False))
 
 
 def write_leaderboard(rows: Sequence[Row], facts: Row, directory: Path) -> list[Path]:
@@ -193,13 +108,13 @@ def _record(rows: Sequence[Row]) -> list[dict[str, Any]]:
         for calculus in TITLES:
             for part in PARTS:
                 for one in standings([r for r in mine if r["calculus"] == calculus], part):
-                    found.append(
-                        {"problems": where, "calculus": calculus, "part": part, **vars(one)}
-                    )
+                    numbers = {k: v for k, v in vars(one).items() if k not in ("logs", "place")}
+                    numbers |= {"error": one.error, "problems": where, "over": len(one.logs)}
+                    found.append({"calculus": calculus, "part": part, **numbers})
     return found
 
 
-def _board(rows: Iterable[Row], facts: Row) -> list[Row]:
+def _board(rows: Sequence[Row], facts: Row) -> list[Row]:
     """The rows on which places at equal price stand: the committed set, where every N was run."""
     return [
         row for row in rows if row["family"] not in NETWORKS and row["seed"] == facts["committed"]
@@ -208,7 +123,8 @@ def _board(rows: Iterable[Row], facts: Row) -> list[Row]:
 
 def _lead(rows: Sequence[Row]) -> str:
     methods = len({row["method"] for row in rows})
-    problems = len({(row["family"], row["loss"], row["seed"]) for row in rows})
+    sets = {(row["family"], row["seed"], row["members"]) for row in rows}
+    problems = sum(members for *_, members in sets)
     return (
         f"{methods} gradient methods on {problems} problems whose gradient is known: how wrong "
         "each is, what it costs, and which is best at equal price. Generated; no number is written "
@@ -225,10 +141,12 @@ def _answers(rows: Sequence[Row], facts: Row) -> Section:
             found = standings(board, part)
             for budget in sorted(facts["budgets"]):
                 best = at_price(found, budget)[:2]
+                best = [one for one in best if one.place is not None]
                 if best:
                     names = [
                         Cell(
-                            one.method, (f"N = {one.steps}: {_number(one.error)}, {_cosine(one)}",)
+                            f"{one.place} {one.method}",
+                            (f"N = {one.steps}: {_number(one.error)}, {_cosine(one)}",),
                         )
                         for one in best
                     ]
@@ -238,8 +156,8 @@ def _answers(rows: Sequence[Row], facts: Row) -> Section:
         "answers", "Best gradient at a price", ("equations", "gradient of", "price", "first",
         "second"), tuple(lines),
         notes=(
-            "with the N that it is run at, the relative error against the flow and the cosine; at "
-            "an error of 1 the zero vector is as good",
+            "with its place, the N that it is run at, the relative error against the flow and the "
+            "cosine; where a line is missing nobody is ahead of the zero vector",
         ),
     )  # fmt: skip
     return Section("answers", "Which gradient?", (table,))
@@ -247,10 +165,6 @@ def _answers(rows: Sequence[Row], facts: Row) -> Section:
 
 def _calculus(rows: Sequence[Row], calculus: str, facts: Row, directory: Path) -> tuple[Any, ...]:
     board, main = _board(rows, facts), facts["budgets"][0]
-    moves = {
-        part: max((row["truth_moves"].get(part, 0.0) for row in board), default=0.0)
-        for part in PARTS
-    }
     blocks: list[Any] = []
     figures, folded = [], []
     common = 20 if any(row["steps"] == 20 for row in rows) else max(r["steps"] for r in rows)
@@ -258,14 +172,14 @@ def _calculus(rows: Sequence[Row], calculus: str, facts: Row, directory: Path) -
         found = standings(board, part)
         if not found:
             continue
-        blocks.append(_price_table(found, calculus, part, facts["budgets"], moves[part]))
+        blocks.append(_price_table(found, calculus, part, facts["budgets"], _moves(board, part)))
         figures.append(_figure(found, calculus, part, directory))
         everywhere = [row for row in rows if row["family"] not in NETWORKS]
-        level = [one for one in standings(everywhere, part) if one.steps == common]
+        level = placed([one for one in standings(everywhere, part) if one.steps == common])
         folded.append(_level_table(level, calculus, part, common))
     blocks.insert(0, Prose(
-        f"Sorted by the error of the best N that {main} evaluations and products buy, on the "
-        "committed problems."
+        f"Places are those of the best N that {main} evaluations and products buy, on the "
+        "committed problems; equal places are shared, the cheaper method first."
     ))  # fmt: skip
     if figures:
         blocks.append(FigureRow("Error against price", tuple(figures)))
@@ -294,18 +208,18 @@ def _cosine(one: Standing) -> str:
 
 
 def _price_table(
-    found: Sequence[Standing], calculus: str, part: str, budgets: Sequence[int], moves: float
+    found: Sequence[Standing], calculus: str, part: str, budgets: Sequence[int], moves: str
 ) -> Table:
     main, *others = budgets
-    placed = at_price(found, main)
-    names = {one.method for one in placed}
+    board = at_price(found, main)
+    names = {one.method for one in board}
     missing = [one for one in at_price(found, 10**9) if one.method not in names]
     by_budget = {b: {one.method: one for one in at_price(found, b)} for b in others}
     lines = []
-    for place, one in enumerate([*placed, *missing], 1):
+    for one in [*board, *missing]:
         on_board = one.method in names
         columns = [
-            str(place) if on_board else DASH,
+            _place(one) if on_board else DASH,
             Cell(one.method, (f"with {one.sampler}",)),
             str(one.steps) if on_board else DASH,
             f"{one.evaluations} + {one.products}" if on_board else DASH,
@@ -323,19 +237,23 @@ def _price_table(
     )  # fmt: skip
     return Table(
         f"{calculus}-{part}", f"Gradient of {part}", header, tuple(lines),
-        labels=(("truth moves on halving its steps, at most", _number(moves)),),
-        notes=(f"a dash: its smallest N costs more than {main}",) if missing else (), fold=False,
+        labels=(("truth moves on halving its steps", moves),),
+        notes=(
+            "a dash for a place: not ahead of the zero vector",
+            *((f"a dash for N: its smallest costs more than {main}",) if missing else ()),
+        ),
+        fold=False,
     )  # fmt: skip
 
 
 def _level_table(found: Sequence[Standing], calculus: str, part: str, steps: int) -> Table:
     lines = [
         cells([
-            str(place), Cell(one.method, (f"with {one.sampler}",)),
+            _place(one), Cell(one.method, (f"with {one.sampler}",)),
             f"{one.evaluations} + {one.products}", _number(one.error), *_detail(one),
             str(one.failed or DASH),
         ])
-        for place, one in enumerate(found, 1)
+        for one in found
     ]  # fmt: skip
     header = ("place", "method", "evaluations + products", "error", *_DETAIL, "failed on")
     return Table(
@@ -404,39 +322,45 @@ def _figure(found: Sequence[Standing], calculus: str, part: str, directory: Path
 
 def _seeds(rows: Sequence[Row], facts: Row) -> tuple[Any, ...]:
     """The first five at N = 20, set by set, and whether they are the same."""
-    lines, same, asked = [], 0, 0
+    lines, same, asked, against = [], 0, 0, set()
     for calculus in TITLES:
         for part in PARTS:
-            orders = {}
+            orders, everybody = [], []
             for seed in (facts["committed"], *facts["seeds"]):
                 mine = [
-                    row
-                    for row in rows
+                    row for row in rows
                     if (row["calculus"], row["seed"]) == (calculus, seed)
                     and row["family"] not in NETWORKS
-                ]
-                if five := first(mine, part, 20):
-                    orders[seed] = five
-                    name = "committed" if seed == facts["committed"] else f"seed {seed}"
-                    lines.append(cells([calculus.upper(), part, name, *_padded(five)]))
-            drawn = [order for seed, order in orders.items() if seed != facts["committed"]]
-            if len(drawn) > 1:
+                ]  # fmt: skip
+                found = [one for one in standings(mine, part) if one.steps == 20]
+                if not found:
+                    continue
+                five = first(mine, part, 20)
+                name = "committed" if seed == facts["committed"] else f"seed {seed}"
+                shown = [f"{one.place} {one.method}" for one in five]
+                shown += [DASH] * (5 - len(five))
+                lines.append(cells([calculus.upper(), part, name, *shown]))
+                if seed != facts["committed"]:
+                    orders.append([(one.place, one.method) for one in five])
+                    everybody.append(found)
+            if len(orders) > 1:
                 asked += 1
-                same += len(set(drawn)) == 1
+                same += all(order == orders[0] for order in orders)
+                against |= {(calculus, part, *pair) for pair in contradictions(everybody)}
     if not lines:
         return (Prose("No set was run at N = 20."),)
-    said = (
-        f"On the {len(facts['seeds'])} drawn sets the first five at N = 20 come in the same order "
-        f"in {same} of {asked} cases (equations and gradient)."
-        if asked
-        else "One drawn set: nothing to compare. task.draws=3 draws three."
-    )
+    said = "One drawn set: nothing to compare. task.draws=3 draws three."
+    if asked:
+        said = (
+            f"On the {len(facts['seeds'])} drawn sets the first five at N = 20 are the same, place "
+            f"by place, in {same} of {asked} cases (equations and gradient). Pairs of methods of "
+            f"which each is ahead on one of the sets: {len(against)}."
+        )
     header = ("equations", "gradient of", "set", "first", "second", "third", "fourth", "fifth")
-    return Prose(said), Table("seeds", "First five at N = 20", header, tuple(lines), fold=False)
-
-
-def _padded(names: Sequence[str]) -> list[str]:
-    return [*names, *[DASH] * (5 - len(names))]
+    return (
+        Prose(said),
+        Table("seeds", "First five at N = 20, with their places", header, tuple(lines), fold=False),
+    )
 
 
 def _networks(rows: Sequence[Row]) -> tuple[Any, ...]:
@@ -446,12 +370,11 @@ def _networks(rows: Sequence[Row]) -> tuple[Any, ...]:
             mine = [r for r in rows if (r["family"], r["calculus"]) == (family, calculus)]
             for part in PARTS:
                 for steps in sorted({row["steps"] for row in mine}):
-                    found = [one for one in standings(mine, part) if one.steps == steps]
+                    found = placed([one for one in standings(mine, part) if one.steps == steps])
                     if found:
                         table = _level_table(found, f"{family}-{calculus}", part, steps)
-                        moves = max(row["truth_moves"].get(part, 0.0) for row in mine)
                         title = f"{family}, {calculus.upper()}: {table.title.lower()}"
-                        label = ("truth moves on halving its steps", _number(moves))
+                        label = ("truth moves on halving its steps", _moves(mine, part))
                         blocks.append(
                             Table(table.key, title, table.header, table.rows, (label,), fold=False)
                         )
@@ -485,23 +408,21 @@ def _text(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def _bounded(error: float | None) -> float:
-    return WORST if error is None else min(max(error, BEST), WORST)
+def _place(one: Standing) -> str:
+    return DASH if one.place is None else str(one.place)
+
+
+def _moves(rows: Sequence[Row], part: str) -> str:
+    """How far the truth itself is known."""
+    truths = {(row["family"], row["seed"], row["calculus"]): row["truth_moves"] for row in rows}
+    found = sorted(move for moves in truths.values() for move in moves.get(part, ()))
+    if not found:
+        return DASH
+    return f"median {_number(found[len(found) // 2])}, at most {_number(found[-1])}"
 
 
 def _drawn(error: float) -> float:
     return min(error, 100.0)
-
-
-def _mean(values: Iterable[float | None]) -> float:
-    """Geometric mean of errors; of exact zeros and others their median."""
-    found = [WORST if value is None else min(value, WORST) for value in values]
-    return statistics.geometric_mean(found) if all(found) else statistics.median(found)
-
-
-def _median(values: Iterable[float | None]) -> float | None:
-    found = [value for value in values if value is not None]
-    return statistics.median(found) if found else None
 
 
 def _number(value: float | None) -> str:

@@ -6,7 +6,7 @@ where it does not, crossed out where a comparison failed. Filled and hollow need
 
 import base64
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from html import escape
@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from adjointdeis.files import printable, write_atomically
 from adjointdeis.images import ImageError, open_rgb
+from adjointdeis.reporting.document import Picture
 from adjointdeis.reporting.errors import ReportError
 
 Colour = tuple[int, int, int]
@@ -25,18 +26,7 @@ INK = (27, 29, 33)
 QUIET = (100, 106, 116)
 PAPER = (255, 255, 255)
 EMPTY = (240, 242, 245)
-
-
-@dataclass(frozen=True)
-class GridRow:
-    """One pair: its label, its images in column order (None leaves the cell empty), its verdicts.
-
-    `verdicts[i]` belongs to `images[i]`: system -> `yes`, `no` or `failed`; empty for sources.
-    """
-
-    label: str
-    images: tuple[Path | None, ...]
-    verdicts: tuple[Mapping[str, str], ...]
+END = "Identity"
 
 
 @dataclass(frozen=True)
@@ -115,27 +105,51 @@ class Sheet:
         return "\n".join([*parts, *map(_svg, self.items), "</svg>\n"])
 
 
+def pair_strip(
+    pair: str,
+    sources: Sequence[tuple[str, Path]],
+    morphs: Iterable[tuple[Path, str, Sequence[tuple[str, str]]]],
+    link: Callable[[Path], str],
+) -> tuple[str, tuple[Picture, ...]]:
+    """Title and faces of a pair, as `Strips` takes them: identity a, every morph, identity b.
+
+    Args:
+        pair: its id.
+        sources: name and file of identity a, then of b.
+        morphs: file, caption and (recogniser, verdict) of each.
+        link: where a click on a file leads.
+    """
+    one, two = (
+        (path, f"{END} {k}: {name}", ()) for k, (name, path) in zip("ab", sources, strict=True)
+    )
+    faces = (Picture(p, caption, tuple(v), link(p)) for p, caption, v in (one, *morphs, two))
+    return f"Pair {pair}", tuple(faces)
+
+
 def morph_grid(
-    rows: Sequence[GridRow], header: Sequence[str], systems: Mapping[str, str], caption: str
+    rows: Sequence[tuple[str, Sequence[Picture]]], systems: Sequence[str], caption: str
 ) -> Sheet:
     """Lays the grid out.
 
     Args:
-        rows: pairs from top to bottom.
-        header: one title per column.
-        systems: name -> printed label, in the order of the boxes.
+        rows: strips of `pair_strip` from top to bottom; a file that is not there leaves its cell
+            empty.
+        systems: labels of the recognisers, in the order of the boxes.
         caption: a line under the grid; it should say which threshold and probe the boxes use.
 
     Raises:
         ReportError: a file that is not an image.
     """
-    marked = any(verdict for row in rows for verdict in row.verdicts)
+    labels = [title.removeprefix("Pair ") for title, _ in rows]
+    captions = [face.caption for face in rows[0][1]] if rows else []
+    header = [f"{END} a", *captions[1:-1], f"{END} b"]
+    marked = any(face.verdicts for _, faces in rows for face in faces)
     box_height = 22 if marked else 0
-    left = max(_width(row.label, 13) for row in rows) + 2 * GAP if rows else GAP
+    left = max(_width(label, 13) for label in labels) + 2 * GAP if rows else GAP
     head_lines = [_wrap(title, CELL, 14) for title in header]
     head = 18 * max(len(lines) for lines in head_lines) + GAP
     width = left + len(header) * (CELL + GAP) + GAP
-    key = [f"{short}: {label}" for short, label in _abbreviations(systems).values()]
+    key = [f"{short}: {label}" for label, short in _abbreviations(systems).items()]
     legend = ["Filled: matches both subjects. Hollow: does not. Crossed: comparison failed. "
               + ", ".join(key) + "."] if marked else []  # fmt: skip
     foot = [line for text in (*legend, caption) for line in _wrap(text, width - 2 * GAP, 13)]
@@ -146,17 +160,17 @@ def morph_grid(
         x = left + column * (CELL + GAP)
         top = GAP + head - GAP // 2 - 18 * len(lines)
         items += [Text(x, top + 18 * i, line, 14, bold=True) for i, line in enumerate(lines)]
-    for r, row in enumerate(rows):
+    for r, (label, (_, faces)) in enumerate(zip(labels, rows, strict=True)):
         y = GAP + head + r * row_height
-        items.append(Text(GAP, y + CELL // 2 - 8, row.label, 13))
-        for column, (path, verdicts) in enumerate(zip(row.images, row.verdicts, strict=True)):
+        items.append(Text(GAP, y + CELL // 2 - 8, label, 13))
+        for column, face in enumerate(faces):
             x = left + column * (CELL + GAP)
-            if path is None:
+            if not face.path.is_file():
                 middle = Text(x + CELL // 2, y + CELL // 2, "no image", 12, QUIET, anchor="mm")
                 items += [Rectangle(x, y, x + CELL - 1, y + CELL - 1, fill=EMPTY), middle]
             else:
-                items.append(GridFace(x, y, _face(path)))
-            items += _boxes(x, y + CELL + 3, verdicts, systems)
+                items.append(GridFace(x, y, _face(face.path)))
+            items += _boxes(x, y + CELL + 3, dict(face.verdicts), systems)
     for i, line in enumerate(foot):
         items.append(Text(GAP, height - GAP - 18 * (len(foot) - i), line, 13, QUIET))
     return Sheet(width, height, tuple(items))
@@ -171,17 +185,18 @@ def write_morph_grid(sheet: Sheet, path: Path) -> Path:
 
 
 def _boxes(
-    x: int, y: int, verdicts: Mapping[str, str], systems: Mapping[str, str]
+    x: int, y: int, verdicts: Mapping[str, str], systems: Sequence[str]
 ) -> Iterator[Text | Rectangle]:
     short = _abbreviations(systems)
     step = CELL / max(len(systems), 1)
-    for name in (name for name in systems if name in verdicts):
-        at = list(systems).index(name)
+    for at, name in enumerate(systems):
+        if name not in verdicts:
+            continue
         left, right = round(x + at * step), round(x + (at + 1) * step) - 4
         filled = verdicts[name] == "yes"
         yield Rectangle(left, y, right, y + 16, fill=INK if filled else PAPER, stroke=INK)
         middle = ((left + right) // 2, y + 8)
-        yield Text(*middle, short[name][0], 11, PAPER if filled else INK, anchor="mm")
+        yield Text(*middle, short[name], 11, PAPER if filled else INK, anchor="mm")
         if verdicts[name] == "failed":
             yield Rectangle(left, y, right, y + 16, stroke=INK)
 
@@ -220,15 +235,12 @@ def _hex(colour: Colour) -> str:
     return "#{:02x}{:02x}{:02x}".format(*colour)
 
 
-def _abbreviations(systems: Mapping[str, str]) -> dict[str, tuple[str, str]]:
-    """The shortest distinct beginnings of the labels, two letters at least."""
-    labels = list(systems.values())
-    found = {}
-    for name, label in systems.items():
-        n = 2
-        while n < len(label) and sum(other[:n] == label[:n] for other in labels) > 1:
-            n += 1
-        found[name] = (label[:n], label)
+def _abbreviations(labels: Sequence[str]) -> dict[str, str]:
+    """Two letters for each label, which its box is wide enough for: its first and another of it."""
+    found: dict[str, str] = {}
+    for number, label in enumerate(labels, 1):
+        pairs = (label[0] + letter for letter in label[1:])
+        found[label] = next((pair for pair in pairs if pair not in found.values()), str(number))
     return found
 
 

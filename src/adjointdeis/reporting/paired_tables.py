@@ -16,8 +16,7 @@ from adjointdeis.evaluation.paired import PairedComparison, compare_attacks
 from adjointdeis.reporting.document import Table
 from adjointdeis.reporting.paper_tables import Line, is_adjoint_deis_1, is_sde
 from adjointdeis.reporting.run import HEADLINE_VARIANTS, EvaluationSetting, Run
-from adjointdeis.reporting.run_tables import GUIDE, GUIDE_NOTE, belongs, labels
-from adjointdeis.reporting.text import share
+from adjointdeis.reporting.run_tables import GUIDE, GUIDE_NOTE, belongs
 
 FIRST, SECOND = "first", "second"
 REPLICATES = 1000
@@ -33,7 +32,7 @@ def paired_table(run: Run, at: EvaluationSetting) -> Table | None:
     ]
     if not found:
         return None
-    return _table("paired", run.attack_label(attacks[0]), found, labels(run, at)[:4])
+    return _table("paired", run.attack_label(attacks[0]), found, at.labels)
 
 
 def paired_lines(name: str, rows: Sequence[Line], at: EvaluationSetting) -> Table | None:
@@ -49,13 +48,7 @@ def paired_lines(name: str, rows: Sequence[Line], at: EvaluationSetting) -> Tabl
     ]
     if not found:
         return None
-    stated = (
-        ("Probe", at.probe),
-        ("Impostors", at.impostors),
-        ("Variant", at.variant),
-        ("FMR target", share(at.fmr)),
-    )
-    return _table(f"{name}-paired", base.label, found, stated)
+    return _table(f"{name}-paired", base.label, found, at.labels)
 
 
 def baseline(rows: Sequence[Line]) -> Line | None:

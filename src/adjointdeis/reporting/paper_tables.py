@@ -9,7 +9,7 @@ rate is set beside it.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 from adjointdeis.evaluation.paper import SYSTEMS, paper_table
@@ -23,6 +23,10 @@ from adjointdeis.reporting.comparability import (
 )
 from adjointdeis.reporting.run import EvaluationSetting
 
+SETTING = ("probe_policy", "impostor_policy", "variant", "fmr_target")
+ENDS = ("bootstrap_lo", "bootstrap_hi", "wilson_lo", "wilson_hi")
+STATED = ("solver", "gradient", "states", "sampling_steps", "adjoint_steps", "learning_rate",
+          "optimisation_steps")  # fmt: skip
 NUMBERS = ("table1", "table4", "table5", "table6")
 TITLES = {
     "table1": "Table 1: attacks",
@@ -119,18 +123,10 @@ def _record(
         "table": name,
         "row": line.label,
         "system": system,
-        "probe_policy": at.probe if ours and at else None,
-        "impostor_policy": at.impostors if ours and at else None,
-        "variant": at.variant if ours and at else None,
-        "fmr_target": at.fmr if ours and at else None,
-        "k": ours["k"] if ours else None,
-        "n": ours["n"] if ours else None,
+        **dict(zip(SETTING, astuple(at) if ours and at else [None] * 4, strict=True)),
+        **{key: ours[key] if ours else None for key in ("k", "n")},
         "guide": e.guided(system) if e and ours else None,
-        "value": ours["value"] if ours else None,
-        "bootstrap_lo": ours["bootstrap_lo"] if ours else None,
-        "bootstrap_hi": ours["bootstrap_hi"] if ours else None,
-        "wilson_lo": ours["wilson_lo"] if ours else None,
-        "wilson_hi": ours["wilson_hi"] if ours else None,
+        **{key: ours[key] if ours else None for key in ("value", *ENDS)},
         "seeds": len(e.runs) if e else 0,
         "seed_sd": ours["seed_sd"] if ours else None,
         "paper_percent": line.paper[f"{system}_percent"] if line.paper and theirs else None,
@@ -144,13 +140,7 @@ def _record(
         "seconds_per_pair": e.number("seconds_per_pair") if e else None,
         "gradient_relative_error": error.get("relative"),
         "gradient_cosine": error.get("cosine"),
-        "solver": settings.get("solver"),
-        "gradient": settings.get("gradient"),
-        "states": settings.get("states"),
-        "sampling_steps": settings.get("sampling_steps"),
-        "adjoint_steps": settings.get("adjoint_steps"),
-        "learning_rate": settings.get("learning_rate"),
-        "optimisation_steps": settings.get("optimisation_steps"),
+        **{key: settings.get(key) for key in STATED},
         "comparable": comparable if e and line.paper else None,
         "reasons": "; ".join(line.reasons or ((ASSUMED,) if comparable else ())),
         "config_hashes": " ".join(r.result["run"]["config_hash"] for r in e.runs) if e else "",

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from adjointdeis.files import printable, slug
+from adjointdeis.files import printable, slug, write_atomically
 from adjointdeis.images import ImageError, open_rgb
 from adjointdeis.reporting.document import (
     DASH,
@@ -31,6 +31,7 @@ from adjointdeis.reporting.document import (
     Table,
 )
 from adjointdeis.reporting.errors import ReportError
+from adjointdeis.reporting.render_markdown import markdown
 from adjointdeis.reporting.style import INK, PAPER
 from adjointdeis.reporting.text import target
 
@@ -63,6 +64,14 @@ def html(document: Document) -> str:
         f'<nav aria-label="Sections"><ul>{links}</ul></nav></header>\n'
         f'<main class="main">\n{sections}\n</main>\n<footer>{footer}</footer>\n</body>\n</html>\n'
     )
+
+
+def write_pages(document: Document, folder: Path) -> list[Path]:
+    """Writes the document as `report.md` and `report.html` into a folder; returns both paths."""
+    pages = {"report.md": markdown(document, folder), "report.html": html(document)}
+    for name, text in pages.items():
+        write_atomically(folder / name, lambda f, text=text: f.write(text))
+    return [folder / name for name in pages]
 
 
 def html_table(table: Table) -> str:

@@ -1,10 +1,10 @@
 """The report of one run: `report.md`, `report.html`, `morphs.png` and plots, in its directory."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from adjointdeis.files import slug, write_atomically
+from adjointdeis.files import slug
 from adjointdeis.reporting import run_details as details, run_tables as tables
 from adjointdeis.reporting.curves import det_figure, operating_curve_figure, potential_figure
 from adjointdeis.reporting.detection import beside_table, detection_blocks, drawn_files
@@ -18,18 +18,16 @@ from adjointdeis.reporting.document import (
     Figure,
     FigureRow,
     Folded,
-    Picture,
     Prose,
     Section,
     Strips,
     Table,
 )
 from adjointdeis.reporting.errors import ReportError
-from adjointdeis.reporting.morph_grid import GridRow, morph_grid, write_morph_grid
+from adjointdeis.reporting.morph_grid import morph_grid, pair_strip, write_morph_grid
 from adjointdeis.reporting.paired_tables import paired_table
 from adjointdeis.reporting.plots import run_figures
-from adjointdeis.reporting.render_html import html
-from adjointdeis.reporting.render_markdown import markdown
+from adjointdeis.reporting.render_html import write_pages
 from adjointdeis.reporting.run import EvaluationSetting, Run
 from adjointdeis.reporting.schema import RESULT, PairRecord
 from adjointdeis.reporting.text import PROBES, duration, listed, plural, share
@@ -69,14 +67,7 @@ def write_report(run_directory: Path | str, *, pairs: int = 8, plots: bool = Tru
     figures = figures_of(run, at) if plots else {}
     detection = DetectionResult.of_run(run)
     document = run_document(run, figures, pairs, detection)
-    written = []
-    for name, text in (
-        ("report.md", markdown(document, run.directory)),
-        ("report.html", html(document)),
-    ):
-        path = run.directory / name
-        write_atomically(path, lambda f, text=text: f.write(text))
-        written.append(path)
+    written = write_pages(document, run.directory)
     if detection is not None:
         written.append(detection.write(run.directory))
         written += drawn_files([b for section in document.sections for b in section.blocks
@@ -131,7 +122,7 @@ def run_document(
         Section("morphs", "Morphs", _morphs(run, at, pairs)),
     ]
     if figures:
-        sections.append(Section("plots", "Plots", _plots(figures)))
+        sections.append(Section("plots", "Plots", plot_rows(figures)))
     if paper is not None:
         sections.insert(1, Section("beside-the-paper", "Beside the paper", (paper,)))
     if detection is not None:
@@ -174,7 +165,8 @@ def _reading(run: Run) -> Bullets:
     return Bullets(tuple(lines))
 
 
-def _plots(figures: dict[str, Sequence[Figure]]) -> tuple[Block, ...]:
+def plot_rows(figures: dict[str, Sequence[Figure]]) -> tuple[FigureRow, ...]:
+    """The figures of `figures_of` under their titles."""
     words = {
         ("cost",): "Success against cost",
         ("scatter",): "Both subjects at once",
@@ -183,53 +175,49 @@ def _plots(figures: dict[str, Sequence[Figure]]) -> tuple[Block, ...]:
         ("loss", "gradient_norm"): "The optimisation",
         ("recognisers",): "Across recognisers",
     }
-    blocks: list[Block] = []
-    for kinds, title in words.items():
-        found = tuple(figure for kind in kinds for figure in figures.get(kind, ()))
-        if found:
-            blocks.append(FigureRow(title, found))
-    return tuple(blocks)
+    rows = (
+        FigureRow(title, tuple(figure for kind in kinds for figure in figures.get(kind, ())))
+        for kinds, title in words.items()
+    )
+    return tuple(row for row in rows if row.figures)
+
+
+def _strips(run: Run, at: EvaluationSetting, pairs: int) -> Strips:
+    """The first pairs of the list, with whom each morph fooled."""
+    attacks = list(run.result["attacks"])
+    verdicts = {(a, s): run.verdicts(a, s, at) for a in attacks for s in run.systems}
+
+    def morphs(pair: PairRecord) -> Iterator[tuple[Path, str, list[tuple[str, str]]]]:
+        for attack in attacks:
+            found = ((s, verdicts[attack, s].get(pair["pair_id"])) for s in run.systems)
+            marks = [(run.system_label(s), verdict) for s, verdict in found if verdict]
+            yield run.path(pair["morphs"].get(attack, "absent")), run.attack_label(attack), marks
+
+    strips = [
+        pair_strip(
+            pair["pair_id"],
+            [
+                (pair["subject_a"], run.path(pair["source_a"])),
+                (pair["subject_b"], run.path(pair["source_b"])),
+            ],
+            morphs(pair),
+            lambda path: path.relative_to(run.directory).as_posix() if path.is_file() else "",
+        )
+        for pair in run.result["pairs"][:pairs]
+    ]
+    alt = "Morph grid: identity a, each attack, identity b; one row per pair"
+    return Strips(tuple(strips), run.directory / "morphs.png", alt)
 
 
 def _morphs(run: Run, at: EvaluationSetting, pairs: int) -> tuple[Block, ...]:
-    attacks = list(run.result["attacks"])
-    verdicts = {(a, s): run.verdicts(a, s, at) for a in attacks for s in run.systems}
-    strips = []
-    for pair in run.result["pairs"][:pairs]:
-        faces = [_source(run, pair, "a")]
-        for attack in attacks:
-            marks = [
-                (run.system_label(s), verdict)
-                for s in run.systems
-                if (verdict := verdicts[attack, s].get(pair["pair_id"]))
-            ]
-            path = pair["morphs"].get(attack, "")
-            href = path if path and run.path(path).is_file() else ""
-            face = Picture(
-                run.path(path) if path else run.directory / "absent",
-                run.attack_label(attack),
-                tuple(marks),
-                href,
-            )
-            faces.append(face)
-        faces.append(_source(run, pair, "b"))
-        strips.append((f"Pair {pair['pair_id']}", tuple(faces)))
-    shown, total = len(strips), len(run.result["pairs"])
+    strips, total = _strips(run, at, pairs), len(run.result["pairs"])
     text = (
-        f"The first {shown} of {plural(total, 'pair')} in the order of the pair list, not a "
-        f"selection. Under each morph the recognisers: filled where it matches both subjects at "
-        f"FMR {share(at.fmr)} (against {PROBES.get(at.probe, at.probe)}), hollow where it does "
+        f"The first {len(strips.strips)} of {plural(total, 'pair')} in the order of the pair list, "
+        f"not a selection. Under each morph the recognisers: filled where it matches both subjects "
+        f"at FMR {share(at.fmr)} (against {PROBES.get(at.probe, at.probe)}), hollow where it does "
         "not, dashed where a comparison failed."
     )
-    alt = "Morph grid: identity a, each attack, identity b; one row per pair"
-    return (Prose(text), Strips(tuple(strips), run.directory / "morphs.png", alt))
-
-
-def _source(run: Run, pair: PairRecord, side: str) -> Picture:
-    path = pair["source_a"] if side == "a" else pair["source_b"]
-    subject = pair["subject_a"] if side == "a" else pair["subject_b"]
-    href = path if run.path(path).is_file() else ""
-    return Picture(run.path(path), f"Identity {side}: {subject}", (), href)
+    return (Prose(text), strips)
 
 
 def _outcomes(run: Run, at: EvaluationSetting) -> tuple[Block, ...]:
@@ -294,21 +282,10 @@ def _asset(asset: Mapping[str, Any]) -> str:
 
 
 def _grid(run: Run, at: EvaluationSetting, pairs: int) -> Path:
-    attacks = list(run.result["attacks"])
-    verdicts = {(a, s): run.verdicts(a, s, at) for a in attacks for s in run.systems}
-    rows = []
-    for pair in run.result["pairs"][:pairs]:
-        paths = [pair["source_a"], *(pair["morphs"].get(a, "") for a in attacks), pair["source_b"]]
-        images = tuple(run.path(p) if p and run.path(p).is_file() else None for p in paths)
-        marks = [
-            {s: v for s in run.systems if (v := verdicts[a, s].get(pair["pair_id"]))}
-            for a in attacks
-        ]
-        rows.append(GridRow(pair["pair_id"], images, ({}, *marks, {})))
-    header = ["Identity a", *(run.attack_label(a) for a in attacks), "Identity b"]
     caption = (
         f"FMR {share(at.fmr)}, probe: {at.probe}, impostors: {at.impostors}. Synthetic morphs, "
         "research use."
     )
-    sheet = morph_grid(rows, header, {s: run.system_label(s) for s in run.systems}, caption)
-    return write_morph_grid(sheet, run.directory / "morphs.png")
+    strips = _strips(run, at, pairs)
+    sheet = morph_grid(strips.strips, [run.system_label(s) for s in run.systems], caption)
+    return write_morph_grid(sheet, strips.sheet)

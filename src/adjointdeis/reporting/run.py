@@ -22,6 +22,7 @@ from adjointdeis.evaluation import (
 from adjointdeis.files import printable
 from adjointdeis.reporting.errors import ReportError
 from adjointdeis.reporting.schema import Result, read_result, threshold_record
+from adjointdeis.reporting.text import IMPOSTORS, share
 
 PROBE_ORDER = ("other", "source")
 # How papers write the names that configurations spell in lower case.
@@ -52,6 +53,16 @@ class EvaluationSetting:
     impostors: str
     variant: str
     fmr: float
+
+    @property
+    def labels(self) -> tuple[tuple[str, str], ...]:
+        """As a table states them."""
+        return (
+            ("Probe", self.probe),
+            ("Impostors", IMPOSTORS.get(self.impostors, self.impostors)),
+            ("Variant", self.variant),
+            ("FMR target", share(self.fmr)),
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,6 @@
 from adjointdeis.evaluation import tables
 from adjointdeis.reporting.document import DASH, Cell, Table, cells
 from adjointdeis.reporting.run import EvaluationSetting, Run
-from adjointdeis.reporting.run_tables import labels
 from adjointdeis.reporting.text import count, duration, small
 
 
@@ -115,7 +114,7 @@ def outcome_table(run: Run, attack: str, at: EvaluationSetting) -> Table | None:
         title="",
         header=("Pair", *map(run.system_label, run.systems)),
         rows=tuple(rows),
-        labels=labels(run, at)[:4],
+        labels=at.labels,
         fold=False,
     )
 

@@ -35,12 +35,7 @@ GUIDE_NOTE = (
 
 def labels(run: Run, at: EvaluationSetting) -> tuple[tuple[str, str], ...]:
     """The labels without which a rate means nothing."""
-    found = [
-        ("Probe", at.probe),
-        ("Impostors", IMPOSTORS.get(at.impostors, at.impostors)),
-        ("Variant", at.variant),
-        ("FMR target", share(at.fmr)),
-    ]
+    found = list(at.labels)
     records = [r for r in run.thresholds if belongs(r, at)]
     rules = dict.fromkeys(r.rule.split(":")[0] for r in records)
     sets = dict.fromkeys(r.impostor_set for r in records if r.impostor_set)
@@ -174,7 +169,7 @@ def bound_table(run: Run, at: EvaluationSetting) -> Table | None:
         title=f"Share of the worst-case bound reached, in % (probe: {at.probe})",
         header=("Attack", *map(run.system_label, run.systems)),
         rows=tuple(rows),
-        labels=labels(run, at)[:4],
+        labels=at.labels,
         notes=(
             "The bound is the rate of the best conceivable morph: the embedding halfway between "
             "the two source images' embeddings. No image need have that embedding.",
@@ -231,7 +226,7 @@ def paper_rows_table(run: Run, at: EvaluationSetting) -> Table | None:
             ),
         ),
         rows=tuple(rows),
-        labels=labels(run, at)[:4],
+        labels=at.labels,
         notes=(
             verdict,
             *_guide_note(run),

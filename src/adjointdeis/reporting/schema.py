@@ -7,7 +7,8 @@ called by the writer before it writes and by the reader after it reads, so that 
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any, NotRequired, TypedDict
+from types import UnionType
+from typing import Any, NotRequired, TypedDict, get_args, get_origin, get_type_hints
 
 from adjointdeis.evaluation import ROW_KEYS, WORST_CASE, EvaluationError, ThresholdRecord
 from adjointdeis.evaluation.policies import IMPOSTOR_POLICIES
@@ -48,7 +49,7 @@ class AttackRecord(TypedDict):
     settings: dict[str, Any]
     nfe_paper: float | None
     nfe: dict[str, float] | None
-    seconds_per_pair: float | None
+    seconds_per_pair: NotRequired[float | None]
     pairs: int
     failed: list[dict[str, str]]
     notes: list[str]
@@ -61,10 +62,10 @@ class System(TypedDict):
     """One recogniser of a run."""
 
     label: str
-    alignment: str
-    fingerprint: str
-    licence: str
     score_type: str
+    alignment: NotRequired[str]
+    fingerprint: NotRequired[str]
+    licence: NotRequired[str]
 
 
 class PairRecord(TypedDict):
@@ -81,7 +82,7 @@ class PairRecord(TypedDict):
 class Result(TypedDict):
     """The whole file. `run.profile` (`mini` or `paper`) says which assets were used."""
 
-    schema: int
+    schema: NotRequired[int]
     tool: str
     experiment: str
     created: str
@@ -94,18 +95,20 @@ class Result(TypedDict):
     scores: str
 
 
-_TOP = {
-    "tool": str,
-    "experiment": str,
-    "created": str,
-    "run": Mapping,
-    "attacks": Mapping,
-    "systems": Mapping,
-    "rows": list,
-    "thresholds": list,
-    "pairs": list,
-    "scores": str,
-}
+def _kinds(record: type) -> dict[str, Any]:
+    """What `isinstance` takes for every key that a record must have, by its annotations."""
+    hints, needed = get_type_hints(record), record.__required_keys__  # type: ignore[attr-defined]
+    return {key: _kinds_of(hint) for key, hint in hints.items() if key in needed}
+
+
+def _kinds_of(hint: Any) -> tuple[type, ...]:
+    if isinstance(hint, UnionType):
+        return tuple(kind for part in get_args(hint) for kind in _kinds_of(part))
+    plain = get_origin(hint) or hint
+    return {dict: (Mapping,), float: _NUMBER}.get(plain, (plain,))
+
+
+_TOP, _ATTACK, _SYSTEM, _PAIR = map(_kinds, (Result, AttackRecord, System, PairRecord))
 _RUN = {"config_hash": str, "git": (str, type(None)), "seed": (int, type(None))}
 _RUN_MORE = {
     "profile": str,
@@ -113,27 +116,6 @@ _RUN_MORE = {
     "versions": (Mapping, type(None)),
     "assets": (Mapping, type(None)),
 }
-_ATTACK = {
-    "label": str,
-    "paper_row": (str, type(None)),
-    "settings": Mapping,
-    "nfe_paper": (*_NUMBER, type(None)),
-    "nfe": (Mapping, type(None)),
-    "pairs": int,
-    "failed": list,
-    "notes": list,
-}
-_SYSTEM = {"label": str, "score_type": str}
-_PAIR = {
-    "pair_id": str,
-    "subject_a": str,
-    "subject_b": str,
-    "source_a": str,
-    "source_b": str,
-    "morphs": Mapping,
-}
-
-
 # What tables and plots do arithmetic with; other settings are text or of any kind.
 _SETTINGS = ("sampling_steps", "adjoint_steps", "optimisation_steps", "learning_rate")
 _ROW = {

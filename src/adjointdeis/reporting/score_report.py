@@ -4,7 +4,6 @@ The same document as a run's report where both have something to say; what the f
 (no morphs, no detectors, one recogniser) is left out.
 """
 
-import csv
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -28,26 +27,21 @@ from adjointdeis.evaluation.operating import distinct, estimate_thresholds
 from adjointdeis.evaluation.protocol import evaluate_by
 from adjointdeis.evaluation.storage import write_json
 from adjointdeis.evaluation.verification import verification_rows
-from adjointdeis.files import slug, spreadsheet_cell, write_atomically
+from adjointdeis.files import slug, spreadsheet_cell, write_atomically, write_csv
 from adjointdeis.reporting.curves import (
-    det_figure,
     detection_figure,
-    operating_curve_figure,
-    potential_figure,
 )
 from adjointdeis.reporting.document import (
     Bullets,
     Document,
     Facts,
-    Figure,
     FigureRow,
     Section,
     Table,
 )
-from adjointdeis.reporting.plots import density_figure, scatter_figure
-from adjointdeis.reporting.render_html import html
+from adjointdeis.reporting.render_html import write_pages
 from adjointdeis.reporting.render_latex import latex_table
-from adjointdeis.reporting.render_markdown import markdown
+from adjointdeis.reporting.report import figures_of, plot_rows
 from adjointdeis.reporting.run import EvaluationSetting, Run
 from adjointdeis.reporting.run_tables import rate_table
 from adjointdeis.reporting.text import listed, plural
@@ -246,33 +240,15 @@ def _closer(
 
 
 def _figures(run: Run, records: Sequence[ThresholdRecord]) -> tuple[FigureRow, ...]:
-    folder = run.directory / "plots"
-    detectors = detection_figure(run.scores, folder / "det_detectors")
-    found_of_detectors = () if detectors is None else (FigureRow("Detectors", (detectors,)),)
-    at = run.headline[0] if run.headline else None
-    if at is None:
-        if not records:
-            return found_of_detectors
+    detectors = detection_figure(run.scores, run.directory / "plots" / "det_detectors")
+    of_detectors = () if detectors is None else (FigureRow("Detectors", (detectors,)),)
+    if run.headline:
+        at = run.headline[0]
+    elif records:
         at = EvaluationSetting("other", records[0].impostor_policy, "MMPMR", records[0].target_fmr)
-    kinds: dict[str, list[Figure | None]] = {
-        "Across recognisers": [det_figure(run, at, folder / "det")]
-    }
-    systems = run.systems or list(run.result["systems"])
-    stems = {system: slug(system) for system in systems}
-    if run.result["rows"]:
-        kinds["Across recognisers"].append(potential_figure(run, at, folder / "potential"))
-        kinds["Success at other operating points"] = [
-            operating_curve_figure(run, s, at, folder / f"operating_{stems[s]}") for s in systems
-        ]
-        kinds["Both subjects at once"] = [
-            scatter_figure(run, s, at, folder / f"scatter_{stems[s]}") for s in systems
-        ]
-    kinds["Scores of every kind of comparison"] = [
-        density_figure(run, s, at, folder / f"densities_{stems[s]}") for s in systems
-    ]
-    drawn = {title: tuple(f for f in found if f is not None) for title, found in kinds.items()}
-    rows = tuple(FigureRow(title, found) for title, found in drawn.items() if found)
-    return (*rows, *found_of_detectors)
+    else:
+        return of_detectors
+    return (*plot_rows(figures_of(run, at)), *of_detectors)
 
 
 def _lead(table: ScoreTable) -> str:
@@ -298,10 +274,7 @@ def _origin(table: ScoreTable) -> Facts | Bullets:
 
 
 def _write(document: Document, run: Run, out: Path, made: dict[str, Any]) -> list[Path]:
-    written = []
-    for name, text in (("report.md", markdown(document, out)), ("report.html", html(document))):
-        write_atomically(out / name, lambda f, text=text: f.write(text))
-        written.append(out / name)
+    written = write_pages(document, out)
     write_json({**run.result, **made}, out / "result.json")
     written.append(out / "result.json")
     for section in document.sections:
@@ -311,11 +284,7 @@ def _write(document: Document, run: Run, out: Path, made: dict[str, Any]) -> lis
                 tex, plain = out / TABLES / f"{stem}.tex", out / TABLES / f"{stem}.csv"
                 write_atomically(tex, lambda f, block=block: f.write(latex_table(block)))
                 lines = [block.header, *([c.flat for c in row] for row in block.rows)]
-                lines = [[spreadsheet_cell(text) for text in line] for line in lines]
-                write_atomically(
-                    plain,
-                    lambda f, lines=lines: csv.writer(f, lineterminator="\n").writerows(lines),
-                )
+                write_csv(plain, (map(spreadsheet_cell, line) for line in lines))
                 written += [tex, plain]
             if isinstance(block, FigureRow):
                 written += [p for figure in block.figures for p in (figure.svg, figure.png)]

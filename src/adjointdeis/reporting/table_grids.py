@@ -6,8 +6,8 @@ from pathlib import Path
 
 from adjointdeis.files import slug
 from adjointdeis.reporting.collect import AttackRuns, Collection, entries
-from adjointdeis.reporting.document import Picture, Prose, Strips
-from adjointdeis.reporting.morph_grid import GridRow, morph_grid, write_morph_grid
+from adjointdeis.reporting.document import Prose, Strips
+from adjointdeis.reporting.morph_grid import morph_grid, pair_strip, write_morph_grid
 from adjointdeis.reporting.paper_tables import Line, headline, systems_of
 from adjointdeis.reporting.run import EvaluationSetting, Run
 from adjointdeis.reporting.text import PROBES, share
@@ -67,29 +67,20 @@ def table_grid(
         {s: run.verdicts(attack, s, at) for s in systems if s in run.systems}
         for _, attack, run in made
     ]
-    strips, grid = [], []
-    for pair in common:
-        marks = [{s: found[pair] for s, found in own.items() if pair in found} for own in verdicts]
-        paths = [own[pair] for own in images]
-        (name_a, path_a), (name_b, path_b) = sources[pair]
-        faces = [
-            Picture(
-                path,
-                label,
-                tuple((labels[s], verdict) for s, verdict in own.items()),
-                relative(path, destination),
-            )
-            for (label, _, _), path, own in zip(made, paths, marks, strict=True)
-        ]
-        ends = (
-            Picture(path_a, f"Identity a: {name_a}", (), relative(path_a, destination)),
-            Picture(path_b, f"Identity b: {name_b}", (), relative(path_b, destination)),
+    strips = [
+        pair_strip(
+            pair,
+            sources[pair],
+            (
+                (own[pair], label, [(labels[s], of[pair]) for s, of in marks.items() if pair in of])
+                for (label, _, _), own, marks in zip(made, images, verdicts, strict=True)
+            ),
+            lambda path: relative(path, destination),
         )
-        strips.append((f"Pair {pair}", (ends[0], *faces, ends[1])))
-        grid.append(GridRow(pair, (path_a, *paths, path_b), ({}, *marks, {})))
-    header = ["Identity a", *(label for label, _, _ in made), "Identity b"]
+        for pair in common
+    ]
     caption = f"FMR {share(at.fmr)}, probe: {at.probe}, impostors: {at.impostors}. Research use."
-    write_morph_grid(morph_grid(grid, header, labels, caption), sheet)
+    write_morph_grid(morph_grid(strips, list(labels.values()), caption), sheet)
     text = (
         "The first pairs that every row made, in the order of the pair list, not a selection; of "
         "several seeds the first. Under each morph the recognisers: filled where it matches both "

@@ -53,7 +53,7 @@ def read(paths: Sequence[Path], labels: Labels) -> ScoreTable:
         else:
             direction = labels.direction(file)
         tables.append(_read_one(file, direction, labels))
-    return tables[0] if len(tables) == 1 else concatenate(tables)
+    return concatenate(tables)
 
 
 def read_info(path: Path) -> dict[str, tuple[float, bool]]:

@@ -15,10 +15,8 @@ References:
     | https://gitlab.idiap.ch/bob/bob.pad.base
 """
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
 
 from adjointdeis.evaluation.errors import ScoreError
 from adjointdeis.evaluation.formats.text import (
@@ -32,7 +30,7 @@ from adjointdeis.evaluation.formats.text import (
     write_lines,
 )
 from adjointdeis.evaluation.scores import BONA_FIDE, ScoreTable, concatenate
-from adjointdeis.files import write_atomically
+from adjointdeis.files import write_csv
 
 COMPARISON_COLUMNS = (
     "bio_ref_subject_id",
@@ -48,8 +46,7 @@ _TRUE = {"true": True, "1": True, "false": False, "0": False}
 
 def read(paths: Sequence[Path], labels: Labels) -> ScoreTable:
     """Reads one or more files; the kind of each is seen from its first line."""
-    tables = [_read_one(path, labels) for path in paths]
-    return tables[0] if len(tables) == 1 else concatenate(tables)
+    return concatenate([_read_one(path, labels) for path in paths])
 
 
 def _read_one(path: Path, labels: Labels) -> ScoreTable:
@@ -167,11 +164,10 @@ def write(table: ScoreTable, paths: Sequence[Path]) -> None:
     if len(detection):
         if len(detection) != len(table):
             raise ScoreError("detection scores and comparisons go into separate files")
-        _write_csv(path, PAD_COLUMNS, [_pad_cells(row) for row in table.to_rows()])
+        write_csv(path, [PAD_COLUMNS, *map(_pad_cells, table.to_rows())])
         return
     if path.suffix == ".csv":
-        cells = [_comparison_cells(row) for row in table.to_rows()]
-        _write_csv(path, COMPARISON_COLUMNS, cells)
+        write_csv(path, [COMPARISON_COLUMNS, *map(_comparison_cells, table.to_rows())])
         return
     if len(table.select(kind="morph")):
         raise ScoreError("the column formats cannot hold morphs; write a .csv")
@@ -204,12 +200,3 @@ def _comparison_cells(row: dict[str, object]) -> list[object]:
     return [
         row["ref_subject_id"], row["ref_id"], row["subject_id"], row["probe_id"], "", score,
     ]  # fmt: skip
-
-
-def _write_csv(path: Path, header: Sequence[str], cells: Sequence[Sequence[object]]) -> None:
-    def write_all(f: IO[str]) -> None:
-        writer = csv.writer(f, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(cells)
-
-    write_atomically(path, write_all)

@@ -10,8 +10,7 @@ from adjointdeis.evaluation.storage import read_scores, write_scores
 
 def read(paths: Sequence[Path], labels: Labels) -> ScoreTable:
     """Reads one or more canonical files as one table; `labels` are not needed, the files say it."""
-    tables = [read_scores(path) for path in paths]
-    return tables[0] if len(tables) == 1 else concatenate(tables)
+    return concatenate([read_scores(path) for path in paths])
 
 
 def write(table: ScoreTable, paths: Sequence[Path]) -> None:

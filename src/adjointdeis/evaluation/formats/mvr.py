@@ -37,8 +37,7 @@ def read(paths: Sequence[Path], labels: Labels) -> ScoreTable:
     """
     if labels.score_type == "dissimilarity":
         raise ScoreError(f"{paths[0]}: files of this format hold similarities by definition")
-    tables = [_read_one(path, labels) for path in paths]
-    return tables[0] if len(tables) == 1 else concatenate(tables)
+    return concatenate([_read_one(path, labels) for path in paths])
 
 
 def _read_one(path: Path, labels: Labels) -> ScoreTable:

@@ -4,20 +4,22 @@ Header and fields, separated by blanks:
 `enrollImage verifImage score returnCode`, `image isMorph score returnCode`,
 `image probeImage isMorph score returnCode`. A return code other than 0 is a failure, whatever the
 score (-1 by custom). `isMorph` is the detector's decision, not the truth; it is read past and
-written as morphiness > 0.5. Who is on an image, and whether it is a morph, is taken from its name
-(`names.py`).
+written as morphiness > 0.5. Who is on an image, and whether it is a morph, is taken from its name:
+a bona fide image is `NNN_VV` (subject and view), a morph `001_002` (two subjects, AMSL) or
+`001_08-vs-010_08` (two images, SYN-MAD 2022).
 
 References:
     | NIST FATE MORPH
     | https://pages.nist.gov/frvt/html/frvt_morph.html
 """
 
+import re
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass
+from pathlib import Path, PurePath
 from typing import Any
 
 from adjointdeis.evaluation.errors import ScoreError
-from adjointdeis.evaluation.formats.names import ImageName, parse_name
 from adjointdeis.evaluation.formats.text import (
     Labels,
     Rows,
@@ -37,6 +39,39 @@ SINGLE = ("image", "isMorph", "score", "returnCode")
 DIFFERENTIAL = ("image", "probeImage", "isMorph", "score", "returnCode")
 
 
+_NAME = re.compile(r"(?P<a>\d{3})_(\d{2}(-vs-(?P<b>\d{3})_\d{2})?|(?P<other>\d{3}))")
+
+
+@dataclass(frozen=True)
+class ImageName:
+    """What a file name says: one subject for a bona fide image, two for a morph."""
+
+    stem: str
+    subjects: tuple[str, ...]
+
+    @property
+    def is_morph(self) -> bool:
+        """Whether two people contributed."""
+        return len(self.subjects) > 1
+
+
+def parse_name(path: str) -> ImageName:
+    """Parses a file name or path, with or without suffix.
+
+    Raises:
+        ScoreError: when the name has none of the forms above.
+    """
+    stem = PurePath(path).stem
+    found = _NAME.fullmatch(stem)
+    if found is None:
+        raise ScoreError(
+            f"image name {path!r}: expected NNN_VV, NNN_NNN or NNN_VV-vs-NNN_VV (digits), "
+            "which say whose image it is"
+        )
+    second = found["b"] or found["other"]
+    return ImageName(stem, (found["a"], second) if second else (found["a"],))
+
+
 def read(paths: Sequence[Path], labels: Labels) -> ScoreTable:
     """Reads logs; the header says which kind each is.
 
@@ -46,8 +81,7 @@ def read(paths: Sequence[Path], labels: Labels) -> ScoreTable:
     Raises:
         ScoreError: unknown header, a line of another length, or an image name that does not parse.
     """
-    tables = [_read_one(path, labels) for path in paths]
-    return tables[0] if len(tables) == 1 else concatenate(tables)
+    return concatenate([_read_one(path, labels) for path in paths])
 
 
 def _read_one(path: Path, labels: Labels) -> ScoreTable:

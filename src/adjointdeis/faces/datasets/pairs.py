@@ -235,6 +235,11 @@ def validate_pairs(
 ) -> None:
     """Checks a pair list against a data set before anything expensive runs.
 
+    Args:
+        pairs: The list.
+        dataset: Where its images must be.
+        source: What the message calls the list.
+
     Raises:
         PairListError: With *all* problems: an empty list, unknown subjects, missing images, a pair
             of one person with itself, the same pair twice, output names that are one file (x.png

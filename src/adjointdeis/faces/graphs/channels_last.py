@@ -3,10 +3,11 @@
 import math
 from collections.abc import Callable, Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from adjointdeis.faces.graphs.graph import UnsupportedOperator, checked_size
+from adjointdeis.faces.graphs.graph import UnsupportedOperator, checked_size, integers
 from adjointdeis.faces.graphs.onnx_layers import pad_axes
 
 
@@ -107,12 +108,50 @@ def prelu(x: Tensor, slope: Tensor) -> Tensor:
     return x.clamp(min=0) + slope * x.clamp(max=0)
 
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "ELU": F.elu,
-    "HARD_SWISH": F.hardswish,
-    "RELU": F.relu,
-    "RELU6": F.relu6,
-    "RELU_N1_TO_1": lambda x: x.clamp(-1, 1),
-    "TANH": F.tanh,
+def matmul(x: Tensor, y: Tensor, transpose_x: object, transpose_y: object) -> Tensor:
+    """Product over the last two axes, either factor transposed first where asked."""
+    x = x.transpose(-1, -2) if transpose_x else x
+    return x @ (y.transpose(-1, -2) if transpose_y else y)
+
+
+def squeeze(x: Tensor, axes: Sequence[int] | None) -> Tensor:
+    """x without these axes of one element, or without any."""
+    return x.squeeze(tuple(axes)) if axes else x.squeeze()
+
+
+def reductions(keep: str) -> dict[str, Callable[..., Tensor]]:
+    """Operators over axes; `keep` is the attribute that keeps those with one element."""
+
+    def operator(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        return lambda a, x, axes: function(
+            x, tuple(integers(axes) or ()), keepdim=bool(a.get(keep))
+        )
+
+    return {name: operator(f) for name, f in (("Max", torch.amax), ("Mean", torch.mean),
+                                              ("Sum", torch.sum))}  # fmt: skip
+
+
+UNARY: dict[str, Callable[[Tensor], Tensor]] = {
+    "Abs": torch.abs,
+    "Elu": F.elu,
+    "Exp": torch.exp,
+    "Log": torch.log,
+    "Neg": torch.neg,
+    "Relu": F.relu,
+    "Relu6": F.relu6,
+    "Rsqrt": torch.rsqrt,
+    "Sqrt": torch.sqrt,
+    "Square": torch.square,
+    "Tanh": torch.tanh,
 }
-"""Activations that have no parameter, by TensorFlow Lite's names."""
+"""By TensorFlow.js's names; TensorFlow Lite's are the same in capitals."""
+
+BINARY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "Add": torch.add,
+    "Maximum": torch.maximum,
+    "Minimum": torch.minimum,
+    "Mul": torch.mul,
+    "Prelu": prelu,
+    "Sub": torch.sub,
+}
+"""Likewise."""

@@ -1,6 +1,5 @@
 """Torch forms of TensorFlow.js graph operators, by name."""
 
-import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,11 +12,11 @@ from adjointdeis.faces.graphs.graph import UnsupportedOperator, integers
 
 Attributes = Mapping[str, Any]
 
-_FUSED: dict[str, Callable[[Tensor], Tensor]] = {
-    "Elu": F.elu,
-    "Relu": F.relu,
-    "Relu6": F.relu6,
+UNARY: dict[str, Callable[[Tensor], Tensor]] = {
+    **channels_last.UNARY,
+    "Identity": lambda x: x,
     "Sigmoid": torch.sigmoid,
+    "Softmax": lambda x: torch.softmax(x, -1),
 }
 
 
@@ -31,8 +30,8 @@ def _fused(a: Attributes, y: Tensor, others: tuple[Tensor, ...]) -> Tensor:
             y = channels_last.prelu(y, rest.pop(0))
         elif name == "LeakyRelu":
             y = F.leaky_relu(y, a.get("leakyrelu_alpha", 0.2))
-        elif name in _FUSED:
-            y = _FUSED[name](y)
+        elif name in UNARY:
+            y = UNARY[name](y)
         else:
             raise UnsupportedOperator(f"fused {name}")
     return y
@@ -70,27 +69,14 @@ def _pool(function: Callable[..., Tensor]):
 
 
 def _matmul(a: Attributes, x: Tensor, y: Tensor, *others: Tensor) -> Tensor:
-    x = x.transpose(-1, -2) if a.get("transpose_a") else x
-    y = y.transpose(-1, -2) if a.get("transpose_b") else y
-    return _fused(a, x @ y, others)
+    product = channels_last.matmul(x, y, a.get("transpose_a"), a.get("transpose_b"))
+    return _fused(a, product, others)
 
 
 def _batch_norm(
     a: Attributes, x: Tensor, scale: Tensor, offset: Tensor, mean: Tensor, variance: Tensor
 ) -> Tensor:
     return (x - mean) * (scale * torch.rsqrt(variance + a.get("epsilon", 1e-3))) + offset
-
-
-def _reduce(function: Callable[[Tensor, tuple[int, ...], bool], Tensor]):
-    def reduce(a: Attributes, x: Tensor, axes: Tensor) -> Tensor:
-        return function(x, tuple(integers(axes) or ()), bool(a.get("keep_dims")))
-
-    return reduce
-
-
-def _squeeze(a: Attributes, x: Tensor) -> Tensor:
-    axes = a.get("squeeze_dims") or a.get("axis")
-    return x.squeeze(tuple(axes)) if axes else x.squeeze()
 
 
 def _strided_slice(a: Attributes, x: Tensor, *bounds: Tensor) -> Tensor:
@@ -101,45 +87,19 @@ def _strided_slice(a: Attributes, x: Tensor, *bounds: Tensor) -> Tensor:
     return channels_last.strided_slice(x, begin, end, strides, *masks)
 
 
-def _pack(a: Attributes, *values: Tensor) -> Tensor:
-    return torch.stack(values, a.get("axis", 0))
-
-
 OPERATORS: dict[str, Callable[..., Any]] = {
-    **{
-        name: (lambda a, x, function=function: function(x))
-        for name, function in {
-            "Abs": torch.abs,
-            "Elu": F.elu,
-            "Exp": torch.exp,
-            "Identity": lambda x: x,
-            "Log": torch.log,
-            "Neg": torch.neg,
-            "Relu": F.relu,
-            "Relu6": F.relu6,
-            "Rsqrt": torch.rsqrt,
-            "Sigmoid": torch.sigmoid,
-            "Softmax": lambda x: torch.softmax(x, -1),
-            "Sqrt": torch.sqrt,
-            "Square": torch.square,
-            "Tanh": torch.tanh,
-        }.items()
-    },
+    **{name: (lambda a, x, function=function: function(x)) for name, function in UNARY.items()},
     **{
         name: (lambda a, x, y, function=function: function(x, y))
         for name, function in {
-            "Add": operator.add,
-            "AddV2": operator.add,
-            "BiasAdd": operator.add,
-            "Maximum": torch.maximum,
-            "Minimum": torch.minimum,
-            "Mul": operator.mul,
-            "Prelu": channels_last.prelu,
-            "RealDiv": operator.truediv,
+            **channels_last.BINARY,
+            "AddV2": torch.add,
+            "BiasAdd": torch.add,
+            "RealDiv": torch.div,
             "SquaredDifference": lambda x, y: (x - y).square(),
-            "Sub": operator.sub,
         }.items()
     },
+    **channels_last.reductions("keep_dims"),
     "AvgPool": _pool(channels_last.average_pool),
     "ConcatV2": lambda a, *values: torch.cat(values[:-1], int(values[-1])),
     "Conv2D": _conv,
@@ -149,17 +109,14 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "FusedDepthwiseConv2dNative": _depthwise,
     "LeakyRelu": lambda a, x: F.leaky_relu(x, a.get("alpha", 0.2)),
     "MatMul": _matmul,
-    "Max": _reduce(lambda x, axes, keep: x.amax(axes, keepdim=keep)),
     "MaxPool": _pool(channels_last.max_pool),
-    "Mean": _reduce(lambda x, axes, keep: x.mean(axes, keepdim=keep)),
-    "Pack": _pack,
+    "Pack": lambda a, *values: torch.stack(values, a.get("axis", 0)),
     "Pad": lambda a, x, widths: channels_last.pad(x, widths.tolist()),
     "PadV2": lambda a, x, widths, value: channels_last.pad(x, widths.tolist(), value.item()),
     "Reshape": lambda a, x, shape: channels_last.reshape(x, integers(shape) or []),
     "Shape": lambda a, x: torch.tensor(x.shape, dtype=torch.int32),
-    "Squeeze": _squeeze,
+    "Squeeze": lambda a, x: channels_last.squeeze(x, a.get("squeeze_dims") or a.get("axis")),
     "StridedSlice": _strided_slice,
-    "Sum": _reduce(lambda x, axes, keep: x.sum(axes, keepdim=keep)),
     "Transpose": lambda a, x, order: x.permute(integers(order) or []),
     "_FusedConv2D": _conv,
     "_FusedMatMul": _matmul,

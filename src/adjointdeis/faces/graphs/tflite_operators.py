@@ -8,10 +8,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from adjointdeis.faces.graphs import channels_last
-from adjointdeis.faces.graphs.channels_last import ACTIVATIONS
 from adjointdeis.faces.graphs.graph import UnsupportedOperator, integers
 
 Attributes = Mapping[str, Any]
+
+UNARY: dict[str, Callable[[Tensor], Tensor]] = {
+    **{name.upper(): function for name, function in channels_last.UNARY.items()},
+    "HARD_SWISH": F.hardswish,
+    "LOGISTIC": torch.sigmoid,
+    "RELU_N1_TO_1": lambda x: x.clamp(-1, 1),
+}
+ACTIVATIONS = {k: UNARY[k] for k in ("ELU", "HARD_SWISH", "RELU", "RELU6", "RELU_N1_TO_1", "TANH")}
 
 _FUSED = ("FusedActivationFunction",)
 _WINDOW = ("Padding", "StrideH", "StrideW")
@@ -58,10 +65,6 @@ def _binary(function: Callable[[Tensor, Tensor], Tensor]):
     return lambda a, x, y: _fused(a, function(x, y))
 
 
-def _unary(function: Callable[[Tensor], Tensor]):
-    return lambda a, x: function(x)
-
-
 def _convolution(depthwise: bool):
     def convolution(a: Attributes, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         # Dense weights are (O, H, W, C / groups), depthwise ones (1, H, W, O).
@@ -94,72 +97,34 @@ def _fully_connected(
     return _fused(a, F.linear(x, weight, bias))
 
 
-def _reduce(function: Callable[[Tensor, tuple[int, ...], bool], Tensor]):
-    def reduce(a: Attributes, x: Tensor, axes: Tensor) -> Tensor:
-        return function(x, tuple(integers(axes) or ()), bool(a.get("KeepDims")))
-
-    return reduce
-
-
 def _reshape(a: Attributes, x: Tensor, shape: Tensor | None = None) -> Tensor:
     wanted = integers(shape) if shape is not None else a["NewShape"]
     return channels_last.reshape(x, wanted or [])
-
-
-def _squeeze(a: Attributes, x: Tensor) -> Tensor:
-    return x.squeeze(tuple(a["SqueezeDims"])) if a.get("SqueezeDims") else x.squeeze()
 
 
 def _pad(a: Attributes, x: Tensor, widths: Tensor, value: Tensor | None = None) -> Tensor:
     return channels_last.pad(x, widths.tolist(), 0.0 if value is None else value.item())
 
 
-def _batch_matmul(a: Attributes, x: Tensor, y: Tensor) -> Tensor:
-    x = x.transpose(-1, -2) if a.get("AdjX") else x
-    y = y.transpose(-1, -2) if a.get("AdjY") else y
-    return x @ y
-
-
 def _concatenation(a: Attributes, *values: Tensor) -> Tensor:
     return _fused(a, torch.cat(values, a["Axis"]))
 
 
+_REDUCTIONS = channels_last.reductions("KeepDims")
+
 OPERATORS: dict[str, Callable[..., Any]] = {
+    **{name: (lambda a, x, function=function: function(x)) for name, function in UNARY.items()},
     **{
-        name: _unary(function)
+        name.upper(): _binary(function)
         for name, function in {
-            "ABS": torch.abs,
-            "ELU": F.elu,
-            "EXP": torch.exp,
-            "HARD_SWISH": F.hardswish,
-            "LOG": torch.log,
-            "LOGISTIC": torch.sigmoid,
-            "NEG": torch.neg,
-            "RELU": F.relu,
-            "RELU6": F.relu6,
-            "RELU_N1_TO_1": ACTIVATIONS["RELU_N1_TO_1"],
-            "RSQRT": torch.rsqrt,
-            "SQRT": torch.sqrt,
-            "SQUARE": torch.square,
-            "TANH": torch.tanh,
-        }.items()
-    },
-    **{
-        name: _binary(function)
-        for name, function in {
-            "ADD": torch.add,
-            "DIV": torch.div,
-            "MAXIMUM": torch.maximum,
-            "MINIMUM": torch.minimum,
-            "MUL": torch.mul,
-            "POW": torch.pow,
-            "PRELU": channels_last.prelu,
-            "SQUARED_DIFFERENCE": lambda x, y: (x - y).square(),
-            "SUB": torch.sub,
+            **channels_last.BINARY,
+            "Div": torch.div,
+            "Pow": torch.pow,
+            "Squared_difference": lambda x, y: (x - y).square(),
         }.items()
     },
     "AVERAGE_POOL_2D": _pool(channels_last.average_pool),
-    "BATCH_MATMUL": _batch_matmul,
+    "BATCH_MATMUL": lambda a, x, y: channels_last.matmul(x, y, a.get("AdjX"), a.get("AdjY")),
     "CONCATENATION": _concatenation,
     "CONV_2D": _convolution(depthwise=False),
     # Half-precision weights are stored behind it.
@@ -170,14 +135,14 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "L2_NORMALIZATION": lambda a, x: _fused(a, F.normalize(x, dim=-1, eps=1e-6)),
     "LEAKY_RELU": lambda a, x: F.leaky_relu(x, a["Alpha"]),
     "MAX_POOL_2D": _pool(channels_last.max_pool),
-    "MEAN": _reduce(lambda x, axes, keep: x.mean(axes, keepdim=keep)),
+    "MEAN": _REDUCTIONS["Mean"],
     "PAD": _pad,
     "PADV2": _pad,
-    "REDUCE_MAX": _reduce(lambda x, axes, keep: x.amax(axes, keepdim=keep)),
+    "REDUCE_MAX": _REDUCTIONS["Max"],
     "RESHAPE": _reshape,
     "SOFTMAX": lambda a, x: torch.softmax(a.get("Beta", 1.0) * x, -1),
-    "SQUEEZE": _squeeze,
-    "SUM": _reduce(lambda x, axes, keep: x.sum(axes, keepdim=keep)),
+    "SQUEEZE": lambda a, x: channels_last.squeeze(x, a.get("SqueezeDims")),
+    "SUM": _REDUCTIONS["Sum"],
     "TRANSPOSE": lambda a, x, order: x.permute(integers(order) or []),
 }
 """Torch form by the name of the operator."""

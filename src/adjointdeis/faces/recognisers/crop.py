@@ -1,6 +1,8 @@
 """From an aligned square image to a recogniser's input."""
 
+import math
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -80,3 +82,53 @@ class FaceCrop:
         places = torch.arange(pixels, dtype=torch.float64) + 0.5
         weights = (1 - (places - centres[:, None]).abs() / reach).clamp(min=0)
         return weights / weights.sum(1, keepdim=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputSpec:
+    """What a network's file does not say about its input, and scores and thresholds depend on.
+
+    Args:
+        name: Short name used in tables and score files.
+        size: Side of the square input in pixels.
+        colours: Order of the channels that the network expects.
+        mean: Taken from each channel, in pixel units 0..255, in the network's channel order.
+        std: What the result is divided by, in pixel units.
+        licence: Licence of the weights, one line.
+        box: Part of the aligned image that is the input, as fractions (left, top, right, bottom).
+        layout: Order of the input's axes.
+        label: Name in printed tables; the name if empty.
+
+    Raises:
+        ValueError: A value that cannot be; names it.
+    """
+
+    CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {
+        "colours": ("rgb", "bgr"),
+        "layout": ("nchw", "nhwc"),
+    }
+
+    name: str
+    size: int
+    colours: Literal["rgb", "bgr"]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    licence: str
+    box: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
+    layout: Literal["nchw", "nhwc"] = "nchw"
+    label: str = ""
+
+    def __post_init__(self) -> None:
+        for key in ("mean", "std"):
+            # JSON and YAML give lists.
+            values = tuple(float(v) for v in getattr(self, key))
+            object.__setattr__(self, key, values)
+            if len(values) != 3 or not all(map(math.isfinite, values)):
+                raise ValueError(f"{key}={values} of {self.name} must be one number per channel")
+        if min(self.std) <= 0:
+            raise ValueError(f"std={self.std} of {self.name} must be positive pixel units")
+        for key, known in self.CHOICES.items():
+            if (value := getattr(self, key)) not in known:
+                raise ValueError(
+                    f"{key}={value!r} of {self.name} must be one of {', '.join(known)}"
+                )

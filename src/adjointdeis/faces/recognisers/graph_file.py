@@ -1,17 +1,16 @@
 """A recogniser in a graph file (ONNX, TensorFlow Lite, TensorFlow.js) as a white box."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from adjointdeis.faces.graphs import Graph, load_onnx, load_tfjs, load_tflite
 from adjointdeis.faces.recogniser import Metric
-from adjointdeis.faces.recognisers.crop import FaceCrop
+from adjointdeis.faces.recognisers.crop import FaceCrop, InputSpec
 from adjointdeis.faces.recognisers.network import NetworkRecogniser
 from adjointdeis.faces.weights import WeightsError
 
@@ -19,60 +18,33 @@ Format = Literal["onnx", "tflite", "tfjs"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class GraphSpec:
+class GraphSpec(InputSpec):
     """What a graph file does not say about itself and its scores depend on.
 
     Args:
-        name: Short name used in tables and score files.
         format: Kind of the file.
         sha256: Fingerprint of every file by name, the graph first.
-        size: Side of the square input in pixels.
-        colours: Order of the channels that the network expects.
-        mean: Taken from each channel, in pixel units 0..255, in the network's channel order.
-        std: What the result is divided by, in pixel units.
-        licence: Licence of the weights, one line.
-        box: Part of the aligned image that is the input, as fractions (left, top, right, bottom).
-        layout: Order of the input's axes.
         metric: How embeddings are compared.
         outputs: Name of the value that is the embedding; None takes the file's first output.
-        label: Name in printed tables; the name if empty.
         training_data: What the network was trained on, as far as its source says.
+        name, size, colours, mean, std, licence, box, layout, label: As in
+            :class:`~adjointdeis.faces.recognisers.crop.InputSpec`.
     """
 
-    name: str
+    CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {
+        **InputSpec.CHOICES,
+        "format": get_args(Format),
+        "metric": get_args(Metric),
+    }
+
     format: Format
     sha256: Mapping[str, str]
-    size: int
-    colours: Literal["rgb", "bgr"]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    licence: str
-    box: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
-    layout: Literal["nchw", "nhwc"] = "nchw"
     metric: Metric = "cosine"
     outputs: tuple[str, ...] | None = None
-    label: str = ""
     training_data: str = "unstated"
 
     def __post_init__(self) -> None:
-        for name in ("mean", "std"):
-            values = tuple(float(v) for v in getattr(self, name))
-            object.__setattr__(self, name, values)
-            if len(values) != 3 or not all(map(math.isfinite, values)):
-                raise ValueError(f"{name}={values} of {self.name} must be one number per channel")
-        if min(self.std) <= 0:
-            raise ValueError(f"std={self.std} of {self.name} must be positive pixel units")
-        for name, known in (
-            ("format", get_args(Format)),
-            ("colours", ("rgb", "bgr")),
-            ("layout", ("nchw", "nhwc")),
-            ("metric", get_args(Metric)),
-        ):
-            if getattr(self, name) not in known:
-                raise ValueError(
-                    f"{name}={getattr(self, name)!r} of {self.name} must be one of "
-                    f"{', '.join(known)}"
-                )
+        super().__post_init__()
         if not self.sha256:
             raise ValueError(f"sha256 of {self.name} must name its files and their fingerprints")
 

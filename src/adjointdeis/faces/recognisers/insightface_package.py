@@ -10,6 +10,7 @@ import numpy as np
 
 from adjointdeis.extras import load
 from adjointdeis.faces.alignment import ARCFACE_5PT, align_arcface
+from adjointdeis.faces.image_io import require_rgb
 from adjointdeis.faces.recogniser import Metric, cosine_similarity
 from adjointdeis.faces.weights import WeightsError, fingerprint
 
@@ -106,10 +107,7 @@ class InsightFaceRecogniser:
         return cosine_similarity(e1, e2)
 
     def _align(self, image: np.ndarray) -> np.ndarray | None:
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-            raise ValueError(
-                f"image: expected (H, W, 3) uint8 RGB, got {image.shape} of {image.dtype}"
-            )
+        require_rgb(image)
         bgr = np.ascontiguousarray(image[..., ::-1])
         _, points = self._detector.detect(bgr, max_num=1)
         if points is None or not len(points):

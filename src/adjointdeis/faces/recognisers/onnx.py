@@ -1,75 +1,50 @@
 """Any face recogniser in an ONNX file, with its input spelt out rather than guessed."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 
 from adjointdeis.extras import load
 from adjointdeis.faces.recogniser import Metric, similarity
-from adjointdeis.faces.recognisers.crop import FaceCrop
+from adjointdeis.faces.recognisers.crop import FaceCrop, InputSpec
 from adjointdeis.faces.weights import WeightsError, fingerprint
 
 
-@dataclass(frozen=True)
-class OnnxSpec:
+@dataclass(frozen=True, kw_only=True)
+class OnnxSpec(InputSpec):
     """What an ONNX file does not say about itself and a threshold depends on.
 
     Args:
-        name: Short name used in tables and score files.
-        size: Side of the square input in pixels.
-        colours: Order of the channels that the network expects.
-        mean: Taken from each channel, in pixel units 0..255, in the network's channel order.
-        std: What the result is divided by, in pixel units.
         alignment: Label of the alignment that the images have (see `adjointdeis.faces.alignment`).
         sha256: Fingerprint of the file.
-        licence: Licence of the weights, one line.
         origin: Where the file comes from.
         score_type: "similarity" compares by cosine, "dissimilarity" by Euclidean distance.
         output: Index of the embedding among the outputs.
         resize: Resize images of another side, bilinearly; otherwise they are an error, since a
             resized crop is another alignment.
-        box: Part of the image that is resized, as fractions (left, top, right, bottom).
         antialias: Low-pass filter before reducing.
-        layout: Order of the input's axes.
-        label: Name in printed tables; the name if empty.
+        name, size, colours, mean, std, licence, box, layout, label: As in
+            :class:`~adjointdeis.faces.recognisers.crop.InputSpec`.
     """
 
-    name: str
-    size: int
-    colours: Literal["rgb", "bgr"]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {
+        **InputSpec.CHOICES,
+        "score_type": ("similarity", "dissimilarity"),
+    }
+
     alignment: str
     sha256: str
-    licence: str
     origin: str = "unknown"
     score_type: Literal["similarity", "dissimilarity"] = "similarity"
     output: int = 0
     resize: bool = False
-    box: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
     antialias: bool = True
-    layout: Literal["nchw", "nhwc"] = "nchw"
-    label: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("mean", "std"):
-            # JSON and YAML give lists.
-            object.__setattr__(self, name, tuple(float(v) for v in getattr(self, name)))
-            if len(getattr(self, name)) != 3:
-                raise ValueError(f"{name}={getattr(self, name)} must have one number per channel")
-        if not all(math.isfinite(v) and v > 0 for v in self.std):
-            raise ValueError(f"std={self.std} must be positive pixel units, such as 127.5")
-        for name, known in (
-            ("colours", ("rgb", "bgr")),
-            ("score_type", ("similarity", "dissimilarity")),
-            ("layout", ("nchw", "nhwc")),
-        ):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name}={getattr(self, name)!r} must be one of {known}")
+        super().__post_init__()
         if self.size < 1 or self.output < 0:
             raise ValueError(f"size={self.size} and output={self.output} must not be negative")
 

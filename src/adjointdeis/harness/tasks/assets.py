@@ -114,13 +114,7 @@ def _packaged(profile: assets.Profile) -> list[dict[str, Any]]:
         }
         try:
             row["sha256"] = assets.recogniser(name, profile).fingerprint
-        except (
-            PackageError,
-            MissingPackageError,
-            GraphError,
-            FileNotFoundError,
-            DatError,
-        ) as error:
+        except UNUSABLE as error:
             there = (profile.root / tarball(entry)).is_file() or (profile.root / name).is_dir()
             row["status"] = "wrong" if there else "missing"
             row["problem"] = str(error)

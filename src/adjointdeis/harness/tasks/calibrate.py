@@ -24,6 +24,7 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
+from adjointdeis.evaluation.markdown import table
 from adjointdeis.evaluation.paper import SYSTEMS, paper_table
 from adjointdeis.evaluation.thresholds import relabelled
 from adjointdeis.faces.alignment import ARCFACE_5PT, align_arcface, five_points_of_68
@@ -103,32 +104,24 @@ def run(cfg: DictConfig) -> dict[str, Any]:
 
 def report(found: Sequence[CalibrationResult]) -> str:
     """Every protocol with its distance to the published rows, and the nearest one's cells."""
-    lines = [
-        "# Calibration of the protocol",
-        "",
-        "Mean absolute difference to the published rows, percentage points. A fit, not a fact.",
-        "",
-        "| difference | preparation | impostors | policy | probe |",
-        "|---|---|---|---|---|",
-    ]
-    for outcome in found:
-        p = outcome.protocol
-        lines.append(
-            f"| {outcome.deviation:.2f} | {p.preparation} | {p.impostors} | {p.policy} | "
-            f"{p.probe} |"
-        )
-    lines += ["", "The nearest one, ours (k/n) and published:", ""]
+    tried = ("difference", "preparation", "impostors", "policy", "probe")
     names = sorted({name for row in found[0].cells.values() for name in row})
-    lines.append("| row | " + " | ".join(names) + " |")
-    lines.append("|" + "---|" * (len(names) + 1))
+    rows = []
     for row, cells in found[0].cells.items():
-        shown = [
+        shown = (
             f"{cells[n]['percent']:.2f} ({cells[n]['k']}/{cells[n]['n']}), "
             + (f"{cells[n]['published']:.2f}" if "published" in cells[n] else "-")
             for n in names
-        ]
-        lines.append(f"| {row} | " + " | ".join(shown) + " |")
-    return "\n".join(lines) + "\n"
+        )
+        rows.append([row, *shown])
+    parts = (
+        "# Calibration of the protocol",
+        "Mean absolute difference to the published rows, percentage points. A fit, not a fact.",
+        table(tried, ([f"{o.deviation:.2f}", *vars(o.protocol).values()] for o in found)),
+        "The nearest one, ours (k/n) and published:",
+        table(("row", *names), rows),
+    )
+    return "\n\n".join(parts) + "\n"
 
 
 def _write(found: Sequence[CalibrationResult], profile: assets.Profile, data_set: str) -> None:

@@ -41,7 +41,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     entries = chosen(task["methods"])
     todo = cases(
         task["problems"], task["losses"], task["calculi"], cfg.seed or 0, task["draws"],
-        task["drawn_losses"], task["network_losses"],
+        task["each"], task["network_losses"], bool(task["steps"]),
     )  # fmt: skip
     rows: list[dict[str, Any]] = []
     for number, case in enumerate(todo, 1):
@@ -52,7 +52,10 @@ def run(cfg: DictConfig) -> dict[str, Any]:
         "machine": environment()["machine"],
         "committed": COMMITTED,
         "seeds": sorted({case.seed for case in todo} - {COMMITTED}),
-        **{key: task[key] for key in ("problems", "losses", "steps", "drawn_steps", "paths")},
+        **{
+            key: task[key]
+            for key in ("problems", "losses", "each", "steps", "drawn_steps", "paths")
+        },
         "budgets": task["budgets"],
     }
     files = write_leaderboard(rows, facts, directory)
@@ -77,8 +80,12 @@ def chosen(names: Sequence[str] | None) -> list[Entry]:
 
 def _check(task: dict[str, Any]) -> None:
     for key in ("steps", "drawn_steps", "network_steps", "budgets"):
-        if not task[key] or not all(isinstance(n, int) and n > 0 for n in task[key]):
+        if not (task[key] or key == "steps") or not all(
+            isinstance(n, int) and n > 0 for n in task[key]
+        ):
             raise ValueError(f"task.{key}={task[key]}: expected whole numbers above 0")
+    if not isinstance(task["each"], int) or task["each"] < 1:
+        raise ValueError(f"task.each={task['each']}: expected a whole number above 0")
     if not isinstance(task["paths"], int) or task["paths"] < 2:
         raise ValueError(f"task.paths={task['paths']}: a variance needs 2 or more")
     if set(task["calculi"]) - {"ode", "sde"} or not task["calculi"]:
@@ -95,12 +102,13 @@ def _rows(
     if network and case.calculus == "sde":
         truth_steps *= 2
     made_by = {"version": adjointdeis.__version__, "paths": task["paths"], "truth": truth_steps}
+    made_by |= {"limit": task["limit"]} if network else {}
     # Where a function lies in memory is no part of what a method is.
     names = {e.name: digest(made_by | {"is": re.sub(" at 0x\\w+", "", repr(e))}) for e in entries}
-    # Bytes do not depend on the loss, and take several times as long to measure.
-    with_bytes = network or (not drawn and case.loss == task["losses"][0])
-    measure = Measurement(case, task["paths"], truth_steps, with_bytes)
+    limit = {"limit": task["limit"]} if network else {}
     found = []
+    # The drawn sets are there for places; spread, bytes and cheats are seen on the committed one.
+    measure = Measurement(case, 1 if drawn else task["paths"], truth_steps, not drawn, **limit)
     for count in steps:
         path = cells / f"{slug(case.key)}-{count}.json"
         known = _kept(path)

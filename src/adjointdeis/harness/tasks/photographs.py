@@ -77,7 +77,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     else:
         facts = _choose_pairs(cfg, faces, profile, judged, selector, folds, groups, directory)
     result = morph.run(sub)
-    if result and not cfg.dry_run:
+    if result:
         scores = read_scores(directory / "scores.csv")
         result["run"] |= {
             "pairs": facts,

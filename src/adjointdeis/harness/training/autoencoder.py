@@ -10,8 +10,8 @@ References:
 """
 
 import math
-from collections.abc import Callable
-from typing import Literal, get_args
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, get_args
 
 import lightning as L
 import torch
@@ -124,18 +124,11 @@ class AutoencoderTraining(L.LightningModule):
 
     def configure_optimizers(self):
         trained = [p for p in self.network.parameters() if p.requires_grad]
-        decayed = [p for p in trained if p.ndim > 1]
-        plain = [p for p in trained if p.ndim <= 1]
-        optimizer = torch.optim.AdamW(
-            [{"params": decayed}, {"params": plain, "weight_decay": 0.0}],
-            lr=self.learning_rate,
-            weight_decay=self.weight_decay,
-        )
-        schedule = warmup_cosine(optimizer, self.warmup, self.max_steps)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }
+        groups = [
+            {"params": [p for p in trained if p.ndim > 1]},
+            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        return descent(groups, self.learning_rate, self.weight_decay, self.warmup, self.max_steps)
 
 
 def mirrored(images: Tensor) -> Tensor:
@@ -143,13 +136,20 @@ def mirrored(images: Tensor) -> Tensor:
     return images.flip(-1) if torch.rand(()) < 0.5 else images
 
 
-def warmup_cosine(
-    optimizer: torch.optim.Optimizer, warmup: int, steps: int
-) -> torch.optim.lr_scheduler.LRScheduler:
-    """Linear rise from 2% over ``warmup`` steps, then half a cosine down to zero at ``steps``.
+def descent(
+    parameters: Iterable[Any], rate: float, decay: float, warmup: int, steps: int
+) -> dict[str, Any]:
+    """AdamW and its learning rate, as `configure_optimizers` returns them.
 
-    A checkpoint holds the step only, not these lengths: a training that is continued with more or
-    fewer steps follows the cosine of its new length from there on.
+    The rate rises linearly from 2% over `warmup` steps, then half a cosine takes it down to zero at
+    `steps`. A checkpoint holds the step only, not these lengths: a training that is continued with
+    more or fewer steps follows the cosine of its new length from there on.
+
+    Args:
+        parameters: Parameters, or groups of them with options of their own.
+        rate: Peak learning rate.
+        decay: Weight decay.
+        warmup, steps: Lengths.
     """
 
     def factor(step: int) -> float:
@@ -158,4 +158,6 @@ def warmup_cosine(
         share = min(1.0, (step - warmup) / max(1, steps - warmup))
         return 0.5 * (1 + math.cos(math.pi * share))
 
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=decay)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

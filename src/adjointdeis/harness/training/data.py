@@ -18,7 +18,32 @@ from adjointdeis.harness.benchmark import file_hash, read_aligned
 from synthetic_faces.pool import open_pool
 
 
-class PoolDataset(Dataset):
+class ImageBatches(Dataset):
+    """Images in memory and their labels, a batch by its indices.
+
+    One fancy index a batch: a loader that collates single images spends more time copying than a
+    small network spends training.
+
+    Args:
+        images: (N, 3, S, S), in [-1, 1] or bytes, which are brought there.
+        labels: (N).
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        self.images, self.labels = images, labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+        chosen = torch.as_tensor(indices)
+        images = self.images[chosen]
+        if not images.is_floating_point():
+            images = images.float() / 127.5 - 1
+        return images, self.labels[chosen]
+
+
+class PoolDataset(ImageBatches):
     """Batches of a rendered pool: images in [-1, 1] with shape (B, 3, S, S), and labels (B).
 
     Args:
@@ -31,22 +56,13 @@ class PoolDataset(Dataset):
         keep = np.ones(len(pool.labels), bool)
         if studio_only:
             keep = np.asarray(pool.meta["capture"]) == "studio"
-        self.images = torch.from_numpy(np.array(pool.images)[keep]).permute(0, 3, 1, 2).contiguous()
-        self.labels = torch.from_numpy(np.array(pool.labels)[keep]).long()
+        images = torch.from_numpy(np.array(pool.images)[keep]).permute(0, 3, 1, 2).contiguous()
+        super().__init__(images, torch.from_numpy(np.array(pool.labels)[keep]).long())
         self.identities = int(self.labels.max()) + 1
         self.fingerprint = pool.spec.fingerprint
 
-    def __len__(self) -> int:
-        return len(self.labels)
 
-    def __getitem__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        # A batch is one fancy index: a loader that collates single images spends more time
-        # copying than a small network spends training.
-        chosen = torch.as_tensor(indices)
-        return self.images[chosen].float() / 127.5 - 1, self.labels[chosen]
-
-
-class FaceFolder(Dataset):
+class FaceFolder(ImageBatches):
     """Batches of a folder of aligned faces, without the people of one fold.
 
     Args:
@@ -73,21 +89,14 @@ class FaceFolder(Dataset):
                 f"task.fold={fold} of {folds} leaves nobody of the {len(dataset.ids)} people of "
                 f"{dataset.root} to train on; choose more folds"
             )
-        self.images = torch.from_numpy(read_aligned(paths, size)).permute(0, 3, 1, 2).contiguous()
+        images = torch.from_numpy(read_aligned(paths, size)).permute(0, 3, 1, 2).contiguous()
         people = {s.id: k for k, s in enumerate(trained)}
-        self.labels = torch.tensor([people[s.id] for s in trained for _ in s.images])
+        super().__init__(images, torch.tensor([people[s.id] for s in trained for _ in s.images]))
         self.identities = len(people)
         digest = hashlib.sha256()
         for path in paths:
             digest.update(f"{path.name} {file_hash(path)}\n".encode())
         self.fingerprint = digest.hexdigest()
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        chosen = torch.as_tensor(indices)
-        return self.images[chosen].float() / 127.5 - 1, self.labels[chosen]
 
 
 def held_out(ids: Sequence[str], fold: int, folds: int) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ import lightning as L
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
+from torch.utils.data import DataLoader, WeightedRandomSampler
 
 from adjointdeis.detection.degradation import Degradation
 from adjointdeis.detection.detector import (
@@ -23,7 +23,8 @@ from adjointdeis.faces.image_io import sha256_of
 from adjointdeis.faces.networks import MorphNet, MorphNetConfig
 from adjointdeis.faces.tensors import to_tensor
 from adjointdeis.faces.weights import load_network, read_header
-from adjointdeis.harness.training.autoencoder import warmup_cosine
+from adjointdeis.harness.training.autoencoder import descent
+from adjointdeis.harness.training.data import ImageBatches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,29 +145,9 @@ class DetectorTraining(L.LightningModule):
         return loss
 
     def configure_optimizers(self):
-        recipe = self.recipe
-        optimizer = torch.optim.AdamW(
-            self.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
-        )
-        schedule = warmup_cosine(optimizer, max(1, recipe.steps // 10), recipe.steps)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }
-
-
-class _Batches(Dataset):
-    """A batch is one fancy index into images that are in memory."""
-
-    def __init__(self, images: Tensor, labels: Tensor) -> None:
-        self.images, self.labels = images, labels
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        chosen = torch.as_tensor(indices)
-        return self.images[chosen], self.labels[chosen]
+        r = self.recipe
+        warmup = max(1, r.steps // 10)
+        return descent(self.parameters(), r.learning_rate, r.weight_decay, warmup, r.steps)
 
 
 def _loader(images: Tensor, labels: Tensor, steps: int, batch_size: int, seed: int) -> DataLoader:
@@ -177,4 +158,4 @@ def _loader(images: Tensor, labels: Tensor, steps: int, batch_size: int, seed: i
         weights.tolist(), steps * batch_size, generator=torch.Generator().manual_seed(seed)
     )
     order = torch.tensor(list(drawn)).reshape(steps, batch_size).tolist()
-    return DataLoader(_Batches(images, labels), sampler=order, batch_size=None)
+    return DataLoader(ImageBatches(images, labels), sampler=order, batch_size=None)

@@ -3,13 +3,12 @@
 from collections.abc import Callable
 
 import lightning as L
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adjointdeis.faces.networks import IResNet, IResNetConfig
 from adjointdeis.faces.recognisers.crop import FaceCrop
-from adjointdeis.harness.training.autoencoder import warmup_cosine
+from adjointdeis.harness.training.autoencoder import descent
 from adjointdeis.harness.training.data import augment_identity
 
 
@@ -54,13 +53,5 @@ class RecogniserTraining(L.LightningModule):
         return loss
 
     def configure_optimizers(self):
-        optimizer = torch.optim.AdamW(
-            [p for p in self.parameters() if p.requires_grad],
-            lr=self.learning_rate,
-            weight_decay=self.weight_decay,
-        )
-        schedule = warmup_cosine(optimizer, self.warmup, self.max_steps)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }
+        trained = [p for p in self.parameters() if p.requires_grad]
+        return descent(trained, self.learning_rate, self.weight_decay, self.warmup, self.max_steps)
