@@ -22,7 +22,7 @@ quickstart: $(VENV)/.installed   ## Install, then make morphs, a table and a pic
 test: $(VENV)/.installed-dev     ## Run the test suite (under 15 minutes on two cores)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(THREADS) --dist loadfile
 
-studies: $(VENV)/.installed-dev  ## Run the slower studies marked `slow`
+studies: $(VENV)/.installed-dev  ## Run what is marked `slow`: the long fuzz run, fifty kills, other studies
 	$(BIN)/python -m pytest -m slow -s
 
 gpu: $(VENV)/.installed-dev      ## On a CUDA machine: its tests, then experiments/benchmarks/gpu.json

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-_INTEGERS = (0, 1, 255, 2**15, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**63 - 1, 2**64 - 1)
-_TOKENS = (
+INTEGERS = (0, 1, 255, 2**15, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**63 - 1, 2**64 - 1)
+TOKENS = (
     "", "nan", "-inf", "1e999", "-1", "0", "9" * 5000, "\0", "\ufeff", "é", '"', "'", ",", "\t",
     "\n", "\r", "../../../x", "/etc/passwd", "\x1b[2J", "=1+1", "<script>", "\u202e", "null", "[]",
     "001", "x" * 3000, "{{", "${x}", "\ud800",
@@ -46,7 +46,7 @@ def changed_bytes(rng: Random, data: bytes, others: Sequence[bytes]) -> bytes:
                 found[at:at] = rng.bytes(length)
             case 6:
                 size, order = int(rng.choice([2, 4, 8])), str(rng.choice(["little", "big"]))
-                number = int(_INTEGERS[rng.integers(len(_INTEGERS))]) % 256**size
+                number = int(INTEGERS[rng.integers(len(INTEGERS))]) % 256**size
                 found[at : at + size] = number.to_bytes(size, order)  # type: ignore[arg-type]
             case 7:
                 other = others[int(rng.integers(len(others)))]
@@ -62,7 +62,7 @@ def changed_text(rng: Random, data: bytes, others: Sequence[bytes]) -> bytes:
         return changed_bytes(rng, data, others)
     text = data.decode()
     for _ in range(int(rng.integers(1, 4))):
-        token = _TOKENS[int(rng.integers(len(_TOKENS)))]
+        token = TOKENS[int(rng.integers(len(TOKENS)))]
         at = int(rng.integers(len(text) + 1))
         end = at + int(rng.integers(0, 8))
         text = text[:at] + token + text[end:]
@@ -139,7 +139,7 @@ def changed_zip(rng: Random, data: bytes, others: Sequence[bytes]) -> bytes:
             if name == victim:
                 match int(rng.integers(4)):
                     case 0:
-                        to = _TOKENS[int(rng.integers(len(_TOKENS) - 1))] or "x"
+                        to = TOKENS[int(rng.integers(len(TOKENS) - 1))] or "x"
                     case 1:
                         how = zipfile.ZIP_DEFLATED
                         body = bytes(2**24)

@@ -22,6 +22,17 @@ from fuzz_changes import (
     changed_text,
     changed_zip,
 )
+from fuzz_graphs import (
+    changed_onnx,
+    dlib_files,
+    onnx_files,
+    run_onnx,
+    run_tfjs,
+    run_tflite,
+    tfjs_files,
+    tflite_files,
+)
+from fuzz_scores import score_files, simulated
 
 
 @dataclass(frozen=True)
@@ -122,14 +133,6 @@ def _faces_zip() -> list[bytes]:
             "london_faces_info.csv", "face_id,face_sex,face_age\n1,female,20\n2,m,30\n"
         )
     return [made.getvalue()]
-
-
-def _scores() -> list[bytes]:
-    from adjointdeis.evaluation import write_scores
-    from adjointdeis.evaluation.simulate import synthetic_table
-
-    table, _ = synthetic_table(systems=("a",), attacks={"x": 0.2}, n_subjects=4, n_morphs=3, seed=0)
-    return [_file(lambda p: write_scores(table, p), ".csv")]
 
 
 def _threshold() -> list[bytes]:
@@ -271,6 +274,8 @@ _LINES = (
 
 def targets() -> Iterator[Target]:
     """Every reader of files or words of others."""
+    from adjointdeis.detection.detector import DetectorError
+    from adjointdeis.detection.plugged import PrecomputedScores
     from adjointdeis.evaluation import EvaluationError, read_scores
     from adjointdeis.evaluation.detection_matrix import read_detection
     from adjointdeis.evaluation.formats import lists
@@ -280,6 +285,8 @@ def targets() -> Iterator[Target]:
     from adjointdeis.faces.datasets.folder import DatasetError
     from adjointdeis.faces.datasets.pairs import PairListError, read_pairs
     from adjointdeis.faces.datasets.tem import TemplateError, read_tem
+    from adjointdeis.faces.dlib_dat import DatError, read_dat
+    from adjointdeis.faces.graphs import GraphError
     from adjointdeis.faces.recogniser import NoFaceError
     from adjointdeis.faces.torch_file import CheckpointError, read_torch_file
     from adjointdeis.faces.weights import WeightsError, load_network, read_header
@@ -307,7 +314,7 @@ def targets() -> Iterator[Target]:
     yield Target("tem", ".tem", tem, changed_text, read_tem, (TemplateError,))
     pairs = csv("001_03.png,002_03.png,001_002.png", "003_03.png,004_03.png,x.png")
     yield Target("pairs", ".csv", pairs, changed_text, read_pairs, (PairListError,))
-    yield Target("scores", ".csv", _scores, changed_text, read_scores, (EvaluationError,))
+    yield Target("scores", ".csv", simulated, changed_text, read_scores, (EvaluationError,))
     people = csv("subject_id,sex,group,age", "001,female,a,20", "002,male,b,31")
     yield Target("people", ".csv", people, changed_text, read_subjects, (EvaluationError,))
     yield Target(
@@ -325,6 +332,17 @@ def targets() -> Iterator[Target]:
         "001_002.png,morph,a,d,.9",
     )
     yield Target("detection", ".csv", studies, changed_text, read_detection, (EvaluationError,))
+    for name, seeds, reader in score_files():
+        yield Target(f"{name} scores", ".txt", seeds, changed_text, reader, (EvaluationError,), 0.5)
+    detector = csv("image,score,degradation", "a.png,0.5,none", "a.png,.7,jpeg", "b.png,-1,none")
+    yield Target(
+        "detector", ".csv", detector, changed_text, lambda p: PrecomputedScores(str(p)),
+        (DetectorError,), 0.5,
+    )  # fmt: skip
+    yield Target("onnx", ".onnx", onnx_files, changed_onnx, run_onnx, (GraphError,))
+    yield Target("tflite", ".tflite", tflite_files, changed_bytes, run_tflite, (GraphError,))
+    yield Target("tfjs", ".json", tfjs_files, changed_json, run_tfjs, (GraphError,), 0.5)
+    yield Target("dlib", ".dat", dlib_files, changed_bytes, read_dat, (DatError,))
     yield Target("json", ".json", _part("result.json"), changed_json, read_json, (ValueError,), 0.3)
     yield Target("record", ".json", _part(_RECORD), changed_json, _records, ())
     yield Target("cache", ".arrays", lambda: [bytes(400)], changed_bytes, _cache, ())

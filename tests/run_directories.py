@@ -1,6 +1,7 @@
 """What two run directories have in common: everything but the clock and the folder."""
 
 import json
+import re
 from pathlib import Path
 
 CLOCK = (
@@ -23,22 +24,36 @@ def plain(value):
     return value
 
 
+_CLOCKS = re.compile(r"\d{4}-\d\d-\d\d(T[\d:+]+)?|\b[0-9a-f]{12}\b|\d[\d.]* ?(ms|s|min|h)\b")
+"""Of a report: dates, the revision of the code, durations."""
+
+
 def contents(run: Path) -> dict[str, object]:
-    """What a run directory holds: bytes of morphs and scores, values of records and results."""
+    """What a run directory holds: bytes of every file; of JSON and reports all but the clock.
+
+    Left out are curves and W&B files, which are kept per session, and what is in the files whose
+    every line names the folder or a time: of the configuration, `run.json` and checkpoints, that
+    they are there; of `done.json` the list of files. Pages of the leaderboard are of its times,
+    whose other numbers are in `result.json`.
+    """
     found: dict[str, object] = {}
     for path in sorted(run.rglob("*")):
         name = path.relative_to(run).as_posix()
-        if path.is_dir() or name.startswith("logs/"):
-            continue  # curves are kept per session
-        if name.startswith(("morphs/", "sources/")) and path.suffix == ".png":
-            found[name] = path.read_bytes()
-        elif name.startswith("morphs/") or name == "result.json":
-            found[name] = plain(json.loads(path.read_text()))
-        elif name == "scores.csv":
-            found[name] = path.read_bytes()
-        else:
-            found[name] = None  # holds times or paths: that it is there, and not empty
+        if path.is_dir() or name.startswith(("logs/", "wandb/")):
+            continue
+        if path.name in ("config.yaml", "run.json") or "leaderboard." in name or ".ckpt" in name:
+            found[name] = None
             assert path.stat().st_size > 0, name
+        elif path.name == "done.json":
+            done = json.loads(path.read_text())
+            found[name] = {**plain(done), "files": sorted(done["files"])}
+        elif path.suffix == ".json":
+            found[name] = plain(json.loads(path.read_text()))
+        elif path.suffix in (".md", ".html"):
+            text = _CLOCKS.sub("", path.read_text().replace(str(run), ""))
+            found[name] = re.sub("[ -]+", " ", text)  # columns are as wide as their durations
+        else:
+            found[name] = path.read_bytes()
     return found
 
 

@@ -12,6 +12,7 @@ from adjointdeis.files import (
     JSON_LIMIT,
     canonical,
     confusable,
+    file_key,
     printable,
     read_csv,
     read_json,
@@ -141,16 +142,17 @@ def test_cases_of_users(case, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("name", ["arcface", "AdaFace-1.0_b", "größe"])
+@pytest.mark.parametrize("name", ["arcface", "adaface-1.0_b", "grösse"])
 def test_an_innocent_name_is_its_own_slug(name):
     assert slug(name) == name
 
 
 def test_slugs_are_one_part_of_a_path_and_differ(tmp_path):
     names = ["", ".", "..", ".hidden", "a/b", "a\\b", "a_b", "../x", "a\0", "\ud800", "n" * 300]
-    names += ["é" * 200, "C:x", "a b", "a\nb"]
+    names += ["é" * 200, "C:x", "a b", "a\nb", "x", "X", "ss", "ß", "é", "e\u0301", "É"]
     slugs = [slug(name) for name in names]
-    assert len(set(slugs)) == len(names)
+    # Where file systems do not tell X from x.
+    assert len({file_key(found) for found in slugs}) == len(names)
     for found in slugs:
         (tmp_path / f"operating_{found}.svg").write_text("")
         (tmp_path / found).write_text("")

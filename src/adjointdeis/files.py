@@ -9,6 +9,7 @@ import csv
 import hashlib
 import io
 import json
+import math
 import os
 import tempfile
 import unicodedata
@@ -121,7 +122,8 @@ def read_arrays(
             raise ValueError("a member that is no array")
     # Its header is Python text, and may bring about anything that reading such text does.
     except Exception as wrong:
-        why = str(wrong).partition("\n")[0][:200] or type(wrong).__name__
+        # numpy's advice, to load what it refused in another way, is not ours.
+        why = str(wrong).partition("\n")[0].partition(". If")[0][:200] or type(wrong).__name__
         raise error(f"{path}: not a file of arrays ({why})") from None
     return found
 
@@ -236,11 +238,12 @@ def write_csv(path: str | os.PathLike[str], rows: Iterable[Iterable[object]]) ->
 def slug(name: str) -> str:
     """A name from data as one part of a file's name or as an anchor of a page.
 
-    Letters, digits, dashes, underscores and dots stay; a name that needs any change, begins with a
-    dot or is long also gets a digest of itself, so that two names never share a file.
+    Letters, digits, dashes, underscores and dots stay; a name that needs any change, has capitals,
+    begins with a dot or is long also gets a digest of itself, so that two names never share a file,
+    on file systems that take X for x either.
     """
     plain = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
-    if plain == name and name and not name.startswith(".") and len(name.encode()) <= 100:
+    if plain == file_key(name) == name and name[:1] not in ("", ".") and len(name.encode()) <= 100:
         return name
     digest = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:8]
     return f"{plain.lstrip('.')[:40]}-{digest}"
@@ -249,6 +252,23 @@ def slug(name: str) -> str:
 def file_key(name: str) -> str:
     """A key that names share which some file system takes for one: X and x, é composed or not."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+def finite_number(text: str) -> float:
+    """A finite number in a field of a file; the marks between digits that Python takes are none.
+
+    Raises:
+        ValueError: In words that follow the field: "is not a number".
+    """
+    try:
+        if "_" in text:
+            raise ValueError
+        value = float(text)
+    except ValueError:
+        raise ValueError("is not a number") from None
+    if not math.isfinite(value):
+        raise ValueError("is not finite")
+    return value
 
 
 def is_file_name(name: str, parts: int = 1) -> bool:

@@ -26,7 +26,9 @@ FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
 PostScript named .png would start Ghostscript."""
 
 LARGEST = 2**28
-"""Bytes of the largest image file; Pillow itself refuses more than 179 million pixels."""
+"""Bytes of the largest image file."""
+MOST_PIXELS = 2**26
+"""Pixels of the largest image: a file of a few hundred bytes can say that it has more."""
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 BACKGROUND = (255, 255, 255)
@@ -55,6 +57,8 @@ def open_rgb(path: AnyPath) -> Image.Image:
     data = read_bytes(path, ImageError, LARGEST)
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise ImageError(f"it has more than {MOST_PIXELS // 10**6} million pixels")
             if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
                 raise ImageError(f"it holds {image.n_frames} pictures; save the one to use alone")  # type: ignore[attr-defined]
             image.load()

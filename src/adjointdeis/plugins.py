@@ -12,6 +12,7 @@ Groups are ``adjointdeis.gradients``, ``.solvers``, ``.attacks``, ``.recognisers
 ``.resources``, ``.detectors`` and ``.degradations``; docs/extending.md shows each.
 """
 
+import re
 import warnings
 from functools import cache
 from importlib.metadata import entry_points
@@ -32,8 +33,8 @@ GROUPS = (
 def plugins(group: str) -> dict[str, Any]:
     """What the entry points of a group name, by entry point, in alphabetical order.
 
-    A package that cannot be imported is left out with a warning: it is not to take down those who
-    do not use it.
+    A package that cannot be imported, or whose name is none that a file can have, is left out with
+    a warning: it is not to take down those who do not use it.
 
     Args:
         group: One of :data:`GROUPS`.
@@ -52,11 +53,11 @@ def plugins(group: str) -> dict[str, Any]:
                 f"{origin[point.name]} and {point.value}; uninstall one, or ask for another name"
             )
         try:
+            if not re.fullmatch(r"\w[\w. +-]*", point.name):
+                raise ValueError("its name is not one of letters, digits and - _ . +")
             found[point.name] = point.load()
-        except Exception as error:
-            warnings.warn(
-                f"the plugin adjointdeis.{group} {point.name!r} ({point.value}) is left out: "
-                f"{type(error).__name__}: {error}",
-                stacklevel=2,
-            )
+        except (Exception, SystemExit) as error:
+            # As a text in quotes, where nothing of it acts on a terminal or forges a line.
+            why = repr(f"({point.value}) is left out: {type(error).__name__}: {error}")[1:-1]
+            warnings.warn(f"the plugin adjointdeis.{group} {point.name!r} {why}", stacklevel=2)
     return found

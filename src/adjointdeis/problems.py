@@ -89,7 +89,15 @@ class GradientProblem:
         noise: Any = None,
         parts: Sequence[str] = PARTS,
     ) -> Gradients:
-        """Gradients of the loss by one method; the parts not asked for are constants."""
+        """Gradients of the loss by one method.
+
+        Args:
+            method: How to differentiate.
+            solver: Which solver samples.
+            grid: Its times.
+            noise: Of the steps, where the solver is stochastic.
+            parts: Which of x_T, z and theta to differentiate by; the others are constants.
+        """
         x_T = self.x_T.detach().clone().requires_grad_("x_T" in parts)
         z = self.z.detach().clone().requires_grad_("z" in parts)
         weights = list(self.denoiser.parameters()) if "theta" in parts else []

@@ -20,13 +20,19 @@ from omegaconf import OmegaConf, open_dict
 from PIL import Image
 from tiny_profile import ROOT, command_line, composed
 
+from adjointdeis.detection.detector import DetectorError
+from adjointdeis.detection.linear import loaded
+from adjointdeis.detection.plugged import PrecomputedScores
 from adjointdeis.evaluation import EvaluationError, read_scores, read_subjects, read_thresholds
 from adjointdeis.evaluation.cli import main as evaluation
+from adjointdeis.evaluation.formats import lists
 from adjointdeis.faces.checkpoints import main as convert
 from adjointdeis.faces.datasets.folder import DatasetError, load_folder
 from adjointdeis.faces.datasets.frll import read_info
 from adjointdeis.faces.datasets.pairs import PairListError, read_pairs, validate_pairs
 from adjointdeis.faces.image_io import ImageError, read_image
+from adjointdeis.faces.weights import WeightsError, load_network, read_header
+from adjointdeis.harness.assets import AssetError, Profile
 from adjointdeis.harness.command_line import check_overrides
 from adjointdeis.harness.launch import launch
 from adjointdeis.harness.option_values import kind_of
@@ -34,6 +40,7 @@ from adjointdeis.harness.validation import ConfigError, check_node, validate
 
 CONF = ROOT / "conf"
 QUICK = ["+experiment=quickstart"]
+_OF_HYDRA = ("_target_", "_partial_", "_convert_")
 NAN, INF = float("nan"), float("inf")
 
 
@@ -74,7 +81,7 @@ MORPH = {
     "data.faces": ("", " ", None, 5, [1], {"a": 1}, "a\0b", "y" * 5000),
     "data.pairs": ("", None, [], 3.5),
     "data.limit": (0, -2, 1.5, "few", NAN),
-    "paths.run": ("/", "", "//", "/..", 5, "a\0b", "x" * 300),
+    "paths.run": ("/", "", "//", "/..", "..", "../..", "a/../..", 5, "a\0b", "x" * 300),
     "paths.outputs": ("", None, 5),
     "assets.name": ("../../evil", "", "a/b"),
     "assets.recognisers": ("arcface.safetensors", [""], [3], None),
@@ -85,6 +92,7 @@ MORPH = {
     "trainer.num_nodes": (0, -1, "all"),
     "trainer.precision": ("8", 8, "half", None),
     "trainer.accelerator": ("quantum", 3, None),
+    "trainer.strategy": ("nonsense", 3, None, "DDP"),
     "execution.precision": ("int8", 16),
     "judges.dlib.landmarker.detection_side": (0, -5, 2.5),
     "optimisation": (5, None, []),
@@ -104,7 +112,53 @@ TRAINING = {
     "task.pool.role": ("evil", "../x"),
     "task.render_workers": (-1, 10**6),
 }
-TRAINED = [(key, value) for key, values in TRAINING.items() for value in values]
+MEASURED = {
+    "task.problems": ([], "gaussian", ["gausian"], [1]),
+    "task.losses": ([], ["rewards"]),
+    "task.calculi": (["pde"], [], "ode"),
+    "task.steps": (5, [5, 5], [0], [2.5], [10**9], ["many"], [NAN]),
+    "task.drawn_steps": ([0], 20, None),
+    "task.network_steps": ([-1], []),
+    "task.paths": (1, 0, 2.5, 10**9, None),
+    "task.draws": (-1, 10**6, 1.5),
+    "task.truth.ode": (0, 1, -5, 10**9, "fine", None),
+    "task.budgets": ([], [0], [NAN], 60),
+    "task.methods": ([], "Backprop", [5]),
+    "task.cells": ("", None, 5),
+    "seed": (-1, 2**32),
+}
+DETECTED = {
+    "task.pairs": (5, "pairs.csv", None),
+    "task.pairs.per_sex": (0, 1.5),
+    "task.people.per_sex": (0, -1),
+    "task.people.role": ("evil", "", 5),
+    "task.seen": ("dim_a", ["../x"], [5], None),
+    "task.guided": ([""], {}),
+    "task.only": ("all", [5]),
+    "task.most_pairs.dim_a": (0, -3, NAN, "all"),
+    "task.shuffle_seed": (-1, 1.5, None),
+    "task.detectors.convolutional.steps": (0, -1, NAN, 1.5),
+    "task.detectors.convolutional.learning_rate": (NAN, 0, INF),
+    "task.detectors.convolutional.smoothing": (1, -0.1, NAN),
+    "task.detectors.convolutional.shift": (-1, NAN, 10**9),
+    "task.detectors.convolutional.network.widths": ([], [0], 24),
+    "task.detectors.lbp.cells": (0, -4, 10**9),
+    "task.detectors.lbp.regularisation": (0, -1, NAN, INF),
+    "task.detectors.lbp.feature": ("sift", 5),
+    "task.detectors.demorphing.steps": (0, 1.5),
+    "task.detectors.demorphing.amount": (NAN, -1, INF),
+    "task.degradations.jpeg2000.jpeg2000.side": (0, -1, 10**9),
+    "task.degradations.print_scan.print_scan.noise": (-1, NAN, 2),
+    "task.degradations.print_scan.print_scan.oversampling": (0, 10**6, 1.5),
+    "task.degradations.print_scan.print_scan.black": (1, NAN, 0.97),
+    "task.degradations.print_scan.print_scan.seed": (-1, None),
+    "task.weights.lbp": ("", 5),
+    "task.reconstructed.encoding_steps": (0, NAN, 10**9),
+}
+TRAINED, BOARD, DETECTION = (
+    [(key, value) for key, values in table.items() for value in values]
+    for table in (TRAINING, MEASURED, DETECTED)
+)
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +169,16 @@ def morphing():
 @pytest.fixture(scope="module")
 def training():
     return composed(["task=train/autoencoder"])
+
+
+@pytest.fixture(scope="module")
+def board():
+    return composed(["task=leaderboard"])
+
+
+@pytest.fixture(scope="module")
+def detection():
+    return composed(["+experiment=detection"])
 
 
 def refused(cfg, key: str, value: object) -> None:
@@ -141,20 +205,48 @@ def test_so_it_has_in_a_training(training, key: str, value: object) -> None:
     refused(training, key, value)
 
 
-@pytest.mark.parametrize("cfg", ["morphing", "training"])
-def test_every_number_and_text_of_the_configuration_has_its_values_stated(cfg, request) -> None:
-    left_out = []
+@pytest.mark.parametrize(("key", "value"), BOARD, ids=label)
+def test_so_it_has_on_the_leaderboard(board, key: str, value: object) -> None:
+    refused(board, key, value)
+
+
+@pytest.mark.parametrize(("key", "value"), DETECTION, ids=label)
+def test_so_it_has_for_detectors(detection, key: str, value: object) -> None:
+    refused(detection, key, value)
+
+
+DETECTORS = "callable", "onnx", "torch", "precomputed"
+COMPOSED = {
+    "morphing": [*QUICK, "gradient=surrogate"],
+    "degraded": [*QUICK, "degradation=[jpeg,jpeg2000,print_scan,resize]", "logger=wandb"],
+    "judged": [*QUICK, "judges=[onnx,insightface]", "trainer=slurm"],
+    "detection": ["+experiment=detection", *(f"+detector@task.detectors.{d}={d}" for d in DETECTORS)],
+    "photographs": ["+experiment=frll/table1"],
+    **{
+        name: [f"task={name}"]
+        for name in (
+            path.relative_to(CONF / "task").with_suffix("").as_posix()
+            for path in sorted((CONF / "task").rglob("*.yaml"))
+        )
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COMPOSED)
+def test_every_number_and_text_of_the_configuration_has_its_values_stated(name: str) -> None:
+    cfg, left_out = composed(COMPOSED[name]), []
+    task = cfg.task._target_.split(".")[-2]
 
     def walk(node, prefix: str) -> None:
         for key, value in node.items():
             name = f"{prefix}.{key}" if prefix else str(key)
             if isinstance(value, dict):
                 walk(value, name)
-            elif key not in ("_target_", "_partial_") and not str(value).startswith("${"):
-                if kind_of(name) is None and not stated_by_its_class(node, key):
+            elif key not in _OF_HYDRA and not str(value).startswith("${"):
+                if kind_of(name, task) is None and not stated_by_its_class(node, key):
                     left_out.append(name)
 
-    walk(OmegaConf.to_container(request.getfixturevalue(cfg), resolve=False), "")
+    walk(OmegaConf.to_container(cfg, resolve=False), "")
     assert left_out == []
 
 
@@ -188,8 +280,31 @@ def stated_by_its_class(node, key: str) -> bool:
         (["+attack@rows.x=dim_a"], "rows.x.name"),
         (["rows.opencv.name=DIM_A"], "rows.opencv.name"),
         (["-m", "paths.run=a,/"], "paths.run='/'"),
+        (["-m", "rows.opencv.name=z,Dim_A"], "rows.opencv.name='Dim_A'"),
+        (["-m", "trainer.strategy=auto,nonsense"], "trainer.strategy='nonsense'"),
+        (
+            ["trainer=ddp", "trainer.strategy.timeout.minutes=-1"],
+            "trainer.strategy.timeout.minutes",
+        ),
+        (["degradation=[jpeg,jpeg]"], "degradation=[jpeg,jpeg]"),
+        (["degradation=[jpeg,resize]", "degradation.resize.name=jpeg"], "degradation: "),
+        (["degradation=jpeg", "degradation.jpeg=5"], "degradation.jpeg=5"),
+        (["degradation=jpeg", "degradation.jpeg.name=''"], "degradation name ''"),
+        (["degradation=jpeg", "degradation.jpeg.quality=1e999"], "degradation.jpeg.quality=inf"),
+        (["judges.dlib=5"], "judges.dlib=5"),
+        (["logger.csv=text"], "logger.csv='text'"),
+        (["task._target_=nowhere.x"], "task._target_='nowhere.x'"),
+        (["task._target_=adjointdeis.harness.tasks.nothing.run"], "task._target_="),
+        (["task._target_=os.sep"], "task._target_='os.sep'"),
+        (["task._target_=5"], "task._target_=5"),
+        (["hydra.searchpath=[5]"], "hydra.searchpath"),
+        (["optimizer.lr=" + "9" * 10_000], "optimizer.lr=999"),
+        (["optimizer.lr=" + "[" * 3000 + "]" * 3000], "optimizer.lr=[["),
+        (["seed=range(0,inf)"], "seed=range(0,inf)"),
+        (["opti\x1b[2Jmizer.lr=1"], "opti\\x1b[2Jmizer.lr"),
+        (["name=${oc.env:THERE_IS_NONE}"], "THERE_IS_NONE"),
     ],
-    ids=lambda value: " ".join(value),
+    ids=lambda value: " ".join(value)[:40],
 )
 def test_the_command_line_is_refused_before_hydra_sees_it(arguments, name, caplog) -> None:
     given = [a for a in arguments if a.startswith("-")], [a for a in arguments if a[0] != "-"]
@@ -288,6 +403,14 @@ def swollen(data: bytearray) -> None:
     data[at : at + 4] = (3 << 30).to_bytes(4, "little")
 
 
+def linear(**changes: np.ndarray) -> bytes:
+    rows = {key: np.ones(3) for key in ("mean", "deviation", "weight")}
+    said = {"training": np.array("x"), "made_of": np.array([], str)}
+    file = io.BytesIO()
+    np.savez(file, **{**rows, "bias": np.float64(0), **said, **changes})
+    return file.getvalue()
+
+
 HEAD = "kind,morph_id,attack,subject_id,probe_id,ref_id,system,score,score_type,probe_policy\n"
 ROW = "morph,m1,dim,a,a8,m1,arc,0.5,similarity,other\n"
 RECORD = {"value": 0.5, "score_type": "similarity"}
@@ -336,14 +459,44 @@ FILES: list[tuple[str, Reader, type[Exception], list[bytes | str]]] = [
         "subjects.csv",
         read_subjects,
         EvaluationError,
-        ["", "sex,age\nf,3\n", "subject_id,sex\na\n", "subject_id,sex\na,f\na,m\n", b"\xff"],
+        ["", "sex,age\nf,3\n", "subject_id,sex\n", "subject_id,sex\na\n", "subject_id,sex\na,f\na,m\n", b"\xff"],
+    ),
+    (
+        "detector.csv",
+        lambda path: PrecomputedScores(str(path)),
+        DetectorError,
+        [
+            "", "image,score\n", "image,score,degradation\na.png\n", "image,score\na.png,.5,jpeg\n",
+            "image,score,score\na.png,1,2\n", "image,score\n,0.5\n", "image,score\na.png,1e999\n",
+            "image,score\na.png,1_0\n", "image,score\na.png,1\na.png,2\n", b"\xff\xfe\0",
+        ],
+    ),
+    (
+        "detector.npz",
+        lambda path: loaded(str(path), len, "x", "s_mad"),
+        DetectorError,
+        [
+            b"", b"PK", linear(weight=np.full(3, NAN)), linear(deviation=np.zeros(3)), linear(weight=np.ones(4)),
+            linear(mean=np.zeros((3, 3))), linear(bias=np.ones(3)), linear(weight=np.array(["a"] * 3)),
+            linear(weight=np.ones(3) * 1j), linear(bias=np.float64(INF)),
+        ],
+    ),
+    ("labels.csv", lists.read_labels, EvaluationError, ["", "image_path,label\n", "a.png,maybe\n"]),
+    ("triples.txt", lists.read_triples, EvaluationError, ["", "a\tb\n", "a\tb\tc\na\tb\tc\n"]),
+    (
+        "manifest.json",
+        lambda path: Profile("own", path.parent, "restore it").path("x"),
+        AssetError,
+        [
+            "", "[]", "{}", '{"files": []}', '{"files": {"x": []}}', '{"files": {"x": {"sha256": 5}}}', "[" * 50_000,
+        ],
     ),
     (
         "london_faces_info.csv",
         read_info,
         DatasetError,
         [
-            "", "face_id\n1\n", INFO + "1,robot\n", INFO + "1\n", INFO + "1,male\n001,male\n",
+            "", INFO, "face_id\n1\n", INFO + "1,robot\n", INFO + "1\n", INFO + "1,male\n001,male\n",
             INFO + "X001,male\n2,female\n1,female\n", b"\xfe\xfd", INFO + '"1,male\n',
         ],
     ),
@@ -352,7 +505,7 @@ FILES: list[tuple[str, Reader, type[Exception], list[bytes | str]]] = [
         read_image,
         ImageError,
         [
-            b"", b"not a picture", png()[:40], b"%!PS-Adobe-3.0 EPSF-3.0\n", png(mode="F", form="TIFF"),
+            b"", b"not a picture", png((8200, 8200), "1"), png()[:40], b"%!PS-Adobe-3.0 EPSF-3.0\n", png(mode="F", form="TIFF"),
             png(form="GIF"), b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"<svg/>", png(mode="I", form="TIFF"),
         ],
     ),
@@ -384,7 +537,7 @@ FILES: list[tuple[str, Reader, type[Exception], list[bytes | str]]] = [
             "defaults: [", "defaults: 5\n", "a: b: c\n", "\tx: 1\n", b"\xff\xfe\xfa",
             "# @package _global_\nseed: -1\n", "# @package _global_\nsed: 1\n", "defaults:\n  - /attack: nothing\n",
             "# @package _global_\nrows:\n  x: 5\n", "# @package _global_\noptimisation:\n  steps: .nan\n",
-            "&a [*a]\n", "# @package _global_\nseed: !!python/object/apply:os.getpid []\n",
+            "&a [*a]\n", "- 1\n- 2\n", "bare text\n", "5\n", "false\n", "# @package _global_\nseed: !!python/object/apply:os.getpid []\n",
         ],
     ),
 ]  # fmt: skip
@@ -405,6 +558,22 @@ def test_a_file_is_refused_by_its_name(tmp_path, capsys, name, reader, error, co
     told(str(caught.value), *([] if error is ConfigError else [Path(name).stem]))
     told_on_screen = capsys.readouterr().err
     assert "Traceback" not in told_on_screen
+
+
+@pytest.mark.timeout(60)  # who opens a pipe waits for ever
+@pytest.mark.parametrize(("name", "reader", "error"), [each[:3] for each in FILES] + [
+    ("w.safetensors", load_network, WeightsError), ("w.safetensors", read_header, WeightsError),
+])  # fmt: skip
+def test_a_pipe_and_a_folder_are_no_file(tmp_path, capsys, name, reader, error) -> None:
+    for make in (os.mkfifo, os.mkdir):
+        path = tmp_path / make.__name__ / name
+        path.parent.mkdir()
+        make(path)
+        if name == "faces.zip" and make is os.mkdir:
+            continue  # a folder of faces, without any
+        with pytest.raises((error, FileNotFoundError)) as caught:
+            reader(path)
+        told(str(caught.value), Path(name).stem)
 
 
 @pytest.mark.parametrize(

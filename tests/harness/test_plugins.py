@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hydra.core.config_store import ConfigStore
@@ -208,3 +209,31 @@ def test_an_attack_of_an_unknown_resource_is_told_which_there_are() -> None:
 
     with pytest.raises(ValueError, match=r"'gan', which is no resource; known are .*autoencoder"):
         resource("gan")
+
+
+@pytest.mark.parametrize(
+    ("name", "fault", "told"),
+    [
+        ("../../x", None, "its name is not one of letters, digits and - _ . +"),
+        ("", None, "its name is not one of letters, digits and - _ . +"),
+        ("a\x1b[2J", None, r"'a\x1b[2J' (m:x) is left out"),
+        ("exits", SystemExit("bye"), "left out: SystemExit: bye"),
+        ("escapes", ValueError("x\x1b[2J\nforged"), r"ValueError: x\x1b[2J\nforged"),
+    ],
+)
+def test_a_hostile_plugin_is_left_out_in_one_line(monkeypatch, name, fault, told) -> None:
+    def load() -> type:
+        if fault is not None:
+            raise fault
+        return dict
+
+    point = SimpleNamespace(name=name, value="m:x", load=load)
+    monkeypatch.setattr("adjointdeis.plugins.entry_points", lambda group: [point])
+    plugins.cache_clear()
+    try:
+        with pytest.warns(UserWarning) as caught:
+            assert plugins("gradients") == {}
+    finally:
+        plugins.cache_clear()
+    (said,) = (str(each.message) for each in caught)
+    assert told in said and said.isprintable()

@@ -7,7 +7,6 @@ from adjointdeis.morphing.landmark import (
     VARIANTS,
     LandmarkMorph,
     feathered_hull,
-    folded_triangles,
     frame_points,
 )
 
@@ -117,14 +116,6 @@ def test_points_outside_of_the_frame_and_doubles_are_left_out():
     more = np.concatenate([points, points[:3], [[-30.0, 5.0], [300.0, 20.0]]])
     morph = LandmarkMorph("opencv")
     np.testing.assert_array_equal(morph(a, b, points, points), morph(a, b, more, more))
-
-
-def test_folded_triangles_counts_a_crossing():
-    points = grid_points()
-    crossed = points.copy()
-    crossed[[12, 13]] = crossed[[13, 12]]
-    assert folded_triangles(points, points) == 0
-    assert folded_triangles(points, crossed, weight=0.0) > 0
 
 
 @pytest.mark.parametrize(

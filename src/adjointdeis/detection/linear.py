@@ -23,7 +23,6 @@ References:
     | https://doi.org/10.1109/IWBF.2018.8401555
 """
 
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,7 +41,7 @@ from adjointdeis.detection.detector import (
 from adjointdeis.extras import load
 from adjointdeis.faces.image_io import sha256_of
 from adjointdeis.faces.recogniser import Recogniser, require_faces
-from adjointdeis.files import write_atomically
+from adjointdeis.files import read_arrays, write_atomically
 
 _FILE = ("mean", "deviation", "weight", "bias")
 Texture = Literal["lbp", "residual"]
@@ -274,10 +273,16 @@ def loaded(
         DetectorError: No such file, not one of a linear detector, or one on other features.
     """
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            numbers = {key: stored[key] for key in _FILE}
-            training, before = str(stored["training"]), tuple(stored["made_of"].tolist())
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        stored = read_arrays(Path(path))
+        numbers = {key: stored[key].astype(np.float64, casting="same_kind") for key in _FILE}
+        training, before = str(stored["training"]), tuple(stored["made_of"].tolist())
+        shapes = {len(numbers[key]) if numbers[key].ndim == 1 else -1 for key in _FILE[:-1]}
+        if numbers["bias"].ndim or len(shapes) > 1 or -1 in shapes:
+            raise ValueError("a bias and rows of one length are expected")
+        finite = all(np.isfinite(value).all() for value in numbers.values())
+        if not finite or (numbers["deviation"] <= 0).any():
+            raise ValueError("a number that is not finite, or a deviation that is not above 0")
+    except (ValueError, KeyError, TypeError) as error:
         raise DetectorError(
             f"{path}: not the file of a linear detector ({error}); one is left in "
             "detectors/ of a run of task=detection"

@@ -20,7 +20,7 @@ from adjointdeis.detection.detector import (
 from adjointdeis.faces.recognisers.onnx import OnnxRecogniser
 from adjointdeis.faces.tensors import to_tensor
 from adjointdeis.faces.weights import fingerprint
-from adjointdeis.files import read_csv
+from adjointdeis.files import finite_number, read_csv
 
 HIGHER_IS = {"morph": 1.0, "bonafide": -1.0}
 """Sign by what a high score of theirs says."""
@@ -222,19 +222,27 @@ class PrecomputedScores:
                     f"{self.file}:1: column {column!r} is missing; expected image,score or "
                     "image,score,degradation"
                 )
+            if header.count(column) > 1:
+                raise DetectorError(f"{self.file}:1: column {column!r} is there twice")
         found: dict[tuple[str, str], float] = {}
         for line, fields in lines:
-            row = dict(zip(header, fields, strict=False))
-            key = row.get("degradation") or NONE, row.get("image", "")
+            if len(fields) != len(header):
+                raise DetectorError(
+                    f"{self.file}:{line}: {len(fields)} fields, expected {len(header)}"
+                )
+            row = dict(zip(header, fields, strict=True))
+            key = row.get("degradation") or NONE, row["image"]
+            if not key[1]:
+                raise DetectorError(f"{self.file}:{line}: no image")
             try:
-                value = float(row.get("score", ""))
-            except ValueError:
-                value = np.nan
-            if not np.isfinite(value):
-                raise DetectorError(f"{self.file}:{line}: score {row.get('score')!r}: no number")
+                value = finite_number(row["score"])
+            except ValueError as error:
+                raise DetectorError(f"{self.file}:{line}: score {row['score']!r} {error}") from None
             if key in found:
                 raise DetectorError(f"{self.file}:{line}: {key[1]} has a score already")
             found[key] = sign * value
+        if not found:
+            raise DetectorError(f"{self.file}: no score in this file")
         return found
 
 

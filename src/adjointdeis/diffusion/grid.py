@@ -220,7 +220,17 @@ class TimeGrid:
     def uniform_time(
         cls, schedule: Schedule, steps: int, t_min: float = 1e-3, t_max: float | None = None
     ) -> "TimeGrid":
-        """Nodes equally spaced in t, from ``t_max`` (the schedule's by default) to ``t_min``."""
+        """Nodes equally spaced in t, from ``t_max`` to ``t_min``.
+
+        Args:
+            schedule: Noise levels over time.
+            steps: How many steps the nodes bound.
+            t_min: Where sampling ends.
+            t_max: Where it begins; the schedule's end by default.
+
+        Raises:
+            ValueError: No step, or times out of order or outside 0 to 1.
+        """
         t_max = _check_range(schedule, steps, t_min, t_max)
         return cls.from_times(
             schedule, torch.linspace(t_max, t_min, steps + 1, dtype=torch.float64)
@@ -230,7 +240,12 @@ class TimeGrid:
     def uniform_lmbda(
         cls, schedule: Schedule, steps: int, t_min: float = 1e-3, t_max: float | None = None
     ) -> "TimeGrid":
-        """Nodes equally spaced in log-SNR, from ``t_max`` to ``t_min``."""
+        """Nodes equally spaced in log-SNR, from ``t_max`` to ``t_min``.
+
+        Args:
+            schedule: Noise levels over time, neither zero at the ends.
+            steps, t_min, t_max: As of :meth:`uniform_time`.
+        """
         t_max = _check_range(schedule, steps, t_min, t_max, finite=True)
         first, last = float(schedule.lmbda(t_max)), float(schedule.lmbda(t_min))
         t = schedule.t_of(torch.linspace(first, last, steps + 1, dtype=torch.float64))
@@ -247,6 +262,11 @@ class TimeGrid:
         power: float = 7.0,
     ) -> "TimeGrid":
         r"""Nodes equally spaced in :math:`\rho^{1/\mathrm{power}}`.
+
+        Args:
+            schedule: Noise levels over time, neither zero at the ends.
+            steps, t_min, t_max: As of :meth:`uniform_time`.
+            power: The larger, the closer the nodes are to ``t_min``.
 
         References:
             Elucidating the design space of diffusion models, eq. 5,

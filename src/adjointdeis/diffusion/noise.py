@@ -21,11 +21,24 @@ class Noise(Protocol):
     """A source of path noise."""
 
     def normal(self, s: Node, t: Node, like: Tensor) -> Tensor:
-        """Standard normal of the step s -> t, in the shape, dtype and device of ``like``."""
+        """The standard normal of one sampling step.
+
+        Args:
+            s: Where the step begins.
+            t: Where it ends.
+            like: Shape, type and device.
+        """
         ...
 
     def increment(self, grid: TimeGrid, first: int, last: int, like: Tensor) -> Tensor:
-        r"""Wiener increment :math:`B(\rho_{first}^2) - B(\rho_{last}^2)` over grid nodes."""
+        r"""Wiener increment :math:`B(\rho_{first}^2) - B(\rho_{last}^2)`.
+
+        Args:
+            grid: The sampling grid.
+            first: Index of the node of more noise.
+            last: Index of the node of less.
+            like: Shape, type and device.
+        """
         ...
 
 
@@ -51,6 +64,13 @@ class RecordedNoise:
         """Independent standard normals for ``steps`` steps.
 
         Drawn on the CPU in float64 and cast, so that a seed means the same on every device.
+
+        Args:
+            steps: How many to draw.
+            shape: Of x, the batch included.
+            seed: Of the generator.
+            dtype: Of the draws once cast.
+            device: Where they are kept.
         """
         generator = torch.Generator().manual_seed(seed)
         draws = torch.randn(steps, *shape, generator=generator, dtype=torch.float64)

@@ -56,7 +56,12 @@ class AttackPotential:
         return self.counts / self.n
 
     def rate(self, r: int, c: int, confidence: float = 0.95) -> Rate:
-        """MAP[r, c] with its Wilson interval; r and c count from 1, as in the definition.
+        """MAP[r, c] with its Wilson interval.
+
+        Args:
+            r: How many attempts of each subject must be accepted, 1 or more.
+            c: By how many recognisers, 1 or more.
+            confidence: Of the interval.
 
         Raises:
             EvaluationError: when r or c is outside the matrix.

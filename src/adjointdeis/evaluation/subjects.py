@@ -105,7 +105,8 @@ def read_subjects(path: str | os.PathLike[str]) -> Subjects:
         path: The file.
 
     Raises:
-        ScoreError: naming file and line for a missing id column, a short row or a clash.
+        ScoreError: naming file and line for a missing id column, no subject, a short row or a
+            clash.
     """
     path = Path(path)
     lines = read_csv(path, ScoreError)
@@ -122,6 +123,8 @@ def read_subjects(path: str | os.PathLike[str]) -> Subjects:
         if len(row) != len(columns):
             raise ScoreError(f"{path}:{line}: {len(row)} fields, expected {len(columns)}")
         rows.append({k: "" if at is None else row[at] for k, at in used.items()})
+    if not rows:
+        raise ScoreError(f"{path}: no subject in this file")
     try:
         return Subjects.from_rows(rows)
     except ScoreError as error:

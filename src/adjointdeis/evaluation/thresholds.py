@@ -123,6 +123,14 @@ class ThresholdRecord:
     ) -> "ThresholdRecord":
         """This record, if it was made under the given conditions; None asks nothing.
 
+        Args:
+            model: Name of the recogniser.
+            model_fingerprint: Digest of its weights.
+            alignment: How faces were cropped.
+            score_type: Whether a larger score means more alike.
+            impostor_policy: Which impostor pairs were compared.
+            data_set: Fingerprint of the faces that it is to judge.
+
         Raises:
             ThresholdMismatch: when a condition differs, or when the record does not state it.
         """

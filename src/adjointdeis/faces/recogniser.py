@@ -82,7 +82,12 @@ def euclidean_distance(e1: np.ndarray, e2: np.ndarray) -> np.ndarray:
 
 
 def similarity(metric: Metric, e1: np.ndarray, e2: np.ndarray) -> np.ndarray:
-    """Cosine, or 1 - Euclidean distance, of embeddings (..., D), broadcast."""
+    """How alike embeddings are: their cosine, or 1 - their Euclidean distance.
+
+    Args:
+        metric: Which of the two.
+        e1, e2: Embeddings (..., D), broadcast against each other.
+    """
     return cosine_similarity(e1, e2) if metric == "cosine" else 1.0 - euclidean_distance(e1, e2)
 
 

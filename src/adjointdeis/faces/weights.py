@@ -93,8 +93,24 @@ def save_network(
         name: (value.to(dtype) if value.is_floating_point() else value).contiguous().cpu()
         for name, value in network.state_dict().items()
     }
-    write_atomically(path, lambda file: file.write(save(tensors, metadata=header)), "wb")
+    data = in_order(save(tensors, metadata=header))
+    write_atomically(path, lambda file: file.write(data), "wb")
     return fingerprint(path)
+
+
+def in_order(data: bytes) -> bytes:
+    """A safetensors file whose header has its metadata in alphabetical order.
+
+    safetensors writes them in another order every time, and the same network would have another
+    fingerprint after every run.
+    """
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    if "__metadata__" in header:
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data[8 + length :]
 
 
 def load_network(
@@ -245,6 +261,8 @@ def read_header(path: str | os.PathLike) -> dict[str, Any]:
     Raises:
         WeightsError: Not a safetensors file; names it.
     """
+    if not Path(path).is_file():  # a pipe would be waited for, for ever
+        raise WeightsError(f"weight file {path} is missing; restore the file")
     try:
         with safe_open(path, framework="pt") as file:
             header = dict(file.metadata() or {})

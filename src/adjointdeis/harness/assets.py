@@ -62,8 +62,13 @@ class Profile:
         if not path.is_file():
             raise AssetError(f"{path} is missing; {self.remedy}")
         try:
-            return read_json(path)["files"]
-        except (ValueError, KeyError, TypeError) as error:
+            files = read_json(path)["files"]
+            for name, entry in files.items():
+                # Of a graph in several files it is one each.
+                if not isinstance(entry.get("sha256", ""), str | dict | None):
+                    raise TypeError(f"the SHA-256 of {name} is no text")
+            return files
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise AssetError(f"{path} is not a manifest ({error}); {self.remedy}") from error
 
     def lists(self, name: str) -> bool:

@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import difflib
 import fnmatch
+import math
 import os
 import re
 import shlex
@@ -41,8 +42,9 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from adjointdeis.files import printable
+from adjointdeis.files import printable, read_text
 from adjointdeis.harness.generated_options import register_options
+from adjointdeis.harness.option_values import shown
 from adjointdeis.harness.validation import ConfigError, flat_keys, validate
 
 # Of YAML, of its encoding, of nodes that hold themselves, of what Hydra expects in it.
@@ -265,11 +267,19 @@ def check_overrides(config_dir: Path, arguments: Sequence[str]) -> None:
             raise ConfigError(
                 f"cannot read {token!r}: {_first_line(error)}{_quoting(token)}"
             ) from error
+        except (ValueError, RecursionError) as error:
+            # A number of thousands of digits, thousands of brackets.
+            raise ConfigError(f"cannot read {shown(token)}: {_first_line(error)}") from error
         if not overrides[-1].key_or_group.strip():
             raise ConfigError(f"cannot read {token!r}: it names no key; an override is key=value")
     _refuse_endless(overrides)
     with command.found() as choices:
-        _check_groups(overrides, choices.groups())
+        try:
+            groups = choices.groups()
+        except HydraException as error:
+            raise ConfigError(_first_line(error)) from error
+        _check_groups(overrides, groups)
+        _check_files(overrides, groups, choices)
         try:
             values = [_values(given, choices) for given in overrides]
         except (HydraException, OmegaConfBaseException) as error:
@@ -329,7 +339,8 @@ def _refuse_endless(overrides: Sequence[Override]) -> None:
         if isinstance(found, RangeSweep):
             start, stop, step = found.start, found.stop, found.step
             assert start is not None and stop is not None
-            jobs *= max(1, int((stop - start) / step)) if step else _MOST_JOBS + 1
+            count = (stop - start) / step if step else math.inf
+            jobs *= max(1, int(count)) if math.isfinite(count) else _MOST_JOBS + 1
         elif isinstance(found, ChoiceSweep):
             jobs *= max(1, len(found.list))
         if jobs > _MOST_JOBS:
@@ -349,6 +360,32 @@ def _check_groups(overrides: Sequence[Override], groups: set[str]) -> None:
                 f"{given.input_line}: expected the name of an option of the group "
                 f"{given.key_or_group}"
             )
+        if of_group and isinstance(value, list) and len({str(v) for v in value}) < len(value):
+            raise ConfigError(f"{given.input_line}: an option twice counts once; name each once")
+
+
+def _check_files(overrides: Sequence[Override], groups: set[str], choices: Choices) -> None:
+    """The file of every option that is chosen is a regular one and holds keys: of a list or a bare
+    text Hydra takes nothing, without a word, and for a pipe it waits."""
+    for given in overrides:
+        value = given.value()
+        if given.key_or_group not in groups or not isinstance(value, str | list):
+            continue
+        for source in choices.loader.get_search_path().get_path():
+            kind, _, folder = (source.path or "").rpartition("://")
+            for option in [value] if isinstance(value, str) else map(str, value):
+                path = Path(folder) / given.key_or_group / f"{option.removesuffix('.yaml')}.yaml"
+                if kind != "file" or "\0" in option or not os.path.lexists(path):
+                    continue
+                text = read_text(path, ConfigError, largest=2**22)
+                held = None
+                with contextlib.suppress(*_UNREADABLE):  # told of with their reason
+                    held = yaml.load(text, yaml.CSafeLoader)
+                if held is not None and not isinstance(held, dict):
+                    raise ConfigError(
+                        f"{given.input_line}: {path} holds {shown(held)}; expected keys with "
+                        "their values"
+                    )
 
 
 def _kept(overrides: Sequence[Override], plain: Sequence[str]) -> list[str]:

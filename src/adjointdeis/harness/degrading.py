@@ -17,6 +17,7 @@ from adjointdeis.detection.degradation import Degradation, DegradationError, Deg
 from adjointdeis.evaluation.errors import EvaluationError
 from adjointdeis.evaluation.provenance import png_texts
 from adjointdeis.faces.image_io import AnyPath, read_image, write_image
+from adjointdeis.files import is_file_name
 from adjointdeis.harness.benchmark import file_hash
 
 KEY = "Degradation"
@@ -36,6 +37,8 @@ def degradation_of(steps: DictConfig | None) -> Degradation | None:
     """
     found = [instantiate(step) for step in (steps or {}).values() if step]
     names = [step.name for step in found]
+    if strange := [name for name in names if not is_file_name(name)]:
+        raise DegradationError(f"degradation name {strange[0]!r}: expected a folder name")
     if len(set(names)) < len(names):
         raise DegradationError(
             f"degradations {', '.join(names)}: two of one name would draw the same; give each a "

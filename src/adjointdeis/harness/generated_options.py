@@ -46,7 +46,7 @@ def register_rows(config_dir: Path) -> None:
         return
     table = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     assert isinstance(table, dict)
-    nodes = {row: {"rows": {row: node}} for row, node in table["rows"].items()}
+    nodes: dict[str, Any] = {row: {"rows": {row: node}} for row, node in table["rows"].items()}
     for entry in table["defaults"]:
         ((group, _),) = entry.items()
         nodes[group.rpartition(".")[2]] = {"defaults": [entry]}

@@ -109,6 +109,7 @@ def _run(cfg: DictConfig, directory: Path) -> tuple[str, float | None]:
             return "skipped", None
         more = f" and {len(lost) - 1} more files" if len(lost) > 1 else ""
         print(printable(f"{directory} was finished, but {lost[0]}{more} is gone; made again"))
+    _check_task(cfg)
     with contextlib.ExitStack() as held:
         if not is_child(cfg.trainer):
             try:
@@ -119,6 +120,20 @@ def _run(cfg: DictConfig, directory: Path) -> tuple[str, float | None]:
             except OSError as error:
                 raise RunFailed(_explained(error, directory)) from error
         return "done", _work(cfg, directory, identifier)
+
+
+def _check_task(cfg: DictConfig) -> None:
+    """Lets a task refuse what it can before anything is written, by a function ``check`` beside it.
+
+    Raises:
+        RunFailed: With its error.
+    """
+    check = getattr(sys.modules.get(get_method(cfg.task._target_).__module__), "check", None)
+    if check is not None:
+        try:
+            check(cfg)
+        except ValueError as error:
+            raise RunFailed(f"error: {_message(error)}") from error
 
 
 def _work(cfg: DictConfig, directory: Path, identifier: str) -> float | None:

@@ -1,9 +1,10 @@
 """What every option of ``conf/`` can be set to, stated once and applied wherever it is set.
 
 An option is named by the end of its dotted key, and the longest entry of :data:`OPTIONS` that fits
-counts: ``gradient.steps`` has its own, and ``steps`` is that of every other. The same entry is
-applied to a single run, to each value of a sweep and to a dry run. A test compares the table with
-``conf/``: an option without an entry fails it.
+counts: ``gradient.steps`` has its own, and ``steps`` is that of every other. An entry such as
+``leaderboard:task.steps`` is that of one task. The same entry is applied to a single run, to each
+value of a sweep and to a dry run. A test compares the table with ``conf/``: an option without an
+entry fails it.
 """
 
 import math
@@ -11,10 +12,13 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from adjointdeis.detection.detector import Kind as DetectorKind
+from adjointdeis.detection.plugged import HIGHER_IS
 from adjointdeis.evaluation.policies import IMPOSTOR_POLICIES
 from adjointdeis.files import is_file_name, printable
+from adjointdeis.problems import FAMILIES, LOSSES
 from synthetic_faces.roles import ROLES
 
 _SHOWN = 60
@@ -83,12 +87,16 @@ def one_of(*values: Any) -> Kind:
     )
 
 
-def several(kind: Kind, example: str, *, empty: bool = False, count: int | None = None) -> Kind:
-    """A list whose every entry is of a kind, once each where its length is not given."""
-    length = "" if count is None else f"{count} of "
+def several(
+    kind: Kind, example: str, *, empty: bool = False, count: int | None = None, once: bool = False
+) -> Kind:
+    """A list whose every entry is of a kind, each once where that is asked for."""
+    length = "each once, " if once else "" if count is None else f"{count} of "
 
     def accepts(value: Any) -> bool:
         if not isinstance(value, list) or not (empty or value) or not all(map(kind.accepts, value)):
+            return False
+        if once and len(set(map(str, value))) < len(value):
             return False
         return count is None or len(value) == count
 
@@ -108,13 +116,26 @@ def _is_path(value: Any) -> bool:
 
 
 def _is_run(value: Any) -> bool:
-    # The lock lies beside the folder, which the root of a file system has nothing beside.
-    return _is_path(value) and Path(os.path.abspath(value)).name != ""
+    # A run sets its folder aside as a whole, and locks it from beside: neither the root of a file
+    # system nor a folder around the one where the program was started can be that.
+    if not _is_path(value):
+        return False
+    run = Path(os.path.abspath(value))
+    return run.name != "" and run not in Path(os.getcwd()).parents
+
+
+def _is_strategy(value: Any) -> bool:
+    if value == "auto" or not _is_text(value):
+        return value == "auto"
+    from lightning.pytorch.strategies import StrategyRegistry  # takes seconds, and is rarely asked
+
+    return value in StrategyRegistry.available_strategies()
 
 
 NULL = Kind("null", lambda v: v is None)
 FLAG = Kind("true or false", lambda v: isinstance(v, bool))
 NODE = Kind("a class with its arguments", lambda v: isinstance(v, dict) and "_target_" in v)
+MAPPING = Kind("its own keys, such as those of its group", lambda v: isinstance(v, dict))
 TEXT = Kind("a text of at most 4096 characters", lambda v: _is_text(v))
 NAME = Kind(
     "a folder name: letters, digits, - _ . and the like",
@@ -131,6 +152,8 @@ RATE = real(above=0)
 STEPS = whole(1, 100_000)
 SIZE = whole(1, 16_384)
 MANY = whole(1, 1_000_000)
+COUNTS = several(STEPS, "[5,10]", once=True)
+BELOW_ONE = Kind("a share below 1", lambda v: SHARE.accepts(v) and v < 1)
 FMR = Kind(
     "shares between 0 and 1, such as 0.001",
     lambda v: isinstance(v, float) and SHARE.accepts(v) and 0 < v < 1,
@@ -169,7 +192,11 @@ OPTIONS: dict[str, Kind] = {
     "paths.root": PATH,
     "paths.outputs": PATH,
     "paths.data": PATH,
-    "paths.run": Kind("the path of a folder, not the root of a file system", _is_run) | NULL,
+    "paths.run": Kind(
+        "the path of a folder, not the root of a file system nor a folder around the working one",
+        _is_run,
+    )
+    | NULL,
     "paths.id": TEXT | NULL,
     # Faces, pairs, files of the profile.
     "limit": MANY | NULL,
@@ -177,8 +204,7 @@ OPTIONS: dict[str, Kind] = {
     "root": PATH | NULL,
     "faces": PATH | NULL,
     "data.faces": FACES,
-    # Of the detectors it is a mapping, which the task itself looks at.
-    "pairs": PATH | NULL | Kind("a mapping", lambda v: isinstance(v, dict)),
+    "pairs": PATH | NULL,
     "data.pairs": FACES,
     "data.originals": PATH | NULL,
     "check_faces": FLAG,
@@ -186,7 +212,7 @@ OPTIONS: dict[str, Kind] = {
     "identity": PATH | several(PATH, "[mobilefacenet]"),
     "generator": PATH | NULL,
     "perceptual": PATH | NULL,
-    "recognisers": several(PATH, "[arcface.safetensors]", empty=True),
+    "recognisers": several(PATH, "[arcface.safetensors]", empty=True, once=True),
     "thresholds": PATH | NULL,
     # Optimisation and protocol.
     "optimisation.steps": whole(0, 100_000),
@@ -202,12 +228,10 @@ OPTIONS: dict[str, Kind] = {
     | NULL,
     "measure_gradient": FLAG,
     "lr": RATE,
-    "betas": several(
-        Kind("shares below 1", lambda v: SHARE.accepts(v) and v < 1), "[0.5,0.9]", count=2
-    ),
+    "betas": several(BELOW_ONE, "[0.5,0.9]", count=2),
     "fmr": FMR,
-    "protocol.fmr": several(FMR, "[0.001]"),
-    "impostor_policies": several(one_of(*IMPOSTOR_POLICIES), "[all,same-sex]"),
+    "protocol.fmr": several(FMR, "[0.001]", once=True),
+    "impostor_policies": several(one_of(*IMPOSTOR_POLICIES), "[all,same-sex]", once=True),
     "replicates": whole(0, 1_000_000),
     "bootstrap_seed": SEED,
     # Attacks.
@@ -270,7 +294,7 @@ OPTIONS: dict[str, Kind] = {
     "plugins": several(NODE, "[{_target_: ...}]") | NULL,
     "num_nodes": whole(1, 100_000),
     "trainer.precision": PRECISION,
-    "strategy": TEXT,
+    "strategy": Kind("auto or a strategy of Lightning, such as ddp (trainer=ddp)", _is_strategy),
     "process_group_backend": TEXT | NULL,
     "minutes": real(above=0, most=1e6),
     "project": TEXT,
@@ -291,13 +315,13 @@ OPTIONS: dict[str, Kind] = {
     "task.published": PATH | NULL,
     "write": FLAG,
     "morphs.*": PATH,
-    "policies": several(one_of(*IMPOSTOR_POLICIES), "[all]"),
+    "policies": several(one_of(*IMPOSTOR_POLICIES), "[all]", once=True),
     "preparations": several(TEXT, "[resize]"),
     "impostors": several(TEXT, "[neutral-smiling]"),
     "probes": several(TEXT, "[source]"),
     "folds": whole(2, 10_000) | NULL,
     "fold": whole(0, 10_000) | NULL,
-    "use_folds": several(whole(0, 10_000), "[0]") | NULL,
+    "use_folds": several(whole(0, 10_000), "[0]", once=True) | NULL,
     "adapt": FLAG,
     "originals": FLAG,
     "selectors": several(PATH, "[faceres]") | PATH,
@@ -308,8 +332,6 @@ OPTIONS: dict[str, Kind] = {
     "raise_by": real(-2, 2),
     "samples": MANY,
     "steps": whole(1, 100_000_000),
-    # Of the leaderboard it is a list, which the task itself looks at.
-    "task.steps": whole(1, 100_000_000) | Kind("a list of them", lambda v: isinstance(v, list)),
     "learning_rate": RATE,
     "learning_rate_steps": whole(1, 100_000_000) | NULL,
     "weight_decay": real(0, 1e6),
@@ -336,7 +358,7 @@ OPTIONS: dict[str, Kind] = {
     "attention_resolutions": several(SIZE, "[8]", empty=True),
     "embed_channels": SIZE,
     "code_channels": SIZE,
-    "dropout": Kind("a share below 1", lambda v: SHARE.accepts(v) and v < 1),
+    "dropout": BELOW_ONE,
     "layers": several(whole(1, 1024), "[1,2,2,1]"),
     "widths": several(SIZE, "[24,48,96,160]"),
     "stem_stride": whole(1, 16),
@@ -348,16 +370,99 @@ OPTIONS: dict[str, Kind] = {
     "augmentation.channels": SHARE,
     "gain": SHARE,
     "brightness": real(0, 2),
+    # The leaderboard.
+    "leaderboard:task.steps": several(STEPS, "[5,10]", once=True, empty=True),
+    "drawn_steps": COUNTS,
+    "network_steps": COUNTS,
+    "budgets": several(whole(1, 10**9), "[60,30]", once=True),
+    "draws": whole(0, 1000),
+    "each": whole(1, 10_000),
+    "task.cells": PATH,
+    "task.paths": whole(2, 10_000),
+    "truth.*": whole(2, 1_000_000),
+    "problems": several(one_of(*FAMILIES, "mini", "terrain"), "[gaussian]", once=True),
+    "task.losses": several(one_of(*LOSSES), "[reward]", once=True),
+    "network_losses": several(one_of(*LOSSES), "[distance]", once=True),
+    "calculi": several(one_of("ode", "sde"), "[ode,sde]", once=True),
+    "methods": several(TEXT, "[Backprop]", once=True) | NULL,
+    # Detectors and degradations.
+    "detection:task.pairs": MAPPING,
+    "task.people": MAPPING,
+    "task.detectors": MAPPING,
+    "task.weights": MAPPING,
+    "task.most_pairs": MAPPING,
+    "task.truth": MAPPING,
+    "reconstructed": MAPPING | NULL,
+    "task.pool": MAPPING,
+    "task.training": MAPPING,
+    "task.network": MAPPING,
+    "task.crop": MAPPING,
+    "task.head": MAPPING,
+    "task.optimizer": MAPPING,
+    "task.problem": MAPPING,
+    "selector": PATH,
+    "task.seen": several(NAME, "[dim_a]", empty=True, once=True),
+    "task.guided": several(NAME, "[exact_fast]", empty=True, once=True),
+    "task.only": several(TEXT, "[dim_a]", empty=True, once=True) | NULL,
+    "most_pairs.*": MANY,
+    "weights.*": PATH,
+    "shuffle_seed": SEED,
+    "degradations": MAPPING | several(NODE, "[{_target_: ...}]", empty=True),
+    "kind": one_of(*get_args(DetectorKind)),
+    "higher_is": one_of(*HIGHER_IS),
+    "training": TEXT,
+    "fingerprint": TEXT,
+    "function.path": TEXT,
+    "column": whole(0, 1_000_000),
+    "cells": whole(1, 256),
+    "texture": FLAG,
+    "regularisation": real(above=0, most=1e9),
+    "amount": real(0, 100),
+    "smoothing": BELOW_ONE,
+    "shift": real(0, 16_384),
+    "quality": whole(1, 95),
+    "subsampling": one_of(0, 1, 2),
+    "smallest": whole(1, 10**9),
+    "largest": whole(2, 10**9),
+    "side": SIZE | NULL,
+    "share": Kind("a number between 0 and 1", lambda v: RATE.accepts(v) and v < 1),
+    "oversampling": whole(1, 64),
+    "halftone": SHARE,
+    "period": real(1, 16_384),
+    "softness": real(1e-3, 1e3),
+    "blur": real(0, 1e3),
+    "print_scan.scale": BELOW_ONE,
+    "black": BELOW_ONE,
+    "white": SHARE,
+    "gamma_spread": SHARE,
+    "noise": SHARE,
+    # Graphs of others.
+    "colours": one_of("rgb", "bgr"),
+    "layout": one_of("nchw", "nhwc"),
+    "resize": FLAG,
+    "degradation.resize": NODE | NULL,
+    "degradations.resize": NODE | NULL,
+    "antialias": FLAG,
+    "landmarker.box": TEXT,
+    "box": several(real(), "[0,0,1,1]", count=4),
+    "score_type": one_of("similarity", "dissimilarity"),
+    "offline": FLAG,
+    "gradient.weights": one_of("leaps") | real() | several(real(), "[1,0.5]"),
 }
 """The values of an option, by the end of its dotted key."""
 
 
-def kind_of(key: str) -> Kind | None:
+def kind_of(key: str, task: str = "") -> Kind | None:
     """The values of an option: those of the longest entry that ends its key; None without one.
 
     An entry that begins with a dot is of the top; ``morphs.*`` is every key below ``morphs``.
+
+    Args:
+        key: The dotted key.
+        task: Name of the task that runs, whose entries come first: ``leaderboard:task.steps``.
     """
     parts = key.split(".")
     ends = [".".join(parts[k:]) for k in range(len(parts))]
     below = ".".join([*parts[-2:-1], "*"])
-    return next((OPTIONS[end] for end in (f".{key}", *ends, below) if end in OPTIONS), None)
+    names = [*(f"{task}:{end}" for end in ends), f".{key}", *ends, below]
+    return next((OPTIONS[name] for name in names if name in OPTIONS), None)

@@ -60,7 +60,8 @@ class ProgressLine(Callback):
         self.batches += 1
         if isinstance(batch, WorkItem):
             whole = trainer.num_training_batches
-            if batch.pairs and batch.step == trainer.train_dataloader.dataset.steps:
+            work: Any = trainer.train_dataloader
+            if batch.pairs and batch.step == work.dataset.steps:
                 # The others have finished as many, give or take one.
                 shared = batch.unfinished * trainer.world_size
                 self.done = min(self.pairs or 0, self.done + shared)

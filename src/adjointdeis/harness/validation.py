@@ -6,6 +6,7 @@ of a wrong type fails before anything runs, with the nearest valid name.
 
 import contextlib
 import difflib
+import importlib.util
 import inspect
 import logging
 import math
@@ -24,6 +25,8 @@ from adjointdeis.files import file_key, is_file_name, printable
 from adjointdeis.harness.option_values import kind_of, shown
 
 _OPEN = ("rows.", "judges.", "logger.", "degradation.")
+_OF_NODES = ("judges.", "logger.", "degradation.", "task.detectors.", "task.degradations.")
+"""Sections whose every entry is a class with its arguments."""
 _TASKS = "adjointdeis.harness.tasks."
 _MORPHING = (f"{_TASKS}morph.run", f"{_TASKS}photographs.run")
 _HYDRA_KEYS = {"_target_", "_partial_", "_args_", "_recursive_", "_convert_"}
@@ -32,6 +35,9 @@ _SCALARS = (bool, int, float, str)
 
 class ConfigError(ValueError):
     """The configuration cannot be run; the message is one line that says what to change."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 _UNKNOWN = object()
@@ -66,6 +72,7 @@ _MADE = (
     "task.crop",
 )
 """Nodes that are made as a trial: quickly, and without reading or writing anything."""
+_MADE_BELOW = ("degradation.", "task.degradations.")
 
 
 def flat_keys(cfg: DictConfig) -> set[str]:
@@ -89,25 +96,60 @@ def validate(cfg: DictConfig, runs: bool = False) -> None:
     keys = [each for each in _walk(cfg, "") if not each[0].startswith("hydra.")]
     # Plain keys first: rows repeat them by interpolation, and the user wrote the plain one.
     keys.sort(key=lambda each: each[2])
+    _check_task(cfg.task._target_)
+    task = cfg.task._target_.removeprefix(_TASKS).partition(".")[0]
     for key, value, _, owner in keys:
         # Names below these sections are the user's own, and may be those of options.
         node = isinstance(value, dict) and (
             "_target_" in value or (key.startswith(_OPEN) and key.count(".") < 2)
         )
         if not node and value is not _UNKNOWN and _ours(owner):
-            _check_value(key, value)
+            _check_value(key, value, task)
     for key, value, _, _ in keys:
+        if key.startswith(_OF_NODES) and key.count(".") == 1 + key.startswith("task."):
+            if value is not None and not isinstance(value, dict):
+                raise ConfigError(
+                    f"{key}={shown(value)}: expected a class with its arguments, as an option of "
+                    "the group has them, or null"
+                )
         if isinstance(value, dict) and "_target_" in value:
             # What a task does with the keys beside its own name is not in its signature.
             if key != "task" and not value["_target_"].startswith(_TASKS):
                 check_node(key, value)
     for key, value, _, _ in keys:
-        pattern = f"{key.partition('.')[0]}.*" if key.count(".") == 1 else key
-        if isinstance(value, dict) and "_target_" in value and {key, pattern} & set(_MADE):
-            _try(key, value)
+        if isinstance(value, dict) and "_target_" in value:
+            pattern = f"{key.rpartition('.')[0]}.*"
+            if {key, pattern} & set(_MADE) or key.startswith(_MADE_BELOW):
+                _try(key, value)
     if runs and cfg.gradient is not None and cfg.task._target_ in _MORPHING:
         _try("guided", OmegaConf.to_container(cfg.guided, resolve=True))
     _check_rows(cfg)
+    if cfg.degradation:
+        _check_degradations(cfg.degradation)
+
+
+def _check_task(target: Any) -> None:
+    """A task is a function that can be imported; our own take seconds, and are only looked for."""
+    with contextlib.suppress(Exception), _silent():
+        if isinstance(target, str) and target.startswith(_TASKS):
+            module, _, name = target.rpartition(".")
+            if name.isidentifier() and importlib.util.find_spec(module) is not None:
+                return
+        elif callable(get_object(target)):
+            return
+    raise ConfigError(
+        f"task._target_={shown(target)}: expected a function of the configuration that can be "
+        "imported; task=morph and the others choose one"
+    )
+
+
+def _check_degradations(steps: DictConfig) -> None:
+    from adjointdeis.harness.degrading import degradation_of
+
+    try:
+        degradation_of(steps)
+    except ValueError as error:
+        raise ConfigError(f"degradation: {error}") from error
 
 
 def _check_shape(cfg: DictConfig) -> None:
@@ -133,18 +175,18 @@ def _check_shape(cfg: DictConfig) -> None:
 
 
 def _check_spelling(node: DictConfig, known: Iterable[str], prefix: str = "") -> None:
-    """A file of the user's may add keys of their own; one that is nearly ours is a slip."""
-    for key in node:
-        if key not in known and (close := difflib.get_close_matches(str(key), known, 1, 0.8)):
+    """A user's file may add keys; one that nearly spells a known key is refused."""
+    for key in map(str, node):
+        if key not in known and (close := difflib.get_close_matches(key, known, 1, 0.8)):
             if close[0] in node:
                 raise ConfigError(
                     f"{prefix}{key}: there is no such key; did you mean {prefix}{close[0]}?"
                 )
 
 
-def _check_value(key: str, value: Any) -> None:
+def _check_value(key: str, value: Any, task: str) -> None:
     plain = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_list(value) else value
-    kind = kind_of(key)
+    kind = kind_of(key, task)
     numbers = plain if isinstance(plain, list) else [plain]
     if kind is None and any(isinstance(n, float) and not math.isfinite(n) for n in numbers):
         raise ConfigError(f"{key}={shown(plain)}: expected a finite number")
@@ -159,7 +201,8 @@ def _check_value(key: str, value: Any) -> None:
 
 def _ours(target: str | None) -> bool:
     """Whether the keys of a node are those of ``conf/``, and not of somebody else's class."""
-    return target is None or target.startswith(("adjointdeis.", "torch.optim.", "lightning."))
+    known = ("adjointdeis.", "torch.optim.", "lightning.", "datetime.")
+    return target is None or target.startswith(known)
 
 
 def _try(key: str, node: Any) -> None:

@@ -11,13 +11,13 @@ Paper: Section 5, Algorithm 2, Appendix H.
 """
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor
 
 from adjointdeis.gradients import DiscreteAdjoint, GradientMethod
-from adjointdeis.guidance.latent_optimisation import LatentOptimisation
+from adjointdeis.guidance.latent_optimisation import LatentDescent, LatentOptimisation
 from adjointdeis.guidance.problem import ADAM, OptimizerFactory
 from adjointdeis.morphing.attack import (
     MorphCost,
@@ -164,14 +164,15 @@ class _Descent:
         self.seen = torch.full((2, len(sources)), float("nan"))
         self.gradient_error: list[dict[str, float]] | None = None
         self.problem = attack.problem(bench, self.latents, self._loss)
-        self.optimisation = LatentOptimisation(
+        algorithm = LatentOptimisation(
             attack.optimisation_steps,
             attack.optimizer or ADAM,
             attack.gradient,
             attack.z_learning_rate,
             attack.keep,
             None if attack.stop_similarity is None else self._accepts,
-        ).start(self.problem)
+        )
+        self.optimisation = cast(LatentDescent, algorithm.start(self.problem))
 
     def step(self) -> Progress:
         if self.bench.measure_gradient and not self.optimisation.steps:
@@ -200,9 +201,9 @@ class _Descent:
             for pair, cost in enumerate(self.costs):
                 details[pair]["nfe"] = cost.counters()
                 details[pair]["stopped_at"] = self.optimisation.stopped.get(pair)
-        dearest = max(self.costs, key=lambda cost: cost.nfe_forward + cost.vjps)
+        costliest = max(self.costs, key=lambda cost: cost.nfe_forward + cost.vjps)
         failed = self.latents.failed | self.optimisation.failed
-        return Morphs(rollout.x_0, dearest, failed, details)
+        return Morphs(rollout.x_0, costliest, failed, details)
 
     def _loss(self, x_0: Tensor, rows: Tensor) -> Tensor:
         self.found = self.distances(x_0, rows)

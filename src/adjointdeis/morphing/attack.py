@@ -179,7 +179,7 @@ class Workbench:
 
 @dataclass
 class MorphCost(Cost):
-    """What the morph of a pair costs; where pairs of a batch differ, what the dearest has.
+    """What the morph of a pair costs; where pairs of a batch differ, that of the costliest.
 
     Of :class:`adjointdeis.gradients.cost.Cost` it has the sampling and its gradients. Beside them:
 

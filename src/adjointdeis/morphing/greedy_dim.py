@@ -22,7 +22,7 @@ References:
 
 from abc import abstractmethod
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 from torch import Tensor
@@ -30,6 +30,7 @@ from torch import Tensor
 from adjointdeis.guidance.greedy import (
     ADAM,
     Greedy,
+    GreedySampling,
     OptimiseEps,
     SearchBlend,
     Strategy,
@@ -163,7 +164,7 @@ class _Sampling:
         problem = attack.problem(
             bench, latents, lambda x_0, rows: distances(x_0).loss, attack.conditions(a, b)
         )
-        self.run = Greedy(attack.strategy()).start(problem)
+        self.run = cast(GreedySampling, Greedy(attack.strategy()).start(problem))
 
     def step(self) -> Progress:
         return Progress(self.run.step().loss)

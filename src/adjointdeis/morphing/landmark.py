@@ -147,19 +147,6 @@ def feathered_hull(points: np.ndarray, width: int, height: int, feather: float) 
     return ramp * ramp * (3 - 2 * ramp)
 
 
-def folded_triangles(points_a: np.ndarray, points_b: np.ndarray, weight: float = 0.5) -> int:
-    """How many triangles of the mean shape's mesh turn over in a source: 0 in a clean warp."""
-    mesh = Delaunay((1 - weight) * points_a + weight * points_b)
-    areas = [_signed_areas(points, mesh.simplices) for points in (mesh.points, points_a, points_b)]
-    return int(((areas[0] * areas[1] < 0) | (areas[0] * areas[2] < 0)).sum())
-
-
-def _signed_areas(points: np.ndarray, simplices: np.ndarray) -> np.ndarray:
-    first, second, third = (points[simplices[:, k]] for k in range(3))
-    u, v = second - first, third - first
-    return (u[:, 0] * v[:, 1] - u[:, 1] * v[:, 0]) / 2
-
-
 def _usable(
     points_a: np.ndarray, points_b: np.ndarray, width: int, height: int, weight: float
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -168,7 +168,13 @@ class Run:
         return {(row["attack"], row["system"], condition(row)): row for row in self.result["rows"]}
 
     def row(self, attack: str, system: str, at: EvaluationSetting) -> dict[str, Any] | None:
-        """The row of one cell, or None."""
+        """One row of the results, or None where there is none.
+
+        Args:
+            attack: Name of the attack in the run.
+            system: Name of the recogniser.
+            at: Variant, operating point and probes.
+        """
         return self._index.get((attack, system, at))
 
     @cached_property
@@ -193,7 +199,13 @@ class Run:
         return found
 
     def groups(self, attack: str, system: str, probe: str) -> MorphScores | None:
-        """Scores of one attack at one system, or None where nothing was scored."""
+        """Scores of one attack, morph by morph, or None where nothing was scored.
+
+        Args:
+            attack: Name of the attack in the run.
+            system: Name of the recogniser.
+            probe: Which photographs the morphs were compared with.
+        """
         try:
             return group_table(self.scores, attack=attack, system=system, probe_policy=probe)
         except EvaluationError:

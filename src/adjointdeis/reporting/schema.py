@@ -240,7 +240,7 @@ def _attack(attack: Any, where: str) -> Iterator[str]:
         return
     # An attack that failed on every pair has counted nothing.
     if attack["nfe"] is not None:
-        keys = dict.fromkeys(COUNTED, _NUMBER)
+        keys: dict[str, Any] = dict.fromkeys(COUNTED, _NUMBER)
         yield from _missing(attack["nfe"], keys, f"{where}.nfe.")
     settings = {key: _MAYBE for key in _SETTINGS if key in attack["settings"]}
     yield from _missing(attack["settings"], settings, f"{where}.settings.")

@@ -136,7 +136,9 @@ def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(photographs.morph, "write_report", lambda directory: None)
 
 
-def test_the_whole_experiment_and_its_taking_up(drawn: Path, tmp_path: Path, no_pictures) -> None:
+def test_the_whole_experiment_and_its_taking_up(
+    drawn: Path, tmp_path: Path, no_pictures, capsys
+) -> None:
     run = tmp_path / "run"
     result = photographs.run(configured(drawn, run))
     pairs = read_pairs(run / "pairs.csv")
@@ -186,6 +188,17 @@ def test_the_whole_experiment_and_its_taking_up(drawn: Path, tmp_path: Path, no_
     changed = [p for p, at in kept.items() if p.stat().st_mtime_ns != at]
     assert changed == [lost]
     assert (run / "scores.csv").read_bytes() == before
+
+    # One flipped bit in the weights of a fold: said, and made again from its checkpoint.
+    weights = run / "fold1" / "weights.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    cfg = configured(drawn, run)
+    capsys.readouterr()
+    faces = load_folder(drawn / "faces")
+    assert photographs.adapted(cfg, faces, 1, run) == str(weights)
+    assert f"{weights}: not the weights that training.json" in capsys.readouterr().out
+    assert weights.read_bytes() == whole
 
 
 def test_a_pair_is_no_false_match_of_any_recogniser(drawn: Path, tmp_path: Path) -> None:

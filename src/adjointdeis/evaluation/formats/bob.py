@@ -56,7 +56,7 @@ def _read_one(path: Path, labels: Labels) -> ScoreTable:
     if "," not in " ".join(first[1]):
         return _read_columns(path, labels)
     lines = read_fields(path, delimiter=",", quotechar='"')
-    header = next(lines)[1]
+    header = next(lines, (1, []))[1]
     if "score" not in header:
         raise ScoreError(f"{path}:1: no column 'score' in the header {','.join(header)}")
     read_row = _pad_row if "is_bonafide" in header else _comparison_row

@@ -49,7 +49,7 @@ def _read_one(path: Path, labels: Labels) -> ScoreTable:
             "a table with a header and two columns at least"
         )
     lines = read_fields(path, delimiter=delimiter, quotechar='"')
-    _, header = next(lines)
+    _, header = next(lines, (1, []))
     place = _places(path, header, labels)
     body = list(lines)
     for line, fields in body:

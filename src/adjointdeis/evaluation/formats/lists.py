@@ -14,14 +14,18 @@ References:
     | https://arxiv.org/abs/2203.06691
 """
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from adjointdeis.evaluation.errors import ScoreError
 from adjointdeis.evaluation.formats.text import expect, number, read_fields, write_lines
 
 SMDD_LABELS = ("bonafide", "attack")
+
+
+Found = TypeVar("Found", bound=Sized)
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ def read_labels(path: str | Path) -> dict[str, bool]:
         if image in found:
             raise ScoreError(f"{path}:{line}: image {image!r} is listed twice")
         found[image] = label == "bonafide"
-    return found
+    return _some(found, Path(path))
 
 
 def write_labels(labels: dict[str, bool], path: str | Path) -> None:
@@ -98,7 +102,7 @@ def read_landmarks(path: str | Path) -> list[FaceBox]:
             raise ScoreError(f"{path}:{line}: the box is empty; expected x1 < x2 and y1 < y2")
         points = tuple((x[i], x[i + 1]) for i in range(4, 14, 2))
         found.append(FaceBox(fields[0], (x[0], x[1], x[2], x[3]), points))
-    return found
+    return _some(found, Path(path))
 
 
 def write_landmarks(faces: Sequence[FaceBox], path: str | Path) -> None:
@@ -108,6 +112,17 @@ def write_landmarks(faces: Sequence[FaceBox], path: str | Path) -> None:
         numbers = [*face.box, *(value for point in face.points for value in point)]
         lines.append(" ".join([face.path, *(f"{value:g}" for value in numbers)]))
     write_lines(Path(path), lines)
+
+
+def _some(found: Found, path: Path) -> Found:
+    """What a list holds.
+
+    Raises:
+        ScoreError: Nothing: a header alone, or an empty file.
+    """
+    if not found:
+        raise ScoreError(f"{path}: no entry in this file")
+    return found
 
 
 def _triples(
@@ -123,4 +138,4 @@ def _triples(
             raise ScoreError(f"{path}:{line}: {triple.morph!r} is listed twice")
         seen.add(triple.morph)
         found.append(triple)
-    return found
+    return _some(found, path)

@@ -12,7 +12,7 @@ from adjointdeis.evaluation.columns import SCORE_TYPES
 from adjointdeis.evaluation.errors import ScoreError
 from adjointdeis.evaluation.policies import refuse_unmatched_ids
 from adjointdeis.evaluation.scores import COLUMNS, DEFAULTS, PROBE_POLICIES, ScoreTable
-from adjointdeis.files import canonical, read_csv, read_text, write_atomically
+from adjointdeis.files import canonical, finite_number, read_csv, read_text, write_atomically
 
 
 @dataclass(frozen=True)
@@ -154,12 +154,9 @@ def number(path: Path, line: int, text: str) -> float:
         ScoreError: naming file and line.
     """
     try:
-        value = float(text)
-    except ValueError:
-        raise ScoreError(f"{path}:{line}: score {text!r} is not a number") from None
-    if not math.isfinite(value):
-        raise ScoreError(f"{path}:{line}: score {text!r} is not finite")
-    return value
+        return finite_number(text)
+    except ValueError as error:
+        raise ScoreError(f"{path}:{line}: score {text!r} {error}") from None
 
 
 def score_or_failure(path: Path, line: int, text: str) -> dict[str, Any]:

@@ -101,6 +101,8 @@ def read_info(path: AnyPath | str) -> dict[str, dict[str, str | float | None]]:
             "ethnicity": found["ethnicity"].lower() or None,
             "age": _number(found["age"]),
         }
+    if not people:
+        raise DatasetError(f"{path}: no subject in this file")
     return people
 
 

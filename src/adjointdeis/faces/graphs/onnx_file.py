@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from adjointdeis.extras import load
-from adjointdeis.faces.graphs.graph import Graph, GraphError, Node, read_bytes
+from adjointdeis.faces.graphs.graph import FAULTS, Graph, GraphError, Node, read_bytes
 from adjointdeis.faces.graphs.onnx_operators import OPERATORS
 
 OLDEST_OPSET = 7
@@ -55,13 +55,23 @@ def load_onnx(
         model.ParseFromString(data)
     except Exception as error:  # protobuf's errors have no common public base
         raise GraphError(f"{path} is not an ONNX file, or is cut short ({error})") from error
-    graph, source = model.graph, str(path)
+    try:
+        return _read(model, onnx, outputs, str(path))
+    except GraphError:
+        raise
+    except FAULTS as error:
+        # A node without a result, an attribute of another type than its operator's.
+        raise GraphError(f"{path} is damaged ({type(error).__name__}: {error})") from error
+
+
+def _read(model: Any, onnx: Any, outputs: Sequence[str] | None, source: str) -> Graph:
+    graph = model.graph
     if not graph.node:
-        raise GraphError(f"{path} holds no graph; expected an ONNX file")
+        raise GraphError(f"{source} holds no graph; expected an ONNX file")
     opset = _opset(model, source)
     constants = {t.name: _tensor(t, source) for t in graph.initializer}
     if graph.sparse_initializer:
-        raise GraphError(f"{path} holds sparse weights, which are not read")
+        raise GraphError(f"{source} holds sparse weights, which are not read")
     nodes = []
     for node in graph.node:
         if node.domain not in ("", "ai.onnx"):

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from adjointdeis.faces.graphs.graph import Graph, GraphError, Node, read_bytes
+from adjointdeis.faces.graphs.graph import FAULTS, Graph, GraphError, Node, read_bytes
 from adjointdeis.faces.graphs.onnx_file import require_sha256
 from adjointdeis.faces.graphs.tfjs_operators import OPERATORS
 
@@ -77,21 +77,22 @@ def load_tfjs(
                 raise GraphError(f"{path}: no weight file holds {name!r}")
         used = {name: constants[name] for name in order if name in constants}
         shapes = [_placeholder(entries[name]) for name in inputs]
+        batch = {shape[0] if shape else None for shape in shapes}
+        return Graph(
+            nodes,
+            used,
+            inputs,
+            wanted,
+            OPERATORS,
+            batch.pop() if len(batch) == 1 else None,
+            [shape[1:] for shape in shapes] if all(shapes) else None,
+            source,
+        )
     except GraphError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except FAULTS as error:
+        # A name that is no text, a list where one number belongs.
         raise GraphError(f"{path} is damaged ({type(error).__name__}: {error})") from error
-    batch = {shape[0] if shape else None for shape in shapes}
-    return Graph(
-        nodes,
-        used,
-        inputs,
-        wanted,
-        OPERATORS,
-        batch.pop() if len(batch) == 1 else None,
-        [shape[1:] for shape in shapes] if all(shapes) else None,
-        source,
-    )
 
 
 def _require(path: Path, data: bytes, sha256: Mapping[str, str] | None) -> None:

@@ -49,6 +49,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
                 directory,
                 filename="{step}",
                 save_last=True,
+                enable_version_counter=False,
                 every_n_train_steps=task.checkpoint_every,
             ),
             ProgressLine(task.name),
@@ -69,14 +70,16 @@ def run(cfg: DictConfig) -> dict[str, Any]:
         "git": git_revision(),
         "steps": trainer.global_step,
         "processes": trainer.world_size,
-        "seconds_of_last_session": round(time.monotonic() - start, 1),
         "cost_per_step": {f.name: getattr(module.cost, f.name) for f in fields(Cost) if f.repr},
         "before": before,
     }
+    seconds = round(time.monotonic() - start, 1)
     if trainer.is_global_zero:
         problem.denoiser.to("cpu")
         result["after"] = _plain(instance.quality(None))
+        # No clock in the weights: a training that was killed and continued leaves the same file.
         _save(problem.denoiser, directory / "weights.safetensors", result)
+        result["seconds_of_last_session"] = seconds
         write_record(directory / "result.json", result)
     return result
 

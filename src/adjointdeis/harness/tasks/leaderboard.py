@@ -34,15 +34,9 @@ from adjointdeis.reporting.leaderboard import write_leaderboard
 
 def run(cfg: DictConfig) -> dict[str, Any]:
     """Measures and writes the page; see the module."""
-    task: Any = OmegaConf.to_container(cfg.task, resolve=True)
+    task, entries, todo = check(cfg)
     directory = Path(cfg.paths.run)
-    _check(task)
     torch.set_num_threads(1)
-    entries = chosen(task["methods"])
-    todo = cases(
-        task["problems"], task["losses"], task["calculi"], cfg.seed or 0, task["draws"],
-        task["each"], task["network_losses"], bool(task["steps"]),
-    )  # fmt: skip
     rows: list[dict[str, Any]] = []
     for number, case in enumerate(todo, 1):
         rows += _rows(case, task, entries, Path(task["cells"]))
@@ -78,7 +72,13 @@ def chosen(names: Sequence[str] | None) -> list[Entry]:
     return [entry for entry in known if entry.name in names]
 
 
-def _check(task: dict[str, Any]) -> None:
+def check(cfg: DictConfig) -> tuple[dict[str, Any], list[Entry], list[Case]]:
+    """Settings, methods and cases of a configuration; nothing is measured or written.
+
+    Raises:
+        ValueError: An unknown method, problem or loss, or a number that cannot be.
+    """
+    task: Any = OmegaConf.to_container(cfg.task, resolve=True)
     for key in ("steps", "drawn_steps", "network_steps", "budgets"):
         if not (task[key] or key == "steps") or not all(
             isinstance(n, int) and n > 0 for n in task[key]
@@ -90,6 +90,11 @@ def _check(task: dict[str, Any]) -> None:
         raise ValueError(f"task.paths={task['paths']}: a variance needs 2 or more")
     if set(task["calculi"]) - {"ode", "sde"} or not task["calculi"]:
         raise ValueError(f"task.calculi={task['calculi']}: expected ode, sde or both")
+    todo = cases(
+        task["problems"], task["losses"], task["calculi"], cfg.seed or 0, task["draws"],
+        task["each"], task["network_losses"], bool(task["steps"]),
+    )  # fmt: skip
+    return task, chosen(task["methods"]), todo
 
 
 def _rows(
@@ -115,16 +120,29 @@ def _rows(
         todo = [e for e in entries if known.get(e.name, {}).get("identity") != names[e.name]]
         if todo:
             for entry, row in zip(todo, measure.rows(count, todo), strict=True):
-                known[entry.name] = {"identity": names[entry.name], "row": row}
+                known[entry.name] = {"identity": names[entry.name], "row": row, "sum": _sum(row)}
             write_record(path, known)
         found += [row for name in names if (row := known[name]["row"]) is not None]
     return found
 
 
 def _kept(path: Path) -> dict[str, Any]:
-    """What a file holds of every method; nothing where it is not there, or damaged."""
+    """What a file holds of every method; nothing of those where it is damaged, or not there.
+
+    Rows of earlier versions have no checksum.
+    """
     try:
         found = read_json(path)
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return {
+        name: entry
+        for name, entry in (found.items() if isinstance(found, dict) else ())
+        if isinstance(entry, dict)
+        and isinstance(row := entry.get("row"), dict | None)
+        and entry.get("sum", _sum(row)) == _sum(row)
+    }
+
+
+def _sum(row: dict[str, Any] | None) -> str:
+    return digest({"row": row})

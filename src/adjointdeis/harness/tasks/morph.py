@@ -72,7 +72,8 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     )
     if cfg.dry_run:
         return dry_run(cfg, directory, parts, attacks)
-    identifier = config_hash(cfg)
+    # A task that runs this one as a part changes its configuration, and the run is the task's.
+    identifier = cfg.paths.id or config_hash(cfg)
     overrides = this_command()
 
     large_steps = LargeStepsOnce()

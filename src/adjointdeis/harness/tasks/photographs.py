@@ -24,7 +24,7 @@ from adjointdeis.faces.datasets.folder import DatasetError, FaceDataset, load_fo
 from adjointdeis.faces.datasets.frll import load_frll
 from adjointdeis.faces.datasets.pairs import write_pairs
 from adjointdeis.faces.recogniser import Recogniser
-from adjointdeis.faces.weights import WeightsError, fingerprint, read_header
+from adjointdeis.faces.weights import fingerprint
 from adjointdeis.files import read_json, write_atomically
 from adjointdeis.harness import assets
 from adjointdeis.harness.benchmark import OTHER, SOURCE
@@ -160,11 +160,11 @@ def adapted(cfg: DictConfig, faces: FaceDataset, fold: int, directory: Path) -> 
     assert isinstance(settings, dict)
     settings |= {"faces": str(faces.root), "fold": fold, "folds": cfg.task.folds}
     path = folder / "weights.safetensors"
-    try:
-        if path.is_file() and read_header(path).get("training", {}).get("recipe") == settings:
-            return str(path)
-    except WeightsError as error:
-        print(f"{error}: it is made again")
+    record = train.whole_record(folder)
+    if record is not None and record.get("recipe") == settings:
+        return str(path)
+    if record is None and path.is_file():
+        print(f"{path}: not the weights that {train.RECORD} beside it tells of: made again")
     print(f"fold {fold}: the generator is adapted to the people of the other folds")
     sub = _changed(cfg, task=settings)
     sub.paths.run = str(folder)

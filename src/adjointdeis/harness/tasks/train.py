@@ -1,7 +1,8 @@
 """Training tasks: a network from a rendered pool, budgeted by steps, resumable.
 
 `python run.py task=train/autoencoder` and `task=train/recogniser task.role=arcface` leave
-`last.ckpt`, `weights.safetensors` and the loss curve in the run directory.
+`last.ckpt`, `weights.safetensors`, what is said of them in `training.json`, and the loss curve in
+the run directory.
 """
 
 import time
@@ -23,6 +24,7 @@ from adjointdeis.faces.image_io import read_image
 from adjointdeis.faces.networks import DiffAE
 from adjointdeis.faces.tensors import to_tensor
 from adjointdeis.faces.weights import fingerprint, load_network, read_header, save_network
+from adjointdeis.files import read_json
 from adjointdeis.harness import assets
 from adjointdeis.harness.benchmark import read_aligned
 from adjointdeis.harness.progress import ProgressLine
@@ -37,6 +39,8 @@ from adjointdeis.harness.wandb_logger import loggers
 from adjointdeis.morphing.autoencoder import Autoencoder
 from synthetic_faces.pool import render_pool
 from synthetic_faces.pool_spec import PoolSpec
+
+RECORD = "training.json"
 
 
 def autoencoder(cfg: DictConfig) -> dict[str, Any]:
@@ -64,7 +68,7 @@ def autoencoder(cfg: DictConfig) -> dict[str, Any]:
         task.train_encoder,
         None if task.augmentation is None else instantiate(task.augmentation),
     )
-    people = list(getattr(data.dataset, "held_out", ()))
+    people: list[str] = list(getattr(data.dataset, "held_out", ()))
     record = _fit(cfg, module, data, {"initial": initial, "held_out": people})
     if rank_zero_only.rank or not task.quality_faces:
         return record
@@ -165,7 +169,11 @@ def _fit(
 ) -> dict[str, Any]:
     task, run = cfg.task, Path(cfg.paths.run)
     checkpoint = ModelCheckpoint(
-        run, filename="{step}", save_last=True, every_n_train_steps=task.checkpoint_every
+        run,
+        filename="{step}",
+        save_last=True,
+        every_n_train_steps=task.checkpoint_every,
+        enable_version_counter=False,  # a step made again after a kill takes its file's place
     )
     trainer = make_trainer(
         cfg,
@@ -181,7 +189,7 @@ def _fit(
         log_every_n_steps=20,
         gradient_clip_val=1.0,
     )
-    # With another checkpoint_every than before Lightning writes last-v1.ckpt beside last.ckpt.
+    # Earlier versions wrote last-v1.ckpt beside last.ckpt where checkpoint_every had changed.
     last = max(run.glob("last*.ckpt"), key=lambda path: path.stat().st_mtime_ns, default=None)
     start = time.monotonic()
     trainer.fit(module, data, ckpt_path=None if last is None else str(last))
@@ -193,12 +201,28 @@ def _fit(
         "data_fingerprint": data.dataset.fingerprint,
         "steps": trainer.global_step,
         "processes": trainer.world_size,
-        "seconds_of_last_session": round(seconds, 1),
         **(more or {}),
     }
     path = run / "weights.safetensors"
+    # No clock in the header: a training that was killed and continued leaves the same file.
     record["sha256"] = save_network(module.network, path, {"training": record})
     # A training that was complete before, and whose weights were lost, makes no step now.
     loss = trainer.callback_metrics.get("train/loss")
-    record["final_loss"] = None if loss is None else float(loss)
+    record |= {
+        "final_loss": None if loss is None else float(loss),
+        "seconds_of_last_session": round(seconds, 1),
+    }
+    if not rank_zero_only.rank:
+        write_record(run / RECORD, record)
     return record
+
+
+def whole_record(directory: Path) -> dict[str, Any] | None:
+    """What a training says of the weights in its directory; None unless they are what it wrote."""
+    try:
+        record, path = read_json(directory / RECORD), directory / "weights.safetensors"
+    except ValueError:
+        return None
+    if not isinstance(record, dict) or not path.is_file():
+        return None
+    return record if fingerprint(path) == record.get("sha256") else None
