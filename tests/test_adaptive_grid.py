@@ -11,7 +11,7 @@ from torch import Tensor
 from adjointdeis import DDPM, PerStep, TimeGrid, VPLinear, adaptive_grid, sample
 from adjointdeis.gradients import Backprop, Certified, DiscreteAdjoint, SymplecticAdjoint
 from adjointdeis.problems import PARTS, gaussian, mixture
-from adjointdeis.solvers import DDIM, RungeKutta, ToleranceError
+from adjointdeis.solvers import DDIM, Rex, RungeKutta, SDEDPMSolver, ToleranceError
 from adjointdeis.solvers.tableau import TABLEAUS
 
 PAIRS = [name for name, table in TABLEAUS.items() if table.embedded]
@@ -259,6 +259,8 @@ def test_what_cannot_be_served_is_refused_by_name() -> None:
     for wrong, message in (
         ({"solver": DDIM()}, r'no embedded pair.*RungeKutta\("bosh3"\)'),
         ({"solver": RungeKutta("rk4")}, "no embedded pair"),
+        ({"solver": SDEDPMSolver()}, r"takes ODE samplers.*solver=SDEDPMSolverPP\(\)"),
+        ({"solver": Rex(calculus="sde")}, "takes ODE samplers, and Rex is one of an SDE"),
         ({"grid": good["grid"].reversed()}, "from noise to data"),
         ({"grid": TimeGrid.uniform_time(VPLinear(), 5, t_min=0.0)}, "finite log-SNR at both ends"),
         ({"grid": TimeGrid.ddim_stride(DDPM(), 10)}, "finite log-SNR at both ends"),

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from adjointdeis import TimeGrid, VPLinear, sample
+from adjointdeis.diffusion import MixtureDenoiser
 from adjointdeis.evaluation.markdown import table
 from adjointdeis.evaluation.storage import write_json
 from adjointdeis.files import write_atomically
@@ -38,37 +39,21 @@ LOSSES = ("distance", "classifier", "saturating reward", "similarity of features
 TRUTH = 160  # steps of rk4
 
 
-class RandomMixtures(nn.Module):
-    """Mixtures of their own for each of P problems, evaluated at once: x has shape (P, B, D).
+def random_mixtures(
+    problems: int, modes: int, dim: int, draw: torch.Generator
+) -> tuple[MixtureDenoiser, Tensor]:
+    """Mixtures of their own for each of P problems, and their targets, shape (P, 1, D).
 
-    What ``MixtureDenoiser`` computes for one of them; gradients of one problem do not see the
-    others. Standard deviations lie in [0.2, 1], means are as far apart as 0.5 to 2 of them, in
-    the norm of x at four dimensions.
+    Standard deviations lie in [0.2, 1], means are as far apart as 0.5 to 2 of them, in the norm of
+    x at four dimensions.
     """
-
-    def __init__(self, problems: int, modes: int, dim: int, draw: torch.Generator) -> None:
-        super().__init__()
-        self.schedule = VPLinear()
-        spread = (0.5 + 1.5 * uniform(draw, problems, 1, 1)) * min(1.0, (4.0 / dim) ** 0.5)
-        self.means = nn.Parameter(spread * normal(draw, problems, modes, dim))
-        self.log_scales = nn.Parameter((0.2 + 0.8 * uniform(draw, problems, modes)).log())
-        weight = 0.5 * spread.unsqueeze(-1) * normal(draw, problems, modes, dim, 3)
-        self.weight = nn.Parameter(weight)
-        self.logits = nn.Parameter(0.3 * normal(draw, problems, modes))
-        self.target = spread * normal(draw, problems, 1, dim)
-
-    def forward(self, x: Tensor, t: Tensor, z: Tensor) -> Tensor:
-        alpha, sigma = float(self.schedule.alpha(t)), float(self.schedule.sigma(t))
-        centres = self.means.unsqueeze(1) + torch.einsum("pkij,pbj->pbki", self.weight, z)
-        variance = (alpha**2 * (2.0 * self.log_scales).exp() + sigma**2).unsqueeze(1)
-        offset = x.unsqueeze(-2) - alpha * centres
-        log_density = (
-            self.logits.log_softmax(-1).unsqueeze(1)
-            - 0.5 * x.shape[-1] * variance.log()
-            - 0.5 * offset.square().sum(-1) / variance
-        )
-        responsibility = log_density.softmax(-1) / variance
-        return sigma * (responsibility.unsqueeze(-1) * offset).sum(-2)
+    spread = (0.5 + 1.5 * uniform(draw, problems, 1, 1)) * min(1.0, (4.0 / dim) ** 0.5)
+    means = spread * normal(draw, problems, modes, dim)
+    scales = 0.2 + 0.8 * uniform(draw, problems, modes)
+    weight = 0.5 * spread.unsqueeze(-1) * normal(draw, problems, modes, dim, 3)
+    logits = 0.3 * normal(draw, problems, modes)
+    mixtures = MixtureDenoiser(VPLinear(), means, scales, weight, logits)
+    return mixtures, spread * normal(draw, problems, 1, dim)
 
 
 def normal(draw: torch.Generator, *shape: int) -> Tensor:
@@ -98,7 +83,12 @@ def losses(target: Tensor, draw: torch.Generator) -> dict[str, Callable[[Tensor]
 
 
 def gradients(
-    mixtures: RandomMixtures, x_T: Tensor, z: Tensor, loss: Callable, solver: Solver, grid: TimeGrid
+    mixtures: MixtureDenoiser,
+    x_T: Tensor,
+    z: Tensor,
+    loss: Callable,
+    solver: Solver,
+    grid: TimeGrid,
 ) -> dict[str, Tensor]:
     """By part, a row for each problem."""
     leaves = [x_T.clone().requires_grad_(), z.clone().requires_grad_(), *mixtures.parameters()]
@@ -116,9 +106,9 @@ def block(seed: int) -> list[dict[str, Any]]:
         choices[int(torch.randint(len(choices), (), generator=draw))]
         for choices in (DIMENSIONS, (2, 3, 4, 6, 8), (1, 2, 4), LOSSES)
     )
-    mixtures = RandomMixtures(BLOCK, modes, dim, draw)
+    mixtures, target = random_mixtures(BLOCK, modes, dim, draw)
     x_T, z = normal(draw, BLOCK, batch, dim), normal(draw, BLOCK, batch, 3)
-    loss = losses(mixtures.target, draw)[loss_name]
+    loss = losses(target, draw)[loss_name]
     grid = TimeGrid.uniform_lmbda(mixtures.schedule, steps)
     runs = [
         gradients(mixtures, x_T, z, loss, SOLVERS[solver], grid.at([*range(0, steps, k), steps]))

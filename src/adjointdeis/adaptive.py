@@ -10,7 +10,7 @@ from torch import Tensor
 
 from adjointdeis.diffusion.conditions import Conditions, PerStep
 from adjointdeis.diffusion.grid import TimeGrid
-from adjointdeis.gradients import Certified, Cost, DiscreteAdjoint
+from adjointdeis.gradients import Certified, Cost, DiscreteAdjoint, NotSupportedError
 from adjointdeis.gradients.cost import CountedDenoiser
 from adjointdeis.rollout import Condition, sample, wanted_weights
 from adjointdeis.solvers import DPMSolverPP, RungeKutta, ToleranceError
@@ -64,6 +64,7 @@ def adaptive_grid(
             plus atol; not below the rounding of x.
 
     Raises:
+        NotSupportedError: the sampler of an SDE.
         ValueError: a solver without an embedded pair, a grid that encodes or whose log-SNR is
             infinite at an end, a schedule of conditions, tolerances that are not positive.
         ToleranceError: no step meets the tolerance.
@@ -71,6 +72,13 @@ def adaptive_grid(
     When not to use: where evaluations are scarce. It pays one pass more, and rejected steps, for
     not having to know N; experiments/work_precision says what that costs.
     """
+    if getattr(solver, "calculus", None) == "sde":
+        raise NotSupportedError(
+            f"adaptive_grid() takes ODE samplers, and {type(solver).__name__} is one of an SDE, "
+            "without an embedded pair on a Wiener path. Take a fixed grid, and double N on one "
+            "path until the gradient stays: sample(..., solver=SDEDPMSolverPP(), "
+            "grid=TimeGrid.uniform_lmbda(schedule, 50), noise=BrownianPath(x_T.shape, seed=0))"
+        )
     if not isinstance(solver, RungeKutta) or not solver.tableau.embedded:
         raise ValueError(
             f"{solver!r} has no embedded pair to estimate the error of a step: use "

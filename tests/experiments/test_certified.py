@@ -8,7 +8,7 @@ from adjointdeis.diffusion import MixtureDenoiser
 from adjointdeis.gradients import Certified, extrapolated_error
 from adjointdeis.problems import PARTS
 from adjointdeis.solvers import DPMSolverPP
-from experiments.certified.run import RandomMixtures, gradients, normal
+from experiments.certified.run import gradients, normal, random_mixtures
 
 
 def square(x: torch.Tensor) -> torch.Tensor:
@@ -17,7 +17,7 @@ def square(x: torch.Tensor) -> torch.Tensor:
 
 def test_problems_of_a_block_are_estimated_as_each_alone() -> None:
     draw = torch.Generator().manual_seed(0)
-    mixtures = RandomMixtures(2, 3, 4, draw)
+    mixtures, _ = random_mixtures(2, 3, 4, draw)
     x_T, z = normal(draw, 2, 2, 4), normal(draw, 2, 2, 3)
     grid = TimeGrid.uniform_lmbda(mixtures.schedule, 8)
     runs = [

@@ -179,6 +179,7 @@ class _Descent:
             self.gradient_error = self._gradient_error()
         if not self.optimisation.finished:
             step = self.optimisation.step()
+            assert step.rows is not None
             for pair in step.rows.tolist():
                 self.costs[pair].add(step.cost)
             # A pair that has stopped keeps showing the loss of what was accepted.
