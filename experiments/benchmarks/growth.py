@@ -118,7 +118,8 @@ def compiled_gradient(steps: int, chunk: int = 10) -> Callable[[], Any]:
             states = forward(x, z, *numbers)
             return states[-1], states
 
-        _, product, states = torch.func.vjp(last, x, z, has_aux=True)
+        found: Any = torch.func.vjp(last, x, z, has_aux=True)
+        _, product, states = found
         return states, *product(a)
 
     taken, pulled = torch.compile(forward, dynamic=False), torch.compile(backward, dynamic=False)
@@ -152,7 +153,9 @@ def methods(steps: int, compiled: bool = False) -> dict[str, Callable[[], Any]]:
         "AdjointDEIS-1": through(AdjointDEIS()),
         "torchdiffeq, adjoint": torchdiffeq_adjoint,
     }
-    found = {name: (lambda f=function: f(given)) for name, function in work.items()}
+    found: dict[str, Callable[[], Any]] = {
+        name: (lambda f=function: f(given)) for name, function in work.items()
+    }
     if compiled:
         found["ten steps compiled as one"] = compiled_gradient(steps)
     other = diffrax_gradient(steps)

@@ -205,7 +205,8 @@ def _shape(output: Tensor, x: Tensor, first: int) -> frozenset | None:
     None where it uses a node that was there before, which :class:`LeafCheck` looks at.
     """
     counts: Counter = Counter()
-    stack, seen, end = [output.grad_fn], {None, x.grad_fn}, next_number()
+    stack: list[Any] = [output.grad_fn]
+    seen, end = {None, x.grad_fn}, next_number()
     while stack:
         node = stack.pop()
         if node in seen:

@@ -302,9 +302,9 @@ class Run:
         if not self.chain.scheduled:
             refuse_changed(self._conditions, self._versions)
         if self.chain.trajectory is None:
-            return outputs[0], outputs[1:]
+            return outputs[0], tuple(outputs[1:])
         self.chain.trajectory.note(outputs[0], outputs[1])
-        return outputs[0], outputs[2:]
+        return outputs[0], tuple(outputs[2:])
 
     def close(self, end: State) -> Trace:
         """End the run.
