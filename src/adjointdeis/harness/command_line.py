@@ -51,7 +51,11 @@ from adjointdeis.harness.validation import ConfigError, flat_keys, validate
 _UNREADABLE = (yaml.YAMLError, ValueError, RecursionError, AttributeError, TypeError, OSError)
 _MOST_JOBS = 100_000
 _LONGEST = 200  # bytes of a key; Hydra looks for a folder of that name
-_OPEN = ("rows", "judges", "logger", "assets.published", "task.morphs")
+_DETECTION = ("detectors", "degradations", "weights", "most_pairs")
+_OPEN = (
+    *("rows", "judges", "logger", "assets.published", "task.morphs"),
+    *(f"{task}.{name}" for task in ("task", "task.detection") for name in _DETECTION),
+)
 """Sections whose keys are the user's to choose."""
 
 
