@@ -14,7 +14,7 @@ from adjointdeis.faces.weights import fingerprint, read_header
 from adjointdeis.files import write_atomically
 from adjointdeis.harness.detectors import EMBEDDED
 
-TRAINED_ON = "hardened"
+TRAINED_ON = "all"
 CARDS = """# The embedded detectors of morphs
 
 Made by `python run.py +experiment=detection` and `python -m experiments.detection.publish`: of

@@ -101,14 +101,14 @@ def _grey16(image: Image.Image) -> Image.Image:
         return image
     tags = getattr(image, "tag_v2", {})
     white = 2 ** int(np.ravel(tags.get(_BITS, 16))[0]) - 1
-    values = np.asarray(image).astype(np.float64)
-    clear = image.info.get("transparency")
-    transparent = values == clear if isinstance(clear, int) else None
+    values, clear = np.asarray(image), image.info.get("transparency")
+    # By a table: floating-point numbers would take eight times the memory of the image.
+    shades = np.arange(2**16, dtype=np.float64)
     if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
-        values = white - values
-    grey = np.rint(values * (255 / white)).astype(np.uint8)
-    if transparent is not None:
-        grey[transparent] = BACKGROUND[0]
+        shades = white - shades
+    grey = np.rint(shades * (255 / white)).astype(np.uint8)[values.astype(np.uint16, copy=False)]
+    if isinstance(clear, int):
+        grey[values == clear] = BACKGROUND[0]
     found = Image.fromarray(grey)
     # Orientation travels in what the file says beside its pixels.
     found.info = {k: v for k, v in image.info.items() if k != "transparency"}

@@ -15,7 +15,7 @@ from adjointdeis.detection import (
     PrintScan,
     Resize,
 )
-from adjointdeis.detection.degradation import _blurred
+from adjointdeis.detection.print_scan import _blurred
 
 NOTHING = {
     "halftone": 0.0, "blur": 0.0, "rotation": 0.0, "scale": 0.0, "shift": 0.0, "black": 0.0,
@@ -165,10 +165,16 @@ def test_steps_follow_their_order() -> None:
     ("kind", "setting", "words"),
     [
         (Jpeg, {"quality": 0}, "quality of 1 to 95"),
+        (Jpeg, {"quality": 75.5}, "whole quality"),
         (Jpeg2000, {"smallest": 5, "largest": 5}, "smallest < largest"),
         (Resize, {"share": 1.0}, "share=1.0"),
-        (PrintScan, {"noise": -1.0}, "noise=-1.0: expected 0 or more"),
-        (PrintScan, {"black": 0.9, "white": 0.2}, "black below a white"),
+        (PrintScan, {"noise": -1.0}, "noise=-1.0: expected a number of 0 to 1"),
+        (PrintScan, {"noise": float("nan")}, "noise=nan"),
+        (PrintScan, {"blur": float("inf")}, "blur=inf"),
+        (PrintScan, {"oversampling": 1.5}, "oversampling=1.5: expected a whole number of 1 to 16"),
+        # Whose exponent may be negative, which makes black infinitely bright.
+        (PrintScan, {"gamma_spread": 1.2}, "gamma_spread=1.2"),
+        (PrintScan, {"black": 0.9, "white": 0.2}, "black below white"),
         (Degradations, {"steps": ()}, "no degradations"),
     ],
 )

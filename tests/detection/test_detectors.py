@@ -1,6 +1,6 @@
 """Detectors: what they learn, in which direction they score, and what they refuse."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -109,7 +109,7 @@ def test_the_linear_score_is_that_of_scikit_learn() -> None:
     examples = Examples(suspects(pictures(20, 0), averages(20, 10)), labels(20, 20), "x")
     recipe = TextureDetection(name="lbp", regularisation=0.5)
     detector = recipe.train(examples, 0, no_trainer)
-    values = recipe.measured(examples.suspects)
+    values = recipe.features(examples.suspects)
     deviation = np.where(values.std(0) > 1e-9, values.std(0), 1)
     scaled = (values - values.mean(0)) / deviation
     machine = svm.LinearSVC(C=0.5, class_weight="balanced", random_state=0, max_iter=20_000)
@@ -125,8 +125,15 @@ def test_saved_and_loaded(tmp_path) -> None:
     again = TextureDetection(name="lbp").load(str(tmp_path / "a.npz"))
     assert again.training == "forty" and again.fingerprint == detector.fingerprint
     assert (again.score(examples.suspects) == detector.score(examples.suspects)).all()
-    with pytest.raises(DetectorError, match=r"of 0 recognisers.*has f{16}: give it the same"):
-        DifferenceDetection(name="d", recognisers=[MeanColour()]).load(str(tmp_path / "a.npz"))
+    for other, words in (
+        (DifferenceDetection(name="d", recognisers=[MeanColour()]), "embeddings of f+"),
+        (TextureDetection(name="d", cells=8), "lbp in 8 x 8 cells"),
+        (TextureDetection(name="d", feature="residual"), "residual in 4 x 4 cells"),
+    ):
+        with pytest.raises(
+            DetectorError, match=f"on lbp in 4 x 4 cells, and .* sees {words}: give"
+        ):
+            other.load(str(tmp_path / "a.npz"))
     (tmp_path / "b.npz").write_bytes(b"nothing")
     for path in ("b.npz", "absent.npz"):
         with pytest.raises(DetectorError, match="not the file of a linear detector"):
@@ -194,9 +201,9 @@ def test_differential_detectors_compare_with_who_is_there() -> None:
     with pytest.raises(DetectorError, match=r"trusted live capture.*live="):
         detector.score(suspects(bona, one))
     both = DifferenceDetection(name="both", recognisers=[system], texture=True)
-    assert both.measured(shown).shape == (160, 3 + 1 + 16 * 28)
+    assert both.features(shown).shape == (160, 3 + 1 + 16 * 28)
     # The same image twice differs in nothing.
-    same = both.measured(Suspects(bona, shown.names[:80], bona))
+    same = both.features(Suspects(bona, shown.names[:80], bona))
     assert same[:, :3] == pytest.approx(0) and same[:, 3] == pytest.approx(1)
     assert (same[:, 4:] == 0).all()
 
@@ -253,7 +260,7 @@ def bright(images: np.ndarray) -> np.ndarray:
 def test_plugged_detectors_score_higher_for_a_morph_whatever_their_own_direction() -> None:
     dark, light = np.full((2, 8, 8, 3), 10, np.uint8), np.full((2, 8, 8, 3), 250, np.uint8)
     shown = suspects(dark, light)
-    plain = CallableDetector(name="bright", function=bright)
+    plain = CallableDetector(name="bright", function=bright, higher_is="morph")
     turned = CallableDetector(name="dark", function=bright, higher_is="bonafide")
     assert plain.score(shown).tolist() == [10, 10, 250, 250]
     assert turned.score(shown).tolist() == [-10, -10, -250, -250]
@@ -263,19 +270,54 @@ def test_plugged_detectors_score_higher_for_a_morph_whatever_their_own_direction
             difference = (images - live).mean((1, 2, 3))
             return torch.stack([-difference, difference], 1)
 
-    network = TorchDetector(name="two", network=Two(), kind="d_mad", column=1)
+    network = TorchDetector(name="two", network=Two(), higher_is="morph", kind="d_mad", column=1)
     live = np.concatenate([dark, dark])
     scores = network.score(suspects(dark, light, live))
     assert scores == pytest.approx([0, 0, 240 / 127.5, 240 / 127.5])
     with pytest.raises(DetectorError, match="trusted live capture"):
         network.score(shown)
-    with pytest.raises(DetectorError, match="column=2 of 2 outputs"):
-        TorchDetector(name="two", network=Two(), kind="d_mad", column=2).score(
-            suspects(dark, light, live)
-        )
+    for column in (2, -1, None):
+        with pytest.raises(DetectorError, match=f"column={column} of 2 outputs"):
+            replace(network, column=column).score(suspects(dark, light, live))
     for wrong in ({"kind": "x"}, {"higher_is": "fake"}):
         with pytest.raises(DetectorError, match=r"expected|is none of"):
-            CallableDetector(name="bright", function=bright, **wrong)
+            CallableDetector(name="bright", function=bright, **{"higher_is": "morph", **wrong})
+    # Half of the published detectors have it one way and half the other: nobody guesses.
+    for kind in (CallableDetector, TorchDetector, OnnxDetector, PrecomputedScores):
+        with pytest.raises(TypeError, match="higher_is"):
+            kind(name="x", function=bright) if kind is CallableDetector else kind(
+                **{"network": Two(), "name": "x"} if kind is TorchDetector else {"file": "x"}
+            )
+
+
+def test_what_a_plugged_detector_returns_is_a_number_an_image() -> None:
+    shown = Suspects(pictures(2, 0, 8), ("a", "b"))
+
+    class Returns(nn.Module):
+        def __init__(self, what: Any) -> None:
+            super().__init__()
+            self.what = what
+
+        def forward(self, images: Tensor) -> Any:
+            return self.what
+
+    for output, words in (
+        (torch.zeros(2, 3, 5), r"shape \(2, 3, 5\): expected"),
+        ({"logits": torch.zeros(2)}, "returned dict"),
+        (torch.zeros(1), r"shape \(1,\) for 2 images"),
+    ):
+        detector = TorchDetector(name="theirs", network=Returns(output), higher_is="morph")
+        with pytest.raises(DetectorError, match=words):
+            score_in_batches(detector, shown)
+    flat = TorchDetector(name="x", network=Returns(torch.ones(2, 1, 1, 1)), higher_is="bonafide")
+    assert flat.score(shown).tolist() == [-1, -1]
+    words = CallableDetector(name="x", function=lambda x: ["high", "low"], higher_is="morph")
+    with pytest.raises(DetectorError, match="returned list"):
+        words.score(shown)
+    gradient = CallableDetector(
+        name="x", function=lambda x: torch.ones(2, requires_grad=True), higher_is="morph"
+    )
+    assert gradient.score(shown).tolist() == [1, 1]
 
 
 def test_an_onnx_file_is_a_detector(tmp_path) -> None:
@@ -302,11 +344,16 @@ def test_an_onnx_file_is_a_detector(tmp_path) -> None:
     }  # fmt: skip
     images = pictures(3, 0, 8)
     shown = Suspects(images, ("a", "b", "c"))
-    detector = OnnxDetector(str(tmp_path / "mean.onnx"), column=1, **stated)
+    file = str(tmp_path / "mean.onnx")
+    detector = OnnxDetector(file, "morph", column=1, **stated)
     assert detector.name == "mean" and len(detector.fingerprint) == 64
     assert score_in_batches(detector, shown) == pytest.approx(bright(images), rel=1e-5)
-    with pytest.raises(DetectorError, match=r"column=2.*has 2 outputs"):
-        OnnxDetector(str(tmp_path / "mean.onnx"), column=2, **stated)
+    # A score that is low for a morph is turned round.
+    turned = OnnxDetector(file, "bonafide", column=1, **stated)
+    assert turned.score(shown).tolist() == (-detector.score(shown)).tolist()
+    for column in (2, None):
+        with pytest.raises(DetectorError, match=rf"column={column} of 2 outputs"):
+            OnnxDetector(file, "morph", column=column, **stated)
 
 
 def test_scores_of_a_file(tmp_path) -> None:
@@ -314,11 +361,14 @@ def test_scores_of_a_file(tmp_path) -> None:
     path = tmp_path / "theirs.csv"
     path.write_text("score,image,degradation\n0.25,001_002.png,\n-1,faces/001_03.png,none\n"
                     "7,001_002.png,jpeg\n")  # fmt: skip
-    detector = PrecomputedScores(str(path), higher_is="bonafide")
+    detector = PrecomputedScores(str(path), "bonafide")
     assert detector.name == "theirs" and detector.degradations == ("none", "jpeg")
     assert detector.score(shown).tolist() == [-0.25, 1.0]
     with pytest.raises(DetectorError, match=r"no score of 1 of 2 images under.*jpeg.*faces/001_03"):
-        detector.of(shown, "jpeg")
+        detector.of(shown.names, "jpeg")
+    # Without its folder a morph's name is that of every attack's morph of the pair.
+    with pytest.raises(DetectorError, match=r"001_002.png is the name of 2 images.*folder"):
+        detector.of((*shown.names, "morphs/y/001_002.png"), "none")
     for text, words in (
         ("image\na\n", "column 'score' is missing"),
         ("image,score\na,x\n", ":2: score 'x'"),
@@ -326,7 +376,7 @@ def test_scores_of_a_file(tmp_path) -> None:
     ):
         path.write_text(text)
         with pytest.raises(DetectorError, match=words):
-            PrecomputedScores(str(path))
+            PrecomputedScores(str(path), "morph")
 
 
 def test_what_is_no_score_is_refused_by_the_name_of_the_image() -> None:
@@ -348,8 +398,9 @@ def test_images_and_examples_that_contradict_are_refused() -> None:
         Suspects(images.astype(float), ("a", "b"))
     with pytest.raises(DetectorError, match="2 images and 1 names"):
         Suspects(images, ("a",))
-    with pytest.raises(DetectorError, match="one each"):
-        Suspects(images, ("a", "b"), images[:1])
+    for live in (images[:1], images[:, :4], images[..., 0]):
+        with pytest.raises(DetectorError, match="one each"):
+            Suspects(images, ("a", "b"), live)
     with pytest.raises(DetectorError, match="some of both"):
         Examples(Suspects(images, ("a", "b")), np.array([True, True]), "x")
     for kind, wrong, words in (

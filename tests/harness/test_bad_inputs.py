@@ -298,6 +298,8 @@ def stated_by_its_class(node, key: str) -> bool:
         (["task._target_=os.sep"], "task._target_='os.sep'"),
         (["task._target_=5"], "task._target_=5"),
         (["hydra.searchpath=[5]"], "hydra.searchpath"),
+        (["x" * 3000 + "=1"], "xxx...: no key or group"),
+        (["solver=" + "x" * 3000], "solver=xxx"),
         (["optimizer.lr=" + "9" * 10_000], "optimizer.lr=999"),
         (["optimizer.lr=" + "[" * 3000 + "]" * 3000], "optimizer.lr=[["),
         (["seed=range(0,inf)"], "seed=range(0,inf)"),

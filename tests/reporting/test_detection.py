@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -11,11 +12,17 @@ from detection_scores import d_eer, macer_at_bscer, setting_rows, write_detectio
 from adjointdeis.evaluation import DetectionScores, read_detection
 from adjointdeis.evaluation.cli import main
 from adjointdeis.evaluation.detection import WORST
-from adjointdeis.evaluation.detection_matrix import DETECTION, hardening_rows, matrix_rows
+from adjointdeis.evaluation.detection_matrix import (
+    DETECTION,
+    DetectorSetting,
+    hardening_rows,
+    matrix_rows,
+)
 from adjointdeis.reporting import ReportError, Run, aggregate, write_report
 from adjointdeis.reporting.curves import ErrorCurve, detection_curve, detection_curves, error_figure
 from adjointdeis.reporting.detection import (
     beside_table,
+    candidates_table,
     detection_blocks,
     parts,
     reconstructed_table,
@@ -165,11 +172,76 @@ def test_the_verdict_is_about_the_system_and_what_hardens_it(study):
     assert "shuffled labels" not in text
 
 
+def test_after_a_degradation_morphs_are_counted_one_by_one(detected, tmp_path):
+    """By hand: who is accepted as both people, and is no more like a morph than 90% of faces."""
+    directory, result = detected
+    shutil.copytree(directory, tmp_path / "run")
+    kept = tmp_path / "run/degraded/print_scan/scores.csv"
+    kept.parent.mkdir(parents=True)
+    shutil.copyfile(directory / result["scores"], kept)
+    found = DetectionResult.of_run(Run.read(tmp_path / "run"))
+    at, counts = found.run.headline[0], {}
+    for attack in ATTACKS:
+        both = found.passing(attack, "arcface", at, "print_scan")
+        table = found.study.tables[DetectorSetting("gate", "d_mad", "all", "print_scan")]
+        faces = np.sort(table.select(attack="bonafide")["score"])
+        own = table.select(attack=attack)
+        missed = dict(zip(own["ref_id"], own["score"] <= faces[-1 - 12], strict=True))
+        accepted = found.run.verdicts(attack, "arcface", at)
+        counts[attack] = sum(accepted[pair] == "yes" and missed[pair] for pair in accepted)
+        assert (both["k"], both["n"]) == (counts[attack], 60)
+        # Not that of the images as they are.
+        assert attack != "exact" or both != found.passing(attack, "arcface", at)
+    assert len(set(counts.values())) == 2
+    shown = beside_table(found, at, "print_scan")
+    column = shown.header.index(f"pass both, {found.run.system_label('arcface')}")
+    assert [row[column].detail[0] for row in shown.rows] == [f"{k}/60" for k in counts.values()]
+    text = " ".join(verdict(found, at))
+    assert f"{max(counts.values())} of 60 pass both" in text and "highest such bound" not in text
+    # A stranger's folder outside of the run is not read.
+    kept.unlink()
+    kept.symlink_to(directory / result["scores"])
+    outside = DetectionResult.of_run(Run.read(tmp_path / "run"))
+    assert outside.passing("exact", "arcface", at, "print_scan") is None
+
+
+def test_validation_people_rank_the_detectors_and_not_the_test(detected, tmp_path):
+    directory, result = detected
+    shutil.copytree(directory, tmp_path / "run")
+
+    def tried(d_eer, **settings):
+        return {"settings": settings, "d_eer": d_eer, "attack": "dim_a", "n_morph": 60,
+                "n_bonafide": 150, "taken": False}  # fmt: skip
+
+    rows = {"cnn": [tried(0.05, steps=1), tried(0.02, steps=2) | {"taken": True}],
+            "gate": [tried(0.2) | {"taken": True}]}  # fmt: skip
+    for change, best in (({}, "cnn"), ({"gate": [tried(0.2)]}, "gate"), ({"gate": "x"}, "gate")):
+        stated = {name: {"candidates": of} for name, of in (rows | change).items()}
+        said = result["run"] | {"detection": {"detectors": stated}}
+        (tmp_path / "run/result.json").write_text(json.dumps(result | {"run": said}))
+        found = DetectionResult.of_run(Run.read(tmp_path / "run"))
+        assert found.ranked[0] == best and found.held_out == (best == "cnn")
+        text = " ".join(verdict(found, found.run.headline[0]))
+        assert ("Best on the validation people, who are not tested, is cnn" in text) == (not change)
+    found = DetectionResult.of_run(Run.read(tmp_path / "run"))
+    lines = [[cell.flat for cell in row] for row in candidates_table(found).rows]
+    assert lines == [["cnn", "steps=1", "5.0", "dim_a", "60", "150", ""],
+                     ["cnn", "steps=2", "2.0", "dim_a", "60", "150", "taken"]]  # fmt: skip
+
+
 def test_a_control_that_is_not_at_one_half_is_said(tmp_path):
     rows = setting_rows({"a": (2.0, 1.0)}) + setting_rows({"a": (2.0, 1.0)}, trained_on="shuffled")
     made = read_detection(write_detection(tmp_path / DETECTION, rows))
     result = DetectionResult(made, matrix_rows(made, replicates=0), [])
     assert "cnn trained on shuffled labels has" in verdict(result, None)[-1]
+
+
+def test_scores_that_are_turned_round_are_said(tmp_path):
+    """Nothing in a file of scores says which way they go; rates far above one half do."""
+    for d, said in ((-2.0, True), (2.0, False), (0.0, False)):
+        made = read_detection(write_detection(tmp_path / DETECTION, setting_rows({"a": (d, 1.0)})))
+        text = " ".join(verdict(DetectionResult(made, matrix_rows(made, replicates=0), []), None))
+        assert ("worse than chance: is a high score of it bona fide" in text) == said
 
 
 def test_hardening_says_gain_and_cost(tmp_path):

@@ -14,7 +14,6 @@ from adjointdeis.detection.degradation import (
     Degradations,
     Jpeg,
     Jpeg2000,
-    PrintScan,
     Resize,
 )
 from adjointdeis.detection.demorphing import Demorphing
@@ -37,6 +36,7 @@ from adjointdeis.detection.plugged import (
     PrecomputedScores,
     TorchDetector,
 )
+from adjointdeis.detection.print_scan import PrintScan
 
 __all__ = [
     "CallableDetector",

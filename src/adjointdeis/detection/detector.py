@@ -57,11 +57,11 @@ class Suspects:
         if len(self.names) != len(self.images):
             raise DetectorError(f"{len(self.images)} images and {len(self.names)} names")
         if self.live is not None and (
-            len(self.live) != len(self.images) or self.live.dtype != np.uint8
+            self.live.shape != self.images.shape or self.live.dtype != np.uint8
         ):
             raise DetectorError(
-                f"live captures of shape {self.live.shape} and type {self.live.dtype} for "
-                f"{len(self.images)} images: expected one each, uint8"
+                f"live captures of shape {self.live.shape} and type {self.live.dtype} for images "
+                f"of shape {self.images.shape}: expected one each, of the same size, uint8 RGB"
             )
 
     def __len__(self) -> int:

@@ -24,7 +24,8 @@ References:
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
@@ -48,30 +49,35 @@ Texture = Literal["lbp", "residual"]
 Features = Callable[[Suspects], np.ndarray]
 
 
-class Remembered:
-    """Features that are computed once for an image and its live capture, whoever asks again.
+@lru_cache(maxsize=64)
+def _memory(*what: object) -> dict[str, np.ndarray]:
+    """What is known of images by their hash, one dictionary for each thing that is measured."""
+    return {}
 
-    One recipe trains many detectors on overlapping examples, and all score the same images.
+
+def remembered(
+    images: np.ndarray,
+    names: Sequence[str],
+    measure: Callable[[np.ndarray, Sequence[str]], np.ndarray],
+    *what: object,
+) -> np.ndarray:
+    """``measure(images, names)``, (B, D), computed once for an image, whoever asks again.
+
+    One recipe trains many detectors on overlapping examples, all score the same images, and
+    candidates for one detector differ in little else than how strongly weights are held back.
 
     Args:
-        features: (B, D) of suspects.
+        images: (B, H, W, 3) uint8.
+        names: Of them, for errors.
+        measure: Of some of them.
+        what: Says what is measured: a fingerprint of it.
     """
-
-    def __init__(self, features: Features) -> None:
-        self.features = features
-        self.known: dict[str, np.ndarray] = {}
-
-    def __call__(self, suspects: Suspects) -> np.ndarray:
-        live = suspects.live
-        keys = [
-            sha256_of(image) + ("" if live is None else sha256_of(live[k]))
-            for k, image in enumerate(suspects.images)
-        ]
-        todo = list({key: k for k, key in enumerate(keys) if key not in self.known}.values())
-        if todo:
-            found = self.features(suspects.at(todo))
-            self.known |= {keys[k]: row for k, row in zip(todo, found, strict=True)}
-        return np.stack([self.known[key] for key in keys])
+    known, keys = _memory(*what), [sha256_of(image) for image in images]
+    todo = list({key: k for k, key in enumerate(keys) if key not in known}.values())
+    if todo:
+        found = measure(images[todo], [names[k] for k in todo])
+        known |= {keys[k]: row for k, row in zip(todo, found, strict=True)}
+    return np.stack([known[key] for key in keys])
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +92,7 @@ class LinearDetector:
         mean, deviation: :math:`\mu` and :math:`\sigma`, (D,).
         weight: w, (D,).
         bias: b.
-        made_of: Fingerprints of what the features are computed by.
+        made_of: What the features are, recognisers by their fingerprints.
     """
 
     name: str
@@ -134,10 +140,8 @@ class TextureDetection:
     cells: int = 4
     regularisation: float = 0.01
     kind: ClassVar[Kind] = "s_mad"
-    features: Features = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "features", Remembered(self.measured))
         if self.feature not in get_args(Texture) or self.cells < 1 or self.regularisation <= 0:
             raise DetectorError(
                 f"detector {self.name}: feature={self.feature!r}, cells={self.cells}, "
@@ -145,17 +149,16 @@ class TextureDetection:
                 "1 cell or more, and a number above 0"
             )
 
-    def measured(self, suspects: Suspects) -> np.ndarray:
+    def features(self, suspects: Suspects) -> np.ndarray:
         """(B, D) float64."""
-        measure = lbp_histograms if self.feature == "lbp" else residual_statistics
-        return np.stack([measure(grey, self.cells) for grey in luminance(suspects.images)])
+        return texture(suspects.images, suspects.names, self.feature, self.cells)
 
     def train(self, examples: Examples, seed: int, trainer: TrainerFactory) -> LinearDetector:
         svm = load("sklearn.svm", "texture detectors")
         machine = svm.LinearSVC(
             C=self.regularisation, class_weight="balanced", random_state=seed, max_iter=20_000
         )
-        return fitted(machine, self.features, examples, self.name, self.kind)
+        return fitted(machine, self.features, examples, self.name, self.kind, self._made_of)
 
     def load(self, path: str) -> LinearDetector:
         """The detector of a file that :meth:`LinearDetector.save` wrote.
@@ -163,7 +166,11 @@ class TextureDetection:
         Raises:
             DetectorError: No such file, or not one of this recipe.
         """
-        return loaded(path, self.features, self.name, self.kind)
+        return loaded(path, self.features, self.name, self.kind, self._made_of)
+
+    @property
+    def _made_of(self) -> tuple[str, ...]:
+        return (f"{self.feature} in {self.cells} x {self.cells} cells",)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -185,14 +192,12 @@ class DifferenceDetection:
     texture: bool = False
     regularisation: float = 0.03
     kind: ClassVar[Kind] = "d_mad"
-    features: Features = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "features", Remembered(self.measured))
         if not self.recognisers:
             raise DetectorError(f"detector {self.name}: recognisers=[]: name at least one")
 
-    def measured(self, suspects: Suspects) -> np.ndarray:
+    def features(self, suspects: Suspects) -> np.ndarray:
         """(B, sum of D + 1) float64: squared differences and the cosine, of each recogniser; and
         the differences of texture.
 
@@ -201,15 +206,13 @@ class DifferenceDetection:
             NoFaceError: A recogniser finds no face.
         """
         live, found = suspects.require_live(self.name), []
+        sides = suspects.images, live
         for system in self.recognisers:
-            u, v = (
-                unit_embeddings(system, images, suspects.names)
-                for images in (suspects.images, live)
-            )
+            embed, what = partial(unit_embeddings, system), ("embeddings", system.fingerprint)
+            u, v = (remembered(images, suspects.names, embed, *what) for images in sides)
             found += [(u - v) ** 2, (u * v).sum(1, keepdims=True)]
         if self.texture:
-            sides = (luminance(images) for images in (suspects.images, live))
-            here, there = (np.stack([lbp_histograms(grey, 4) for grey in side]) for side in sides)
+            here, there = (texture(images, suspects.names, "lbp", 4) for images in sides)
             found.append(here - there)
         return np.concatenate(found, axis=1)
 
@@ -230,7 +233,8 @@ class DifferenceDetection:
 
     @property
     def _made_of(self) -> tuple[str, ...]:
-        return tuple(system.fingerprint for system in self.recognisers)
+        systems = tuple(f"embeddings of {system.fingerprint}" for system in self.recognisers)
+        return (*systems, "lbp in 4 x 4 cells") if self.texture else systems
 
 
 def fitted(
@@ -288,10 +292,10 @@ def loaded(
             "detectors/ of a run of task=detection"
         ) from error
     if before != made_of:
+        learnt, mine = (", ".join(text[:30] for text in of) or "?" for of in (before, made_of))
         raise DetectorError(
-            f"{path} was trained on the embeddings of {len(before)} recognisers of fingerprints "
-            f"{', '.join(f[:16] for f in before) or 'none'}, and detector {name} has "
-            f"{', '.join(f[:16] for f in made_of) or 'none'}: give it the same, in their order"
+            f"{path} was trained on {learnt}, and detector {name} sees {mine}: give it the same, "
+            "in their order"
         )
     bias = float(numbers.pop("bias"))
     return LinearDetector(name, kind, training, features, **numbers, bias=bias, made_of=made_of)
@@ -312,6 +316,16 @@ def unit_embeddings(system: Recogniser, images: np.ndarray, names: Sequence[str]
 def luminance(images: np.ndarray) -> np.ndarray:
     """(B, H, W) float64 in [0, 255] of (B, H, W, 3) RGB, by ITU-R BT.601."""
     return images.astype(np.float64) @ np.array([0.299, 0.587, 0.114])
+
+
+def texture(images: np.ndarray, names: Sequence[str], feature: Texture, cells: int) -> np.ndarray:
+    """(B, D) float64: `lbp` or `residual` of (B, H, W, 3) uint8, see the module."""
+    one = lbp_histograms if feature == "lbp" else residual_statistics
+
+    def measure(images: np.ndarray, names: Sequence[str]) -> np.ndarray:
+        return np.stack([one(grey, cells) for grey in luminance(images)])
+
+    return remembered(images, names, measure, feature, cells)
 
 
 def lbp_histograms(grey: np.ndarray, cells: int) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Detectors of others: a function, a torch network, an ONNX file, or scores computed elsewhere."""
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,9 @@ class CallableDetector:
         name: In score files.
         function: ``function(images)`` of (B, H, W, 3) uint8 RGB to B scores; of a differential
             kind, ``function(images, live)``.
+        higher_is: What a high score of the function says, ``morph`` or ``bonafide``: published
+            detectors have it either way, so there is no default.
         kind: What it sees.
-        higher_is: What a high score of the function says, ``morph`` or ``bonafide``.
         training: What it was trained on, one line.
         fingerprint: SHA-256 of its weights, where there is one.
 
@@ -45,8 +47,8 @@ class CallableDetector:
 
     name: str
     function: Callable[..., Any]
+    higher_is: str
     kind: Kind = "s_mad"
-    higher_is: str = "morph"
     training: str = "not stated"
     fingerprint: str = "not stated"
 
@@ -58,8 +60,7 @@ class CallableDetector:
         given = [suspects.images]
         if self.kind in DIFFERENTIAL:
             given.append(suspects.require_live(self.name))
-        found = np.asarray(self.function(*given), np.float64)
-        return sign_of(self.higher_is, self.name) * found
+        return sign_of(self.higher_is, self.name) * numbers(self.function(*given), self.name)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -71,9 +72,10 @@ class TorchDetector:
         network: Gives logits (B) or (B, 1), or (B, classes) of which ``column`` is taken; of a
             differential kind it is called with the live captures as its second argument. It is put
             into evaluation mode.
+        higher_is: What a high output says, ``morph`` or ``bonafide``: published detectors have it
+            either way, so there is no default.
         kind: What it sees.
-        column: Which of several outputs is the score.
-        higher_is: What a high output says, ``morph`` or ``bonafide``.
+        column: Which of several outputs is the score; None where there is one.
         training: What it was trained on, one line.
         fingerprint: SHA-256 of its weights, where there is one.
 
@@ -83,9 +85,9 @@ class TorchDetector:
 
     name: str
     network: nn.Module
+    higher_is: str
     kind: Kind = "s_mad"
-    column: int = 0
-    higher_is: str = "morph"
+    column: int | None = None
     training: str = "not stated"
     fingerprint: str = "not stated"
 
@@ -100,7 +102,7 @@ class TorchDetector:
         given = [to_tensor(suspects.images).to(device)]
         if self.kind in DIFFERENTIAL:
             given.append(to_tensor(suspects.require_live(self.name)).to(device))
-        output = self.network(*given).double().cpu().numpy()
+        output = numbers(self.network(*given), self.name)
         return sign_of(self.higher_is, self.name) * column_of(output, self.column, self.name)
 
 
@@ -109,9 +111,10 @@ class OnnxDetector:
 
     Args:
         file: The ``.onnx`` file.
+        higher_is: What a high output says, ``morph`` or ``bonafide``: published detectors have it
+            either way, so there is no default.
         name: In score files; the file's stem if None.
-        column: Which of several outputs is the score.
-        higher_is: What a high output says, ``morph`` or ``bonafide``.
+        column: Which of several outputs is the score; None where there is one.
         training: What it was trained on, one line.
         stated: Its input, as :class:`adjointdeis.faces.recognisers.onnx.OnnxSpec` says: size,
             colours, mean, std, licence and so on.
@@ -126,9 +129,9 @@ class OnnxDetector:
     def __init__(
         self,
         file: str,
+        higher_is: str,
         name: str | None = None,
-        column: int = 0,
-        higher_is: str = "morph",
+        column: int | None = None,
         training: str = "not stated",
         **stated: Any,
     ) -> None:
@@ -136,16 +139,13 @@ class OnnxDetector:
         self.column, self.sign = column, sign_of(higher_is, self.name)
         # What runs a recogniser's file runs this one: a score is an embedding of few numbers.
         self.network = OnnxRecogniser.from_file(file, name=self.name, **stated)
-        if column >= self.network.embedding_dim:
-            raise DetectorError(
-                f"detector {self.name}: column={column}, and {file} has "
-                f"{self.network.embedding_dim} outputs, counted from 0"
-            )
+        # Found out here, before any morph is made.
+        column_of(np.zeros((1, self.network.embedding_dim)), column, f"{self.name} ({file})")
         self.fingerprint = self.network.fingerprint
 
     def score(self, suspects: Suspects) -> np.ndarray:
         found, _ = self.network.embed(suspects.images)
-        return self.sign * found[:, self.column].astype(np.float64)
+        return self.sign * column_of(found.astype(np.float64), self.column, self.name)
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,14 +153,15 @@ class PrecomputedScores:
     """Scores of a file: of a detector that runs elsewhere.
 
     The file is a CSV with the columns ``image`` and ``score``, and, where it has scores of degraded
-    images too, ``degradation``. Names of images are those of ``detection.csv``, with or without the
-    folder.
+    images too, ``degradation``. Names of images are those of ``detection.csv``; the folder may be
+    left out where one image alone has the name, which of several attacks' morphs none has.
 
     Args:
         file: The CSV.
+        higher_is: What a high score says, ``morph`` or ``bonafide``: published detectors have it
+            either way, so there is no default.
         name: In score files; the file's stem if None.
         kind: What the detector sees.
-        higher_is: What a high score says, ``morph`` or ``bonafide``.
         training: What it was trained on, one line.
 
     Raises:
@@ -169,9 +170,9 @@ class PrecomputedScores:
     """
 
     file: str
+    higher_is: str
     name: str = ""
     kind: Kind = "s_mad"
-    higher_is: str = "morph"
     training: str = "not stated"
     scores: Mapping[tuple[str, str], float] = field(init=False, repr=False)
 
@@ -192,24 +193,34 @@ class PrecomputedScores:
 
     def score(self, suspects: Suspects) -> np.ndarray:
         """Scores of the images as they are; :meth:`of` takes another degradation."""
-        return self.of(suspects, NONE)
+        return self.of(suspects.names, NONE)
 
-    def of(self, suspects: Suspects, degradation: str) -> np.ndarray:
-        """Scores under a degradation.
+    def of(self, names: Sequence[str], degradation: str) -> np.ndarray:
+        """Scores of images by name under a degradation.
 
         Raises:
-            DetectorError: An image has none; it is named.
+            DetectorError: An image has none, or has one by a name that several images share.
         """
-        found = [
-            self.scores.get((degradation, name), self.scores.get((degradation, Path(name).name)))
-            for name in suspects.names
-        ]
-        missing = [n for n, score in zip(suspects.names, found, strict=True) if score is None]
+        bare, found = Counter(Path(name).name for name in names), []
+        missing, shared = [], []
+        for name in names:
+            short = Path(name).name
+            score = self.scores.get((degradation, name))
+            if score is None and (degradation, short) in self.scores:
+                score = self.scores[degradation, short]
+                shared += [name] if bare[short] > 1 else []
+            missing += [name] if score is None else []
+            found.append(np.nan if score is None else score)
         if missing:
             raise DetectorError(
                 f"{self.file} has no score of {len(missing)} of {len(found)} images under the "
                 f"degradation {degradation}, such as {missing[0]}: score them all, or leave the "
                 "detector out"
+            )
+        if shared:
+            raise DetectorError(
+                f"{self.file}: {Path(shared[0]).name} is the name of {bare[Path(shared[0]).name]} "
+                f"images, such as {shared[0]}: give the names of detection.csv, with their folder"
             )
         return np.array(found, np.float64)
 
@@ -259,15 +270,40 @@ def sign_of(higher_is: str, name: str) -> float:
     return HIGHER_IS[higher_is]
 
 
-def column_of(output: np.ndarray, column: int, name: str) -> np.ndarray:
-    """(B,) of outputs (B,) or (B, classes).
+def numbers(output: Any, name: str) -> np.ndarray:
+    """What somebody's detector returned, as float64.
 
     Raises:
-        DetectorError: There is no such column.
+        DetectorError: It is no array of numbers.
     """
-    flat = output.reshape(len(output), -1)
-    if column >= flat.shape[1]:
+    if isinstance(output, torch.Tensor):
+        output = output.detach().double().cpu()
+    try:
+        return np.asarray(output, np.float64)
+    except (TypeError, ValueError) as error:
         raise DetectorError(
-            f"detector {name}: column={column} of {flat.shape[1]} outputs, counted from 0"
+            f"detector {name} returned {type(output).__name__} ({error}): expected an array of one "
+            "number for each image"
+        ) from None
+
+
+def column_of(output: np.ndarray, column: int | None, name: str) -> np.ndarray:
+    """(B,) of outputs (B,) or (B, classes), with or without further axes of length 1.
+
+    Raises:
+        DetectorError: Several outputs and no column, no such column, or a picture of outputs.
+    """
+    if max(output.shape[2:], default=1) > 1 or not output.ndim:
+        raise DetectorError(
+            f"detector {name} returned outputs of shape {output.shape}: expected (B,), (B, 1) or "
+            "(B, classes) of which column=... is the score"
+        )
+    flat = output.reshape(len(output), -1)
+    if column is None and flat.shape[1] == 1:
+        return flat[:, 0]
+    if column is None or not 0 <= column < flat.shape[1]:
+        raise DetectorError(
+            f"detector {name}: column={column} of {flat.shape[1]} outputs: give the one that is "
+            "the score, column=0 for the first"
         )
     return flat[:, column]

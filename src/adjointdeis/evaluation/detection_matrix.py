@@ -26,7 +26,7 @@ people are drawn for both.
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -345,14 +345,10 @@ def hardening_rows(
         DetectionError: the two trainings scored different images.
     """
     rows = []
-    pairs = [
-        (old, new)
-        for old in study.tables
-        for new in study.tables
-        if (old.trained_on, new.trained_on) == (before, after)
-        and (old.detector, old.degradation) == (new.detector, new.degradation)
-    ]
-    for old, new in pairs:
+    for old in [setting for setting in study.tables if setting.trained_on == before]:
+        new = replace(old, trained_on=after)
+        if new not in study.tables:
+            continue
         both = [study.tables[old], study.tables[new]]
         sides = [Images.of(table, old.detector) for table in both]
         images = [set(zip(table["attack"], table["ref_id"], strict=True)) for table in both]

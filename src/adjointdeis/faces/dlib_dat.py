@@ -17,6 +17,7 @@ Reference:
     | https://github.com/davisking/dlib
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,7 +100,10 @@ class _Reader:
 
     def real(self) -> float:
         mantissa, exponent = self.integer(), self.integer()
-        return float(np.ldexp(float(mantissa), exponent))
+        try:
+            return math.ldexp(mantissa, exponent)
+        except OverflowError:
+            raise self.fail(f"{mantissa} * 2^{exponent} is no number") from None
 
     def flag(self) -> bool:
         value = self.take(1)
@@ -120,7 +124,7 @@ class _Reader:
         version = self.integer()
         if version != 2:
             raise self.fail(f"tensor version {version}, expected 2")
-        size = int(np.prod(self.integers(4), dtype=np.int64))
+        size = math.prod(self.integers(4))
         if size < 0:
             raise self.fail("negative tensor size")
         return np.frombuffer(self.take(4 * size), dtype="<f4").astype(np.float32)

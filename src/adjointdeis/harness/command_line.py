@@ -48,9 +48,14 @@ from adjointdeis.harness.option_values import shown
 from adjointdeis.harness.validation import ConfigError, flat_keys, validate
 
 # Of YAML, of its encoding, of nodes that hold themselves, of what Hydra expects in it.
-_UNREADABLE = (yaml.YAMLError, ValueError, RecursionError, AttributeError, TypeError)
+_UNREADABLE = (yaml.YAMLError, ValueError, RecursionError, AttributeError, TypeError, OSError)
 _MOST_JOBS = 100_000
-_OPEN = ("rows", "judges", "logger", "assets.published", "task.morphs")
+_LONGEST = 200  # bytes of a key; Hydra looks for a folder of that name
+_DETECTION = ("detectors", "degradations", "weights", "most_pairs")
+_OPEN = (
+    *("rows", "judges", "logger", "assets.published", "task.morphs"),
+    *(f"{task}.{name}" for task in ("task", "task.detection") for name in _DETECTION),
+)
 """Sections whose keys are the user's to choose."""
 
 
@@ -272,6 +277,8 @@ def check_overrides(config_dir: Path, arguments: Sequence[str]) -> None:
             raise ConfigError(f"cannot read {shown(token)}: {_first_line(error)}") from error
         if not overrides[-1].key_or_group.strip():
             raise ConfigError(f"cannot read {token!r}: it names no key; an override is key=value")
+        if len(overrides[-1].key_or_group.encode(errors="replace")) > _LONGEST:
+            raise ConfigError(f"{shown(token)}: no key or group has a name of that length")
     _refuse_endless(overrides)
     with command.found() as choices:
         try:
@@ -314,7 +321,7 @@ def _composed(config_name: str, overrides: list[str]) -> DictConfig:
     try:
         return compose(config_name, overrides)
     except _UNREADABLE as error:
-        if isinstance(error, ConfigError):
+        if isinstance(error, ConfigError | HydraException):
             raise
         blamed = config_name
         for k, override in enumerate(overrides):
@@ -328,7 +335,7 @@ def _composed(config_name: str, overrides: list[str]) -> DictConfig:
             break
         said = " ".join(str(error).split())[:300]
         raise ConfigError(
-            f"{blamed}: its file cannot be read as a configuration ({printable(said)})"
+            f"{blamed[:100]}: its file cannot be read as a configuration ({printable(said)})"
         ) from error
 
 

@@ -7,25 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from adjointdeis.detection.detector import (
-    Suspects,
-)
+from adjointdeis.detection.detector import DetectorError, Suspects
+from adjointdeis.evaluation.detection import DetectionScores
 from adjointdeis.evaluation.detection_matrix import COLUMNS
 from adjointdeis.faces.datasets.folder import FaceDataset, load_folder
 from adjointdeis.faces.datasets.pairs import MorphPair, most_similar_pairs, write_pairs
 from adjointdeis.faces.image_io import AnyPath, read_image
 from adjointdeis.files import read_csv, write_csv
 from adjointdeis.harness import assets
-from adjointdeis.harness.benchmark import (
-    OTHER,
-    SOURCE,
-    read_aligned,
-)
+from adjointdeis.harness.benchmark import OTHER, SOURCE, read_aligned
 from adjointdeis.harness.degrading import degraded_copies
 from adjointdeis.harness.provenance import digest
 from adjointdeis.harness.synthetic_people import choose_subjects, write_people
+from adjointdeis.harness.training.data import held_out
 from synthetic_faces.pool_spec import GENERATOR_VERSION
 
 ALL, HARDENED, SHUFFLED, GIVEN, WITHOUT = "all", "hardened", "shuffled", "given", "without:"
@@ -71,26 +67,32 @@ def morph_image(attack: str, pair: MorphPair, path: Path, dataset: FaceDataset) 
     return SuspectImage(name, path, people, dataset.subject(people[0]).images[OTHER], attack)
 
 
-def training_people(cfg: DictConfig) -> FaceDataset:
-    """The people that detectors learn from, rendered where they are not there yet.
+def synthetic_people(data: Path | str, role: str, per_sex: int, size: int) -> FaceDataset:
+    """People of a role, rendered where they are not there yet.
+
+    Args:
+        data: The folder of data of the run's configuration.
+        role: Whose, see :mod:`synthetic_faces.roles`.
+        per_sex: How many.
+        size: Side of a picture in pixels.
 
     Raises:
-        ValueError: Their role is that of the test, or they are not of the size of the test's.
+        ValueError: Their role is that of the test.
     """
-    people = cfg.task.people
-    if people.role == "test":
-        raise ValueError("task.people.role=test would train on the people of the test")
-    made = {**OmegaConf.to_container(people), "generator": GENERATOR_VERSION}  # type: ignore[dict-item]
-    folder = Path(cfg.paths.data) / "people" / f"{people.role}-{digest(made)}"
+    if role == "test":
+        raise ValueError("role=test would train or choose on the people of the test")
+    made = {"role": role, "per_sex": per_sex, "size": size, "generator": GENERATOR_VERSION}
+    folder = Path(data) / "people" / f"{role}-{digest(made)}"
     if not (folder / "README.md").is_file():  # it is written last
-        subjects = choose_subjects(people.per_sex, people.role, prefix="t")
-        by = f"Made for detectors to learn from, role `{people.role}`."
-        write_people(folder, subjects, people.size, "Synthetic people", by)
-    return load_folder(folder, f"synthetic people, role {people.role}")
+        # No id in two folders: t001 of those who are learnt, v001 of those who are chosen on.
+        subjects = choose_subjects(per_sex, role, prefix="v" if role == "validation" else "t")
+        by = f"Made for detectors of morphs, role `{role}`."
+        write_people(folder, subjects, size, "Synthetic people", by)
+    return load_folder(folder, f"synthetic people, role {role}")
 
 
 def choose_pairs(
-    dataset: FaceDataset, profile: assets.Profile, settings: DictConfig, path: Path
+    dataset: FaceDataset, profile: assets.Profile, settings: DictConfig, per_sex: int, path: Path
 ) -> None:
     """The most similar pairs of each sex by a recogniser, of both sexes in turn."""
     selector = assets.recogniser(settings.selector, profile)
@@ -102,10 +104,30 @@ def choose_pairs(
     sexes = {row[0]: row[header.index("sex")] for _, row in lines}
     groups = [sexes[i] for i in dataset.ids]
     pairs = most_similar_pairs(
-        embeddings, dataset.ids, groups, selector, settings.per_sex, (), settings.most_per_person
+        embeddings, dataset.ids, groups, selector, per_sex, (), settings.most_per_person
     )
     columns = [[p for p in pairs if p.group == group] for group in sorted(set(groups))]
     write_pairs(path, [pair for row in zip(*columns, strict=True) for pair in row])
+
+
+def folds_of(images: Sequence[SuspectImage], ids: Sequence[str], folds: int) -> dict[str, int]:
+    """Fold of every image by its name: that of its people.
+
+    Raises:
+        DetectorError: A morph of people of two folds, who could be neither learnt nor tested.
+    """
+    fold = {person: k for k in range(folds) for person in held_out(ids, k, folds)}
+    found = {}
+    for image in images:
+        of = {fold[person] for person in image.people}
+        if len(of) > 1:
+            raise DetectorError(
+                f"{image.name} is of people of two folds ({', '.join(image.people)}), so that no "
+                "detector may learn it and none may be tested on it: take pairs within folds, as "
+                "+experiment=frll/detection chooses them, or task.folds=null"
+            )
+        (found[image.name],) = of
+    return found
 
 
 def training_sets(
@@ -142,7 +164,14 @@ def training_sets(
 def _words(attack: np.ndarray) -> str:
     counts = {name: int((attack == name).sum()) for name in dict.fromkeys(attack.tolist())}
     morphs = ", ".join(f"{n} {name}" for name, n in counts.items() if name)
-    return f"{counts.get('', 0)} bona fide images and {morphs}, synthetic people"
+    return f"{counts.get('', 0)} bona fide images and {morphs}"
+
+
+def scores_by_attack(attacks: Sequence[str], scores: Sequence[float]) -> DetectionScores:
+    """Scores, high for a morph, of images whose attack is named; empty for bona fide ones."""
+    attack, score = np.array(attacks), np.asarray(scores, np.float64)
+    groups = {str(name): score[attack == name] for name in dict.fromkeys(attack.tolist())}
+    return DetectionScores(groups.pop(""), groups, "morph")
 
 
 def loaded(

@@ -304,6 +304,13 @@ def check_node(key: str, node: dict[str, Any]) -> None:
     for name, value in node.items():
         if name in _HYDRA_KEYS:
             continue
+        if name == "candidates" and "detectors" in key.split("."):
+            # Of the task, not of the detector: settings to choose among, each as good as set.
+            settled = {k: v for k, v in node.items() if k != name}
+            for option in value if isinstance(value, list) else ():
+                if isinstance(option, dict):
+                    check_node(key, settled | option)
+            continue
         if name not in parameters:
             if open_ended:
                 continue

@@ -10,9 +10,13 @@ from adjointdeis.evaluation import (
     DetectionScores,
     DetectionStudy,
     EvaluationError,
+    MorphScores,
+    ScoreTable,
+    group_table,
     hardening_rows,
     matrix_rows,
     read_detection,
+    read_scores,
 )
 from adjointdeis.evaluation.detection import WORST
 from adjointdeis.evaluation.detection_matrix import DETECTION, UNDEGRADED, DetectorSetting
@@ -75,13 +79,42 @@ class DetectionResult:
 
     @cached_property
     def ranked(self) -> list[str]:
-        """Detectors, the one that is best at its worst attack first."""
+        """Detectors, the one that is best at its worst attack first.
+
+        On the validation people where every detector was tried on them, so that the test decides
+        nothing; else on the test.
+        """
 
         def worst(name: str) -> float:
+            if self.held_out:
+                return self.chosen[name]["d_eer"]
             row = self.row(name, WORST)
             return 1.0 if row is None else row["d_eer"]
 
         return sorted(self.study.detectors, key=worst)
+
+    @cached_property
+    def candidates(self) -> dict[str, list[Row]]:
+        """What was tried for each detector on the validation people: rows of settings, d_eer,
+        attack, n_morph, n_bonafide and taken; none of a run that chose nothing."""
+        stated = self._stated.get("detectors")
+        found = {}
+        for name, entry in stated.items() if isinstance(stated, Mapping) else ():
+            rows = entry.get("candidates") if isinstance(entry, Mapping) else None
+            if name in self.study.detectors and isinstance(rows, list) and rows:
+                if all(map(_is_candidate, rows)) and sum(row["taken"] for row in rows) == 1:
+                    found[name] = rows
+        return found
+
+    @cached_property
+    def chosen(self) -> dict[str, Row]:
+        """Of each detector the candidate that was taken."""
+        return {d: next(r for r in rows if r["taken"]) for d, rows in self.candidates.items()}
+
+    @property
+    def held_out(self) -> bool:
+        """Whether every detector was tried on people who are not tested."""
+        return self.candidates.keys() == self.study.detectors.keys()
 
     def row(self, detector: str, attack: str, degradation: str = UNDEGRADED) -> Row | None:
         """The row of a detector's headline training."""
@@ -127,25 +160,72 @@ class DetectionResult:
         Rows of detector, trained_on, degradation, k called morphs of n; none where the run did not
         try it.
         """
-        stated = {} if self.run is None else self.run.result["run"].get("detection")
-        found = stated.get("control") if isinstance(stated, Mapping) else None
+        found = self._stated.get("control")
         rows = [row for row in found if _is_control(row)] if isinstance(found, list) else []
         rows = [row for row in rows if row["detector"] in self.study.detectors]
         wanted = {d: (headline_of(self.rows, d), "hardened") for d in self.study.detectors}
         return [row for row in rows if row["trained_on"] in wanted[row["detector"]]]
 
-    def passing(self, attack: str, system: str, at: EvaluationSetting) -> dict[str, Any] | None:
-        """Morphs that pass a recogniser and the best detector, undegraded."""
+    def passing(
+        self, attack: str, system: str, at: EvaluationSetting, degradation: str = UNDEGRADED
+    ) -> dict[str, Any] | None:
+        """Morphs that pass a recogniser and the best detector, each after the degradation.
+
+        Both thresholds are of images after it: of the recogniser's impostors, and of the detector's
+        bona fide images.
+        """
         detector = self.ranked[0]
         trained = headline_of(self.rows, detector)
-        setting = DetectorSetting(detector, self.study.detectors[detector], trained, UNDEGRADED)
-        table = self.study.tables.get(setting)
-        if self.run is None or table is None:
+        setting = DetectorSetting(detector, self.study.detectors[detector], trained, degradation)
+        table, row = (
+            self.study.tables.get(setting),
+            self.vulnerable(attack, system, at, degradation),
+        )
+        if self.run is None or table is None or row is None:
             return None
-        groups, tau = self.run.groups(attack, system, at.probe), self.run.oriented_tau(system, at)
-        if groups is None or tau is None:
+        if degradation == UNDEGRADED:
+            groups = self.run.groups(attack, system, at.probe)
+        else:
+            groups = self._degraded_groups(attack, system, at.probe, degradation)
+        if groups is None:
             return None
+        tau = -row["tau"] if row["score_type"] == "dissimilarity" else row["tau"]
         return passing(groups, tau, table, attack, bscer=BSCER, replicates=REPLICATES)
+
+    def _degraded_groups(
+        self, attack: str, system: str, probe: str, degradation: str
+    ) -> MorphScores | None:
+        table = self._degraded_scores(degradation)
+        try:
+            return None if table is None else group_table(
+                table, attack=attack, system=system, probe_policy=probe
+            )  # fmt: skip
+        except EvaluationError:
+            return None
+
+    def _degraded_scores(self, degradation: str) -> ScoreTable | None:
+        """The comparison scores after a degradation; None where the run did not keep them."""
+        if degradation not in self._read:
+            assert self.run is not None
+            path = self.run.directory / "degraded" / degradation / "scores.csv"
+            # The name is a stranger's: no other file of this machine is read for it.
+            inside = path.resolve().is_relative_to(self.run.directory.resolve())
+            try:
+                found = read_scores(path) if inside and path.is_file() else None
+            except EvaluationError as error:
+                raise ReportError(f"scores after {degradation}: {error}") from None
+            self._read[degradation] = found
+        return self._read[degradation]
+
+    @cached_property
+    def _read(self) -> dict[str, ScoreTable | None]:
+        return {}
+
+    @cached_property
+    def _stated(self) -> Mapping[str, Any]:
+        """What the run says of its detectors."""
+        stated = None if self.run is None else self.run.result["run"].get("detection")
+        return stated if isinstance(stated, Mapping) else {}
 
     def name(self, attack: str) -> str:
         """The attack's name in a sentence."""
@@ -156,6 +236,16 @@ class DetectionResult:
         path = directory / ROWS
         write_json({"matrix": list(self.rows), "hardening": list(self.changed)}, path)
         return path
+
+
+def _is_candidate(row: Any) -> bool:
+    """Whether a stranger's row has what the tables need."""
+    if not isinstance(row, Mapping) or not isinstance(row.get("settings"), Mapping):
+        return False
+    sizes = all(isinstance(row.get(name), int) for name in ("n_morph", "n_bonafide"))
+    texts = isinstance(row.get("attack"), str) and isinstance(row.get("taken"), bool)
+    d_eer = row.get("d_eer")
+    return sizes and texts and isinstance(d_eer, float) and 0 <= d_eer <= 1
 
 
 def _is_control(row: Any) -> bool:

@@ -14,7 +14,7 @@ def verdict(result: DetectionResult, at: EvaluationSetting | None) -> tuple[str,
     best = result.ranked[0]
     lines = [*_system_under_test(result, at), *_detector(result, best)]
     lines += [*_unseen(result), *_degraded(result, at), *_hardened(result), *_kinds(result)]
-    return (*lines, *_autoencoder(result), *_controls(result))
+    return (*lines, *_autoencoder(result), *_turned(result), *_controls(result))
 
 
 def _system_under_test(result: DetectionResult, at: EvaluationSetting | None) -> list[str]:
@@ -52,11 +52,13 @@ def _detector(result: DetectionResult, best: str) -> list[str]:
         return []
     attacks = [result.row(best, attack) for attack in result.study.attacks]
     worst = max((r for r in attacks if r is not None), key=lambda r: r["d_eer"])
-    kind = KINDS[result.study.detectors[best]]
-    return [
-        f"Best at its worst attack, {result.name(worst['attack'])}, is {printable(best)} "
-        f"({kind}): {_eer(worst)}."
-    ]
+    kind, attack = KINDS[result.study.detectors[best]], result.name(worst["attack"])
+    if result.held_out:
+        return [
+            f"Best on the validation people, who are not tested, is {printable(best)} ({kind}): on "
+            f"the test at its worst attack, {attack}, {_eer(worst)}."
+        ]
+    return [f"Best at its worst attack, {attack}, is {printable(best)} ({kind}): {_eer(worst)}."]
 
 
 def _unseen(result: DetectionResult) -> list[str]:
@@ -102,7 +104,29 @@ def _degraded(result: DetectionResult, at: EvaluationSetting | None) -> list[str
         f"After {name} {printable(best)} has {_eer(row)} at its worst attack: detectors have to "
         "be trained and judged on images as the system gets them."
     ]
-    return lines + _bound(result, at, degradation)
+    return lines + (_passed(result, at, degradation) or _bound(result, at, degradation))
+
+
+def _passed(result: DetectionResult, at: EvaluationSetting | None, degradation: str) -> list[str]:
+    """How many morphs pass both after a degradation, of the attack and recogniser where most do."""
+    run = result.run
+    if run is None or at is None:
+        return []
+    found = [
+        (both["value"], both["matched"], attack, system, both)
+        for system in run.systems
+        for attack in result.study.attacks
+        if attack in run.attacks and not run.guided(attack, system)
+        and (both := result.passing(attack, system, at, degradation)) is not None
+    ]  # fmt: skip
+    if not found:
+        return []
+    _, matched, attack, system, both = max(found, key=lambda row: row[:2])
+    return [
+        f"Then {run.system_label(system)} accepts {matched} of {both['n']} morphs of "
+        f"{result.name(attack)}, and {both['k']} of {both['n']} pass both "
+        f"{interval(both['lo'], both['hi'], both['n'])}%: no attack and recogniser lets more in."
+    ]
 
 
 def _bound(result: DetectionResult, at: EvaluationSetting | None, degradation: str) -> list[str]:
@@ -170,10 +194,11 @@ def _kinds(result: DetectionResult) -> list[str]:
     if not {"s_mad", "d_mad"} <= found.keys():
         return []
     (single, one), (live, two) = found["s_mad"], found["d_mad"]
+    where = "on the validation people" if result.held_out else "at its worst attack"
     known = two["d_eer_hi"] < one["d_eer_lo"] or one["d_eer_hi"] < two["d_eer_lo"]
     return [
         f"With a live capture ({printable(live)}) {_eer(two)}, without ({printable(single)}) "
-        f"{_eer(one)}, each the best of its kind at its worst attack"
+        f"{_eer(one)}, each the best of its kind {where}"
         + ("." if known else ": these intervals overlap.")
     ]
 
@@ -193,6 +218,19 @@ def _autoencoder(result: DetectionResult) -> list[str]:
         f"nothing blended, by {listed(found)}: what these find in such attacks is the autoencoder, "
         "and they would have to be trained with such images among the bona fide ones."
     ]
+
+
+def _turned(result: DetectionResult) -> list[str]:
+    """Detectors that call bona fide images morphs and morphs bona fide, beyond chance."""
+    lines = []
+    for detector in result.ranked:
+        rows = [row for a in result.study.attacks if (row := result.row(detector, a)) is not None]
+        if rows and all(row["d_eer_lo"] > 0.5 for row in rows):
+            lines.append(
+                f"{printable(detector)} has {_eer(min(rows, key=lambda row: row['d_eer']))} at its "
+                "best attack, worse than chance: is a high score of it bona fide (higher_is)?"
+            )
+    return lines
 
 
 def _controls(result: DetectionResult) -> list[str]:

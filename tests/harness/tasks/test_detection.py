@@ -7,16 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from tiny_profile import SIZE, composed
 
-from adjointdeis.detection import DetectorError, Examples, PrintScan, Suspects
+from adjointdeis.detection import CallableDetector, DetectorError, Examples, PrintScan, Suspects
 from adjointdeis.evaluation.detection_matrix import read_detection
 from adjointdeis.faces.tensors import to_uint8
-from adjointdeis.harness import detection_data
+from adjointdeis.harness import detection_data, detectors
 from adjointdeis.harness.launch import launch
 from adjointdeis.harness.tasks import detection
+from synthetic_faces.roles import RANGE, ROLES, identity_seed
 
 pytest.importorskip("sklearn")
 
@@ -35,9 +35,15 @@ def configured(tiny: Path, run: Path, *changes: str):
         "data.limit=null",
         "protocol.replicates=0",
         "task.people.per_sex=4",
+        "task.people.pairs_per_sex=3",
         f"task.people.size={SIZE}",
+        "task.validation.per_sex=3",
+        "task.validation.pairs_per_sex=2",
+        f"task.validation.size={SIZE}",
+        "task.detectors.lbp.candidates=[{regularisation: 0.01}, {regularisation: 1.0}, {cells: 2}]",
+        "task.detectors.difference.candidates=null",
+        "task.detectors.convolutional.candidates=null",
         "task.pairs.selector=guide.safetensors",
-        "task.pairs.per_sex=3",
         "task.pairs.most_per_person=2",
         "task.seen=[pixel_average,opencv]",
         "task.guided=[dim_a]",
@@ -129,8 +135,8 @@ def test_loaded_detectors_score_the_same(finished: Path, tiny: Path, tmp_path) -
     trained = {"lbp": "all", "difference": "hardened", "convolutional": "without:opencv"}
     given = tmp_path / "given.csv"
     once = {row["image"]: row["score"] for row in rows_of(finished / "detection.csv")}
-    given.write_text("image,score\n" + "".join(f"{Path(n).name if 'faces' in n else n},{s}\n"
-                                               for n, s in once.items()))  # fmt: skip
+    lines = [f"{Path(name).name if 'faces' in name else name},{s}" for name, s in once.items()]
+    given.write_text("\n".join(["image,score", *lines]))
     launch(
         configured(
             tiny,
@@ -138,8 +144,10 @@ def test_loaded_detectors_score_the_same(finished: Path, tiny: Path, tmp_path) -
             *(f"+task.weights.{name}={path}" for name, path in files.items()),
             "+detector@task.detectors.mine=precomputed",
             f"task.detectors.mine.file={given}",
+            "task.detectors.mine.higher_is=morph",
             "task.reconstructed=null",
             "~task.detectors.demorphing",
+            "task.validation=null",
         )
     )
     key = ("detector", "degradation", "image")
@@ -158,16 +166,88 @@ def test_loaded_detectors_score_the_same(finished: Path, tiny: Path, tmp_path) -
         assert again[k] == pytest.approx(score, rel=1e-5, abs=1e-5)
 
 
-def test_nobody_is_learnt_and_tested(tiny: Path) -> None:
-    cfg = configured(tiny, tiny / "unused")
-    people = detection_data.training_people(cfg)
-    from synthetic_faces.roles import identity_seed
-
-    seeds = {int(row["seed"]) for row in rows_of(Path(people.root) / "subjects.csv")}
-    assert seeds and all(seed >= identity_seed("detection", 0) for seed in seeds)
-    assert identity_seed("detection", 0) > identity_seed("test", 0) + 102
+def test_settings_are_chosen_on_people_who_are_neither_learnt_nor_tested(
+    finished: Path, tiny: Path
+) -> None:
+    said = json.loads((finished / "result.json").read_text())["run"]["detection"]["detectors"]
+    tried = said["lbp"]["candidates"]
+    assert [row["settings"] for row in tried] == [
+        {"regularisation": 0.01}, {"regularisation": 1.0}, {"cells": 2},
+    ]  # fmt: skip
+    # The first of the lowest, of 6 bona fide images and 4 morphs of the worst seen attack.
+    lowest = [row["d_eer"] for row in tried]
+    assert [row["taken"] for row in tried] == [k == lowest.index(min(lowest)) for k in range(3)]
+    assert {(row["n_bonafide"], row["n_morph"]) for row in tried} == {(6, 4)}
+    assert {row["attack"] for row in tried} <= {"pixel_average", "opencv"}
+    assert [row["settings"] for row in said["demorphing"]["candidates"]] == [{}]
+    # What was trained is what was taken: 448 numbers of 4 x 4 cells, 112 of 2 x 2.
+    taken = next(row["settings"] for row in tried if row["taken"])
+    with np.load(finished / "detectors/lbp/all.npz") as stored:
+        assert len(stored["weight"]) == 28 * taken.get("cells", 4) ** 2
+    for role in ("detection", "validation"):
+        (folder,) = (tiny / "data/people").glob(f"{role}-*")
+        seeds = {int(row["seed"]) for row in rows_of(folder / "subjects.csv")}
+        assert seeds and {seed // RANGE for seed in seeds} == {ROLES[role] // RANGE}
+        assert not seeds & {identity_seed("test", k) for k in range(102)}
     with pytest.raises(ValueError, match="people of the test"):
-        detection_data.training_people(configured(tiny, tiny / "unused", "task.people.role=test"))
+        detection_data.synthetic_people(tiny / "data", "test", 3, SIZE)
+
+
+def test_the_validation_people_decide_between_candidates(monkeypatch) -> None:
+    """Of three fixed scores the one that separates them, whatever it is called."""
+    pictures = [suspect(f"{attack}{k}", attack, "abcdef"[k]) for attack in ("", "one", "two")
+                for k in range(6)]  # fmt: skip
+    blank = Suspects(np.zeros((18, 4, 4, 3), np.uint8), tuple(p.name for p in pictures))
+    monkeypatch.setattr(detectors, "loaded", lambda images: blank.at(slice(len(images))))
+
+    class Fixed:
+        name, kind, training, fingerprint = "fixed", "s_mad", "none", "none"
+
+        def __init__(self, wrong: int) -> None:
+            self.wrong = wrong
+
+        def score(self, suspects: Suspects) -> np.ndarray:
+            """`wrong` morphs of the second attack, and as many bona fide images, are confused."""
+            scores = np.repeat([0.0, 1.0, 1.0], 6)
+            scores[12 : 12 + self.wrong], scores[: self.wrong] = 0.0, 1.0
+            return scores
+
+    options = {"fixed": [detectors.Candidate({"wrong": w}, Fixed(w)) for w in (3, 1, 2)]}
+    task = {"seen": ["one", "two"], "guided": [], "only": None, "shuffle_seed": 0, "weights": {}}
+    cfg = OmegaConf.create({"task": task, "seed": 0})
+    recipes, tried = detectors.choose(cfg, options, pictures, pictures)
+    assert recipes["fixed"].wrong == 1
+    assert [row["d_eer"] for row in tried["fixed"]] == pytest.approx([1 / 2, 1 / 6, 1 / 3])
+    assert [row["taken"] for row in tried["fixed"]] == [False, True, False]
+    assert {row["attack"] for row in tried["fixed"]} == {"two"}
+
+
+def suspect(name: str, attack: str, *people: str) -> detection_data.SuspectImage:
+    return detection_data.SuspectImage(name, Path("x"), people, Path("x"), attack)
+
+
+def test_in_folds_nobody_is_scored_by_who_learnt_from_them() -> None:
+    ids = ("001", "002", "003", "004")
+    images = [suspect(f"faces/{i}_03.png", "", i) for i in ids]
+    images += [suspect("morphs/a/001_003.png", "a", "001", "003"),
+               suspect("morphs/a/002_004.png", "a", "002", "004")]  # fmt: skip
+    fold = detection_data.folds_of(images, ids, 2)
+    assert [fold[image.name] for image in images] == [0, 1, 0, 1, 0, 1]
+    with pytest.raises(DetectorError, match=r"001_002.png is of people of two folds \(001, 002\)"):
+        detection_data.folds_of([suspect("morphs/a/001_002.png", "a", "001", "002")], ids, 2)
+
+    def constant(value: float) -> CallableDetector:
+        return CallableDetector(
+            name="x",
+            function=lambda images: np.full(len(images), value),
+            higher_is="morph",
+            training=str(value),
+        )
+
+    both = detectors.OfFolds([constant(0.0), constant(1.0)], fold)
+    pixels = Suspects(np.zeros((6, 4, 4, 3), np.uint8), tuple(image.name for image in images))
+    assert both.score(pixels).tolist() == [0, 1, 0, 1, 0, 1]
+    assert both.training == "fold 0: 0.0; fold 1: 1.0" and both.kind == "s_mad"
 
 
 def test_shuffled_labels_say_nothing_of_attack_or_bona_fide() -> None:
@@ -193,12 +273,38 @@ def test_shuffled_labels_say_nothing_of_attack_or_bona_fide() -> None:
 
 
 @pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ("a.png,1,print_scam", "none, print_scam.*run's degradations are none, print_scan"),
+        ("a.png,1,print_scan", "under print_scan.*as they are at least"),
+    ],
+)
+def test_a_file_of_scores_that_would_be_passed_over_is_refused(
+    tiny: Path, tmp_path: Path, lines: str, words: str
+) -> None:
+    more = "a.png,1,none\n" if "print_scam" in lines else ""
+    (tmp_path / "mine.csv").write_text(f"image,score,degradation\n{more}{lines}\n")
+    mine = ["+detector@task.detectors.mine=precomputed", "task.detectors.mine.higher_is=morph",
+            f"task.detectors.mine.file={tmp_path}/mine.csv"]  # fmt: skip
+    with pytest.raises(DetectorError, match=words):
+        detection.planned(configured(tiny, tmp_path / "run", *mine))
+
+
+@pytest.mark.parametrize(
     ("change", "error", "words"),
     [
         ("task.seen=[nonsense]", DetectorError, "nonsense.*rows of the run are"),
         ("task.guided=[opencv]", DetectorError, "in task.seen and in task.guided"),
         ("+task.weights.nobody=x.npz", DetectorError, "names nobody"),
         ("degradation=jpeg", ValueError, "leave degradation=none"),
+        ("task.detectors.lbp.candidates=[{cell: 2}]", DetectorError, "cell is no setting of it"),
+        (
+            "+task.detectors.demorphing.candidates=[{steps: 2}]",
+            DetectorError,
+            "is not trained here",
+        ),
+        ("task.folds=2", DetectorError, "test's own people.*task.validation=null takes them"),
+        ("task.validation.role=detection", DetectorError, "those people are learnt"),
     ],
 )
 def test_settings_that_contradict_are_refused_before_any_morph(
@@ -212,7 +318,11 @@ def test_settings_that_contradict_are_refused_before_any_morph(
 def test_a_network_is_trained_on_degraded_copies_too(tiny: Path, tmp_path: Path) -> None:
     change = "{_target_:adjointdeis.detection.PrintScan,name:another_print,seed:1}"
     line = f"task.detectors.convolutional.degradations=[{change}]"
-    recipe = instantiate(configured(tiny, tmp_path, line).task.detectors.convolutional)
+    ((recipe,),) = [
+        [candidate.recipe for candidate in found]
+        for name, found in detectors.candidates_of(configured(tiny, tmp_path, line).task).items()
+        if name == "convolutional"
+    ]
     assert recipe.degradations == [PrintScan(name="another_print", seed=1)]
     images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
     examples = Examples(Suspects(images, tuple("abcd")), np.arange(4) >= 2, "four")

@@ -3,11 +3,14 @@
     python run.py +experiment=detection
 
 1. The test morphs are made, judged and reported as in every other run (:mod:`.morph`).
-2. People of another role are rendered, whom no test knows; look-alikes among them are paired, and
-   the attacks of ``task.seen`` and ``task.guided`` morph them.
-3. Every detector is trained on: all seen attacks; each attack alone; all but one; all with the
+2. People of two other roles are rendered; look-alikes among them are paired, and the attacks of
+   ``task.seen`` and ``task.guided`` morph them. Or, with ``task.folds``, detectors learn from the
+   test's own people, each image being scored by the one that has seen none of its people.
+3. The settings of every detector are chosen on the people of ``task.validation``, who are neither
+   learnt nor tested (:mod:`adjointdeis.harness.detectors`).
+4. Every detector is trained on: all seen attacks; each attack alone; all but one; all with the
    guided ones beside them (``hardened``); and all with shuffled labels, the control.
-4. Every detector scores every test image, as it is and after each degradation. ``detection.csv``
+5. Every detector scores every test image, as it is and after each degradation. ``detection.csv``
    has a line for each, ``detection_control.csv`` those of bona fide images that were encoded and
    decoded: a detector that calls them morphs detects the autoencoder. ``vulnerability.json`` has
    who accepts the degraded morphs.
@@ -20,38 +23,22 @@ a detector says.
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from adjointdeis.detection.degradation import NONE
-from adjointdeis.detection.detector import (
-    DetectorError,
-    Examples,
-    MorphDetector,
-    Suspects,
-    score_in_batches,
-)
-from adjointdeis.detection.linear import LinearDetector
-from adjointdeis.detection.plugged import PrecomputedScores, TorchDetector
-from adjointdeis.evaluation import evaluate
-from adjointdeis.evaluation.detection import DetectionScores
+from adjointdeis.detection.degradation import NONE, Degradation
+from adjointdeis.detection.detector import DetectorError, MorphDetector, Suspects, score_in_batches
+from adjointdeis.detection.plugged import PrecomputedScores
+from adjointdeis.evaluation import evaluate, write_scores
 from adjointdeis.evaluation.storage import write_json
 from adjointdeis.faces.image_io import write_image
 from adjointdeis.faces.tensors import to_uint8
-from adjointdeis.faces.weights import save_network
 from adjointdeis.harness import assets
-from adjointdeis.harness.benchmark import (
-    Benchmark,
-    load_benchmark,
-    load_faces,
-    read_aligned,
-)
+from adjointdeis.harness.benchmark import Benchmark, load_benchmark, load_faces, read_aligned
 from adjointdeis.harness.degrading import degradation_of, print_speed
 from adjointdeis.harness.detection_data import (
     ALL,
@@ -59,27 +46,54 @@ from adjointdeis.harness.detection_data import (
     SuspectImage,
     bona_fide,
     choose_pairs,
+    folds_of,
     loaded,
     morph_image,
-    training_people,
-    training_sets,
+    scores_by_attack,
+    synthetic_people,
     write_scores_of_images,
 )
-from adjointdeis.harness.detectors import weights_of
+from adjointdeis.harness.detectors import Candidate, candidates_of, choose, train, train_folds
 from adjointdeis.harness.folds import in_folds, workbenches
 from adjointdeis.harness.interruption import one_process
 from adjointdeis.harness.provenance import digest
 from adjointdeis.harness.records import write_record
 from adjointdeis.harness.scoring import all_thresholds, score_morphs
 from adjointdeis.harness.tasks import morph
-from adjointdeis.harness.trainer import make_trainer
 from adjointdeis.morphing.attack import Attack, Workbench
 from adjointdeis.reporting import write_report
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What a run of detectors needs, made before any morph is.
+
+    Attributes:
+        cfg: The whole configuration, whose task is this one.
+        candidates: Of each detector.
+        degradations: By name.
+        attacks: Of the run, by name.
+    """
+
+    cfg: DictConfig
+    candidates: dict[str, list[Candidate]]
+    degradations: dict[str, Degradation]
+    attacks: dict[str, Attack]
+
+
 def run(cfg: DictConfig) -> dict[str, Any]:
     """Runs what is not done yet, and returns the result of the table."""
-    directory, task = Path(cfg.paths.run), cfg.task
+    plan = planned(cfg)
+    return examined(plan, morph.run(cfg))
+
+
+def planned(cfg: DictConfig) -> Plan:
+    """Makes what the configuration names, and refuses what would only fail after the morphs.
+
+    Raises:
+        DetectorError, DegradationError, ValueError: See the message.
+    """
+    task = cfg.task
     if not one_process(cfg.trainer):
         raise ValueError("task=detection runs in one process; leave out trainer=, or trainer=cpu")
     if cfg.degradation:
@@ -87,18 +101,69 @@ def run(cfg: DictConfig) -> dict[str, Any]:
             "task=detection compares degradations with each other: list them in task.degradations "
             "and leave degradation=none"
         )
-    recipes = [instantiate(node) for node in task.detectors.values() if node]
     degradations = {key: degradation_of(node) for key, node in task.degradations.items() if node}
+    if NONE in degradations or None in degradations.values():
+        raise DetectorError("task.degradations: images as they are (none) are always scored")
     attacks = {attack.name: attack for attack in morph.chosen_attacks(cfg)}
-    _require(recipes, degradations, attacks, task)
-    result = morph.run(cfg)
+    unknown = [name for name in (*task.seen, *task.guided) if name not in attacks]
+    if unknown or not task.seen:
+        raise DetectorError(
+            f"task.seen and task.guided name {', '.join(unknown) or 'no attack'}, and the rows of "
+            f"the run are {', '.join(attacks)}: detectors learn from some of them"
+        )
+    if twice := set(task.seen) & set(task.guided):
+        raise DetectorError(f"{min(twice)} is in task.seen and in task.guided; take one out")
+    if task.folds and task.validation:
+        raise DetectorError(
+            f"task.folds={task.folds} learns from the test's own people, and settings are chosen "
+            "on others alone: task.validation=null takes them as they are set"
+        )
+    roles = [of.role for of in (task.people, task.validation) if of]
+    if len(set(roles)) < len(roles):
+        raise DetectorError(f"task.validation.role={roles[0]}: those people are learnt")
+    candidates = candidates_of(task)
+    for name, (first, *_) in candidates.items():
+        of = first.recipe.degradations if isinstance(first.recipe, PrecomputedScores) else (NONE,)
+        if NONE not in of or not set(of) <= {NONE, *degradations}:
+            raise DetectorError(
+                f"detector {name}: its file has scores under {', '.join(of) or 'nothing'}, and the "
+                f"run's degradations are {', '.join((NONE, *degradations))}: score the images as "
+                "they are at least, and take out or rename the others"
+            )
+    return Plan(cfg, candidates, degradations, attacks)  # type: ignore[arg-type]
+
+
+def examined(plan: Plan, result: dict[str, Any]) -> dict[str, Any]:
+    """Detectors of the morphs of a finished table: trained, applied and reported.
+
+    Args:
+        plan: Of the run.
+        result: Of its table; a dry run's is returned as it is.
+    """
+    cfg, directory, task = plan.cfg, Path(plan.cfg.paths.run), plan.cfg.task
+    if cfg.dry_run:
+        return result
     test = benchmark_of(cfg)
-    images = [*bona_fide(test.dataset), *_morphs(directory / "morphs", test, attacks)]
-    learnt = training_images(cfg, directory, [attacks[n] for n in (*task.seen, *task.guided)])
-    detectors, trained = train(cfg, directory, recipes, learnt)
+    images = [*bona_fide(test.dataset), *_morphs(directory / "morphs", test, plan.attacks)]
+    for first, *_ in plan.candidates.values():
+        if isinstance(first.recipe, PrecomputedScores):  # refused here rather than after training
+            first.recipe.of([image.name for image in images], NONE)
     control = reconstructed(cfg, directory, test) if task.reconstructed else []
+    wanted = [plan.attacks[name] for name in (*task.seen, *task.guided)]
+    recipes, tried = {name: of[0].recipe for name, of in plan.candidates.items()}, {}
+    if task.folds:
+        learnt = [image for image in images if image.attack in ("", *task.seen, *task.guided)]
+        fold = folds_of([*images, *control], test.dataset.ids, task.folds)
+        detectors = train_folds(cfg, recipes, learnt, fold, directory / "detectors")
+    else:
+        learnt = synthetic_images(cfg, task.people, directory / "training", wanted)
+        if task.validation:
+            seen = wanted[: len(task.seen)]
+            held = synthetic_images(cfg, task.validation, directory / "validation", seen)
+            recipes, tried = choose(cfg, plan.candidates, learnt, held)
+        detectors = train(cfg, recipes, learnt, directory / "detectors")
     rows: dict[str, list[dict[str, Any]]] = {"detection": [], "detection_control": []}
-    for name, change in {NONE: None, **degradations}.items():
+    for name, change in {NONE: None, **plan.degradations}.items():
         copies = directory / "degraded" / name
         rows["detection"] += score_all(detectors, images, loaded(images, change, copies), name)
         if control:
@@ -108,9 +173,20 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     for key, found in rows.items():
         if found:
             write_scores_of_images(directory / f"{key}.csv", found)
-    vulnerability(cfg, directory, test, attacks, degradations)
+    vulnerability(cfg, directory, test, plan.attacks, plan.degradations)
     result["run"]["detection"] = {
-        "detectors": trained,
+        "detectors": {
+            name: {
+                "kind": recipe.kind,
+                "trained": {
+                    trained_on: {"training": d.training, "fingerprint": d.fingerprint}
+                    for trained_on, d in detectors
+                    if d.name == name
+                },
+                "candidates": tried.get(name, []),
+            }
+            for name, recipe in recipes.items()
+        },
         "training": {a: sum(p.attack == a for p in learnt) for a in ("", *task.seen, *task.guided)},
         "control": control_rates(rows["detection"], rows["detection_control"]),
     }
@@ -124,17 +200,24 @@ def benchmark_of(cfg: DictConfig) -> Benchmark:
     return load_benchmark(load_faces(cfg.data.faces), cfg.data.pairs, cfg.data.limit)
 
 
-def training_images(
-    cfg: DictConfig, directory: Path, attacks: Sequence[Attack]
+def synthetic_images(
+    cfg: DictConfig, people: DictConfig, folder: Path, attacks: Sequence[Attack]
 ) -> list[SuspectImage]:
-    """Bona fide images and morphs of the people that no test knows."""
-    task, dataset = cfg.task, training_people(cfg)
-    sub = OmegaConf.merge(cfg, {"data": {"faces": str(dataset.root), "pairs": "", "limit": None}})
+    """Bona fide images and morphs of people that no test knows.
+
+    Args:
+        cfg: The whole configuration.
+        people: Whose: role, per_sex, size, and how many pairs of each sex.
+        folder: Where pairs and morphs go.
+        attacks: That morph them.
+    """
+    task = cfg.task
+    dataset = synthetic_people(cfg.paths.data, people.role, people.per_sex, people.size)
+    pairs = {"faces": str(dataset.root), "pairs": str(folder / "pairs.csv"), "limit": None}
+    sub = OmegaConf.merge(cfg, {"data": pairs})
     assert isinstance(sub, DictConfig)
-    folder = directory / "training"
-    sub.data.pairs = str(folder / "pairs.csv")
     profile = assets.profile(cfg.assets.name, cfg.assets.root)
-    choose_pairs(dataset, profile, task.pairs, folder / "pairs.csv")
+    choose_pairs(dataset, profile, task.pairs, people.pairs_per_sex, folder / "pairs.csv")
     found = bona_fide(dataset)
     benches = workbenches(sub, profile, dataset, attacks)
     for attack in attacks:
@@ -148,58 +231,6 @@ def training_images(
             if not records[pair.morph_id]["failed"]
         ]
     return found
-
-
-def train(
-    cfg: DictConfig, directory: Path, recipes: Sequence[Any], images: Sequence[SuspectImage]
-) -> tuple[list[tuple[str, MorphDetector]], dict[str, Any]]:
-    """Every detector on every set of examples, and what is to be said of each.
-
-    Returns:
-        (what it was trained on, detector), and per detector and set its training and fingerprint.
-    """
-    everything, sets = loaded(images), training_sets(cfg.task, images)
-    found: list[tuple[str, MorphDetector]] = []
-    said: dict[str, Any] = {}
-    for recipe in recipes:
-        weights = cfg.task.weights.get(recipe.name)
-        if not hasattr(recipe, "train"):
-            mine = [(GIVEN, recipe)]
-        elif weights is not None:
-            mine = [(GIVEN, recipe.load(weights_of(recipe.name, weights)))]
-        else:
-            started, mine = time.perf_counter(), []
-            for name, (rows, labels, words) in sets.items():
-                examples = Examples(everything.at(rows), labels, words)
-                detector = recipe.train(examples, cfg.seed or 0, partial(make_trainer, cfg))
-                save(detector, directory / "detectors" / recipe.name / name.replace(":", "_"))
-                mine.append((name, detector))
-            shown = sum(len(rows) for rows, _, _ in sets.values())
-            print_speed(
-                f"{recipe.name}, {len(sets)} trainings", shown, time.perf_counter() - started
-            )
-        found += mine
-        said[recipe.name] = {
-            "kind": recipe.kind,
-            "trained": {
-                name: {"training": detector.training, "fingerprint": detector.fingerprint}
-                for name, detector in mine
-            },
-        }
-    return found, said
-
-
-def save(detector: MorphDetector, path: Path) -> None:
-    """Writes what a training found, for ``task.weights`` of another run."""
-    if isinstance(detector, LinearDetector):
-        detector.save(path.with_suffix(".npz"))
-    elif isinstance(detector, TorchDetector):
-        save_network(
-            detector.network,  # type: ignore[arg-type]
-            path.with_suffix(".safetensors"),
-            {"training": {"examples": detector.training}},
-            torch.float32,
-        )
 
 
 def reconstructed(cfg: DictConfig, directory: Path, test: Benchmark) -> list[SuspectImage]:
@@ -247,7 +278,8 @@ def vulnerability(
 ) -> None:
     """MMPMR after each degradation, as rows of `evaluate`, in ``vulnerability.json``.
 
-    Thresholds are those of the degradation's own impostor comparisons.
+    The scores are beside the degraded images, in ``degraded/<name>/scores.csv``. Thresholds are
+    those of the degradation's own impostor comparisons.
     """
     profile = assets.profile(cfg.assets.name, cfg.assets.root)
     judges = morph.judges_of(cfg, cfg.assets.recognisers, profile)
@@ -267,6 +299,7 @@ def vulnerability(
             benchmark, files, judges, test.pairs,
             everyone={judge.name for judge in judges}, copies=directory / "degraded" / name,
         )  # fmt: skip
+        write_scores(table, directory / "degraded" / name / "scores.csv")
         wanted = all_thresholds(table, {}, judges, fmr, policies, benchmark.people)
         found[name] = evaluate(
             table, wanted, subjects=benchmark.people,
@@ -294,12 +327,8 @@ def control_rates(
     scored, found = by_setting(rows), []
     for key, own in by_setting(control).items():
         mine = scored[key]
-        attacks = list(dict.fromkeys(row["attack"] for row in mine if row["attack"]))
-        by_attack = {
-            name: np.array([row["score"] for row in mine if row["attack"] == name])
-            for name in ("", *attacks)
-        }
-        d_eer, tau = DetectionScores(by_attack.pop(""), by_attack, "morph").d_eer()
+        attacks, scores = [row["attack"] for row in mine], [row["score"] for row in mine]
+        d_eer, tau = scores_by_attack(attacks, scores).d_eer()
         flagged = sum(row["score"] > tau for row in own)
         names = dict(zip(("detector", "trained_on", "degradation"), key, strict=True))
         found.append({**names, "k": int(flagged), "n": len(own), "d_eer": d_eer})
@@ -325,7 +354,7 @@ def score_all(
         if isinstance(detector, PrecomputedScores):
             if degradation not in detector.degradations:
                 continue
-            scores = detector.of(suspects, degradation)
+            scores = detector.of(suspects.names, degradation)
         else:
             started = time.perf_counter()
             scores = score_in_batches(detector, suspects)
@@ -367,32 +396,3 @@ def _morphs(folder: Path, test: Benchmark, attacks: Iterable[str]) -> list[Suspe
         for pair in test.pairs
         if (path := folder / attack / f"{pair.morph_id}.png").is_file()
     ]
-
-
-def _require(
-    recipes: Sequence[Any],
-    degradations: Mapping[str, Any],
-    attacks: Mapping[str, Attack],
-    task: DictConfig,
-) -> None:
-    """Refuses what would only fail after the morphs were made."""
-    names = [recipe.name for recipe in recipes]
-    if not names or len(set(names)) < len(names):
-        raise DetectorError(
-            f"task.detectors: {', '.join(names) or 'none'}; expected at least one, each with a "
-            "name of its own"
-        )
-    if NONE in degradations or None in degradations.values():
-        raise DetectorError("task.degradations: images as they are (none) are always scored")
-    unknown = [name for name in (*task.seen, *task.guided) if name not in attacks]
-    if unknown or not task.seen:
-        raise DetectorError(
-            f"task.seen and task.guided name {', '.join(unknown) or 'no attack'}, and the rows of "
-            f"the run are {', '.join(attacks)}: detectors learn from some of them"
-        )
-    if twice := set(task.seen) & set(task.guided):
-        raise DetectorError(f"{min(twice)} is in task.seen and in task.guided; take one out")
-    if strange := [name for name in task.weights if name not in names]:
-        raise DetectorError(
-            f"task.weights names {strange[0]}; the detectors are {', '.join(names)}"
-        )

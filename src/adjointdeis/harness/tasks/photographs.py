@@ -8,6 +8,8 @@
 3. Pairs are chosen: look-alikes of one sex within a fold, ranked by a recogniser that neither
    guides nor judges, without pairs whom some recogniser confuses before any morphing.
 4. Morphs are made, judged and reported as in every other run (:mod:`.morph`).
+5. With ``task.detection`` detectors of morphs look at them (:mod:`.detection`), such as those that
+   learnt from synthetic people, and others that learn from the people of the other folds.
 
 Everything is kept in the run's folder and is taken up again by the same command. It holds pictures
 of people and weights made from them: the folder is ignored by git, and stays where it is.
@@ -31,7 +33,7 @@ from adjointdeis.harness.benchmark import OTHER, SOURCE
 from adjointdeis.harness.packages import fetch_command
 from adjointdeis.harness.records import write_record
 from adjointdeis.harness.selection import bona_fide, select_pairs
-from adjointdeis.harness.tasks import align, morph, train
+from adjointdeis.harness.tasks import align, detection, morph, train
 from adjointdeis.harness.tasks.assets import UNUSABLE
 from adjointdeis.harness.training.data import held_out
 from adjointdeis.reporting import write_report
@@ -71,6 +73,12 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     }
     if weights is not None:
         sub.assets.autoencoder = weights if len(weights) > 1 else weights[0]
+    plan = None
+    if task.detection is not None:
+        # What a detector takes from the profile is what is there of it.
+        there = OmegaConf.merge(cfg, {"assets": {"recognisers": judged or ["dlib"]}})
+        wanted = OmegaConf.to_container(there.task.detection, resolve=True)
+        plan = detection.planned(_changed(sub, task=wanted))
     groups = {subject.id: subject.gender or "" for subject in source.subjects}
     if selector is None:
         facts = {"rule": f"the list {task.pairs}"}
@@ -85,7 +93,10 @@ def run(cfg: DictConfig) -> dict[str, Any]:
             "outside_pair": decisions_outside_pair(scores, float(cfg.protocol.fmr[0])),
         }
         write_record(directory / "result.json", result)
-        write_report(directory)
+        if plan is None:
+            write_report(directory)
+        else:
+            detection.examined(plan, result)
     return result
 
 

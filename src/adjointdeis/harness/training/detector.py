@@ -103,6 +103,7 @@ class ConvolutionalDetection:
         return TorchDetector(
             name=self.name,
             network=network,
+            higher_is="morph",
             training=training,
             fingerprint=sha256_of("\n".join(weights).encode()),
         )
