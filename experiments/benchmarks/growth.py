@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from adjointdeis.diffusion import TimeGrid, VPLinear
+from adjointdeis.diffusion.transition import eps_weight, signal_ratio
 from adjointdeis.evaluation.markdown import table
 from adjointdeis.evaluation.storage import write_json
 from adjointdeis.gradients import AdjointDEIS, DiscreteAdjoint
@@ -90,7 +91,58 @@ def diffrax_gradient(steps: int) -> Callable[[], Any] | None:
     return lambda: jax.block_until_ready(compiled(x_T, z))
 
 
-def methods(steps: int) -> dict[str, Callable[[], Any]]:
+def compiled_gradient(steps: int, chunk: int = 10) -> Callable[[], Any]:
+    """Chunks of DDIM steps compiled as one, network and product together, each step compared.
+
+    What a compiled exact gradient costs where shapes are static; no method of the package. The
+    numbers of a step enter as tensors: a solver's own ``step`` has them as constants, and would be
+    compiled again for every chunk.
+    """
+    given, nodes = problem(steps), list(problem(steps).steps())
+    times = torch.stack([s.t for s, _ in nodes]).split(chunk)
+    ratios = torch.tensor([signal_ratio(s, t) for s, t in nodes]).split(chunk)
+    weights = torch.tensor([eps_weight(s, t) for s, t in nodes]).split(chunk)
+    numbers = [
+        tuple(part.clone() for part in parts) for parts in zip(times, ratios, weights, strict=True)
+    ]
+
+    def forward(x: Tensor, z: Tensor, times: Tensor, ratios: Tensor, weights: Tensor) -> Any:
+        states = []
+        for k in range(chunk):
+            x = ratios[k] * x + weights[k] * given.denoiser(x, times[k], z)
+            states.append(x)
+        return tuple(states)
+
+    def backward(a: Tensor, x: Tensor, z: Tensor, *numbers: Tensor) -> Any:
+        def last(x: Tensor, z: Tensor) -> Any:
+            states = forward(x, z, *numbers)
+            return states[-1], states
+
+        found: Any = torch.func.vjp(last, x, z, has_aux=True)
+        _, product, states = found
+        return states, *product(a)
+
+    taken, pulled = torch.compile(forward, dynamic=False), torch.compile(backward, dynamic=False)
+
+    @torch.no_grad()
+    def gradients() -> Any:
+        states = [given.x_T]
+        for part in numbers:
+            states.extend(taken(states[-1], given.z, *part))
+        a, g_z = given.cotangent, torch.zeros_like(given.z)
+        for place, part in reversed(list(enumerate(numbers))):
+            first = place * chunk
+            again, a, added = pulled(a, states[first], given.z, *part)
+            g_z += added
+            for k, state in enumerate(again):
+                if not torch.allclose(state, states[first + 1 + k], rtol=1e-4, atol=1e-5):
+                    raise RuntimeError(f"step {first + k}, taken again, ends somewhere else")
+        return a, g_z
+
+    return gradients
+
+
+def methods(steps: int, compiled: bool = False) -> dict[str, Callable[[], Any]]:
     """What is timed at N steps."""
     given = problem(steps)
     work: dict[str, Callable[[TimedProblem], Any]] = {
@@ -101,14 +153,20 @@ def methods(steps: int) -> dict[str, Callable[[], Any]]:
         "AdjointDEIS-1": through(AdjointDEIS()),
         "torchdiffeq, adjoint": torchdiffeq_adjoint,
     }
-    found = {name: (lambda f=function: f(given)) for name, function in work.items()}
+    found: dict[str, Callable[[], Any]] = {
+        name: (lambda f=function: f(given)) for name, function in work.items()
+    }
+    if compiled:
+        found["ten steps compiled as one"] = compiled_gradient(steps)
     other = diffrax_gradient(steps)
     return found if other is None else {**found, "diffrax, compiled": other}
 
 
-def measured(steps: int, rounds: int, only: Sequence[str] = ()) -> dict[str, Any]:
+def measured(
+    steps: int, rounds: int, only: Sequence[str] = (), compiled: bool = False
+) -> dict[str, Any]:
     """Processor seconds of every method, and ratios to the plain loop within a round."""
-    work = methods(steps)
+    work = methods(steps, compiled)
     if only:
         work = {name: work[name] for name in work if name == PLAIN or name.startswith(tuple(only))}
     times: dict[str, list[float]] = {name: [] for name in work}
@@ -121,6 +179,7 @@ def measured(steps: int, rounds: int, only: Sequence[str] = ()) -> dict[str, Any
     return {
         name: {
             "seconds": statistics.median(values),
+            "least": min(values),
             "per step": statistics.median(values) / steps,
             "to the plain loop": ratio(times, name, PLAIN),
         }
@@ -134,10 +193,14 @@ def main() -> None:
     parser.add_argument("--counts", type=int, nargs="+", default=[20, 100, 1000])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", nargs="+", default=[], help="beginnings of methods' names")
+    parser.add_argument("--compiled", action="store_true", help="time compiled steps; minutes")
     parser.add_argument("--out", type=Path, default=HERE)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    found = {steps: measured(steps, options.rounds, options.only) for steps in options.counts}
+    found = {
+        steps: measured(steps, options.rounds, options.only, options.compiled)
+        for steps in options.counts
+    }
     rows = []
     for name in found[options.counts[0]]:
         each = [counted[name] for counted in found.values()]

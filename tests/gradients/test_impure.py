@@ -5,6 +5,7 @@ A cell either gives what the method gives for the pure network with the same out
 method, what autograd gives), or raises one of the named errors; it is never silent.
 """
 
+import functools
 import random
 from concurrent.futures import ThreadPoolExecutor
 
@@ -317,6 +318,86 @@ def test_a_cache_of_right_values_loses_no_gradient(one: Entry, kind, trained: bo
         assert any(name in str(error) for name in named)
         return
     assert agree(found, wanted, 1e-9)
+
+
+@pytest.mark.parametrize("kind", [ProjectsOnce, RemembersOutputs])
+@pytest.mark.parametrize("one", [o for o in AVAILABLE if o.target == "chain"], ids=lambda o: o.name)
+def test_a_cache_that_begins_at_any_step_loses_no_gradient(one: Entry, kind) -> None:
+    # Too many steps for each to have a graph in the sampling run, and a step that has none.
+    grid = TimeGrid.uniform_lmbda(VPLinear(), 14, t_min=0.05, t_max=0.6)
+
+    class Late(kind):
+        def __init__(self, keeps: bool) -> None:
+            super().__init__(False)
+            self.begins = keeps
+
+        def forward(self, x, t, z):
+            self.keeps = self.begins and float(t) < 0.5 * float(grid.t[4] + grid.t[5])
+            return super().forward(x, t, z)
+
+    calculus = "ode" if one.ode is not None else "sde"
+    found = []
+    for keeps in (False, True):
+        try:
+            network = functools.partial(Late, keeps)
+            found.append(differentiate(network, one, one.method(), calculus, grid)[0])
+        except NAMED as error:
+            assert keeps and ("keeps a value" in str(error) or "data pointer" in str(error))
+            return
+    assert agree(found[1], found[0], 1e-9)
+
+
+def detaching():
+    """The same numbers in every call, and in every other one no gradient of z."""
+    body, calls = Body(), [0]
+
+    def denoiser(x, t, z):
+        calls[0] += 1
+        return body(x, t, z.detach() if calls[0] % 2 else z)
+
+    return denoiser, list(body.parameters())
+
+
+def freezing():
+    """A weight that is frozen in every other call."""
+    body, calls = Body(), [0]
+
+    def denoiser(x, t, z):
+        calls[0] += 1
+        body.b.weight.requires_grad_(calls[0] % 2 == 0)
+        try:
+            return body(x, t, z)
+        finally:
+            body.b.weight.requires_grad_()
+
+    return denoiser, list(body.parameters())
+
+
+@pytest.mark.parametrize("kind", [detaching, freezing])
+@pytest.mark.parametrize("one", [o for o in AVAILABLE if o.target == "chain"], ids=lambda o: o.name)
+def test_a_graph_that_counts_calls_is_refused(one: Entry, kind) -> None:
+    # No number differs, so that only the graphs can be compared.
+    calculus = "ode" if one.ode is not None else "sde"
+    wanted, _ = differentiate(kind, one, Backprop(), calculus)
+    try:
+        found, _ = differentiate(kind, one, one.method(), calculus)
+    except NAMED:
+        return
+    assert agree(found, wanted, 1e-9)
+
+
+def test_a_table_that_is_made_late_and_depends_on_nothing_is_no_kept_value() -> None:
+    # Made at every step, so that each has a graph and shows that nothing leads to z.
+    class Table(Keeping):
+        def forward(self, x, t, z):
+            table = self.once(float(t), lambda: torch.sin(t * torch.arange(1, DIM + 1)).to(x))
+            return super().forward(x + table, t, z)
+
+    one = next(o for o in AVAILABLE if o.name == "DiscreteAdjoint")
+    grid = TimeGrid.uniform_lmbda(VPLinear(), 14, t_min=0.05, t_max=0.6)
+    wanted, _ = differentiate(lambda: Table(True), one, Backprop(), "ode", grid)
+    found, _ = differentiate(lambda: Table(True), one, one.method(), "ode", grid)
+    assert agree(found, wanted, 1e-10)
 
 
 def test_a_backward_pass_in_another_thread_finds_a_kept_value():

@@ -94,3 +94,20 @@ def test_other_samplers_are_refused_by_name() -> None:
                 MLPDenoiser(), x_T, z, solver=solver, grid=GRIDS["time"], noise=path,
                 gradient=SymplecticAdjoint(),
             )  # fmt: skip
+
+
+def test_a_hook_on_a_gradient_sees_what_it_sees_in_backpropagation() -> None:
+    class Clamped(MLPDenoiser):
+        def forward(self, x, t, z):
+            eps = super().forward(x, t, z)
+            if eps.requires_grad:
+                eps.register_hook(lambda gradient: gradient.clamp(-0.1, 0.1))
+            return eps
+
+    network, (x_T, z) = Clamped(), inputs()
+    found, exact = (
+        differentiate(network, x_T, z, method, solver=RungeKutta("rk4"), grid=GRIDS["time"])
+        for method in (SymplecticAdjoint(), Backprop())
+    )
+    for part, value in exact.parts().items():
+        assert agree(found.parts()[part], value), part

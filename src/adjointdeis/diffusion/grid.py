@@ -133,11 +133,11 @@ class TimeGrid:
         return self.t.numel()
 
     def __getitem__(self, index: int) -> Node:
-        if index < 0:
-            index += len(self)
-        if not 0 <= index < len(self):
-            raise IndexError(f"node {index} of a grid with {len(self)} nodes")
-        return self._nodes[index]
+        try:
+            return self._nodes[index]
+        except IndexError:
+            message = f"node {index} of a grid with {len(self)} nodes"
+            raise IndexError(message) from None
 
     @cached_property
     def _nodes(self) -> list[Node]:

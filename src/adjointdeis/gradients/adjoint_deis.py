@@ -16,7 +16,7 @@ from adjointdeis.gradients.chain import Chain, NotSupportedError
 from adjointdeis.gradients.continuous import ContinuousAdjoint
 from adjointdeis.gradients.inputs import ONE_SLOT, Inputs
 from adjointdeis.gradients.large_steps import LargeAdjointStepWarning, warn_of_large_steps
-from adjointdeis.gradients.trace import Trace, traced
+from adjointdeis.gradients.trace import Trace
 from adjointdeis.solvers.base import Solver
 
 States = Literal["recorded", "resolved", "interpolated"]
@@ -61,8 +61,6 @@ class AdjointDEIS(StepwiseMethod):
             steps; re-solved states beyond order 2; data prediction to sigma = 0.
         NotSupportedError: data prediction with re-solved states of an SDE, whose noise in that
             variable is no increment of the path.
-        InconsistentStepError: what was evaluated again is not what ran.
-        UnreachableLeafError: the denoiser captured a tensor that requires a gradient.
 
     When not to use: wherever ``DiscreteAdjoint`` fits, which costs the same with M = N and
     recorded states and is the gradient of the sampler that ran. What remains are M < N and
@@ -78,12 +76,7 @@ class AdjointDEIS(StepwiseMethod):
     prediction: Prediction = "noise"
     memory: ClassVar[str] = "N latents; O(1) latents with re-solved states"
     adjoint: ClassVar[ContinuousAdjoint] = ContinuousAdjoint(
-        clock="lambda",
-        integrator="custom solver",
-        exponential=True,
-        sde_coefficients=True,
-        any_sampler=True,
-        own_steps=True,
+        clock="lambda", integrator="custom solver", sde_coefficients=True, own_steps=True
     )
 
     def __post_init__(self) -> None:
@@ -141,10 +134,7 @@ class AdjointDEIS(StepwiseMethod):
         if self.states == "resolved" and chain.noise is not None:
             _check_replayable(chain, nodes)
         warn_of_large_steps(nodes.grid, chain.factor, int(self.order), self.prediction)
-        kept = self._kept(nodes)
-        x_0, trace = traced(
-            chain, by, kept, owner="AdjointDEIS", check=self.check, observed=self.check
-        )
+        x_0, trace = self.traced(chain, by, self._kept(nodes))
         return x_0, _Record(nodes, trace)
 
     def backward_pass(
@@ -155,7 +145,7 @@ class AdjointDEIS(StepwiseMethod):
         resolved, data = self.states == "resolved", self.prediction == "data"
         form = Form(self.prediction, chain.factor)
         y = x_0 / form.scale(grid[-1])
-        check = trace.reevaluations("AdjointDEIS", self.check)
+        check = trace.reevaluations()
         chain.cost.holds(1, graphs=1)
 
         def velocity(interval: int, t: Node, p: Tensor | None) -> Velocity:

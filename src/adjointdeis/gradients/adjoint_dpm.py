@@ -19,7 +19,7 @@ from adjointdeis.gradients.chain import Chain
 from adjointdeis.gradients.continuous import ContinuousAdjoint
 from adjointdeis.gradients.inputs import Inputs
 from adjointdeis.gradients.large_steps import warn_of_large_steps
-from adjointdeis.gradients.trace import Trace, traced
+from adjointdeis.gradients.trace import Trace
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,6 @@ class AdjointDPM(StepwiseMethod):
         ValueError: unknown method or states; an encoding grid.
         MissingPackageError: torchdiffeq is not installed.
         NotSupportedError: an SDE sampler, or a scheduled z.
-        InconsistentStepError: what was evaluated again is not what ran.
-        UnreachableLeafError: the denoiser captured a tensor that requires a gradient.
 
     When not to use: where the gradient of the sampler that ran is wanted: ``DiscreteAdjoint``
     costs as much as "euler" and is exact.
@@ -76,12 +74,7 @@ class AdjointDPM(StepwiseMethod):
     z_t: ClassVar[bool] = False
     memory: ClassVar[str] = "N latents; O(1) latents with re-solved states"
     adjoint: ClassVar[ContinuousAdjoint] = ContinuousAdjoint(
-        clock="rho",
-        integrator="black-box ODE solver",
-        exponential=True,
-        sde_coefficients=False,
-        any_sampler=True,
-        own_steps=False,
+        clock="rho", integrator="black-box ODE solver"
     )
 
     def __post_init__(self) -> None:
@@ -97,13 +90,13 @@ class AdjointDPM(StepwiseMethod):
         if self.method == "euler":
             warn_of_large_steps(chain.grid, chain.factor, owner="AdjointDPM")
         kept = range(chain.steps) if self.states == "recorded" else ()
-        return traced(chain, by, kept, owner="AdjointDPM", check=self.check, observed=self.check)
+        return self.traced(chain, by, kept)
 
     def backward_pass(
         self, chain: Chain, record: Trace, by: Inputs, x_0: Tensor, a_x: Tensor
     ) -> Tensor | None:
         grid, coefficients = chain.grid, _Clock(chain.grid)
-        check = record.reevaluations("AdjointDPM", self.check)
+        check = record.reevaluations()
         augmented = Augmented(chain, by, check, record.contexts[-1])
         state = augmented.start(x_0 / grid[-1].alpha, grid[-1].alpha * a_x)
         chain.cost.holds(1, graphs=1)

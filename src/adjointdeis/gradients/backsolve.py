@@ -18,7 +18,7 @@ from adjointdeis.gradients.base import StepwiseMethod
 from adjointdeis.gradients.chain import Chain
 from adjointdeis.gradients.continuous import ContinuousAdjoint
 from adjointdeis.gradients.inputs import Inputs
-from adjointdeis.gradients.trace import Trace, traced
+from adjointdeis.gradients.trace import Trace
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,6 @@ class Backsolve(StepwiseMethod):
             equation in t is singular.
         MissingPackageError: torchdiffeq is not installed.
         NotSupportedError: an SDE sampler, or a scheduled z.
-        InconsistentStepError: what was evaluated again is not what ran.
-        UnreachableLeafError: the denoiser captured a tensor that requires a gradient. Weights
-            of a plain callable are given by ``sample(..., parameters=[...])``.
 
     When not to use: with a coarse sampler, whose gradient this is not; where x_0 sits in a
     narrow mode, since the flow back from it amplifies errors; on a ``DDPM`` schedule with
@@ -75,12 +72,7 @@ class Backsolve(StepwiseMethod):
     z_t: ClassVar[bool] = False
     memory: ClassVar[str] = "O(1) latents"
     adjoint: ClassVar[ContinuousAdjoint] = ContinuousAdjoint(
-        clock="t",
-        integrator="black-box ODE solver",
-        exponential=False,
-        sde_coefficients=False,
-        any_sampler=True,
-        own_steps=True,
+        clock="t", integrator="black-box ODE solver", exponential=False, own_steps=True
     )
 
     def __post_init__(self) -> None:
@@ -94,12 +86,12 @@ class Backsolve(StepwiseMethod):
                 "alpha = 0: end the grid at t_min > 0 and t_max < 1 where these vanish, or use "
                 "AdjointDPM, which integrates over rho"
             )
-        return traced(chain, by, (), owner="Backsolve", check=self.check, observed=self.check)
+        return self.traced(chain, by)
 
     def backward_pass(
         self, chain: Chain, record: Trace, by: Inputs, x_0: Tensor, a_x: Tensor
     ) -> Tensor | None:
-        check = record.reevaluations("Backsolve", self.check)
+        check = record.reevaluations()
         # It evaluates the network between the sampler's nodes, where nothing can be compared; an
         # adaptive integrator of a network that changes would take ever smaller steps.
         check.finish()

@@ -3,7 +3,8 @@
 import sys
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Container, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from adjointdeis.gradients.chain import Chain, NotSupportedError
 from adjointdeis.gradients.continuous import ContinuousAdjoint
 from adjointdeis.gradients.inputs import Inputs, TrajectoryCotangents
-from adjointdeis.gradients.trace import traced
+from adjointdeis.gradients.trace import Trace, traced
 from adjointdeis.solvers.base import Solver
 from adjointdeis.solvers.pair import Pair
 
@@ -137,9 +138,29 @@ class StepwiseMethod(GradientMethod):
             ``InconsistentStepError`` where it differs: a network or sampler with a state of its
             own (counters, caches, random generators) would give a wrong gradient. Costs no
             evaluation.
+
+    Raises:
+        InconsistentStepError: what was evaluated again is not what ran.
+        UnreachableLeafError: the denoiser uses a tensor that requires a gradient and that nobody
+            named; weights of a plain callable are given by ``sample(..., parameters=[...])``.
     """
 
     check: bool = field(default=True, kw_only=True, repr=False)
+
+    def traced(
+        self,
+        chain: Chain,
+        by: Inputs,
+        keep: Container[int] = (),
+        *,
+        observed: bool = True,
+        black_box: bool = False,
+    ) -> tuple[Tensor, Trace]:
+        """A sampling run of this method; see the function of this name."""
+        return traced(
+            chain, by, keep, owner=type(self).__name__, check=self.check,
+            observed=observed and self.check, black_box=black_box,
+        )  # fmt: skip
 
     @abstractmethod
     def forward_pass(self, chain: Chain, by: Inputs) -> tuple[Tensor, Any]:
@@ -199,11 +220,12 @@ class _Stepwise(torch.autograd.Function):
         a_x, *on_the_way = cotangents
         tensors = tensors[len(on_the_way) :]
         by = Inputs.detached(ctx.chain, tensors, ctx.needs_input_grad[2:])
-        by.leaf_check.run = ctx.run
+        by.leaf_check.goes_back(ctx.run)
         if on_the_way:
             last = ctx.chain.steps - 1
             by.of_trajectory = TrajectoryCotangents(on_the_way[:last], on_the_way[last:])
-        with torch.no_grad(), ctx.chain.backward_pass():
+        exposed = nullcontext() if ctx.run is None else ctx.run.exposed(ctx.chain.denoiser)
+        with torch.no_grad(), ctx.chain.backward_pass(), exposed:
             a_x = torch.zeros_like(x_0) if a_x is None else a_x
             a_T = ctx.method.backward_pass(ctx.chain, ctx.record, by, x_0, a_x)
         if ctx.method.exact and ctx.method.check and by.z_is_untouched():

@@ -18,6 +18,7 @@ from adjointdeis.diffusion.grid import TimeGrid
 from adjointdeis.diffusion.noise import Noise, RecordedNoise, as_noise
 from adjointdeis.diffusion.prediction import x0_from_eps
 from adjointdeis.gradients.cost import Cost, CountedDenoiser
+from adjointdeis.gradients.reachable import next_number
 from adjointdeis.solvers.base import Solver, State, eps_factor
 from adjointdeis.solvers.pair import Pair
 
@@ -200,26 +201,92 @@ def detached(tensor: Tensor, requires_grad: bool = True) -> Tensor:
 
 
 _BEFORE = object()  # marks what was made before the run, which every step may share
+_THREAD = threading.local()
+_KEPT = (
+    "the denoiser keeps a value that it computed in an earlier step (a cache of a projected "
+    "prompt, of a time embedding or of outputs: {}), so that its gradient would be lost in this "
+    "step. Switch the cache off, compute the value before sampling and pass it as z or in "
+    "sample(..., parameters=[...]), or use gradient=Backprop()"
+)
+
+
+class Mark:
+    """Of the graph of one step: autograd numbers the nodes that a thread makes in their order.
+
+    Attributes:
+        first, end: numbers of the nodes that this thread has made for the step; there is no end
+            before :class:`LeafCheck` has looked at the graph.
+    """
+
+    __slots__ = ("end", "first")
+
+    def __init__(self) -> None:
+        self.first, self.end = next_number(), 0
 
 
 class RunKey:
     """Under which nodes carry their marks; it knows which nodes were there before the run.
 
-    Autograd numbers the nodes that a thread makes in their order.
+    Attributes:
+        numbered: whether the network makes its nodes in the thread that calls it, so that their
+            numbers tell whose they are.
+        late: tensors that the network began to hold in a step without a graph.
+        graphs: compares the graphs of evaluations; None where the network holds what it held.
     """
 
     def __init__(self) -> None:
-        self._thread = threading.get_ident()
-        with torch.enable_grad():
-            node = torch.zeros((), requires_grad=True).view(()).grad_fn
-        assert node is not None
-        self._first = node._sequence_nr()
+        self._thread, self._first, self.numbered = _this_thread(), next_number(), True
+        self.late: list[weakref.ref[Tensor]] = []
+        self.graphs: Callable[[Tensor, Tensor, Any, Tensor, int], None] | None = None
 
-    def mark(self, node: Any, mark: object) -> object:
-        """The mark of a node that may have none yet."""
-        here = threading.get_ident() == self._thread
+    @contextmanager
+    def exposed(self, denoiser: CountedDenoiser) -> Iterator[None]:
+        """Inside, a graph shows where it uses what the network began to hold, or is another."""
+        denoiser.graphs = self.graphs
+        held = [tensor for ref in self.late if (tensor := ref()) is not None]
+        late = [tensor for tensor in held if not tensor.requires_grad]
+        try:
+            for tensor in late:
+                tensor.requires_grad_()
+            yield
+        except RuntimeError as error:
+            if late and "leaf Variable that requires grad" in str(error):
+                raise UnreachableLeafError(_KEPT.format("written in place")) from error
+            raise
+        finally:
+            denoiser.graphs = None
+            for tensor in late:
+                if tensor.is_leaf:
+                    tensor.requires_grad_(False)
+
+    def is_late(self, leaf: Tensor) -> bool:
+        """Whether this is a tensor that the network began to hold in a step without a graph."""
+        return any(ref() is leaf for ref in self.late)
+
+    def here(self) -> bool:
+        """Whether this is the thread of the sampling run."""
+        return self._thread is _this_thread()
+
+    def holds(self, node: Any, mark: Mark, own: bool, by_number: bool) -> bool:
+        """Whether a step may use a node: its own, or one that was there before the run.
+
+        Args:
+            node: has the step's mark from now on, if it has none and is not told by its number.
+            mark: of the step.
+            own: whether the node's number is one of the mark's.
+            by_number: whether the numbers of this thread tell, as they do in a backward pass.
+        """
+        here = self.here()
         before = here and node._sequence_nr() < self._first
-        return node.metadata.setdefault(self, _BEFORE if before else mark)
+        if by_number and (here or not own):
+            return own or before or node.metadata.get(self) is _BEFORE
+        self.numbered = self.numbered and (own or by_number)
+        return node.metadata.setdefault(self, _BEFORE if before else mark) in (mark, _BEFORE)
+
+
+def _this_thread() -> object:
+    # Not its identifier, which a later thread may have again.
+    return _THREAD.__dict__.setdefault("token", object())
 
 
 class LeafCheck:
@@ -231,12 +298,14 @@ class LeafCheck:
     A value that the network keeps from one evaluation for later ones (a projected prompt, keys
     and values, the embedding of a time, its own outputs) is right, so that comparing numbers finds
     nothing; but the graph behind it is that of another step, whose inputs are no longer those that
-    a gradient is asked for. Every node that was seen carries the mark of its step, whatever thread
-    looks: backward passes of a GPU run in threads of their own.
+    a gradient is asked for. Every node that the sampling run was seen to make carries the mark of
+    its step, whatever thread looks (backward passes of a GPU run in threads of their own); in the
+    sampling run's own thread a backward pass goes by the nodes' numbers.
 
     Attributes:
         run: under which key nodes carry marks, one for both passes of a rollout; None looks for
             leaves only.
+        by_number: whether numbers tell whose a node is, which is several times faster.
 
     Args:
         known: tensors at which a graph may end, because they receive their gradient. They need
@@ -251,12 +320,17 @@ class LeafCheck:
         self._known = {(edge.node, edge.output_nr) for edge in edges}
         self._suspects: list[weakref.ref[Tensor]] = []
         self.run: RunKey | None = None
+        self.by_number = False
+
+    def goes_back(self, run: RunKey | None) -> None:
+        """Begin a backward pass of a sampling run."""
+        self.run, self.by_number = run, run is not None and run.numbered
 
     def look(
         self,
         outputs: Sequence[Tensor],
         entering: Sequence[Tensor],
-        mark: object = None,
+        mark: Mark,
         leaves: Sequence[Tensor] = (),
     ) -> None:
         """Search the graph of a step; :meth:`refuse` must follow once the graph is gone.
@@ -264,7 +338,7 @@ class LeafCheck:
         Args:
             outputs: results of a step whose own inputs were detached.
             entering: what the step was given.
-            mark: the same object whenever this graph is looked at, and no other graph's.
+            mark: made before the graph; the same whenever this graph is looked at.
             leaves: further leaves that the step was given, and that no other leaf stands for.
 
         Raises:
@@ -274,27 +348,31 @@ class LeafCheck:
             return
         memory = {tensor.untyped_storage().data_ptr() for tensor in entering}
         given = {get_gradient_edge(leaf).node for leaf in leaves if leaf.requires_grad}
+        mark.end = mark.end or next_number()
+        first, end = mark.first, mark.end
+        run, known, by_number = self.run, self._known, self.by_number
+        quick = run is not None and by_number and run.here()
         stack: list[Any] = [(out.grad_fn, out.output_nr) for out in outputs]
         seen: set[Any] = {None}
         while stack:
             node, output = stack.pop()
-            if node in seen or (node, output) in self._known:
+            if node in seen or (known and (node, output) in known):
                 continue
             seen.add(node)
             parents = node.next_functions
-            marked = None if not parents or self._is_cast(node) else self.run
-            if marked is not None and marked.mark(node, mark) not in (mark, _BEFORE):
-                raise UnreachableLeafError(
-                    "the denoiser keeps a value that it computed in an earlier step (a cache of "
-                    f"a projected prompt, of a time embedding or of outputs: {node.name()}), so "
-                    "that its gradient would be lost in this step. Switch the cache off, compute "
-                    "the value before sampling and pass it as z or in sample(..., "
-                    "parameters=[...]), or use gradient=Backprop()"
-                )
-            stack.extend(parents)
-            leaf = None if parents else getattr(node, "variable", None)
+            if parents:
+                stack.extend(parents)
+                own = first <= node._sequence_nr() < end
+                if run is None or (own and quick):
+                    continue
+                if not self._is_cast(node) and not run.holds(node, mark, own, by_number):
+                    raise UnreachableLeafError(_KEPT.format(node.name()))
+                continue
+            leaf = getattr(node, "variable", None)
             if not isinstance(leaf, Tensor) or not leaf.requires_grad or node in given:
                 continue
+            if run is not None and run.late and run.is_late(leaf):
+                raise UnreachableLeafError(_KEPT.format(f"a tensor of shape {tuple(leaf.shape)}"))
             if leaf.untyped_storage().data_ptr() not in memory:
                 self._suspects.append(weakref.ref(leaf))
 

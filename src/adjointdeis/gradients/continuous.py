@@ -21,7 +21,7 @@ class ContinuousAdjoint:
 
     clock: Literal["t", "rho", "lambda"]
     integrator: Literal["custom solver", "black-box ODE solver", "black-box SDE solver"]
-    exponential: bool
-    sde_coefficients: bool
-    any_sampler: bool
-    own_steps: bool
+    exponential: bool = True
+    sde_coefficients: bool = False
+    any_sampler: bool = True
+    own_steps: bool = False

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from adjointdeis.diffusion.prediction import x0_from_eps
-from adjointdeis.gradients.reachable import version
+from adjointdeis.gradients.reachable import next_number, version
 
 
 @dataclass
@@ -82,6 +82,8 @@ class CountedDenoiser:
         cost: counters.
         works_in_place: whether an evaluation has changed its x.
         observer: called with (x, t, output) of every evaluation, where someone wants to know.
+        graphs: called with (x, t, z, output) and the number of the evaluation's first node; None
+            where nobody compares graphs.
         remembers: whether to keep the first evaluation of a step, and its graph with it.
         first: (x, t, output) of the first evaluation since this was set to None.
     """
@@ -90,6 +92,7 @@ class CountedDenoiser:
     cost: Cost
     works_in_place: bool = False
     observer: Callable[[Tensor, Tensor, Tensor], None] | None = None
+    graphs: Callable[[Tensor, Tensor, Any, Tensor, int], None] | None = None
     remembers: bool = False
     first: tuple[Tensor, Tensor, Tensor] | None = None
 
@@ -118,16 +121,22 @@ class CountedDenoiser:
             return x0_from_eps(x, x, alpha=0.0, sigma=1.0)  # raises, and says what to do
         return self.denoiser.data(x, t, z)
 
+    def __post_init__(self) -> None:
+        # Looked up once: a module without them is slow to say so.
+        self._evaluations = getattr(self.denoiser, "evaluations", 1)
+        self._evaluations_at = getattr(self.denoiser, "evaluations_at", None)
+
     def _count(self, t: Tensor) -> None:
         # Guidance in an interval makes two evaluations at some times and one at others.
-        count = getattr(self.denoiser, "evaluations_at", None)
-        self.cost.evaluated(count(t) if count else getattr(self.denoiser, "evaluations", 1))
+        count = self._evaluations_at
+        self.cost.evaluated(count(t) if count else self._evaluations)
 
     def __call__(self, x: Tensor, t: Tensor, z: Any) -> Tensor:
         if not 0.0 <= float(t) <= 1.0:
             raise ValueError(f"the network was about to be evaluated at t = {float(t)}")
         self._count(t)
         before = version(x), version(t)
+        number = 0 if self.graphs is None else next_number()
         try:
             output = self.denoiser(x, t, z)
         except RuntimeError as error:
@@ -147,4 +156,6 @@ class CountedDenoiser:
             self.first = (x, t, output)
         if self.observer is not None:
             self.observer(x, t, output)
+        if self.graphs is not None:
+            self.graphs(x, t, z, output, number)
         return output

@@ -111,8 +111,6 @@ class DiscreteAdjoint(StepwiseMethod):
     Raises:
         ValueError: snapshots < 1, keep_activations < 0, or a budget beside either.
         MemoryBudgetError: the budget is less than one snapshot and one step take.
-        InconsistentStepError: what was evaluated again is not what ran.
-        UnreachableLeafError: the denoiser captured a tensor that requires a gradient.
 
     When not to use: for second derivatives (use ``Backprop``); it is otherwise the default.
 
@@ -175,22 +173,23 @@ class DiscreteAdjoint(StepwiseMethod):
         record = Checkpoints(run.trace, MemoryPlan(self.snapshots, self.keep_activations))
         stored: set[int] = set()
         x, state = by.x_T, chain.initial_state(by.x_T)
-        for step in range(steps):
-            run.enter(step)
-            graph = None
-            if step == first:
-                if self.budget is not None:
-                    graph, record.plan = self._measured(run, step, Carry(x, state))
-                stored = _stored(first, steps, record.plan)
-            if step in stored:
-                run.trace.keep(step, x, state)
-            if step >= max(first, steps - record.plan.kept):
-                graph = graph or self.step_graph(by, run.trace, step, Carry(x, state))
-                record.keep(step, graph)
-            if graph is None:
-                x, state = run.advance(step, x, state)
-            else:
-                x, state = run.settled(graph.leaves, graph.outputs, graph.mark)
+        with run.recording():
+            for step in range(steps):
+                run.enter(step)
+                graph = None
+                if step == first:
+                    if self.budget is not None:
+                        graph, record.plan = self._measured(run, step, Carry(x, state))
+                    stored = _stored(first, steps, record.plan)
+                if step in stored:
+                    run.trace.keep(step, x, state)
+                if step >= max(first, steps - record.plan.kept):
+                    graph = graph or self.step_graph(by, run.trace, step, Carry(x, state))
+                    record.keep(step, graph)
+                if graph is None:
+                    x, state = run.advance(step, x, state)
+                else:
+                    x, state = run.settled(graph.leaves, graph.outputs, graph.mark)
         run.close(state)
         chain.cost.holds(record.held(), graphs=record.evaluations)
         return x, record

@@ -14,7 +14,7 @@ from adjointdeis.gradients.base import StepwiseMethod
 from adjointdeis.gradients.chain import Chain, NotSupportedError
 from adjointdeis.gradients.consistency import StepCheck
 from adjointdeis.gradients.inputs import Inputs
-from adjointdeis.gradients.trace import Trace, traced
+from adjointdeis.gradients.trace import Trace
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,6 @@ class FlowGrad(StepwiseMethod):
         ValueError: a negative threshold, or unknown members.
         NotSupportedError: a solver with a history, whose steps cannot be merged, or an
             encoding grid.
-        InconsistentStepError: what was evaluated again is not what ran.
-        UnreachableLeafError: the denoiser captured a tensor that requires a gradient.
 
     When not to use: when one product per step is affordable; on N = 20 steps of a curved
     path little merges.
@@ -83,15 +81,7 @@ class FlowGrad(StepwiseMethod):
                 "FlowGrad differentiates sampling grids (noise to data, alpha > 0); use "
                 "DiscreteAdjoint for an encoding"
             )
-        x_0, trace = traced(
-            chain,
-            by,
-            range(chain.steps),
-            owner="FlowGrad",
-            check=self.check,
-            observed=self.check,
-            black_box=True,
-        )
+        x_0, trace = self.traced(chain, by, range(chain.steps), black_box=True)
         if trace.end:
             raise NotSupportedError(
                 f"FlowGrad merges steps, and {type(chain.solver).__name__} carries a history "
@@ -107,7 +97,7 @@ class FlowGrad(StepwiseMethod):
         starts = merged_steps(deviations(states, chain.grid), self.threshold)
         coarse = replace(chain, grid=chain.grid.at([*starts, chain.steps]))
         steps = StepCheck(chain, record.recorder, self.check)
-        network = record.reevaluations("FlowGrad", self.check)
+        network = record.reevaluations()
         adjoint: Tensor | None = a_x
         for node, (first, last) in reversed(list(enumerate(pairwise([*starts, chain.steps])))):
             # A node is evaluated under the condition of its first member.

@@ -9,7 +9,7 @@ from torch.overrides import TorchFunctionMode
 
 from adjointdeis.diffusion.prediction import wide
 from adjointdeis.gradients.base import StepwiseMethod
-from adjointdeis.gradients.chain import Chain, NotSupportedError, UnreachableLeafError
+from adjointdeis.gradients.chain import Chain, Mark, NotSupportedError, UnreachableLeafError
 from adjointdeis.gradients.inputs import Inputs
 from adjointdeis.gradients.reachable import reachable, version
 from adjointdeis.gradients.trace import refuse_changed, taken
@@ -80,8 +80,10 @@ class ForwardMode(StepwiseMethod):
     def forward_pass(self, chain: Chain, by: Inputs) -> tuple[Tensor, tuple[Tensor, ...]]:
         self._refuse_kept(chain)
         inputs, wanted = _inputs(by), self._counts(by)
+        # Its nodes are made once, and inside they would be held with derivatives.
+        assert chain.grid[0].index == 0
         tangents = self._tangents(inputs, wanted)
-        before, history = chain.cost.nfe, 0
+        before, history, mark = chain.cost.nfe, 0, Mark()
 
         def run(*leaves: Tensor) -> tuple[Tensor, ...]:
             """x_0, then the other states and the data predictions if these are asked for."""
@@ -119,7 +121,7 @@ class ForwardMode(StepwiseMethod):
                 "gradient=DiscreteAdjoint() or Backprop()"
             ) from error
         refuse_changed(inputs[1:], versions[1:])
-        by.leaf_check.look(outputs, inputs)
+        by.leaf_check.look(outputs, inputs, mark)
         x_0, *way = (output.detach() for output in outputs)
         del outputs
         by.leaf_check.refuse("the denoiser")

@@ -11,6 +11,7 @@ from torch import Tensor
 from adjointdeis.gradients.chain import (
     Chain,
     LeafCheck,
+    Mark,
     detached,
     pull_back,
 )
@@ -68,7 +69,7 @@ class StepGraph:
     evaluations: int
     slot: int
     step: int | None
-    mark: object = field(default_factory=object)
+    mark: Mark
 
     @property
     def leaves(self) -> list[Tensor]:
@@ -190,7 +191,7 @@ class Inputs:
             every_z: whether the gradients of all leaves of z are wanted, those of slots included
                 that want none: for methods that use the product of one slot for another.
         """
-        chain, before = self.chain, self.chain.cost.nfe
+        chain, before, mark = self.chain, self.chain.cost.nfe, Mark()
         replayed = nullcontext() if context is None else context.replayed()
         with torch.enable_grad(), replayed:
             leaves = [detached(value, need_entering) for value in entering]
@@ -205,7 +206,7 @@ class Inputs:
             copies = [leaf.clone() for leaf in leaves]
             outputs = function(copies, chain.conditions.at(slot, z), noise)
         evaluations = chain.cost.nfe - before
-        return StepGraph(leaves, z, noise, tuple(outputs), evaluations, slot, step)
+        return StepGraph(leaves, z, noise, tuple(outputs), evaluations, slot, step, mark)
 
     def pull(
         self, graph: StepGraph, cotangents: Sequence[Tensor | None]

@@ -9,7 +9,7 @@ from adjointdeis.diffusion.transition import eps_weight, signal_ratio
 from adjointdeis.gradients.base import StepwiseMethod
 from adjointdeis.gradients.chain import Chain
 from adjointdeis.gradients.inputs import Inputs
-from adjointdeis.gradients.trace import Trace, traced
+from adjointdeis.gradients.trace import Trace
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,6 @@ class OneStep(StepwiseMethod):
     Raises:
         NotSupportedError: a scheduled condition requires a gradient; only its first entry
             would have one.
-        InconsistentStepError: what was evaluated again is not what ran.
-        UnreachableLeafError: the denoiser captured a tensor that requires a gradient.
 
     When not to use: where the length of the gradient matters, or where early and late steps
     disagree about the condition; ``DiscreteAdjoint`` costs N products instead of 1.
@@ -54,14 +52,14 @@ class OneStep(StepwiseMethod):
     memory: ClassVar[str] = "1 activation"
 
     def forward_pass(self, chain: Chain, by: Inputs) -> tuple[Tensor, Trace]:
-        return traced(chain, by, (), owner="OneStep", check=self.check, observed=self.check)
+        return self.traced(chain, by)
 
     def backward_pass(
         self, chain: Chain, record: Trace, by: Inputs, x_0: Tensor, a_x: Tensor
     ) -> Tensor | None:
         del x_0
         s, t, before = chain.grid[0], chain.grid[-1], chain.cost.nfe
-        check = record.reevaluations("OneStep", self.check)
+        check = record.reevaluations()
 
         def predicted(x: Tensor, z: Any) -> Tensor:
             eps = chain.denoiser(x, s.t, z)

@@ -27,12 +27,19 @@ def reachable(*roots: Any) -> Iterator[Any]:
     return (value for _, value in _walk(roots))
 
 
-def own_state(*roots: Any) -> dict[str, Any]:
-    """What may change while the roots run, by name, in a form that can be compared.
+def tensors(*roots: Any) -> dict[str, Tensor]:
+    """The tensors that the roots lead to, by name; weights and buffers of modules left out."""
+    return {name: value for name, value in _walk(roots) if isinstance(value, Tensor)}
 
-    The global generators of Python and numpy are part of it; torch's are not: they are repeated.
-    """
-    found = {name: _comparable(value) for name, value in _walk(roots)}
+
+def held(*roots: Any) -> dict[str, Any]:
+    """What the roots hold and may change while they run, by name, in a form to be compared."""
+    return {name: _comparable(value) for name, value in _walk(roots)}
+
+
+def own_state(*roots: Any) -> dict[str, Any]:
+    """The same with the global generators of Python and numpy; torch's are repeated."""
+    found = held(*roots)
     found["random"] = hash(random.getstate())
     if "numpy" in sys.modules:
         found["numpy.random"] = str(sys.modules["numpy"].random.get_state())
@@ -51,6 +58,11 @@ def version(tensor: Tensor) -> int:
         return tensor._version
     except RuntimeError:
         return 0
+
+
+def next_number() -> int:
+    """The number of the next node of a graph that this thread makes."""
+    return torch.autograd._get_sequence_nr()
 
 
 def _comparable(value: Any) -> Any:

@@ -75,8 +75,6 @@ class Reversible(StepwiseMethod):
 
     Raises:
         NotSupportedError: the sampler is not a ``ReversibleSolver``.
-        InconsistentStepError: what was evaluated again is not what ran.
-        UnreachableLeafError: the denoiser captured a tensor that requires a gradient.
 
     When not to use: where the N + 1 latents of ``DiscreteAdjoint`` fit, which needs no pair and
     no inverse, and is exact for better samplers; in half precision; for second derivatives.
@@ -122,6 +120,7 @@ class Reversible(StepwiseMethod):
 
         x, record.state = by.x_T, chain.initial_state(by.x_T)
         for step in range(chain.steps):
+            run.watch(step)
             pair = solver.pair(x, record.state)
             with run.inputs(step, pair) as given:
                 x, record.state = run.settled(

@@ -17,7 +17,7 @@ from adjointdeis.gradients.chain import Chain
 from adjointdeis.gradients.continuous import ContinuousAdjoint
 from adjointdeis.gradients.inputs import Inputs
 from adjointdeis.gradients.large_steps import warn_of_large_steps
-from adjointdeis.gradients.trace import Trace, traced
+from adjointdeis.gradients.trace import Trace
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,6 @@ class SdeBacksolve(StepwiseMethod):
         ValueError: unknown method, substeps < 1, or substeps > 1 without a ``BrownianPath``.
         MissingPackageError: torchsde is not installed.
         NotSupportedError: an ODE sampler, or a scheduled z.
-        InconsistentStepError: what was evaluated again is not what ran.
-        UnreachableLeafError: the denoiser captured a tensor that requires a gradient.
 
     When not to use: to measure the robustness of a defence. The gradient belongs to the
     re-solved states and not to those that were sampled, and an attack with a wrong gradient
@@ -74,12 +72,7 @@ class SdeBacksolve(StepwiseMethod):
     z_t: ClassVar[bool] = False
     memory: ClassVar[str] = "O(1) latents"
     adjoint: ClassVar[ContinuousAdjoint] = ContinuousAdjoint(
-        clock="rho",
-        integrator="black-box SDE solver",
-        exponential=True,
-        sde_coefficients=False,
-        any_sampler=True,
-        own_steps=False,
+        clock="rho", integrator="black-box SDE solver"
     )
 
     def __post_init__(self) -> None:
@@ -100,13 +93,13 @@ class SdeBacksolve(StepwiseMethod):
             warn_of_large_steps(
                 chain.grid, chain.factor, owner="SdeBacksolve", substeps=self.substeps
             )
-        return traced(chain, by, (), owner="SdeBacksolve", check=self.check, observed=self.check)
+        return self.traced(chain, by)
 
     def backward_pass(
         self, chain: Chain, record: Trace, by: Inputs, x_0: Tensor, a_x: Tensor
     ) -> Tensor | None:
         torchsde = load("torchsde", "gradients by SdeBacksolve")
-        grid, check = chain.grid, record.reevaluations("SdeBacksolve", self.check)
+        grid, check = chain.grid, record.reevaluations()
         # It evaluates the network between the sampler's nodes, where nothing can be compared; an
         # adaptive integrator of a network that changes would take ever smaller steps.
         check.finish()

@@ -27,7 +27,7 @@ class RandomState:
         if isinstance(self._source, torch.Generator):
             return self._source.get_state()
         if self._source.type == "cpu":
-            return torch.get_rng_state()
+            return torch.default_generator.get_state()
         module = torch.get_device_module(self._source)
         # There is one MPS device, and its functions take none.
         mps = self._source.type == "mps"
@@ -138,11 +138,11 @@ class ContextRecorder:
 
     def now(self) -> StepContext:
         """The present context; the last one again if nothing has changed since."""
-        last, random = self._last, tuple(source.get() for source in self.sources)
+        last, random = self._last, [source.get() for source in self.sources]
         # Compared as bytes, which is several times faster than as tensors.
         before, self._bytes = self._bytes, [state.numpy().tobytes() for state in random]
-        same = last is not None and self._bytes == before
-        moved = [place for place in range(len(self.places)) if self._has_changed(place)]
+        same = self._bytes == before
+        moved = [p for p in range(len(self.places)) if self._has_changed(p)] if self.places else []
         if last is not None and same and not moved:
             return last
         self.drew = self.drew or (last is not None and not same)
@@ -151,8 +151,8 @@ class ContextRecorder:
             self._seen[place] = (owner[name], version(owner[name]))
             self._values[place] = owner[name].clone()
         self.changed = sorted({*self.changed, *moved})
-        random = last.random if last is not None and same else random
-        self._last = StepContext(self, random, tuple(self._values))
+        kept = last.random if last is not None and same else tuple(random)
+        self._last = StepContext(self, kept, tuple(self._values))
         return self._last
 
     def _has_changed(self, place: int) -> bool:

@@ -10,7 +10,7 @@ from adjointdeis.gradients.base import StepwiseMethod
 from adjointdeis.gradients.chain import Chain, NotSupportedError
 from adjointdeis.gradients.consistency import StepCheck
 from adjointdeis.gradients.inputs import Inputs
-from adjointdeis.gradients.trace import Trace, traced
+from adjointdeis.gradients.trace import Trace
 from adjointdeis.solvers.base import Solver
 from adjointdeis.solvers.runge_kutta import RungeKutta
 from adjointdeis.solvers.tableau import combined
@@ -43,8 +43,6 @@ class SymplecticAdjoint(StepwiseMethod):
 
     Raises:
         NotSupportedError: a solver other than ``RungeKutta`` in noise prediction.
-        InconsistentStepError: what was evaluated again is not what ran.
-        UnreachableLeafError: the denoiser captured a tensor that requires a gradient.
 
     When not to use: with "euler", where it is ``DiscreteAdjoint``; or where the activations of
     one step fit in memory, since that one saves the N (s - 1) evaluations.
@@ -69,7 +67,7 @@ class SymplecticAdjoint(StepwiseMethod):
             )
 
     def forward_pass(self, chain: Chain, by: Inputs) -> tuple[Tensor, Trace]:
-        return traced(chain, by, range(chain.steps), owner="SymplecticAdjoint", check=self.check)
+        return self.traced(chain, by, range(chain.steps), observed=False)
 
     def backward_pass(
         self, chain: Chain, record: Trace, by: Inputs, x_0: Tensor, a_x: Tensor
@@ -100,7 +98,8 @@ class SymplecticAdjoint(StepwiseMethod):
             pulled: dict[int, Tensor] = {}
             slopes = [y] * table.stages
             for i in reversed(range(table.stages)):
-                mu = table.b[i] * p
+                # r mu_i, the cotangent of k_i that autograd has, which hooks on gradients may see.
+                mu = (width * table.b[i]) * p
                 for j, product in pulled.items():
                     if table.a[j][i] != 0.0:
                         mu = mu + (width * table.a[j][i]) * product
@@ -110,15 +109,14 @@ class SymplecticAdjoint(StepwiseMethod):
                     slot,
                     mu,
                     contexts[i],
-                    # The product is multiplied by the width below.
-                    None if i > 0 or of_prediction is None else of_prediction / width,
+                    None if i > 0 else of_prediction,
                 )
                 if product is not None:
                     pulled[i] = nodes[i].alpha * product
-                by.add(rest, width, slots=((slot, 1.0),))
+                by.add(rest, slots=((slot, 1.0),))
             check.compare(step, x, [t.alpha * combined(y, width, table.b, slopes)], [after])
             after = x
             for product in pulled.values():
-                p = p + width * product
+                p = p + product
         check.finish()
         return p / chain.grid[0].alpha

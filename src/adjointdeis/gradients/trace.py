@@ -1,7 +1,8 @@
 """The sampling run of a method that keeps no graph, and what it leaves for the backward pass."""
 
+import weakref
 from collections.abc import Container, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,27 +11,31 @@ from torch import Tensor
 
 from adjointdeis.gradients.chain import (
     Chain,
+    Mark,
     NotSupportedError,
     RunKey,
     detached,
 )
 from adjointdeis.gradients.consistency import (
     EvaluationCheck,
+    GraphCheck,
     InconsistentStepError,
     Reevaluations,
 )
 from adjointdeis.gradients.inputs import Inputs
-from adjointdeis.gradients.reachable import changes, own_state, version
+from adjointdeis.gradients.reachable import changes, held, own_state, tensors, version
 from adjointdeis.gradients.step_context import ContextRecorder, StepContext
 from adjointdeis.solvers.base import State
 
+_AS_IT_IS = nullcontext()
+_SHORT = 8  # steps; looking whether something is kept costs more than a graph for each
 _CHANGES_Z = (
     "the denoiser changes its condition z in place, so that every step has another one: write "
     "z = z * c instead of z.mul_(c)"
 )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, slots=True)
 class Carry:
     """What enters a step: the state and the solver's history."""
 
@@ -48,6 +53,8 @@ class Trace:
     """What a run leaves behind.
 
     Attributes:
+        owner: the method, for messages.
+        checked: whether what is evaluated again is compared.
         recorder: records the context of every step.
         contexts: for each step, the context in which it was taken.
         carries: inputs of the steps that are kept, by number.
@@ -59,6 +66,8 @@ class Trace:
         end: the solver's history after the last step.
     """
 
+    owner: str
+    checked: bool
     recorder: ContextRecorder
     contexts: list[StepContext] = field(default_factory=list)
     carries: dict[int, Carry] = field(default_factory=dict)
@@ -72,7 +81,7 @@ class Trace:
     def keep(self, step: int, x: Tensor, state: State = ()) -> None:
         """Store the input of a step."""
         self.carries[step] = Carry(x, state)
-        self.latents += self.carries[step].latents
+        self.latents += 1 + len(state)
 
     def drop(self, step: int) -> Carry:
         """Give up the input of a step."""
@@ -80,9 +89,11 @@ class Trace:
         self.latents -= carry.latents
         return carry
 
-    def reevaluations(self, owner: str, enabled: bool) -> Reevaluations:
+    def reevaluations(self) -> Reevaluations:
         """A check of the evaluations that a backward pass makes."""
-        return Reevaluations(self.evaluations, self.recorder, self.changed, owner, enabled)
+        return Reevaluations(
+            self.evaluations, self.recorder, self.changed, self.owner, self.checked
+        )
 
     def state(self, step: int) -> Tensor:
         """x before a step that was kept."""
@@ -98,7 +109,10 @@ class Run:
 
     The first two steps, a middle one and the last have a graph to x and z as well: a network that
     keeps a value for later steps would keep it with its graph, by which :class:`LeafCheck` finds
-    it in a later step or in the backward pass.
+    it in a later step or in the backward pass. So have all steps of a short run, and of a network
+    that changes what it holds in the second step, whose graphs are compared as well
+    (:class:`GraphCheck`). What it holds anew after the run, of another network, was made in a step
+    without a graph, and is watched in the backward pass.
 
     Attributes:
         with_graph: numbers of these steps.
@@ -129,18 +143,23 @@ class Run:
         if check and any(by.needs):
             last = chain.steps - 1
             self.with_graph = {0, min(1, last), chain.steps // 2, last}
+            if chain.steps <= _SHORT:
+                self.with_graph = set(range(chain.steps))
             by.leaf_check.run = RunKey()
         self.every_step = every_step or not by.theta
         self.black_box, self.observed = black_box, observed
-        self.trace = Trace(ContextRecorder((chain.denoiser.denoiser, chain.solver), by.x_T))
+        self._roots = (chain.denoiser.denoiser, chain.solver)
+        self.trace = Trace(owner, check, ContextRecorder(self._roots, by.x_T))
         self._conditions = chain.conditions.tensors()
         self._versions = [version(z) for z in self._conditions]
         self._before: list[dict] = []
+        self._held: dict[str, Any] | None = None
 
     def enter(self, step: int) -> StepContext:
         """The context of a step that is about to be taken."""
         context = self.trace.recorder.now()
         self.trace.contexts.append(context)
+        self.watch(step)
         if self.observed:
             self.trace.evaluations.slot = self.chain.slot(step)
             self.chain.denoiser.observer = self.trace.evaluations.record
@@ -149,9 +168,39 @@ class Run:
                 self._before = self._own_state()
         return context
 
+    def watch(self, step: int) -> None:
+        """Look whether the network begins to keep or count something, before a step is taken."""
+        key = self.by.leaf_check.run
+        if step > 2 or key is None:
+            return
+        if step == 0:
+            key.graphs = self.chain.denoiser.graphs = GraphCheck()
+            return
+        before, self._held = self._held, held(*self._roots)
+        if step == 2 and before is not None and changes(before, self._held):
+            self.with_graph = set(range(self.chain.steps))
+        elif step == 2:
+            key.graphs = self.chain.denoiser.graphs = None
+
+    def _note_kept(self) -> None:
+        self.chain.denoiser.graphs, key = None, self.by.leaf_check.run
+        if key is not None and isinstance(key.graphs, GraphCheck):
+            key.graphs.recording = False
+        if self._held is None or key is None or len(self.with_graph) == self.chain.steps:
+            return
+        names = set(changes(self._held, held(*self._roots)))
+        key.late = [
+            weakref.ref(value)
+            for name, value in (tensors(*self._roots) if names else {}).items()
+            if name in names and value.is_leaf and not value.requires_grad
+            and (value.is_floating_point() or value.is_complex()) and not value.is_inference()
+        ]  # fmt: skip
+
     def advance(self, step: int, x: Tensor, state: State) -> tuple[Tensor, State]:
         """Take a step; x itself stays as it is even if the network works in place."""
         noise = self.by.noise[step].detach() if self.by.noise else None
+        if step > 0 and step not in self.with_graph and not self.trace.in_place:
+            return self._advance_quickly(step, x, state, noise)
         with self.inputs(step, [x, *state]) as given:
             (own, *history), z = given.copies, given.z
             before = version(own)
@@ -165,6 +214,34 @@ class Run:
         self.trace.in_place = self.trace.in_place or version(own) != before
         return found
 
+    def _advance_quickly(
+        self, step: int, x: Tensor, state: State, noise: Tensor | None
+    ) -> tuple[Tensor, State]:
+        """The same for a step without a graph, where no step has changed its x in place."""
+        chain, before, mark = self.chain, version(x), Mark()
+        slot = chain.slot(step)
+        z = [detached(leaf, False) for leaf in self.by.z[slot]]
+        own, *history = entering = [x.detach(), *(value.detach() for value in state)]
+        with self.recording():
+            condition = chain.conditions.at(slot, z)
+            found = self.settled(
+                entering,
+                taken(chain, step, own, condition, tuple(history), noise),
+                mark,
+                [*entering, *z],
+            )
+        if version(x) != before:
+            raise NotSupportedError(
+                f"the denoiser or the sampler begins to change its x in place at step {step}, and "
+                "did not before: write x = x * c instead of x.mul_(c), or use gradient=Backprop()"
+            )
+        return found
+
+    def recording(self) -> AbstractContextManager[Any]:
+        """Inside, a step without a graph gets one from a leaf that nobody named."""
+        same = torch.is_grad_enabled() == self.every_step
+        return _AS_IT_IS if same else torch.set_grad_enabled(self.every_step)
+
     @contextmanager
     def inputs(self, step: int, entering: Sequence[Tensor]) -> Iterator["Given"]:
         """What a step is taken with: copies of what enters it, and its condition.
@@ -172,7 +249,7 @@ class Run:
         Raises:
             ValueError: the step changes its condition in place.
         """
-        by, slot = self.by, self.chain.slot(step)
+        by, slot, mark = self.by, self.chain.slot(step), Mark()
         graph = step in self.with_graph
         enabled = self.every_step or graph or step == 0
         # In the memory of the originals, by which a cache may know them.
@@ -188,7 +265,7 @@ class Run:
                 # A network may change its x in place, but never a leaf.
                 copies = [leaf.clone() if graph or leaf is leaves[0] else leaf for leaf in leaves]
                 condition = self.chain.conditions.at(slot, z)
-                yield Given(copies, condition, [*leaves, *z])
+                yield Given(copies, condition, [*leaves, *z], mark)
         except RuntimeError as error:
             if "leaf Variable that requires grad" in str(error) and any(t.requires_grad for t in z):
                 raise ValueError(_CHANGES_Z) from error
@@ -198,7 +275,7 @@ class Run:
         self,
         entering: Sequence[Tensor],
         outputs: Sequence[Tensor],
-        mark: object,
+        mark: Mark,
         leaves: Sequence[Tensor] = (),
     ) -> tuple[Tensor, State]:
         """The results of a step without a graph, after a look at what the step did.
@@ -212,20 +289,22 @@ class Run:
             NotSupportedError: it changed its x in place, and this method cannot follow.
             ValueError: it changed its condition in place.
         """
-        self.by.leaf_check.look(outputs, entering, mark, leaves)
-        outputs = tuple(output.detach() for output in outputs)
-        self.by.leaf_check.refuse("the denoiser")
+        if any(output.requires_grad for output in outputs):
+            self.by.leaf_check.look(outputs, entering, mark, leaves)
+            outputs = tuple(output.detach() for output in outputs)
+            self.by.leaf_check.refuse("the denoiser")
         if self.chain.denoiser.works_in_place and not self.black_box:
             raise NotSupportedError(
                 f"the denoiser changes its x in place, so that the state of the sampler is not "
                 f"what {self.owner} takes it for: write x = x * c instead of x.mul_(c), or use "
                 "gradient=DiscreteAdjoint()"
             )
-        refuse_changed(self._conditions, self._versions)
+        if not self.chain.scheduled:
+            refuse_changed(self._conditions, self._versions)
         if self.chain.trajectory is None:
-            return outputs[0], outputs[1:]
+            return outputs[0], tuple(outputs[1:])
         self.chain.trajectory.note(outputs[0], outputs[1])
-        return outputs[0], outputs[2:]
+        return outputs[0], tuple(outputs[2:])
 
     def close(self, end: State) -> Trace:
         """End the run.
@@ -238,6 +317,8 @@ class Run:
                 no step again by which it could be seen whether that matters.
         """
         trace, self.trace.end = self.trace, end
+        refuse_changed(self._conditions, self._versions)
+        self._note_kept()
         trace.contexts.append(trace.recorder.now())
         if self.observed:
             self.chain.denoiser.observer = None
@@ -255,7 +336,7 @@ class Run:
         return trace
 
     def _own_state(self) -> list[dict]:
-        return [own_state(self.chain.denoiser.denoiser), own_state(self.chain.solver)]
+        return [own_state(root) for root in self._roots]
 
 
 @dataclass(frozen=True, eq=False)
@@ -272,7 +353,7 @@ class Given:
     copies: Sequence[Tensor]
     z: Any
     leaves: Sequence[Tensor]
-    mark: object = field(default_factory=object)
+    mark: Mark
 
 
 def traced(
@@ -302,11 +383,12 @@ def traced(
         black_box=black_box,
     )
     x, state = by.x_T, chain.initial_state(by.x_T)
-    for step in range(chain.steps):
-        run.enter(step)
-        if step in keep:
-            run.trace.keep(step, x)
-        x, state = run.advance(step, x, state)
+    with run.recording():
+        for step in range(chain.steps):
+            run.enter(step)
+            if step in keep:
+                run.trace.keep(step, x)
+            x, state = run.advance(step, x, state)
     trace = run.close(state)
     chain.cost.holds(1 + trace.latents)
     return x, trace
