@@ -336,7 +336,7 @@ def targets() -> Iterator[Target]:
         yield Target(f"{name} scores", ".txt", seeds, changed_text, reader, (EvaluationError,), 0.5)
     detector = csv("image,score,degradation", "a.png,0.5,none", "a.png,.7,jpeg", "b.png,-1,none")
     yield Target(
-        "detector", ".csv", detector, changed_text, lambda p: PrecomputedScores(str(p)),
+        "detector", ".csv", detector, changed_text, lambda p: PrecomputedScores(str(p), "morph"),
         (DetectorError,), 0.5,
     )  # fmt: skip
     yield Target("onnx", ".onnx", onnx_files, changed_onnx, run_onnx, (GraphError,))

@@ -465,7 +465,7 @@ FILES: list[tuple[str, Reader, type[Exception], list[bytes | str]]] = [
     ),
     (
         "detector.csv",
-        lambda path: PrecomputedScores(str(path)),
+        lambda path: PrecomputedScores(str(path), "morph"),
         DetectorError,
         [
             "", "image,score\n", "image,score,degradation\na.png\n", "image,score\na.png,.5,jpeg\n",
