@@ -129,8 +129,8 @@ class AdaptiveGradient:
         return {"solver": self.solver, "grid": self.grid, "gradient": self.gradient}
 
 
-# An exact gradient takes two evaluations and a product for each evaluation of the sampler.
-_TRIED: tuple[tuple[Solver, int], ...] = ((DPMSolverPP(), 1), (RungeKutta("rk4"), 4))
+# Each with its evaluations a step, by which the price of an exact gradient goes, and its order.
+_TRIED: tuple[tuple[Solver, int, int], ...] = ((DPMSolverPP(), 1, 2), (RungeKutta("rk4"), 4, 4))
 _FIRST = 8
 _LEAST_GROWTH, _MOST_GROWTH = 1.25, 2.0
 
@@ -184,11 +184,10 @@ def adaptive_gradient(
     if not leaves:
         raise ValueError("nothing requires a gradient: x_T.requires_grad_(), or that of z")
     cost, method, best = Cost(), DiscreteAdjoint(budget="auto"), (math.inf, "")
-    wanted = {solver: _FIRST for solver, _ in _TRIED}
+    wanted = {solver: _FIRST for solver, _, _ in _TRIED}
     while wanted:
-        solver, _ = min(
-            ((solver, stages) for solver, stages in _TRIED if solver in wanted),
-            key=lambda pair: wanted[pair[0]] * pair[1],
+        solver, _, order = min(
+            (one for one in _TRIED if one[0] in wanted), key=lambda one: wanted[one[0]] * one[1]
         )
         steps = wanted[solver]
         ends = {"t_min": float(grid.t[-1]), "t_max": float(grid.t[0])}
@@ -203,7 +202,7 @@ def adaptive_gradient(
         if found <= gradient_tol:
             return AdaptiveGradient(solver, tried, method, rollout.gradient_error, cost)
         best = min(best, (found, f"{type(solver).__name__} with N = {steps}"))
-        growth = (found / gradient_tol) ** (1.0 / solver.order)
+        growth = (found / gradient_tol) ** (1.0 / order)
         growth = min(_MOST_GROWTH, max(_LEAST_GROWTH, growth))
         # A multiple of 4: the two coarser grids of Certified are uniform as well.
         wanted[solver] = 4 * math.ceil(steps * growth / 4)

@@ -116,7 +116,7 @@ class LinearDetector:
 
     def save(self, path: Path) -> None:
         """Writes the numbers, and what they were trained on, as ``.npz``."""
-        arrays = {name: np.asarray(getattr(self, name)) for name in _FILE}
+        arrays: dict[str, Any] = {name: np.asarray(getattr(self, name)) for name in _FILE}
         arrays |= {"training": np.array(self.training), "made_of": np.array(self.made_of, str)}
         write_atomically(path, lambda file: np.savez(file, **arrays), "wb")
 

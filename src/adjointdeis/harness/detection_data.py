@@ -167,7 +167,9 @@ def _words(attack: np.ndarray) -> str:
     return f"{counts.get('', 0)} bona fide images and {morphs}"
 
 
-def scores_by_attack(attacks: Sequence[str], scores: Sequence[float]) -> DetectionScores:
+def scores_by_attack(
+    attacks: Sequence[str], scores: Sequence[float] | np.ndarray
+) -> DetectionScores:
     """Scores, high for a morph, of images whose attack is named; empty for bona fide ones."""
     attack, score = np.array(attacks), np.asarray(scores, np.float64)
     groups = {str(name): score[attack == name] for name in dict.fromkeys(attack.tolist())}
