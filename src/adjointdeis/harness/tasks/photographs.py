@@ -8,8 +8,9 @@
 3. Pairs are chosen: look-alikes of one sex within a fold, ranked by a recogniser that neither
    guides nor judges, without pairs whom some recogniser confuses before any morphing.
 4. Morphs are made, judged and reported as in every other run (:mod:`.morph`).
-5. With ``task.detection`` detectors of morphs look at them (:mod:`.detection`), such as those that
-   learnt from synthetic people, and others that learn from the people of the other folds.
+5. With ``task.detection`` detectors of morphs look at them
+   (:mod:`adjointdeis.harness.tasks.detection`), such as those that learnt from synthetic people,
+   and others that learn from the people of the other folds.
 
 Everything is kept in the run's folder and is taken up again by the same command. It holds pictures
 of people and weights made from them: the folder is ignored by git, and stays where it is.
