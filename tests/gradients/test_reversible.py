@@ -303,18 +303,20 @@ def test_states_are_freed_in_both_passes(solver) -> None:
         denoiser, x, saved = Census(hoard), x_T.clone().requires_grad_(), []
 
         def pack(tensor):
-            saved.append(tensor.untyped_storage().data_ptr())
-            return tensor
+            kept = tensor.detach()  # itself, an output would hold the node that saved it
+            saved.append(weakref.ref(kept))
+            return kept
 
         gc.disable()  # nothing may wait for the collector of cycles
         try:
             with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
                 x_0 = sample(denoiser, x, z, solver=solver, grid=grid, gradient=method).x_0
             alive = sum(ref() is not None for ref in denoiser.seen)
+            held = sum(ref() is not None for ref in saved)
             x_0.sum().backward()
         finally:
             gc.enable()
-        return alive, denoiser.most, len(set(saved))
+        return alive, denoiser.most, held
 
     short, long = census(Reversible(), 4), census(Reversible(), 24)
     assert short == long
