@@ -19,7 +19,7 @@ from adjointdeis.reporting.plots import (
 )
 from adjointdeis.reporting.render_html import html
 from adjointdeis.reporting.report import figures_of
-from adjointdeis.reporting.style import INK, look, spread
+from adjointdeis.reporting.style import INK, growth, look, spread
 from adjointdeis.reporting.sweep_plots import sweep_figure
 
 
@@ -150,3 +150,14 @@ def test_two_names_that_differ_in_arguments_alone_keep_them(tmp_path, make_run):
     found = Run.read(tmp_path)
     assert found.short_label("a").replace("\n", " ") == LONG
     assert found.short_label("a") != found.short_label("b")
+
+
+@pytest.mark.parametrize("labels", [1, 13, 14, 15, 40])
+def test_a_figure_of_many_labels_grows_until_all_of_them_fit(labels):
+    gap = 7.5
+    higher = growth(labels, gap, 100)
+    placed = spread([100.0] * labels, gap / higher, 0, 100)
+    assert placed.min() >= -1e-9 and placed.max() <= 100 + 1e-9
+    # As far apart on the page as ever.
+    assert all(step * higher >= gap - 1e-9 for step in np.diff(np.sort(placed)))
+    assert higher == 1 or labels > 14

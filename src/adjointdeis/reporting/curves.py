@@ -19,6 +19,7 @@ from adjointdeis.reporting.style import (
     PAPER,
     QUIET,
     figure,
+    growth,
     label_beside,
     look,
     save,
@@ -193,7 +194,9 @@ def operating_curve_figure(
     taus = ordered[[allowed_false_matches(len(ordered), float(f)) for f in targets]]
     label = run.system_label(system)
     words = []
-    with figure(WIDTH, 2.9) as (made, axes):
+    gap = 7.5 * run.label_lines
+    higher = growth(len(curves), gap, 100)
+    with figure(WIDTH, 2.9 * higher) as (made, axes):
         axes.set_xscale("log")
         starts = []
         for i, attack, groups in curves:
@@ -205,7 +208,7 @@ def operating_curve_figure(
         axes.axvline(at.fmr, color=INK, linewidth=0.9, linestyle=(0, (4, 2)))
         axes.set_ylim(-3, 103)
         axes.set_xlim(lowest, 0.1)
-        label_beside(axes, starts, 7.5 * run.label_lines, 0, 100)
+        label_beside(axes, starts, gap / higher, 0, 100)
         axes.xaxis.set_major_formatter(lambda value, _: share(value))
         axes.set_xlabel("FMR the threshold is set to (log scale)")
         axes.set_ylabel("MinMax-MMPMR (%)" if at.variant != "MMPMR" else "MMPMR (%)")

@@ -16,6 +16,7 @@ from adjointdeis.reporting.style import (
     above,
     beside,
     figure,
+    growth,
     halo,
     leader,
     look,
@@ -165,7 +166,9 @@ def cost_figure(run: Run, system: str, at: EvaluationSetting, stem: Path) -> Fig
         same = np.flatnonzero(nfe == cost)
         shift[same] = 1.035 ** (np.arange(len(same)) - (len(same) - 1) / 2)
     x = nfe * shift
-    with figure(WIDTH, 2.9) as (made, axes):
+    clusters, gap = list(_clusters(nfe)), 7.5 * run.label_lines
+    higher = growth(max(map(len, clusters)), gap, 100)
+    with figure(WIDTH, 2.9 * higher) as (made, axes):
         axes.set_xscale("log")
         for (i, _attack, _, row), at_x, y in zip(points, x, value, strict=True):
             style = look(i)
@@ -181,10 +184,10 @@ def cost_figure(run: Run, system: str, at: EvaluationSetting, stem: Path) -> Fig
         low, high = nfe.min() / 1.6, nfe.max() * 1.25
         axes.set_xlim(low, high)
         axes.set_ylim(-3, 103)
-        for members in _clusters(nfe):
+        for members in clusters:
             last = members[-1] == np.argsort(nfe, kind="stable")[-1]
             for p, text_y in zip(
-                members, spread(value[members], 7.5 * run.label_lines, 0, 100), strict=True
+                members, spread(value[members], gap / higher, 0, 100), strict=True
             ):
                 i, attack = points[p][:2]
                 axes.annotate(
@@ -223,7 +226,9 @@ def curve_figure(run: Run, key: str, stem: Path) -> Figure | None:
     if not curves:
         return None
     name = {"loss": "identity loss", "gradient_norm": "gradient norm"}.get(key, key)
-    with figure(5.6, 3.0) as (made, axes):
+    gap = 0.085 * run.label_lines
+    higher = growth(len(curves), gap, 0.98)
+    with figure(5.6, 3.0 * higher) as (made, axes):
         every = np.concatenate([v for _, _, v in curves])
         # Over less than a factor of four a logarithmic axis has hardly a tick to read.
         logarithmic = key != "loss" and bool((every > 0).all()) and every.max() > 4 * every.min()
@@ -243,7 +248,7 @@ def curve_figure(run: Run, key: str, stem: Path) -> Figure | None:
             axes.transData.transform(np.stack([np.full(len(ends), last), ends], axis=1))
         )[:, 1]
         for (i, attack, values), y, text_y in zip(
-            curves, ends, spread(at, 0.085 * run.label_lines, 0.02, 1.0), strict=True
+            curves, ends, spread(at, gap / higher, 0.02, 1.0), strict=True
         ):
             axes.annotate(
                 f"{run.short_label(attack)}  {y:.3g}", (len(values), y), xytext=(1.03, text_y),

@@ -157,6 +157,11 @@ def spread(
     return result
 
 
+def growth(labels: int, gap: float, span: float) -> float:
+    """How many times as high a figure must be for its labels to stand `gap` apart within `span`."""
+    return max(1.0, (labels - 1) * gap / span)
+
+
 def label_beside(
     axes: Any,
     ends: Sequence[tuple[str, float, float, str]],
