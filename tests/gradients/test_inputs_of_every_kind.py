@@ -318,6 +318,12 @@ def test_z_and_t_changed_in_place_are_named() -> None:
             lambda x, t, z: network(x, t, z.mul_(0.9)), x.requires_grad_(), z.clone(),
             solver=DDIM(), grid=GRID, parameters=list(network.parameters()),
         )  # fmt: skip
+    scheduled = PerStep([z.clone() for _ in range(GRID.steps)])
+    with pytest.raises(ValueError, match="changes its condition z in place"):
+        sample(
+            lambda x, t, z: network(x, t, z.mul_(0.9) if float(t) < 0.5 else z), x, scheduled,
+            solver=DDIM(), grid=GRID, parameters=list(network.parameters()),
+        )  # fmt: skip
     own = TimeGrid.uniform_time(VPLinear(), 3)
     with pytest.raises(ValueError, match="changes t in place"):
         sample(lambda x, t, z: network(x, t.mul_(0.9), z), x.detach(), z, solver=DDIM(), grid=own)
