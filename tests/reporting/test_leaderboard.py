@@ -21,7 +21,7 @@ def row(method: str, steps: int, error: Any, price: int, **more: Any) -> dict[st
     numbers = {"error": found, "bias": found, "spread": [0.0], "cosine": same, "ratio": same}
     return {
         "family": "gaussian", "seed": COMMITTED, "calculus": "ode", "members": len(found),
-        "steps": steps, "method": method, "sampler": "DDIM", "evaluations": price - 10,
+        "number": 0, "steps": steps, "method": method, "sampler": "DDIM", "evaluations": price - 10,
         "products": 10, "seconds": 0.01, "bytes": None, "flow": {"x_T": numbers},
         "chain": {"x_T": numbers}, "truth_moves": {"x_T": [1e-9] * len(found)}, **more,
     }  # fmt: skip
