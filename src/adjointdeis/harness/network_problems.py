@@ -22,9 +22,7 @@ TERRAIN_LEVELS = (80.0, 0.002)
 INSTALL_TERRAIN = "pip install --no-deps adaptive-terrain-diffusion==0.4.2"
 
 
-def mini(
-    pairs: int = 2, encoding_steps: int = 100, only: slice = slice(None)
-) -> GradientProblem:
+def mini(pairs: int = 2, encoding_steps: int = 100, only: slice = slice(None)) -> GradientProblem:
     """DiM-A's latents of a few pairs, under the identity loss of the embedded guide.
 
     Everything that a guided morph of ``assets=mini`` differentiates, at its first step.
