@@ -4,7 +4,7 @@
 
 Writes ``NNN_03.png`` and ``NNN_08.png`` (FFHQ's recipe from dlib's 68 points), ``landmarks.npz``
 with those points, and ``NNN_03.tem`` where the set has templates, all in pixels of the aligned
-images.  What is there already is left alone.
+images. A folder that holds these faces aligned otherwise is refused.
 """
 
 from pathlib import Path
@@ -31,7 +31,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
 
     Raises:
         NoFaceError: Names every photograph without a face; the others are written.
-        DatasetError: The set is incomplete.
+        DatasetError: The set is incomplete, or the folder holds another picture by a name.
     """
     task, target = cfg.task, Path(cfg.task.destination)
     dataset = load_frll(cfg.data.root, need_templates=False)
@@ -62,8 +62,14 @@ def run(cfg: DictConfig) -> dict[str, Any]:
         except NoFaceError as error:
             problems.append(str(error))
             continue
-        if not (target / f"{stem}.png").is_file():
-            write_image(target / f"{stem}.png", made["image"])
+        file = target / f"{stem}.png"
+        if not file.is_file():
+            write_image(file, made["image"])
+        elif not np.array_equal(read_image(file), made["image"]):
+            raise DatasetError(
+                f"{file} is another picture than {path.name} aligned with these settings: name "
+                "another folder, task.destination=..., or remove that one"
+            )
         quad = ffhq_quad(made["points"])
         if capture in subject.templates:
             template = read_tem(subject.templates[capture])
