@@ -23,7 +23,7 @@ from adjointdeis.faces.dlib_models import DlibLandmarker
 from adjointdeis.faces.image_io import read_image, sha256_of, write_image
 from adjointdeis.faces.recogniser import NoFaceError
 from adjointdeis.files import read_bytes, write_atomically
-from adjointdeis.harness.landmarks import STORED
+from adjointdeis.harness.landmarks import STORED, pixels_of
 
 
 def run(cfg: DictConfig) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     dataset = load_frll(cfg.data.root, need_templates=False)
     landmarker = DlibLandmarker(detection_side=task.detection_side)
     cache = ArrayCache(Path(cfg.paths.run) / "cache")
-    stems, points, problems = [], [], []
+    stems, points, pixels, problems = [], [], [], []
     jobs = [(s, c) for s in dataset.subjects for c in (NEUTRAL, SMILING)]
     for subject, capture in tqdm(jobs, desc="align", unit="face"):
         path, stem = subject.images[capture], f"{subject.id}_{capture}"
@@ -77,10 +77,12 @@ def run(cfg: DictConfig) -> dict[str, Any]:
             write_tem(target / f"{stem}.tem", moved)
         stems.append(stem)
         points.append(quad_to_square(made["points"], quad, task.size))
+        pixels.append(pixels_of(made["image"]))
 
     def save(file: Any) -> None:
         arrays = {"stems": np.array(stems), "points": np.float32(np.stack(points))}
-        np.savez_compressed(file, **arrays, size=np.int64(task.size))
+        arrays |= {"sha256": np.array(pixels), "size": np.int64(task.size)}
+        np.savez_compressed(file, **arrays)
 
     if stems:
         write_atomically(target / STORED, save, "wb")
