@@ -5,12 +5,10 @@ python -m experiments.certified.run [--blocks 60] [--pairs 2] [--out FOLDER]
 Writes result.json and result.md.
 """
 
-import argparse
 import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,6 +24,7 @@ from adjointdeis.harness.network_problems import mini
 from adjointdeis.problems import PARTS, distance
 from adjointdeis.solvers import DDIM, OBELM, DPMSolverPP, RungeKutta
 from adjointdeis.solvers.base import Solver
+from experiments.common.options import parser
 
 SOLVERS: dict[str, Solver] = {
     "DDIM": DDIM(),
@@ -228,12 +227,11 @@ def summary(rows: Sequence[dict[str, Any]], parts: Sequence[dict[str, Any]]) -> 
 
 def main() -> None:
     """Runs the study."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--blocks", type=int, default=60, help=f"of {BLOCK} problems each")
-    parser.add_argument("--first", type=int, default=200_000, help="seed of the first block")
-    parser.add_argument("--pairs", type=int, default=2, help="of the embedded network")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent)
-    options = parser.parse_args()
+    command = parser(__doc__, __file__)
+    command.add_argument("--blocks", type=int, default=60, help=f"of {BLOCK} problems each")
+    command.add_argument("--first", type=int, default=200_000, help="seed of the first block")
+    command.add_argument("--pairs", type=int, default=2, help="of the embedded network")
+    options = command.parse_args()
     torch.set_num_threads(1)
     rows: list[dict[str, Any]] = []
     for seed in range(options.first, options.first + options.blocks):
