@@ -123,10 +123,21 @@ def block(seed: int) -> list[dict[str, Any]]:
             "estimate": extrapolated_error(
                 *([run[part][row]] for run in runs), order=SOLVERS[solver].order
             ),
+            **moves(*(run[part][row] for run in runs)),
         }
         for part in PARTS
         for row in range(BLOCK)
     ]  # fmt: skip
+
+
+MOVES = ("size", "a", "b", "ab", "ga", "gb")
+
+
+def moves(fine: Tensor, half: Tensor, quarter: Tensor) -> dict[str, float]:
+    """Norms and products of a gradient and of what it moved by, from grid to grid."""
+    a, b = fine - half, half - quarter
+    found = (fine.norm(), a.norm(), b.norm(), a @ b, fine @ a, fine @ b)
+    return dict(zip(MOVES, map(float, found), strict=True))
 
 
 def embedded(pairs: int) -> list[dict[str, Any]]:
@@ -166,7 +177,7 @@ def packed(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """One entry for a block and a part, with the numbers of its problems in a list."""
     entries: dict[tuple[int, str], dict[str, Any]] = {}
     for one in rows:
-        shared = {k: v for k, v in one.items() if k not in ("problem", "error", "estimate")}
+        shared = {k: v for k, v in one.items() if k not in ("problem", "error", "estimate", *MOVES)}
         entry = entries.setdefault(
             (one["seed"], one["part"]), shared | {"error": [], "estimate": []}
         )
