@@ -99,10 +99,12 @@ def outcomes(
     for preparation, table in tables.items():
         for kind in kinds:
             judged = table if kind == "all-captures" else table.where(~_same_capture(table))
-            said = {"impostor_set": f"the benchmark's own people, {kind}"}
+            named = f"the benchmark's own people, {kind}"
             for policy in rules:
                 records = [
-                    estimate_thresholds(judged, system, [fmr], [policy], people, **said)[0]
+                    estimate_thresholds(
+                        judged, system, [fmr], [policy], people, impostor_set=named
+                    )[0]
                     for system in dict.fromkeys(table["system"].tolist())
                 ]
                 for probe in sides:
