@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import random
 import shutil
 import sys
 import time
@@ -12,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.utils import get_method
@@ -145,22 +148,19 @@ def _beside_task(cfg: DictConfig, name: str) -> Any:
 
 def _work(cfg: DictConfig, directory: Path, identifier: str) -> float | None:
     """Runs a task in its prepared directory, and leaves ``done.json`` or ``error.txt`` there."""
-    import lightning as L
-    import torch
-    from lightning.pytorch.utilities import rank_zero_only
-
-    child = is_child(cfg.trainer)
-    if one_process(cfg.trainer):
-        # Lightning takes its rank from SLURM or torchrun, where this may be the third task.
-        rank_zero_only.rank = 0
+    child, task = is_child(cfg.trainer), get_method(cfg.task._target_)
+    # Lightning takes seconds to import, and half of the tasks train nothing.
+    if "lightning" in sys.modules and one_process(cfg.trainer):
+        # It takes its rank from SLURM or torchrun, where this may be the third task.
+        sys.modules["lightning"].pytorch.utilities.rank_zero_only.rank = 0
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)
     if cfg.seed is not None:
-        L.seed_everything(cfg.seed, verbose=False)
+        _seed(cfg.seed)
     _quieten()
     start = time.monotonic()
     try:
-        result = get_method(cfg.task._target_)(cfg) or {}
+        result = task(cfg) or {}
     except Exception as error:
         if not child:
             # On a full disk there is no room for the trace either.
@@ -181,6 +181,14 @@ def _work(cfg: DictConfig, directory: Path, identifier: str) -> float | None:
         write_marker(directory, identifier, round(time.monotonic() - start, 1))
         _announce(directory)
     return result.get("objective")
+
+
+def _seed(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - the generator that libraries share
+    torch.manual_seed(seed)
+    # Lightning's strategies seed by it once more when they start their processes.
+    os.environ["PL_GLOBAL_SEED"] = str(seed)
 
 
 def _dry_run(cfg: DictConfig) -> None:
