@@ -26,7 +26,6 @@ from adjointdeis.harness.records import write_record
 from adjointdeis.reporting.leaderboard import write_leaderboard
 from adjointdeis.reporting.standings import NETWORKS
 
-
 TOLD = (
     "problems", "losses", "each", "steps", "drawn_steps", "paths", "budgets", "network_losses",
     "network_steps", "limit",
