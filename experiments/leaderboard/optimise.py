@@ -103,7 +103,7 @@ def descended(
     while True:
         rollout = sample(problem.denoiser, x_T, z, solver=solver, grid=grid, gradient=method)
         loss = problem.loss(rollout.x_0)
-        sampled.append(float(loss) / len(x_T))
+        sampled.append(float(loss.detach()) / len(x_T))
         found = torch.autograd.grad(loss, leaves)
         spent += rollout.cost.nfe + rollout.cost.vjps
         if spent > price or not all(gradient.isfinite().all() for gradient in found):
