@@ -160,7 +160,7 @@ def adaptive_gradient(
     that of ``DiscreteAdjoint(budget="auto")``: half of what is free, spent on fewer evaluations.
 
     What was chosen serves every later gradient of a similar problem, as in an optimisation; all
-    that was tried cost 3 to 9 times as much as one of them, 5 in the median.
+    that was tried cost 2 to 6 times as much as one of them, 2.5 in the median.
 
     Args:
         loss: what will be differentiated, as a function of x_0 alone with one number as its value.
