@@ -4,11 +4,12 @@ Python does not say what a function depends on. This walks over closures, refere
 attributes and containers, which is where the state of published samplers lives.
 """
 
+import gc
 import random
 import sys
 import types
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from functools import partial
 from typing import Any
 
@@ -22,24 +23,22 @@ _PLAIN = (bool, int, float, complex, str, type(None))
 _KNOWN_PURE = ("torch.", "adjointdeis.")
 
 
-def reachable(*roots: Any) -> Iterator[Any]:
-    """Every module, tensor, generator and plain value that the roots lead to."""
-    return (value for _, value in _walk(roots))
+def reachable(*roots: Any) -> list[tuple[str, Any]]:
+    """Every module, tensor, generator and plain value that the roots lead to, with its name.
+
+    Weights and buffers of modules are left out. Several values may have one name.
+    """
+    return list(_walk(roots))
 
 
-def tensors(*roots: Any) -> dict[str, Tensor]:
-    """The tensors that the roots lead to, by name; weights and buffers of modules left out."""
-    return {name: value for name, value in _walk(roots) if isinstance(value, Tensor)}
-
-
-def held(*roots: Any) -> dict[str, Any]:
-    """What the roots hold and may change while they run, by name, in a form to be compared."""
-    return {name: _comparable(value) for name, value in _walk(roots)}
+def comparable(found: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """What was reached, in a form that shows later whether it has changed."""
+    return {name: _comparable(value) for name, value in found}
 
 
 def own_state(*roots: Any) -> dict[str, Any]:
-    """The same with the global generators of Python and numpy; torch's are repeated."""
-    found = held(*roots)
+    """What the roots hold, with the global generators of Python and numpy; torch's are repeated."""
+    found = comparable(reachable(*roots))
     found["random"] = hash(random.getstate())
     if "numpy" in sys.modules:
         found["numpy.random"] = str(sys.modules["numpy"].random.get_state())
@@ -50,6 +49,48 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """Names of what was added, removed or changed between two states."""
     missing = object()
     return [n for n in {**before, **after} if before.get(n, missing) != after.get(n, missing)]
+
+
+def is_constant(value: Any) -> bool:
+    """Whether this is a tensor of numbers from which no graph leads anywhere."""
+    if not isinstance(value, Tensor) or value.requires_grad or not value.is_leaf:
+        return False
+    return (value.is_floating_point() or value.is_complex()) and not value.is_inference()
+
+
+class Newborn:
+    """Finds tensors that were made since :meth:`begin`, wherever Python holds them.
+
+    A walk does not reach what ``lru_cache``, a weak dictionary, a thread or an extension holds; the
+    garbage collector does. What was there before is set aside meanwhile (``gc.freeze``), so that
+    the rest is a few objects. Nothing is found where the caller has frozen objects himself, nor
+    what is held by C++ alone.
+    """
+
+    def __init__(self) -> None:
+        self._open = False
+
+    def begin(self) -> None:
+        """Set aside what is there."""
+        self._open = gc.get_freeze_count() == 0
+        if self._open:
+            gc.freeze()
+
+    def constants(self, known: Iterable[Any]) -> list[Tensor]:
+        """Constant tensors that have come since then, but for the known ones."""
+        if not self._open:
+            return []
+        ours = set(map(id, known))
+        made = (v for v in gc.get_objects() if type(v) in (Tensor, nn.Parameter))
+        return [value for value in made if id(value) not in ours and is_constant(value)]
+
+    def __enter__(self) -> "Newborn":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._open:
+            self._open = False
+            gc.unfreeze()
 
 
 def version(tensor: Tensor) -> int:
