@@ -34,6 +34,7 @@ from adjointdeis.gradients import (
 )
 from adjointdeis.gradients.catalogue import CATALOGUE, Entry
 from adjointdeis.gradients.consistency import EvaluationCheck
+from adjointdeis.gradients.reachable import Newborn
 from adjointdeis.solvers import BDIA, DDIM
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -351,6 +352,7 @@ def test_a_cache_that_begins_at_any_step_loses_no_gradient(one: Entry, kind) -> 
             return
     assert agree(found[1], found[0], 1e-9)
 
+
 class _Thread(threading.local):
     """What a thread holds for itself."""
 
@@ -437,28 +439,52 @@ def test_a_late_table_out_of_sight_is_not_refused(held: str) -> None:
         late = held == "late" and method == DiscreteAdjoint()
         assert [w.category for w in caught] == [KeptValueWarning] * late
     assert agree(*found)
-    assert gc.get_freeze_count() == 0
 
 
-def test_nothing_stays_frozen_after_an_error_nor_what_the_caller_froze_thaws() -> None:
+def test_a_late_cache_is_found_though_the_collector_ran_meanwhile() -> None:
     grid = TimeGrid.uniform_lmbda(VPLinear(), 14, t_min=0.05, t_max=0.6)
-    x_T = inputs()[0].requires_grad_()
+    (x_T, z), once = inputs(), remembers("lru_cache")
+
+    def denoiser(x, t, z):
+        if float(t) < float(grid.t[8]):
+            gc.collect()
+        return x * (once(lambda: z[:, :1].tanh()) if float(t) < float(grid.t[5]) else 0.5)
+
+    x_0 = sample(denoiser, x_T, z.requires_grad_(), solver=DDIM(), grid=grid).x_0
+    assert not any("Newborn" in str(callback) for callback in gc.callbacks)
+    with pytest.warns(UserWarning) as caught:
+        x_0.sum().backward()
+    assert KeptValueWarning in [w.category for w in caught]
+
+
+def test_what_was_there_is_not_new_though_the_collector_runs_meanwhile() -> None:
+    thresholds, newborn = gc.get_threshold(), Newborn()
+    gc.disable()
+    try:
+        before = [torch.ones(2) for _ in range(3)]
+        with newborn:
+            newborn.begin()
+            made = torch.zeros(2)
+            gc.set_threshold(1)
+            gc.enable()
+            assert [id(tensor) for tensor in newborn.alive(before[:1])] == [id(made)]
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.enable()
+
+
+def test_nothing_watches_the_collector_after_an_error() -> None:
+    grid, watched = TimeGrid.uniform_lmbda(VPLinear(), 14, t_min=0.05, t_max=0.6), []
 
     def fails(x, t, z):
         if float(t) < float(grid.t[7]):
-            assert gc.get_freeze_count() > 0
+            watched.extend(callback for callback in gc.callbacks if "Newborn" in str(callback))
             raise KeyError("late")
         return x
 
     with pytest.raises(KeyError):
-        sample(fails, x_T, solver=DDIM(), grid=grid)
-    assert gc.get_freeze_count() == 0
-    gc.freeze()
-    try:
-        sample(lambda x, t, z: 0.5 * x, x_T, solver=DDIM(), grid=grid).x_0.sum().backward()
-        assert gc.get_freeze_count() > 0
-    finally:
-        gc.unfreeze()
+        sample(fails, inputs()[0].requires_grad_(), solver=DDIM(), grid=grid)
+    assert watched and not any("Newborn" in str(callback) for callback in gc.callbacks)
 
 
 @pytest.mark.parametrize("method", [DiscreteAdjoint(), DiscreteAdjoint(snapshots=40)], ids=str)

@@ -6,7 +6,6 @@ Both checks compare numbers that exist anyway; neither evaluates the network.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor

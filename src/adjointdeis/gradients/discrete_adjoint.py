@@ -193,8 +193,7 @@ class DiscreteAdjoint(StepwiseMethod):
                         graph = run.graph(range(step, end), x, state)
                     graph = graph or self.step_graph(by, run.trace, step, Carry(x, state))
                     record.keep(range(step, end), graph)
-                    x, state = run.reached([out.detach() for out in graph.outputs])
-                elif graph is None:
+                if graph is None:
                     x, state = run.advance(step, x, state)
                 else:
                     x, state = run.settled(graph.entering, graph.outputs, graph.mark, graph.leaves)

@@ -1,4 +1,4 @@
-"""Checks of the graphs of steps: what they lead to, and whether they are made again as they were."""
+"""Checks of the graphs of steps: what they lead to, and whether they are made as they were."""
 
 import gc
 import threading

@@ -56,7 +56,7 @@ class StepGraph:
         evaluations: network evaluations in the graph.
         slot, step: whose condition and whose noise they are.
         mark: of the graph, for :class:`LeafCheck`.
-        again: whether the sampling run took these steps without this graph.
+        kept: whether this is a graph of the sampling run, which has looked at it.
     """
 
     entering: list[Tensor]
@@ -67,7 +67,7 @@ class StepGraph:
     slot: int
     step: int | None
     mark: Mark
-    again: bool
+    kept: bool
 
     @property
     def leaves(self) -> list[Tensor]:
@@ -208,7 +208,7 @@ class Inputs:
         mark.end = next_number()
         return StepGraph(
             leaves, z, noise, tuple(outputs), chain.cost.nfe - before, slot, step, mark,
-            again=chain.cost.in_backward and step is not None,
+            kept=not chain.cost.in_backward,
         )  # fmt: skip
 
     def pull(
@@ -224,9 +224,9 @@ class Inputs:
                 of another step.
         """
         leaves = [*graph.leaves, *self.theta]
-        self.leaf_check.look(
-            graph.outputs, graph.entering, graph.leaves, graph.mark, graph.again
-        )
+        if not graph.kept:
+            again = graph.step is not None
+            self.leaf_check.look(graph.outputs, graph.entering, graph.leaves, graph.mark, again)
         found = pull_back(self.chain, graph.outputs, cotangents, leaves, graph.evaluations)
         graph.outputs = tuple(output.detach() for output in graph.outputs)
         self.leaf_check.refuse("the denoiser")

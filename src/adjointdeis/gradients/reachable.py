@@ -8,6 +8,7 @@ import gc
 import random
 import sys
 import types
+import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from functools import partial
@@ -59,38 +60,55 @@ def is_constant(value: Any) -> bool:
 
 
 class Newborn:
-    """Finds tensors that were made since :meth:`begin`, wherever Python holds them.
+    """Finds constant tensors that were made since :meth:`begin`, wherever Python holds them.
 
-    A walk does not reach what ``lru_cache``, a weak dictionary, a thread or an extension holds; the
-    garbage collector does. What was there before is set aside meanwhile (``gc.freeze``), so that
-    the rest is a few objects. Nothing is found where the caller has frozen objects himself, nor
-    what is held by C++ alone.
+    A walk does not reach what ``lru_cache``, a generator or an extension holds; the garbage
+    collector does. It lists what is young in the order of its making, and promotes it when it
+    collects, before which its callback looks. What C++ alone holds is not found.
     """
 
     def __init__(self) -> None:
-        self._open = False
+        self._found: list[weakref.ref[Tensor]] = []
+        self._youngest: list[Any] | None = None
 
     def begin(self) -> None:
-        """Set aside what is there."""
-        self._open = gc.get_freeze_count() == 0
-        if self._open:
-            gc.freeze()
+        """Look at what is made from now on."""
+        gc.callbacks.append(self._collects)
+        self._youngest = []
 
-    def constants(self, known: Iterable[Any]) -> list[Tensor]:
-        """Constant tensors that have come since then, but for the known ones."""
-        if not self._open:
-            return []
+    def alive(self, known: Iterable[Any]) -> list[Tensor]:
+        """Those that are alive now, but for the known ones."""
+        self._look()
         ours = set(map(id, known))
-        made = (v for v in gc.get_objects() if type(v) in (Tensor, nn.Parameter))
-        return [value for value in made if id(value) not in ours and is_constant(value)]
+        found = (tensor for ref in self._found if (tensor := ref()) is not None)
+        return [tensor for tensor in found if id(tensor) not in ours and is_constant(tensor)]
+
+    def _look(self) -> None:
+        # A collection meanwhile looks by itself, at what is older than it.
+        youngest = self._youngest
+        if youngest is None:
+            return
+        for value in reversed(gc.get_objects(generation=0)):
+            if value is youngest:
+                break
+            if type(value) in (Tensor, nn.Parameter):
+                self._found.append(weakref.ref(value))
+        self._youngest = []
+
+    def _collects(self, phase: str, info: dict[str, int]) -> None:
+        del info
+        if phase == "start":
+            self._look()
+        else:
+            self._youngest = []
 
     def __enter__(self) -> "Newborn":
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._open:
-            self._open = False
-            gc.unfreeze()
+        if self._youngest is not None:
+            self._youngest = None
+            gc.callbacks.remove(self._collects)
 
 
 def version(tensor: Tensor) -> int:

@@ -229,10 +229,10 @@ class Run:
         key.late = [weakref.ref(v) for name, v in found if name in names and is_constant(v)]
         way = self.chain.trajectory or Trajectory()
         ours = [*self._latest, *way.states, *way.predictions, *self.trace.tensors()]
-        others = self._newborn.constants([*ours, *(value for _, value in found)])
+        others = self._newborn.alive([*ours, *(value for _, value in found)])
         if others:
             known = reachable(self.chain.noise, self.chain.grid, self.chain.conditions)
-            others = self._newborn.constants([*ours, *(value for _, value in [*found, *known])])
+            others = self._newborn.alive([*ours, *(value for _, value in [*found, *known])])
         key.hidden = {id(tensor): weakref.ref(tensor) for tensor in others}
 
     def advance(self, step: int, x: Tensor, state: State) -> tuple[Tensor, State]:
@@ -337,7 +337,7 @@ class Run:
         mark: Mark,
         leaves: Sequence[Tensor],
     ) -> tuple[Tensor, State]:
-        """The results of a step without a graph, after a look at the graph that it has.
+        """The results of a step without a graph, after a look at what the step did.
 
         Args:
             entering, outputs, mark, leaves: as for :meth:`LeafCheck.look`.
@@ -345,20 +345,13 @@ class Run:
         Raises:
             UnreachableLeafError: it uses a leaf that would get no gradient, or a value of an
                 earlier step.
+            NotSupportedError: it changed its x in place, and this method cannot follow.
+            ValueError: it changed its condition in place.
         """
         if any(output.requires_grad for output in outputs):
             self.by.leaf_check.look(outputs, entering, leaves, mark)
             outputs = tuple(output.detach() for output in outputs)
             self.by.leaf_check.refuse("the denoiser")
-        return self.reached(outputs)
-
-    def reached(self, outputs: Sequence[Tensor]) -> tuple[Tensor, State]:
-        """State and history after a step whose results have no graph.
-
-        Raises:
-            NotSupportedError: it changed its x in place, and this method cannot follow.
-            ValueError: it changed its condition in place.
-        """
         if self.chain.denoiser.works_in_place and not self.black_box:
             raise NotSupportedError(
                 f"the denoiser changes its x in place, so that the state of the sampler is not "
