@@ -1,5 +1,6 @@
 """A fine-tuning problem small enough to follow by hand, for tests that start processes."""
 
+import os
 from dataclasses import dataclass
 
 import torch
@@ -28,11 +29,12 @@ class Toy:
 
     Args:
         samples: Batch over all processes.
-        poisoned: Iteration whose noise is not finite for the first sample; None for none.
+
+    The environment's ``POISONED`` names an iteration whose noise is not finite for the first
+    sample: a fault of the machine, which is no setting of the training.
     """
 
     samples: int = 4
-    poisoned: int | None = None
 
     def instance(self, seed: int) -> Instance:
         denoiser = Linear()
@@ -40,7 +42,7 @@ class Toy:
         def draw(iteration: int) -> Batch:
             generator = torch.Generator().manual_seed(100 * seed + iteration)
             x_T, z = torch.randn(2, self.samples, 2, generator=generator, dtype=torch.float64)
-            if iteration == self.poisoned:
+            if os.environ.get("POISONED") == str(iteration):
                 x_T[0] = float("nan")
             return Batch(x_T, z)
 

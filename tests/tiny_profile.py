@@ -1,7 +1,9 @@
 """A tiny profile with random weights, a folder of drawn faces, and configurations that use them."""
 
+import functools
 import json
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -9,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
 
 from adjointdeis.evaluation import ThresholdRecord
 from adjointdeis.faces.networks import (
@@ -148,11 +151,23 @@ def overrides(tiny: Path, run: Path | None, *more: str, root: Path | None = None
     return [*lines, *more]
 
 
-def composed(arguments: list[str]) -> DictConfig:
-    """What run.py would hand to `launch`."""
-    register_options(ROOT / "conf")
+@functools.cache
+def _composed(arguments: tuple[str, ...]) -> DictConfig:
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return compose("config", arguments)
+        return compose("config", list(arguments))
+
+
+def composed(arguments: list[str]) -> DictConfig:
+    """What run.py would hand to `launch`.
+
+    Groups are composed once for all tests; plain values are set on a copy, as Hydra sets them.
+    """
+    register_options(ROOT / "conf")
+    plain = [a for a in arguments if re.match(r"[\w.]+\.\w+=", a) and not a.startswith("hydra.")]
+    cfg = _composed(tuple(a for a in arguments if a not in plain)).copy()
+    for given in OverridesParser.create().parse_overrides(plain):
+        OmegaConf.update(cfg, given.key_or_group, given.value(), merge=True)
+    return cfg
 
 
 def command_line(arguments: list[str]) -> list[str]:

@@ -596,8 +596,9 @@ def test_there_are_enough_of_them() -> None:
     ("arguments", "name"),
     [
         (["paths.run=/"], "paths.run='/'"),
-        (["-m", "seed=-1,0"], "seed=-1"),
-        (["optimizer._target_=nowhere.x"], "nowhere.x"),
+        # A start of the program takes three seconds; that these are found is checked above.
+        pytest.param(["-m", "seed=-1,0"], "seed=-1", marks=pytest.mark.slow),
+        pytest.param(["optimizer._target_=nowhere.x"], "nowhere.x", marks=pytest.mark.slow),
     ],
     ids=["run", "sweep", "target"],
 )

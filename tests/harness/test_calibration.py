@@ -1,97 +1,132 @@
 """Calibration finds the protocol that made the numbers, and says that it is a fit."""
 
+import itertools
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 from tiny_profile import SIZE, composed, draw_face
 
+from adjointdeis.evaluation import Subjects
 from adjointdeis.faces.datasets.pairs import MorphPair
-from adjointdeis.harness.calibration import Embedded, ScoringProtocol, outcomes
+from adjointdeis.harness.calibration import ScoringProtocol, outcomes
 from adjointdeis.harness.launch import launch
+from adjointdeis.harness.scoring import score_morphs
+
+IDS = [f"{k:03d}" for k in range(30)]
+PEOPLE = Subjects.from_rows(
+    {"subject_id": i, "sex": "female" if k % 2 else "male"} for k, i in enumerate(IDS)
+)
 
 
 class Plain:
-    """A recogniser of given embeddings."""
+    """A recogniser whose images are their embeddings."""
 
-    name, alignment, score_type = "plain", "none", "similarity"
+    name, score_type, metric, embedding_dim = "plain", "similarity", "cosine", 6
     fingerprint = "0" * 64
+
+    def embed(self, images):
+        return images, np.ones(len(images), bool)
 
     def compare(self, e1, e2):
         return (np.asarray(e1) * np.asarray(e2)).sum(-1)
 
 
-@pytest.fixture
-def embedded() -> dict:
+@pytest.fixture(scope="module")
+def images() -> dict[str, dict[str, np.ndarray]]:
+    """By preparation: the embedding of every neutral and smiling image and of every morph."""
     rng = np.random.default_rng(3)
 
     def unit(x):
         return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
-    people = 30
-    ids = [f"{k:03d}" for k in range(people)]
-    neutral = unit(rng.normal(size=(people, 6)))
-    pairs = [MorphPair(ids[k], ids[k + 1]) for k in range(people - 1)]
+    neutral = unit(rng.normal(size=(len(IDS), 6)))
     made = {}
     for name, spread in (("resize", 0.25), ("resize-aliased", 0.7)):
         smiling = unit(neutral + spread * rng.normal(size=neutral.shape) / 2)
         middle = unit(neutral[:-1] + neutral[1:] + 0.2 * rng.normal(size=neutral[1:].shape))
-        made[name] = {"plain": Embedded(Plain(), neutral, smiling, {"DiM-A": (pairs, middle)})}
-    return {"ids": ids, "made": made}
+        made[name] = {
+            **{f"{i}_03": x for i, x in zip(IDS, neutral, strict=True)},
+            **{f"{i}_08": x for i, x in zip(IDS, smiling, strict=True)},
+            **{f"morph {k}": x for k, x in enumerate(middle)},
+        }
+        made[name] = {key: x.astype(np.float32) for key, x in made[name].items()}
+    return made
 
 
-SEXES = {f"{k:03d}": "female" if k % 2 else "male" for k in range(30)}
+@pytest.fixture(scope="module")
+def tables(images) -> dict:
+    benchmark = SimpleNamespace(
+        degradation=None,
+        dataset=SimpleNamespace(ids=IDS, fingerprint="faces", name="faces"),
+        probe=lambda system, subject, capture: f"{subject}_{capture}",
+        alignment=lambda system: "none",
+    )
+    pairs = [MorphPair(a, b) for a, b in itertools.pairwise(IDS)]
+    morphs = {"DiM-A": {pair.morph_id: f"morph {k}" for k, pair in enumerate(pairs)}}
+    given = (benchmark, morphs, [Plain()], pairs)
+    return {
+        name: score_morphs(
+            *given, progress=False, everyone=("plain",), every_capture=True, read=found.get
+        )
+        for name, found in images.items()
+    }
 
 
 def percent(outcome) -> dict:
     return {r: {s: c["percent"] for s, c in row.items()} for r, row in outcome.cells.items()}
 
 
-def every(embedded, published):
-    return outcomes(
-        embedded["made"], embedded["ids"], published, 0.05, SEXES, policies=("all", "same-sex")
-    )
+def every(tables, published):
+    return outcomes(tables, published, 0.05, PEOPLE, policies=("all", "same-sex"))
 
 
-def test_the_protocol_that_made_the_numbers_comes_first(embedded) -> None:
-    reference = every(embedded, {"DiM-A": {"plain": 50.0}})
+def test_the_protocol_that_made_the_numbers_comes_first(tables) -> None:
+    reference = every(tables, {"DiM-A": {"plain": 50.0}})
     assert len(reference) == 2 * 2 * 2 * 2
     numbers = {o.protocol: percent(o) for o in reference}
     for protocol, published in numbers.items():
-        best = every(embedded, published)[0]
+        best = every(tables, published)[0]
         assert best.deviation == 0
         # Several protocols may agree by chance; the true one is among those that do.
         assert numbers[best.protocol] == numbers[protocol] == percent(best)
 
 
-def test_counts_by_hand(embedded) -> None:
-    found = every(embedded, {"DiM-A": {"plain": 50.0}})
+def test_counts_by_hand(images, tables) -> None:
+    found = every(tables, {"DiM-A": {"plain": 50.0}})
     at = {o.protocol: o for o in found}
-    made = embedded["made"]["resize"]["plain"]
-    cross = made.neutral @ made.smiling.T
-    off = cross[~np.eye(30, dtype=bool)]
+    made = images["resize"]
+    neutral, smiling = (np.array([made[f"{i}_{c}"] for i in IDS]) for c in ("03", "08"))
+    morphs = np.array([made[f"morph {k}"] for k in range(29)])
+    off = Plain().compare(neutral[:, None], smiling[None])[~np.eye(30, dtype=bool)]
     outcome = at[ScoringProtocol("resize", "neutral-smiling", "all", "other")]
     (record,) = outcome.thresholds
     assert record.n == 30 * 29 and (off > record.value).sum() == record.k <= 0.05 * off.size
-    morphs = made.morphs["DiM-A"][1]
-    both = np.minimum((morphs * made.smiling[:-1]).sum(1), (morphs * made.smiling[1:]).sum(1))
+    both = np.minimum(*(Plain().compare(morphs, side) for side in (smiling[:-1], smiling[1:])))
     assert outcome.cells["DiM-A"]["plain"]["k"] == (both > record.value).sum()
-    every_two = at[ScoringProtocol("resize", "all-captures", "all", "source")].thresholds[0]
-    assert every_two.n == 30 * 29 + 2 * (30 * 29 // 2)
+    (record,) = at[ScoringProtocol("resize", "all-captures", "all", "source")].thresholds
+    once = [
+        Plain().compare(side[:, None], side[None])[np.triu_indices(30, 1)]
+        for side in (neutral, smiling)
+    ]
+    scores = np.concatenate([off, *once])
+    assert record.n == 30 * 29 + 2 * (30 * 29 // 2) == len(scores)
+    assert (scores > record.value).sum() == record.k <= 0.05 * record.n
     same = at[ScoringProtocol("resize", "neutral-smiling", "same-sex", "source")].thresholds[0]
     assert same.n == 2 * 15 * 14 and same.impostor_policy == "same-sex"
 
 
-def test_what_cannot_be_compared_is_said(embedded) -> None:
+def test_what_cannot_be_compared_is_said(tables) -> None:
     with pytest.raises(ValueError, match="no row has a published number: morphs of DiM-A"):
-        every(embedded, {"DiM-X": {"plain": 1.0}})
+        every(tables, {"DiM-X": {"plain": 1.0}})
     with pytest.raises(ValueError, match="needs the people's sexes"):
-        outcomes(embedded["made"], embedded["ids"], {}, policies=("same-sex",))
+        outcomes(tables, {}, policies=("same-sex",))
     with pytest.raises(ValueError, match="probes: 'smile' is unknown; known are source, other"):
-        outcomes(embedded["made"], embedded["ids"], {}, probes=("smile",))
+        outcomes(tables, {}, probes=("smile",))
 
 
 # The task

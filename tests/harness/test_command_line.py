@@ -180,7 +180,7 @@ def test_a_run_with_a_folder_and_a_path_of_ones_own(own, tmp_path, started, envi
     outputs = tmp_path / "lr=1"
     line = ["--config-dir", "epoch=3/conf", "+experiment=mine", f'paths.outputs="{outputs}"']
     done = started(
-        [*line, "task._target_=tiny_profile.counting_task", "judges=none"],
+        [*line, "task._target_=tiny_profile.counting_task", "judges=none", "logger=none"],
         tmp_path,
         {**environ, "PYTHONPATH": f"{ROOT / 'tests'}{os.pathsep}{environ.get('PYTHONPATH', '')}"},
     )

@@ -9,7 +9,9 @@ import pytest
 from tiny_profile import ENCODING, PAIRS, ROOT, SIZE, composed
 
 from adjointdeis.evaluation.provenance import read_provenance, sources_match
+from adjointdeis.faces.datasets.folder import DatasetError, load_folder
 from adjointdeis.faces.image_io import read_image
+from adjointdeis.harness.landmarks import BenchmarkLandmarks, pixels_of
 from adjointdeis.harness.launch import launch
 from adjointdeis.harness.tasks.morph import chosen_attacks
 
@@ -228,6 +230,23 @@ def test_a_face_without_landmarks_fails_alone(tiny, published, tmp_path, quiet_r
     assert record(run, "webmorph", "001_002")["failed"] is None
     assert "004_03.png" in record(run, "webmorph", "003_004")["failed"]
     assert record(run, "dim_a", "003_004")["failed"] is None
+
+
+def test_landmarks_of_a_picture_that_was_replaced_are_not_used(tiny, tmp_path) -> None:
+    faces = Path(shutil.copytree(tiny / "faces", tmp_path / "faces"))
+    with np.load(faces / "landmarks.npz") as stored:
+        kept = {key: stored[key] for key in stored.files}
+    hashes = [pixels_of(read_image(faces / f"{stem}.png")) for stem in kept["stems"]]
+    np.savez(faces / "landmarks.npz", **kept, sha256=np.array(hashes))
+    shutil.copy(faces / "004_03.png", faces / "003_03.png")
+    find = BenchmarkLandmarks(load_folder(faces))
+    for name in ("004_03", "003_03"):
+        path, image = faces / f"{name}.png", read_image(faces / f"{name}.png")
+        if name == "004_03":
+            assert len(find(path, image, "tem")) == 189
+        else:
+            with pytest.raises(DatasetError, match=r"003_03\.png is another picture than the one"):
+                find(path, image, "tem")
 
 
 def test_landmark_morphs_need_no_network(tiny, published, tmp_path, quiet_report) -> None:

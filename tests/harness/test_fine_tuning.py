@@ -98,11 +98,25 @@ def test_a_stopped_run_continues_on_fewer_processes(tmp_path, toys, started) -> 
 
 def test_a_gradient_that_is_not_finite_stops_every_process(tmp_path, toys, started) -> None:
     run = tmp_path / "run"
-    poisoned = arguments(run, "trainer=ddp_sim", "+task.problem.poisoned=2")
-    done = started(poisoned, tmp_path, toys)
+    done = started(arguments(run, "trainer=ddp_sim"), tmp_path, toys | {"POISONED": "2"})
     assert done.returncode != 0
     assert "step 2" in done.stderr and "nothing was updated" in done.stderr
     # The weights before it are kept, and a repaired run goes on from there.
+    launch(composed(arguments(run)))
+    assert_equal(weights(run), by_hand())
+
+
+@pytest.mark.parametrize(
+    "change", [f"task.optimizer.lr={RATE / 2}", "gradient=adjoint_deis", "seed=1"]
+)
+def test_a_stopped_run_is_not_continued_with_other_settings(tmp_path, change: str) -> None:
+    run = tmp_path / "run"
+    launch(composed(arguments(run, "task.steps=2")))
+    (run / "done.json").unlink()
+    key = change.partition("=")[0]
+    with pytest.raises(SystemExit, match=rf"holds a training with {key}=.*force=true starts over"):
+        launch(composed(arguments(run, change)))
+    # What was there is whole, and goes on by its own settings.
     launch(composed(arguments(run)))
     assert_equal(weights(run), by_hand())
 

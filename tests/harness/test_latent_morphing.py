@@ -259,7 +259,7 @@ def test_only_the_missing_morph_is_made_again(base, tiny, tmp_path, quiet_report
     assert (again / lost.relative_to(run)).read_bytes() == made
 
 
-@pytest.mark.parametrize("batch_size", [1, 4])
+@pytest.mark.parametrize("batch_size", [1, pytest.param(4, marks=pytest.mark.slow)])
 def test_results_do_not_depend_on_the_batch_size(
     base, tiny, tmp_path, quiet_report, batch_size: int
 ) -> None:

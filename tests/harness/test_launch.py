@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+import tiny_profile
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf, open_dict
@@ -130,6 +131,24 @@ def test_another_configurations_directory_is_set_aside(tmp_path, capsys) -> None
     assert calls(run)[0].startswith("1 ")
     aside = next(p for p in tmp_path.iterdir() if p.name.startswith("run."))
     assert calls(aside)[0].startswith("0 ")
+
+
+def test_what_fits_is_taken_over_from_the_run_set_aside(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(tiny_profile, "REUSED", ("part*", "list.csv", "absent"), raising=False)
+    run = tmp_path / "run"
+    launch(made(run))
+    for name in ("part1/a.txt", "part2/b.txt", "list.csv", "other/c.txt"):
+        (run / name).parent.mkdir(exist_ok=True)
+        (run / name).write_text(name)
+    launch(made(run, "seed=1"))
+    found = {p.relative_to(run).as_posix() for p in run.rglob("*.txt")} | {"list.csv"}
+    assert found == {"calls.txt", "part1/a.txt", "part2/b.txt", "list.csv"}
+    assert (run / "list.csv").read_text() == "list.csv" and len(calls(run)) == 1
+    aside = next(p for p in tmp_path.iterdir() if p.name.startswith("run."))
+    assert (aside / "part1" / "a.txt").is_file() and (aside / "other" / "c.txt").is_file()
+    # Asked to start over, it starts with nothing.
+    launch(made(run, "force=true"))
+    assert not (run / "part1").exists() and not (run / "list.csv").exists()
 
 
 def test_two_runs_set_aside_in_one_second_both_survive(tmp_path) -> None:

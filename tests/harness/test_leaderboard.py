@@ -15,7 +15,9 @@ from adjointdeis.gradients import Backprop, DiscreteAdjoint
 from adjointdeis.gradients.catalogue import CATALOGUE, Entry
 from adjointdeis.harness import leaderboard
 from adjointdeis.harness.audit import TooManyEvaluations, audited
-from adjointdeis.harness.leaderboard import COMMITTED, Case, Measurement, cases, contestants, errors
+from adjointdeis.harness.leaderboard import Measurement, contestants, errors
+from adjointdeis.harness.network_problems import network_problem
+from adjointdeis.harness.problem_sets import COMMITTED, Case, cases
 from adjointdeis.harness.tasks import leaderboard as task
 from adjointdeis.problems import FAMILIES, LOSSES, drawn
 from adjointdeis.solvers import DDIM, DPMSolverPP
@@ -300,11 +302,19 @@ def test_wrong_settings_are_named(tmp_path, override: str, message: str) -> None
 
 
 def test_networks_are_not_drawn() -> None:
-    found = cases(["mini", "gaussian"], ["reward"], ["ode"], 1, 2, 6, ["distance"])
-    assert [(c.family, c.losses, c.seed, c.members) for c in found] == [
-        ("mini", ("distance",), COMMITTED, 1), ("gaussian", ("reward",), COMMITTED, 6),
-        ("gaussian", ("reward",), 1, 6), ("gaussian", ("reward",), 2, 6),
+    found = cases(["mini", "gaussian"], ["reward"], ["ode"], 1, 2, 6, ["distance", "reward"])
+    assert [(c.family, c.losses, c.seed, c.members, c.number) for c in found] == [
+        ("mini", ("distance",), COMMITTED, 1, 0), ("mini", ("reward",), COMMITTED, 1, 1),
+        ("gaussian", ("reward",), COMMITTED, 6, 0), ("gaussian", ("reward",), 1, 6, 0),
+        ("gaussian", ("reward",), 2, 6, 0),
     ]  # fmt: skip
+    assert len({case.key for case in found}) == len(found)
+
+
+def test_problems_of_a_network_are_different_pairs() -> None:
+    one, two = (network_problem("mini", "reward", number) for number in (0, 2))
+    assert one.x_T.shape == two.x_T.shape and not torch.equal(one.z, two.z)
+    assert one.loss(one.x_T) != two.loss(one.x_T)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

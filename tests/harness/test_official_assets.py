@@ -10,7 +10,7 @@ from tiny_profile import composed, excite, small_autoencoder
 
 from adjointdeis.faces.checkpoints import KINDS
 from adjointdeis.faces.networks import DiffAE, IResNet, IResNetConfig
-from adjointdeis.faces.weights import save_network
+from adjointdeis.faces.weights import fingerprint, read_header, save_network
 from adjointdeis.harness import assets, official
 from adjointdeis.harness.launch import launch
 from adjointdeis.harness.tasks import assets as task
@@ -96,6 +96,21 @@ def test_a_file_of_another_network_is_wrong(folder) -> None:
     assert NAMES[1] not in manifest["files"] and NAMES[0] in manifest["files"]
     path.write_bytes(b"no weights")
     assert "cannot be read" in of(run(folder), NAMES[1])["problem"]
+    # What the remedy says is what mends it.
+    assert of(run(folder, "task.action=convert"), NAMES[1])["status"] == "present"
+
+
+def test_another_official_file_by_the_name_is_converted(folder, capsys) -> None:
+    run(folder, "task.action=convert")
+    converted = folder / "data" / "paper" / NAMES[1]
+    official = next((folder / "data" / "official").rglob("295672backbone.pth"))
+    weights = torch.load(official)
+    weights["fc.weight"] = weights["fc.weight"] + 1
+    torch.save(weights, official)
+    before = read_header(converted)["source_sha256"]
+    run(folder, "task.action=convert")
+    assert read_header(converted)["source_sha256"] == fingerprint(official) != before
+    assert "1 files converted" in capsys.readouterr().out
 
 
 def test_an_official_file_that_lacks_a_key_is_named(folder) -> None:

@@ -24,6 +24,7 @@ def sweep(program, environ, tmp_path):
                 "task._target_=tiny_profile.flaky_task",
                 "name=twelve",
                 f"paths.root={tmp_path}",
+                "logger=none",
                 f"seed={','.join(map(str, SEEDS))}",
                 *more,
             ]

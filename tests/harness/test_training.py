@@ -19,6 +19,7 @@ from adjointdeis.faces.tensors import to_tensor
 from adjointdeis.faces.weights import fingerprint, load_network, read_header
 from adjointdeis.harness.launch import launch
 from adjointdeis.harness.tasks import train
+from adjointdeis.harness.trainer import OtherTraining
 from adjointdeis.harness.training.autoencoder import (
     AutoencoderTraining,
     descent,
@@ -127,8 +128,10 @@ def test_trains_and_continues(pools, tmp_path, seen, task, function, kind) -> No
     assert more["sha256"] != first["sha256"]
 
     # A run that was never interrupted sees the same batches at the same steps.
-    function(configured(pools, tmp_path / "b", task, "task.steps=4"))
+    calm = function(configured(pools, tmp_path / "b", task, "task.steps=4"))
     assert len(seen) == 8
+    # With the same noise and augmentation it arrives at the same weights, to the last bit.
+    assert calm["sha256"] == more["sha256"]
     for interrupted, whole in zip(seen[:4], seen[4:], strict=True):
         assert torch.equal(interrupted, whole)
 
@@ -403,6 +406,28 @@ def test_a_training_continued_with_another_length_follows_its_cosine(pools, tmp_
     state = torch.load(run / "last.ckpt", weights_only=True)
     (schedule,) = state["lr_schedulers"]
     assert schedule["last_epoch"] == 3 and schedule["_last_lr"] == [0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ("task.learning_rate=0.01", r"task\.learning_rate=0\.0006, and .*=0\.01 is asked for"),
+        ("task.batch_size=2", r"task\.batch_size=4, and"),
+        ("task.network.code_channels=4", r"task\.network\.code_channels=8, and"),
+        ("seed=1", "seed=0, and seed=1"),
+    ],
+)
+def test_a_checkpoint_of_other_settings_is_not_continued(pools, tmp_path, change, named) -> None:
+    """The optimiser's state holds its own learning rate: the new one would be said, not used."""
+    train.autoencoder(configured(pools, tmp_path, AUTOENCODER, "task.steps=1"))
+    with pytest.raises(OtherTraining, match=named):
+        train.autoencoder(configured(pools, tmp_path, AUTOENCODER, "task.steps=2", change))
+    # How often it is saved and how long it is to be are no other training.
+    more = ("task.steps=2", "task.checkpoint_every=2", "task.quality_faces=0")
+    assert train.autoencoder(configured(pools, tmp_path, AUTOENCODER, *more))["steps"] == 2
+    (tmp_path / "recipe.json").unlink()
+    with pytest.raises(OtherTraining, match=r"recipe\.json, which tells, is not beside it"):
+        train.autoencoder(configured(pools, tmp_path, AUTOENCODER, "task.steps=3"))
 
 
 def test_stated_precision_is_obeyed() -> None:

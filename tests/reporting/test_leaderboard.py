@@ -21,7 +21,7 @@ def row(method: str, steps: int, error: Any, price: int, **more: Any) -> dict[st
     numbers = {"error": found, "bias": found, "spread": [0.0], "cosine": same, "ratio": same}
     return {
         "family": "gaussian", "seed": COMMITTED, "calculus": "ode", "members": len(found),
-        "steps": steps, "method": method, "sampler": "DDIM", "evaluations": price - 10,
+        "number": 0, "steps": steps, "method": method, "sampler": "DDIM", "evaluations": price - 10,
         "products": 10, "seconds": 0.01, "bytes": None, "flow": {"x_T": numbers},
         "chain": {"x_T": numbers}, "truth_moves": {"x_T": [1e-9] * len(found)}, **more,
     }  # fmt: skip
@@ -134,7 +134,8 @@ def test_the_order_is_told_by_set(tmp_path) -> None:
     drawn = [row("good", 20, 0.1, 60, seed=7), row("cheap", 20, 0.3, 22, seed=7)]
     assert [one.method for one in first(swapped, "x_T", 20)] == ["cheap", "good"]
     refused = {
-        k: row("no", 20, 1, 20)[k] for k in ("family", "members", "seed", "calculus", "steps")
+        k: row("no", 20, 1, 20)[k]
+        for k in ("family", "members", "number", "seed", "calculus", "steps")
     }
     refused |= {"method": "no", "refused": "not for me, \x1b[2J<i>", "truth_moves": {"x_T": [0]}}
     rows = [*ROWS, *drawn, *swapped, refused]
@@ -149,3 +150,20 @@ def test_the_order_is_told_by_set(tmp_path) -> None:
     assert (tmp_path / "front_ode_x_T.svg").is_file()
     alike = write_leaderboard([*ROWS, *drawn, *(r | {"seed": 8} for r in drawn)], FACTS, tmp_path)
     assert "the same, place by place, in 1 of 1 cases" in alike[1].read_text()
+
+
+def test_problems_of_a_network_are_told_apart_and_have_a_table_of_their_own(tmp_path) -> None:
+    rows = [
+        row("m", steps, error, 30, family="mini", number=number)
+        for steps, errors in ((5, [0.4, 0.1]), (20, [0.04, 0.01]))
+        for number, error in enumerate(errors)
+    ]
+    fine = [one for one in standings(rows, "x_T") if one.steps == 20]
+    assert [one.error for one in fine] == [pytest.approx(0.02)]
+    write_leaderboard(rows, FACTS, tmp_path)
+    page = (tmp_path / "leaderboard.md").read_text()
+    assert "1 gradient methods on 2 problems" in page
+    section = page.partition("## Trained networks")[2]
+    assert "mini, ODE: Gradient of x_T at N = 20" in section and "problems: **2**" in section
+    (line,) = [line for line in section.splitlines() if "| m with DDIM" in line]
+    assert [cell.strip() for cell in line.split("|")[3:6]] == ["20 + 10", "0.02", "0.2"]

@@ -1,9 +1,11 @@
 """Plots: what they draw, that they are reproducible, and that labels do not overlap."""
 
 import re
+from itertools import combinations
 
 import numpy as np
 import pytest
+from matplotlib.text import Text
 from PIL import Image
 
 from adjointdeis.reporting import Run, collect
@@ -19,7 +21,7 @@ from adjointdeis.reporting.plots import (
 )
 from adjointdeis.reporting.render_html import html
 from adjointdeis.reporting.report import figures_of
-from adjointdeis.reporting.style import INK, growth, look, spread
+from adjointdeis.reporting.style import INK, figure, growth, label_points, look, save, spread
 from adjointdeis.reporting.sweep_plots import sweep_figure
 
 
@@ -161,3 +163,22 @@ def test_a_figure_of_many_labels_grows_until_all_of_them_fit(labels):
     # As far apart on the page as ever.
     assert all(step * higher >= gap - 1e-9 for step in np.diff(np.sort(placed)))
     assert higher == 1 or labels > 14
+
+
+def test_names_of_points_that_are_close_cover_no_other_and_stay_inside(tmp_path):
+    """Both ends of a front at one height, the last at the right edge, as on the leaderboard."""
+    points = [
+        (f"a method of some length, {k}", x, y)
+        for k, (x, y) in enumerate([(7, 1.0), (600, 5e-5), (1400, 4.5e-5), (1500, 4.4e-5)])
+    ]
+    with figure(5.6, 3.8) as (made, axes):
+        axes.loglog([x for _, x, _ in points], [y for *_, y in points], "o")
+        axes.margins(x=0.12)
+        label_points(axes, points, fontsize=6.5)
+        save(made, tmp_path / "front")
+        frame, boxes = axes.get_window_extent(), []
+        for label in axes.texts:
+            boxes.append(Text.get_window_extent(label))
+    assert [label.get_text() for label in axes.texts] == [name for name, *_ in points]
+    assert not any(a.overlaps(b) for a, b in combinations(boxes, 2))
+    assert all(frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 for box in boxes)

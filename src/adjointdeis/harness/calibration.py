@@ -11,18 +11,18 @@ the mean absolute difference in percentage points over the cells C (row r, recog
 have.  It is a fit: what is reported with it says so.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from adjointdeis.evaluation import ThresholdRecord
-from adjointdeis.evaluation.thresholds import threshold_at_fmr
-from adjointdeis.faces.datasets.pairs import MorphPair
-from adjointdeis.faces.recogniser import Recogniser
+from adjointdeis.evaluation import ScoreTable, Subjects, ThresholdRecord, estimate_thresholds
+from adjointdeis.evaluation.groups import group_table
+from adjointdeis.evaluation.metrics import vulnerability
+from adjointdeis.evaluation.protocol import WORST_CASE
+from adjointdeis.harness.scoring import PROBES
 
-PROBES = ("source", "other")
 IMPOSTORS = ("neutral-smiling", "all-captures")
 POLICIES = ("all", "same-sex")
 
@@ -44,22 +44,6 @@ class ScoringProtocol:
     impostors: str
     policy: str
     probe: str
-
-
-@dataclass(frozen=True, eq=False)
-class Embedded:
-    """Everything that one recogniser makes of the images under one preparation.
-
-    Attributes:
-        system: The recogniser, prepared.
-        neutral, smiling: Embeddings of the people, (N, D) each; NaN is a failure to acquire.
-        morphs: Pairs and embeddings (M, D) of each published row.
-    """
-
-    system: Recogniser
-    neutral: np.ndarray
-    smiling: np.ndarray
-    morphs: Mapping[str, tuple[Sequence[MorphPair], np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -85,122 +69,88 @@ class CalibrationResult:
 
 
 def outcomes(
-    embedded: Mapping[str, Mapping[str, Embedded]],
-    ids: Sequence[str],
+    tables: Mapping[str, ScoreTable],
     published: Mapping[str, Mapping[str, float]],
     fmr: float = 0.001,
-    sexes: Mapping[str, str] | None = None,
+    people: Subjects | None = None,
     impostors: Iterable[str] = IMPOSTORS,
     policies: Iterable[str] = ("all",),
-    probes: Iterable[str] = PROBES,
+    probes: Iterable[str] = tuple(PROBES),
 ) -> list[CalibrationResult]:
     """Every protocol's outcome, the closest to the published rows first.
 
     Args:
-        embedded: By preparation and recogniser.
-        ids: The N people, in the order of the embeddings.
+        tables: By preparation, the scores that :func:`~adjointdeis.harness.scoring.score_morphs`
+            gives with ``every_capture``.
         published: Percent by row and recogniser.
         fmr: Target false match rate, a share.
-        sexes: By person, for the policy "same-sex".
+        people: Sex of every person, for the policy "same-sex".
         impostors, policies, probes: What to try.
 
     Raises:
-        ValueError: Nothing to compare, an unknown choice, or "same-sex" without sexes.
+        ValueError: Nothing to compare, an unknown choice, or "same-sex" without people.
     """
-    choices = (
-        ("impostors", tuple(impostors), IMPOSTORS),
-        ("policies", tuple(policies), POLICIES),
-        ("probes", tuple(probes), PROBES),
-    )
-    for name, wanted, known in choices:
-        for value in wanted:
-            if value not in known:
-                raise ValueError(f"{name}: {value!r} is unknown; known are {', '.join(known)}")
-    kinds, rules, sides = (wanted for _, wanted, _ in choices)
-    if "same-sex" in rules and sexes is None:
+    kinds = _known("impostors", impostors, IMPOSTORS)
+    rules = _known("policies", policies, POLICIES)
+    sides = _known("probes", probes, PROBES)
+    if "same-sex" in rules and people is None:
         raise ValueError("the policy same-sex needs the people's sexes; give task.info")
     found = []
-    for preparation, systems in embedded.items():
+    for preparation, table in tables.items():
         for kind in kinds:
+            judged = table if kind == "all-captures" else table.where(~_same_capture(table))
+            named = f"the benchmark's own people, {kind}"
             for policy in rules:
-                records = {
-                    name: _threshold(made, ids, kind, policy, sexes, fmr)
-                    for name, made in systems.items()
-                }
+                records = [
+                    estimate_thresholds(
+                        judged, system, [fmr], [policy], people, impostor_set=named
+                    )[0]
+                    for system in dict.fromkeys(table["system"].tolist())
+                ]
                 for probe in sides:
                     protocol = ScoringProtocol(preparation, kind, policy, probe)
-                    found.append(_outcome(protocol, systems, ids, records, published))
+                    found.append(_outcome(protocol, table, records, published))
     return sorted(found, key=lambda outcome: outcome.deviation)
 
 
-def _threshold(
-    made: Embedded,
-    ids: Sequence[str],
-    kind: str,
-    policy: str,
-    sexes: Mapping[str, str] | None,
-    fmr: float,
-) -> ThresholdRecord:
-    other = ~np.eye(len(ids), dtype=bool)
-    if policy == "same-sex":
-        assert sexes is not None
-        sex = np.array([sexes[i] for i in ids])
-        other &= sex[:, None] == sex[None]
-    cross = made.system.compare(made.neutral[:, None], made.smiling[None])
-    scores = [cross[other]]
-    if kind == "all-captures":
-        once = np.triu(other)
-        for side in (made.neutral, made.smiling):
-            scores.append(made.system.compare(side[:, None], side[None])[once])
-    return threshold_at_fmr(
-        np.concatenate(scores),
-        fmr,
-        score_type=made.system.score_type,
-        impostor_policy=policy,
-        impostor_set=f"the benchmark's own people, {kind}",
-        model=made.system.name,
-        model_fingerprint=made.system.fingerprint,
-        alignment=made.system.alignment,
-    )
+def _known(name: str, wanted: Iterable[str], known: Iterable[str]) -> tuple[str, ...]:
+    for value in (chosen := tuple(wanted)):
+        if value not in known:
+            raise ValueError(f"{name}: {value!r} is unknown; known are {', '.join(known)}")
+    return chosen
+
+
+def _same_capture(table: ScoreTable) -> np.ndarray:
+    """Impostor comparisons of two neutral images, or of two smiling ones."""
+    captures = ([str(i).rpartition("_")[2] for i in table[name]] for name in ("probe_id", "ref_id"))
+    return (table["kind"] == "nonmated") & np.equal(*map(np.array, captures))
 
 
 def _outcome(
     protocol: ScoringProtocol,
-    systems: Mapping[str, Embedded],
-    ids: Sequence[str],
-    records: Mapping[str, ThresholdRecord],
+    table: ScoreTable,
+    records: list[ThresholdRecord],
     published: Mapping[str, Mapping[str, float]],
 ) -> CalibrationResult:
-    index = {person: k for k, person in enumerate(ids)}
-    cells: dict[str, dict[str, dict[str, float]]] = {}
+    attacks = dict.fromkeys(table.select(kind="morph")["attack"].tolist())
+    rows = [attack for attack in attacks if attack != WORST_CASE]
+    cells: dict[str, dict[str, dict[str, float]]] = {row: {} for row in rows}
     differences = []
-    for name, made in systems.items():
-        captures = {"03": made.neutral, "08": made.smiling}
-        for row, (pairs, morphs) in made.morphs.items():
-            weakest = []
-            for pair, morph in zip(pairs, morphs, strict=True):
-                scores = [
-                    made.system.compare(morph, captures[_capture(c, protocol.probe)][index[s]])
-                    for s, c in pair.sides
-                ]
-                # A morph or probe without a face matches nobody.
-                weakest.append(-np.inf if np.isnan(scores).any() else float(min(scores)))
-            hits = int(records[name].matches(np.array(weakest)).sum())
-            percent = 100 * hits / len(pairs)
-            cell = {"percent": percent, "k": hits, "n": len(pairs)}
-            if (stated := published.get(row, {}).get(name)) is not None:
+    for record in records:
+        for row in rows:
+            groups = group_table(
+                table, attack=row, system=record.model, probe_policy=protocol.probe
+            )
+            rate = vulnerability(groups, record.oriented)
+            percent = 100 * rate.k / rate.n
+            cell: dict[str, float] = {"percent": percent, "k": rate.k, "n": rate.n}
+            if (stated := published.get(row, {}).get(record.model)) is not None:
                 cell["published"] = stated
                 differences.append(abs(percent - stated))
-            cells.setdefault(row, {})[name] = cell
+            cells[row][record.model] = cell
     if not differences:
         raise ValueError(
             f"no row has a published number: morphs of {', '.join(cells)}, published are "
             f"{', '.join(published)}"
         )
-    return CalibrationResult(protocol, float(np.mean(differences)), cells, tuple(records.values()))
-
-
-def _capture(capture: str, probe: str) -> str:
-    if probe == "source":
-        return capture
-    return "08" if capture == "03" else "03"
+    return CalibrationResult(protocol, float(np.mean(differences)), cells, tuple(records))

@@ -177,6 +177,13 @@ class Choices:
 
     command: Command
     loader: ConfigLoader
+    listed: dict[tuple[str, ObjectType], list[str]] = field(default_factory=dict)
+
+    def is_group(self, name: str) -> bool:
+        """Whether a key of the command line names a group, as ``attack`` and ``task/head`` do."""
+        parent, _, last = name.rpartition("/")
+        nested = not parent or self.is_group(parent)
+        return nested and last in self._list(parent, ObjectType.GROUP)
 
     def groups(self, parent: str = "") -> set[str]:
         """Names of all groups below another one."""
@@ -207,8 +214,13 @@ class Choices:
         ]
 
     def _list(self, group: str, kind: ObjectType) -> list[str]:
-        given = [o for o in self.command.overrides if o.startswith("hydra.searchpath=")]
-        return self.loader.get_group_options(group, kind, self.command.config_name, given)
+        # Hydra reads its search path anew for every list, which takes longer than to compose.
+        if (group, kind) not in self.listed:
+            given = [o for o in self.command.overrides if o.startswith("hydra.searchpath=")]
+            self.listed[group, kind] = self.loader.get_group_options(
+                group, kind, self.command.config_name, given
+            )
+        return self.listed[group, kind]
 
 
 def this_command() -> list[str]:
@@ -282,12 +294,10 @@ def check_overrides(config_dir: Path, arguments: Sequence[str]) -> None:
     _refuse_endless(overrides)
     with command.found() as choices:
         try:
-            groups = choices.groups()
-        except HydraException as error:
-            raise ConfigError(_first_line(error)) from error
-        _check_groups(overrides, groups)
-        _check_files(overrides, groups, choices)
-        try:
+            choices.is_group("task")  # refuses a wrong hydra.searchpath, whatever the overrides
+            of_groups = [given for given in overrides if choices.is_group(given.key_or_group)]
+            _check_groups(of_groups)
+            _check_files(of_groups, choices)
             values = [_values(given, choices) for given in overrides]
         except (HydraException, OmegaConfBaseException) as error:
             raise ConfigError(_first_line(error)) from error
@@ -357,26 +367,26 @@ def _refuse_endless(overrides: Sequence[Override]) -> None:
             )
 
 
-def _check_groups(overrides: Sequence[Override], groups: set[str]) -> None:
+def _check_groups(overrides: Sequence[Override]) -> None:
     for given in overrides:
         value = given.value()
-        of_group = given.key_or_group in groups and not given.is_sweep_override()
-        plain = value is None or isinstance(value, str | QuotedString | list)
-        if of_group and not plain:
+        if given.is_sweep_override():
+            continue
+        if not (value is None or isinstance(value, str | QuotedString | list)):
             raise ConfigError(
                 f"{given.input_line}: expected the name of an option of the group "
                 f"{given.key_or_group}"
             )
-        if of_group and isinstance(value, list) and len({str(v) for v in value}) < len(value):
+        if isinstance(value, list) and len({str(v) for v in value}) < len(value):
             raise ConfigError(f"{given.input_line}: an option twice counts once; name each once")
 
 
-def _check_files(overrides: Sequence[Override], groups: set[str], choices: Choices) -> None:
+def _check_files(overrides: Sequence[Override], choices: Choices) -> None:
     """The file of every option that is chosen is a regular one and holds keys: of a list or a bare
     text Hydra takes nothing, without a word, and for a pipe it waits."""
     for given in overrides:
         value = given.value()
-        if given.key_or_group not in groups or not isinstance(value, str | list):
+        if not isinstance(value, str | list):
             continue
         for source in choices.loader.get_search_path().get_path():
             kind, _, folder = (source.path or "").rpartition("://")
@@ -461,28 +471,30 @@ def _quoting(token: str) -> str:
 
 def _explain(error: Exception, overrides: list[str], choices: Choices) -> str:
     text = str(error)
-    keys, groups = _vocabulary(overrides, choices)
     for override in overrides:
         name, _, value = override.lstrip("+~").partition("=")
         group = name.split("@")[0]
-        if group in groups and f"{group}/{value}" in text:
-            near = _nearest(value, choices.options(group))
-            return f"{override}: {group} has no option {value!r}{near}"
+        if choices.is_group(group):
+            if f"{group}/{value}" in text:
+                near = _nearest(value, choices.options(group))
+                return f"{override}: {group} has no option {value!r}{near}"
         # Of Hydra's own keys Hydra tells best.
-        ours = group not in groups and not name.startswith("hydra.")
-        if ours and name in text and name not in keys:
-            return f"{override}: there is no key {name!r}{_nearest(name, sorted(keys | groups))}"
+        elif name in text and not name.startswith("hydra."):
+            keys = _known_keys(overrides, choices)
+            if name not in keys:
+                near = _nearest(name, sorted(keys | choices.groups()))
+                return f"{override}: there is no key {name!r}{near}"
     return _first_line(error)
 
 
-def _vocabulary(overrides: list[str], choices: Choices) -> tuple[set[str], set[str]]:
-    """Keys that exist once the group choices of the command line are made, and all groups."""
-    groups = choices.groups()
-    chosen = [o for o in overrides if o.lstrip("+").partition("=")[0].split("@")[0] in groups]
+def _known_keys(overrides: list[str], choices: Choices) -> set[str]:
+    """Keys that exist once the group choices of the command line are made."""
+    names = (override.lstrip("+").partition("=")[0].split("@")[0] for override in overrides)
+    chosen = [o for o, name in zip(overrides, names, strict=True) if choices.is_group(name)]
     for attempt in (chosen, []):
         with contextlib.suppress(HydraException, OmegaConfBaseException):
-            return flat_keys(compose(choices.command.config_name, attempt)), groups
-    return set(), groups
+            return flat_keys(compose(choices.command.config_name, attempt))
+    return set()
 
 
 def _nearest(word: str, known: list[str]) -> str:

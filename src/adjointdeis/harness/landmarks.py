@@ -15,7 +15,8 @@ from adjointdeis.files import read_arrays
 from adjointdeis.morphing.attack import Template
 
 STORED = "landmarks.npz"
-"""File beside the images: ``stems``, ``points`` (images, K, 2) of which 68 lead, and ``size``."""
+"""File beside the images: ``stems``, ``points`` (images, K, 2) of which 68 lead, and ``size``; and
+``sha256`` of every image's pixels, where whoever wrote it knew them."""
 
 
 class BenchmarkLandmarks:
@@ -40,8 +41,7 @@ class BenchmarkLandmarks:
         self._found: dict[str, np.ndarray] = {}
 
     def __call__(self, path: AnyPath, image: np.ndarray, template: Template) -> np.ndarray:
-        pixels = hashlib.sha256(np.ascontiguousarray(image).tobytes()).hexdigest()
-        key = f"{template} {path} {image.shape} {pixels}"
+        key = f"{template} {path} {image.shape} {pixels_of(image)}"
         if key not in self._found:
             find = self._template if template == "tem" else self._dlib68
             self._found[key] = find(path, image)
@@ -68,10 +68,17 @@ class BenchmarkLandmarks:
 
     def _of_file(self, path: AnyPath, image: np.ndarray) -> np.ndarray | None:
         points = self._stored.get(_stem(path))
-        if points is not None and self._size != image.shape[0]:
+        if points is None:
+            return None
+        if self._size != image.shape[0]:
             raise DatasetError(
                 f"{self.dataset.root / STORED} holds landmarks of images of {self._size} pixels, "
                 f"{path} has {image.shape[0]}; remove it, or scale it with the images"
+            )
+        if self._pixels.get(_stem(path), seen := pixels_of(image)) != seen:
+            raise DatasetError(
+                f"{path} is another picture than the one whose landmarks {STORED} beside it holds; "
+                "remove that file and they are found anew, or put the picture back"
             )
         return points
 
@@ -93,6 +100,8 @@ class BenchmarkLandmarks:
             )
         if size.dtype.kind not in "iu" or not np.isfinite(points).all():
             raise DatasetError(f"{path}: not a landmark file (points or size that are no numbers)")
+        if found.get("sha256", stems).shape != stems.shape:
+            raise DatasetError(f"{path}: not a landmark file (sha256 of other images)")
         return found
 
     @cached_property
@@ -102,9 +111,21 @@ class BenchmarkLandmarks:
         points = self._file["points"].astype(np.float64)
         return dict(zip(self._file["stems"].tolist(), points, strict=True))
 
+    @cached_property
+    def _pixels(self) -> dict[str, str]:
+        hashes = self._file.get("sha256")
+        if hashes is None:
+            return {}
+        return dict(zip(self._file["stems"].tolist(), hashes.tolist(), strict=True))
+
     @property
     def _size(self) -> int:
         return int(self._file["size"].item())
+
+
+def pixels_of(image: np.ndarray) -> str:
+    """SHA-256 of an image's pixels, whatever file it came from."""
+    return hashlib.sha256(np.ascontiguousarray(image).tobytes()).hexdigest()
 
 
 def _stem(path: AnyPath) -> str:

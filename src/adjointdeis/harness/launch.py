@@ -3,14 +3,18 @@
 import contextlib
 import logging
 import os
+import random
 import shutil
 import sys
 import time
 import traceback
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.utils import get_method
@@ -114,7 +118,8 @@ def _run(cfg: DictConfig, directory: Path) -> tuple[str, float | None]:
         if not is_child(cfg.trainer):
             try:
                 held.enter_context(holding(directory))
-                prepare(directory, cfg, identifier, force=cfg.force)
+                reused = _beside_task(cfg, "REUSED") or ()
+                prepare(directory, cfg, identifier, cfg.force, reused)
             except DirectoryInUse as error:
                 raise RunFailed(f"error: {error}") from error
             except OSError as error:
@@ -128,7 +133,7 @@ def _check_task(cfg: DictConfig) -> None:
     Raises:
         RunFailed: With its error.
     """
-    check = getattr(sys.modules.get(get_method(cfg.task._target_).__module__), "check", None)
+    check = _beside_task(cfg, "check")
     if check is not None:
         try:
             check(cfg)
@@ -136,24 +141,26 @@ def _check_task(cfg: DictConfig) -> None:
             raise RunFailed(f"error: {_message(error)}") from error
 
 
+def _beside_task(cfg: DictConfig, name: str) -> Any:
+    """What the module of the task calls by a name; None where it does not."""
+    return getattr(sys.modules.get(get_method(cfg.task._target_).__module__), name, None)
+
+
 def _work(cfg: DictConfig, directory: Path, identifier: str) -> float | None:
     """Runs a task in its prepared directory, and leaves ``done.json`` or ``error.txt`` there."""
-    import lightning as L
-    import torch
-    from lightning.pytorch.utilities import rank_zero_only
-
-    child = is_child(cfg.trainer)
-    if one_process(cfg.trainer):
-        # Lightning takes its rank from SLURM or torchrun, where this may be the third task.
-        rank_zero_only.rank = 0
+    child, task = is_child(cfg.trainer), get_method(cfg.task._target_)
+    # Lightning takes seconds to import, and half of the tasks train nothing.
+    if "lightning" in sys.modules and one_process(cfg.trainer):
+        # It takes its rank from SLURM or torchrun, where this may be the third task.
+        sys.modules["lightning"].pytorch.utilities.rank_zero_only.rank = 0
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)
     if cfg.seed is not None:
-        L.seed_everything(cfg.seed, verbose=False)
+        _seed(cfg.seed)
     _quieten()
     start = time.monotonic()
     try:
-        result = get_method(cfg.task._target_)(cfg) or {}
+        result = task(cfg) or {}
     except Exception as error:
         if not child:
             # On a full disk there is no room for the trace either.
@@ -174,6 +181,14 @@ def _work(cfg: DictConfig, directory: Path, identifier: str) -> float | None:
         write_marker(directory, identifier, round(time.monotonic() - start, 1))
         _announce(directory)
     return result.get("objective")
+
+
+def _seed(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - the generator that libraries share
+    torch.manual_seed(seed)
+    # Lightning's strategies seed by it once more when they start their processes.
+    os.environ["PL_GLOBAL_SEED"] = str(seed)
 
 
 def _dry_run(cfg: DictConfig) -> None:
@@ -204,12 +219,22 @@ def run_directory(cfg: DictConfig) -> Path:
     return base / config_hash(cfg) if own else base
 
 
-def prepare(directory: Path, cfg: DictConfig, identifier: str, force: bool) -> None:
+def prepare(
+    directory: Path, cfg: DictConfig, identifier: str, force: bool, reused: Sequence[str] = ()
+) -> None:
     """Makes the run directory and records what will run in it.
 
-    A finished run of another configuration is set aside, never overwritten. An unfinished one is
-    continued even when its settings changed: every morph carries the hash of what made it, and
-    those that the new settings would make otherwise are made again.
+    A finished run of another configuration is set aside, never overwritten, and the new one gets
+    copies of what it may use of it. An unfinished one is continued even when its settings changed:
+    every morph carries the hash of what made it, and those that the new settings would make
+    otherwise are made again.
+
+    Args:
+        directory: The run directory.
+        cfg: The whole configuration.
+        identifier: Its hash.
+        force: Sets aside any earlier run, and uses nothing of it.
+        reused: Patterns of files and folders that the task takes up where they fit its settings.
     """
     record, finished = directory / "run.json", (directory / MARKER).is_file()
     other = finished and _recorded_hash(record) != identifier
@@ -217,6 +242,10 @@ def prepare(directory: Path, cfg: DictConfig, identifier: str, force: bool) -> N
         aside = _unused(f"{directory}.{time.strftime('%Y%m%d-%H%M%S')}")
         print(f"{directory} holds another run; it moves to {aside}")
         shutil.move(directory, aside)
+        for path in (p for pattern in reused if not force for p in aside.glob(pattern)):
+            copy = shutil.copytree if path.is_dir() else shutil.copy2
+            directory.mkdir(parents=True, exist_ok=True)
+            copy(path, directory / path.name)
     directory.mkdir(parents=True, exist_ok=True)
     # From here to its end the run is unfinished, whatever it was before.
     (directory / MARKER).unlink(missing_ok=True)

@@ -18,7 +18,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
-from itertools import cycle
 from typing import Any
 
 import torch
@@ -26,119 +25,18 @@ from torch import Tensor
 
 from adjointdeis.diffusion import BrownianPath
 from adjointdeis.gradients import Backprop, DiscreteAdjoint, NotSupportedError
-from adjointdeis.gradients.catalogue import CATALOGUE, Calculus, Entry
+from adjointdeis.gradients.catalogue import CATALOGUE, Entry
 from adjointdeis.harness.audit import Disqualified, Trial, attempt
 from adjointdeis.harness.live_memory import peak_bytes
-from adjointdeis.harness.network_problems import network_problem
+from adjointdeis.harness.problem_sets import Case
 from adjointdeis.plugins import plugins
-from adjointdeis.problems import FAMILIES, LOSSES, PARTS, GradientProblem, drawn, together
-from adjointdeis.solvers import DDIM, RungeKutta, SDEDPMSolver, SDEDPMSolverPP
+from adjointdeis.problems import PARTS, GradientProblem
+from adjointdeis.reporting.standings import NETWORKS
+from adjointdeis.solvers import DDIM, DPMSolverPP, RungeKutta, SDEDPMSolver, SDEDPMSolverPP
 from adjointdeis.solvers.base import Solver
-
-COMMITTED = 24091
-"""Seed of the committed set of problems."""
-
-NETWORKS = ("mini", "terrain")
 
 SPACING = {"flow-matching": "time"}
 """Grid of families whose usage it is; all others are uniform in log-SNR."""
-
-
-@dataclass(frozen=True)
-class Case:
-    """Problems of one family, each drawn by itself, that are measured at once.
-
-    Attributes:
-        family: of ``adjointdeis.problems.FAMILIES`` or :data:`NETWORKS`.
-        losses: of ``adjointdeis.problems.LOSSES``; the problems take them in turn.
-        seed: what they are drawn from; :data:`COMMITTED` for the committed set.
-        calculus: "ode" or "sde".
-        members: how many.
-    """
-
-    family: str
-    losses: tuple[str, ...]
-    seed: int
-    calculus: Calculus
-    members: int = 1
-
-    @property
-    def key(self) -> str:
-        """A name that no other case has."""
-        return "-".join((self.family, *self.losses, f"{self.seed}x{self.members}", self.calculus))
-
-    def problem(self) -> GradientProblem:
-        """The problems themselves, as one."""
-        if self.family in NETWORKS:
-            return network_problem(self.family, self.losses[0])
-        seeds = range(1000 * self.seed, 1000 * self.seed + self.members)
-        turns = zip(cycle(self.losses), seeds, strict=False)
-        return together([drawn(self.family, loss, seed) for loss, seed in turns])
-
-    def paths(self, problem: GradientProblem, count: int) -> list["BrownianPath | None"]:
-        """A Wiener path a seed; None for the ODE."""
-        if self.calculus == "ode":
-            return [None] * count
-        return [RememberedPath(problem.x_T.shape, seed=self.seed * 100 + s) for s in range(count)]
-
-
-@dataclass(frozen=True, eq=False)
-class RememberedPath(BrownianPath):
-    """A Wiener path that keeps what was asked for: every method asks at the same nodes."""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_known", {})
-
-    def value(self, rho: float) -> Tensor:
-        known: dict[float, Tensor] = self._known  # type: ignore[attr-defined]
-        if rho not in known:
-            known[rho] = super().value(rho)
-        return known[rho].clone()
-
-
-def cases(
-    problems: Sequence[str],
-    losses: Sequence[str],
-    calculi: Sequence[Calculus],
-    seed: int,
-    draws: int,
-    each: int,
-    network_losses: Sequence[str],
-    committed: bool = True,
-) -> list[Case]:
-    """The committed set, if wanted, then ``draws`` sets drawn from ``seed``, ``seed`` + 1, ...
-
-    A set has ``each`` problems of every family, which take the losses in turn. Networks are trained
-    and not drawn: they belong to the committed set alone, and have losses of their own, for they
-    cost a thousand times as much.
-
-    Raises:
-        ValueError: an unknown problem or loss, or a seed that is the committed set's.
-    """
-    families = (*FAMILIES, *NETWORKS)
-    for key, given, known in (
-        ("problems", problems, families),
-        ("losses", losses, LOSSES),
-        ("network_losses", network_losses, LOSSES),
-    ):
-        unknown = [name for name in given if name not in known]
-        if unknown or not given:
-            raise ValueError(f"task.{key}={list(given)}: expected some of {', '.join(known)}")
-    seeds = [COMMITTED, *range(seed, seed + draws)]
-    if len(set(seeds)) < len(seeds):
-        raise ValueError(f"seed={seed}: {COMMITTED} is the committed set; choose another")
-    seeds = seeds if committed else seeds[1:]
-    found = []
-    for one in seeds:
-        for family in problems:
-            if family not in NETWORKS:
-                found += [Case(family, tuple(losses), one, calculus, each) for calculus in calculi]
-            elif one == COMMITTED:
-                found += [
-                    Case(family, (loss,), one, calculus)
-                    for calculus in calculi for loss in network_losses
-                ]  # fmt: skip
-    return found
 
 
 def contestants() -> list[Entry]:
@@ -182,15 +80,16 @@ def truth_of(
     paths: Sequence[BrownianPath | None],
     steps: int,
     parts: Sequence[str] = PARTS,
+    ode: Solver | None = None,
 ) -> Truth:
     """Fine solves, differentiated exactly.
 
-    The ODE's is the classical Runge-Kutta method, the SDE's SDE-DPM-Solver++ 2M on the same Wiener
-    paths, both on a log-SNR grid.
+    The ODE's is ``ode``, by default the classical Runge-Kutta method, the SDE's SDE-DPM-Solver++ 2M
+    on the same Wiener paths, both on a log-SNR grid.
     """
 
     def solve(count: int, path: BrownianPath | None) -> dict[str, Tensor]:
-        solver = RungeKutta("rk4") if path is None else SDEDPMSolverPP()
+        solver = (ode or RungeKutta("rk4")) if path is None else SDEDPMSolverPP()
         grid = problem.grid("log-SNR", count)
         method = DiscreteAdjoint(budget="1 GiB")
         return problem.differentiate(method, solver, grid, path, parts).gradients
@@ -219,24 +118,34 @@ def errors(
         where a gradient is not finite, or the truth is zero: a sampler that diverged far into the
         tail of a reward.
     """
-    ours, theirs = (torch.stack(list(v)).unflatten(1, (members, -1)) for v in (found, truth))
-    difference = ours - theirs
-    mean = difference.mean(0)
-    size = theirs.square().sum(2).mean(0).sqrt()
-    lengths = [v.square().sum((0, 2)).sqrt() for v in (ours, theirs)]
+    # Seed by seed, and without more temporaries than needed: weights are millions of numbers.
+    pairs = [
+        (ours.unflatten(0, (members, -1)), theirs.unflatten(0, (members, -1)))
+        for ours, theirs in zip(found, truth, strict=True)
+    ]
+    differences = [ours - theirs for ours, theirs in pairs]
+    mean = sum(differences[1:], differences[0]) / len(pairs)
+    rest = [one - mean for one in differences] if len(pairs) > 1 else [mean.new_zeros(members, 1)]
+    lengths = [_length(side) for side in zip(*pairs, strict=True)]
     product = lengths[0] * lengths[1]
+    inner = sum(torch.linalg.vecdot(ours, theirs) for ours, theirs in pairs)
     numbers = {
-        "error": difference.square().sum(2).mean(0).sqrt() / size,
-        "bias": mean.norm(dim=1) / size,
-        "spread": (difference - mean).square().sum(2).mean(0).sqrt() / size,
+        "error": _length(differences) / lengths[1],
+        "bias": mean.norm(dim=1) / lengths[1] * len(pairs) ** 0.5,
+        "spread": _length(rest) / lengths[1],
         "ratio": lengths[0] / lengths[1],
-        "cosine": torch.where(product > 0, (ours * theirs).sum((0, 2)) / product, 0.0),
+        "cosine": torch.where(product > 0, inner / product, 0.0),
     }
-    right = ours.isfinite().all(2).all(0) & (size > 0) & size.isfinite()
+    right = lengths[0].isfinite() & (lengths[1] > 0) & lengths[1].isfinite()
     return {
         name: torch.where(right, value, math.nan if name == "cosine" else math.inf).tolist()
         for name, value in numbers.items()
     }
+
+
+def _length(vectors: Sequence[Tensor]) -> Tensor:
+    """Norm over seeds and numbers of each problem."""
+    return torch.stack([one.norm(dim=1) for one in vectors]).norm(dim=0)
 
 
 class Measurement:
@@ -272,7 +181,10 @@ class Measurement:
         """Its truth."""
         # The weights of the terrain model come as constants of a graph.
         parts = [part for part in PARTS if part != "theta" or self.case.family != "terrain"]
-        return truth_of(self.problem, self.paths, self.truth_steps, parts)
+        # A network of integer timesteps is no smooth function of time: four stages at odd places of
+        # a step gain nothing over four steps.
+        ode = DPMSolverPP() if self.case.family in NETWORKS else None
+        return truth_of(self.problem, self.paths, self.truth_steps, parts, ode)
 
     def rows(self, steps: int, entries: Sequence[Entry]) -> Iterator[dict[str, Any] | None]:
         """What each entry does with so many steps; None where it has no sampler to do it with.
@@ -288,8 +200,8 @@ class Measurement:
                 continue
             row = {
                 "family": self.case.family, "seed": self.case.seed, "calculus": self.case.calculus,
-                "members": self.case.members, "steps": steps, "method": entry.name,
-                "truth_moves": self.truth.moves,
+                "members": self.case.members, "number": self.case.number, "steps": steps,
+                "method": entry.name, "truth_moves": self.truth.moves,
             }  # fmt: skip
             try:
                 yield row | self._row(entry, steps, chains)
@@ -374,9 +286,10 @@ class Measurement:
 
         size = None
         again: list[Trial] = []
+        # First, so that one which does not end is not waited for with every tensor counted.
+        trials = [trial(0)]
         if self.with_bytes:
             size = peak_bytes(lambda: again.append(trial(0)), self.problem.x_T.device)
-        trials = [trial(0)]
         # Beside each other they tell a method that draws nothing from all others.
         for seed in range(1, self.seeds):
             if self.case.calculus == "ode" and self._constant([*again, *trials], parts):

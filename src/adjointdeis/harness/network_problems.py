@@ -15,17 +15,22 @@ from adjointdeis.harness.benchmark import load_benchmark, read_aligned
 from adjointdeis.harness.encodings import Encodings
 from adjointdeis.morphing.identity_loss import IdentityLoss
 from adjointdeis.morphing.latents import morph_latents
-from adjointdeis.problems import GradientProblem, loss_of
+from adjointdeis.problems import LOSSES, GradientProblem, loss_of
 
 TERRAIN_SHA256 = "95be54b4a39d58320e187a7ec533351c957f16a00be58773c86074828ee67887"
 TERRAIN_LEVELS = (80.0, 0.002)
 INSTALL_TERRAIN = "pip install --no-deps adaptive-terrain-diffusion==0.4.2"
 
 
-def mini(pairs: int = 2, encoding_steps: int = 100) -> GradientProblem:
+def mini(pairs: int = 2, encoding_steps: int = 100, only: slice = slice(None)) -> GradientProblem:
     """DiM-A's latents of a few pairs, under the identity loss of the embedded guide.
 
     Everything that a guided morph of ``assets=mini`` differentiates, at its first step.
+
+    Args:
+        pairs: how many, spread evenly over the list.
+        encoding_steps: of each image's latent.
+        only: which of these pairs to take.
     """
     profile = assets.profile("mini")
     benchmark = load_benchmark("mini", "mini", pairs)
@@ -33,7 +38,7 @@ def mini(pairs: int = 2, encoding_steps: int = 100) -> GradientProblem:
     guide = assets.recogniser("guide.safetensors", profile)
     encode = Encodings(autoencoder, None)
     images = [
-        read_aligned([benchmark.image(*pair.sides[i]) for pair in benchmark.pairs], None)
+        read_aligned([benchmark.image(*pair.sides[i]) for pair in benchmark.pairs[only]], None)
         for i in (0, 1)
     ]
     a, b = (encode(side, torch.device("cpu"), encoding_steps) for side in images)
@@ -79,28 +84,29 @@ def roughness(x_0: Tensor) -> Tensor:
     return (across.flatten(1).mean(1) + down.flatten(1).mean(1)).sum()
 
 
-def network_problem(name: str, loss: str) -> GradientProblem:
-    """A problem of the leaderboard on a trained network; nothing in it is drawn.
+def network_problem(name: str, loss: str, number: int = 0) -> GradientProblem:
+    """A problem of the leaderboard on a trained network.
 
     Args:
         name: "mini", the embedded diffusion autoencoder at DiM-A's latents of one pair, or
             "terrain", a consistency model of 128 x 128 terrains with its difficulty as condition.
         loss: as in ``adjointdeis.problems.LOSSES``; "distance" is that of the pair's identities,
             and the terrain's roughness.
+        number: which pair, 0 to 2, and the seed of the terrain's noise and of what the loss draws.
 
     Raises:
         ValueError: another name.
         FileNotFoundError: the terrain model is not installed.
     """
     if name == "mini":
-        problem = mini(1, encoding_steps=20)
+        problem = mini(len(LOSSES), encoding_steps=20, only=slice(number, number + 1))
     elif name == "terrain":
         path = model_file()
         if path is None:
             raise FileNotFoundError(f"the terrain model is not installed: {INSTALL_TERRAIN}")
         most, least = TERRAIN_LEVELS
         adapted = from_k_diffusion(Terrain(path), condition="difficulty", sigma_max=most)
-        noise = torch.randn(1, 1, 128, 128, generator=torch.Generator().manual_seed(0))
+        noise = torch.randn(1, 1, 128, 128, generator=torch.Generator().manual_seed(number))
         problem = GradientProblem(
             "terrain", adapted.denoiser, adapted.schedule, most * noise, torch.tensor([50.0]),
             roughness, least / most,
@@ -109,4 +115,4 @@ def network_problem(name: str, loss: str) -> GradientProblem:
         raise ValueError(f"{name!r} is no network of the leaderboard; there are mini and terrain")
     if loss == "distance":
         return replace(problem, name=name)
-    return replace(problem, name=name, loss=loss_of(loss, problem.x_T[0].numel(), seed=0))
+    return replace(problem, name=name, loss=loss_of(loss, problem.x_T[0].numel(), seed=number))

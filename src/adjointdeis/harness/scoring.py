@@ -1,6 +1,6 @@
 """Similarity scores of morphs and bona fide probes, as the evaluation's long table."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from adjointdeis.evaluation import (
 )
 from adjointdeis.evaluation.protocol import WORST_CASE
 from adjointdeis.faces.datasets.pairs import MorphPair
-from adjointdeis.faces.image_io import read_image
+from adjointdeis.faces.image_io import AnyPath, read_image
 from adjointdeis.faces.recogniser import Recogniser
 from adjointdeis.harness.assets import FROZEN_THRESHOLDS, Profile, thresholds
 from adjointdeis.harness.benchmark import OTHER, SOURCE, Benchmark, finds_faces
@@ -114,6 +114,8 @@ def score_morphs(
     progress: bool = True,
     everyone: Collection[str] = (),
     copies: Path | None = None,
+    every_capture: bool = False,
+    read: Callable[[AnyPath], np.ndarray] = read_image,
 ) -> ScoreTable:
     """Compares every morph with both of its subjects, under both probe policies.
 
@@ -136,7 +138,14 @@ def score_morphs(
             set, since their thresholds come from them; those of the others are of the pairs'
             subjects.
         copies: Folder of the degraded copies; needed where the benchmark has a degradation.
+        every_capture: Compare different people in equal captures too, neutral with neutral and
+            smiling with smiling, every two images once.
+        read: From a file to the (H, W, 3) uint8 image that the recognisers are given.
     """
+
+    def embed(system: Recogniser, paths: Sequence[AnyPath]) -> np.ndarray:
+        return _embed(system, [read(path) for path in paths])
+
     rows: list[dict[str, Any]] = []
     if benchmark.degradation is not None:
         morphs = {
@@ -148,7 +157,7 @@ def score_morphs(
     for system in recognisers:
         subjects = list(benchmark.dataset.ids) if system.name in everyone else in_pairs
         probes = {
-            policy: _embed(system, [benchmark.probe(system, s, capture) for s in subjects])
+            policy: embed(system, [benchmark.probe(system, s, capture) for s in subjects])
             for policy, capture in PROBES.items()
         }
         index = {subject: k for k, subject in enumerate(subjects)}
@@ -158,11 +167,11 @@ def score_morphs(
             original = benchmark.originals is not None and finds_faces(system)
             name = f"{'originals' if original else 'faces'}/{{}}_{SOURCE}.png"
             files = _copies(faces, name, benchmark, copies)
-            references = _embed(system, [files[subject] for subject in subjects])
+            references = embed(system, [files[subject] for subject in subjects])
         bar.update()
         for attack, files in morphs.items():
             done = [pair for pair in pairs if pair.morph_id in files]
-            embeddings = _embed(system, [files[pair.morph_id] for pair in done])
+            embeddings = embed(system, [files[pair.morph_id] for pair in done])
             bar.update()
             for row, pair in enumerate(done):
                 for subject in (pair.subject_a, pair.subject_b):
@@ -171,6 +180,9 @@ def score_morphs(
                         rows.append(_row(attack, pair, subject, capture, policy, system, score))
         rows += _worst_case(system, references, probes, index, pairs)
         rows += _bona_fide(system, references, probes["other"], subjects)
+        for side, capture in ((references, SOURCE), (probes["other"], OTHER)):
+            if every_capture:
+                rows += _within(system, side, capture, subjects)
     bar.close()
     conditions = {
         system.name: {
@@ -197,10 +209,8 @@ def _copies(
     return {key: made[name.format(key)] for key in originals}
 
 
-def _embed(system: Recogniser, paths: Sequence[Any]) -> np.ndarray:
-    if not paths:
-        return np.empty((0, system.embedding_dim), np.float32)
-    images = [read_image(path) for path in paths]
+def _embed(system: Recogniser, images: Sequence[np.ndarray]) -> np.ndarray:
+    """Embeddings (N, D); NaN where the recogniser finds no face."""
     embeddings = np.empty((len(images), system.embedding_dim), np.float32)
     # Originals of different cameras differ in size; those of one size go together.
     for shape in {image.shape for image in images}:
@@ -281,14 +291,34 @@ def _bona_fide(
     for reference, source in zip(subjects, references, strict=True):
         scores = system.compare(source[None], probes)
         for subject, value in zip(subjects, scores.tolist(), strict=True):
-            rows.append(
-                {
-                    "kind": "mated" if subject == reference else "nonmated",
-                    "subject_id": subject,
-                    "ref_subject_id": reference,
-                    "probe_id": f"{subject}_{OTHER}",
-                    "ref_id": f"{reference}_{SOURCE}",
-                    **_scored(system, value),
-                }
-            )
+            kind = "mated" if subject == reference else "nonmated"
+            images = (subject, OTHER), (reference, SOURCE)
+            rows.append(_bona_fide_row(system, kind, *images, value))
     return rows
+
+
+def _within(
+    system: Recogniser, embeddings: np.ndarray, capture: str, subjects: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Every two people in one capture, once."""
+    rows = []
+    for k, (subject, embedding) in enumerate(zip(subjects, embeddings, strict=True), 1):
+        scores = system.compare(embedding[None], embeddings[k:])
+        for other, value in zip(subjects[k:], scores.tolist(), strict=True):
+            images = (other, capture), (subject, capture)
+            rows.append(_bona_fide_row(system, "nonmated", *images, value))
+    return rows
+
+
+def _bona_fide_row(
+    system: Recogniser, kind: str, probe: tuple[str, str], reference: tuple[str, str], value: float
+) -> dict[str, Any]:
+    """Of a probe and a reference, each a subject and a capture."""
+    return {
+        "kind": kind,
+        "subject_id": probe[0],
+        "ref_subject_id": reference[0],
+        "probe_id": "_".join(probe),
+        "ref_id": "_".join(reference),
+        **_scored(system, value),
+    }

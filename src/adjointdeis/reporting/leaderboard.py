@@ -31,17 +31,23 @@ from adjointdeis.reporting.standings import (
     DOUBT,
     LEAST,
     NETWORKS,
-    WORST,
     Row,
     Standing,
     at_price,
     contradictions,
     first,
     front,
-    placed,
     standings,
 )
-from adjointdeis.reporting.style import INK, QUIET, figure, halo, look, save
+from adjointdeis.reporting.standings_tables import (
+    cosine,
+    family_table,
+    level_table,
+    moves,
+    number,
+    price_table,
+)
+from adjointdeis.reporting.style import INK, QUIET, figure, halo, label_points, look, save
 
 PARTS = ("x_T", "z", "theta")
 
@@ -123,7 +129,7 @@ def _board(rows: Sequence[Row], facts: Row) -> list[Row]:
 
 def _lead(rows: Sequence[Row]) -> str:
     methods = len({row["method"] for row in rows})
-    sets = {(row["family"], row["seed"], row["members"]) for row in rows}
+    sets = {(row["family"], row["seed"], row["number"], row["members"]) for row in rows}
     problems = sum(members for *_, members in sets)
     return (
         f"{methods} gradient methods on {problems} problems whose gradient is known: how wrong "
@@ -146,7 +152,7 @@ def _answers(rows: Sequence[Row], facts: Row) -> Section:
                     names = [
                         Cell(
                             f"{one.place} {one.method}",
-                            (f"N = {one.steps}: {_number(one.error)}, {_cosine(one)}",),
+                            (f"N = {one.steps}: {number(one.error)}, {cosine(one)}",),
                         )
                         for one in best
                     ]
@@ -172,116 +178,19 @@ def _calculus(rows: Sequence[Row], calculus: str, facts: Row, directory: Path) -
         found = standings(board, part)
         if not found:
             continue
-        blocks.append(_price_table(found, calculus, part, facts["budgets"], _moves(board, part)))
+        blocks.append(price_table(found, calculus, part, facts["budgets"], moves(board, part)))
         figures.append(_figure(found, calculus, part, directory))
         everywhere = [row for row in rows if row["family"] not in NETWORKS]
-        level = placed([one for one in standings(everywhere, part) if one.steps == common])
-        folded.append(_level_table(level, calculus, part, common))
+        folded.append(level_table(standings(everywhere, part), calculus, part, common))
     blocks.insert(0, Prose(
         f"Places are those of the best N that {main} evaluations and products buy, on the "
         "committed problems; equal places are shared, the cheaper method first."
     ))  # fmt: skip
     if figures:
         blocks.append(FigureRow("Error against price", tuple(figures)))
-    tables = (*folded, *(_family_table(rows, calculus, part, common) for part in PARTS))
+    tables = (*folded, *(family_table(rows, calculus, part, common) for part in PARTS))
     blocks.append(Folded(f"Every method at N = {common}, all sets", tables, f"{calculus}-level"))
     return tuple(blocks)
-
-
-_DETAIL = ("bias", "spread", "own sampler", "cosine", "length", "ms", "KiB")
-
-
-def _detail(one: Standing) -> list[str]:
-    numbers = one.numbers
-    return [
-        *(_number(numbers[name]) for name in ("bias", "spread", "own")),
-        _cosine(one),
-        _number(numbers["ratio"]),
-        DASH if numbers["seconds"] is None else f"{1e3 * numbers['seconds']:.0f}",
-        DASH if numbers["bytes"] is None else f"{numbers['bytes'] / 1024:.0f}",
-    ]
-
-
-def _cosine(one: Standing) -> str:
-    cosine = one.numbers["cosine"]
-    return DASH if cosine is None else f"{cosine:.3f}"
-
-
-def _price_table(
-    found: Sequence[Standing], calculus: str, part: str, budgets: Sequence[int], moves: str
-) -> Table:
-    main, *others = budgets
-    board = at_price(found, main)
-    names = {one.method for one in board}
-    missing = [one for one in at_price(found, 10**9) if one.method not in names]
-    by_budget = {b: {one.method: one for one in at_price(found, b)} for b in others}
-    lines = []
-    for one in [*board, *missing]:
-        on_board = one.method in names
-        columns = [
-            _place(one) if on_board else DASH,
-            Cell(one.method, (f"with {one.sampler}",)),
-            str(one.steps) if on_board else DASH,
-            f"{one.evaluations} + {one.products}" if on_board else DASH,
-            _number(one.error) if on_board else DASH,
-            *(
-                _number(by_budget[b][one.method].error) if one.method in by_budget[b] else DASH
-                for b in others
-            ),
-            *(_detail(one) if on_board else [DASH] * len(_DETAIL)),
-        ]
-        lines.append(cells(columns))
-    header = (
-        "place", "method", "N", "evaluations + products", f"error at price {main}",
-        *(f"at {b}" for b in others), *_DETAIL,
-    )  # fmt: skip
-    return Table(
-        f"{calculus}-{part}", f"Gradient of {part}", header, tuple(lines),
-        labels=(("truth moves on halving its steps", moves),),
-        notes=(
-            "a dash for a place: not ahead of the zero vector",
-            *((f"a dash for N: its smallest costs more than {main}",) if missing else ()),
-        ),
-        fold=False,
-    )  # fmt: skip
-
-
-def _level_table(found: Sequence[Standing], calculus: str, part: str, steps: int) -> Table:
-    lines = [
-        cells([
-            _place(one), Cell(one.method, (f"with {one.sampler}",)),
-            f"{one.evaluations} + {one.products}", _number(one.error), *_detail(one),
-            str(one.failed or DASH),
-        ])
-        for one in found
-    ]  # fmt: skip
-    header = ("place", "method", "evaluations + products", "error", *_DETAIL, "failed on")
-    return Table(
-        f"{calculus}-{part}-{steps}", f"Gradient of {part} at N = {steps}", header, tuple(lines),
-        fold=False,
-    )  # fmt: skip
-
-
-def _family_table(rows: Sequence[Row], calculus: str, part: str, steps: int) -> Table:
-    """Errors by family of problems."""
-    families = list(dict.fromkeys(r["family"] for r in rows if r["family"] not in NETWORKS))
-    by_family = {
-        family: {
-            one.method: one.error
-            for one in standings([r for r in rows if r["family"] == family], part)
-            if one.steps == steps
-        }
-        for family in families
-    }
-    methods = dict.fromkeys(name for found in by_family.values() for name in found)
-    lines = [
-        cells([name, *(_number(by_family[family].get(name)) for family in families)])
-        for name in methods
-    ]
-    return Table(
-        f"{calculus}-{part}-families", f"Error in {part} at N = {steps} by family",
-        ("method", *families), tuple(lines), fold=False,
-    )  # fmt: skip
 
 
 def _figure(found: Sequence[Standing], calculus: str, part: str, directory: Path) -> Figure:
@@ -297,19 +206,16 @@ def _figure(found: Sequence[Standing], calculus: str, part: str, directory: Path
             [one.price for one in best], [_drawn(one.error) for one in best], where="post",
             color=style.colour, marker=style.marker, markersize=4,
         )  # fmt: skip
-        last = ""
-        for one in best:
-            if one.method != last:
-                axes.annotate(
-                    one.method, (one.price, _drawn(one.error)), xytext=(4, 5),
-                    textcoords="offset points", fontsize=6.5, color=INK, path_effects=halo(),
-                )  # fmt: skip
-            last = one.method
         axes.axhline(1.0, color=QUIET, linewidth=0.6)
         axes.set_xlabel("price: evaluations + products")
         axes.set_ylabel(f"relative error of dL/d{part}")
         axes.set_title(f"{calculus.upper()}: gradient of {part}")
         axes.margins(x=0.12)
+        starts = [runs for k, runs in enumerate(best) if runs.method != best[k - 1].method or not k]
+        label_points(
+            axes, [(one.method, one.price, _drawn(one.error)) for one in starts],
+            fontsize=6.5, color=INK, path_effects=halo(),
+        )  # fmt: skip
         svg, png = save(made, stem)
     names = ", ".join(dict.fromkeys(one.method for one in best))
     return Figure(
@@ -364,20 +270,20 @@ def _seeds(rows: Sequence[Row], facts: Row) -> tuple[Any, ...]:
 
 
 def _networks(rows: Sequence[Row]) -> tuple[Any, ...]:
+    """Each network by itself: every method at the largest N, with its errors at the others."""
     blocks: list[Any] = []
     for family in NETWORKS:
         for calculus in TITLES:
             mine = [r for r in rows if (r["family"], r["calculus"]) == (family, calculus)]
+            *others, most = sorted({row["steps"] for row in mine}) or [0]
             for part in PARTS:
-                for steps in sorted({row["steps"] for row in mine}):
-                    found = placed([one for one in standings(mine, part) if one.steps == steps])
-                    if found:
-                        table = _level_table(found, f"{family}-{calculus}", part, steps)
-                        title = f"{family}, {calculus.upper()}: {table.title.lower()}"
-                        label = ("truth moves on halving its steps", _moves(mine, part))
-                        blocks.append(
-                            Table(table.key, title, table.header, table.rows, (label,), fold=False)
-                        )
+                if found := standings(mine, part):
+                    labels = (
+                        ("problems", str(len({row["number"] for row in mine}))),
+                        ("truth moves on halving its steps", moves(mine, part)),
+                    )
+                    key, title = f"{family}-{calculus}", f"{family}, {calculus.upper()}: "
+                    blocks.append(level_table(found, key, part, most, title, others[::-1], labels))
     return tuple(blocks) or (Prose("None was run: task.problems takes mini and terrain."),)
 
 
@@ -408,27 +314,5 @@ def _text(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def _place(one: Standing) -> str:
-    return DASH if one.place is None else str(one.place)
-
-
-def _moves(rows: Sequence[Row], part: str) -> str:
-    """How far the truth itself is known."""
-    truths = {(row["family"], row["seed"], row["calculus"]): row["truth_moves"] for row in rows}
-    found = sorted(move for moves in truths.values() for move in moves.get(part, ()))
-    if not found:
-        return DASH
-    return f"median {_number(found[len(found) // 2])}, at most {_number(found[-1])}"
-
-
 def _drawn(error: float) -> float:
     return min(error, 100.0)
-
-
-def _number(value: float | None) -> str:
-    """Two digits; what is beyond any use as such."""
-    if value is None:
-        return DASH
-    if value >= WORST:
-        return ">1000"
-    return f"{value:.0f}" if value >= 100 else f"{value:.2g}"

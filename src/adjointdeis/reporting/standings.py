@@ -176,7 +176,7 @@ def _same(one: Standing, other: Standing) -> bool:
 
 
 def _keys(row: Row) -> Iterator[Problem]:
-    return ((row["family"], row["seed"], k) for k in range(row["members"]))
+    return ((row["family"], row["seed"], row["number"] + k) for k in range(row["members"]))
 
 
 def _problems(found: Sequence[Standing]) -> set[Problem]:

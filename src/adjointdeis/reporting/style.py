@@ -199,6 +199,52 @@ def label_beside(
         )
 
 
+def label_points(axes: Any, points: Sequence[tuple[str, float, float]], **text: Any) -> None:
+    """Writes the name of every point near it, inside the axes and over no other name.
+
+    Beside the point if there is room, else further away with a thin line to it; where there is
+    none at all, where it covers least.
+
+    Args:
+        axes: With its data, scales and limits: names are fitted to them.
+        points: Name, x and y in data; the first ones choose first.
+        text: More of ``Axes.annotate``.
+    """
+    from matplotlib.text import Text
+
+    axes.figure.draw_without_rendering()
+    frame, taken = axes.get_window_extent(), []
+
+    def box_of(label: Any) -> Any:
+        label.update_positions(axes.figure.canvas.get_renderer())
+        return Text.get_window_extent(label)  # without its line
+
+    def covered(label: Any) -> float:
+        box = box_of(label)
+        outside = max(frame.x0 - box.x0, box.x1 - frame.x1, frame.y0 - box.y0, 0.0)
+        return outside + frame.width * sum(box.overlaps(other) for other in taken)
+
+    for name, x, y in points:
+        tried: list[tuple[float, Any]] = []
+        for up in (5, -5, 14, -14, 23, -23, 32, -32, 41, -41):
+            for side in (1, -1):
+                if not tried or tried[-1][0] > 0.0:
+                    line = {**leader(QUIET, 2), "relpos": (side < 0, 0.5)}
+                    label = axes.annotate(
+                        name, (x, y), xytext=(4 * side, up), textcoords="offset points",
+                        ha="left" if side > 0 else "right", va="bottom" if up > 0 else "top",
+                        arrowprops=line if abs(up) > 5 else None, **text,
+                    )  # fmt: skip
+                    # The axes stay as wide as they were when the label was fitted.
+                    label.set_in_layout(False)
+                    tried.append((covered(label), label))
+        best = min(tried, key=lambda one: one[0])[1]
+        for _, label in tried:
+            if label is not best:
+                label.remove()
+        taken.append(box_of(best))
+
+
 def halo() -> list[Any]:
     """A ground-coloured outline that keeps a label readable on top of data."""
     from matplotlib import patheffects

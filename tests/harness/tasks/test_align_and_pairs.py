@@ -81,6 +81,9 @@ def test_photographs_become_a_benchmark(two_people, tmp_path) -> None:
     template = find(faces / "001_03.png", image, "tem")
     assert points.shape == (68, 2) and template.shape == (189, 2)
     # FFHQ's crop puts the eyes level, near the middle; template points 0 and 1 are the pupils.
+    # Other settings in the same folder would leave pictures of one kind with points of another.
+    with pytest.raises(SystemExit, match=r"001_03\.png is another picture than .*destination"):
+        launch(composed([*lines, "task.size=128", f"paths.run={tmp_path}/other"]))
     eyes = np.stack([points[36:42].mean(0), points[42:48].mean(0)])
     assert abs(eyes[0, 1] - eyes[1, 1]) < 4 and abs(eyes[:, 0].mean() - 127.5) < 6
     pupils = template[np.argsort(template[:2, 0])]

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +200,51 @@ def test_the_whole_experiment_and_its_taking_up(
     assert photographs.adapted(cfg, faces, 1, run) == str(weights)
     assert f"{weights}: not the weights that training.json" in capsys.readouterr().out
     assert weights.read_bytes() == whole
+
+
+def test_a_generator_of_earlier_settings_is_adapted_anew(drawn: Path, tmp_path: Path) -> None:
+    faces, made = load_folder(drawn / "faces"), {}
+    changes = ((), ("seed=1",), ("task.training.steps=1",), ("task.training.learning_rate=0.1",))
+    for change in changes:
+        fresh = configured(drawn, tmp_path / "fresh", *change)
+        made[change] = Path(photographs.adapted(fresh, faces, 0, tmp_path / "-".join(change)))
+    whole = {change: path.read_bytes() for change, path in made.items()}
+    assert len(set(whole.values())) == len(changes)
+    # In one folder after the other, whatever was there: what a fresh folder has.
+    for change in (*changes, *reversed(changes)):
+        path = photographs.adapted(configured(drawn, tmp_path, *change), faces, 0, tmp_path / "one")
+        assert Path(path).read_bytes() == whole[change], change
+    # Other photographs by the same names are other data.
+    other = tmp_path / "other"
+    shutil.copytree(drawn / "faces", other)
+    shutil.copy(other / "002_03.png", other / "003_03.png")
+    before = Path(path).read_bytes()
+    photographs.adapted(configured(drawn, tmp_path), load_folder(other), 0, tmp_path / "one")
+    assert Path(path).read_bytes() != before
+
+
+def test_faces_of_other_settings_are_aligned_anew(
+    drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def align(cfg: DictConfig) -> None:
+        asked.append((cfg.task.size, cfg.task.detection_side))
+        assert not Path(cfg.task.destination).exists()
+        shutil.copytree(drawn / "faces", cfg.task.destination)
+
+    monkeypatch.setattr(photographs.align, "run", align)
+    source, folder = load_folder(drawn / "set"), tmp_path / "faces"
+    for changes in (("task.size=16",), ("task.size=16",), ("task.size=32",)):
+        cfg = configured(drawn, tmp_path, "task.faces=null", *changes)
+        photographs.aligned(cfg, source, folder)
+    assert [size for size, _ in asked] == [16, 32]
+    # The photographs themselves changed.
+    shutil.copytree(drawn / "set", tmp_path / "set")
+    shutil.copy(tmp_path / "set" / "001_03.png", tmp_path / "set" / "002_03.png")
+    cfg = configured(drawn, tmp_path, "task.faces=null", "task.size=32")
+    photographs.aligned(cfg, load_folder(tmp_path / "set"), folder)
+    assert len(asked) == 3
 
 
 def test_a_pair_is_no_false_match_of_any_recogniser(drawn: Path, tmp_path: Path) -> None:

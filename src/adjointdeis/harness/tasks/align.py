@@ -4,7 +4,7 @@
 
 Writes ``NNN_03.png`` and ``NNN_08.png`` (FFHQ's recipe from dlib's 68 points), ``landmarks.npz``
 with those points, and ``NNN_03.tem`` where the set has templates, all in pixels of the aligned
-images.  What is there already is left alone.
+images. A folder that holds these faces aligned otherwise is refused.
 """
 
 from pathlib import Path
@@ -23,7 +23,7 @@ from adjointdeis.faces.dlib_models import DlibLandmarker
 from adjointdeis.faces.image_io import read_image, sha256_of, write_image
 from adjointdeis.faces.recogniser import NoFaceError
 from adjointdeis.files import read_bytes, write_atomically
-from adjointdeis.harness.landmarks import STORED
+from adjointdeis.harness.landmarks import STORED, pixels_of
 
 
 def run(cfg: DictConfig) -> dict[str, Any]:
@@ -31,13 +31,13 @@ def run(cfg: DictConfig) -> dict[str, Any]:
 
     Raises:
         NoFaceError: Names every photograph without a face; the others are written.
-        DatasetError: The set is incomplete.
+        DatasetError: The set is incomplete, or the folder holds another picture by a name.
     """
     task, target = cfg.task, Path(cfg.task.destination)
     dataset = load_frll(cfg.data.root, need_templates=False)
     landmarker = DlibLandmarker(detection_side=task.detection_side)
     cache = ArrayCache(Path(cfg.paths.run) / "cache")
-    stems, points, problems = [], [], []
+    stems, points, pixels, problems = [], [], [], []
     jobs = [(s, c) for s in dataset.subjects for c in (NEUTRAL, SMILING)]
     for subject, capture in tqdm(jobs, desc="align", unit="face"):
         path, stem = subject.images[capture], f"{subject.id}_{capture}"
@@ -62,8 +62,14 @@ def run(cfg: DictConfig) -> dict[str, Any]:
         except NoFaceError as error:
             problems.append(str(error))
             continue
-        if not (target / f"{stem}.png").is_file():
-            write_image(target / f"{stem}.png", made["image"])
+        file = target / f"{stem}.png"
+        if not file.is_file():
+            write_image(file, made["image"])
+        elif not np.array_equal(read_image(file), made["image"]):
+            raise DatasetError(
+                f"{file} is another picture than {path.name} aligned with these settings: name "
+                "another folder, task.destination=..., or remove that one"
+            )
         quad = ffhq_quad(made["points"])
         if capture in subject.templates:
             template = read_tem(subject.templates[capture])
@@ -71,10 +77,12 @@ def run(cfg: DictConfig) -> dict[str, Any]:
             write_tem(target / f"{stem}.tem", moved)
         stems.append(stem)
         points.append(quad_to_square(made["points"], quad, task.size))
+        pixels.append(pixels_of(made["image"]))
 
     def save(file: Any) -> None:
         arrays = {"stems": np.array(stems), "points": np.float32(np.stack(points))}
-        np.savez_compressed(file, **arrays, size=np.int64(task.size))
+        arrays |= {"sha256": np.array(pixels), "size": np.int64(task.size)}
+        np.savez_compressed(file, **arrays)
 
     if stems:
         write_atomically(target / STORED, save, "wb")

@@ -20,7 +20,7 @@ from adjointdeis.faces.checkpoints import KINDS, convert_checkpoint
 from adjointdeis.faces.dlib_dat import DatError
 from adjointdeis.faces.graphs import GraphError
 from adjointdeis.faces.torch_file import CheckpointError
-from adjointdeis.faces.weights import fingerprint
+from adjointdeis.faces.weights import WeightsError, fingerprint, read_header
 from adjointdeis.harness import assets
 from adjointdeis.harness.official import PAPER, OfficialFile, fault, manifest_entry, source_path
 from adjointdeis.harness.packages import PackageError, fetch_command, tarball
@@ -64,11 +64,11 @@ def run(cfg: DictConfig) -> dict[str, Any]:
 
 
 def _convert(root: Path, source: Path) -> None:
-    """Converts every official file that is there and has no converted one yet."""
+    """Converts every official file that is there and of which there is no converted one yet."""
     problems, converted = [], 0
     for wanted in PAPER:
         found, target = source_path(wanted, source), root / wanted.name
-        if target.is_file() or not found.is_file():
+        if not found.is_file() or _converted_from(target) == fingerprint(found):
             continue
         try:
             print(f"{found} -> {target}")
@@ -80,6 +80,14 @@ def _convert(root: Path, source: Path) -> None:
     print(f"{converted} files converted from {source}")
     if problems:
         raise ConversionError("; ".join(problems))
+
+
+def _converted_from(path: Path) -> str | None:
+    """SHA-256 of the official file that a converted one was made of; None where there is none."""
+    try:
+        return read_header(path).get("source_sha256")
+    except WeightsError:
+        return None
 
 
 def _embedded(profile: assets.Profile) -> list[dict[str, Any]]:

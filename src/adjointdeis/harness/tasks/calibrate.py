@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
-from tqdm import tqdm
 
+from adjointdeis.evaluation import ScoreTable, concatenate
 from adjointdeis.evaluation.markdown import table
 from adjointdeis.evaluation.paper import SYSTEMS, paper_table
 from adjointdeis.evaluation.thresholds import relabelled
@@ -34,11 +34,12 @@ from adjointdeis.faces.recognisers.crop import FaceCrop
 from adjointdeis.faces.recognisers.network import NetworkRecogniser
 from adjointdeis.files import read_json, write_atomically
 from adjointdeis.harness import assets
-from adjointdeis.harness.benchmark import OTHER, SOURCE, load_benchmark
-from adjointdeis.harness.calibration import CalibrationResult, Embedded, outcomes
+from adjointdeis.harness.benchmark import Benchmark, load_benchmark
+from adjointdeis.harness.calibration import CalibrationResult, outcomes
 from adjointdeis.harness.landmarks import BenchmarkLandmarks
 from adjointdeis.harness.people import read_people
 from adjointdeis.harness.records import write_record
+from adjointdeis.harness.scoring import score_morphs
 from adjointdeis.morphing.precomputed import Precomputed
 
 PREPARATIONS = ("resize", "resize-aliased", ARCFACE_5PT)
@@ -70,25 +71,15 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     systems = [assets.recogniser(name, profile) for name in cfg.assets.recognisers]
     rows = {name: _morphs(name, folder, benchmark.pairs) for name, folder in folders.items()}
     find = BenchmarkLandmarks(benchmark.dataset)
-    ids = benchmark.dataset.ids
-    embedded = {
-        preparation: {
-            system.name: _embedded(preparation, system, benchmark.image, ids, rows, find)
-            for system in systems
-        }
+    people = read_people(task.info) if task.info else None
+    tables = {
+        preparation: concatenate(
+            _scores(benchmark, rows, *_prepared(preparation, system, find)) for system in systems
+        )
         for preparation in task.preparations
     }
-    people = read_people(task.info).by_id if task.info else None
-    sexes = None if people is None else {i: person.sex for i, person in people.items()}
     found = outcomes(
-        embedded,
-        ids,
-        published,
-        task.fmr,
-        sexes,
-        task.impostors,
-        task.policies,
-        task.probes,
+        tables, published, task.fmr, people, task.impostors, task.policies, task.probes
     )
     write_record(
         directory / "calibration.json",
@@ -168,44 +159,29 @@ def _published(source: str | None) -> dict[str, dict[str, float]]:
     }
 
 
-def _morphs(row: str, folder: str, pairs: Sequence[MorphPair]) -> list[tuple[MorphPair, Path]]:
+def _morphs(row: str, folder: str, pairs: Sequence[MorphPair]) -> dict[str, Path]:
     files = Precomputed(name=row, folder=folder).files
-    found = [(pair, files[key]) for pair in pairs if (key := frozenset(pair.sides)) in files]
+    found = {pair.morph_id: files[key] for pair in pairs if (key := frozenset(pair.sides)) in files}
     if not found:
         raise ValueError(f"{folder}: no morph of the {len(pairs)} pairs of the list")
     return found
 
 
-def _embedded(
-    preparation: str,
+def _scores(
+    benchmark: Benchmark,
+    rows: Mapping[str, Mapping[str, Path]],
     system: NetworkRecogniser,
-    image: Callable[[str, str], AnyPath],
-    ids: Sequence[str],
-    rows: Mapping[str, Sequence[tuple[MorphPair, Path]]],
-    find: BenchmarkLandmarks,
-) -> Embedded:
-    prepared, load = _prepared(preparation, system, find)
-
-    def embed(paths: Sequence[AnyPath], what: str) -> np.ndarray:
-        bar = tqdm(paths, desc=f"{system.name}, {preparation}, {what}")
-        embeddings, acquired = prepared.embed(np.stack([load(path) for path in bar]))
-        embeddings[~acquired] = np.nan
-        return embeddings
-
-    return Embedded(
-        prepared,
-        embed([image(i, SOURCE) for i in ids], "neutral"),
-        embed([image(i, OTHER) for i in ids], "smiling"),
-        {
-            name: ([pair for pair, _ in found], embed([path for _, path in found], name))
-            for name, found in rows.items()
-        },
+    read: Callable[[AnyPath], np.ndarray],
+) -> ScoreTable:
+    everyone, pairs = (system.name,), benchmark.pairs
+    return score_morphs(
+        benchmark, rows, [system], pairs, everyone=everyone, every_capture=True, read=read
     )
 
 
 def _prepared(
     preparation: str, system: NetworkRecogniser, find: BenchmarkLandmarks
-) -> tuple[Any, Callable[[AnyPath], np.ndarray]]:
+) -> tuple[NetworkRecogniser, Callable[[AnyPath], np.ndarray]]:
     """The recogniser with its input changed, and how an image is read for it."""
     crop = system.crop
     if preparation != ARCFACE_5PT:

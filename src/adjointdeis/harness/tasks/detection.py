@@ -63,6 +63,8 @@ from adjointdeis.harness.tasks import morph
 from adjointdeis.morphing.attack import Attack, Workbench
 from adjointdeis.reporting import write_report
 
+REUSED = ("training", "validation", "reconstructed", *morph.REUSED)
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -240,7 +242,13 @@ def reconstructed(cfg: DictConfig, directory: Path, test: Benchmark) -> list[Sus
     profile = assets.profile(cfg.assets.name, cfg.assets.root)
     (bench,) = workbenches(cfg, profile, test.dataset, [_Encoding(name="encoding")]).values()
     settings = cfg.task.reconstructed
-    made = digest({**settings, "autoencoder": bench.autoencoder.fingerprint})
+    made = digest(
+        {
+            **settings,
+            "autoencoder": bench.autoencoder.fingerprint,
+            "faces": test.dataset.fingerprint,
+        }
+    )
     folder, originals = directory / "reconstructed" / made, bona_fide(test.dataset)
     found = [
         replace(image, name=f"reconstructed/{path.name}", path=folder / path.name)

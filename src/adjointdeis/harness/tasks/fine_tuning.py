@@ -25,7 +25,7 @@ from adjointdeis.guidance.problem import Instance, WeightProblem
 from adjointdeis.harness.progress import ProgressLine
 from adjointdeis.harness.provenance import git_revision
 from adjointdeis.harness.records import write_record
-from adjointdeis.harness.trainer import make_trainer
+from adjointdeis.harness.trainer import checkpoint_of, make_trainer
 from adjointdeis.harness.training.fine_tuning import Draws, WeightDescent
 from adjointdeis.harness.wandb_logger import loggers
 
@@ -58,15 +58,18 @@ def run(cfg: DictConfig) -> dict[str, Any]:
         default_root_dir=directory,
         log_every_n_steps=1,
     )
-    last = directory / "last.ckpt"
-    start = time.monotonic()
-    trainer.fit(
-        module, Draws(problem.draw, task.steps), ckpt_path=str(last) if last.is_file() else None
-    )
-    result = {
+    made_of = {
         "recipe": OmegaConf.to_container(task, resolve=True),
         "gradient": repr(gradient),
         "seed": cfg.seed,
+    }
+    last = checkpoint_of(directory, made_of, ("name", "steps", "checkpoint_every"))
+    start = time.monotonic()
+    trainer.fit(
+        module, Draws(problem.draw, task.steps), ckpt_path=None if last is None else str(last)
+    )
+    result = {
+        **made_of,
         "git": git_revision(),
         "steps": trainer.global_step,
         "processes": trainer.world_size,

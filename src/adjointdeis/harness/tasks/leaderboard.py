@@ -19,17 +19,12 @@ from omegaconf import DictConfig, OmegaConf
 import adjointdeis
 from adjointdeis.files import read_json, slug
 from adjointdeis.gradients.catalogue import Entry
-from adjointdeis.harness.leaderboard import (
-    COMMITTED,
-    NETWORKS,
-    Case,
-    Measurement,
-    cases,
-    contestants,
-)
+from adjointdeis.harness.leaderboard import Measurement, contestants
+from adjointdeis.harness.problem_sets import COMMITTED, Case, cases
 from adjointdeis.harness.provenance import digest, environment
 from adjointdeis.harness.records import write_record
 from adjointdeis.reporting.leaderboard import write_leaderboard
+from adjointdeis.reporting.standings import NETWORKS
 
 
 def run(cfg: DictConfig) -> dict[str, Any]:

@@ -43,6 +43,9 @@ from adjointdeis.morphing.attack import Attack, Workbench
 from adjointdeis.reporting import write_report
 from adjointdeis.reporting.comparability import departures
 
+REUSED = ("morphs", "degraded")
+"""What a run with other settings takes over: files that are used only where they fit."""
+
 
 def run(cfg: DictConfig) -> dict[str, Any]:
     """Runs the experiment and returns its result, which is also written to ``result.json``."""

@@ -9,7 +9,6 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from adjointdeis.harness.wandb_logger import download
 from adjointdeis.reporting import aggregate
 
 
@@ -21,6 +20,8 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     """
     outputs = Path(cfg.task.outputs)
     if cfg.task.wandb:
+        from adjointdeis.harness.wandb_logger import download  # with Lightning, which takes seconds
+
         download(cfg.task.wandb, outputs / "wandb")
     files = aggregate(outputs, Path(cfg.paths.run))
     return {"files": [str(path) for path in files]}

@@ -5,7 +5,10 @@
 the run directory.
 """
 
+import contextlib
+import json
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +32,7 @@ from adjointdeis.harness import assets
 from adjointdeis.harness.benchmark import read_aligned
 from adjointdeis.harness.progress import ProgressLine
 from adjointdeis.harness.records import write_record
-from adjointdeis.harness.trainer import make_trainer
+from adjointdeis.harness.trainer import RandomnessOfStep, checkpoint_of, make_trainer
 from adjointdeis.harness.training.autoencoder import AutoencoderTraining
 from adjointdeis.harness.training.data import FaceFolder, PoolData, PoolDataset
 from adjointdeis.harness.training.precision import precision
@@ -40,11 +43,24 @@ from adjointdeis.morphing.autoencoder import Autoencoder
 from synthetic_faces.pool import render_pool
 from synthetic_faces.pool_spec import PoolSpec
 
-RECORD = "training.json"
+RECORD, QUALITY = "training.json", "quality.json"
+NO_EFFECT = ("name", "render_workers", "checkpoint_every", "quality_faces")
+"""Settings of a training that its weights do not depend on."""
+LENGTH = ("steps", "learning_rate_steps")
+"""Settings that a training under way may be given anew: it follows the new cosine from there."""
 
 
-def autoencoder(cfg: DictConfig) -> dict[str, Any]:
-    """Trains the diffusion autoencoder that `cfg.task` describes."""
+def autoencoder(cfg: DictConfig, free: Collection[str] = (*NO_EFFECT, *LENGTH)) -> dict[str, Any]:
+    """Trains the diffusion autoencoder that `cfg.task` describes, where that is not done yet.
+
+    Args:
+        cfg: The whole configuration.
+        free: Settings in which a training under way may differ from the one that is asked for.
+
+    Raises:
+        OtherTraining: The folder holds a training that differs in more.
+    """
+    _seed(cfg)
     task, config = cfg.task, instantiate(cfg.task.network)
     if task.faces is None and (task.fold is not None or task.augmentation is not None):
         raise ValueError(
@@ -69,9 +85,11 @@ def autoencoder(cfg: DictConfig) -> dict[str, Any]:
         None if task.augmentation is None else instantiate(task.augmentation),
     )
     people: list[str] = list(getattr(data.dataset, "held_out", ()))
-    record = _fit(cfg, module, data, {"initial": initial, "held_out": people})
+    record = _fit(cfg, module, data, {"initial": initial, "held_out": people}, free)
     if rank_zero_only.rank or not task.quality_faces:
         return record
+    with contextlib.suppress(ValueError):
+        return record | {"quality": read_json(Path(cfg.paths.run) / QUALITY)}
     faces = _unseen(cfg, people, config.image_size)
     if faces is None:
         return record
@@ -83,7 +101,7 @@ def autoencoder(cfg: DictConfig) -> dict[str, Any]:
         spread=task.spread,
     )
     quality = autoencoder_quality(trained, faces, Path(cfg.paths.run))
-    write_record(Path(cfg.paths.run) / "quality.json", quality)
+    write_record(Path(cfg.paths.run) / QUALITY, quality)
     return record | {"quality": quality}
 
 
@@ -135,6 +153,7 @@ def _initial(cfg: DictConfig) -> tuple[DiffAE, dict[str, Any] | None]:
 
 def recogniser(cfg: DictConfig) -> dict[str, Any]:
     """Trains the recogniser that `cfg.task` describes."""
+    _seed(cfg)
     task, data = cfg.task, _data(cfg)
     module = RecogniserTraining(
         instantiate(task.network),
@@ -147,6 +166,12 @@ def recogniser(cfg: DictConfig) -> dict[str, Any]:
         task.warmup,
     )
     return _fit(cfg, module, data)
+
+
+def _seed(cfg: DictConfig) -> None:
+    """Starts a training that is a part of a run as one by itself, whatever was drawn before it."""
+    if cfg.seed is not None:
+        torch.manual_seed(cfg.seed)
 
 
 def _data(cfg: DictConfig, studio_only: bool = False) -> PoolData:
@@ -166,8 +191,21 @@ def _fit(
     module: AutoencoderTraining | RecogniserTraining,
     data: PoolData,
     more: dict[str, Any] | None = None,
+    free: Collection[str] = (*NO_EFFECT, *LENGTH),
 ) -> dict[str, Any]:
     task, run = cfg.task, Path(cfg.paths.run)
+    made_of = {
+        "recipe": OmegaConf.to_container(task, resolve=True),
+        "seed": cfg.seed,
+        "data_fingerprint": data.dataset.fingerprint,
+        **(more or {}),
+    }
+    ready = whole_record(run)
+    if ready is not None and json.loads(json.dumps(made_of)).items() <= ready.items():
+        return ready
+    last = checkpoint_of(run, made_of, free)
+    # Of weights that are now made anew.
+    (run / QUALITY).unlink(missing_ok=True)
     checkpoint = ModelCheckpoint(
         run,
         filename="{step}",
@@ -182,6 +220,7 @@ def _fit(
         callbacks=[
             checkpoint,
             EMAWeightAveraging(decay=task.ema_decay),
+            RandomnessOfStep(torch.initial_seed()),
             ProgressLine(task.name),
         ],
         logger=loggers(cfg),
@@ -189,20 +228,11 @@ def _fit(
         log_every_n_steps=20,
         gradient_clip_val=1.0,
     )
-    # Earlier versions wrote last-v1.ckpt beside last.ckpt where checkpoint_every had changed.
-    last = max(run.glob("last*.ckpt"), key=lambda path: path.stat().st_mtime_ns, default=None)
     start = time.monotonic()
     trainer.fit(module, data, ckpt_path=None if last is None else str(last))
     seconds = time.monotonic() - start
     # EMAWeightAveraging leaves the averaged weights in the module when training ends.
-    record = {
-        "recipe": OmegaConf.to_container(task, resolve=True),
-        "seed": cfg.seed,
-        "data_fingerprint": data.dataset.fingerprint,
-        "steps": trainer.global_step,
-        "processes": trainer.world_size,
-        **(more or {}),
-    }
+    record = made_of | {"steps": trainer.global_step, "processes": trainer.world_size}
     path = run / "weights.safetensors"
     # No clock in the header: a training that was killed and continued leaves the same file.
     record["sha256"] = save_network(module.network, path, {"training": record})

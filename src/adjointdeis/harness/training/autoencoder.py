@@ -106,10 +106,6 @@ class AutoencoderTraining(L.LightningModule):
         self.register_buffer("alphas", schedule.alpha(t).float(), persistent=False)
         self.register_buffer("sigmas", schedule.sigma(t).float(), persistent=False)
 
-    def on_train_start(self) -> None:
-        # Processes draw noise of their own, and a continued run does not repeat its first noise.
-        torch.manual_seed(torch.initial_seed() + 7919 * self.global_rank + self.global_step)
-
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
         x_0 = self.augmentation(batch[0])
         timesteps = torch.randint(0, len(self.alphas), (len(x_0),), device=x_0.device)
