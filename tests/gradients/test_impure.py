@@ -457,17 +457,22 @@ def test_a_late_cache_is_found_though_the_collector_ran_meanwhile() -> None:
     assert KeptValueWarning in [w.category for w in caught]
 
 
-def test_what_was_there_is_not_new_though_the_collector_runs_meanwhile() -> None:
+@pytest.mark.parametrize("later", range(8))
+def test_what_was_there_is_not_new_though_the_collector_runs_meanwhile(later: int) -> None:
     thresholds, newborn = gc.get_threshold(), Newborn()
     gc.disable()
     try:
         before = [torch.ones(2) for _ in range(3)]
         with newborn:
             newborn.begin()
-            made = torch.zeros(2)
-            gc.set_threshold(1)
+            made = [torch.zeros(2) for _ in range(3)]
+            # It runs when so many more objects have been made.
+            gc.set_threshold(gc.get_count()[0] + later)
             gc.enable()
-            assert [id(tensor) for tensor in newborn.alive(before[:1])] == [id(made)]
+            found = newborn.alive(())
+            gc.disable()
+            assert {id(tensor) for tensor in found} == {id(tensor) for tensor in made}
+            assert len(before) == 3
     finally:
         gc.set_threshold(*thresholds)
         gc.enable()
