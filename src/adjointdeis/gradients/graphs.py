@@ -132,7 +132,7 @@ class RunKey:
 
 
 class _Reads(TorchFunctionMode):
-    """Warns of the first operation that reads one of some tensors."""
+    """Warns of the first operation that reads one of some tensors, where a graph is made."""
 
     def __init__(self, tensors: dict[int, weakref.ref[Tensor]]) -> None:
         super().__init__()
@@ -140,7 +140,8 @@ class _Reads(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         del types
-        for value in tree_leaves((args, kwargs)) if self._tensors else ():
+        looks = self._tensors and torch.is_grad_enabled()
+        for value in tree_leaves((args, kwargs)) if looks else ():
             known = self._tensors.get(id(value))
             if known is not None and known() is value:
                 self._tensors = {}
