@@ -302,10 +302,12 @@ class GraphCheck:
 
     Attributes:
         recording: whether this is the sampling run.
+        after: called after the next evaluation, once.
     """
 
     def __init__(self) -> None:
         self.recording = True
+        self.after: Callable[[], None] | None = None
         self._known: dict[tuple, set[frozenset]] = {}
 
     def __call__(self, x: Tensor, t: Tensor, z: Any, output: Tensor, first: int) -> None:
@@ -315,6 +317,8 @@ class GraphCheck:
             InconsistentStepError: an evaluation of the sampling run at this time, with gradients
                 of the same inputs, had another graph.
         """
+        if self.after is not None:
+            self.after = self.after()
         if not torch.is_grad_enabled():
             return
         wanted = (leaf.requires_grad for leaf in tree_leaves(z) if isinstance(leaf, Tensor))

@@ -160,7 +160,8 @@ class Run:
         self._before: list[dict] = []
         self._held: dict[str, Any] = {}
         self._newborn = Newborn()
-        self._recording = False
+        self._recording = self._changed = False
+        self._nfe = chain.cost.nfe
         self._latest: Sequence[Tensor] = ()
         if check and any(by.needs):
             last = chain.steps - 1
@@ -169,7 +170,6 @@ class Run:
                 self.with_graph = set(range(chain.steps))
             by.leaf_check.run = RunKey()
             by.leaf_check.run.graphs = chain.denoiser.graphs = GraphCheck()
-            self._held = comparable(self.trace.recorder.found)
 
     @contextmanager
     def recording(self) -> Iterator[None]:
@@ -198,28 +198,30 @@ class Run:
     def watch(self, step: int) -> None:
         """Look whether the network begins to keep or count something, before a step is taken.
 
-        What it made in the first step, it may keep; so a change is looked at once more.
+        From the second step on: what it makes in the first one, it may keep. A counter may have come
+        round after two.
         """
         key = self.by.leaf_check.run
-        if step not in (2, 3) or key is None or key.graphs is None:
+        if step not in (1, 2) or key is None:
             return
         before, self._held = self._held, comparable(reachable(*self._roots))
-        changed = changes(before, self._held)
-        if not changed:
+        if step == 1 and isinstance(key.graphs, GraphCheck) and self.chain.cost.nfe > self._nfe + 1:
+            key.graphs.after = self._look_between_evaluations
+        elif step == 2 and (self._changed or changes(before, self._held)):
+            self.with_graph = set(range(self.chain.steps))
+        elif step == 2:
             key.graphs = self.chain.denoiser.graphs = None
             if self._recording and len(self.with_graph) < self.chain.steps:
                 self._newborn.begin()
-        elif step == 2:
-            self.with_graph.add(2)
-        else:
-            self.with_graph = set(range(self.chain.steps))
+
+    def _look_between_evaluations(self) -> None:
+        """The same after one of several evaluations of a step, at whose end a counter is back."""
+        self._changed = bool(changes(self._held, comparable(reachable(*self._roots))))
 
     def _note_kept(self) -> None:
         key = self.by.leaf_check.run
         if key is None:
             return
-        if self.chain.steps == 3:
-            self.watch(3)
         if isinstance(key.graphs, GraphCheck):
             key.graphs.recording = False
         if len(self.with_graph) == self.chain.steps:
