@@ -93,12 +93,12 @@ def save_network(
         name: (value.to(dtype) if value.is_floating_point() else value).contiguous().cpu()
         for name, value in network.state_dict().items()
     }
-    data = in_order(save(tensors, metadata=header))
+    data = _in_order(save(tensors, metadata=header))
     write_atomically(path, lambda file: file.write(data), "wb")
     return fingerprint(path)
 
 
-def in_order(data: bytes) -> bytes:
+def _in_order(data: bytes) -> bytes:
     """A safetensors file whose header has its metadata in alphabetical order.
 
     safetensors writes them in another order every time, and the same network would have another

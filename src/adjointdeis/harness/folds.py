@@ -41,7 +41,7 @@ def workbenches(
     return benches
 
 
-def held_out(file: str) -> frozenset[str]:
+def _held_out(file: str) -> frozenset[str]:
     """People that the training of a weight file of your own left out.
 
     Raises:
@@ -72,7 +72,7 @@ def in_folds(
         return [(bench, benchmark)]
     left, parts = list(benchmark.pairs), []
     for file, bench in benches.items():
-        people = held_out(file)
+        people = _held_out(file)
         mine = tuple(pair for pair in left if pair.subjects <= people)
         left = [pair for pair in left if pair not in mine]
         if mine:

@@ -86,7 +86,7 @@ class RunLogger(WandbLogger):
     def _artifact(self, directory: Path, result: Mapping[str, Any], name: str) -> Any:
         import wandb
 
-        found = list(morph_records(directory, result))
+        found = list(_morph_records(directory, result))
         artifact = wandb.Artifact(
             name,
             type="morph-records",
@@ -231,7 +231,7 @@ def summary(result: Mapping[str, Any]) -> dict[str, float]:
     return found
 
 
-def morph_records(directory: Path, result: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _morph_records(directory: Path, result: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One record per written morph: its pair, attack, SHA-256, and what its own record states."""
     found = []
     for pair in result["pairs"]:

@@ -312,7 +312,9 @@ def test_settings_that_contradict_are_refused_before_any_morph(
 ) -> None:
     with pytest.raises(error, match=words):
         detection.run(configured(tiny, tmp_path / "run", change))
-    assert not (tmp_path / "run" / "morphs").exists()
+    with pytest.raises(SystemExit, match=words):
+        launch(configured(tiny, tmp_path / "run", change))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_network_is_trained_on_degraded_copies_too(tiny: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from adjointdeis.faces.graphs.graph import UnsupportedOperator, checked_size, in
 from adjointdeis.faces.graphs.onnx_layers import pad_axes
 
 
-def same_padding(size: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
+def _same_padding(size: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
     """TensorFlow's SAME padding of one axis; the odd pixel goes behind."""
     total = max((-(-size // stride) - 1) * stride + (kernel - 1) * dilation + 1 - size, 0)
     return total // 2, total - total // 2
@@ -31,7 +31,7 @@ def _padded(
     if padding != "SAME":
         raise UnsupportedOperator(f"padding {padding}; SAME and VALID are supported")
     sizes = zip(x.shape[2:], kernel, strides, dilations, strict=True)
-    return pad_axes(x, [same_padding(*axis) for axis in sizes], value)
+    return pad_axes(x, [_same_padding(*axis) for axis in sizes], value)
 
 
 def conv(

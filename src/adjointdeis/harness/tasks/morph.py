@@ -69,7 +69,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     parts = in_folds(benchmark, benches)
     judges = judges_of(cfg, cfg.assets.recognisers, profile)
     fmr, policies = operating_conditions(cfg, benchmark)
-    require_distinct(judges)
+    _require_distinct(judges)
     records = applicable_thresholds(
         cfg.assets.thresholds, profile, judges, benchmark, fmr, policies
     )
@@ -167,7 +167,7 @@ def judges_of(cfg: DictConfig, names: Sequence[str], profile: assets.Profile) ->
     return found + [instantiate(judge) for judge in (cfg.judges or {}).values()]
 
 
-def require_distinct(judges: Sequence[Any]) -> None:
+def _require_distinct(judges: Sequence[Any]) -> None:
     """Refuses two recognisers of one name, whose scores could not be told apart."""
     names = [judge.name for judge in judges]
     keys = [file_key(name) for name in names]

@@ -52,10 +52,10 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     folds = _folds(cfg, faces)
     profile = assets.profile(cfg.assets.name, cfg.assets.root)
     missing: list[str] = []
-    guides = available(_names(cfg.assets.identity), profile, missing) or ["dlib"]
-    judged = available(_names(cfg.assets.recognisers), profile, missing)
+    guides = _available(_names(cfg.assets.identity), profile, missing) or ["dlib"]
+    judged = _available(_names(cfg.assets.recognisers), profile, missing)
     selector = (
-        None if task.pairs else available(_names(task.selectors), profile, missing, first=True)[0]
+        None if task.pairs else _available(_names(task.selectors), profile, missing, first=True)[0]
     )
     if selector in judged:
         judged.remove(selector)
@@ -105,7 +105,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     return result
 
 
-def available(
+def _available(
     names: list[str], profile: assets.Profile, missing: list[str], first: bool = False
 ) -> list[str]:
     """The recognisers that can be loaded; of the others, ``missing`` gets a line with the command.
