@@ -106,7 +106,13 @@ def draw_for(table: ScoreTable, replicates: int, seed: int) -> SubjectDraws:
 
 
 def chosen(table: ScoreTable, column: str, wanted: Sequence[str] | None) -> list[str]:
-    """The wanted values of a column, or all it has; an absent value raises EvaluationError."""
+    """The wanted values of a column, or all it has; an absent value raises EvaluationError.
+
+    Args:
+        table: Comparisons.
+        column: Such as `system` or `attack`.
+        wanted: Values of it; None for all that the table has.
+    """
     present = table.unique(column)
     wanted = None if wanted is None else distinct(map(canonical, distinct(wanted)))
     for value in wanted or ():

@@ -231,10 +231,13 @@ def _described(
 
 @contextmanager
 def _at_most(tensors: int) -> Iterator[None]:
-    """Ends the building of a network that gets far more parts than a file has tensors.
+    """While a network is built, counts its parts; a file of few tensors describes few parts.
+
+    The description of a network stands in its file and may be hostile: millions of layers would
+    take all memory before the tensors are compared.
 
     Raises:
-        ValueError: From inside the block.
+        ValueError: Within the block, at the first part too many.
     """
     left = 100 + 20 * tensors
 

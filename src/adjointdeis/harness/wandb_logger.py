@@ -158,7 +158,13 @@ def loggers(cfg: DictConfig) -> list[Logger]:
 
 
 def conclude(chosen: Sequence[Logger], directory: Path, result: Mapping[str, Any]) -> None:
-    """Hands a finished run to the loggers that keep more than curves."""
+    """Hands a finished run to the loggers that keep more than curves.
+
+    Args:
+        chosen: The loggers of the run.
+        directory: Of the run.
+        result: What is in its `result.json`.
+    """
     for logger in chosen:
         if isinstance(logger, RunLogger):
             logger.log_outcome(directory, result)

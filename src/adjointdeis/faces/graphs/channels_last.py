@@ -42,7 +42,15 @@ def conv(
     dilations: Sequence[int],
     padding: str,
 ) -> Tensor:
-    """Convolution of (B, H, W, C) with weights (O, C / groups, kernel, kernel)."""
+    """Convolution of (B, H, W, C) with weights (O, C / groups, kernel, kernel).
+
+    Args:
+        x: Images.
+        weight: One group where C equals its second size, else several.
+        bias: Shape (O,), or None.
+        strides, dilations: Of height and width.
+        padding: TensorFlow's word, SAME or VALID.
+    """
     x = x.permute(0, 3, 1, 2)
     groups = x.shape[1] // weight.shape[1]
     x = _padded(x, weight.shape[2:], strides, dilations, padding)
@@ -89,7 +97,14 @@ def strided_slice(
     end_mask: int,
     shrink_mask: int,
 ) -> Tensor:
-    """TensorFlow's StridedSlice with positive strides."""
+    """TensorFlow's StridedSlice with positive strides.
+
+    Args:
+        x: Any tensor.
+        begin, end, strides: One entry for each leading axis.
+        begin_mask, end_mask: Bits of the axes whose begin or end is not used.
+        shrink_mask: Bits of the axes of which one index is taken.
+    """
     if any(step < 1 for step in strides):
         raise UnsupportedOperator(f"strides {list(strides)}; positive ones are supported")
     index: list[int | slice] = []

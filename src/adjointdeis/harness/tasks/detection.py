@@ -154,7 +154,7 @@ def examined(plan: Plan, result: dict[str, Any]) -> dict[str, Any]:
     for first, *_ in plan.candidates.values():
         if isinstance(first.recipe, PrecomputedScores):  # refused here rather than after training
             first.recipe.of([image.name for image in images], NONE)
-    control = reconstructed(cfg, directory, test) if task.reconstructed else []
+    control = _reconstructed(cfg, directory, test) if task.reconstructed else []
     wanted = [plan.attacks[name] for name in (*task.seen, *task.guided)]
     recipes, tried = {name: of[0].recipe for name, of in plan.candidates.items()}, {}
     if task.folds:
@@ -179,7 +179,7 @@ def examined(plan: Plan, result: dict[str, Any]) -> dict[str, Any]:
     for key, found in rows.items():
         if found:
             write_scores_of_images(directory / f"{key}.csv", found)
-    vulnerability(cfg, directory, test, plan.attacks, plan.degradations)
+    _vulnerability(cfg, directory, test, plan.attacks, plan.degradations)
     result["run"]["detection"] = {
         "detectors": {
             name: {
@@ -239,7 +239,7 @@ def _synthetic_images(
     return found
 
 
-def reconstructed(cfg: DictConfig, directory: Path, test: Benchmark) -> list[SuspectImage]:
+def _reconstructed(cfg: DictConfig, directory: Path, test: Benchmark) -> list[SuspectImage]:
     """Bona fide images encoded and decoded by the autoencoder, nothing blended."""
     if cfg.assets.autoencoder is None:
         return []
@@ -281,7 +281,7 @@ class _Encoding(Attack):
         raise NotImplementedError
 
 
-def vulnerability(
+def _vulnerability(
     cfg: DictConfig,
     directory: Path,
     test: Benchmark,

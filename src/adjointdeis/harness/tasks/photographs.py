@@ -134,7 +134,13 @@ def _available(
 
 
 def aligned(cfg: DictConfig, source: FaceDataset, folder: Path) -> FaceDataset:
-    """The aligned faces, made where they are not there yet, and the people's sexes beside them."""
+    """The aligned faces, made where they are not there yet, and the people's sexes beside them.
+
+    Args:
+        cfg: The whole configuration.
+        source: The photographs.
+        folder: Where the aligned faces go, unless `task.faces` names some.
+    """
     wanted = {f"{s.id}_{c}" for s in source.subjects for c in (SOURCE, OTHER)}
     there = {path.stem for path in folder.glob("*.png")} if folder.is_dir() else set()
     if cfg.task.faces is None:
@@ -179,7 +185,14 @@ def _folds(cfg: DictConfig, faces: FaceDataset) -> dict[int, tuple[str, ...]]:
 
 
 def adapted(cfg: DictConfig, faces: FaceDataset, fold: int, directory: Path) -> str:
-    """The generator's weights of a fold, trained where they are not there yet."""
+    """The generator's weights of a fold, trained where they are not there yet.
+
+    Args:
+        cfg: The whole configuration.
+        faces: Aligned faces of everybody.
+        fold: Number of the fold whose people the generator must not see.
+        directory: Of the run.
+    """
     folder = directory / f"fold{fold}"
     settings = OmegaConf.to_container(cfg.task.training, resolve=True)
     assert isinstance(settings, dict)
