@@ -312,8 +312,11 @@ def test_settings_that_contradict_are_refused_before_any_morph(
 ) -> None:
     with pytest.raises(error, match=words):
         detection.run(configured(tiny, tmp_path / "run", change))
-    with pytest.raises(SystemExit, match=words):
-        launch(configured(tiny, tmp_path / "run", change))
+
+
+def test_they_leave_no_folder(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="in task.seen and in task.guided"):
+        launch(configured(tiny, tmp_path / "run", "task.guided=[opencv]"))
     assert not (tmp_path / "run").exists()
 
 
