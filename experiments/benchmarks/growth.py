@@ -149,7 +149,7 @@ def methods(steps: int, compiled: bool = False) -> dict[str, Callable[[], Any]]:
         PLAIN: plain_backpropagation,
         "floor: N F + N (F + VJP)": floor,
         "exact": through(DiscreteAdjoint()),
-        "exact, activations kept": through(DiscreteAdjoint(keep_activations=steps)),
+        'exact, budget="64 MiB"': through(DiscreteAdjoint(budget="64 MiB")),
         "AdjointDEIS-1": through(AdjointDEIS()),
         "torchdiffeq, adjoint": torchdiffeq_adjoint,
     }

@@ -5,12 +5,10 @@ python -m experiments.certified.run [--blocks 60] [--pairs 2] [--out FOLDER]
 Writes result.json and result.md.
 """
 
-import argparse
 import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,6 +24,7 @@ from adjointdeis.harness.network_problems import mini
 from adjointdeis.problems import PARTS, distance
 from adjointdeis.solvers import DDIM, OBELM, DPMSolverPP, RungeKutta
 from adjointdeis.solvers.base import Solver
+from experiments.common.options import parser
 
 SOLVERS: dict[str, Solver] = {
     "DDIM": DDIM(),
@@ -124,10 +123,21 @@ def block(seed: int) -> list[dict[str, Any]]:
             "estimate": extrapolated_error(
                 *([run[part][row]] for run in runs), order=SOLVERS[solver].order
             ),
+            **moves(*(run[part][row] for run in runs)),
         }
         for part in PARTS
         for row in range(BLOCK)
     ]  # fmt: skip
+
+
+MOVES = ("size", "a", "b", "ab", "ga", "gb")
+
+
+def moves(fine: Tensor, half: Tensor, quarter: Tensor) -> dict[str, float]:
+    """Norms and products of a gradient and of what it moved by, from grid to grid."""
+    a, b = fine - half, half - quarter
+    found = (fine.norm(), a.norm(), b.norm(), a @ b, fine @ a, fine @ b)
+    return dict(zip(MOVES, map(float, found), strict=True))
 
 
 def embedded(pairs: int) -> list[dict[str, Any]]:
@@ -167,7 +177,7 @@ def packed(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """One entry for a block and a part, with the numbers of its problems in a list."""
     entries: dict[tuple[int, str], dict[str, Any]] = {}
     for one in rows:
-        shared = {k: v for k, v in one.items() if k not in ("problem", "error", "estimate")}
+        shared = {k: v for k, v in one.items() if k not in ("problem", "error", "estimate", *MOVES)}
         entry = entries.setdefault(
             (one["seed"], one["part"]), shared | {"error": [], "estimate": []}
         )
@@ -228,12 +238,11 @@ def summary(rows: Sequence[dict[str, Any]], parts: Sequence[dict[str, Any]]) -> 
 
 def main() -> None:
     """Runs the study."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--blocks", type=int, default=60, help=f"of {BLOCK} problems each")
-    parser.add_argument("--first", type=int, default=200_000, help="seed of the first block")
-    parser.add_argument("--pairs", type=int, default=2, help="of the embedded network")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent)
-    options = parser.parse_args()
+    command = parser(__doc__, __file__)
+    command.add_argument("--blocks", type=int, default=60, help=f"of {BLOCK} problems each")
+    command.add_argument("--first", type=int, default=200_000, help="seed of the first block")
+    command.add_argument("--pairs", type=int, default=2, help="of the embedded network")
+    options = command.parse_args()
     torch.set_num_threads(1)
     rows: list[dict[str, Any]] = []
     for seed in range(options.first, options.first + options.blocks):

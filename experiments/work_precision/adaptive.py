@@ -6,9 +6,7 @@ Takes the price of a product and the fixed grids of every method from result.jso
 the samplers that adaptive_grid uses. Writes adaptive.json, adaptive.md and a plot.
 """
 
-import argparse
 import json
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +19,7 @@ from adjointdeis.gradients import DiscreteAdjoint
 from adjointdeis.problems import PARTS, GradientProblem, distance, mixture
 from adjointdeis.reporting.style import figure, save
 from adjointdeis.solvers import DPMSolverPP, RungeKutta
+from experiments.common.options import parser
 from experiments.common.plots import lines
 from experiments.work_precision.run import HERE, error_of, price
 
@@ -75,9 +74,8 @@ def slopes_of_the_loss(
 
 def main() -> None:
     """Measures, and compares each adaptive point with the cheapest fixed grid as good."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=HERE)
-    options = parser.parse_args()
+    command = parser(__doc__, __file__)
+    options = command.parse_args()
     torch.set_num_threads(1)
     before = json.loads((HERE / "result.json").read_text())
     units, problem = before["seconds"], mixture()

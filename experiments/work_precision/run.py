@@ -6,7 +6,6 @@ The errors and counts are those of gradient_fidelity; the price of an evaluation
 of a vector-Jacobian product is measured here. Writes result.json, result.md and a plot.
 """
 
-import argparse
 import json
 import math
 import statistics
@@ -23,6 +22,7 @@ from adjointdeis.files import write_atomically
 from adjointdeis.harness.network_problems import mini
 from adjointdeis.problems import GradientProblem
 from adjointdeis.reporting.style import figure, save
+from experiments.common.options import parser
 from experiments.common.plots import lines
 
 HERE = Path(__file__).parent
@@ -76,15 +76,14 @@ def error_of(row: dict[str, Any]) -> float:
 
 def main() -> None:
     """Prices the rows and draws error against price."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
+    command = parser(__doc__, __file__)
+    command.add_argument(
         "--rows", type=Path, default=HERE.parent / "gradient_fidelity" / "mixture.json"
     )
-    parser.add_argument("--spacing", default="log-SNR")
-    parser.add_argument("--target", type=float, default=0.1, help="error that is to be reached")
-    parser.add_argument("--repeats", type=int, default=30)
-    parser.add_argument("--out", type=Path, default=HERE)
-    options = parser.parse_args()
+    command.add_argument("--spacing", default="log-SNR")
+    command.add_argument("--target", type=float, default=0.1, help="error that is to be reached")
+    command.add_argument("--repeats", type=int, default=30)
+    options = command.parse_args()
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
     units = unit_costs(mini(1, encoding_steps=20), options.repeats)

@@ -6,7 +6,11 @@ method, what autograd gives), or raises one of the named errors; it is never sil
 """
 
 import functools
+import gc
 import random
+import threading
+import warnings
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -21,6 +25,7 @@ from adjointdeis.gradients import (
     Backprop,
     DiscreteAdjoint,
     InconsistentStepError,
+    KeptValueWarning,
     NotSupportedError,
     Reversible,
     Surrogate,
@@ -29,6 +34,7 @@ from adjointdeis.gradients import (
 )
 from adjointdeis.gradients.catalogue import CATALOGUE, Entry
 from adjointdeis.gradients.consistency import EvaluationCheck
+from adjointdeis.gradients.reachable import Newborn
 from adjointdeis.solvers import BDIA, DDIM
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -345,6 +351,164 @@ def test_a_cache_that_begins_at_any_step_loses_no_gradient(one: Entry, kind) -> 
             assert keeps and ("keeps a value" in str(error) or "data pointer" in str(error))
             return
     assert agree(found[1], found[0], 1e-9)
+
+
+class _Thread(threading.local):
+    """What a thread holds for itself."""
+
+    kept = None
+
+
+def remembers(kind: str):
+    """``once(make)`` gives what was made by its first call."""
+    key, weak, own, made = nn.Module(), weakref.WeakKeyDictionary(), _Thread(), []
+
+    @functools.lru_cache
+    def cached():
+        return made[0]()
+
+    def generated():
+        kept = made[0]()
+        while True:
+            yield kept
+
+    def once(make):
+        made[:] = [make]
+        if kind == "weak dictionary" and key not in weak:
+            weak[key] = make()
+        if kind == "thread" and own.kept is None:
+            own.kept = make()
+        return {
+            "lru_cache": cached, "generator": generator.__next__,
+            "weak dictionary": lambda: weak[key], "thread": lambda: own.kept,
+        }[kind]()  # fmt: skip
+
+    generator = generated()
+    return once
+
+
+@pytest.mark.parametrize("kind", ["lru_cache", "generator", "weak dictionary", "thread"])
+@pytest.mark.parametrize("begins", [3, 6, 11])
+def test_a_late_cache_out_of_sight_is_no_silent_loss(kind: str, begins: int) -> None:
+    # No step in which it begins has a graph in the sampling run.
+    grid = TimeGrid.uniform_lmbda(VPLinear(), 14, t_min=0.05, t_max=0.6)
+    body, (x_T, z) = Body().requires_grad_(False), inputs()
+    project, once = nn.Linear(COND, COND).double().requires_grad_(False), remembers(kind)
+
+    def gradient(keeps: bool):
+        def denoiser(x, t, z):
+            late = keeps and float(t) < 0.5 * float(grid.t[begins - 1] + grid.t[begins])
+
+            def made():
+                return torch.tanh(project(z))
+
+            return body(x, t, once(made) if late else made())
+
+        x_0 = sample(denoiser, x_T, z.requires_grad_(), solver=DDIM(), grid=grid).x_0
+        return torch.autograd.grad(x_0.sum(), z)[0]
+
+    wanted = gradient(False)
+    if kind in ("lru_cache", "generator"):
+        with pytest.warns(KeptValueWarning, match="gradient is lost"):
+            assert not agree(gradient(True), wanted, 1e-3)
+    else:  # a walk over attributes reaches it
+        with pytest.raises(UnreachableLeafError, match="keeps a value"):
+            gradient(True)
+
+
+@pytest.mark.parametrize("held", ["before", "late", "never read"])
+def test_a_late_table_out_of_sight_is_not_refused(held: str) -> None:
+    grid = TimeGrid.uniform_lmbda(VPLinear(), 14, t_min=0.05, t_max=0.6)
+    body, (x_T, z), once = Body().requires_grad_(False), inputs(), remembers("lru_cache")
+
+    def denoiser(x, t, z):
+        if float(t) > float(grid.t[5]):
+            return body(x, t, z)
+        table = once(lambda: torch.sin(torch.arange(1, DIM + 1)).to(x))
+        return body(x, t, z) + (0.0 if held == "never read" else table)
+
+    if held == "before":
+        denoiser(x_T, grid.t[9], z)
+    found = []
+    x_T.requires_grad_()
+    for method in (DiscreteAdjoint(), Backprop()):
+        x_0 = sample(denoiser, x_T, z, solver=DDIM(), grid=grid, gradient=method).x_0
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            found.append(torch.autograd.grad(x_0.sum(), x_T)[0])
+        late = held == "late" and method == DiscreteAdjoint()
+        assert [w.category for w in caught] == [KeptValueWarning] * late
+    assert agree(*found)
+
+
+def test_a_late_cache_is_found_though_the_collector_ran_meanwhile() -> None:
+    grid = TimeGrid.uniform_lmbda(VPLinear(), 14, t_min=0.05, t_max=0.6)
+    (x_T, z), once = inputs(), remembers("lru_cache")
+
+    def denoiser(x, t, z):
+        if float(t) < float(grid.t[8]):
+            gc.collect()
+        return x * (once(lambda: z[:, :1].tanh()) if float(t) < float(grid.t[5]) else 0.5)
+
+    x_0 = sample(denoiser, x_T, z.requires_grad_(), solver=DDIM(), grid=grid).x_0
+    assert not any("Newborn" in str(callback) for callback in gc.callbacks)
+    with pytest.warns(UserWarning) as caught:
+        x_0.sum().backward()
+    assert KeptValueWarning in [w.category for w in caught]
+
+
+@pytest.mark.parametrize("later", range(8))
+def test_what_was_there_is_not_new_though_the_collector_runs_meanwhile(later: int) -> None:
+    thresholds, newborn = gc.get_threshold(), Newborn()
+    gc.disable()
+    try:
+        before = [torch.ones(2) for _ in range(3)]
+        with newborn:
+            newborn.begin()
+            made = [torch.zeros(2) for _ in range(3)]
+            # It runs when so many more objects have been made.
+            gc.set_threshold(gc.get_count()[0] + later)
+            gc.enable()
+            found = newborn.alive(())
+            gc.disable()
+            assert {id(tensor) for tensor in found} == {id(tensor) for tensor in made}
+            assert len(before) == 3
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.enable()
+
+
+def test_nothing_watches_the_collector_after_an_error() -> None:
+    grid, watched = TimeGrid.uniform_lmbda(VPLinear(), 14, t_min=0.05, t_max=0.6), []
+
+    def fails(x, t, z):
+        if float(t) < float(grid.t[7]):
+            watched.extend(callback for callback in gc.callbacks if "Newborn" in str(callback))
+            raise KeyError("late")
+        return x
+
+    with pytest.raises(KeyError):
+        sample(fails, inputs()[0].requires_grad_(), solver=DDIM(), grid=grid)
+    assert watched and not any("Newborn" in str(callback) for callback in gc.callbacks)
+
+
+@pytest.mark.parametrize("method", [DiscreteAdjoint(), DiscreteAdjoint(snapshots=40)], ids=str)
+def test_a_value_kept_by_the_backward_pass_alone_is_found(method) -> None:
+    """What a recomputed step keeps for an earlier one, which is recomputed later."""
+    grid = TimeGrid.uniform_lmbda(VPLinear(), 40, t_min=0.05, t_max=0.6)
+    body, (x_T, z) = Body().requires_grad_(False), inputs()
+    kept, goes_back, last = [], [], float(grid.t[30])
+
+    def denoiser(x, t, z):
+        if goes_back and not kept and float(t) <= last:
+            kept.append(torch.tanh(z))
+        return body(x, t, kept[0] if kept else torch.tanh(z))
+
+    x_T.requires_grad_(), z.requires_grad_()
+    x_0 = sample(denoiser, x_T, z, solver=DDIM(), grid=grid, gradient=method).x_0
+    goes_back.append(True)
+    with pytest.raises(UnreachableLeafError, match="keeps a value"):
+        torch.autograd.grad(x_0.sum(), (x_T, z))
 
 
 def detaching():

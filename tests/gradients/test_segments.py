@@ -11,6 +11,7 @@ from adjointdeis.gradients import (
     Backprop,
     DiscreteAdjoint,
     InconsistentStepError,
+    NotSupportedError,
     UnreachableLeafError,
 )
 from adjointdeis.gradients.discrete_adjoint import segment_length
@@ -134,3 +135,44 @@ def test_states_that_do_not_repeat_exactly_are_those_of_the_sampling_run() -> No
     theirs, _ = gradients(Thin(), Backprop(), DDIM())
     assert cost.peak_graphs > 1
     assert all(agree(a, b, 1e-9) for a, b in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize("network", [Thin, InPlace, Dropped, MLPDenoiser])
+@pytest.mark.parametrize(
+    "method", [DiscreteAdjoint(keep_activations=N), DiscreteAdjoint(budget="1 GiB")], ids=str
+)
+def test_kept_steps_share_one_graph(network, method, monkeypatch) -> None:
+    denoiser, calls, grad = network(), [], torch.autograd.grad
+
+    def counted(*given, **options):
+        calls.append(1)
+        return grad(*given, **options)
+
+    expected, _ = gradients(denoiser, DiscreteAdjoint(snapshots=N), DPMSolverPP(2))
+    monkeypatch.setattr(torch.autograd, "grad", counted)
+    found, cost = gradients(denoiser, method, DPMSolverPP(2))
+    assert all(agree(ours, theirs) for ours, theirs in zip(found, expected, strict=True))
+    assert (cost.nfe_forward, cost.nfe_backward, cost.vjps, cost.peak_graphs) == (N, 0, N, N)
+    # Those of the caller, of the kept steps, of the step that a budget measures, of the history.
+    assert len(calls) <= 5
+
+
+def test_a_leaf_that_appears_in_a_kept_step_is_refused() -> None:
+    hidden, (x_T, z) = torch.ones(1, dtype=torch.float64, requires_grad=True), inputs()
+    network = Thin().requires_grad_(False)
+    with pytest.raises(UnreachableLeafError):
+        sample(
+            lambda x, t, z: network(x, t, z) * (hidden if t < 0.1 else 1.0),
+            x_T.requires_grad_(), z, gradient=DiscreteAdjoint(keep_activations=N // 2),
+            **arguments(DDIM()),
+        )  # fmt: skip
+
+
+def test_a_network_that_begins_to_work_in_place_in_a_kept_step_is_refused() -> None:
+    network, (x_T, z) = Thin(), inputs()
+    with pytest.raises(NotSupportedError, match="begins to change its x"):
+        sample(
+            lambda x, t, z: network(x.mul_(0.9) if t < 0.1 else x * 0.9, t, z),
+            x_T.requires_grad_(), z, parameters=list(network.parameters()),
+            gradient=DiscreteAdjoint(keep_activations=N // 2), **arguments(DDIM()),
+        )  # fmt: skip

@@ -315,6 +315,8 @@ def test_problems_of_a_network_are_different_pairs() -> None:
     one, two = (network_problem("mini", "reward", number) for number in (0, 2))
     assert one.x_T.shape == two.x_T.shape and not torch.equal(one.z, two.z)
     assert one.loss(one.x_T) != two.loss(one.x_T)
+    with pytest.raises(ValueError, match="mini has the problems 0 to 2, and no 3"):
+        network_problem("mini", "distance", 3)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -163,6 +163,7 @@ def test_problems_of_a_network_are_told_apart_and_have_a_table_of_their_own(tmp_
     write_leaderboard(rows, FACTS, tmp_path)
     page = (tmp_path / "leaderboard.md").read_text()
     assert "1 gradient methods on 2 problems" in page
+    assert "Which gradient?" not in page  # nothing was drawn
     section = page.partition("## Trained networks")[2]
     assert "mini, ODE: Gradient of x_T at N = 20" in section and "problems: **2**" in section
     (line,) = [line for line in section.splitlines() if "| m with DDIM" in line]

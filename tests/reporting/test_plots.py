@@ -8,7 +8,7 @@ import pytest
 from matplotlib.text import Text
 from PIL import Image
 
-from adjointdeis.reporting import Run, collect
+from adjointdeis.reporting import Run, collect, plots
 from adjointdeis.reporting.curves import det_figure, operating_curve_figure, potential_figure
 from adjointdeis.reporting.document import Document, FigureRow, Section
 from adjointdeis.reporting.paper_tables import lines
@@ -51,6 +51,34 @@ def test_the_cost_plot_states_rate_and_cost(run, tmp_path):
     figure = cost_figure(run, "arcface", at, tmp_path / "cost")
     row = run.row("dim_a", "arcface", at)
     assert f"DiM-A {100 * row['value']:.2f}% at 350" in figure.alt
+
+
+def test_names_and_costs_of_the_cost_plot_do_not_overlap(tmp_path, make_run, monkeypatch):
+    costs = (300, 310, 350, 350, 370, 450, 470, 640, 690)
+    attacks = {
+        f"a{k}": (f"Exact gradient (ODE), Adam, N = {k}", None, 0.3 + 0.05 * k, 1, cost)
+        for k, cost in enumerate(costs)
+    }
+    make_run(
+        tmp_path / "run", systems=("arcface",), images=False, n_pairs=10, replicates=0,
+        attacks=attacks,
+    )  # fmt: skip
+    boxes: list[tuple[str, object]] = []
+
+    def measured(made, stem):
+        made.draw_without_rendering()
+        (axes,) = made.axes
+        for label in (*axes.texts, *axes.get_xticklabels()):
+            boxes.append((label.get_text(), Text.get_window_extent(label)))
+        return save(made, stem)
+
+    monkeypatch.setattr(plots, "save", measured)
+    found = Run.read(tmp_path / "run")
+    cost_figure(found, "arcface", found.headline[0], tmp_path / "cost")
+    assert len(boxes) == len(costs) + len(set(costs))
+    for (one, a), (other, b) in combinations(boxes, 2):
+        turned = one.isdigit() and other.isdigit()  # the box of a turned text is not the text
+        assert turned or not a.overlaps(b), (one, other)
 
 
 def test_curves_end_in_their_last_value(run, tmp_path):

@@ -13,12 +13,13 @@ from adjointdeis.gradients.base import (
     UnusedConditionWarning,
 )
 from adjointdeis.gradients.certified import Certified, OtherLossError, extrapolated_error
-from adjointdeis.gradients.chain import Chain, NotSupportedError, UnreachableLeafError
+from adjointdeis.gradients.chain import Chain, NotSupportedError
 from adjointdeis.gradients.consistency import InconsistentStepError
 from adjointdeis.gradients.cost import Cost
 from adjointdeis.gradients.discrete_adjoint import DiscreteAdjoint
 from adjointdeis.gradients.flowgrad import FlowGrad
 from adjointdeis.gradients.forward_mode import ForwardMode
+from adjointdeis.gradients.graphs import KeptValueWarning, UnreachableLeafError
 from adjointdeis.gradients.independence import CoupledSamplesError, check_independent
 from adjointdeis.gradients.memory_plan import MemoryBudgetError
 from adjointdeis.gradients.one_step import OneStep
@@ -43,6 +44,7 @@ __all__ = [
     "ForwardMode",
     "GradientMethod",
     "InconsistentStepError",
+    "KeptValueWarning",
     "LargeAdjointStepWarning",
     "MemoryBudgetError",
     "MissingPackageError",

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from adjointdeis.gradients.base import StepwiseMethod
-from adjointdeis.gradients.chain import Chain, detached, pull_back
+from adjointdeis.gradients.chain import Chain, detached
 from adjointdeis.gradients.consistency import StepCheck
+from adjointdeis.gradients.graphs import pull_back
 from adjointdeis.gradients.inputs import Inputs, StepGraph
 from adjointdeis.gradients.memory_plan import (
     AUTO,
@@ -35,30 +36,32 @@ class Checkpoints:
     Attributes:
         trace: of the run.
         plan: what may be held.
-        graphs: kept graphs by step.
-        latents: how many latents enter these, that of step 0 left out.
+        graphs: kept graphs, each with its first step, by the number of the step after them.
+        latents: how many latents enter the steps of these, that of step 0 left out.
         evaluations: how many network evaluations the graphs hold.
     """
 
     trace: Trace
     plan: MemoryPlan
-    graphs: dict[int, StepGraph] = field(default_factory=dict)
+    graphs: dict[int, tuple[int, StepGraph]] = field(default_factory=dict)
     latents: int = 0
     evaluations: int = 0
 
-    def keep(self, step: int, graph: StepGraph) -> None:
-        """Store a graph."""
-        self.graphs[step] = graph
-        self.latents += len(graph.entering) if step > 0 else 0
-        self.evaluations += graph.evaluations
+    def keep(self, steps: range, graph: StepGraph) -> None:
+        """Store the graph of some steps."""
+        self.graphs[steps.stop] = steps.start, graph
+        self._count(steps, graph, 1)
 
-    def drop(self, step: int) -> StepGraph | None:
-        """Give up a graph, if there is one."""
-        graph = self.graphs.pop(step, None)
-        if graph is not None:
-            self.latents -= len(graph.entering) if step > 0 else 0
-            self.evaluations -= graph.evaluations
-        return graph
+    def drop(self, end: int) -> tuple[int, StepGraph] | None:
+        """Give up the graph that ends where this step begins, if there is one."""
+        found = self.graphs.pop(end, None)
+        if found is not None:
+            self._count(range(found[0], end), found[1], -1)
+        return found
+
+    def _count(self, steps: range, graph: StepGraph, sign: int) -> None:
+        self.latents += sign * len(graph.entering) * len(steps[steps.start == 0 :])
+        self.evaluations += sign * graph.evaluations
 
     def held(self) -> int:
         """How many latents are held, x_0 included."""
@@ -173,10 +176,11 @@ class DiscreteAdjoint(StepwiseMethod):
         record = Checkpoints(run.trace, MemoryPlan(self.snapshots, self.keep_activations))
         stored: set[int] = set()
         x, state = by.x_T, chain.initial_state(by.x_T)
+        step = 0
         with run.recording():
-            for step in range(steps):
+            while step < steps:
                 run.enter(step)
-                graph = None
+                graph, end = None, step + 1
                 if step == first:
                     if self.budget is not None:
                         graph, record.plan = self._measured(run, step, Carry(x, state))
@@ -184,12 +188,16 @@ class DiscreteAdjoint(StepwiseMethod):
                 if step in stored:
                     run.trace.keep(step, x, state)
                 if step >= max(first, steps - record.plan.kept):
+                    if graph is None and self._joins_steps(by):
+                        end = steps
+                        graph = run.graph(range(step, end), x, state)
                     graph = graph or self.step_graph(by, run.trace, step, Carry(x, state))
-                    record.keep(step, graph)
+                    record.keep(range(step, end), graph)
                 if graph is None:
                     x, state = run.advance(step, x, state)
                 else:
-                    x, state = run.settled(graph.leaves, graph.outputs, graph.mark)
+                    x, state = run.settled(graph.entering, graph.outputs, graph.mark, graph.leaves)
+                step = end
         run.close(state)
         chain.cost.holds(record.held(), graphs=record.evaluations)
         return x, record
@@ -201,10 +209,14 @@ class DiscreteAdjoint(StepwiseMethod):
         first, end = self.first_step(by), chain.steps
         check = StepCheck(chain, record.trace.recorder, self.check)
         after, wanted = Carry(x_0, record.trace.end), by.of_trajectory
-        length = 0 if self._joins_steps(by) else 1
+        # With snapshots or a budget the memory of recomputed steps is promised.
+        promised = self.snapshots is not None or self.budget is not None
+        length = 0 if self._joins_steps(by) and not promised else 1
         while end > first:
-            graph, step = record.drop(end - 1), end - 1
-            if graph is None:
+            kept = record.drop(end)
+            if kept is not None:
+                step, graph = kept
+            else:
                 step = max(first, end - max(1, length))
                 carry = self._carry(chain, record, by, step)
                 with nullcontext() if length else SavedBytes(record.existing(by)) as saved:
@@ -233,14 +245,13 @@ class DiscreteAdjoint(StepwiseMethod):
         return through_initial_state(chain, by.x_T, adjoint) if first == 0 else None
 
     def _joins_steps(self, by: Inputs) -> bool:
-        """Whether several steps may be recomputed as one graph; see :func:`segment_length`.
+        """Whether several steps may have one graph, so that one call of autograd serves them all.
 
-        Not with snapshots or a budget, whose memory is promised; nor where a method cuts the
-        graph of each step, or a step has a condition, noise or cotangent of its own.
+        Not where a method cuts the graph of each step, or a step has a condition, noise or
+        cotangent of its own.
         """
-        promised = self.snapshots is not None or self.budget is not None
         single = by.chain.scheduled or by.noise or by.chain.trajectory is not None
-        return self.exact and not promised and not single
+        return self.exact and not single
 
     def _measured(self, run: Run, step: int, carry: Carry) -> tuple[StepGraph, MemoryPlan]:
         """A step with its graph, and the plan that fits its bytes into the budget."""

@@ -9,7 +9,8 @@ from torch.overrides import TorchFunctionMode
 
 from adjointdeis.diffusion.prediction import wide
 from adjointdeis.gradients.base import StepwiseMethod
-from adjointdeis.gradients.chain import Chain, Mark, NotSupportedError, UnreachableLeafError
+from adjointdeis.gradients.chain import Chain, NotSupportedError
+from adjointdeis.gradients.graphs import Mark, UnreachableLeafError
 from adjointdeis.gradients.inputs import Inputs
 from adjointdeis.gradients.reachable import reachable, version
 from adjointdeis.gradients.trace import refuse_changed, taken
@@ -121,7 +122,7 @@ class ForwardMode(StepwiseMethod):
                 "gradient=DiscreteAdjoint() or Backprop()"
             ) from error
         refuse_changed(inputs[1:], versions[1:])
-        by.leaf_check.look(outputs, inputs, mark)
+        by.leaf_check.look(outputs, inputs, inputs, mark)
         x_0, *way = (output.detach() for output in outputs)
         del outputs
         by.leaf_check.refuse("the denoiser")
@@ -185,7 +186,7 @@ class ForwardMode(StepwiseMethod):
         """Refuse a value that the network keeps from an earlier run, without its derivatives."""
         torch_c: Any = torch._C
         is_kept = torch_c._functorch.is_functorch_wrapped_tensor
-        for value in reachable(chain.denoiser.denoiser, chain.solver):
+        for _, value in reachable(chain.denoiser.denoiser, chain.solver):
             if isinstance(value, Tensor) and is_kept(value):
                 raise UnreachableLeafError(
                     f"the denoiser keeps a tensor of shape {tuple(value.shape)} from an earlier "

@@ -8,13 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adjointdeis.gradients.chain import (
-    Chain,
-    LeafCheck,
-    Mark,
-    detached,
-    pull_back,
-)
+from adjointdeis.gradients.chain import Chain, detached
+from adjointdeis.gradients.graphs import LeafCheck, Mark, pull_back
+from adjointdeis.gradients.reachable import next_number
 from adjointdeis.gradients.step_context import StepContext
 
 # What a method evaluates with a graph: (state and history, z, noise) -> outputs.
@@ -60,6 +56,7 @@ class StepGraph:
         evaluations: network evaluations in the graph.
         slot, step: whose condition and whose noise they are.
         mark: of the graph, for :class:`LeafCheck`.
+        kept: whether this is a graph of the sampling run, which has looked at it.
     """
 
     entering: list[Tensor]
@@ -70,6 +67,7 @@ class StepGraph:
     slot: int
     step: int | None
     mark: Mark
+    kept: bool
 
     @property
     def leaves(self) -> list[Tensor]:
@@ -146,9 +144,11 @@ class Inputs:
     @classmethod
     def detached(cls, chain: Chain, tensors: Sequence[Tensor], needs: Sequence[bool]) -> "Inputs":
         """The inputs with all but theta cut off from the graphs that made them."""
-        first = len(tensors) - len(cls(chain, tensors, needs).theta)
-        cut = [t.detach() if place < first else t for place, t in enumerate(tensors)]
-        return cls(chain, cut, needs)
+        found = cls(chain, tensors, needs)
+        found.x_T = found.x_T.detach()
+        found.z = tuple(tuple(leaf.detach() for leaf in leaves) for leaves in found.z)
+        found.noise = tuple(noise.detach() for noise in found.noise)
+        return found
 
     def theta_gradients(self) -> list[Tensor | None]:
         """The sums of theta's gradients; None where nothing was added."""
@@ -205,8 +205,11 @@ class Inputs:
                 noise = detached(self.noise[step], self.needs[self._first_noise + step])
             copies = [leaf.clone() for leaf in leaves]
             outputs = function(copies, chain.conditions.at(slot, z), noise)
-        evaluations = chain.cost.nfe - before
-        return StepGraph(leaves, z, noise, tuple(outputs), evaluations, slot, step, mark)
+        mark.end = next_number()
+        return StepGraph(
+            leaves, z, noise, tuple(outputs), chain.cost.nfe - before, slot, step, mark,
+            kept=not chain.cost.in_backward,
+        )  # fmt: skip
 
     def pull(
         self, graph: StepGraph, cotangents: Sequence[Tensor | None]
@@ -221,7 +224,9 @@ class Inputs:
                 of another step.
         """
         leaves = [*graph.leaves, *self.theta]
-        self.leaf_check.look(graph.outputs, graph.leaves, graph.mark)
+        if not graph.kept:
+            again = graph.step is not None
+            self.leaf_check.look(graph.outputs, graph.entering, graph.leaves, graph.mark, again)
         found = pull_back(self.chain, graph.outputs, cotangents, leaves, graph.evaluations)
         graph.outputs = tuple(output.detach() for output in graph.outputs)
         self.leaf_check.refuse("the denoiser")

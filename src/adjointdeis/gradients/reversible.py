@@ -10,8 +10,9 @@ from torch import Tensor
 
 from adjointdeis.diffusion.prediction import wide
 from adjointdeis.gradients.base import StepwiseMethod
-from adjointdeis.gradients.chain import Chain, NotSupportedError, detached, pull_back
+from adjointdeis.gradients.chain import Chain, NotSupportedError, detached
 from adjointdeis.gradients.consistency import CouplingCheck
+from adjointdeis.gradients.graphs import pull_back
 from adjointdeis.gradients.inputs import Inputs, total
 from adjointdeis.gradients.step_context import ContextRecorder, StepContext
 from adjointdeis.gradients.trace import Run
@@ -119,16 +120,17 @@ class Reversible(StepwiseMethod):
             return (x, *state) if chain.trajectory is None else (x, chain.prediction(), *state)
 
         x, record.state = by.x_T, chain.initial_state(by.x_T)
-        for step in range(chain.steps):
-            run.watch(step)
-            pair = solver.pair(x, record.state)
-            with run.inputs(step, pair) as given:
-                x, record.state = run.settled(
-                    pair,
-                    moved(step, (given.copies[0], given.copies[1]), given.z),
-                    given.mark,
-                    given.leaves,
-                )
+        with run.recording():
+            for step in range(chain.steps):
+                run.watch(step)
+                pair = solver.pair(x, record.state)
+                with run.inputs(step, pair) as given:
+                    x, record.state = run.settled(
+                        pair,
+                        moved(step, (given.copies[0], given.copies[1]), given.z),
+                        given.mark,
+                        given.leaves,
+                    )
         run.close(record.state)
         chain.cost.holds(2)
         return x, record

@@ -1,8 +1,9 @@
 """What a step depends on besides its arguments, so that evaluating it again repeats it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,35 +15,25 @@ from adjointdeis.gradients.reachable import reachable, version
 class RandomState:
     """The state of one random source that can be read and set back.
 
+    Attributes:
+        get: gives a copy of the state.
+        set: goes back to a state.
+
     Args:
         device: a device with generators of its own (CUDA, MPS, XPU, ...), the CPU, or a
             ``torch.Generator``.
     """
 
     def __init__(self, source: torch.device | torch.Generator) -> None:
-        self._source = source
-
-    def get(self) -> Tensor:
-        """A copy of the state."""
-        if isinstance(self._source, torch.Generator):
-            return self._source.get_state()
-        if self._source.type == "cpu":
-            return torch.default_generator.get_state()
-        module = torch.get_device_module(self._source)
-        # There is one MPS device, and its functions take none.
-        mps = self._source.type == "mps"
-        return module.get_rng_state() if mps else module.get_rng_state(self._source)
-
-    def set(self, state: Tensor) -> None:
-        """Go back to a state."""
-        if isinstance(self._source, torch.Generator):
-            self._source.set_state(state)
-        elif self._source.type == "cpu":
-            torch.set_rng_state(state)
-        elif self._source.type == "mps":
-            torch.get_device_module(self._source).set_rng_state(state)
+        if isinstance(source, torch.device) and source.type != "cpu":
+            module = torch.get_device_module(source)
+            # There is one MPS device, and its functions take none.
+            place = () if source.type == "mps" else (source,)
+            self.get: Callable[[], Tensor] = partial(module.get_rng_state, *place)
+            self.set: Callable[[Tensor], Any] = lambda state: module.set_rng_state(state, *place)
         else:
-            torch.get_device_module(self._source).set_rng_state(state, self._source)
+            own = torch.default_generator if isinstance(source, torch.device) else source
+            self.get, self.set = own.get_state, own.set_state
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,15 +85,18 @@ class ContextRecorder:
     Buffers are those of the modules that it holds: batch statistics, spectral norms, averages.
 
     Attributes:
+        found: what the sampler holds, with names.
         device: that of x.
         modules: every module that the sampler holds, whose buffers are recorded.
         autocast: its setting at the beginning of the run.
         changed: numbers of the buffers that the run changed.
         drew: whether the run took anything from a random source.
+        distinct: contexts that were given, each once.
     """
 
     def __init__(self, roots: Sequence[Any], x: Tensor) -> None:
-        found = list(reachable(*roots))
+        self.found = reachable(*roots)
+        found = [value for _, value in self.found]
         self.device = x.device
         self.modules = list({id(m): m for m in found if isinstance(m, nn.Module)}.values())
         self.places: list[tuple[dict[str, Any], str]] = [
@@ -121,6 +115,7 @@ class ContextRecorder:
         self.drew = False
         self._seen = [(owner[name], version(owner[name])) for owner, name in self.places]
         self._values = [owner[name].clone() for owner, name in self.places]
+        self.distinct: list[StepContext] = []
         self._last: StepContext | None = None
         self._bytes: list[bytes] = []
 
@@ -140,11 +135,12 @@ class ContextRecorder:
         """The present context; the last one again if nothing has changed since."""
         last, random = self._last, [source.get() for source in self.sources]
         # Compared as bytes, which is several times faster than as tensors.
-        before, self._bytes = self._bytes, [state.numpy().tobytes() for state in random]
-        same = self._bytes == before
+        found = [state.numpy().tobytes() for state in random]
+        same = found == self._bytes
         moved = [p for p in range(len(self.places)) if self._has_changed(p)] if self.places else []
         if last is not None and same and not moved:
             return last
+        self._bytes = found
         self.drew = self.drew or (last is not None and not same)
         for place in moved:
             owner, name = self.places[place]
@@ -153,6 +149,7 @@ class ContextRecorder:
         self.changed = sorted({*self.changed, *moved})
         kept = last.random if last is not None and same else tuple(random)
         self._last = StepContext(self, kept, tuple(self._values))
+        self.distinct.append(self._last)
         return self._last
 
     def _has_changed(self, place: int) -> bool:

@@ -2,32 +2,33 @@
 
 import weakref
 from collections.abc import Container, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from adjointdeis.gradients.chain import (
-    Chain,
-    Mark,
-    NotSupportedError,
-    RunKey,
-    detached,
-)
+from adjointdeis.gradients.chain import Chain, NotSupportedError, Trajectory, detached
 from adjointdeis.gradients.consistency import (
     EvaluationCheck,
-    GraphCheck,
     InconsistentStepError,
     Reevaluations,
 )
-from adjointdeis.gradients.inputs import Inputs
-from adjointdeis.gradients.reachable import changes, held, own_state, tensors, version
+from adjointdeis.gradients.graphs import GraphCheck, Mark, RunKey
+from adjointdeis.gradients.inputs import Inputs, StepGraph
+from adjointdeis.gradients.reachable import (
+    Newborn,
+    changes,
+    comparable,
+    is_constant,
+    own_state,
+    reachable,
+    version,
+)
 from adjointdeis.gradients.step_context import ContextRecorder, StepContext
 from adjointdeis.solvers.base import State
 
-_AS_IT_IS = nullcontext()
 _SHORT = 8  # steps; looking whether something is kept costs more than a graph for each
 _CHANGES_Z = (
     "the denoiser changes its condition z in place, so that every step has another one: write "
@@ -99,6 +100,16 @@ class Trace:
         """x before a step that was kept."""
         return self.carries[step].x
 
+    def tensors(self) -> Iterator[Tensor]:
+        """Everything that is held here."""
+        for carry in self.carries.values():
+            yield from (carry.x, *carry.state)
+        for context in self.recorder.distinct:
+            yield from context.buffers
+        for found in (*self.outputs.values(), *self.evaluations.known.values()):
+            for held in found:
+                yield from (held,) if isinstance(held, Tensor) else held
+
 
 class Run:
     """A sampling run without a graph, step by step, with every check that needs no evaluation.
@@ -140,12 +151,6 @@ class Run:
     ) -> None:
         self.chain, self.by, self.owner = chain, by, owner
         self.with_graph: set[int] = set()
-        if check and any(by.needs):
-            last = chain.steps - 1
-            self.with_graph = {0, min(1, last), chain.steps // 2, last}
-            if chain.steps <= _SHORT:
-                self.with_graph = set(range(chain.steps))
-            by.leaf_check.run = RunKey()
         self.every_step = every_step or not by.theta
         self.black_box, self.observed = black_box, observed
         self._roots = (chain.denoiser.denoiser, chain.solver)
@@ -153,7 +158,29 @@ class Run:
         self._conditions = chain.conditions.tensors()
         self._versions = [version(z) for z in self._conditions]
         self._before: list[dict] = []
-        self._held: dict[str, Any] | None = None
+        self._held: dict[str, Any] = {}
+        self._newborn = Newborn()
+        self._recording = False
+        self._latest: Sequence[Tensor] = ()
+        if check and any(by.needs):
+            last = chain.steps - 1
+            self.with_graph = {0, min(1, last), chain.steps // 2, last}
+            if chain.steps <= _SHORT:
+                self.with_graph = set(range(chain.steps))
+            by.leaf_check.run = RunKey()
+            by.leaf_check.run.graphs = chain.denoiser.graphs = GraphCheck()
+            self._held = comparable(self.trace.recorder.found)
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Inside, a step without a graph gets one from a leaf that nobody named."""
+        self._recording = True
+        with torch.set_grad_enabled(self.every_step), self._newborn:
+            try:
+                yield
+                self._note_kept()
+            finally:
+                self.chain.denoiser.graphs = None
 
     def enter(self, step: int) -> StepContext:
         """The context of a step that is about to be taken."""
@@ -169,32 +196,44 @@ class Run:
         return context
 
     def watch(self, step: int) -> None:
-        """Look whether the network begins to keep or count something, before a step is taken."""
+        """Look whether the network begins to keep or count something, before a step is taken.
+
+        What it made in the first step, it may keep; so a change is looked at once more.
+        """
         key = self.by.leaf_check.run
-        if step > 2 or key is None:
+        if step not in (2, 3) or key is None or key.graphs is None:
             return
-        if step == 0:
-            key.graphs = self.chain.denoiser.graphs = GraphCheck()
-            return
-        before, self._held = self._held, held(*self._roots)
-        if step == 2 and before is not None and changes(before, self._held):
-            self.with_graph = set(range(self.chain.steps))
-        elif step == 2:
+        before, self._held = self._held, comparable(reachable(*self._roots))
+        changed = changes(before, self._held)
+        if not changed:
             key.graphs = self.chain.denoiser.graphs = None
+            if self._recording and len(self.with_graph) < self.chain.steps:
+                self._newborn.begin()
+        elif step == 2:
+            self.with_graph.add(2)
+        else:
+            self.with_graph = set(range(self.chain.steps))
 
     def _note_kept(self) -> None:
-        self.chain.denoiser.graphs, key = None, self.by.leaf_check.run
-        if key is not None and isinstance(key.graphs, GraphCheck):
-            key.graphs.recording = False
-        if self._held is None or key is None or len(self.with_graph) == self.chain.steps:
+        key = self.by.leaf_check.run
+        if key is None:
             return
-        names = set(changes(self._held, held(*self._roots)))
-        key.late = [
-            weakref.ref(value)
-            for name, value in (tensors(*self._roots) if names else {}).items()
-            if name in names and value.is_leaf and not value.requires_grad
-            and (value.is_floating_point() or value.is_complex()) and not value.is_inference()
-        ]  # fmt: skip
+        if self.chain.steps == 3:
+            self.watch(3)
+        if isinstance(key.graphs, GraphCheck):
+            key.graphs.recording = False
+        if len(self.with_graph) == self.chain.steps:
+            return
+        found = reachable(*self._roots)
+        names = set(changes(self._held, comparable(found)))
+        key.late = [weakref.ref(v) for name, v in found if name in names and is_constant(v)]
+        way = self.chain.trajectory or Trajectory()
+        ours = [*self._latest, *way.states, *way.predictions, *self.trace.tensors()]
+        others = self._newborn.alive([*ours, *(value for _, value in found)])
+        if others:
+            known = reachable(self.chain.noise, self.chain.grid, self.chain.conditions)
+            others = self._newborn.alive([*ours, *(value for _, value in [*found, *known])])
+        key.hidden = {id(tensor): weakref.ref(tensor) for tensor in others}
 
     def advance(self, step: int, x: Tensor, state: State) -> tuple[Tensor, State]:
         """Take a step; x itself stays as it is even if the network works in place."""
@@ -220,27 +259,47 @@ class Run:
         """The same for a step without a graph, where no step has changed its x in place."""
         chain, before, mark = self.chain, version(x), Mark()
         slot = chain.slot(step)
-        z = [detached(leaf, False) for leaf in self.by.z[slot]]
+        z = [leaf.detach() for leaf in self.by.z[slot]]
         own, *history = entering = [x.detach(), *(value.detach() for value in state)]
-        with self.recording():
-            condition = chain.conditions.at(slot, z)
-            found = self.settled(
-                entering,
-                taken(chain, step, own, condition, tuple(history), noise),
-                mark,
-                [*entering, *z],
-            )
+        condition = chain.conditions.at(slot, z)
+        if torch.is_grad_enabled() == self.every_step:
+            found = taken(chain, step, own, condition, tuple(history), noise)
+        else:
+            with torch.set_grad_enabled(self.every_step):
+                found = taken(chain, step, own, condition, tuple(history), noise)
+        found = self.settled(entering, found, mark, [*entering, *z])
+        self._refuse_in_place(step, x, before)
+        return found
+
+    def graph(self, steps: range, x: Tensor, state: State) -> StepGraph:
+        """Take steps, the first of which was entered, with one graph that is kept."""
+
+        def function(entering: Sequence[Tensor], z: Any, noise: Any) -> tuple[Tensor, ...]:
+            found, in_place = tuple(entering), self.trace.in_place
+            for step in steps:
+                if step > steps.start:
+                    self.enter(step)
+                    found = tuple(value.clone() for value in found) if in_place else found
+                own, before = found[0], version(found[0])
+                found = taken(self.chain, step, own, z, found[1:], noise)
+                if step > steps.start and not in_place:
+                    self._refuse_in_place(step, own, before)
+                in_place = in_place or version(own) != before
+            return found
+
+        need = steps.start > 0 or self.by.needs[0]
+        slot = self.chain.slot(steps.start)
+        return self.by.graph(
+            function, [x, *state], slot, None, step=steps.start, need_entering=need
+        )
+
+    @staticmethod
+    def _refuse_in_place(step: int, x: Tensor, before: int) -> None:
         if version(x) != before:
             raise NotSupportedError(
                 f"the denoiser or the sampler begins to change its x in place at step {step}, and "
                 "did not before: write x = x * c instead of x.mul_(c), or use gradient=Backprop()"
             )
-        return found
-
-    def recording(self) -> AbstractContextManager[Any]:
-        """Inside, a step without a graph gets one from a leaf that nobody named."""
-        same = torch.is_grad_enabled() == self.every_step
-        return _AS_IT_IS if same else torch.set_grad_enabled(self.every_step)
 
     @contextmanager
     def inputs(self, step: int, entering: Sequence[Tensor]) -> Iterator["Given"]:
@@ -276,7 +335,7 @@ class Run:
         entering: Sequence[Tensor],
         outputs: Sequence[Tensor],
         mark: Mark,
-        leaves: Sequence[Tensor] = (),
+        leaves: Sequence[Tensor],
     ) -> tuple[Tensor, State]:
         """The results of a step without a graph, after a look at what the step did.
 
@@ -290,7 +349,7 @@ class Run:
             ValueError: it changed its condition in place.
         """
         if any(output.requires_grad for output in outputs):
-            self.by.leaf_check.look(outputs, entering, mark, leaves)
+            self.by.leaf_check.look(outputs, entering, leaves, mark)
             outputs = tuple(output.detach() for output in outputs)
             self.by.leaf_check.refuse("the denoiser")
         if self.chain.denoiser.works_in_place and not self.black_box:
@@ -301,6 +360,7 @@ class Run:
             )
         if not self.chain.scheduled:
             refuse_changed(self._conditions, self._versions)
+        self._latest = outputs
         if self.chain.trajectory is None:
             return outputs[0], tuple(outputs[1:])
         self.chain.trajectory.note(outputs[0], outputs[1])
@@ -316,9 +376,8 @@ class Run:
             InconsistentStepError: the sampler changes a state of its own, and this method takes
                 no step again by which it could be seen whether that matters.
         """
-        trace, self.trace.end = self.trace, end
+        trace, self.trace.end, self.chain.denoiser.graphs = self.trace, end, None
         refuse_changed(self._conditions, self._versions)
-        self._note_kept()
         trace.contexts.append(trace.recorder.now())
         if self.observed:
             self.chain.denoiser.observer = None

@@ -95,9 +95,11 @@ def network_problem(name: str, loss: str, number: int = 0) -> GradientProblem:
         number: which pair, 0 to 2, and the seed of the terrain's noise and of what the loss draws.
 
     Raises:
-        ValueError: another name.
+        ValueError: another name, or a number of no problem.
         FileNotFoundError: the terrain model is not installed.
     """
+    if not 0 <= number < len(LOSSES):
+        raise ValueError(f"{name} has the problems 0 to {len(LOSSES) - 1}, and no {number}")
     if name == "mini":
         problem = mini(len(LOSSES), encoding_steps=20, only=slice(number, number + 1))
     elif name == "terrain":

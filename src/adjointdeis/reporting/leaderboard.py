@@ -85,14 +85,17 @@ def write_leaderboard(rows: Sequence[Row], facts: Row, directory: Path) -> list[
     Returns:
         the pages and the record.
     """
-    sections = [_answers(rows, facts)]
+    drawn = [row for row in rows if row["family"] not in NETWORKS]
+    sections = [_answers(drawn, facts)] if drawn else []
     for calculus, title in TITLES.items():
-        mine = [row for row in rows if row["calculus"] == calculus]
+        mine = [row for row in drawn if row["calculus"] == calculus]
         if mine:
             blocks = _calculus(mine, calculus, facts, directory)
             sections.append(Section(calculus, title, blocks))
+    if drawn:
+        seeds = _seeds(drawn, facts)
+        sections.append(Section("seeds", "Does the order depend on the problems?", seeds))
     sections += [
-        Section("seeds", "Does the order depend on the problems?", _seeds(rows, facts)),
         Section("networks", "Trained networks", _networks(rows)),
         Section("refused", "Refused, failed, disqualified", _out(rows)),
         Section("meaning", "What the columns mean", (Bullets(_TRUE), _facts(facts))),
@@ -122,9 +125,7 @@ def _record(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 def _board(rows: Sequence[Row], facts: Row) -> list[Row]:
     """The rows on which places at equal price stand: the committed set, where every N was run."""
-    return [
-        row for row in rows if row["family"] not in NETWORKS and row["seed"] == facts["committed"]
-    ]
+    return [row for row in rows if row["seed"] == facts["committed"]]
 
 
 def _lead(rows: Sequence[Row]) -> str:
@@ -180,8 +181,7 @@ def _calculus(rows: Sequence[Row], calculus: str, facts: Row, directory: Path) -
             continue
         blocks.append(price_table(found, calculus, part, facts["budgets"], moves(board, part)))
         figures.append(_figure(found, calculus, part, directory))
-        everywhere = [row for row in rows if row["family"] not in NETWORKS]
-        folded.append(level_table(standings(everywhere, part), calculus, part, common))
+        folded.append(level_table(standings(rows, part), calculus, part, common))
     blocks.insert(0, Prose(
         f"Places are those of the best N that {main} evaluations and products buy, on the "
         "committed problems; equal places are shared, the cheaper method first."
@@ -233,11 +233,7 @@ def _seeds(rows: Sequence[Row], facts: Row) -> tuple[Any, ...]:
         for part in PARTS:
             orders, everybody = [], []
             for seed in (facts["committed"], *facts["seeds"]):
-                mine = [
-                    row for row in rows
-                    if (row["calculus"], row["seed"]) == (calculus, seed)
-                    and row["family"] not in NETWORKS
-                ]  # fmt: skip
+                mine = [r for r in rows if (r["calculus"], r["seed"]) == (calculus, seed)]
                 found = [one for one in standings(mine, part) if one.steps == 20]
                 if not found:
                     continue

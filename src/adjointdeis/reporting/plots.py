@@ -19,7 +19,7 @@ from adjointdeis.reporting.style import (
     beside,
     figure,
     growth,
-    halo,
+    label_beside,
     leader,
     look,
     save,
@@ -197,8 +197,8 @@ def success_against_cost(
         same = np.flatnonzero(nfe == cost)
         shift[same] = 1.035 ** (np.arange(len(same)) - (len(same) - 1) / 2)
     x = nfe * shift
-    clusters, gap = list(_clusters(nfe)), 7.5 * max(p.short.count("\n") + 1 for p in points)
-    higher = growth(max(map(len, clusters)), gap, 100)
+    gap = 7.5 * max(p.short.count("\n") + 1 for p in points)
+    higher = growth(len(points), gap, 100)
     with figure(WIDTH, 2.9 * higher) as (made, axes):
         axes.set_xscale("log")
         for point, at_x, y in zip(points, x, value, strict=True):
@@ -215,26 +215,22 @@ def success_against_cost(
                 zorder=1,
             )  # fmt: skip
         every = np.concatenate([nfe, [cost for cost, _ in theirs]])
-        axes.set_xlim(every.min() / 1.6, every.max() * 1.25)
+        low, high = every.min() / 1.6, every.max() * 1.25
+        axes.set_xlim(low, high)
         axes.set_ylim(-3, 103)
-        for members in clusters:
-            last = members[-1] == np.argsort(nfe, kind="stable")[-1]
-            for p, text_y in zip(
-                members, spread(value[members], gap / higher, 0, 100), strict=True
-            ):
-                axes.annotate(
-                    f"{points[p].short} {percent(float(value[p]) / 100, 100)}%",
-                    (x[p], value[p]),
-                    xytext=(1.02, text_y) if last else (x[members].max() * 1.09, text_y + 4),
-                    textcoords=beside(axes) if last else "data", fontsize=8, va="center",
-                    annotation_clip=False, path_effects=halo(), zorder=5,
-                    arrowprops=leader(points[p].look.colour, 4),
-                )  # fmt: skip
+        names = [
+            (f"{p.short} {percent(y / 100, 100)}%", at_x, y, p.look.colour)
+            for p, at_x, y in zip(points, x.tolist(), value.tolist(), strict=True)
+        ]
+        # In one column: beside their marks, long names would cover each other.
+        label_beside(axes, names, gap / higher, 0, 100, x=1.02)
         ticks = np.unique(nfe)
         if len(ticks) > 6:
             ticks = np.array([100, 200, 500, 1000, 2000, 5000])
             ticks = ticks[(every.min() <= ticks) & (ticks <= every.max())]
-        axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
+        crowded = np.diff(np.log(ticks)).min(initial=1.0) < 0.14 * np.log(high / low)
+        turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
+        axes.set_xticks(ticks, [f"{t:g}" for t in ticks], **turned)
         axes.set_xticks([], minor=True)
         axes.set_xlabel("NFE, the paper's accounting (log scale)")
         axes.set_ylabel(f"{at.variant} (%)")
@@ -316,13 +312,6 @@ def _pairs_of_scores(run: Run, attack: str, system: str, at: EvaluationSetting) 
         dtype=bool,
     )
     return np.where(swap[:, None], best[:, ::-1], best)
-
-
-def _clusters(cost: np.ndarray) -> list[np.ndarray]:
-    """Indices in order of cost, split where the next cost is more than 1.3 times the last."""
-    order = np.argsort(cost, kind="stable")
-    splits = np.flatnonzero(np.diff(np.log(cost[order])) > np.log(1.3)) + 1
-    return np.split(order, splits)
 
 
 def pareto_front(cost: np.ndarray, value: np.ndarray) -> list[int]:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 from adjointdeis.reporting.document import DASH, Cell, Table, cells
 from adjointdeis.reporting.standings import (
-    NETWORKS,
     WORST,
     Row,
     Standing,
@@ -103,7 +102,7 @@ def level_table(
 
 def family_table(rows: Sequence[Row], calculus: str, part: str, steps: int) -> Table:
     """Errors by family of problems."""
-    families = list(dict.fromkeys(r["family"] for r in rows if r["family"] not in NETWORKS))
+    families = list(dict.fromkeys(row["family"] for row in rows))
     by_family = {
         family: {
             one.method: one.error

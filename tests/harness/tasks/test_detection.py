@@ -315,7 +315,7 @@ def test_settings_that_contradict_are_refused_before_any_morph(
 
 
 def test_they_leave_no_folder(tiny: Path, tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match="in task.seen and in task.guided"):
+    with pytest.raises(SystemExit, match=r"in task\.seen and in task\.guided"):
         launch(configured(tiny, tmp_path / "run", "task.guided=[opencv]"))
     assert not (tmp_path / "run").exists()
 

@@ -26,6 +26,12 @@ from adjointdeis.harness.records import write_record
 from adjointdeis.reporting.leaderboard import write_leaderboard
 from adjointdeis.reporting.standings import NETWORKS
 
+TOLD = (
+    "problems", "losses", "each", "steps", "drawn_steps", "paths", "budgets", "network_losses",
+    "network_steps", "limit",
+)  # fmt: skip
+"""Options of the task that its page repeats."""
+
 
 def run(cfg: DictConfig) -> dict[str, Any]:
     """Measures and writes the page; see the module."""
@@ -41,11 +47,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
         "machine": environment()["machine"],
         "committed": COMMITTED,
         "seeds": sorted({case.seed for case in todo} - {COMMITTED}),
-        **{
-            key: task[key]
-            for key in ("problems", "losses", "each", "steps", "drawn_steps", "paths")
-        },
-        "budgets": task["budgets"],
+        **{key: task[key] for key in TOLD},
     }
     files = write_leaderboard(rows, facts, directory)
     return {"files": [str(path) for path in files]}

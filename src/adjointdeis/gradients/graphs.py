@@ -1,0 +1,413 @@
+"""Checks of the graphs of steps: what they lead to, and whether they are made as they were."""
+
+import gc
+import threading
+import warnings
+import weakref
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import get_gradient_edge
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+from adjointdeis.gradients.chain import Chain, NotSupportedError
+from adjointdeis.gradients.consistency import CAUSES, InconsistentStepError
+from adjointdeis.gradients.cost import CountedDenoiser
+from adjointdeis.gradients.reachable import next_number
+
+
+class UnreachableLeafError(RuntimeError):
+    """A tensor that requires a gradient, and that the chosen method cannot give one."""
+
+
+class KeptValueWarning(UserWarning):
+    """A value that a step made and that later steps use, of which nobody knows what it is."""
+
+
+_BEFORE = object()  # marks what was made before the run, which every step may share
+_THREAD = threading.local()
+_KEPT = (
+    "the denoiser keeps a value that it computed in an earlier step (a cache of a projected "
+    "prompt, of a time embedding or of outputs: {}), so that its gradient would be lost in this "
+    "step. Switch the cache off, compute the value before sampling and pass it as z or in "
+    "sample(..., parameters=[...]), or use gradient=Backprop()"
+)
+
+
+class Mark:
+    """Of the graph of one step: autograd numbers the nodes that a thread makes in their order.
+
+    Attributes:
+        first, end: numbers of the nodes that this thread has made for the step; there is no end
+            before :class:`LeafCheck` has looked at the graph.
+    """
+
+    __slots__ = ("end", "first")
+
+    def __init__(self) -> None:
+        self.first, self.end = next_number(), 0
+
+
+class RunKey:
+    """Under which nodes carry their marks; it knows which nodes were there before the run.
+
+    Attributes:
+        numbered: whether the network makes its nodes in the thread that calls it, so that their
+            numbers tell whose they are.
+        quiet: whether every step that was given nothing with a gradient had no graph.
+        late: tensors that the network began to hold in a step without a graph.
+        hidden: tensors that were made in such a step and are held where nobody sees, by ``id``.
+        graphs: compares the graphs of evaluations; None where the network holds what it held.
+    """
+
+    def __init__(self) -> None:
+        self._thread, self._first, self.numbered = _this_thread(), next_number(), True
+        self.quiet = True
+        self.late: list[weakref.ref[Tensor]] = []
+        self.hidden: dict[int, weakref.ref[Tensor]] = {}
+        self.graphs: Callable[[Tensor, Tensor, Any, Tensor, int], None] | None = None
+        self._given: list[weakref.ref[Tensor]] = []
+
+    def hands_out(self, leaves: Iterable[Tensor]) -> None:
+        """Note leaves that a step is given, which are to end with its graph."""
+        given = [weakref.ref(leaf) for leaf in leaves if leaf.requires_grad]
+        self.quiet = self.quiet and bool(given)
+        self._given += given
+
+    def something_outlived(self) -> bool:
+        """Whether anything holds the graph of an earlier step."""
+        self._given = [ref for ref in self._given if ref() is not None]
+        return bool(self._given)
+
+    @contextmanager
+    def exposed(self, denoiser: CountedDenoiser) -> Iterator[None]:
+        """Inside, a graph shows where it uses what the network began to hold, or is another."""
+        denoiser.graphs = self.graphs
+        held = [tensor for ref in self.late if (tensor := ref()) is not None]
+        late = [tensor for tensor in held if not tensor.requires_grad]
+        reads = _Reads(self.hidden) if self.hidden else nullcontext()
+        try:
+            for tensor in late:
+                tensor.requires_grad_()
+            with reads:
+                yield
+        except RuntimeError as error:
+            if late and "leaf Variable that requires grad" in str(error):
+                raise UnreachableLeafError(_KEPT.format("written in place")) from error
+            raise
+        finally:
+            denoiser.graphs = None
+            for tensor in late:
+                if tensor.is_leaf:
+                    tensor.requires_grad_(False)
+
+    def is_late(self, leaf: Tensor) -> bool:
+        """Whether this is a tensor that the network began to hold in a step without a graph."""
+        return any(ref() is leaf for ref in self.late)
+
+    def here(self) -> bool:
+        """Whether this is the thread of the sampling run."""
+        return self._thread is _this_thread()
+
+    def holds(self, node: Any, mark: Mark, own: bool, by_number: bool) -> bool:
+        """Whether a step may use a node: its own, or one that was there before the run.
+
+        Args:
+            node: has the step's mark from now on, if it has none and is not told by its number.
+            mark: of the step.
+            own: whether the node's number is one of the mark's.
+            by_number: whether the numbers of this thread tell, as they do in a backward pass.
+        """
+        here = self.here()
+        before = here and node._sequence_nr() < self._first
+        if by_number and (here or not own):
+            return own or before or node.metadata.get(self) is _BEFORE
+        self.numbered = self.numbered and (own or by_number)
+        return node.metadata.setdefault(self, _BEFORE if before else mark) in (mark, _BEFORE)
+
+
+class _Reads(TorchFunctionMode):
+    """Warns of the first operation that reads one of some tensors, where a graph is made."""
+
+    def __init__(self, tensors: dict[int, weakref.ref[Tensor]]) -> None:
+        super().__init__()
+        self._tensors = tensors
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        del types
+        looks = self._tensors and torch.is_grad_enabled()
+        for value in tree_leaves((args, kwargs)) if looks else ():
+            known = self._tensors.get(id(value))
+            if known is not None and known() is value:
+                self._tensors = {}
+                warnings.warn(
+                    f"a step, taken again, reads a tensor of shape {tuple(value.shape)} that an "
+                    "earlier step made and keeps out of sight (functools.lru_cache, a weak "
+                    "dictionary, a thread). If it depends on x, z or the weights, its gradient is "
+                    "lost: switch that cache off, or use gradient=Backprop(). A table of constants "
+                    "is no loss; made before the run, it causes no warning",
+                    KeptValueWarning,
+                    stacklevel=2,
+                )
+                break
+        return func(*args, **(kwargs or {}))
+
+
+def _this_thread() -> object:
+    # Not its identifier, which a later thread may have again.
+    return _THREAD.__dict__.setdefault("token", object())
+
+
+class LeafCheck:
+    """Looks for leaves that would silently get no gradient, and for values that were kept.
+
+    A leaf that the denoiser made itself, to take a gradient inside the step, is none of them: it
+    ends with the graph of its step, or shares the memory of what the step was given.
+
+    A value that the network keeps from one evaluation for later ones (a projected prompt, keys
+    and values, the embedding of a time, its own outputs) is right, so that comparing numbers finds
+    nothing; but the graph behind it is that of another step, whose inputs are no longer those that
+    a gradient is asked for. Every node that the sampling run was seen to make carries the mark of
+    its step, whatever thread looks (backward passes of a GPU run in threads of their own); in the
+    sampling run's own thread a backward pass goes by the nodes' numbers.
+
+    A step taken again needs no such walk where the sampling run shows that it leads to nothing but
+    what it is given, and nothing holds the graph of another step.
+
+    Attributes:
+        run: under which key nodes carry marks, one for both passes of a rollout; None looks for
+            leaves only.
+        by_number: whether numbers tell whose a node is, which is several times faster.
+
+    Args:
+        known: tensors at which a graph may end, because they receive their gradient. They need
+            not be leaves: the output of a text encoder is one, and what lies behind it is
+            autograd's own business.
+    """
+
+    def __init__(self, known: Collection[Tensor]) -> None:
+        # By their place in a graph: autograd may hand out a leaf as another object, as it does
+        # under hooks such as save_on_cpu.
+        edges = (get_gradient_edge(tensor) for tensor in known if tensor.requires_grad)
+        self._known = {(edge.node, edge.output_nr) for edge in edges}
+        self._suspects: list[weakref.ref[Tensor]] = []
+        self.run: RunKey | None = None
+        self.by_number = False
+
+    def goes_back(self, run: RunKey | None) -> None:
+        """Begin a backward pass of a sampling run."""
+        self.run, self.by_number = run, run is not None and run.numbered
+
+    def look(
+        self,
+        outputs: Sequence[Tensor],
+        entering: Sequence[Tensor],
+        leaves: Sequence[Tensor],
+        mark: Mark,
+        again: bool = False,
+    ) -> None:
+        """Search the graph of a step; :meth:`refuse` must follow once the graph is gone.
+
+        Args:
+            outputs: results of the step.
+            entering: state and history that the step was given.
+            leaves: everything that it was given; it has no graph of its own.
+            mark: made before the graph; the same whenever this graph is looked at.
+            again: whether the sampling run took this step, too.
+
+        Raises:
+            UnreachableLeafError: the step uses a value that another step of the run has made.
+        """
+        if not any(out.requires_grad for out in outputs):
+            return
+        mark.end = mark.end or next_number()
+        run, known, by_number = self.run, self._known, self.by_number
+        if run is not None:
+            plain = again and by_number and run.quiet and not known and not run.late
+            plain = plain and not run.something_outlived()
+            run.hands_out(leaves)
+            if plain:
+                return
+        memory = {tensor.untyped_storage().data_ptr() for tensor in entering}
+        first, end = mark.first, mark.end
+        quick = run is not None and by_number and run.here()
+        stack: list[Any] = [(out.grad_fn, out.output_nr) for out in outputs]
+        seen: set[Any] = {None}
+        while stack:
+            node, output = stack.pop()
+            if node in seen or (known and (node, output) in known):
+                continue
+            seen.add(node)
+            parents = node.next_functions
+            if parents:
+                stack.extend(parents)
+                own = first <= node._sequence_nr() < end
+                if run is None or (own and quick):
+                    continue
+                if not self._is_cast(node) and not run.holds(node, mark, own, by_number):
+                    raise UnreachableLeafError(_KEPT.format(node.name()))
+                continue
+            leaf = getattr(node, "variable", None)
+            if not isinstance(leaf, Tensor) or not leaf.requires_grad:
+                continue
+            if any(leaf is given for given in leaves):
+                continue
+            if run is not None and run.late and run.is_late(leaf):
+                raise UnreachableLeafError(_KEPT.format(f"a tensor of shape {tuple(leaf.shape)}"))
+            if leaf.untyped_storage().data_ptr() not in memory:
+                self._suspects.append(weakref.ref(leaf))
+
+    def _is_cast(self, node: Any) -> bool:
+        """Whether this is the cast of a weight, which autocast keeps for its whole region."""
+        if not node.name().startswith("ToCopyBackward"):
+            return False
+        return all(parent in self._known for parent in node.next_functions)
+
+    def refuse(self, where: str) -> None:
+        """Raise if a leaf outlived the graph in which it was found.
+
+        Raises:
+            UnreachableLeafError: naming the shape of the first such leaf. Leaves behind a
+                custom autograd function that hides its inputs cannot be seen.
+        """
+        if not self._suspects:
+            return
+        suspects, self._suspects = self._suspects, []
+        if not any(suspect() is not None for suspect in suspects):
+            return
+        gc.collect()
+        for suspect in suspects:
+            leaf = suspect()
+            if leaf is not None:
+                raise UnreachableLeafError(
+                    f"{where} uses a tensor of shape {tuple(leaf.shape)} that requires a gradient "
+                    "but is neither x_T, z, nor one of the denoiser's parameters(), so this method "
+                    "would leave its .grad empty. Pass it as z, make it a parameter of the "
+                    "denoiser, list it in sample(..., parameters=[...]), call "
+                    "requires_grad_(False) on it, sample under torch.no_grad(), or use "
+                    "gradient=Backprop()"
+                )
+
+
+class GraphCheck:
+    """Compares the graphs of evaluations with those of the sampling run.
+
+    A network that counts its calls may give the same numbers and cut its gradient elsewhere
+    (``detach()`` or a frozen weight in every other call), which no comparison of numbers finds.
+
+    Attributes:
+        recording: whether this is the sampling run.
+    """
+
+    def __init__(self) -> None:
+        self.recording = True
+        self._known: dict[tuple, set[frozenset]] = {}
+
+    def __call__(self, x: Tensor, t: Tensor, z: Any, output: Tensor, first: int) -> None:
+        """Look at an evaluation whose first node has this number.
+
+        Raises:
+            InconsistentStepError: an evaluation of the sampling run at this time, with gradients
+                of the same inputs, had another graph.
+        """
+        if not torch.is_grad_enabled():
+            return
+        wanted = (leaf.requires_grad for leaf in tree_leaves(z) if isinstance(leaf, Tensor))
+        key = (round(float(t), 7), x.requires_grad, *wanted)
+        found = _shape(output, x, first)
+        if found is None:
+            return
+        if self.recording:
+            self._known.setdefault(key, set()).add(found)
+        elif self._known.get(key, {found}) != {found}:
+            raise InconsistentStepError(
+                f"the network, evaluated again at t = {float(t):.4g}, builds another graph than "
+                "in the sampling run: it detaches a value or freezes a weight in some of its "
+                f"calls. It must be a function of its arguments. {CAUSES}"
+            )
+
+
+def _shape(output: Tensor, x: Tensor, first: int) -> frozenset | None:
+    """How often each kind of node occurs in the graph of an evaluation, and with what inputs.
+
+    None where it uses a node that was there before, which :class:`LeafCheck` looks at.
+    """
+    counts: Counter = Counter()
+    stack: list[Any] = [output.grad_fn]
+    seen, end = {None, x.grad_fn}, next_number()
+    while stack:
+        node = stack.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        parents = [parent for parent, _ in node.next_functions if parent is not None]
+        stack.extend(parents)
+        # Casts may be kept by autocast, or made anew.
+        if not parents or node.name().startswith("ToCopyBackward"):
+            continue
+        if not first <= node._sequence_nr() < end:
+            return None
+        counts[node.name(), len(parents)] += 1
+    return frozenset(counts.items())
+
+
+def pull_back(
+    chain: Chain,
+    outputs: Sequence[Tensor],
+    cotangents: Sequence[Tensor | None],
+    inputs: Sequence[Tensor],
+    evaluations: int,
+) -> list[Tensor | None]:
+    """One vector-Jacobian product of a graph, for all inputs that require a gradient at once.
+
+    Outputs without a graph and outputs without a cotangent are left out: both are zero, and
+    the history that the last step leaves behind has none.
+
+    Args:
+        chain: counts the products.
+        outputs, cotangents: what is pulled back.
+        inputs: what it is pulled back to.
+        evaluations: network evaluations in the graph; one product passes through each.
+
+    Raises:
+        NotSupportedError: the graph holds a reentrant checkpoint.
+        UnreachableLeafError: the graph runs through a part that was computed before the step
+            and was used up by another step.
+    """
+    pairs = [
+        (out, cotangent)
+        for out, cotangent in zip(outputs, cotangents, strict=False)
+        if out.requires_grad and cotangent is not None
+    ]
+    wanted = [tensor for tensor in inputs if tensor.requires_grad]
+    if not pairs or not wanted:
+        return [None] * len(inputs)
+    chain.cost.vjps += evaluations
+    try:
+        gradients = torch.autograd.grad(
+            [out for out, _ in pairs], wanted, [a for _, a in pairs], allow_unused=True
+        )
+    except RuntimeError as error:
+        if "use_reentrant" in str(error):
+            raise NotSupportedError(
+                "the denoiser recomputes a part of itself by torch.utils.checkpoint with "
+                "use_reentrant=True, which gives no gradient of chosen tensors. Write "
+                "checkpoint(function, x, use_reentrant=False), for a model of transformers "
+                "gradient_checkpointing_enable(gradient_checkpointing_kwargs={'use_reentrant': "
+                "False}); or use gradient=Backprop() and x_0.backward()"
+            ) from error
+        if "backward through the graph a second time" not in str(error):
+            raise
+        raise UnreachableLeafError(
+            "the denoiser uses a tensor that was computed from its weights before the step (a "
+            "cached parametrisation, a hypernetwork), so its gradient is asked for once per step. "
+            "List that tensor in sample(..., parameters=[...]), compute it inside the denoiser, "
+            "or use gradient=Backprop()"
+        ) from error
+    found = iter(gradients)
+    return [next(found) if tensor.requires_grad else None for tensor in inputs]
