@@ -225,7 +225,7 @@ def success_against_cost(
         # In one column: beside their marks, long names would cover each other.
         label_beside(axes, names, gap / higher, 0, 100, x=1.02)
         ticks = np.unique(nfe)
-        if len(ticks) > 6:
+        if theirs:  # whole tables have too many costs to state each
             ticks = np.array([100, 200, 500, 1000, 2000, 5000])
             ticks = ticks[(every.min() <= ticks) & (ticks <= every.max())]
         crowded = np.diff(np.log(ticks)).min(initial=1.0) < 0.14 * np.log(high / low)
