@@ -12,6 +12,7 @@ from adjointdeis.reporting.standings import (
     standings,
 )
 
+_UNPLACED = "a dash for a place: not ahead of the zero vector"
 _DETAIL = ("bias", "spread", "own sampler", "cosine", "length", "ms", "KiB")
 
 
@@ -65,7 +66,7 @@ def price_table(
         f"{calculus}-{part}", f"Gradient of {part}", header, tuple(lines),
         labels=(("truth moves on halving its steps", moves),),
         notes=(
-            "a dash for a place: not ahead of the zero vector",
+            _UNPLACED,
             *((f"a dash for N: its smallest costs more than {main}",) if missing else ()),
         ),
         fold=False,
@@ -97,7 +98,10 @@ def level_table(
         *(f"at {n}" for n in others), *_DETAIL, "failed on",
     )  # fmt: skip
     title = f"{before}Gradient of {part} at N = {steps}"
-    return Table(f"{key}-{part}-{steps}", title, header, tuple(lines), tuple(labels), fold=False)
+    return Table(
+        f"{key}-{part}-{steps}", title, header, tuple(lines), tuple(labels), notes=(_UNPLACED,),
+        fold=False,
+    )  # fmt: skip
 
 
 def family_table(rows: Sequence[Row], calculus: str, part: str, steps: int) -> Table:
