@@ -522,6 +522,17 @@ def detaching():
     return denoiser, list(body.parameters())
 
 
+def toggling():
+    """The same with a switch, which is where it was after two calls."""
+    body, odd = Body(), [True]
+
+    def denoiser(x, t, z):
+        odd[0] = not odd[0]
+        return body(x, t, z if odd[0] else z.detach())
+
+    return denoiser, list(body.parameters())
+
+
 def freezing():
     """A weight that is frozen in every other call."""
     body, calls = Body(), [0]
@@ -537,7 +548,7 @@ def freezing():
     return denoiser, list(body.parameters())
 
 
-@pytest.mark.parametrize("kind", [detaching, freezing])
+@pytest.mark.parametrize("kind", [detaching, toggling, freezing])
 @pytest.mark.parametrize("one", [o for o in AVAILABLE if o.target == "chain"], ids=lambda o: o.name)
 def test_a_graph_that_counts_calls_is_refused(one: Entry, kind) -> None:
     # No number differs, so that only the graphs can be compared.

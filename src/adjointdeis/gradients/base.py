@@ -14,7 +14,8 @@ from torch import Tensor
 from adjointdeis.gradients.chain import Chain, NotSupportedError
 from adjointdeis.gradients.continuous import ContinuousAdjoint
 from adjointdeis.gradients.inputs import Inputs, TrajectoryCotangents
-from adjointdeis.gradients.trace import Trace, traced
+from adjointdeis.gradients.run import traced
+from adjointdeis.gradients.trace import Trace
 from adjointdeis.solvers.base import Solver
 from adjointdeis.solvers.pair import Pair
 

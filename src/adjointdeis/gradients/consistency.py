@@ -4,17 +4,21 @@ A backward pass that recomputes is right only if steps and network are functions
 Both checks compare numbers that exist anyway; neither evaluates the network.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from adjointdeis.diffusion.prediction import wide
 from adjointdeis.gradients.chain import Chain
+from adjointdeis.gradients.reachable import next_number
 from adjointdeis.gradients.step_context import ContextRecorder
 
-CAUSES = (
+_CAUSES = (
     "Usual causes: a counter or cached features (a scheduler's _step_index, DeepCache, "
     "FirstBlockCache), noise of numpy, random or a generator that the sampler does not hold, "
     "train() or eval() called in between. Use gradient=Backprop(), which evaluates nothing "
@@ -101,7 +105,7 @@ class StepCheck:
                         f"step {step} of {self.chain.steps} (t = {float(s.t):.4g} to "
                         f"{float(t.t):.4g}), taken again, ends somewhere else: off by {off:.3g}, "
                         f"where the step itself goes {way:.3g}. A step must be a function of its "
-                        f"arguments. {CAUSES}"
+                        f"arguments. {_CAUSES}"
                     )
 
 
@@ -157,6 +161,72 @@ class EvaluationCheck:
         return None
 
 
+class GraphCheck:
+    """Compares the graphs of evaluations with those of the sampling run.
+
+    A network that counts its calls may give the same numbers and cut its gradient elsewhere
+    (``detach()`` or a frozen weight in every other call), which no comparison of numbers finds.
+
+    Attributes:
+        recording: whether this is the sampling run.
+        after: called after the next evaluation, once.
+    """
+
+    def __init__(self) -> None:
+        self.recording = True
+        self.after: Callable[[], None] | None = None
+        self._known: dict[tuple, set[frozenset]] = {}
+
+    def __call__(self, x: Tensor, t: Tensor, z: Any, output: Tensor, first: int) -> None:
+        """Look at an evaluation whose first node has this number.
+
+        Raises:
+            InconsistentStepError: an evaluation of the sampling run at this time, with gradients
+                of the same inputs, had another graph.
+        """
+        if self.after is not None:
+            self.after = self.after()
+        if not torch.is_grad_enabled():
+            return
+        wanted = (leaf.requires_grad for leaf in tree_leaves(z) if isinstance(leaf, Tensor))
+        key = (round(float(t), 7), x.requires_grad, *wanted)
+        found = _shape(output, x, first)
+        if found is None:
+            return
+        if self.recording:
+            self._known.setdefault(key, set()).add(found)
+        elif self._known.get(key, {found}) != {found}:
+            raise InconsistentStepError(
+                f"the network, evaluated again at t = {float(t):.4g}, builds another graph than "
+                "in the sampling run: it detaches a value or freezes a weight in some of its "
+                f"calls. It must be a function of its arguments. {_CAUSES}"
+            )
+
+
+def _shape(output: Tensor, x: Tensor, first: int) -> frozenset | None:
+    """How often each kind of node occurs in the graph of an evaluation, and with what inputs.
+
+    None where it uses a node that was there before, which :class:`LeafCheck` looks at.
+    """
+    counts: Counter = Counter()
+    stack: list[Any] = [output.grad_fn]
+    seen, end = {None, x.grad_fn}, next_number()
+    while stack:
+        node = stack.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        parents = [parent for parent, _ in node.next_functions if parent is not None]
+        stack.extend(parents)
+        # Casts may be kept by autocast, or made anew.
+        if not parents or node.name().startswith("ToCopyBackward"):
+            continue
+        if not first <= node._sequence_nr() < end:
+            return None
+        counts[node.name(), len(parents)] += 1
+    return frozenset(counts.items())
+
+
 class CouplingCheck:
     """Compares the moves of a reversible sampler with those that its inverse finds.
 
@@ -208,7 +278,7 @@ class CouplingCheck:
                 f"step {step} of {self.chain.steps} (t = {float(s.t):.4g} to {float(t.t):.4g}), "
                 f"undone, is not the step that was taken: the increment is off by {off:.2g} of its "
                 f"size, where the reconstructed latents explain {allowed:.2g}. A step must be a "
-                f"function of its arguments. {CAUSES}"
+                f"function of its arguments. {_CAUSES}"
             )
 
 
@@ -250,7 +320,7 @@ class Reevaluations:
             raise InconsistentStepError(
                 f"the network, evaluated again at t = {float(t):.4g} and the same x, gives "
                 "something else than in the sampling run. It must be a function of its "
-                f"arguments. {CAUSES}"
+                f"arguments. {_CAUSES}"
             )
 
     def finish(self) -> None:

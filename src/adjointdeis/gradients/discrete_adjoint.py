@@ -21,9 +21,10 @@ from adjointdeis.gradients.memory_plan import (
     parse_bytes,
     resolve_budget,
 )
+from adjointdeis.gradients.run import Run, taken
 from adjointdeis.gradients.snapshots import placements
 from adjointdeis.gradients.step_context import StepContext
-from adjointdeis.gradients.trace import Carry, Run, Trace, taken
+from adjointdeis.gradients.trace import Carry, Trace
 
 
 @dataclass(eq=False)
@@ -329,9 +330,8 @@ def step_graph(
 def segment_length(carries: Collection[Carry], activations: int) -> int:
     """How many steps to recompute as one graph, so that one call of autograd serves them all.
 
-    Small networks spend their time on such calls. The activations of a segment take no more bytes
-    than the states that are stored, so that memory stays O(N latents); one step of a large
-    network takes more, and its steps are recomputed one by one.
+    The activations of a segment take no more bytes than the states that are stored, so that memory
+    stays O(N latents). One step of a large network takes more: its segments are single steps.
 
     Args:
         carries: what is stored.

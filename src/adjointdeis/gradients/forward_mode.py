@@ -13,7 +13,7 @@ from adjointdeis.gradients.chain import Chain, NotSupportedError
 from adjointdeis.gradients.graphs import Mark, UnreachableLeafError
 from adjointdeis.gradients.inputs import Inputs
 from adjointdeis.gradients.reachable import reachable, version
-from adjointdeis.gradients.trace import refuse_changed, taken
+from adjointdeis.gradients.run import refuse_changed, taken
 
 # What torch says where an operation, or a network that works around autograd, has no such mode.
 _NO_FORWARD_MODE = ("forward AD", "functorch", "vmap", "jvp", "Batching", "data pointer")

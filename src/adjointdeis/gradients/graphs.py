@@ -1,10 +1,9 @@
-"""Checks of the graphs of steps: what they lead to, and whether they are made as they were."""
+"""The graphs of steps: what they lead to, and their products."""
 
 import gc
 import threading
 import warnings
 import weakref
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -16,7 +15,6 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from adjointdeis.gradients.chain import Chain, NotSupportedError
-from adjointdeis.gradients.consistency import CAUSES, InconsistentStepError
 from adjointdeis.gradients.cost import CountedDenoiser
 from adjointdeis.gradients.reachable import next_number
 
@@ -292,68 +290,6 @@ class LeafCheck:
                     "requires_grad_(False) on it, sample under torch.no_grad(), or use "
                     "gradient=Backprop()"
                 )
-
-
-class GraphCheck:
-    """Compares the graphs of evaluations with those of the sampling run.
-
-    A network that counts its calls may give the same numbers and cut its gradient elsewhere
-    (``detach()`` or a frozen weight in every other call), which no comparison of numbers finds.
-
-    Attributes:
-        recording: whether this is the sampling run.
-    """
-
-    def __init__(self) -> None:
-        self.recording = True
-        self._known: dict[tuple, set[frozenset]] = {}
-
-    def __call__(self, x: Tensor, t: Tensor, z: Any, output: Tensor, first: int) -> None:
-        """Look at an evaluation whose first node has this number.
-
-        Raises:
-            InconsistentStepError: an evaluation of the sampling run at this time, with gradients
-                of the same inputs, had another graph.
-        """
-        if not torch.is_grad_enabled():
-            return
-        wanted = (leaf.requires_grad for leaf in tree_leaves(z) if isinstance(leaf, Tensor))
-        key = (round(float(t), 7), x.requires_grad, *wanted)
-        found = _shape(output, x, first)
-        if found is None:
-            return
-        if self.recording:
-            self._known.setdefault(key, set()).add(found)
-        elif self._known.get(key, {found}) != {found}:
-            raise InconsistentStepError(
-                f"the network, evaluated again at t = {float(t):.4g}, builds another graph than "
-                "in the sampling run: it detaches a value or freezes a weight in some of its "
-                f"calls. It must be a function of its arguments. {CAUSES}"
-            )
-
-
-def _shape(output: Tensor, x: Tensor, first: int) -> frozenset | None:
-    """How often each kind of node occurs in the graph of an evaluation, and with what inputs.
-
-    None where it uses a node that was there before, which :class:`LeafCheck` looks at.
-    """
-    counts: Counter = Counter()
-    stack: list[Any] = [output.grad_fn]
-    seen, end = {None, x.grad_fn}, next_number()
-    while stack:
-        node = stack.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        parents = [parent for parent, _ in node.next_functions if parent is not None]
-        stack.extend(parents)
-        # Casts may be kept by autocast, or made anew.
-        if not parents or node.name().startswith("ToCopyBackward"):
-            continue
-        if not first <= node._sequence_nr() < end:
-            return None
-        counts[node.name(), len(parents)] += 1
-    return frozenset(counts.items())
 
 
 def pull_back(

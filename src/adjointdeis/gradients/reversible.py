@@ -14,8 +14,8 @@ from adjointdeis.gradients.chain import Chain, NotSupportedError, detached
 from adjointdeis.gradients.consistency import CouplingCheck
 from adjointdeis.gradients.graphs import pull_back
 from adjointdeis.gradients.inputs import Inputs, total
+from adjointdeis.gradients.run import Run
 from adjointdeis.gradients.step_context import ContextRecorder, StepContext
-from adjointdeis.gradients.trace import Run
 from adjointdeis.solvers.base import Solver, State
 from adjointdeis.solvers.coupling import Coupling, Latents
 from adjointdeis.solvers.reversible import (

@@ -13,7 +13,7 @@ from adjointdeis.gradients.cost import Cost
 from adjointdeis.gradients.discrete_adjoint import Checkpoints, DiscreteAdjoint
 from adjointdeis.gradients.inputs import Inputs
 from adjointdeis.gradients.memory_plan import MemoryPlan
-from adjointdeis.gradients.trace import Run
+from adjointdeis.gradients.run import Run
 from adjointdeis.solvers.base import Solver
 
 

@@ -85,7 +85,6 @@ class ContextRecorder:
     Buffers are those of the modules that it holds: batch statistics, spectral norms, averages.
 
     Attributes:
-        found: what the sampler holds, with names.
         device: that of x.
         modules: every module that the sampler holds, whose buffers are recorded.
         autocast: its setting at the beginning of the run.
@@ -95,8 +94,7 @@ class ContextRecorder:
     """
 
     def __init__(self, roots: Sequence[Any], x: Tensor) -> None:
-        self.found = reachable(*roots)
-        found = [value for _, value in self.found]
+        found = [value for _, value in reachable(*roots)]
         self.device = x.device
         self.modules = list({id(m): m for m in found if isinstance(m, nn.Module)}.values())
         self.places: list[tuple[dict[str, Any], str]] = [

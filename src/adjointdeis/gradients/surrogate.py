@@ -44,8 +44,9 @@ from adjointdeis.gradients.chain import Chain, NotSupportedError
 from adjointdeis.gradients.cost import CountedDenoiser
 from adjointdeis.gradients.discrete_adjoint import Checkpoints, DiscreteAdjoint, step_graph
 from adjointdeis.gradients.inputs import Inputs, StepGraph
+from adjointdeis.gradients.run import Run
 from adjointdeis.gradients.step_context import StepContext
-from adjointdeis.gradients.trace import Carry, Run, Trace
+from adjointdeis.gradients.trace import Carry, Trace
 
 Weights = Callable[[Sequence[float], Sequence[int]], Sequence[float]]
 """``(clock at the N + 1 nodes, active steps) -> weight of each``, relative to the sampler's."""

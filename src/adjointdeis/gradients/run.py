@@ -1,0 +1,394 @@
+"""A sampling run without a graph, taken step by step, with every check that needs no evaluation."""
+
+import weakref
+from collections.abc import Container, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adjointdeis.gradients.chain import Chain, NotSupportedError, Trajectory, detached
+from adjointdeis.gradients.consistency import GraphCheck, InconsistentStepError
+from adjointdeis.gradients.graphs import Mark, RunKey
+from adjointdeis.gradients.inputs import Inputs, StepGraph
+from adjointdeis.gradients.reachable import (
+    Newborn,
+    changes,
+    comparable,
+    is_constant,
+    own_state,
+    reachable,
+    version,
+)
+from adjointdeis.gradients.step_context import ContextRecorder, StepContext
+from adjointdeis.gradients.trace import Trace
+from adjointdeis.solvers.base import State
+
+_SHORT = 8  # steps; looking whether something is kept costs more than a graph for each
+_CHANGES_Z = (
+    "the denoiser changes its condition z in place, so that every step has another one: write "
+    "z = z * c instead of z.mul_(c)"
+)
+
+
+class Run:
+    """A sampling run without a graph, step by step, with every check that needs no evaluation.
+
+    Where no weight requires a gradient the steps run with gradients enabled on detached inputs:
+    a graph then only arises from a tensor that nobody named, and costs nothing otherwise. With
+    trainable weights the first step does so, the others are looked at when they are recomputed.
+
+    The first two steps, a middle one and the last have a graph to x and z as well: a network that
+    keeps a value for later steps would keep it with its graph, by which :class:`LeafCheck` finds
+    it in a later step or in the backward pass. So have all steps of a short run, and of a network
+    that changes what it holds in the second step, whose graphs are compared as well
+    (:class:`GraphCheck`). What it holds anew after the run, of another network, was made in a step
+    without a graph, and is watched in the backward pass.
+
+    Attributes:
+        with_graph: numbers of these steps.
+
+    Args:
+        chain, by: the run and what it is differentiated by.
+        check: whether to look for kept values.
+        every_step: look at every step here; for methods that do not recompute every step.
+        observed: also record evaluations, and whether the sampler changes a state of its own;
+            for methods that recompute no step.
+        black_box: whether the method only needs the step as a whole.
+        owner: the method, for messages.
+    """
+
+    def __init__(
+        self,
+        chain: Chain,
+        by: Inputs,
+        *,
+        owner: str,
+        check: bool,
+        every_step: bool = False,
+        observed: bool = False,
+        black_box: bool = False,
+    ) -> None:
+        self.chain, self.by, self.owner = chain, by, owner
+        self.with_graph: set[int] = set()
+        self.every_step = every_step or not by.theta
+        self.black_box, self.observed = black_box, observed
+        self._roots = (chain.denoiser.denoiser, chain.solver)
+        self.trace = Trace(owner, check, ContextRecorder(self._roots, by.x_T))
+        self._conditions = chain.conditions.tensors()
+        self._versions = [version(z) for z in self._conditions]
+        self._before: list[dict] = []
+        self._held: dict[str, Any] = {}
+        self._newborn = Newborn()
+        self._recording = self._changed = False
+        self._nfe = chain.cost.nfe
+        self._latest: Sequence[Tensor] = ()
+        if check and any(by.needs):
+            last = chain.steps - 1
+            self.with_graph = {0, min(1, last), chain.steps // 2, last}
+            if chain.steps <= _SHORT:
+                self.with_graph = set(range(chain.steps))
+            by.leaf_check.run = RunKey()
+            by.leaf_check.run.graphs = chain.denoiser.graphs = GraphCheck()
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Inside, a step without a graph gets one from a leaf that nobody named."""
+        self._recording = True
+        with torch.set_grad_enabled(self.every_step), self._newborn:
+            try:
+                yield
+                self._note_kept()
+            finally:
+                self.chain.denoiser.graphs = None
+
+    def enter(self, step: int) -> StepContext:
+        """The context of a step that is about to be taken."""
+        context = self.trace.recorder.now()
+        self.trace.contexts.append(context)
+        self.watch(step)
+        if self.observed:
+            self.trace.evaluations.slot = self.chain.slot(step)
+            self.chain.denoiser.observer = self.trace.evaluations.record
+            if step == min(1, self.chain.steps - 1):
+                # What is made by the first evaluation, such as a table, has been made now.
+                self._before = self._own_state()
+        return context
+
+    def watch(self, step: int) -> None:
+        """Look whether the network begins to keep or count something, before a step is taken.
+
+        From the second step on: what it makes in the first one, it may keep.
+        """
+        key = self.by.leaf_check.run
+        if step not in (1, 2) or key is None:
+            return
+        before, self._held = self._held, comparable(reachable(*self._roots))
+        if step == 1 and isinstance(key.graphs, GraphCheck) and self.chain.cost.nfe > self._nfe + 1:
+            key.graphs.after = self._look_between_evaluations
+        elif step == 2 and (self._changed or changes(before, self._held)):
+            self.with_graph = set(range(self.chain.steps))
+        elif step == 2:
+            key.graphs = self.chain.denoiser.graphs = None
+            if self._recording and len(self.with_graph) < self.chain.steps:
+                self._newborn.begin()
+
+    def _look_between_evaluations(self) -> None:
+        """The same after one of several evaluations of a step, at whose end a counter is back."""
+        self._changed = bool(changes(self._held, comparable(reachable(*self._roots))))
+
+    def _note_kept(self) -> None:
+        key = self.by.leaf_check.run
+        if key is None:
+            return
+        if isinstance(key.graphs, GraphCheck):
+            key.graphs.recording = False
+        if len(self.with_graph) == self.chain.steps:
+            return
+        found = reachable(*self._roots)
+        names = set(changes(self._held, comparable(found)))
+        key.late = [weakref.ref(v) for name, v in found if name in names and is_constant(v)]
+        way = self.chain.trajectory or Trajectory()
+        ours = [*self._latest, *way.states, *way.predictions, *self.trace.tensors()]
+        others = self._newborn.alive([*ours, *(value for _, value in found)])
+        if others:
+            known = reachable(self.chain.noise, self.chain.grid, self.chain.conditions)
+            others = self._newborn.alive([*ours, *(value for _, value in [*found, *known])])
+        key.hidden = {id(tensor): weakref.ref(tensor) for tensor in others}
+
+    def advance(self, step: int, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """Take a step; x itself stays as it is even if the network works in place."""
+        noise = self.by.noise[step].detach() if self.by.noise else None
+        if step > 0 and step not in self.with_graph and not self.trace.in_place:
+            return self._advance_quickly(step, x, state, noise)
+        with self.inputs(step, [x, *state]) as given:
+            (own, *history), z = given.copies, given.z
+            before = version(own)
+            # Handed on without a name: what is refused must not be held by the graph of this step.
+            found = self.settled(
+                [x, *state],
+                taken(self.chain, step, own, z, tuple(history), noise),
+                given.mark,
+                given.leaves,
+            )
+        self.trace.in_place = self.trace.in_place or version(own) != before
+        return found
+
+    def _advance_quickly(
+        self, step: int, x: Tensor, state: State, noise: Tensor | None
+    ) -> tuple[Tensor, State]:
+        """The same for a step without a graph, where no step has changed its x in place."""
+        chain, before, mark = self.chain, version(x), Mark()
+        slot = chain.slot(step)
+        z = [leaf.detach() for leaf in self.by.z[slot]]
+        own, *history = entering = [x.detach(), *(value.detach() for value in state)]
+        condition = chain.conditions.at(slot, z)
+        if torch.is_grad_enabled() == self.every_step:
+            found = taken(chain, step, own, condition, tuple(history), noise)
+        else:
+            with torch.set_grad_enabled(self.every_step):
+                found = taken(chain, step, own, condition, tuple(history), noise)
+        found = self.settled(entering, found, mark, [*entering, *z])
+        self._refuse_in_place(step, x, before)
+        return found
+
+    def graph(self, steps: range, x: Tensor, state: State) -> StepGraph:
+        """Take steps, the first of which was entered, with one graph that is kept."""
+
+        def function(entering: Sequence[Tensor], z: Any, noise: Any) -> tuple[Tensor, ...]:
+            found, in_place = tuple(entering), self.trace.in_place
+            for step in steps:
+                if step > steps.start:
+                    self.enter(step)
+                    found = tuple(value.clone() for value in found) if in_place else found
+                own, before = found[0], version(found[0])
+                found = taken(self.chain, step, own, z, found[1:], noise)
+                if step > steps.start and not in_place:
+                    self._refuse_in_place(step, own, before)
+                in_place = in_place or version(own) != before
+            return found
+
+        need = steps.start > 0 or self.by.needs[0]
+        slot = self.chain.slot(steps.start)
+        return self.by.graph(
+            function, [x, *state], slot, None, step=steps.start, need_entering=need
+        )
+
+    @staticmethod
+    def _refuse_in_place(step: int, x: Tensor, before: int) -> None:
+        if version(x) != before:
+            raise NotSupportedError(
+                f"the denoiser or the sampler begins to change its x in place at step {step}, and "
+                "did not before: write x = x * c instead of x.mul_(c), or use gradient=Backprop()"
+            )
+
+    @contextmanager
+    def inputs(self, step: int, entering: Sequence[Tensor]) -> Iterator["Given"]:
+        """What a step is taken with: copies of what enters it, and its condition.
+
+        Raises:
+            ValueError: the step changes its condition in place.
+        """
+        by, slot, mark = self.by, self.chain.slot(step), Mark()
+        graph = step in self.with_graph
+        enabled = self.every_step or graph or step == 0
+        # In the memory of the originals, by which a cache may know them.
+        z = [
+            detached(leaf, graph and want)
+            for leaf, want in zip(by.z[slot], by.needs_z(slot), strict=True)
+        ]
+        try:
+            with torch.set_grad_enabled(enabled):
+                leaves = [
+                    detached(value, graph and (step > 0 or by.needs[0])) for value in entering
+                ]
+                # A network may change its x in place, but never a leaf.
+                copies = [leaf.clone() if graph or leaf is leaves[0] else leaf for leaf in leaves]
+                condition = self.chain.conditions.at(slot, z)
+                yield Given(copies, condition, [*leaves, *z], mark)
+        except RuntimeError as error:
+            if "leaf Variable that requires grad" in str(error) and any(t.requires_grad for t in z):
+                raise ValueError(_CHANGES_Z) from error
+            raise
+
+    def settled(
+        self,
+        entering: Sequence[Tensor],
+        outputs: Sequence[Tensor],
+        mark: Mark,
+        leaves: Sequence[Tensor],
+    ) -> tuple[Tensor, State]:
+        """The results of a step without a graph, after a look at what the step did.
+
+        Args:
+            entering, outputs, mark, leaves: as for :meth:`LeafCheck.look`.
+
+        Raises:
+            UnreachableLeafError: it uses a leaf that would get no gradient, or a value of an
+                earlier step.
+            NotSupportedError: it changed its x in place, and this method cannot follow.
+            ValueError: it changed its condition in place.
+        """
+        if any(output.requires_grad for output in outputs):
+            self.by.leaf_check.look(outputs, entering, leaves, mark)
+            outputs = tuple(output.detach() for output in outputs)
+            self.by.leaf_check.refuse("the denoiser")
+        if self.chain.denoiser.works_in_place and not self.black_box:
+            raise NotSupportedError(
+                f"the denoiser changes its x in place, so that the state of the sampler is not "
+                f"what {self.owner} takes it for: write x = x * c instead of x.mul_(c), or use "
+                "gradient=DiscreteAdjoint()"
+            )
+        if not self.chain.scheduled:
+            refuse_changed(self._conditions, self._versions)
+        self._latest = outputs
+        if self.chain.trajectory is None:
+            return outputs[0], tuple(outputs[1:])
+        self.chain.trajectory.note(outputs[0], outputs[1])
+        return outputs[0], tuple(outputs[2:])
+
+    def close(self, end: State) -> Trace:
+        """End the run.
+
+        Args:
+            end: the solver's history after the last step.
+
+        Raises:
+            InconsistentStepError: the sampler changes a state of its own, and this method takes
+                no step again by which it could be seen whether that matters.
+        """
+        trace, self.trace.end, self.chain.denoiser.graphs = self.trace, end, None
+        refuse_changed(self._conditions, self._versions)
+        trace.contexts.append(trace.recorder.now())
+        if self.observed:
+            self.chain.denoiser.observer = None
+            trace.changed, of_solver = (
+                changes(before, after)
+                for before, after in zip(self._before, self._own_state(), strict=True)
+            )
+            if of_solver:
+                raise InconsistentStepError(
+                    f"the sampler {type(self.chain.solver).__name__} changes a state of its own "
+                    f"while it runs ({of_solver[0]}), and {self.owner} cannot see whether its "
+                    "steps depend on it: use gradient=Backprop() or DiscreteAdjoint(), or "
+                    "check=False if they do not"
+                )
+        return trace
+
+    def _own_state(self) -> list[dict]:
+        return [own_state(root) for root in self._roots]
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """What a step of a run is taken with.
+
+    Attributes:
+        copies: x, which the network may change in place, and the solver's history.
+        z: the condition.
+        leaves: where the step's graph may end.
+        mark: of that graph, for :class:`LeafCheck`.
+    """
+
+    copies: Sequence[Tensor]
+    z: Any
+    leaves: Sequence[Tensor]
+    mark: Mark
+
+
+def traced(
+    chain: Chain,
+    by: Inputs,
+    keep: Container[int],
+    *,
+    owner: str,
+    check: bool,
+    observed: bool = False,
+    black_box: bool = False,
+) -> tuple[Tensor, Trace]:
+    """Sample without a graph; x_0, and a trace with the states that are kept.
+
+    Args:
+        keep: numbers of the states that are stored; x_0, number N, never is.
+        owner, check, observed, black_box: as for :class:`Run`; an observed run looks at every
+            step.
+    """
+    run = Run(
+        chain,
+        by,
+        owner=owner,
+        check=check,
+        every_step=observed,
+        observed=observed,
+        black_box=black_box,
+    )
+    x, state = by.x_T, chain.initial_state(by.x_T)
+    with run.recording():
+        for step in range(chain.steps):
+            run.enter(step)
+            if step in keep:
+                run.trace.keep(step, x)
+            x, state = run.advance(step, x, state)
+    trace = run.close(state)
+    chain.cost.holds(1 + trace.latents)
+    return x, trace
+
+
+def taken(
+    chain: Chain, step: int, x: Tensor, z: Any, state: State, noise: Tensor | None
+) -> tuple[Tensor, ...]:
+    """State, data prediction if the trajectory is wanted, and history of a step."""
+    x, state = chain.advance(step, x, z, state, noise)
+    return (x, *state) if chain.trajectory is None else (x, chain.prediction(), *state)
+
+
+def refuse_changed(conditions: Sequence[Tensor], versions: Sequence[int]) -> None:
+    """Refuse a condition that was changed in place since its versions were read.
+
+    Raises:
+        ValueError: it was.
+    """
+    if [version(z) for z in conditions] != list(versions):
+        raise ValueError(_CHANGES_Z)
