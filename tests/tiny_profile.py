@@ -13,6 +13,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from adjointdeis.evaluation import ThresholdRecord
 from adjointdeis.faces.networks import (
@@ -165,8 +166,11 @@ def composed(arguments: list[str]) -> DictConfig:
     register_options(ROOT / "conf")
     plain = [a for a in arguments if re.match(r"[\w.]+\.\w+=", a) and not a.startswith("hydra.")]
     cfg = _composed(tuple(a for a in arguments if a not in plain)).copy()
-    for given in OverridesParser.create().parse_overrides(plain):
-        OmegaConf.update(cfg, given.key_or_group, given.value(), merge=True)
+    try:
+        for given in OverridesParser.create().parse_overrides(plain):
+            OmegaConf.update(cfg, given.key_or_group, given.value(), merge=True)
+    except OmegaConfBaseException:  # of what a later argument deletes: the order counts
+        return _composed(tuple(arguments)).copy()
     return cfg
 
 

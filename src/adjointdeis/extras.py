@@ -36,7 +36,7 @@ class MissingPackageError(ImportError):
     """An optional package is not installed; the message says which command installs it."""
 
 
-def extra_of(module: str) -> str:
+def _extra_of(module: str) -> str:
     """The extra that installs a module, such as "evaluation" for "scipy.stats".
 
     Args:
@@ -59,7 +59,7 @@ def load(module: str, purpose: str) -> Any:
     try:
         return import_module(module)
     except ImportError as error:
-        raise MissingPackageError(_message(module, purpose, extra_of(module))) from error
+        raise MissingPackageError(_message(module, purpose, _extra_of(module))) from error
 
 
 def require(extra: str, purpose: str) -> None:

@@ -444,7 +444,7 @@ FILES: list[tuple[str, Reader, type[Exception], list[bytes | str]]] = [
             "", "a,b,c\n1,2,3\n", HEAD + ROW.replace("0.5", "x"), HEAD + ROW.replace("0.5", "nan"),
             HEAD + ROW.replace("0.5", ""), HEAD + ROW.replace("similarity", "likeness"),
             HEAD + "morph,m1\n", HEAD + ROW.replace("morph,", "morphed,"), b"\x80\x81\x82",
-            HEAD + ROW + ROW.replace("0.5", "0.6"), HEAD + '"' + ROW, b"PK\3\4" + b"\0" * 40,
+            HEAD, HEAD + ROW + ROW.replace("0.5", "0.6"), HEAD + '"' + ROW, b"PK\3\4" + b"\0" * 40,
         ],
     ),
     (

@@ -25,6 +25,11 @@ TASKS = sorted(
 )
 
 
+def slow(value: str) -> object:
+    """A value of a test that `make studies` runs."""
+    return pytest.param(value, marks=pytest.mark.slow)
+
+
 def command(experiment: str) -> list[str]:
     lines = [f"+experiment={experiment}", "paths.root=."]
     return [*lines, "data.root=somewhere"] if experiment.startswith("frll") else lines
@@ -37,6 +42,10 @@ def test_the_required_experiments_exist() -> None:
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_composes_and_passes_validation(experiment: str) -> None:
     check_overrides(CONF, command(experiment))
+
+
+@pytest.mark.parametrize("experiment", ["quickstart", *map(slow, EXPERIMENTS)])
+def test_it_does_with_a_dashboard_too(experiment: str) -> None:
     check_overrides(CONF, [*command(experiment), "logger=wandb"])
 
 

@@ -276,6 +276,7 @@ def test_another_seed_changes_the_sde_only(base, tiny, tmp_path, quiet_report) -
         assert same is (not key.startswith("adjoint_deis_sde")), key
 
 
+@pytest.mark.slow  # of every row; test_two_processes.py compares two rows to the last byte
 def test_two_processes_make_the_same_morphs(base, tiny, tmp_path, program) -> None:
     run = tmp_path / "run"
     # Three pairs one by one: the shares are uneven, and the first process works longer.

@@ -16,7 +16,7 @@ def oriented(scores: Any, score_type: str) -> np.ndarray:
     Raises:
         ScoreError: an unknown direction, or an infinite score.
     """
-    require_direction(score_type)
+    _require_direction(score_type)
     array = np.asarray(scores, dtype=np.float64)
     if np.isinf(array).any():
         raise ScoreError("a score is infinite; mark a failed comparison with NaN")
@@ -29,13 +29,13 @@ def oriented_tau(tau: float, score_type: str) -> float:
     Raises:
         ScoreError: an unknown direction, or a threshold that is not a finite number.
     """
-    require_direction(score_type)
+    _require_direction(score_type)
     if not np.isfinite(tau):
         raise ScoreError(f"threshold {tau!r}: expected a finite number")
     return -float(tau) if score_type == "dissimilarity" else float(tau)
 
 
-def require_direction(score_type: str) -> None:
+def _require_direction(score_type: str) -> None:
     """Refuses anything but `similarity` and `dissimilarity`, such as `distance`."""
     if score_type not in SCORE_TYPES:
         raise ScoreError(f"score_type {score_type!r}: expected {' or '.join(SCORE_TYPES)}")

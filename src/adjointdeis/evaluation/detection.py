@@ -140,7 +140,15 @@ class DetectionScores:
     def bscer_at_macer(
         self, target: float, attack: str | None = None, confidence: float = 0.95
     ) -> Rate:
-        """BSCER at MACER 10%, 5% or 1%: BSCER10, BSCER20, BSCER100; None is the worst attack."""
+        """Share of bona fide images refused at the threshold that misses `target` of the morphs.
+
+        BSCER10, BSCER20 and BSCER100 are those at a MACER of 10%, 5% and 1%.
+
+        Args:
+            target: MACER, a share.
+            attack: Whose morphs are missed; None takes the attack that is missed most.
+            confidence: Level of the interval, in (0, 1).
+        """
         return self.bscer(self.tau_at_macer(target, attack), confidence)
 
     def macer_at_bscer(self, target: float, attack: str, confidence: float = 0.95) -> Rate:

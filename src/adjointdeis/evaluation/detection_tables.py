@@ -78,12 +78,12 @@ def overview_table(rows: Sequence[Row]) -> Table:
         f"{_NAMES} Each at the worst attack, the headline; morphs: of the smallest attack. "
         "Control: the same detector trained on shuffled labels, at the attack where it is furthest "
         f"from 50%; its interval must hold 50%. {_NEEDS}",
-        intervals_note(rows),
+        _intervals_note(rows),
     )
     return Table("detectors", "Detectors at their worst attack", header, tuple(lines), notes=notes)
 
 
-def intervals_note(rows: Sequence[Row]) -> str:
+def _intervals_note(rows: Sequence[Row]) -> str:
     """What the intervals of these rows are, and how far the samples reach."""
     resampled = " and ".join(dict.fromkeys(row["resampled"] for row in rows))
     return (
@@ -248,7 +248,7 @@ def hardening_table(rows: Sequence[Row], degradation: str = UNDEGRADED) -> Table
                 continue
             ends = (percent(point[end], row["n_morph"]) for end in ("before", "after"))
             line.append(Cell(" → ".join(ends)))
-            line.append(change_cell(point))
+            line.append(_change_cell(point))
         lines.append(cells([*line, str(row["n_morph"])]))
     notes = (
         "Trained with guided morphs among the examples, minus without, on the same images. "
@@ -265,7 +265,7 @@ def hardening_table(rows: Sequence[Row], degradation: str = UNDEGRADED) -> Table
                  (("Degradation", degradation),), notes, fold=False)  # fmt: skip
 
 
-def change_cell(point: Mapping[str, float | None]) -> Cell:
+def _change_cell(point: Mapping[str, float | None]) -> Cell:
     """A change in points with its sign and interval."""
     change, lo, hi = point["change"], point["lo"], point["hi"]
     assert change is not None

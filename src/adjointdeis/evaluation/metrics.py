@@ -43,6 +43,11 @@ def numerators(groups: MorphScores, variant: str, taus: np.ndarray) -> np.ndarra
     """Shape (T, M): each morph's contribution at each threshold; the metric is their sum over
     the sum of `denominators`.
 
+    Args:
+        groups: Scores of one attack on one system.
+        variant: One of `VARIANTS`.
+        taus: Shape (T,), for scores where larger is more alike.
+
     Raises:
         EvaluationError: unknown variant.
         ScoreError: MMPMR of several probes, or FMMPMR of unequal numbers of probes.

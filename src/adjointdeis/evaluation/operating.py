@@ -58,7 +58,7 @@ def estimate_thresholds(
         confidence: Level of the interval of the realised FMR.
         stated: Fields of `ThresholdRecord` that the table does not say.
     """
-    require_order(table, system)
+    _require_order(table, system)
     return [
         _estimate(impostors(table, system, policy, subjects), table, system, policy, target,
                   confidence, stated)
@@ -106,7 +106,13 @@ def draw_for(table: ScoreTable, replicates: int, seed: int) -> SubjectDraws:
 
 
 def chosen(table: ScoreTable, column: str, wanted: Sequence[str] | None) -> list[str]:
-    """The wanted values of a column, or all it has; an absent value raises EvaluationError."""
+    """The wanted values of a column, or all it has; an absent value raises EvaluationError.
+
+    Args:
+        table: Comparisons.
+        column: Such as `system` or `attack`.
+        wanted: Values of it; None for all that the table has.
+    """
     present = table.unique(column)
     wanted = None if wanted is None else distinct(map(canonical, distinct(wanted)))
     for value in wanted or ():
@@ -143,7 +149,7 @@ def operating_points(
         PolicyError: no record of this system, or impostors that a policy cannot select.
         ThresholdMismatch: a record made under another model, alignment or direction.
     """
-    require_order(table, system)
+    _require_order(table, system)
     if records is None:
         points = []
         for policy in distinct(policies):
@@ -211,7 +217,7 @@ def operating_point(
     raise EvaluationError(f"no threshold record of {system!r} at FMR {fmr:g}")
 
 
-def require_order(table: ScoreTable, system: str) -> None:
+def _require_order(table: ScoreTable, system: str) -> None:
     """Refuses scores whose genuine comparisons lie clearly below the impostors'.
 
     Nearly always the stated direction is the wrong one: distances taken for similarities. Warns

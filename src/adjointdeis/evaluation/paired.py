@@ -117,7 +117,7 @@ def in_common(first: MorphScores, second: MorphScores) -> tuple[MorphScores, Mor
     )  # type: ignore[return-value]
 
 
-def paired_difference(
+def _paired_difference(
     first: MorphScores,
     second: MorphScores,
     variant: str,
@@ -181,7 +181,7 @@ def compare_attacks(
         lo = hi = None
         if draws is not None:
             taus = tau[0] if point.taus is None else point.taus
-            lo, hi = paired_difference(one, two, variant, draws, taus, confidence)
+            lo, hi = _paired_difference(one, two, variant, draws, taus, confidence)
             if lo == hi:
                 # Where the attacks never differ, every replicate says so: what is left to say is
                 # how rare a difference may be, exactly, among pairs that share no subject.

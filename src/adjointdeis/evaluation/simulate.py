@@ -95,7 +95,7 @@ def simulate(
         (M, 2).
     """
     generator = np.random.default_rng(seed)
-    pairs = random_pairs(n_subjects, n_morphs, generator) if pairs is None else pairs
+    pairs = _random_pairs(n_subjects, n_morphs, generator) if pairs is None else pairs
     effect = model.subject_sd * generator.standard_normal(n_subjects)
     i, j = np.nonzero(~np.eye(n_subjects, dtype=bool))
     noise = model.noise_sd * generator.standard_normal(len(i))
@@ -106,7 +106,7 @@ def simulate(
     return Simulation(impostor, np.stack([i, j], axis=1), morph, pairs, n_subjects)
 
 
-def random_pairs(n_subjects: int, n_morphs: int, generator: np.random.Generator) -> np.ndarray:
+def _random_pairs(n_subjects: int, n_morphs: int, generator: np.random.Generator) -> np.ndarray:
     """Distinct unordered pairs of subjects, shape (M, 2), sorted."""
     every = np.stack(np.triu_indices(n_subjects, 1), axis=1)
     if n_morphs > len(every):
@@ -134,7 +134,7 @@ def synthetic_table(
     generator = np.random.default_rng(seed)
     attacks = {"weak": 0.24, "strong": 0.32} if attacks is None else attacks
     names = [f"{i:03d}" for i in range(1, n_subjects + 1)]
-    pairs = random_pairs(n_subjects, n_morphs, generator)
+    pairs = _random_pairs(n_subjects, n_morphs, generator)
     rows: list[dict[str, object]] = []
     for s, system in enumerate(systems):
         base = {"system": system, "score_type": "similarity"}

@@ -96,6 +96,7 @@ def _read_csv(path: Path) -> ScoreTable:
         for column, value in zip(values, row, strict=True):
             column.append(known.setdefault(value, value))
         lines.append(line)
+    _refuse_empty(path, len(lines))
     columns: dict[str, Any] = dict(zip(header, values, strict=True))
     at = np.array(lines, dtype=np.int64)
     columns["score"] = _numbers(path, columns["score"], at)
@@ -117,6 +118,12 @@ def _check_header(path: Path, header: list[str]) -> None:
         raise ScoreError(f"{path}:1: unknown column {unknown[0]!r}; expected {expected}")
     if len(set(header)) != len(header):
         raise ScoreError(f"{path}:1: a column appears twice")
+
+
+def _refuse_empty(path: Path, rows: int) -> None:
+    # Often what a program that failed has left.
+    if not rows:
+        raise ScoreError(f"{path}: a header and no comparison; make the file again")
 
 
 def _numbers(path: Path, text: list[str], lines: np.ndarray) -> np.ndarray:
@@ -150,6 +157,7 @@ def _read_parquet(path: Path) -> ScoreTable:
     except Exception as error:
         raise ScoreError(f"{path}: not a readable Parquet file ({error})") from None
     _check_header(path, list(found.column_names))
+    _refuse_empty(path, found.num_rows)
     columns: dict[str, Any] = {}
     for name in found.column_names:
         values = found.column(name).to_pylist()

@@ -89,21 +89,36 @@ def of(k: float | None, n: int | None) -> str:
 
 
 def interval(lo: float | None, hi: float | None, n: int | None = None) -> str:
-    """`[lo, hi]` in percent."""
+    """`[lo, hi]` in percent, or nothing where an end is unknown.
+
+    Args:
+        lo, hi: The ends, as shares.
+        n: How many trials the rate is of, which decides the digits.
+    """
     if lo is None or hi is None:
         return ""
     return f"[{percent(lo, n)}, {percent(hi, n)}]"
 
 
 def subject_interval(row: Mapping[str, Any]) -> tuple[float, float]:
-    """The interval of a row for new subjects; Wilson's where no bootstrap was run."""
+    """The confidence interval of a rate, as shares (lo, hi).
+
+    The bootstrap's over subjects, which holds for other people; where none was run, Wilson's, which
+    holds for other morphs of these people.
+    """
     if row.get("bootstrap_lo") is None:
         return row["wilson_lo"], row["wilson_hi"]
     return row["bootstrap_lo"], row["bootstrap_hi"]
 
 
 def rate_cell(row: Mapping[str, Any] | None, href: str = "", mark: str = "") -> Cell:
-    """MMPMR in percent, with k/N and the interval for new subjects; a dash for no row."""
+    """A rate in percent, with k/N and its interval below; a dash for no row.
+
+    Args:
+        row: A row of `evaluate`.
+        href: Where the cell leads to.
+        mark: A sign beside the number.
+    """
     if row is None:
         return Cell(DASH)
     n = row["n"]

@@ -309,7 +309,7 @@ def threshold_at_fmr(
         k_people=None if pairs is None else pairs[0],
         n_people=None if pairs is None else pairs[1],
         rule_of_30=rule_of_30(k, n, fmr, None if pairs is None else pairs[0]),
-        impostor_hash=scores_hash(sign * turned) if impostor_hash is None else impostor_hash,
+        impostor_hash=_scores_hash(sign * turned) if impostor_hash is None else impostor_hash,
         **{"created_by": _created_by(), **stated},
     )
 
@@ -352,7 +352,7 @@ def rule_of_30(k: int, n: int, fmr: float, k_people: int | None = None) -> str:
     )
 
 
-def scores_hash(scores: np.ndarray) -> str:
+def _scores_hash(scores: np.ndarray) -> str:
     """SHA-256 of the sorted float64 scores, little-endian: the order of rows does not matter."""
     ordered = np.sort(np.asarray(scores, dtype="<f8").ravel())
     # -0.0 and 0.0 compare equal but differ in bytes.

@@ -51,7 +51,10 @@ def worst_case_scores(
 
 
 def worst_case_bound(z_a: np.ndarray, z_b: np.ndarray) -> np.ndarray:
-    r"""The cosine :math:`\sqrt{(1 + z_a \cdot z_b)/2}` that no morph exceeds to both.
+    r"""The largest cosine that one embedding can have with two others at once.
+
+    It is :math:`\sqrt{(1 + z_a \cdot z_b)/2}`, of the embedding half way between them; a morph may
+    come closer to one of the two, never to both.
 
     Args:
         z_a, z_b: Unit embeddings, shape (..., d).

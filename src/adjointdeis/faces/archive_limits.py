@@ -47,7 +47,7 @@ def check_torch_file(path: Path) -> None:
     """
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
-            check_members(archive, path.stat().st_size)
+            _check_members(archive, path.stat().st_size)
             for member in archive.infolist():
                 if member.filename.endswith("/data.pkl"):
                     if member.file_size > LARGEST_PICKLE:
@@ -56,7 +56,7 @@ def check_torch_file(path: Path) -> None:
                             "are read, for tensors lie beside it"
                         )
                     with archive.open(member) as stream:
-                        check_pickle(stream)
+                        _check_pickle(stream)
         return
     with path.open("rb") as stream:
         if stream.read(1) != b"\x80":
@@ -66,13 +66,13 @@ def check_torch_file(path: Path) -> None:
             )
         stream.seek(0)
         for _ in range(_LEGACY_PICKLES):
-            check_pickle(stream)
+            _check_pickle(stream)
             if not stream.peek(1):
                 # Fewer than torch writes: the reader says so, and nothing is left to check.
                 return
 
 
-def check_members(archive: zipfile.ZipFile, size: int) -> None:
+def _check_members(archive: zipfile.ZipFile, size: int) -> None:
     """Refuses members that are larger than the bytes they take in an archive of ``size`` bytes.
 
     Raises:
@@ -92,7 +92,7 @@ def check_members(archive: zipfile.ZipFile, size: int) -> None:
         raise LimitError(f"its members take {total} bytes of a file of {size}: they overlap")
 
 
-def check_pickle(stream: IO[bytes]) -> None:
+def _check_pickle(stream: IO[bytes]) -> None:
     """Reads the opcodes of one pickle and refuses what would take memory or time without bound.
 
     The stack is followed with one number an object: how many entries it has, those of nested

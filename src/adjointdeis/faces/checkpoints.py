@@ -192,9 +192,9 @@ def convert_checkpoint(
         with torch.device("meta"):
             network = layout.network()
     try:
-        tensors, dropped = select_tensors(held, layout)
+        tensors, dropped = _select_tensors(held, layout)
         del held
-        check_fit(tensors, network.state_dict())
+        _check_fit(tensors, network.state_dict())
     except CheckpointError as error:
         raise CheckpointError(
             f"checkpoint {source} is not a {kind} checkpoint: {error}; expected {layout.source}"
@@ -217,7 +217,7 @@ def convert_checkpoint(
     return save_network(network, destination, provenance, dtype=torch.float32)
 
 
-def select_tensors(held: Any, layout: CheckpointKind) -> tuple[dict[str, Tensor], int]:
+def _select_tensors(held: Any, layout: CheckpointKind) -> tuple[dict[str, Tensor], int]:
     """Wanted tensors of a checkpoint, prefix removed, and the number of entries left behind.
 
     Raises:
@@ -246,7 +246,7 @@ def select_tensors(held: Any, layout: CheckpointKind) -> tuple[dict[str, Tensor]
     return tensors, dropped
 
 
-def check_fit(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+def _check_fit(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
     """Compares keys, shapes and types, and looks for weights that are not numbers.
 
     Raises:

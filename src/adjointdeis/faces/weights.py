@@ -93,12 +93,12 @@ def save_network(
         name: (value.to(dtype) if value.is_floating_point() else value).contiguous().cpu()
         for name, value in network.state_dict().items()
     }
-    data = in_order(save(tensors, metadata=header))
+    data = _in_order(save(tensors, metadata=header))
     write_atomically(path, lambda file: file.write(data), "wb")
     return fingerprint(path)
 
 
-def in_order(data: bytes) -> bytes:
+def _in_order(data: bytes) -> bytes:
     """A safetensors file whose header has its metadata in alphabetical order.
 
     safetensors writes them in another order every time, and the same network would have another
@@ -231,10 +231,13 @@ def _described(
 
 @contextmanager
 def _at_most(tensors: int) -> Iterator[None]:
-    """Ends the building of a network that gets far more parts than a file has tensors.
+    """While a network is built, counts its parts; a file of few tensors describes few parts.
+
+    The description of a network stands in its file and may be hostile: millions of layers would
+    take all memory before the tensors are compared.
 
     Raises:
-        ValueError: From inside the block.
+        ValueError: Within the block, at the first part too many.
     """
     left = 100 + 20 * tensors
 

@@ -272,7 +272,15 @@ def expand_globs(config_dir: Path, arguments: Sequence[str]) -> list[str]:
 
 
 def check_overrides(config_dir: Path, arguments: Sequence[str]) -> None:
-    """Raises :class:`ConfigError` for an unknown group, option or key, or a wrong type."""
+    """Composes a command line as Hydra will, every point of a sweep too, and validates the result.
+
+    Args:
+        config_dir: Folder of the primary configuration.
+        arguments: The command line without the program.
+
+    Raises:
+        ConfigError: It cannot be read, or a group, option, key or value in it cannot be right.
+    """
     command = Command.read(config_dir, arguments)
     if command.only_prints:
         return

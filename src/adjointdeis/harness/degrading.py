@@ -1,7 +1,8 @@
 """Degraded copies of the images of a run, as files: what judges and detectors then see.
 
 A copy carries the provenance of its original and says what was done to it. It depends on the
-original's bytes, the degradation and the image's name, and is made again when one of them changes.
+original's bytes, the degradation and the image's name, and is made again when one of them changes
+or its pixels are no longer those that were written.
 """
 
 import sys
@@ -16,9 +17,10 @@ from omegaconf import DictConfig
 from adjointdeis.detection.degradation import Degradation, DegradationError, Degradations
 from adjointdeis.evaluation.errors import EvaluationError
 from adjointdeis.evaluation.provenance import png_texts
-from adjointdeis.faces.image_io import AnyPath, read_image, write_image
+from adjointdeis.faces.image_io import AnyPath, ImageError, read_image, write_image
 from adjointdeis.files import is_file_name
 from adjointdeis.harness.benchmark import file_hash
+from adjointdeis.harness.landmarks import pixels_of
 
 KEY = "Degradation"
 """PNG text that says what a copy went through, and of which file it is a copy."""
@@ -60,7 +62,7 @@ def degraded_copies(
     """
     found = {name: (folder / name).with_suffix(".png") for name in originals}
     wanted = {name: f"{degradation!r} of {file_hash(path)}" for name, path in originals.items()}
-    todo = [name for name in originals if _said(found[name]) != wanted[name]]
+    todo = [name for name in originals if not _is_whole(found[name], wanted[name])]
     started = time.perf_counter()
     for k in range(0, len(todo), BATCH):
         names = todo[k : k + BATCH]
@@ -69,7 +71,8 @@ def degraded_copies(
             same = [name for name in names if images[name].shape == shape]
             changed = degradation(np.stack([images[name] for name in same]), same)
             for name, image in zip(same, changed, strict=True):
-                text = _texts(originals[name]) | {KEY: wanted[name]}
+                said = f"{wanted[name]}, pixels {pixels_of(image)}"
+                text = _texts(originals[name]) | {KEY: said}
                 write_image(found[name], image, text)
     if todo:
         print_speed(degradation.name, len(todo), time.perf_counter() - started)
@@ -88,12 +91,13 @@ def print_speed(what: str, images: int, seconds: float) -> None:
     print(f"{what}: {images} images, {rate:.3g} images/s", file=sys.stderr)
 
 
-def _said(path: Path) -> str | None:
-    """What a copy says of itself; None where there is none or it is damaged."""
+def _is_whole(path: Path, wanted: str) -> bool:
+    """Whether a copy is there, is the one that is wanted, and has the pixels that it says."""
     try:
-        return png_texts(path).get(KEY)
-    except EvaluationError:
-        return None
+        said, _, pixels = png_texts(path).get(KEY, "").rpartition(", pixels ")
+        return said == wanted and pixels == pixels_of(read_image(path))
+    except (EvaluationError, ImageError):
+        return False
 
 
 def _texts(path: AnyPath) -> dict[str, str]:

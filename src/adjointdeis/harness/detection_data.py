@@ -59,6 +59,12 @@ def morph_image(attack: str, pair: MorphPair, path: Path, dataset: FaceDataset) 
     """A morph, with the live capture of one of its two people, drawn by the pair's name.
 
     Half of the time it is the second one: some attacks favour a side.
+
+    Args:
+        attack: Name of the attack.
+        pair: Whose morph it is.
+        path: Its file.
+        dataset: The faces, from which the live capture is taken.
     """
     people = (pair.subject_a, pair.subject_b)
     if hashlib.sha256(pair.morph_id.encode()).digest()[0] % 2:
@@ -94,7 +100,15 @@ def synthetic_people(data: Path | str, role: str, per_sex: int, size: int) -> Fa
 def choose_pairs(
     dataset: FaceDataset, profile: assets.Profile, settings: DictConfig, per_sex: int, path: Path
 ) -> None:
-    """The most similar pairs of each sex by a recogniser, of both sexes in turn."""
+    """The most similar pairs of each sex by a recogniser, of both sexes in turn.
+
+    Args:
+        dataset: The faces, with a `subjects.csv` that has their sexes.
+        profile: Where the recogniser is.
+        settings: `selector`, the recogniser's file, and `most_per_person`.
+        per_sex: How many pairs of each sex.
+        path: The pair list to write.
+    """
     selector = assets.recogniser(settings.selector, profile)
     embeddings, _ = selector.embed(
         read_aligned([subject.images[SOURCE] for subject in dataset.subjects], None)
@@ -112,6 +126,11 @@ def choose_pairs(
 
 def folds_of(images: Sequence[SuspectImage], ids: Sequence[str], folds: int) -> dict[str, int]:
     """Fold of every image by its name: that of its people.
+
+    Args:
+        images: Bona fide images and morphs.
+        ids: Everybody in the data set.
+        folds: How many folds.
 
     Raises:
         DetectorError: A morph of people of two folds, who could be neither learnt nor tested.
@@ -179,7 +198,13 @@ def scores_by_attack(
 def loaded(
     images: Sequence[SuspectImage], change: Any = None, copies: Path | None = None
 ) -> Suspects:
-    """The images, after a degradation whose copies lie in a folder; live captures as they are."""
+    """The images, after a degradation whose copies lie in a folder; live captures as they are.
+
+    Args:
+        images: What is scored.
+        change: The degradation; None leaves the images as they are.
+        copies: Folder of the degraded copies; needed with a degradation.
+    """
     paths: Mapping[str, AnyPath] = {image.name: image.path for image in images}
     if change is not None:
         assert copies is not None

@@ -244,7 +244,7 @@ def choose(
         started, found = time.perf_counter(), []
         for option in options:
             detector = given(cfg, option.recipe) or _trained(cfg, option.recipe, examples)
-            row = worst_d_eer(validation, score_in_batches(detector, held))
+            row = _worst_d_eer(validation, score_in_batches(detector, held))
             found.append({"settings": dict(option.settings), **row, "taken": False})
         at = int(np.argmin([row["d_eer"] for row in found]))
         recipes[name], found[at]["taken"], tried[name] = options[at].recipe, True, found
@@ -253,7 +253,7 @@ def choose(
     return recipes, tried
 
 
-def worst_d_eer(images: Sequence[SuspectImage], scores: np.ndarray) -> dict[str, Any]:
+def _worst_d_eer(images: Sequence[SuspectImage], scores: np.ndarray) -> dict[str, Any]:
     """The D-EER of scored images at their worst attack, with that attack and how many there are."""
     found = scores_by_attack([image.attack for image in images], scores)
     (d_eer, attack) = max((found.d_eer(name)[0], name) for name in found.attacks)

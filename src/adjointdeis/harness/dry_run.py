@@ -128,7 +128,13 @@ def time_identity(identity: Any, bench: Workbench, batch: int) -> UnitTimes:
 
 
 def cost_table(rows: Sequence[Mapping[str, Any]], device: torch.device, batch: int) -> str:
-    """The costs as a text table."""
+    """The costs as a text table.
+
+    Args:
+        rows: What `expected_costs` gives.
+        device: Where the times were taken.
+        batch: Pairs optimised together.
+    """
     head = ("attack", "pairs", "NFE (paper)", "counted", "hours", "GiB")
     lines: list[tuple[str, ...]] = [head]
     for row in rows:

@@ -43,7 +43,13 @@ def outputs(directory: Path, hashed: bool = True) -> dict[str, str]:
 
 
 def write_marker(directory: Path, identifier: str, seconds: float) -> None:
-    """Says that a run is finished; to be written last."""
+    """Says that a run is finished; to be written last.
+
+    Args:
+        directory: Of the run.
+        identifier: Hash of its configuration.
+        seconds: How long it took.
+    """
     done = {"config_hash": identifier, "seconds": seconds, "files": outputs(directory)}
     write_atomically(directory / MARKER, lambda file: file.write(json.dumps(done, indent=1)))
 

@@ -23,7 +23,14 @@ _OF_A_FOLD = ("autoencoder", "encoder")
 def workbenches(
     cfg: DictConfig, profile: assets.Profile, dataset: FaceDataset, attacks: Sequence[Attack]
 ) -> dict[str, Workbench]:
-    """A workbench for each file in ``assets.autoencoder``: one, or one for every fold of people."""
+    """A workbench for each file in ``assets.autoencoder``: one, or one for every fold of people.
+
+    Args:
+        cfg: The whole configuration.
+        profile: Where the files are.
+        dataset: The faces of the run.
+        attacks: What the workbenches have to hold resources for.
+    """
     wanted = cfg.assets.autoencoder
     files: list[Any] = [wanted] if isinstance(wanted, str) or wanted is None else list(wanted)
     if not files:
@@ -41,7 +48,7 @@ def workbenches(
     return benches
 
 
-def held_out(file: str) -> frozenset[str]:
+def _held_out(file: str) -> frozenset[str]:
     """People that the training of a weight file of your own left out.
 
     Raises:
@@ -72,7 +79,7 @@ def in_folds(
         return [(bench, benchmark)]
     left, parts = list(benchmark.pairs), []
     for file, bench in benches.items():
-        people = held_out(file)
+        people = _held_out(file)
         mine = tuple(pair for pair in left if pair.subjects <= people)
         left = [pair for pair in left if pair not in mine]
         if mine:

@@ -36,10 +36,10 @@ def register_options(config_dir: Path) -> None:
         ConfigError: A plugin has the name of an option of ours.
     """
     register_plugins(config_dir)
-    register_rows(config_dir)
+    _register_rows(config_dir)
 
 
-def register_rows(config_dir: Path) -> None:
+def _register_rows(config_dir: Path) -> None:
     """Every row of the experiment ``table1`` as one of its own."""
     path = config_dir / "experiment" / "table1.yaml"
     if not path.is_file():  # somebody's own folder, by --config-path
@@ -76,7 +76,7 @@ def register_plugins(config_dir: Path) -> None:
                     f"the plugin adjointdeis.{kind} {name!r} ({target.__module__}) has the name of "
                     f"an option of ours, {group}={name}; it has to choose another"
                 )
-            node = described(target)
+            node = _described(target)
             if kind == "attacks":
                 node["name"] = name
             keyed = kind in ("recognisers", "degradations")
@@ -88,7 +88,7 @@ def register_plugins(config_dir: Path) -> None:
             )
 
 
-def described(target: Callable[..., Any]) -> dict[str, Any]:
+def _described(target: Callable[..., Any]) -> dict[str, Any]:
     """A configuration that makes an object: its arguments with their plain defaults.
 
     What has no default is left for the user to say; a default that is an object stays the class's.

@@ -66,9 +66,14 @@ class LatentMorphing(L.LightningModule):
         """None: every batch of latents has an optimiser of its own."""
 
     def find_batch_size(self, pairs: Sequence[MorphPair], device: torch.device) -> int:
-        """The batch size with which a step takes the least time per pair on a device.
+        """Tries steps of several sizes; returns the one that takes the least time per pair.
 
-        Nothing of what is tried is kept but the encodings.
+        The tried steps change no morph. What they leave is the encodings of their faces, which the
+        run reads again.
+
+        Args:
+            pairs: Pairs of the run, of which the first ones are tried.
+            device: Where the run computes.
         """
         self.networks.to(device)
         memory = FreeMemory(device)

@@ -42,7 +42,7 @@ class LatentDDPStrategy(DDPStrategy):
             super().configure_ddp()
 
     def setup_distributed(self) -> None:
-        watch_children(getattr(self.launcher, "procs", ()))
+        _watch_children(getattr(self.launcher, "procs", ()))
         try:
             super().setup_distributed()
         except RuntimeError as error:
@@ -77,7 +77,7 @@ class LatentDDPStrategy(DDPStrategy):
         return ProcessLost(f"{reason}; the others stop, and the same command continues")
 
 
-def watch_children(children: Sequence[subprocess.Popen], period: float = 0.5) -> None:
+def _watch_children(children: Sequence[subprocess.Popen], period: float = 0.5) -> None:
     """Says so when a process that Lightning started has died.
 
     Lightning ends the others within five seconds, at once where they wait for the dead one, but

@@ -15,13 +15,13 @@ def run(configurations: Path) -> None:
     Args:
         configurations: Folder that holds `config.yaml`, absolute.
     """
-    sys.argv[1:] = from_here(sys.argv[1:])
+    sys.argv[1:] = _from_here(sys.argv[1:])
     program = hydra.main(version_base="1.3", config_path=str(configurations), config_name="config")
     with checked(configurations):
         program(launch)()
 
 
-def from_here(arguments: list[str]) -> list[str]:
+def _from_here(arguments: list[str]) -> list[str]:
     """A command line whose `--config-path` is absolute.
 
     Hydra reads it relative to the program's own file, where an installed program keeps no

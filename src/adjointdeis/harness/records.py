@@ -31,6 +31,11 @@ def read_records(directory: Path, benchmark: Benchmark, config: str) -> dict[str
     A record of another configuration or of other source images does not count, nor one that is
     damaged or whose morph is absent or not the file that it was written for: its pair is done
     again. A morph that was changed is said in a warning, for someone may have meant it.
+
+    Args:
+        directory: Of the attack's morphs.
+        benchmark: The faces and pairs.
+        config: Hash of what the morphs depend on, see `recipe_of`.
     """
     records = {}
     for pair in benchmark.pairs:

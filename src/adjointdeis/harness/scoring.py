@@ -96,7 +96,15 @@ def all_thresholds(
     policies: Sequence[str],
     people: Subjects | None,
 ) -> list[ThresholdRecord]:
-    """The given records, and for every other recogniser those of the run's own impostors."""
+    """The given records, and for every other recogniser those of the run's own impostors.
+
+    Args:
+        table: The run's comparisons.
+        given: By recogniser, see :func:`applicable_thresholds`.
+        judges: Recognisers under attack.
+        fmr, policies: What every recogniser needs a record for.
+        people: Sexes and groups, for the policies that ask for them.
+    """
     found: list[ThresholdRecord] = []
     for judge in judges:
         own = given.get(judge.name)

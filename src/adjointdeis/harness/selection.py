@@ -33,7 +33,12 @@ class BonaFide:
 
 
 def bona_fide(system: Recogniser, dataset: FaceDataset, fmr: float) -> BonaFide:
-    """Embeds a data set and finds the threshold of its own impostors.
+    """Compares every neutral photograph with every smiling one, and finds the threshold at an FMR.
+
+    Args:
+        system: The recogniser.
+        dataset: Photographs of people in both captures.
+        fmr: Target false match rate, a share; the impostors are the data set's own people.
 
     Raises:
         NoFaceError: The recogniser finds no face in some photograph; all are named.
@@ -53,7 +58,13 @@ def bona_fide(system: Recogniser, dataset: FaceDataset, fmr: float) -> BonaFide:
 
 
 def false_matches(system: Recogniser, found: BonaFide, ids: Sequence[str]) -> set[frozenset[str]]:
-    """Pairs of people of whom some two photographs match: they need no morph to be confused."""
+    """Pairs of people who are taken for each other without a morph: two of their photographs match.
+
+    Args:
+        system: The recogniser.
+        found: What :func:`bona_fide` found with it.
+        ids: The people, in the order of the data set.
+    """
     among = np.asarray(system.compare(found.neutral[:, None], found.neutral[None]))
     cross = np.maximum(found.similarity, found.similarity.T)
     closest = np.maximum(among, cross)

@@ -48,7 +48,7 @@ def note_job(directory: Path, status: str, reason: str = "") -> None:
     write_atomically(path, lambda file: file.write(json.dumps(line)))
 
 
-def read_jobs(folder: Path) -> list[dict[str, Any]]:
+def _read_jobs(folder: Path) -> list[dict[str, Any]]:
     """Lines of a sweep's jobs, in their order."""
     return [
         json.loads(path.read_text(encoding="utf-8"))
@@ -100,6 +100,6 @@ class SweepReport(Callback):
             sys.exit(1)
 
     def _print(self, folder: Path) -> list[dict[str, Any]]:
-        jobs = read_jobs(folder)
+        jobs = _read_jobs(folder)
         print(summary(jobs))
         return jobs

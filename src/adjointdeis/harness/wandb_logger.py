@@ -86,7 +86,7 @@ class RunLogger(WandbLogger):
     def _artifact(self, directory: Path, result: Mapping[str, Any], name: str) -> Any:
         import wandb
 
-        found = list(morph_records(directory, result))
+        found = list(_morph_records(directory, result))
         artifact = wandb.Artifact(
             name,
             type="morph-records",
@@ -158,7 +158,13 @@ def loggers(cfg: DictConfig) -> list[Logger]:
 
 
 def conclude(chosen: Sequence[Logger], directory: Path, result: Mapping[str, Any]) -> None:
-    """Hands a finished run to the loggers that keep more than curves."""
+    """Hands a finished run to the loggers that keep more than curves.
+
+    Args:
+        chosen: The loggers of the run.
+        directory: Of the run.
+        result: What is in its `result.json`.
+    """
     for logger in chosen:
         if isinstance(logger, RunLogger):
             logger.log_outcome(directory, result)
@@ -231,7 +237,7 @@ def summary(result: Mapping[str, Any]) -> dict[str, float]:
     return found
 
 
-def morph_records(directory: Path, result: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _morph_records(directory: Path, result: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One record per written morph: its pair, attack, SHA-256, and what its own record states."""
     found = []
     for pair in result["pairs"]:

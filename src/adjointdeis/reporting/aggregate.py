@@ -105,7 +105,7 @@ def _write_all(collection: Collection, destination: Path, plots: bool) -> list[P
     return [*written, *drawn]
 
 
-def comparison_table(
+def _comparison_table(
     name: str, rows: Sequence[Line], at: EvaluationSetting | None, destination: Path
 ) -> Table:
     """One table under one condition; ours and the paper's in neighbouring columns."""
@@ -252,7 +252,7 @@ def _document(
         if not any(line.ours for line in rows):
             blocks.append(Prose("No run of this table was found; the paper's numbers stand alone."))
         for at in headline(rows) or [None]:
-            table = comparison_table(name, rows, at, destination)
+            table = _comparison_table(name, rows, at, destination)
             # The section's own title names the table already.
             short = table.title.removeprefix(f"{TITLES[name]}, ")
             blocks.append(replace(table, title=short))
@@ -346,7 +346,7 @@ def _grids(found: dict[str, list[Line]], destination: Path) -> dict[str, tuple[P
 def _write_table(name: str, rows: list[Line], folder: Path, destination: Path) -> list[Path]:
     written = []
     for at in headline(rows) or [None]:
-        table = comparison_table(name, rows, at, destination)
+        table = _comparison_table(name, rows, at, destination)
         written.append(
             _write(folder / f"{slug(table.key)}.md", markdown_table(table, level=2) + "\n")
         )

@@ -82,7 +82,13 @@ ASSUMED = (
 
 
 def reasons_not_comparable(run: Run, attack: str, systems: tuple[str, ...] = SYSTEMS) -> list[str]:
-    """Why this attack's numbers are not the paper's experiment; empty when they are."""
+    """Why this attack's numbers are not the paper's experiment; empty when they are.
+
+    Args:
+        run: The run.
+        attack: Name of the attack in it.
+        systems: Recognisers that the paper has.
+    """
     reasons = data_reasons(run, systems)
     entry = run.result["attacks"][attack]
     return reasons + departures(entry["paper_row"], entry["settings"])
@@ -122,7 +128,12 @@ def data_reasons(run: Run, systems: tuple[str, ...] = SYSTEMS) -> list[str]:
 
 
 def setting_reasons(settings: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """Settings that differ from those of the paper's row, and those that the run does not state."""
+    """One sentence for each setting that is not the paper's, or that the run does not state.
+
+    Args:
+        settings: Of the run's attack.
+        wanted: Of the paper's row.
+    """
     reasons = []
     for key, value in wanted.items():
         found, words = settings.get(key), key.replace("_", " ")

@@ -177,18 +177,18 @@ def detection_sections(
             skipped.append((path, reason_of(error).removeprefix(f"{path}: ")))
             continue
         key = f"detection-{relative}"
-        sections.append(Section(key, f"Detection: {title}", keyed(blocks, key)))
+        sections.append(Section(key, f"Detection: {title}", _keyed(blocks, key)))
     return sections, skipped
 
 
-def keyed(blocks: Sequence[Block], prefix: str) -> tuple[Block, ...]:
+def _keyed(blocks: Sequence[Block], prefix: str) -> tuple[Block, ...]:
     """The blocks with keys of their own, for a page that has several such sections."""
     found: list[Block] = []
     for block in blocks:
         if isinstance(block, Table):
             block = replace(block, key=f"{prefix}-{block.key}")
         elif isinstance(block, Folded):
-            inner = keyed(block.blocks, prefix)
+            inner = _keyed(block.blocks, prefix)
             block = replace(block, blocks=inner, key=f"{prefix}-{block.key}" * bool(block.key))
         elif isinstance(block, FigureRow):
             figures = tuple(replace(f, key=f"{prefix}-{f.key}") for f in block.figures)

@@ -79,10 +79,10 @@ class DetectionResult:
 
     @cached_property
     def ranked(self) -> list[str]:
-        """Detectors, the one that is best at its worst attack first.
+        """Names of the detectors by their D-EER on the attack that is hardest for each, best first.
 
-        On the validation people where every detector was tried on them, so that the test decides
-        nothing; else on the test.
+        The rates are those on the validation people where every detector was tried on them, so
+        that the test does not choose; otherwise those of the test.
         """
 
         def worst(name: str) -> float:

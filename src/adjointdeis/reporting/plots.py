@@ -1,7 +1,8 @@
 """Plots of one run: distributions, pairs of scores, cost against success, loss against step."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from adjointdeis.reporting.style import (
     INK,
     PAPER,
     QUIET,
+    Look,
     above,
     beside,
     figure,
@@ -148,49 +150,84 @@ def scatter_figure(run: Run, system: str, at: EvaluationSetting, stem: Path) -> 
 
 
 def cost_figure(run: Run, system: str, at: EvaluationSetting, stem: Path) -> Figure | None:
-    """MMPMR with its interval against NFE by the paper's accounting, with Pareto front."""
+    """Success against cost of the attacks of a run, see :func:`success_against_cost`."""
     points = []
     for i, attack in enumerate(run.attacks):
         row = run.row(attack, system, at)
         nfe = run.result["attacks"].get(attack, {}).get("nfe_paper")
         if row is not None and nfe and row["value"] is not None:
-            points.append((i, attack, float(nfe), row))
+            labels = run.short_label(attack), run.attack_label(attack)
+            points.append(CostPoint(look(i), *labels, float(nfe), row))
+    return success_against_cost(points, run.system_label(system), at, stem)
+
+
+class CostPoint(NamedTuple):
+    """An attack in a plot of success against cost: its look, names in plot and words, and rate."""
+
+    look: Look
+    short: str
+    label: str
+    nfe: float
+    row: Mapping[str, Any]
+
+
+def success_against_cost(
+    points: Sequence[CostPoint],
+    label: str,
+    at: EvaluationSetting,
+    stem: Path,
+    theirs: Sequence[tuple[float, float]] = (),
+) -> Figure | None:
+    """MMPMR with its interval against NFE by the paper's accounting, with Pareto front.
+
+    Args:
+        points: The attacks; None is returned where there are none.
+        label: Name of the recogniser.
+        at: Which of its rates is shown.
+        stem: Path of the pictures without suffix.
+        theirs: NFE and percent of the paper's rows, as hollow marks.
+    """
     if not points:
         return None
-    label = run.system_label(system)
-    nfe = np.array([p[2] for p in points])
-    value = np.array([100 * p[3]["value"] for p in points])
+    nfe = np.array([p.nfe for p in points])
+    value = np.array([100 * p.row["value"] for p in points])
     # Attacks of equal cost stand side by side, no further apart than reads as equal.
     shift = np.ones(len(points))
     for cost in np.unique(nfe):
         same = np.flatnonzero(nfe == cost)
         shift[same] = 1.035 ** (np.arange(len(same)) - (len(same) - 1) / 2)
     x = nfe * shift
-    gap = 7.5 * run.label_lines
+    gap = 7.5 * max(p.short.count("\n") + 1 for p in points)
     higher = growth(len(points), gap, 100)
     with figure(WIDTH, 2.9 * higher) as (made, axes):
         axes.set_xscale("log")
-        for (i, _attack, _, row), at_x, y in zip(points, x, value, strict=True):
-            style = look(i)
-            lo, hi = (100 * end for end in subject_interval(row))
-            axes.plot([at_x, at_x], [lo, hi], color=style.colour, linewidth=1.3, alpha=0.8)
-            axes.plot(at_x, y, marker=style.marker, color=style.colour, markersize=6, linestyle="")
+        for point, at_x, y in zip(points, x, value, strict=True):
+            bounds = [100 * end for end in subject_interval(point.row)]
+            colour, marker = point.look.colour, point.look.marker
+            axes.plot([at_x, at_x], bounds, color=colour, linewidth=1.3, alpha=0.8)
+            axes.plot(at_x, y, marker=marker, color=colour, markersize=6, linestyle="")
+        for hollow in dict.fromkeys(theirs):
+            axes.plot(*hollow, marker="o", markerfacecolor="none", color=QUIET, linestyle="")
         front = pareto_front(nfe, value)
         if len(front) > 1:
             axes.step(
                 nfe[front], value[front], where="post", color=QUIET, linewidth=1, linestyle=":",
                 zorder=1,
             )  # fmt: skip
-        low, high = nfe.min() / 1.6, nfe.max() * 1.25
+        every = np.concatenate([nfe, [cost for cost, _ in theirs]])
+        low, high = every.min() / 1.6, every.max() * 1.25
         axes.set_xlim(low, high)
         axes.set_ylim(-3, 103)
         names = [
-            (f"{run.short_label(attack)} {percent(y / 100, 100)}%", at_x, y, look(i).colour)
-            for (i, attack, _, _), at_x, y in zip(points, x.tolist(), value.tolist(), strict=True)
+            (f"{p.short} {percent(y / 100, 100)}%", at_x, y, p.look.colour)
+            for p, at_x, y in zip(points, x.tolist(), value.tolist(), strict=True)
         ]
         # In one column: beside their marks, long names would cover each other.
         label_beside(axes, names, gap / higher, 0, 100, x=1.02)
         ticks = np.unique(nfe)
+        if theirs:  # whole tables have too many costs to state each
+            ticks = np.array([100, 200, 500, 1000, 2000, 5000])
+            ticks = ticks[(every.min() <= ticks) & (ticks <= every.max())]
         crowded = np.diff(np.log(ticks)).min(initial=1.0) < 0.14 * np.log(high / low)
         turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
         axes.set_xticks(ticks, [f"{t:g}" for t in ticks], **turned)
@@ -199,13 +236,12 @@ def cost_figure(run: Run, system: str, at: EvaluationSetting, stem: Path) -> Fig
         axes.set_ylabel(f"{at.variant} (%)")
         axes.set_title(label)
         svg, png = save(made, stem)
-    words = ", ".join(
-        f"{run.attack_label(a)} {percent(r['value'])}% at {n:g}" for _, a, n, r in points
-    )
+    words = ", ".join(f"{p.label} {percent(p.row['value'])}% at {p.nfe:g}" for p in points)
     caption = (
         "Bars: 95% interval for new subjects. Dotted: the Pareto front, the best rate at no more "
         "than that cost. "
-        f"Marks of equal NFE stand side by side. FMR {share(at.fmr)}, probe {at.probe}."
+        + ("Hollow: the paper's rows, on its own faces and networks. " if theirs else "")
+        + f"Marks of equal NFE stand side by side. FMR {share(at.fmr)}, probe {at.probe}."
     )
     return Figure(stem.name, svg, png, caption, f"{label}: {words}")
 

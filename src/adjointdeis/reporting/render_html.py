@@ -74,7 +74,7 @@ def write_pages(document: Document, folder: Path) -> list[Path]:
     return [folder / name for name in pages]
 
 
-def html_table(table: Table) -> str:
+def _html_table(table: Table) -> str:
     """A table under its title and labels; on a narrow page its rows become cards."""
     labels = "".join(f"<li>{escape(n)}: <b>{escape(v)}</b></li>" for n, v in table.labels)
     fold = ' class="fold"' if table.fold else ""
@@ -148,7 +148,7 @@ def _block(block: object) -> str:
                 "<dl>" + "".join(f"<dt>{escape(n)}</dt><dd>{_text(v)}</dd>" for n, v in items)
             ) + "</dl>"
         case Table():
-            return html_table(block)
+            return _html_table(block)
         case Figure():
             return f'<div class="figs">{_figure(block)}</div>'
         case FigureRow(title, figures):

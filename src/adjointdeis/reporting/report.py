@@ -66,7 +66,7 @@ def write_report(run_directory: Path | str, *, pairs: int = 8, plots: bool = Tru
     sheet = _grid(run, at, pairs)
     figures = figures_of(run, at) if plots else {}
     detection = DetectionResult.of_run(run)
-    document = run_document(run, figures, pairs, detection)
+    document = _run_document(run, figures, pairs, detection)
     written = write_pages(document, run.directory)
     if detection is not None:
         written.append(detection.write(run.directory))
@@ -90,7 +90,7 @@ def figures_of(run: Run, at: EvaluationSetting) -> dict[str, Sequence[Figure]]:
     }
 
 
-def run_document(
+def _run_document(
     run: Run,
     figures: dict[str, Sequence[Figure]],
     pairs: int = 8,

@@ -56,7 +56,7 @@ class EvaluationSetting:
 
     @property
     def labels(self) -> tuple[tuple[str, str], ...]:
-        """As a table states them."""
+        """(name, value) of each setting, as a table prints them above its rates."""
         return (
             ("Probe", self.probe),
             ("Impostors", IMPOSTORS.get(self.impostors, self.impostors)),

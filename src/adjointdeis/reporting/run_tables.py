@@ -68,7 +68,7 @@ def rate_table(
         rows.append((name, *_nfe(run, attack), *_flagged(run, attack, rates)))
     rows.append(_fnmr_row(run, at))
     level = share(next(iter(run.result["rows"]), {"confidence": 0.95})["confidence"])
-    notes = [*attack_notes(run), *_guide_note(run)]
+    notes = [*_attack_notes(run), *_guide_note(run)]
     notes += explained * [
         INTERVAL.format(level=level, meaning=_meaning(run, at)),
         "NFE (paper): N_E + n_opt (N + M), one backward product counted as one evaluation and the "
@@ -109,7 +109,7 @@ def _fnmr_row(run: Run, at: EvaluationSetting) -> tuple[Cell, ...]:
     return tuple(line)
 
 
-def attack_notes(run: Run) -> list[str]:
+def _attack_notes(run: Run) -> list[str]:
     """What the run says about its attacks; a note that several share is said once."""
     by_note: dict[str, list[str]] = {}
     for entry in run.result["attacks"].values():

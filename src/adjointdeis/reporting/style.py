@@ -129,6 +129,11 @@ def spread(
 
     Neighbours that are too close become one block centred on its mean (pool adjacent violators),
     so labels keep the order of what they name.
+
+    Args:
+        positions: Where the labels would be, in data units.
+        gap: Least distance of two labels.
+        low, high: The ends of the axis.
     """
     order = np.argsort(positions, kind="stable")
     blocks: list[list[float]] = []

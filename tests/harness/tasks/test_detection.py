@@ -312,7 +312,12 @@ def test_settings_that_contradict_are_refused_before_any_morph(
 ) -> None:
     with pytest.raises(error, match=words):
         detection.run(configured(tiny, tmp_path / "run", change))
-    assert not (tmp_path / "run" / "morphs").exists()
+
+
+def test_they_leave_no_folder(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"in task\.seen and in task\.guided"):
+        launch(configured(tiny, tmp_path / "run", "task.guided=[opencv]"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_network_is_trained_on_degraded_copies_too(tiny: Path, tmp_path: Path) -> None:

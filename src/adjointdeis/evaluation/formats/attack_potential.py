@@ -45,7 +45,7 @@ def read(paths: Sequence[Path], labels: Labels) -> ScoreTable:
         raise ScoreError(f"{path}: no <system>.txt in this folder")
     folder = path if path.is_dir() else path.parent
     found = next((p for p in (folder / INFO, folder.parent / INFO) if p.is_file()), None)
-    info = {} if found is None else read_info(found)
+    info = {} if found is None else _read_info(found)
     tables = []
     for file in files:
         if file.stem in info:
@@ -56,7 +56,7 @@ def read(paths: Sequence[Path], labels: Labels) -> ScoreTable:
     return concatenate(tables)
 
 
-def read_info(path: Path) -> dict[str, tuple[float, bool]]:
+def _read_info(path: Path) -> dict[str, tuple[float, bool]]:
     """System -> (threshold, whether scores are similarities).
 
     Raises:
@@ -84,7 +84,7 @@ def read_thresholds(path: Path, target_fmr: float) -> list[ThresholdRecord]:
             model=system,
             note=f"from {path.name}",
         )
-        for system, (value, similarity) in read_info(path).items()
+        for system, (value, similarity) in _read_info(path).items()
     ]
 
 

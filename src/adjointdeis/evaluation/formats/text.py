@@ -58,7 +58,7 @@ class Labels:
         return self.probe_policy
 
     def metadata(self, systems: Sequence[str]) -> dict[str, Any]:
-        """What the labels state about the systems of a table, as its metadata."""
+        """Model fingerprint, alignment and data set that the user stated, as table metadata."""
         stated = {"model_fingerprint": self.model_fingerprint, "alignment": self.alignment}
         stated = {name: value for name, value in stated.items() if value}
         found: dict[str, Any] = {"systems": {s: dict(stated) for s in systems}} if stated else {}
@@ -122,6 +122,11 @@ def kind_by_ids(subject: str, other: str) -> str:
 def one_path(paths: Sequence[Path], expected: str, count: int = 1) -> list[Path]:
     """The paths, if there are as many as the format takes.
 
+    Args:
+        paths: Files that the user names.
+        expected: What files they should be, for the message.
+        count: How many the format has.
+
     Raises:
         ScoreError: naming what was expected.
     """
@@ -135,7 +140,10 @@ def read_fields(
 ) -> Iterator[tuple[int, list[str]]]:
     """(line number, fields) of every non-empty line that is no comment (`#`).
 
-    Without a delimiter any run of blanks separates.
+    Args:
+        path: The text file.
+        delimiter: Between two fields; None for any run of blanks.
+        quotechar: Around a field that holds the delimiter; None for no quotes.
     """
     if delimiter is None:
         lines = enumerate(read_text(path, ScoreError).splitlines(), start=1)
@@ -148,7 +156,11 @@ def read_fields(
 
 
 def number(path: Path, line: int, text: str) -> float:
-    """A finite score.
+    """A finite score from its text.
+
+    Args:
+        path, line: Where the text stands, for the message.
+        text: The field.
 
     Raises:
         ScoreError: naming file and line.
@@ -162,6 +174,10 @@ def number(path: Path, line: int, text: str) -> float:
 def score_or_failure(path: Path, line: int, text: str) -> dict[str, Any]:
     """Fields `score` and `status` of a comparison; an empty field or NaN is a failure to acquire.
 
+    Args:
+        path, line: Where the text stands, for the message.
+        text: The field.
+
     Raises:
         ScoreError: naming file and line, for anything else that is no finite number.
     """
@@ -172,6 +188,11 @@ def score_or_failure(path: Path, line: int, text: str) -> dict[str, Any]:
 
 def expect(path: Path, line: int, fields: Sequence[str], names: Sequence[str]) -> None:
     """Checks the number of fields of a line.
+
+    Args:
+        path, line: Where the fields stand, for the message.
+        fields: What the line has.
+        names: What it should have.
 
     Raises:
         ScoreError: naming file, line and the fields expected.

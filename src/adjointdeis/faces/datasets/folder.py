@@ -164,7 +164,7 @@ def load_folder(root: Path | str, name: str = "folder") -> FaceDataset:
     if not images:
         raise DatasetError(
             f"{root}: no image is named <subject>_<capture>.jpg or .png (for example 001_03.jpg)"
-            + (f"; it has {said_of(left_out)}" if left_out else "")
+            + (f"; it has {_said_of(left_out)}" if left_out else "")
         )
     warn_left_out(root, left_out)
     keys: dict[str, str] = {}
@@ -197,10 +197,10 @@ def why_left_out(name: str, otherwise: str) -> str:
 def warn_left_out(root: AnyPath | str, left_out: Mapping[str, list[str]]) -> None:
     """Warns of the files of each reason, counted; silent where there are none."""
     if left_out:
-        warnings.warn(f"{root}: left out {said_of(left_out)}", LeftOutWarning, stacklevel=3)
+        warnings.warn(f"{root}: left out {_said_of(left_out)}", LeftOutWarning, stacklevel=3)
 
 
-def said_of(left_out: Mapping[str, list[str]]) -> str:
+def _said_of(left_out: Mapping[str, list[str]]) -> str:
     """Counts, examples and reasons on one line."""
     parts = []
     for reason, names in left_out.items():

@@ -11,7 +11,7 @@ from adjointdeis.faces.graphs.graph import UnsupportedOperator, checked_size, in
 from adjointdeis.faces.graphs.onnx_layers import pad_axes
 
 
-def same_padding(size: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
+def _same_padding(size: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
     """TensorFlow's SAME padding of one axis; the odd pixel goes behind."""
     total = max((-(-size // stride) - 1) * stride + (kernel - 1) * dilation + 1 - size, 0)
     return total // 2, total - total // 2
@@ -31,7 +31,7 @@ def _padded(
     if padding != "SAME":
         raise UnsupportedOperator(f"padding {padding}; SAME and VALID are supported")
     sizes = zip(x.shape[2:], kernel, strides, dilations, strict=True)
-    return pad_axes(x, [same_padding(*axis) for axis in sizes], value)
+    return pad_axes(x, [_same_padding(*axis) for axis in sizes], value)
 
 
 def conv(
@@ -42,7 +42,15 @@ def conv(
     dilations: Sequence[int],
     padding: str,
 ) -> Tensor:
-    """Convolution of (B, H, W, C) with weights (O, C / groups, kernel, kernel)."""
+    """Convolution of (B, H, W, C) with weights (O, C / groups, kernel, kernel).
+
+    Args:
+        x: Images.
+        weight: One group where C equals its second size, else several.
+        bias: Shape (O,), or None.
+        strides, dilations: Of height and width.
+        padding: TensorFlow's word, SAME or VALID.
+    """
     x = x.permute(0, 3, 1, 2)
     groups = x.shape[1] // weight.shape[1]
     x = _padded(x, weight.shape[2:], strides, dilations, padding)
@@ -89,7 +97,14 @@ def strided_slice(
     end_mask: int,
     shrink_mask: int,
 ) -> Tensor:
-    """TensorFlow's StridedSlice with positive strides."""
+    """TensorFlow's StridedSlice with positive strides.
+
+    Args:
+        x: Any tensor.
+        begin, end, strides: One entry for each leading axis.
+        begin_mask, end_mask: Bits of the axes whose begin or end is not used.
+        shrink_mask: Bits of the axes of which one index is taken.
+    """
     if any(step < 1 for step in strides):
         raise UnsupportedOperator(f"strides {list(strides)}; positive ones are supported")
     index: list[int | slice] = []

@@ -101,7 +101,13 @@ def _read(model: Any, onnx: Any, outputs: Sequence[str] | None, source: str) -> 
 
 
 def require_sha256(data: bytes, expected: str | None, path: str | Path) -> None:
-    """Raises `GraphError` where a file's SHA-256 is not the expected one."""
+    """Raises `GraphError` where a file's SHA-256 is not the expected one.
+
+    Args:
+        data: The file's bytes.
+        expected: In hexadecimal; None for any.
+        path: Its name, for the message.
+    """
     found = hashlib.sha256(data).hexdigest()
     if expected is not None and found != expected:
         raise GraphError(

@@ -46,7 +46,7 @@ def _pads(
     return list(zip(given[:n], given[n:], strict=True))
 
 
-def conv(a: Attributes, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def _conv(a: Attributes, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Conv over one, two or three spatial axes."""
     n = weight.ndim - 2
     strides = a.get("strides") or [1] * n
@@ -59,7 +59,7 @@ def conv(a: Attributes, x: Tensor, weight: Tensor, bias: Tensor | None = None) -
     return _CONVOLUTIONS[n](x, weight, bias, strides, padding, dilations, a.get("group", 1))
 
 
-def conv_transpose(a: Attributes, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def _conv_transpose(a: Attributes, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """ConvTranspose with symmetric padding."""
     n = weight.ndim - 2
     given = a.get("pads") or [0] * 2 * n
@@ -98,7 +98,7 @@ def _pool_pads(a: Attributes, x: Tensor) -> tuple[list[tuple[int, int]], list[in
     return pads, extra, strides
 
 
-def max_pool(a: Attributes, x: Tensor) -> Tensor:
+def _max_pool(a: Attributes, x: Tensor) -> Tensor:
     """MaxPool without indices."""
     pads, extra, strides = _pool_pads(a, x)
     whole = [(before, after + e) for (before, after), e in zip(pads, extra, strict=True)]
@@ -107,7 +107,7 @@ def max_pool(a: Attributes, x: Tensor) -> Tensor:
     return _MAX_POOLS[n](x, a["kernel_shape"], strides, 0, a.get("dilations") or [1] * n)
 
 
-def average_pool(a: Attributes, x: Tensor) -> Tensor:
+def _average_pool(a: Attributes, x: Tensor) -> Tensor:
     """AveragePool; padding counts where count_include_pad says so, that of ceil_mode never."""
     if any(d != 1 for d in a.get("dilations") or []):
         raise UnsupportedOperator("dilations are not supported")
@@ -122,7 +122,7 @@ def average_pool(a: Attributes, x: Tensor) -> Tensor:
     return mean / pool(pad_axes(ones, [(0, e) for e in extra]), a["kernel_shape"], strides)
 
 
-def global_pool(reduce: str):
+def _global_pool(reduce: str):
     """GlobalAveragePool or GlobalMaxPool."""
 
     def pool(a: Attributes, x: Tensor) -> Tensor:
@@ -132,7 +132,7 @@ def global_pool(reduce: str):
     return pool
 
 
-def resize(
+def _resize(
     a: Attributes,
     x: Tensor,
     roi: Tensor | None = None,
@@ -175,11 +175,11 @@ def resize(
     return x
 
 
-def upsample(a: Attributes, x: Tensor, scales: Tensor | None = None) -> Tensor:
+def _upsample(a: Attributes, x: Tensor, scales: Tensor | None = None) -> Tensor:
     """Upsample of opsets 7 to 9: Resize with asymmetric coordinates, rounded down."""
     factors = torch.tensor(a["scales"]) if scales is None else scales
     old = {"mode": a.get("mode", "nearest"), "opset": 10}
-    return resize(old, x, factors)
+    return _resize(old, x, factors)
 
 
 def _coordinates(transformation: str, size: int, length: int, factor: float) -> Tensor:
@@ -220,7 +220,7 @@ def _take(x: Tensor, axis: int, where: Tensor, rounding: str | None) -> Tensor:
     return at(low) * (1 - share) + at(low + 1) * share
 
 
-def batch_normalization(
+def _batch_normalization(
     a: Attributes, x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, variance: Tensor
 ) -> Tensor:
     """BatchNormalization with its running statistics."""
@@ -229,13 +229,13 @@ def batch_normalization(
     return F.batch_norm(x, mean, variance, scale, bias, eps=a.get("epsilon", 1e-5))
 
 
-def instance_normalization(a: Attributes, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+def _instance_normalization(a: Attributes, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     """InstanceNormalization."""
     # F.instance_norm cannot be batched by vmap without a loop; a group a channel is the same.
     return F.group_norm(x, x.shape[1], scale, bias, a.get("epsilon", 1e-5))
 
 
-def group_normalization(a: Attributes, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+def _group_normalization(a: Attributes, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     """GroupNormalization; scale and bias are per group before opset 21, then per channel."""
     groups = a["num_groups"]
     if len(scale) != x.shape[1]:
@@ -243,7 +243,7 @@ def group_normalization(a: Attributes, x: Tensor, scale: Tensor, bias: Tensor) -
     return F.group_norm(x, groups, scale, bias, a.get("epsilon", 1e-5))
 
 
-def layer_normalization(
+def _layer_normalization(
     a: Attributes, x: Tensor, scale: Tensor, bias: Tensor | None = None
 ) -> Tensor:
     """LayerNormalization over the axes from ``axis`` on."""
@@ -255,17 +255,17 @@ def layer_normalization(
 
 
 LAYERS = {
-    "AveragePool": average_pool,
-    "BatchNormalization": batch_normalization,
-    "Conv": conv,
-    "ConvTranspose": conv_transpose,
-    "GlobalAveragePool": global_pool("mean"),
-    "GlobalMaxPool": global_pool("max"),
-    "GroupNormalization": group_normalization,
-    "InstanceNormalization": instance_normalization,
-    "LayerNormalization": layer_normalization,
-    "MaxPool": max_pool,
-    "Resize": resize,
-    "Upsample": upsample,
+    "AveragePool": _average_pool,
+    "BatchNormalization": _batch_normalization,
+    "Conv": _conv,
+    "ConvTranspose": _conv_transpose,
+    "GlobalAveragePool": _global_pool("mean"),
+    "GlobalMaxPool": _global_pool("max"),
+    "GroupNormalization": _group_normalization,
+    "InstanceNormalization": _instance_normalization,
+    "LayerNormalization": _layer_normalization,
+    "MaxPool": _max_pool,
+    "Resize": _resize,
+    "Upsample": _upsample,
 }
 """Torch form by the name of the operator."""

@@ -114,7 +114,7 @@ def _shape(tensor: Any) -> tuple[int, ...]:
 
 
 def _signature(tensor: Any) -> tuple[int | None, ...]:
-    """Declared shape, None for a size that the file leaves open."""
+    """Shape of a tensor as the file declares it; None for a size that each call may choose."""
     shape: list[int | None] = list(_shape(tensor))
     if tensor.ShapeSignatureLength() == len(shape):
         signature = tensor.ShapeSignatureAsNumpy()

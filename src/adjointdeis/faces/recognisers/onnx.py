@@ -88,7 +88,7 @@ class OnnxRecogniser:
                 f"recogniser file {self.path} has SHA-256 {self.fingerprint}, the spec of "
                 f"{spec.name} says {spec.sha256}: it was altered or is another model; {remedy}"
             )
-        runtime = import_onnxruntime()
+        runtime = _import_onnxruntime()
         try:
             self._session = runtime.InferenceSession(
                 str(self.path), providers=["CPUExecutionProvider"]
@@ -216,7 +216,7 @@ class OnnxRecogniser:
         return inputs[0].name, batch
 
 
-def import_onnxruntime() -> Any:
+def _import_onnxruntime() -> Any:
     """The `onnxruntime` module, its usage reports off.
 
     Raises:

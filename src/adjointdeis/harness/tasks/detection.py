@@ -85,8 +85,12 @@ class Plan:
 
 def run(cfg: DictConfig) -> dict[str, Any]:
     """Runs what is not done yet, and returns the result of the table."""
-    plan = planned(cfg)
-    return examined(plan, morph.run(cfg))
+    return examined(planned(cfg), morph.run(cfg))
+
+
+def check(cfg: DictConfig) -> None:
+    """Refuses settings that contradict each other before the run's folder exists."""
+    planned(cfg)
 
 
 def planned(cfg: DictConfig) -> Plan:
@@ -145,12 +149,12 @@ def examined(plan: Plan, result: dict[str, Any]) -> dict[str, Any]:
     cfg, directory, task = plan.cfg, Path(plan.cfg.paths.run), plan.cfg.task
     if cfg.dry_run:
         return result
-    test = benchmark_of(cfg)
+    test = _benchmark_of(cfg)
     images = [*bona_fide(test.dataset), *_morphs(directory / "morphs", test, plan.attacks)]
     for first, *_ in plan.candidates.values():
         if isinstance(first.recipe, PrecomputedScores):  # refused here rather than after training
             first.recipe.of([image.name for image in images], NONE)
-    control = reconstructed(cfg, directory, test) if task.reconstructed else []
+    control = _reconstructed(cfg, directory, test) if task.reconstructed else []
     wanted = [plan.attacks[name] for name in (*task.seen, *task.guided)]
     recipes, tried = {name: of[0].recipe for name, of in plan.candidates.items()}, {}
     if task.folds:
@@ -158,24 +162,24 @@ def examined(plan: Plan, result: dict[str, Any]) -> dict[str, Any]:
         fold = folds_of([*images, *control], test.dataset.ids, task.folds)
         detectors = train_folds(cfg, recipes, learnt, fold, directory / "detectors")
     else:
-        learnt = synthetic_images(cfg, task.people, directory / "training", wanted)
+        learnt = _synthetic_images(cfg, task.people, directory / "training", wanted)
         if task.validation:
             seen = wanted[: len(task.seen)]
-            held = synthetic_images(cfg, task.validation, directory / "validation", seen)
+            held = _synthetic_images(cfg, task.validation, directory / "validation", seen)
             recipes, tried = choose(cfg, plan.candidates, learnt, held)
         detectors = train(cfg, recipes, learnt, directory / "detectors")
     rows: dict[str, list[dict[str, Any]]] = {"detection": [], "detection_control": []}
     for name, change in {NONE: None, **plan.degradations}.items():
         copies = directory / "degraded" / name
-        rows["detection"] += score_all(detectors, images, loaded(images, change, copies), name)
+        rows["detection"] += _score_all(detectors, images, loaded(images, change, copies), name)
         if control:
             running = [(t, d) for t, d in detectors if not isinstance(d, PrecomputedScores)]
             suspects = loaded(control, change, copies)
-            rows["detection_control"] += score_all(running, control, suspects, name)
+            rows["detection_control"] += _score_all(running, control, suspects, name)
     for key, found in rows.items():
         if found:
             write_scores_of_images(directory / f"{key}.csv", found)
-    vulnerability(cfg, directory, test, plan.attacks, plan.degradations)
+    _vulnerability(cfg, directory, test, plan.attacks, plan.degradations)
     result["run"]["detection"] = {
         "detectors": {
             name: {
@@ -190,19 +194,19 @@ def examined(plan: Plan, result: dict[str, Any]) -> dict[str, Any]:
             for name, recipe in recipes.items()
         },
         "training": {a: sum(p.attack == a for p in learnt) for a in ("", *task.seen, *task.guided)},
-        "control": control_rates(rows["detection"], rows["detection_control"]),
+        "control": _control_rates(rows["detection"], rows["detection_control"]),
     }
     write_record(directory / "result.json", result)
     write_report(directory)
     return result
 
 
-def benchmark_of(cfg: DictConfig) -> Benchmark:
+def _benchmark_of(cfg: DictConfig) -> Benchmark:
     """The test faces and pairs."""
     return load_benchmark(load_faces(cfg.data.faces), cfg.data.pairs, cfg.data.limit)
 
 
-def synthetic_images(
+def _synthetic_images(
     cfg: DictConfig, people: DictConfig, folder: Path, attacks: Sequence[Attack]
 ) -> list[SuspectImage]:
     """Bona fide images and morphs of people that no test knows.
@@ -235,7 +239,7 @@ def synthetic_images(
     return found
 
 
-def reconstructed(cfg: DictConfig, directory: Path, test: Benchmark) -> list[SuspectImage]:
+def _reconstructed(cfg: DictConfig, directory: Path, test: Benchmark) -> list[SuspectImage]:
     """Bona fide images encoded and decoded by the autoencoder, nothing blended."""
     if cfg.assets.autoencoder is None:
         return []
@@ -277,7 +281,7 @@ class _Encoding(Attack):
         raise NotImplementedError
 
 
-def vulnerability(
+def _vulnerability(
     cfg: DictConfig,
     directory: Path,
     test: Benchmark,
@@ -316,7 +320,7 @@ def vulnerability(
     write_json(found, directory / "vulnerability.json")
 
 
-def control_rates(
+def _control_rates(
     rows: Sequence[Mapping[str, Any]], control: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
     """How many reconstructed bona fide images a detector calls morphs, at its D-EER threshold.
@@ -343,7 +347,7 @@ def control_rates(
     return found
 
 
-def score_all(
+def _score_all(
     detectors: Sequence[tuple[str, MorphDetector]],
     images: Sequence[SuspectImage],
     suspects: Suspects,

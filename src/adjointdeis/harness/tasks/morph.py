@@ -69,7 +69,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     parts = in_folds(benchmark, benches)
     judges = judges_of(cfg, cfg.assets.recognisers, profile)
     fmr, policies = operating_conditions(cfg, benchmark)
-    require_distinct(judges)
+    _require_distinct(judges)
     records = applicable_thresholds(
         cfg.assets.thresholds, profile, judges, benchmark, fmr, policies
     )
@@ -145,7 +145,14 @@ def dry_run(
     parts: Sequence[tuple[Workbench, Benchmark]],
     attacks: Sequence[Attack],
 ) -> dict[str, Any]:
-    """What the run will cost, printed; everything that it needs is loaded and tried."""
+    """What the run will cost, printed; everything that it needs is loaded and tried.
+
+    Args:
+        cfg: The whole configuration.
+        directory: Of the run, whose finished pairs are not counted.
+        parts: A workbench and its pairs for each fold.
+        attacks: The rows of the run.
+    """
     todo: dict[str, list[MorphPair]] = {attack.name: [] for attack in attacks}
     for attack in attacks:
         folder = directory / "morphs" / attack.name
@@ -162,12 +169,18 @@ def dry_run(
 
 
 def judges_of(cfg: DictConfig, names: Sequence[str], profile: assets.Profile) -> list[Any]:
-    """Recognisers under attack: those of the profile by name, and those of ``judges``."""
+    """Recognisers under attack: those of the profile by name, and those of ``judges``.
+
+    Args:
+        cfg: The whole configuration.
+        names: Files of the profile's recognisers.
+        profile: Where they are.
+    """
     found: list[Any] = [assets.recogniser(name, profile) for name in names]
     return found + [instantiate(judge) for judge in (cfg.judges or {}).values()]
 
 
-def require_distinct(judges: Sequence[Any]) -> None:
+def _require_distinct(judges: Sequence[Any]) -> None:
     """Refuses two recognisers of one name, whose scores could not be told apart."""
     names = [judge.name for judge in judges]
     keys = [file_key(name) for name in names]
@@ -192,7 +205,13 @@ def operating_conditions(cfg: DictConfig, benchmark: Benchmark) -> tuple[list[fl
 
 
 def recipe_of(attack: Attack, bench: Workbench, precision: str = "32-true") -> str:
-    """Hash of what a morph depends on: its attack, its resources and the seed; not its judges."""
+    """Hash of what a morph depends on: its attack, its resources and the seed; not its judges.
+
+    Args:
+        attack: What makes the morph.
+        bench: Its resources and the seed.
+        precision: Lightning's, in which the networks run.
+    """
     made_of = identity_of(attack, bench)
     if precision != "32-true":
         made_of["precision"] = precision

@@ -52,10 +52,10 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     folds = _folds(cfg, faces)
     profile = assets.profile(cfg.assets.name, cfg.assets.root)
     missing: list[str] = []
-    guides = available(_names(cfg.assets.identity), profile, missing) or ["dlib"]
-    judged = available(_names(cfg.assets.recognisers), profile, missing)
+    guides = _available(_names(cfg.assets.identity), profile, missing) or ["dlib"]
+    judged = _available(_names(cfg.assets.recognisers), profile, missing)
     selector = (
-        None if task.pairs else available(_names(task.selectors), profile, missing, first=True)[0]
+        None if task.pairs else _available(_names(task.selectors), profile, missing, first=True)[0]
     )
     if selector in judged:
         judged.remove(selector)
@@ -105,7 +105,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     return result
 
 
-def available(
+def _available(
     names: list[str], profile: assets.Profile, missing: list[str], first: bool = False
 ) -> list[str]:
     """The recognisers that can be loaded; of the others, ``missing`` gets a line with the command.
@@ -134,7 +134,13 @@ def available(
 
 
 def aligned(cfg: DictConfig, source: FaceDataset, folder: Path) -> FaceDataset:
-    """The aligned faces, made where they are not there yet, and the people's sexes beside them."""
+    """The aligned faces, made where they are not there yet, and the people's sexes beside them.
+
+    Args:
+        cfg: The whole configuration.
+        source: The photographs.
+        folder: Where the aligned faces go, unless `task.faces` names some.
+    """
     wanted = {f"{s.id}_{c}" for s in source.subjects for c in (SOURCE, OTHER)}
     there = {path.stem for path in folder.glob("*.png")} if folder.is_dir() else set()
     if cfg.task.faces is None:
@@ -179,7 +185,14 @@ def _folds(cfg: DictConfig, faces: FaceDataset) -> dict[int, tuple[str, ...]]:
 
 
 def adapted(cfg: DictConfig, faces: FaceDataset, fold: int, directory: Path) -> str:
-    """The generator's weights of a fold, trained where they are not there yet."""
+    """The generator's weights of a fold, trained where they are not there yet.
+
+    Args:
+        cfg: The whole configuration.
+        faces: Aligned faces of everybody.
+        fold: Number of the fold whose people the generator must not see.
+        directory: Of the run.
+    """
     folder = directory / f"fold{fold}"
     settings = OmegaConf.to_container(cfg.task.training, resolve=True)
     assert isinstance(settings, dict)

@@ -14,11 +14,13 @@ from adjointdeis.harness.check_run import check_cache, check_run, run_directorie
 
 
 def run(cfg: DictConfig) -> dict[str, Any]:
-    """Prints a line for each damaged file, and ends with exit code 1 if there is one.
+    """Checks every run below `task.run`, and the encodings that runs share.
+
+    One line is printed for each damaged file, or for a run that is whole.
 
     Raises:
         ValueError: No run is named, or there is none.
-        SystemExit: Something is damaged.
+        SystemExit: A file is damaged; the exit code is 1.
     """
     if not cfg.task.run:
         raise ValueError("task.run: name a run directory, such as task.run=outputs/quickstart")

@@ -96,7 +96,7 @@ class AutoencoderTraining(L.LightningModule):
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network.encoder.requires_grad_(train_encoder)
         self.spread = spread if prediction == "x0" else None
-        self.augmentation = augmentation or mirrored
+        self.augmentation = augmentation or _mirrored
         self.max_steps, self.warmup = max_steps, warmup
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         schedule = DDPM()
@@ -127,7 +127,7 @@ class AutoencoderTraining(L.LightningModule):
         return descent(groups, self.learning_rate, self.weight_decay, self.warmup, self.max_steps)
 
 
-def mirrored(images: Tensor) -> Tensor:
+def _mirrored(images: Tensor) -> Tensor:
     """The batch as it is, or every image of it mirrored."""
     return images.flip(-1) if torch.rand(()) < 0.5 else images
 

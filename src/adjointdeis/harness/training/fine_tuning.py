@@ -97,6 +97,11 @@ class _Steps(IterableDataset):
 def share(batch: Batch, rank: int, world: int) -> Batch:
     """Rows rank, rank + world, ... of a batch.
 
+    Args:
+        batch: The samples of one step.
+        rank: Number of this process, from 0.
+        world: How many processes there are.
+
     Raises:
         ValueError: the batch is not a multiple of the number of processes, whose mean gradient
             would weigh samples unequally; or the noise is no list of recorded ones.
