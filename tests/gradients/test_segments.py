@@ -157,15 +157,49 @@ def test_kept_steps_share_one_graph(network, method, monkeypatch) -> None:
     assert len(calls) <= 5
 
 
-def test_a_leaf_that_appears_in_a_kept_step_is_refused() -> None:
+KEPT = [DiscreteAdjoint(keep_activations=N // 2), DiscreteAdjoint(budget="1 GiB")]
+MEASURED = DiscreteAdjoint(budget="2 KB")  # too little for the graph that it measures
+
+
+@pytest.mark.parametrize("method", KEPT, ids=str)
+def test_a_leaf_that_appears_in_a_kept_step_is_refused(method) -> None:
     hidden, (x_T, z) = torch.ones(1, dtype=torch.float64, requires_grad=True), inputs()
     network = Thin().requires_grad_(False)
-    with pytest.raises(UnreachableLeafError):
+    rollout = sample(
+        lambda x, t, z: network(x, t, z) * (hidden if t < 0.1 else 1.0),
+        x_T.requires_grad_(), z, gradient=method, **arguments(DDIM()),
+    )  # fmt: skip
+    # Until its graph is gone, it could be a leaf of the step's own.
+    with pytest.raises(UnreachableLeafError, match=r"a tensor of shape \(1,\)"):
+        rollout.x_0.sum().backward()
+
+
+def test_a_leaf_of_the_step_that_a_budget_measures_is_refused() -> None:
+    hidden, (x_T, z) = torch.ones(1, dtype=torch.float64, requires_grad=True), inputs()
+    network = Thin().requires_grad_(False)
+    with pytest.raises(UnreachableLeafError, match=r"a tensor of shape \(1,\)"):
         sample(
-            lambda x, t, z: network(x, t, z) * (hidden if t < 0.1 else 1.0),
-            x_T.requires_grad_(), z, gradient=DiscreteAdjoint(keep_activations=N // 2),
-            **arguments(DDIM()),
+            lambda x, t, z: network(x, t, z) * (hidden if t > 0.79 else 1.0),
+            x_T.requires_grad_(), z, gradient=MEASURED, **arguments(DDIM()),
         )  # fmt: skip
+
+
+@pytest.mark.parametrize("method", [*KEPT, MEASURED], ids=str)
+def test_a_leaf_of_a_kept_step_s_own_is_none_that_is_lost(method) -> None:
+    """Guidance by a gradient inside the network, whose leaf the kept graph holds."""
+
+    class Guided(Thin):
+        def forward(self, x, t, z):
+            with torch.enable_grad():
+                own = x.detach().requires_grad_()
+                energy = super().forward(own, t, z).square().sum()
+                (slope,) = torch.autograd.grad(energy, own, create_graph=True)
+            return super().forward(x, t, z) + 0.1 * slope
+
+    expected, _ = gradients(Guided(), Backprop(), DDIM())
+    found, cost = gradients(Guided(), method, DDIM())
+    assert method is MEASURED or cost.nfe_backward < N
+    assert all(agree(ours, theirs) for ours, theirs in zip(found, expected, strict=True))
 
 
 def test_a_network_that_begins_to_work_in_place_in_a_kept_step_is_refused() -> None:

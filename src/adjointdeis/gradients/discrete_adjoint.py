@@ -197,7 +197,14 @@ class DiscreteAdjoint(StepwiseMethod):
                 if graph is None:
                     x, state = run.advance(step, x, state)
                 else:
-                    x, state = run.settled(graph.entering, graph.outputs, graph.mark, graph.leaves)
+                    x, state = run.settled(
+                        graph.entering, graph.outputs, graph.mark, graph.leaves, graph
+                    )
+                    if end not in record.graphs:
+                        # It was made to be measured only.
+                        by.leaf_check.suspects += graph.suspects
+                        graph = None
+                        by.leaf_check.refuse("the denoiser")
                 step = end
         run.close(state)
         chain.cost.holds(record.held(), graphs=record.evaluations)

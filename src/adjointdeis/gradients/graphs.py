@@ -181,6 +181,7 @@ class LeafCheck:
         run: under which key nodes carry marks, one for both passes of a rollout; None looks for
             leaves only.
         by_number: whether numbers tell whose a node is, which is several times faster.
+        suspects: leaves that were found and are lost if they outlive their graph.
 
     Args:
         known: tensors at which a graph may end, because they receive their gradient. They need
@@ -193,7 +194,7 @@ class LeafCheck:
         # under hooks such as save_on_cpu.
         edges = (get_gradient_edge(tensor) for tensor in known if tensor.requires_grad)
         self._known = {(edge.node, edge.output_nr) for edge in edges}
-        self._suspects: list[weakref.ref[Tensor]] = []
+        self.suspects: list[weakref.ref[Tensor]] = []
         self.run: RunKey | None = None
         self.by_number = False
 
@@ -258,7 +259,7 @@ class LeafCheck:
             if run is not None and run.late and run.is_late(leaf):
                 raise UnreachableLeafError(_KEPT.format(f"a tensor of shape {tuple(leaf.shape)}"))
             if leaf.untyped_storage().data_ptr() not in memory:
-                self._suspects.append(weakref.ref(leaf))
+                self.suspects.append(weakref.ref(leaf))
 
     def _is_cast(self, node: Any) -> bool:
         """Whether this is the cast of a weight, which autocast keeps for its whole region."""
@@ -273,9 +274,9 @@ class LeafCheck:
             UnreachableLeafError: naming the shape of the first such leaf. Leaves behind a
                 custom autograd function that hides its inputs cannot be seen.
         """
-        if not self._suspects:
+        if not self.suspects:
             return
-        suspects, self._suspects = self._suspects, []
+        suspects, self.suspects = self.suspects, []
         if not any(suspect() is not None for suspect in suspects):
             return
         gc.collect()

@@ -1,5 +1,6 @@
 """What a rollout is differentiated by, and the one vector-Jacobian product of every method."""
 
+import weakref
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -57,6 +58,7 @@ class StepGraph:
         slot, step: whose condition and whose noise they are.
         mark: of the graph, for :class:`LeafCheck`.
         kept: whether this is a graph of the sampling run, which has looked at it.
+        suspects: leaves that a kept graph leads to; whether they are its own shows when it is gone.
     """
 
     entering: list[Tensor]
@@ -68,6 +70,7 @@ class StepGraph:
     step: int | None
     mark: Mark
     kept: bool
+    suspects: list[weakref.ref[Tensor]] = field(default_factory=list)
 
     @property
     def leaves(self) -> list[Tensor]:
@@ -224,7 +227,9 @@ class Inputs:
                 of another step.
         """
         leaves = [*graph.leaves, *self.theta]
-        if not graph.kept:
+        if graph.kept:
+            self.leaf_check.suspects += graph.suspects
+        else:
             again = graph.step is not None
             self.leaf_check.look(graph.outputs, graph.entering, graph.leaves, graph.mark, again)
         found = pull_back(self.chain, graph.outputs, cotangents, leaves, graph.evaluations)

@@ -259,11 +259,13 @@ class Run:
         outputs: Sequence[Tensor],
         mark: Mark,
         leaves: Sequence[Tensor],
+        kept: StepGraph | None = None,
     ) -> tuple[Tensor, State]:
         """The results of a step without a graph, after a look at what the step did.
 
         Args:
             entering, outputs, mark, leaves: as for :meth:`LeafCheck.look`.
+            kept: the graph, where it is kept for the backward pass.
 
         Raises:
             UnreachableLeafError: it uses a leaf that would get no gradient, or a value of an
@@ -274,7 +276,11 @@ class Run:
         if any(output.requires_grad for output in outputs):
             self.by.leaf_check.look(outputs, entering, leaves, mark)
             outputs = tuple(output.detach() for output in outputs)
-            self.by.leaf_check.refuse("the denoiser")
+            if kept is None:
+                self.by.leaf_check.refuse("the denoiser")
+            else:
+                check = self.by.leaf_check
+                kept.suspects, check.suspects = check.suspects, []
         if self.chain.denoiser.works_in_place and not self.black_box:
             raise NotSupportedError(
                 f"the denoiser changes its x in place, so that the state of the sampler is not "

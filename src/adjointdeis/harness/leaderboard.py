@@ -181,8 +181,8 @@ class Measurement:
         """Its truth."""
         # The weights of the terrain model come as constants of a graph.
         parts = [part for part in PARTS if part != "theta" or self.case.family != "terrain"]
-        # Halving 640 steps of 2M moves the gradient of x_T of the identity loss by 0.3%, halving 160
-        # of rk4, which are as many evaluations, by 2.7%: that loss has kinks.
+        # Halving 640 steps of 2M moves the gradient of x_T of the identity loss by 0.3%, halving
+        # 160 of rk4, which are as many evaluations, by 2.7%: that loss has kinks.
         ode = DPMSolverPP() if self.case.family in NETWORKS else None
         return truth_of(self.problem, self.paths, self.truth_steps, parts, ode)
 
