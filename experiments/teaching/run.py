@@ -21,7 +21,7 @@ from adjointdeis.diffusion import MixtureDenoiser, VPLinear
 from adjointdeis.files import write_atomically
 from adjointdeis.gradients import DiscreteAdjoint, GradientMethod, NotSupportedError
 from adjointdeis.gradients.catalogue import entry
-from adjointdeis.harness.leaderboard import RememberedPath
+from adjointdeis.harness.problem_sets import RememberedPath
 from adjointdeis.problems import GradientProblem, distance
 from adjointdeis.solvers import (
     BDIA,
