@@ -39,6 +39,14 @@ def test_a_plot_is_written_twice_alike(run, tmp_path):
     assert first.alt.startswith("dlib ResNet: share of comparisons beyond the threshold")
 
 
+def test_a_distribution_narrower_than_the_grid_is_drawn():
+    x = np.linspace(0, 100, 400)
+    for values in (np.full(5, 50.1), 50.1 + 1e-6 * np.arange(3000)):
+        density = plots._density(values, x)
+        assert np.isfinite(density).all() and abs(x[density.argmax()] - 50.1) < 0.3
+        assert np.trapezoid(density, x) == pytest.approx(1, abs=0.02)
+
+
 def test_the_scatter_counts_what_the_table_counts(run, tmp_path):
     at = run.headline[0]
     figure = scatter_figure(run, "dlib", at, tmp_path / "scatter")

@@ -327,6 +327,8 @@ def _density(values: np.ndarray, x: np.ndarray) -> np.ndarray:
     """A Gaussian kernel estimate by Silverman's rule, from a fine histogram when n is large."""
     spread_of = min(values.std(ddof=1), np.subtract(*np.percentile(values, [75, 25])) / 1.34)
     width = 0.9 * (spread_of or values.std() or 1e-3) * len(values) ** -0.2
+    # A narrower one would fall between two places of the axis, and its curve would be none.
+    width = max(width, x[1] - x[0])
     if len(values) > 2000:
         weight, edges = np.histogram(values, bins=1000)
         values = (edges[1:] + edges[:-1]) / 2
