@@ -99,7 +99,7 @@ def checkpoint_of(
     Raises:
         OtherTraining: Its checkpoints are of other settings; the message names one.
     """
-    made_of = json.loads(json.dumps(made_of))
+    wanted: dict[str, Any] = json.loads(json.dumps(made_of))
     # Earlier versions wrote last-v1.ckpt beside last.ckpt where checkpoint_every had changed.
     found = directory.glob("last*.ckpt")
     last = max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
@@ -111,7 +111,7 @@ def checkpoint_of(
                 f"{last} may be of other settings: {RECIPE}, which tells, is not beside it or is "
                 "damaged; force=true starts over"
             ) from None
-        now, left_out = _flat(made_of), {f"recipe.{name}" for name in free}
+        now, left_out = _flat(wanted), {f"recipe.{name}" for name in free}
         for key in sorted((before.keys() | now.keys()) - left_out):
             if before.get(key) != now.get(key):
                 name = key.replace("recipe.", "task.")
@@ -121,7 +121,7 @@ def checkpoint_of(
                     "force=true starts over"
                 )
     if not rank_zero_only.rank:
-        write_record(directory / RECIPE, made_of)
+        write_record(directory / RECIPE, wanted)
     return last
 
 
