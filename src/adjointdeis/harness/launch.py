@@ -242,10 +242,12 @@ def prepare(
         aside = _unused(f"{directory}.{time.strftime('%Y%m%d-%H%M%S')}")
         print(f"{directory} holds another run; it moves to {aside}")
         shutil.move(directory, aside)
-        for path in (p for pattern in reused if not force for p in aside.glob(pattern)):
-            copy = shutil.copytree if path.is_dir() else shutil.copy2
-            directory.mkdir(parents=True, exist_ok=True)
-            copy(path, directory / path.name)
+        directory.mkdir(parents=True)
+        for path in [p for pattern in reused if not force for p in aside.glob(pattern)]:
+            # Whole or not at all, where the copying is interrupted.
+            part = aside / f".{path.name}"
+            (shutil.copytree if path.is_dir() else shutil.copy2)(path, part)
+            part.rename(directory / path.name)
     directory.mkdir(parents=True, exist_ok=True)
     # From here to its end the run is unfinished, whatever it was before.
     (directory / MARKER).unlink(missing_ok=True)
