@@ -165,12 +165,28 @@ MEASURED = DiscreteAdjoint(budget="2 KB")  # too little for the graph that it me
 def test_a_leaf_that_appears_in_a_kept_step_is_refused(method) -> None:
     hidden, (x_T, z) = torch.ones(1, dtype=torch.float64, requires_grad=True), inputs()
     network = Thin().requires_grad_(False)
-    rollout = sample(
-        lambda x, t, z: network(x, t, z) * (hidden if t < 0.1 else 1.0),
-        x_T.requires_grad_(), z, gradient=method, **arguments(DDIM()),
-    )  # fmt: skip
-    # Until its graph is gone, it could be a leaf of the step's own.
     with pytest.raises(UnreachableLeafError, match=r"a tensor of shape \(1,\)"):
+        sample(
+            lambda x, t, z: network(x, t, z) * (hidden if t < 0.1 else 1.0),
+            x_T.requires_grad_(), z, gradient=method, **arguments(DDIM()),
+        )  # fmt: skip
+
+
+class Slotted:
+    """Holds a leaf where no walk finds it."""
+
+    __slots__ = ("leaf",)
+
+
+@pytest.mark.parametrize("method", KEPT, ids=str)
+def test_a_leaf_out_of_sight_in_a_kept_step_is_refused_when_its_graph_is_gone(method) -> None:
+    hidden, (x_T, z), network = Slotted(), inputs(), Thin().requires_grad_(False)
+    hidden.leaf = torch.ones(1, dtype=torch.float64, requires_grad=True)
+    with pytest.raises(UnreachableLeafError, match=r"a tensor of shape \(1,\)"):
+        rollout = sample(
+            lambda x, t, z: network(x, t, z) * (hidden.leaf if t < 0.1 else 1.0),
+            x_T.requires_grad_(), z, gradient=method, **arguments(DDIM()),
+        )  # fmt: skip
         rollout.x_0.sum().backward()
 
 

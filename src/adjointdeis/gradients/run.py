@@ -276,11 +276,14 @@ class Run:
         if any(output.requires_grad for output in outputs):
             self.by.leaf_check.look(outputs, entering, leaves, mark)
             outputs = tuple(output.detach() for output in outputs)
-            if kept is None:
-                self.by.leaf_check.refuse("the denoiser")
-            else:
-                check = self.by.leaf_check
-                kept.suspects, check.suspects = check.suspects, []
+            check = self.by.leaf_check
+            if kept is not None and check.suspects:
+                # What the network holds is none of the step's own; of others the kept graph's end
+                # will tell.
+                held = {id(value) for _, value in reachable(*self._roots)}
+                kept.suspects = [leaf for leaf in check.suspects if id(leaf()) not in held]
+                check.suspects = [leaf for leaf in check.suspects if id(leaf()) in held]
+            check.refuse("the denoiser")
         if self.chain.denoiser.works_in_place and not self.black_box:
             raise NotSupportedError(
                 f"the denoiser changes its x in place, so that the state of the sampler is not "
