@@ -9,7 +9,6 @@ import functools
 import gc
 import random
 import threading
-import warnings
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 
@@ -25,7 +24,6 @@ from adjointdeis.gradients import (
     Backprop,
     DiscreteAdjoint,
     InconsistentStepError,
-    KeptValueWarning,
     NotSupportedError,
     Reversible,
     Surrogate,
@@ -393,9 +391,11 @@ def test_a_late_cache_out_of_sight_is_no_silent_loss(kind: str, begins: int) -> 
     # No step in which it begins has a graph in the sampling run.
     grid = TimeGrid.uniform_lmbda(VPLinear(), 14, t_min=0.05, t_max=0.6)
     body, (x_T, z) = Body().requires_grad_(False), inputs()
-    project, once = nn.Linear(COND, COND).double().requires_grad_(False), remembers(kind)
+    project = nn.Linear(COND, COND).double().requires_grad_(False)
 
-    def gradient(keeps: bool):
+    def gradient(keeps: bool, **options):
+        once = remembers(kind)
+
         def denoiser(x, t, z):
             late = keeps and float(t) < 0.5 * float(grid.t[begins - 1] + grid.t[begins])
 
@@ -404,20 +404,25 @@ def test_a_late_cache_out_of_sight_is_no_silent_loss(kind: str, begins: int) -> 
 
             return body(x, t, once(made) if late else made())
 
-        x_0 = sample(denoiser, x_T, z.requires_grad_(), solver=DDIM(), grid=grid).x_0
+        x_0 = sample(
+            denoiser, x_T, z.requires_grad_(), solver=DDIM(), grid=grid,
+            gradient=DiscreteAdjoint(**options),
+        ).x_0  # fmt: skip
         return torch.autograd.grad(x_0.sum(), z)[0]
 
     wanted = gradient(False)
-    if kind in ("lru_cache", "generator"):
-        with pytest.warns(KeptValueWarning, match="gradient is lost"):
-            assert not agree(gradient(True), wanted, 1e-3)
-    else:  # a walk over attributes reaches it
-        with pytest.raises(UnreachableLeafError, match="keeps a value"):
-            gradient(True)
+    # A walk over attributes reaches the others.
+    hidden = kind in ("lru_cache", "generator")
+    with pytest.raises(UnreachableLeafError, match="gradient is lost" if hidden else "keeps a val"):
+        gradient(True)
+    # The calls of the message: all graphs kept are right, and unchecked it is as wrong as it says.
+    assert agree(gradient(True, budget="1 GiB"), wanted)
+    assert not agree(gradient(True, check=False), wanted, 1e-3)
 
 
 @pytest.mark.parametrize("held", ["before", "late", "never read"])
-def test_a_late_table_out_of_sight_is_not_refused(held: str) -> None:
+def test_a_table_out_of_sight_is_refused_only_where_a_late_step_makes_it(held: str) -> None:
+    """Nothing tells it from a projection there; the message says how it is served."""
     grid = TimeGrid.uniform_lmbda(VPLinear(), 14, t_min=0.05, t_max=0.6)
     body, (x_T, z), once = Body().requires_grad_(False), inputs(), remembers("lru_cache")
 
@@ -431,13 +436,14 @@ def test_a_late_table_out_of_sight_is_not_refused(held: str) -> None:
         denoiser(x_T, grid.t[9], z)
     found = []
     x_T.requires_grad_()
-    for method in (DiscreteAdjoint(), Backprop()):
+    if held == "late":
+        x_0 = sample(denoiser, x_T, z, solver=DDIM(), grid=grid).x_0
+        with pytest.raises(UnreachableLeafError, match=r"table of constants.*check=False"):
+            x_0.sum().backward()
+        once = remembers("lru_cache")
+    for method in (DiscreteAdjoint(check=held != "late"), Backprop()):
         x_0 = sample(denoiser, x_T, z, solver=DDIM(), grid=grid, gradient=method).x_0
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            found.append(torch.autograd.grad(x_0.sum(), x_T)[0])
-        late = held == "late" and method == DiscreteAdjoint()
-        assert [w.category for w in caught] == [KeptValueWarning] * late
+        found.append(torch.autograd.grad(x_0.sum(), x_T)[0])
     assert agree(*found)
 
 
@@ -452,9 +458,8 @@ def test_a_late_cache_is_found_though_the_collector_ran_meanwhile() -> None:
 
     x_0 = sample(denoiser, x_T, z.requires_grad_(), solver=DDIM(), grid=grid).x_0
     assert not any("Newborn" in str(callback) for callback in gc.callbacks)
-    with pytest.warns(UserWarning) as caught:
+    with pytest.raises(UnreachableLeafError, match="out of sight"):
         x_0.sum().backward()
-    assert KeptValueWarning in [w.category for w in caught]
 
 
 @pytest.mark.parametrize("later", range(8))

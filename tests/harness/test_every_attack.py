@@ -10,8 +10,8 @@ from tiny_profile import ENCODING, PAIRS, ROOT, SIZE, composed
 
 from adjointdeis.evaluation.provenance import read_provenance, sources_match
 from adjointdeis.faces.datasets.folder import DatasetError, load_folder
-from adjointdeis.faces.image_io import read_image
-from adjointdeis.harness.landmarks import BenchmarkLandmarks, pixels_of
+from adjointdeis.faces.image_io import read_image, sha256_of
+from adjointdeis.harness.landmarks import BenchmarkLandmarks
 from adjointdeis.harness.launch import launch
 from adjointdeis.harness.tasks.morph import chosen_attacks
 
@@ -236,7 +236,7 @@ def test_landmarks_of_a_picture_that_was_replaced_are_not_used(tiny, tmp_path) -
     faces = Path(shutil.copytree(tiny / "faces", tmp_path / "faces"))
     with np.load(faces / "landmarks.npz") as stored:
         kept = {key: stored[key] for key in stored.files}
-    hashes = [pixels_of(read_image(faces / f"{stem}.png")) for stem in kept["stems"]]
+    hashes = [sha256_of(read_image(faces / f"{stem}.png")) for stem in kept["stems"]]
     np.savez(faces / "landmarks.npz", **kept, sha256=np.array(hashes))
     shutil.copy(faces / "004_03.png", faces / "003_03.png")
     find = BenchmarkLandmarks(load_folder(faces))

@@ -3,6 +3,7 @@
 import itertools
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from adjointdeis.faces.tensors import to_tensor
 from adjointdeis.faces.weights import fingerprint, load_network, read_header
 from adjointdeis.harness.launch import launch
 from adjointdeis.harness.tasks import train
-from adjointdeis.harness.trainer import OtherTraining
+from adjointdeis.harness.trainer import OtherTraining, RandomnessOfStep
 from adjointdeis.harness.training.autoencoder import (
     AutoencoderTraining,
     descent,
@@ -428,6 +429,17 @@ def test_a_checkpoint_of_other_settings_is_not_continued(pools, tmp_path, change
     (tmp_path / "recipe.json").unlink()
     with pytest.raises(OtherTraining, match=r"recipe\.json, which tells, is not beside it"):
         train.autoencoder(configured(pools, tmp_path, AUTOENCODER, "task.steps=3"))
+
+
+def test_randomness_depends_on_seed_process_and_step() -> None:
+    def drawn(seed: int, rank: int, step: int) -> float:
+        trainer = SimpleNamespace(global_rank=rank, global_step=step)
+        RandomnessOfStep(seed).on_train_batch_start(trainer, None, None, 0)  # type: ignore[arg-type]
+        return torch.rand(()).item()
+
+    places = list(itertools.product((0, 1), (0, 1), (0, 1, 2)))
+    assert len({drawn(*place) for place in places}) == len(places)
+    assert drawn(1, 0, 2) == drawn(1, 0, 2)
 
 
 def test_stated_precision_is_obeyed() -> None:

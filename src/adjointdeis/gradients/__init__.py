@@ -19,7 +19,7 @@ from adjointdeis.gradients.cost import Cost
 from adjointdeis.gradients.discrete_adjoint import DiscreteAdjoint
 from adjointdeis.gradients.flowgrad import FlowGrad
 from adjointdeis.gradients.forward_mode import ForwardMode
-from adjointdeis.gradients.graphs import KeptValueWarning, UnreachableLeafError
+from adjointdeis.gradients.graphs import UnreachableLeafError
 from adjointdeis.gradients.independence import CoupledSamplesError, check_independent
 from adjointdeis.gradients.memory_plan import MemoryBudgetError
 from adjointdeis.gradients.one_step import OneStep
@@ -44,7 +44,6 @@ __all__ = [
     "ForwardMode",
     "GradientMethod",
     "InconsistentStepError",
-    "KeptValueWarning",
     "LargeAdjointStepWarning",
     "MemoryBudgetError",
     "MissingPackageError",

@@ -2,7 +2,6 @@
 
 import gc
 import threading
-import warnings
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -21,10 +20,6 @@ from adjointdeis.gradients.reachable import next_number
 
 class UnreachableLeafError(RuntimeError):
     """A tensor that requires a gradient, and that the chosen method cannot give one."""
-
-
-class KeptValueWarning(UserWarning):
-    """A value that a step made and that later steps use, of which nobody knows what it is."""
 
 
 _BEFORE = object()  # marks what was made before the run, which every step may share
@@ -130,7 +125,7 @@ class RunKey:
 
 
 class _Reads(TorchFunctionMode):
-    """Warns of the first operation that reads one of some tensors, where a graph is made."""
+    """Refuses the operations that read one of some tensors, where a graph is made."""
 
     def __init__(self, tensors: dict[int, weakref.ref[Tensor]]) -> None:
         super().__init__()
@@ -138,21 +133,17 @@ class _Reads(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         del types
-        looks = self._tensors and torch.is_grad_enabled()
-        for value in tree_leaves((args, kwargs)) if looks else ():
+        for value in tree_leaves((args, kwargs)) if torch.is_grad_enabled() else ():
             known = self._tensors.get(id(value))
             if known is not None and known() is value:
-                self._tensors = {}
-                warnings.warn(
+                raise UnreachableLeafError(
                     f"a step, taken again, reads a tensor of shape {tuple(value.shape)} that an "
-                    "earlier step made and keeps out of sight (functools.lru_cache, a weak "
-                    "dictionary, a thread). If it depends on x, z or the weights, its gradient is "
-                    "lost: switch that cache off, or use gradient=Backprop(). A table of constants "
-                    "is no loss; made before the run, it causes no warning",
-                    KeptValueWarning,
-                    stacklevel=2,
+                    "earlier step made and keeps out of sight (functools.lru_cache, a generator). "
+                    "If it depends on x, z or the weights, its gradient is lost: switch that cache "
+                    "off, or use gradient=DiscreteAdjoint(budget=...) with room for every step, or "
+                    "Backprop(). If it is a table of constants, make it before the run, or say "
+                    "check=False"
                 )
-                break
         return func(*args, **(kwargs or {}))
 
 

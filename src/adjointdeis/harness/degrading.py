@@ -17,10 +17,9 @@ from omegaconf import DictConfig
 from adjointdeis.detection.degradation import Degradation, DegradationError, Degradations
 from adjointdeis.evaluation.errors import EvaluationError
 from adjointdeis.evaluation.provenance import png_texts
-from adjointdeis.faces.image_io import AnyPath, ImageError, read_image, write_image
+from adjointdeis.faces.image_io import AnyPath, ImageError, read_image, sha256_of, write_image
 from adjointdeis.files import is_file_name
 from adjointdeis.harness.benchmark import file_hash
-from adjointdeis.harness.landmarks import pixels_of
 
 KEY = "Degradation"
 """PNG text that says what a copy went through, and of which file it is a copy."""
@@ -71,7 +70,7 @@ def degraded_copies(
             same = [name for name in names if images[name].shape == shape]
             changed = degradation(np.stack([images[name] for name in same]), same)
             for name, image in zip(same, changed, strict=True):
-                said = f"{wanted[name]}, pixels {pixels_of(image)}"
+                said = f"{wanted[name]}, pixels {sha256_of(image)}"
                 text = _texts(originals[name]) | {KEY: said}
                 write_image(found[name], image, text)
     if todo:
@@ -95,7 +94,7 @@ def _is_whole(path: Path, wanted: str) -> bool:
     """Whether a copy is there, is the one that is wanted, and has the pixels that it says."""
     try:
         said, _, pixels = png_texts(path).get(KEY, "").rpartition(", pixels ")
-        return said == wanted and pixels == pixels_of(read_image(path))
+        return said == wanted and pixels == sha256_of(read_image(path))
     except (EvaluationError, ImageError):
         return False
 

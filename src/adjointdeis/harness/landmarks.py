@@ -1,6 +1,5 @@
 """Landmarks of a benchmark's faces: the ones that came with them, else what dlib finds."""
 
-import hashlib
 from functools import cached_property
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import numpy as np
 from adjointdeis.faces.datasets.folder import NAME, DatasetError, FaceDataset
 from adjointdeis.faces.datasets.tem import read_tem
 from adjointdeis.faces.dlib_models import DlibLandmarker
-from adjointdeis.faces.image_io import AnyPath
+from adjointdeis.faces.image_io import AnyPath, sha256_of
 from adjointdeis.faces.recogniser import NoFaceError
 from adjointdeis.files import read_arrays
 from adjointdeis.morphing.attack import Template
@@ -41,7 +40,7 @@ class BenchmarkLandmarks:
         self._found: dict[str, np.ndarray] = {}
 
     def __call__(self, path: AnyPath, image: np.ndarray, template: Template) -> np.ndarray:
-        key = f"{template} {path} {image.shape} {pixels_of(image)}"
+        key = f"{template} {path} {sha256_of(image)}"
         if key not in self._found:
             find = self._template if template == "tem" else self._dlib68
             self._found[key] = find(path, image)
@@ -75,7 +74,7 @@ class BenchmarkLandmarks:
                 f"{self.dataset.root / STORED} holds landmarks of images of {self._size} pixels, "
                 f"{path} has {image.shape[0]}; remove it, or scale it with the images"
             )
-        if self._pixels.get(_stem(path), seen := pixels_of(image)) != seen:
+        if self._pixels.get(_stem(path), seen := sha256_of(image)) != seen:
             raise DatasetError(
                 f"{path} is another picture than the one whose landmarks {STORED} beside it holds; "
                 "remove that file and they are found anew, or put the picture back"
@@ -121,11 +120,6 @@ class BenchmarkLandmarks:
     @property
     def _size(self) -> int:
         return int(self._file["size"].item())
-
-
-def pixels_of(image: np.ndarray) -> str:
-    """SHA-256 of an image's pixels, whatever file it came from."""
-    return hashlib.sha256(np.ascontiguousarray(image).tobytes()).hexdigest()
 
 
 def _stem(path: AnyPath) -> str:

@@ -23,7 +23,7 @@ from adjointdeis.faces.dlib_models import DlibLandmarker
 from adjointdeis.faces.image_io import read_image, sha256_of, write_image
 from adjointdeis.faces.recogniser import NoFaceError
 from adjointdeis.files import read_bytes, write_atomically
-from adjointdeis.harness.landmarks import STORED, pixels_of
+from adjointdeis.harness.landmarks import STORED
 
 
 def run(cfg: DictConfig) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
             write_tem(target / f"{stem}.tem", moved)
         stems.append(stem)
         points.append(quad_to_square(made["points"], quad, task.size))
-        pixels.append(pixels_of(made["image"]))
+        pixels.append(sha256_of(made["image"]))
 
     def save(file: Any) -> None:
         arrays = {"stems": np.array(stems), "points": np.float32(np.stack(points))}
