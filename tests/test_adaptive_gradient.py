@@ -37,7 +37,7 @@ def missed(family: str, loss: str, seed: int, tolerance: float) -> bool:
     problem = drawn(family, loss, seed)
     x_T, z = wanted(problem)
     plan = planned(problem, x_T, z, gradient_tol=tolerance)
-    assert max(plan.error.values()) <= tolerance and plan.error.keys() == {"x_T", "z"}
+    assert max(plan.error.values()) <= 0.8 * tolerance and plan.error.keys() == {"x_T", "z"}
     rollout = sample(problem.denoiser, x_T, z, **plan.settings)
     found = torch.autograd.grad(problem.loss(rollout.x_0), (x_T, z))
     truth = flow_gradient(problem, x_T, z)
@@ -84,6 +84,16 @@ def test_a_smaller_tolerance_takes_more_and_nothing_is_left_behind() -> None:
     )
     problem.loss(rollout.x_0).backward()
     assert rough.error == pytest.approx(rollout.gradient_error)
+
+
+def test_an_estimate_decides_at_eight_tenths_of_the_tolerance() -> None:
+    problem = drawn("gaussian", "distance", 3)
+    x_T, z = wanted(problem)
+    rough = planned(problem, x_T, z, gradient_tol=10.0)
+    estimate = max(rough.error.values())
+    for share, same in ((0.79, True), (0.81, False)):
+        plan = planned(problem, x_T, z, gradient_tol=estimate / share)
+        assert (plan.grid.steps == rough.grid.steps and plan.solver == rough.solver) == same
 
 
 def test_only_what_requires_a_gradient_is_held_to_the_tolerance() -> None:
