@@ -21,11 +21,13 @@ from torch import nn
 from adjointdeis import TimeGrid, VPLinear, sample
 from adjointdeis.diffusion import BrownianPath
 from adjointdeis.gradients import (
+    AdjointDEIS,
     Backprop,
     DiscreteAdjoint,
     InconsistentStepError,
     NotSupportedError,
     Reversible,
+    SdeBacksolve,
     Surrogate,
     UnreachableLeafError,
     UnusedConditionWarning,
@@ -33,7 +35,7 @@ from adjointdeis.gradients import (
 from adjointdeis.gradients.catalogue import CATALOGUE, Entry
 from adjointdeis.gradients.consistency import EvaluationCheck
 from adjointdeis.gradients.reachable import Newborn
-from adjointdeis.solvers import BDIA, DDIM
+from adjointdeis.solvers import BDIA, DDIM, SDEDPMSolver
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 STEPS = 6
@@ -445,6 +447,32 @@ def test_a_table_out_of_sight_is_refused_only_where_a_late_step_makes_it(held: s
         x_0 = sample(denoiser, x_T, z, solver=DDIM(), grid=grid, gradient=method).x_0
         found.append(torch.autograd.grad(x_0.sum(), x_T)[0])
     assert agree(*found)
+
+
+class _Keeping(BrownianPath):
+    """Hands out the very tensors that it keeps out of sight."""
+
+    value = functools.lru_cache(BrownianPath.value)
+
+    @functools.lru_cache  # noqa: B019
+    def _normal(self, s, t):
+        return super().normal(s, t, torch.zeros((), dtype=torch.float64))
+
+    def normal(self, s, t, like):
+        return self._normal(s, t)
+
+
+@pytest.mark.parametrize("method", [DiscreteAdjoint(), SdeBacksolve(), AdjointDEIS()])
+def test_noise_that_a_path_keeps_out_of_sight_is_a_constant(method) -> None:
+    grid = TimeGrid.uniform_lmbda(VPLinear(), 14, t_min=0.05, t_max=0.6)
+    (x_T, z), body, found = inputs(), Body().requires_grad_(False), []
+    for path in (BrownianPath, _Keeping):
+        x_0 = sample(
+            body, x_T.requires_grad_(), z, solver=SDEDPMSolver(), grid=grid, gradient=method,
+            noise=path(tuple(x_T.shape), seed=3),
+        ).x_0  # fmt: skip
+        found.append(torch.autograd.grad(x_0.sum(), x_T)[0])
+    assert torch.equal(*found)
 
 
 def test_a_late_cache_is_found_though_the_collector_ran_meanwhile() -> None:

@@ -117,8 +117,11 @@ class Chain:
         s, t = self.grid[step], self.grid[step + 1]
         if self.noise is not None:
             noise = self.noise.normal(s, t, x) if noise is None else noise.to(x)
+            if self.denoiser.reads is not None and not noise.requires_grad:
+                noise = noise.detach()  # another object: a source may hand out what it keeps
         self.denoiser.first = None
-        x, state = self.solver.step(self.denoiser, x, z, s, t, state, noise)
+        with self.denoiser.watched():
+            x, state = self.solver.step(self.denoiser, x, z, s, t, state, noise)
         return x, tuple(state)
 
     def prediction(self) -> Tensor:

@@ -1,6 +1,7 @@
 """What a rollout and its gradient cost, counted while they run."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -84,6 +85,8 @@ class CountedDenoiser:
         observer: called with (x, t, output) of every evaluation, where someone wants to know.
         graphs: called with (x, t, z, output) and the number of the evaluation's first node; None
             where nobody compares graphs.
+        reads: entered around every evaluation and every step of a solver, but not where noise is
+            drawn, which is a constant however a noise source keeps it; None where nobody looks.
         remembers: whether to keep the first evaluation of a step, and its graph with it.
         first: (x, t, output) of the first evaluation since this was set to None.
     """
@@ -93,6 +96,7 @@ class CountedDenoiser:
     works_in_place: bool = False
     observer: Callable[[Tensor, Tensor, Tensor], None] | None = None
     graphs: Callable[[Tensor, Tensor, Any, Tensor, int], None] | None = None
+    reads: AbstractContextManager[Any] | None = None
     remembers: bool = False
     first: tuple[Tensor, Tensor, Tensor] | None = None
 
@@ -119,7 +123,12 @@ class CountedDenoiser:
         self._count(t)
         if not hasattr(self.denoiser, "data"):
             return x0_from_eps(x, x, alpha=0.0, sigma=1.0)  # raises, and says what to do
-        return self.denoiser.data(x, t, z)
+        with self.watched():
+            return self.denoiser.data(x, t, z)
+
+    def watched(self) -> AbstractContextManager[Any]:
+        """Inside, it is looked at what the network and the solver read."""
+        return nullcontext() if self.reads is None else self.reads
 
     def __post_init__(self) -> None:
         # Looked up once: a module without them is slow to say so.
@@ -138,7 +147,11 @@ class CountedDenoiser:
         before = version(x), version(t)
         number = 0 if self.graphs is None else next_number()
         try:
-            output = self.denoiser(x, t, z)
+            if self.reads is None:
+                output = self.denoiser(x, t, z)
+            else:
+                with self.reads:
+                    output = self.denoiser(x, t, z)
         except RuntimeError as error:
             if "Double" in str(error) or "float64" in str(error):
                 error.add_note(

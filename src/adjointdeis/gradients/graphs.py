@@ -4,7 +4,7 @@ import gc
 import threading
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -81,20 +81,20 @@ class RunKey:
     def exposed(self, denoiser: CountedDenoiser) -> Iterator[None]:
         """Inside, a graph shows where it uses what the network began to hold, or is another."""
         denoiser.graphs = self.graphs
+        if self.hidden:
+            denoiser.reads = _Reads(self.hidden)
         held = [tensor for ref in self.late if (tensor := ref()) is not None]
         late = [tensor for tensor in held if not tensor.requires_grad]
-        reads = _Reads(self.hidden) if self.hidden else nullcontext()
         try:
             for tensor in late:
                 tensor.requires_grad_()
-            with reads:
-                yield
+            yield
         except RuntimeError as error:
             if late and "leaf Variable that requires grad" in str(error):
                 raise UnreachableLeafError(_KEPT.format("written in place")) from error
             raise
         finally:
-            denoiser.graphs = None
+            denoiser.graphs = denoiser.reads = None
             for tensor in late:
                 if tensor.is_leaf:
                     tensor.requires_grad_(False)
