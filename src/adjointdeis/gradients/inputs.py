@@ -2,7 +2,6 @@
 
 import weakref
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +15,8 @@ from adjointdeis.gradients.step_context import StepContext
 
 # What a method evaluates with a graph: (state and history, z, noise) -> outputs.
 Function = Callable[[Sequence[Tensor], Any, Tensor | None], tuple[Tensor, ...]]
+# Takes a step: (its number, state and history, z, noise) -> the same after it.
+Take = Callable[[int, tuple[Tensor, ...], Any, Tensor | None], tuple[Tensor, ...]]
 ONE_SLOT = ((0, 1.0),)
 
 
@@ -176,7 +177,6 @@ class Inputs:
         function: Function,
         entering: Sequence[Tensor],
         slot: int,
-        context: StepContext | None,
         *,
         step: int | None = None,
         need_entering: bool = True,
@@ -188,15 +188,13 @@ class Inputs:
             function: receives copies, which it may change in place.
             entering: state and history.
             slot: whose condition.
-            context: in which the function is evaluated; None for the present one.
             step: whose noise; None for a function that takes none.
             need_entering: whether the gradient of ``entering`` is wanted.
             every_z: whether the gradients of all leaves of z are wanted, those of slots included
                 that want none: for methods that use the product of one slot for another.
         """
         chain, before, mark = self.chain, self.chain.cost.nfe, Mark()
-        replayed = nullcontext() if context is None else context.replayed()
-        with torch.enable_grad(), replayed:
+        with torch.enable_grad():
             leaves = [detached(value, need_entering) for value in entering]
             wanted = self.needs_z(slot)
             z = [
@@ -213,6 +211,29 @@ class Inputs:
             leaves, z, noise, tuple(outputs), chain.cost.nfe - before, slot, step, mark,
             kept=not chain.cost.in_backward,
         )  # fmt: skip
+
+    def graph_of_steps(
+        self, take: Take, steps: range, entering: Sequence[Tensor], need_x: bool = False
+    ) -> StepGraph:
+        """Take consecutive steps with one graph to what wants a gradient.
+
+        Args:
+            take: takes one.
+            steps: their numbers.
+            entering: state and history before the first.
+            need_x: build the graph to x even for x_T, whose gradient may not be wanted.
+        """
+
+        def function(entering: Sequence[Tensor], z: Any, noise: Any) -> tuple[Tensor, ...]:
+            found = tuple(entering)
+            for step in steps:
+                found = take(step, found, z, noise)
+            return found
+
+        first, need = steps.start, need_x or steps.start > 0 or self.needs[0]
+        return self.graph(
+            function, entering, self.chain.slot(first), step=first, need_entering=need
+        )
 
     def pull(
         self, graph: StepGraph, cotangents: Sequence[Tensor | None]
@@ -264,13 +285,14 @@ class Inputs:
         def of_one(entering: Sequence[Tensor], z: Any, noise: Tensor | None) -> tuple[Tensor, ...]:
             del noise
             self.chain.denoiser.first = None
-            value = function(entering[0], z)
+            with context.replayed():
+                value = function(entering[0], z)
             if of_prediction is not None:
                 return value, self.chain.prediction()
             self.chain.denoiser.first = None
             return (value,)
 
-        graph = self.graph(of_one, [x], slot, context, every_z=True)
+        graph = self.graph(of_one, [x], slot, every_z=True)
         (a_x,), rest = self.pull(graph, [cotangent, of_prediction])
         return a_x, rest, graph.outputs[0]
 

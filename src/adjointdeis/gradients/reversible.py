@@ -124,13 +124,8 @@ class Reversible(StepwiseMethod):
             for step in range(chain.steps):
                 run.watch(step)
                 pair = solver.pair(x, record.state)
-                with run.inputs(step, pair) as given:
-                    x, record.state = run.settled(
-                        pair,
-                        moved(step, (given.copies[0], given.copies[1]), given.z),
-                        given.mark,
-                        given.leaves,
-                    )
+                with run.inputs(step, pair) as ((u, v), z, mark, leaves):
+                    x, record.state = run.settled(pair, moved(step, (u, v), z), mark, leaves)
         run.close(record.state)
         chain.cost.holds(2)
         return x, record

@@ -42,11 +42,10 @@ from torch import Tensor
 from adjointdeis.gradients.base import GradientMethod
 from adjointdeis.gradients.chain import Chain, NotSupportedError
 from adjointdeis.gradients.cost import CountedDenoiser
-from adjointdeis.gradients.discrete_adjoint import Checkpoints, DiscreteAdjoint, step_graph
-from adjointdeis.gradients.inputs import Inputs, StepGraph
-from adjointdeis.gradients.run import Run
-from adjointdeis.gradients.step_context import StepContext
-from adjointdeis.gradients.trace import Carry, Trace
+from adjointdeis.gradients.discrete_adjoint import Checkpoints, DiscreteAdjoint
+from adjointdeis.gradients.inputs import Inputs
+from adjointdeis.gradients.run import Run, taken
+from adjointdeis.gradients.trace import Trace
 
 Weights = Callable[[Sequence[float], Sequence[int]], Sequence[float]]
 """``(clock at the N + 1 nodes, active steps) -> weight of each``, relative to the sampler's."""
@@ -256,29 +255,30 @@ class Surrogate(DiscreteAdjoint):
             )
         return found
 
-    def step_graph(
+    def take(
         self,
-        by: Inputs,
+        chain: Chain,
         trace: Trace,
         step: int,
-        carry: Carry,
-        context: StepContext | None = None,
-        need_x: bool = False,
-    ) -> StepGraph:
-        chain, chosen = by.chain, self.plan(by.chain).get(step)
+        found: tuple[Tensor, ...],
+        z: Any,
+        noise: Tensor | None,
+        again: bool,
+    ) -> tuple[Tensor, ...]:
+        chosen = self.plan(chain).get(step)
         if chosen == (1.0, 1.0):
-            return step_graph(by, step, carry, context, need_x)
+            return super().take(chain, trace, step, found, z, noise, again)
         weight, bridge = chosen or (0.0, 0.0)
-        outputs = None if context is None or chosen else trace.outputs.get(step, [])
-        cut = _CutDenoiser(chain.denoiser, weight, bridge, outputs)
-        graph = step_graph(by, step, carry, context, need_x, replace(chain, denoiser=cut))
-        if (graph.evaluations and not cut.called) or (chosen and not cut.called):
+        outputs = trace.outputs.get(step, []) if again and not chosen else None
+        cut, before = _CutDenoiser(chain.denoiser, weight, bridge, outputs), chain.cost.nfe
+        found = taken(replace(chain, denoiser=cut), step, found[0], z, found[1:], noise)
+        if not cut.called and (chosen or chain.cost.nfe > before):
             raise NotSupportedError(
                 f"{type(chain.solver).__name__} evaluates a network of its own, where "
                 f"{type(self).__name__} cannot cut its gradient: use weights and bridge 1 for the "
                 "last steps, Truncated(last=K), or gradient=DiscreteAdjoint()"
             )
-        return graph
+        return found
 
     def counted(
         self, by: Inputs, step: int, rest: Sequence[Tensor | None]
