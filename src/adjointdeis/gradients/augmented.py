@@ -20,9 +20,9 @@ from torch import Tensor
 
 from adjointdeis.extras import load
 from adjointdeis.gradients.chain import Chain
-from adjointdeis.gradients.consistency import Reevaluations
 from adjointdeis.gradients.inputs import Inputs
 from adjointdeis.gradients.step_context import StepContext
+from adjointdeis.gradients.trace import Reevaluations
 
 # Without torchdiffeq's Adams methods: their coefficients hold for equal steps only.
 FixedMethod = Literal["euler", "midpoint", "heun2", "heun3", "rk4"]

@@ -82,7 +82,7 @@ class GradientMethod(ABC):
             UnreachableLeafError: something that was not named does.
         """
         return traced(
-            chain, Inputs(chain, [x_T]), (), owner=type(self).__name__, check=False, black_box=True
+            chain, Inputs(chain, [x_T]), owner=type(self).__name__, check=False, black_box=True
         )[0]
 
     def refuse(self, solver: Solver, wanted: Collection[str]) -> None:
@@ -158,10 +158,8 @@ class StepwiseMethod(GradientMethod):
         black_box: bool = False,
     ) -> tuple[Tensor, Trace]:
         """A sampling run of this method; see the function of this name."""
-        return traced(
-            chain, by, keep, owner=type(self).__name__, check=self.check,
-            observed=observed and self.check, black_box=black_box,
-        )  # fmt: skip
+        options = {"observed": observed and self.check, "black_box": black_box}
+        return traced(chain, by, keep, owner=type(self).__name__, check=self.check, **options)
 
     @abstractmethod
     def forward_pass(self, chain: Chain, by: Inputs) -> tuple[Tensor, Any]:

@@ -12,7 +12,6 @@ from adjointdeis.diffusion.prediction import wide
 from adjointdeis.diffusion.step_grid import StepGrid
 from adjointdeis.gradients.base import StepwiseMethod
 from adjointdeis.gradients.chain import Chain, NotSupportedError
-from adjointdeis.gradients.consistency import tolerance
 from adjointdeis.gradients.cost import Cost, CountedDenoiser
 from adjointdeis.gradients.discrete_adjoint import DiscreteAdjoint
 from adjointdeis.gradients.inputs import Inputs
@@ -149,7 +148,7 @@ class Certified(StepwiseMethod):
             "x_T": slice(0, 1), "z": slice(1, first_theta), "theta": slice(first_theta, None)
         }  # fmt: skip
         # One unit roundoff for each step, of the coarsest arithmetic in use.
-        rounding = 0.5 * chain.steps * tolerance(start.recorder, by.x_T) ** 2
+        rounding = 0.5 * chain.steps * start.recorder.tolerance**2
         chain.gradient_error.clear()
         for name, part in parts.items():
             if any(by.needs[part]):

@@ -103,7 +103,8 @@ class Reversible(StepwiseMethod):
         solver = reversible(chain)
         warn_of_amplification(solver, chain.grid, by.x_T.dtype)
         run = Run(chain, by, owner="Reversible", check=self.check)
-        record = LastPair(run.trace.recorder, CouplingCheck(chain, self.check))
+        recorder = run.trace.recorder
+        record = LastPair(recorder, CouplingCheck(chain, recorder, self.check))
 
         def moved(step: int, pair: Latents, z: Any) -> tuple[Tensor, ...]:
             """State, data prediction if the trajectory is wanted, and history of a step."""
@@ -136,7 +137,7 @@ class Reversible(StepwiseMethod):
         solver = reversible(chain)
         pair, wanted = solver.pair(x_0.detach(), record.state), by.of_trajectory
         adjoint = of_pair(chain, pair, a_x)
-        check = record.check.rewound(record.recorder, x_0)
+        check = record.check.rewound()
         position = len(record.contexts)
         for step in reversed(range(chain.steps)):
             slot, of_prediction = chain.slot(step), None

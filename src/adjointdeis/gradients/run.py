@@ -21,7 +21,7 @@ from adjointdeis.gradients.reachable import (
     reachable,
     version,
 )
-from adjointdeis.gradients.step_context import ContextRecorder, StepContext
+from adjointdeis.gradients.step_context import ContextRecorder
 from adjointdeis.gradients.trace import Trace
 from adjointdeis.solvers.base import State
 
@@ -52,9 +52,8 @@ class Run:
     Args:
         chain, by: the run and what it is differentiated by.
         check: whether to look for kept values.
-        every_step: look at every step here; for methods that do not recompute every step.
-        observed: also record evaluations, and whether the sampler changes a state of its own;
-            for methods that recompute no step.
+        observed: look at every step here, record evaluations, and whether the sampler changes a
+            state of its own; for methods that recompute no step.
         black_box: whether the method only needs the step as a whole.
         owner: the method, for messages.
     """
@@ -66,13 +65,12 @@ class Run:
         *,
         owner: str,
         check: bool,
-        every_step: bool = False,
         observed: bool = False,
         black_box: bool = False,
     ) -> None:
         self.chain, self.by, self.owner = chain, by, owner
         self.with_graph: set[int] = set()
-        self.every_step = every_step or not by.theta
+        self.every_step = observed or not by.theta
         self.black_box, self.observed = black_box, observed
         self._roots = (chain.denoiser.denoiser, chain.solver)
         self.trace = Trace(owner, check, ContextRecorder(self._roots, by.x_T))
@@ -103,10 +101,9 @@ class Run:
             finally:
                 self.chain.denoiser.graphs = None
 
-    def enter(self, step: int) -> StepContext:
-        """The context of a step that is about to be taken."""
-        context = self.trace.recorder.now()
-        self.trace.contexts.append(context)
+    def enter(self, step: int) -> None:
+        """Record the context of a step that is about to be taken."""
+        self.trace.contexts.append(self.trace.recorder.now())
         self.watch(step)
         if self.observed:
             self.trace.evaluations.slot = self.chain.slot(step)
@@ -114,7 +111,6 @@ class Run:
             if step == min(1, self.chain.steps - 1):
                 # What is made by the first evaluation, such as a table, has been made now.
                 self._before = self._own_state()
-        return context
 
     def watch(self, step: int) -> None:
         """Look whether the network begins to keep or count something, before a step is taken.
@@ -322,31 +318,15 @@ class Run:
 
 
 def traced(
-    chain: Chain,
-    by: Inputs,
-    keep: Container[int],
-    *,
-    owner: str,
-    check: bool,
-    observed: bool = False,
-    black_box: bool = False,
+    chain: Chain, by: Inputs, keep: Container[int] = (), **options: Any
 ) -> tuple[Tensor, Trace]:
     """Sample without a graph; x_0, and a trace with the states that are kept.
 
     Args:
         keep: numbers of the states that are stored; x_0, number N, never is.
-        owner, check, observed, black_box: as for :class:`Run`; an observed run looks at every
-            step.
+        options: as for :class:`Run`.
     """
-    run = Run(
-        chain,
-        by,
-        owner=owner,
-        check=check,
-        every_step=observed,
-        observed=observed,
-        black_box=black_box,
-    )
+    run = Run(chain, by, **options)
     x, state = by.x_T, chain.initial_state(by.x_T)
     with run.recording():
         for step in range(chain.steps):

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -95,7 +95,7 @@ class ContextRecorder:
 
     def __init__(self, roots: Sequence[Any], x: Tensor) -> None:
         found = [value for _, value in reachable(*roots)]
-        self.device = x.device
+        self.device, self._dtype = x.device, x.dtype
         self.modules = list({id(m): m for m in found if isinstance(m, nn.Module)}.values())
         self.places: list[tuple[dict[str, Any], str]] = [
             (module._buffers, name)
@@ -124,6 +124,18 @@ class ContextRecorder:
         if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
             return False, None
         return True, torch.get_autocast_dtype(kind)
+
+    @cached_property
+    def tolerance(self) -> float:
+        """Relative difference that kernels which are not deterministic may leave.
+
+        The square root of the rounding of the coarsest arithmetic in use: that of x, of the
+        weights, or of autocast.
+        """
+        weights = (p for module in self.modules for p in module._parameters.values())
+        dtypes = {self._dtype, self.autocast[1], *(p.dtype for p in weights if p is not None)}
+        kinds = [dtype for dtype in dtypes if dtype is not None and dtype.is_floating_point]
+        return max(torch.finfo(kind).eps for kind in kinds) ** 0.5
 
     def replays(self) -> bool:
         """Whether a step, taken again at this moment, needs anything set back."""
