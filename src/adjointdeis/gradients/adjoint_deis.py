@@ -129,18 +129,18 @@ class AdjointDEIS(StepwiseMethod):
             return AdjointNodes.nearest(grid, steps)
         return AdjointNodes.between(grid, steps)
 
-    def forward_pass(self, chain: Chain, by: Inputs) -> tuple[Tensor, "_Record"]:
+    def forward_pass(self, chain: Chain, by: Inputs) -> tuple[Tensor, tuple[AdjointNodes, Trace]]:
         nodes = self.nodes(chain.grid)
         if self.states == "resolved" and chain.noise is not None:
             _check_replayable(chain, nodes)
         warn_of_large_steps(nodes.grid, chain.factor, int(self.order), self.prediction)
         x_0, trace = self.traced(chain, by, self._kept(nodes))
-        return x_0, _Record(nodes, trace)
+        return x_0, (nodes, trace)
 
     def backward_pass(
-        self, chain: Chain, record: "_Record", by: Inputs, x_0: Tensor, a_x: Tensor
+        self, chain: Chain, record: tuple[AdjointNodes, Trace], by: Inputs, x_0: Tensor, a_x: Tensor
     ) -> Tensor | None:
-        nodes, grid, trace = record.nodes, record.nodes.grid, record.trace
+        (nodes, trace), grid = record, record[0].grid
         states = {chain.steps: x_0, **{i: carry.x for i, carry in trace.carries.items()}}
         resolved, data = self.states == "resolved", self.prediction == "data"
         form = Form(self.prediction, chain.factor)
@@ -157,7 +157,7 @@ class AdjointDEIS(StepwiseMethod):
                 return x0_from_eps(x, eps, t.alpha, t.sigma) if data else eps
 
             x = form.scale(t) * y if resolved else nodes.state(interval + 1, states)
-            context = trace.contexts[nodes.nearest_step(interval + 1)]
+            context = trace.contexts[nodes.index(interval + 1)]
             pJ, rest, out = by.product(predicted, x, slot, p, context)
             return [None if pJ is None else form.scale(t) * pJ, *rest, out]
 
@@ -197,14 +197,6 @@ class AdjointDEIS(StepwiseMethod):
             if fraction > 0.0:
                 kept.add(nodes.cell[node] + 1)
         return kept
-
-
-@dataclass(frozen=True, eq=False)
-class _Record:
-    """What the sampling run leaves for the adjoint solve."""
-
-    nodes: AdjointNodes
-    trace: Trace
 
 
 def path_increment(chain: Chain, nodes: AdjointNodes, interval: int, like: Tensor) -> Tensor:

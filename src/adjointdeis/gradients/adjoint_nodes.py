@@ -67,10 +67,6 @@ class AdjointNodes:
         return cls(sampling, grid, tuple(cell), tuple(fraction), exact)
 
     def index(self, node: int) -> int:
-        """Number of the sampling node that this node is; only where ``exact``."""
-        return self.cell[node] + int(self.fraction[node])
-
-    def nearest_step(self, node: int) -> int:
         """Number of the sampling node at or before this node."""
         return self.cell[node] + int(self.fraction[node])
 

@@ -7,14 +7,7 @@ import torch
 from torch import Tensor
 
 from adjointdeis.diffusion.grid import TimeGrid
-from adjointdeis.gradients.augmented import (
-    Augmented,
-    Coefficients,
-    OdeMethod,
-    check_integrator,
-    integrate,
-)
-from adjointdeis.gradients.base import StepwiseMethod
+from adjointdeis.gradients.augmented import Augmented, Coefficients, OdeAdjoint, OdeMethod
 from adjointdeis.gradients.chain import Chain
 from adjointdeis.gradients.continuous import ContinuousAdjoint
 from adjointdeis.gradients.inputs import Inputs
@@ -22,7 +15,7 @@ from adjointdeis.gradients.trace import Trace
 
 
 @dataclass(frozen=True)
-class Backsolve(StepwiseMethod):
+class Backsolve(OdeAdjoint):
     r"""The continuous adjoint in time, solved back from x_0 by an integrator of torchdiffeq.
 
     The backward pass of ``torchdiffeq.odeint_adjoint`` for the flow
@@ -39,7 +32,7 @@ class Backsolve(StepwiseMethod):
 
     The backward solve never leaves the interval between the ends of the grid: an adaptive
     integrator is told to step onto its end, where by itself it would evaluate the network
-    at times below 0 or above 1, and so is no trial step (``augmented.integrate``).
+    at times below 0 or above 1, and so is no trial step (``OdeAdjoint.integrate``).
 
     Args:
         method: an adaptive method of torchdiffeq, or a fixed-step one, which steps over the
@@ -68,15 +61,10 @@ class Backsolve(StepwiseMethod):
     method: OdeMethod = "dopri5"
     rtol: float = 1e-5
     atol: float = 1e-5
-    sde: ClassVar[bool] = False
-    z_t: ClassVar[bool] = False
     memory: ClassVar[str] = "O(1) latents"
     adjoint: ClassVar[ContinuousAdjoint] = ContinuousAdjoint(
         clock="t", integrator="black-box ODE solver", exponential=False, own_steps=True
     )
-
-    def __post_init__(self) -> None:
-        check_integrator("Backsolve", self.method, self.rtol, self.atol)
 
     def forward_pass(self, chain: Chain, by: Inputs) -> tuple[Tensor, Trace]:
         ends = (chain.grid[0], chain.grid[-1])
@@ -97,11 +85,8 @@ class Backsolve(StepwiseMethod):
         check.finish()
         augmented = Augmented(chain, by, check, record.contexts[-1])
         chain.cost.holds(1, graphs=1)
-        state = integrate(
-            augmented, _Time(chain.grid), chain.grid.t.flip(0).tolist(),
-            augmented.start(x_0, a_x), owner="Backsolve", method=self.method,
-            rtol=self.rtol, atol=self.atol,
-        )  # fmt: skip
+        clock, start = chain.grid.t.flip(0).tolist(), augmented.start(x_0, a_x)
+        state = self.integrate(augmented, _Time(chain.grid), clock, start)
         return augmented.finish(state)
 
 

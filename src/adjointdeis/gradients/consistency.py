@@ -31,12 +31,7 @@ class InconsistentStepError(RuntimeError):
 
 
 class StepCheck:
-    """Compares steps that are taken again with the states that they led to.
-
-    Args:
-        chain, recorder: of the run.
-        enabled: whether to look at all.
-    """
+    """Compares steps that are taken again with the states that they led to."""
 
     def __init__(self, chain: Chain, recorder: ContextRecorder, enabled: bool) -> None:
         self.chain, self.recorder, self.enabled = chain, recorder, enabled
@@ -45,12 +40,9 @@ class StepCheck:
     def compare(
         self, step: int, before: Tensor, found: Sequence[Tensor], known: Sequence[Tensor]
     ) -> bool:
-        """Compare the results of a step; whether they are known to be the same to the last bit.
+        """Compare state and history after a step; whether they are the same to the last bit.
 
-        Args:
-            step: its number.
-            before: x before the step; a difference counts in relation to how far it goes.
-            found, known: state and history after the step, now and in the sampling run.
+        A difference counts in relation to how far the step goes from ``before``.
 
         Raises:
             InconsistentStepError: they differ. On an accelerator :meth:`finish` raises it, so
@@ -216,10 +208,6 @@ class CouplingCheck:
     A reconstructed latent is off by rounding that the inverse has amplified, and the increment
     that the network gives there by its slope times as much; an increment that is off by more than
     that comes from another network. A few numbers are held for each move.
-
-    Args:
-        chain, recorder: of the run.
-        enabled: whether to look at all.
     """
 
     _STEEPEST = 1e4  # relative slope of an increment; about 1/sigma where the data are narrow

@@ -104,12 +104,6 @@ class CountedDenoiser:
         """The modules of the denoiser, where it is one."""
         return list(self.denoiser.modules()) if isinstance(self.denoiser, nn.Module) else []
 
-    def tensors(self) -> list[Tensor]:
-        """Weights and buffers, where the denoiser is a module."""
-        if not isinstance(self.denoiser, nn.Module):
-            return []
-        return [*self.denoiser.parameters(), *self.denoiser.buffers()]
-
     def count(self, evaluations: int = 1) -> None:
         """Record evaluations that were made without this object (see ``count_evaluations``)."""
         self.cost.evaluated(evaluations)

@@ -25,18 +25,15 @@ from adjointdeis.gradients.memory_plan import (
 from adjointdeis.gradients.run import Run, taken
 from adjointdeis.gradients.snapshots import placements
 from adjointdeis.gradients.trace import Carry, Trace
+from adjointdeis.solvers.base import State
 
 
 @dataclass(eq=False)
 class Checkpoints:
     """What a sampling run leaves behind: stored inputs of steps, and kept graphs.
 
-    The input of the first differentiated step is always there; for step 0 it is x_T, which
-    autograd holds in any case.
-
     Attributes:
-        trace: of the run.
-        plan: what may be held.
+        trace, plan: of the run, and what may be held.
         graphs: kept graphs, each with its first step, by the number of the step after them.
         latents: how many latents enter the steps of these, that of step 0 left out.
         evaluations: how many network evaluations the graphs hold.
@@ -93,8 +90,7 @@ class DiscreteAdjoint(StepwiseMethod):
 
     Cost by default: N evaluations forward, N more with a graph, N vector-Jacobian products for
     x, z and theta together; N + 1 latents (and the history of multistep solvers) and the
-    activations of one step. Of a small network several steps are recomputed as one graph, whose
-    activations take no more bytes than the stored latents.
+    activations of one step.
 
     Args:
         snapshots: how many inputs of steps to hold at one time, besides that of the last
@@ -106,11 +102,9 @@ class DiscreteAdjoint(StepwiseMethod):
             backpropagation in all but its second derivatives.
         budget: bytes that latents and activations may take together, as a number or a text
             such as "2 GiB"; "auto" takes half of what the device has left when the sampling
-            run begins. The other two are then chosen: the bytes of a step are counted at
-            the first one, and the split with the fewest recomputed evaluations is taken.
-            Weights, and what an operation needs while it runs, are not in the budget.
-            The gradient does not depend on it; the evaluations counted do.
-        check: as for ``StepwiseMethod``: compare what is evaluated again.
+            run begins. Chooses the other two for the fewest recomputed evaluations. Weights, and
+            what an operation needs while it runs, are not in it.
+        check: as for ``StepwiseMethod``.
 
     Raises:
         ValueError: snapshots < 1, keep_activations < 0, or a budget beside either.
@@ -171,9 +165,7 @@ class DiscreteAdjoint(StepwiseMethod):
 
         Args:
             chain, trace: of the run.
-            step: its number.
-            found: state and history before it.
-            z, noise: those of the step.
+            step, found, z, noise: its number, state and history before it, and what it uses.
             again: whether the sampling run took it, too.
         """
         del trace, again
@@ -193,7 +185,7 @@ class DiscreteAdjoint(StepwiseMethod):
                 graph, end = None, step + 1
                 if step == first:
                     if self.budget is not None:
-                        graph, record.plan = self._measured(run, step, Carry(x, state), take)
+                        graph, record.plan = self._measured(run, record, step, x, state, take)
                     stored = _stored(first, steps, record.plan)
                 if step in stored:
                     run.trace.keep(step, x, state)
@@ -261,16 +253,7 @@ class DiscreteAdjoint(StepwiseMethod):
     def _again(
         self, by: Inputs, trace: Trace, steps: range, carry: Carry, after: Carry, check: StepCheck
     ) -> StepGraph:
-        """Take consecutive steps again, with one graph, and compare each with the sampling run.
-
-        Args:
-            by: what is differentiated by.
-            trace: of the run; with the inputs of all of the steps but the first.
-            steps: their numbers.
-            carry: the input of the first step.
-            after: what the last step led to in the sampling run.
-            check: compares.
-        """
+        """Take steps, from a carry, again with one graph, and compare each with what it led to."""
         replays, before = trace.recorder.replays(), carry
 
         def again(step: int, found: tuple[Tensor, ...], z: Any, noise: Any) -> tuple[Tensor, ...]:
@@ -293,18 +276,16 @@ class DiscreteAdjoint(StepwiseMethod):
         return by.graph_of_steps(again, steps, [carry.x, *carry.state])
 
     def _measured(
-        self, run: Run, step: int, carry: Carry, take: Take
+        self, run: Run, record: Checkpoints, step: int, x: Tensor, state: State, take: Take
     ) -> tuple[StepGraph, MemoryPlan]:
         """A step with its graph, and the plan that fits its bytes into the budget."""
         assert self.budget is not None
-        chain, by = run.chain, run.by
-        budget = resolve_budget(self.budget, carry.x.device)
-        # What exists anyway: weights, buffers, and the input, which counts as a latent.
-        besides = [carry.x, *carry.state, *chain.conditions.tensors(), *by.theta]
-        with SavedBytes([*besides, *chain.denoiser.tensors()]) as saved:
-            graph = run.graph(range(step, step + 1), carry.x, carry.state, take, need_x=True)
+        budget = resolve_budget(self.budget, x.device)
+        # The input counts as a latent.
+        with SavedBytes([x, *state, *record.existing(run.by)]) as saved:
+            graph = run.graph(range(step, step + 1), x, state, take, need_x=True)
         latent = sum(out.numel() * out.element_size() for out in graph.outputs)
-        return graph, choose_plan(chain.steps - step, budget, latent, saved.total)
+        return graph, choose_plan(run.chain.steps - step, budget, latent, saved.total)
 
     def _carry(self, chain: Chain, record: Checkpoints, by: Inputs, step: int) -> Carry:
         """The input of a step, recomputed from the last one stored before it where need be."""
@@ -341,12 +322,8 @@ def _stored(first: int, steps: int, plan: MemoryPlan) -> set[int]:
 def segment_length(carries: Collection[Carry], activations: int) -> int:
     """How many steps to recompute as one graph, so that one call of autograd serves them all.
 
-    The activations of a segment take no more bytes than the states that are stored, so that memory
-    stays O(N latents). One step of a large network takes more: its segments are single steps.
-
-    Args:
-        carries: what is stored.
-        activations: bytes of those of one step.
+    The activations of a segment, of so many bytes a step, take no more than the states that are
+    stored, so that memory stays O(N latents); segments of a large network are single steps.
     """
     states = [value for carry in carries for value in (carry.x, *carry.state)]
     stored = sum(value.numel() * value.element_size() for value in states)

@@ -33,11 +33,9 @@ _KEPT = (
 
 
 class Mark:
-    """Of the graph of one step: autograd numbers the nodes that a thread makes in their order.
+    """From which number to which a thread has made the nodes of a step's graph.
 
-    Attributes:
-        first, end: numbers of the nodes that this thread has made for the step; there is no end
-            before :class:`LeafCheck` has looked at the graph.
+    Autograd numbers them in their order; there is no end before :class:`LeafCheck` has looked.
     """
 
     __slots__ = ("end", "first")
@@ -110,11 +108,9 @@ class RunKey:
     def holds(self, node: Any, mark: Mark, own: bool, by_number: bool) -> bool:
         """Whether a step may use a node: its own, or one that was there before the run.
 
-        Args:
-            node: has the step's mark from now on, if it has none and is not told by its number.
-            mark: of the step.
-            own: whether the node's number is one of the mark's.
-            by_number: whether the numbers of this thread tell, as they do in a backward pass.
+        The node has the step's mark from now on, if it has none and is not told by its number:
+        ``own`` says whether that is one of the mark's, ``by_number`` whether numbers of this thread
+        tell, as they do in a backward pass.
         """
         here = self.here()
         before = here and node._sequence_nr() < self._first
@@ -204,9 +200,8 @@ class LeafCheck:
         """Search the graph of a step; :meth:`refuse` must follow once the graph is gone.
 
         Args:
-            outputs: results of the step.
-            entering: state and history that the step was given.
-            leaves: everything that it was given; it has no graph of its own.
+            outputs, entering, leaves: results of the step, the state and history that it was
+                given, and all that it was given, which has no graph of its own.
             mark: made before the graph; the same whenever this graph is looked at.
             again: whether the sampling run took this step, too.
 
@@ -297,10 +292,8 @@ def pull_back(
     the history that the last step leaves behind has none.
 
     Args:
-        chain: counts the products.
-        outputs, cotangents: what is pulled back.
-        inputs: what it is pulled back to.
-        evaluations: network evaluations in the graph; one product passes through each.
+        chain: counts the products, one for each of the ``evaluations`` in the graph.
+        outputs, cotangents, inputs: what is pulled back, and what to.
 
     Raises:
         NotSupportedError: the graph holds a reentrant checkpoint.

@@ -22,11 +22,7 @@ ONE_SLOT = ((0, 1.0),)
 
 @dataclass
 class Sums:
-    """Running sums of gradients, one slot per input; an untouched slot is a zero gradient.
-
-    Attributes:
-        values: the sums, None while nothing was added.
-    """
+    """Running sums of gradients, one slot per input; None, a zero, while nothing was added."""
 
     size: int
     values: list[Tensor | None] = field(init=False)
@@ -51,9 +47,8 @@ class StepGraph:
     """A function evaluated with a graph: the leaves that enter it and the tensors that leave it.
 
     Attributes:
-        entering: state and history; leaves.
-        z: leaves of the condition.
-        noise: leaf of the step's noise, where that wants a gradient.
+        entering, z, noise: leaves: state and history, the condition, the noise if it wants a
+            gradient.
         outputs: results.
         evaluations: network evaluations in the graph.
         slot, step: whose condition and whose noise they are.
@@ -81,12 +76,7 @@ class StepGraph:
 
 @dataclass(eq=False)
 class TrajectoryCotangents:
-    """dL/d of what a run passes through, None where L does not depend on it.
-
-    Attributes:
-        states: of x after each step but the last.
-        predictions: of the data prediction of each step.
-    """
+    """dL/d of x after each step but the last, and of each data prediction; None for zero."""
 
     states: Sequence[Tensor | None]
     predictions: Sequence[Tensor | None]
@@ -187,8 +177,7 @@ class Inputs:
         Args:
             function: receives copies, which it may change in place.
             entering: state and history.
-            slot: whose condition.
-            step: whose noise; None for a function that takes none.
+            slot, step: whose condition and noise; a step of None for a function without noise.
             need_entering: whether the gradient of ``entering`` is wanted.
             every_z: whether the gradients of all leaves of z are wanted, those of slots included
                 that want none: for methods that use the product of one slot for another.
@@ -215,12 +204,10 @@ class Inputs:
     def graph_of_steps(
         self, take: Take, steps: range, entering: Sequence[Tensor], need_x: bool = False
     ) -> StepGraph:
-        """Take consecutive steps with one graph to what wants a gradient.
+        """Take steps, from state and history, with one graph to what wants a gradient.
 
         Args:
-            take: takes one.
-            steps: their numbers.
-            entering: state and history before the first.
+            take, steps, entering: takes a step, their numbers, what enters the first.
             need_x: build the graph to x even for x_T, whose gradient may not be wanted.
         """
 
@@ -273,10 +260,10 @@ class Inputs:
         """One evaluation of a function of (x, z) with a graph, and one product.
 
         Args:
-            function, x, slot: what is evaluated, where, and with whose condition.
-            cotangent: of the value.
-            context: in which the function is evaluated.
-            of_prediction: cotangent of the data prediction of the function's first evaluation.
+            function, x, slot, context: what is evaluated, where, with whose condition, and in what
+                random state.
+            cotangent, of_prediction: of the value, and of the data prediction of the first
+                evaluation.
 
         Returns:
             The gradient of x, those of z and theta, and the value.
@@ -302,12 +289,9 @@ class Inputs:
         weight: float = 1.0,
         slots: Sequence[tuple[int, float]] = ONE_SLOT,
     ) -> None:
-        """Add ``weight`` times the gradients of z and theta to the sums.
+        """Add ``weight`` times the gradients of z and theta, from a product, to the sums.
 
-        Args:
-            rest: from a product: the leaves of one condition, then theta.
-            weight: factor.
-            slots: which conditions receive the gradient of z, each with a further factor.
+        ``slots`` are the conditions that receive the gradient of z, each with a further factor.
         """
         for slot, share in slots:
             wanted = self.needs_z(slot)

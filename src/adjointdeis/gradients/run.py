@@ -186,10 +186,8 @@ class Run:
         """Take steps, the first of which was entered, with one graph.
 
         Args:
-            steps: their numbers.
-            x, state: what enters the first.
-            take: how a step is taken.
-            need_x: build the graph to x even for x_T, whose gradient may not be wanted.
+            steps, x, state: their numbers, and what enters the first.
+            take, need_x: as for ``Inputs.graph_of_steps``.
         """
         trace = self.trace
 

@@ -13,16 +13,7 @@ from adjointdeis.gradients.reachable import reachable, version
 
 
 class RandomState:
-    """The state of one random source that can be read and set back.
-
-    Attributes:
-        get: gives a copy of the state.
-        set: goes back to a state.
-
-    Args:
-        device: a device with generators of its own (CUDA, MPS, XPU, ...), the CPU, or a
-            ``torch.Generator``.
-    """
+    """Reads and sets back the state of a device's generator, or of a ``torch.Generator``."""
 
     def __init__(self, source: torch.device | torch.Generator) -> None:
         if isinstance(source, torch.device) and source.type != "cpu":
@@ -38,13 +29,7 @@ class RandomState:
 
 @dataclass(frozen=True, eq=False)
 class StepContext:
-    """Random state and buffers at one moment of a run.
-
-    Attributes:
-        recorder: whose sources and buffers they are.
-        random: the state of each source.
-        buffers: the value of each buffer; empty while none has changed.
-    """
+    """States of the random sources, and values of the buffers, at one moment of a run."""
 
     recorder: "ContextRecorder"
     random: tuple[Tensor, ...]
@@ -85,7 +70,6 @@ class ContextRecorder:
     Buffers are those of the modules that it holds: batch statistics, spectral norms, averages.
 
     Attributes:
-        device: that of x.
         modules: every module that the sampler holds, whose buffers are recorded.
         autocast: its setting at the beginning of the run.
         changed: numbers of the buffers that the run changed.

@@ -17,11 +17,6 @@ class Carry:
     x: Tensor
     state: State
 
-    @property
-    def latents(self) -> int:
-        """How many latents this holds."""
-        return 1 + len(self.state)
-
 
 @dataclass(eq=False)
 class Trace:
@@ -30,13 +25,11 @@ class Trace:
     Attributes:
         owner: the method, for messages.
         checked: whether what is evaluated again is compared.
-        recorder: records the context of every step.
-        contexts: for each step, the context in which it was taken.
-        carries: inputs of the steps that are kept, by number.
+        recorder, contexts: what records the context of every step, and these.
+        carries, outputs: inputs of steps, and outputs of the network, that are kept, by number.
         latents: how many latents these are.
-        evaluations: those of the network, where the run was observed.
-        outputs: what the network gave in the steps whose outputs are kept, by number.
-        changed: what the denoiser changed of its own while it ran, where the run was observed.
+        evaluations, changed: those of the network, and what it changed of its own while it ran,
+            where the run was observed.
         in_place: whether a step changed its x in place.
         end: the solver's history after the last step.
     """
@@ -61,7 +54,7 @@ class Trace:
     def drop(self, step: int) -> Carry:
         """Give up the input of a step."""
         carry = self.carries.pop(step)
-        self.latents -= carry.latents
+        self.latents -= 1 + len(carry.state)
         return carry
 
     def reevaluations(self) -> "Reevaluations":
