@@ -8,8 +8,8 @@ from torch import Tensor
 
 from adjointdeis.diffusion.grid import TimeGrid
 from adjointdeis.gradients.augmented import Augmented, Coefficients, OdeAdjoint, OdeMethod
+from adjointdeis.gradients.base import ContinuousAdjoint, refuse_other
 from adjointdeis.gradients.chain import Chain
-from adjointdeis.gradients.continuous import ContinuousAdjoint
 from adjointdeis.gradients.inputs import Inputs
 from adjointdeis.gradients.large_steps import warn_of_large_steps
 from adjointdeis.gradients.trace import Trace
@@ -37,10 +37,7 @@ class AdjointDPM(OdeAdjoint):
             * "resolved": y is integrated back from x_0 throughout. O(1) latents; errors grow
               where the flow contracts.
         rtol, atol: tolerances of an adaptive method on (y, p, a_z, a_theta).
-        check: as for ``StepwiseMethod``: compare what is evaluated again.
-
-    Cost: N evaluations forward; backward N for "euler", 4 N for "rk4", each with a graph and a
-    vector-Jacobian product; for adaptive methods as many as the tolerances ask for.
+        check: as for ``StepwiseMethod``.
 
     Warns:
         LargeAdjointStepWarning: with "euler", where a step passes h = ln 2; it then flips the
@@ -70,10 +67,7 @@ class AdjointDPM(OdeAdjoint):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.states not in ("recorded", "resolved"):
-            raise ValueError(
-                f"AdjointDPM.states must be 'recorded' or 'resolved', got {self.states!r}"
-            )
+        refuse_other(self, states=(self.states, ("recorded", "resolved")))
 
     def forward_pass(self, chain: Chain, by: Inputs) -> tuple[Tensor, Trace]:
         if not chain.grid.sampling:

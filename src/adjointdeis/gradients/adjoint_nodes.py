@@ -17,8 +17,7 @@ class AdjointNodes:
     grids have the same shape and coincide for M = N.
 
     Attributes:
-        sampling: the sampling grid.
-        grid: the nodes, noise to data.
+        sampling, grid: the sampling grid, and the nodes, noise to data.
         cell: for each node, the sampling step in which it lies.
         fraction: for each node, its place in that step: 0 at the noisy end, 1 at the clean
             end; linear in lmbda (in rho where the step ends at sigma = 0).

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from adjointdeis.extras import load
-from adjointdeis.gradients.base import StepwiseMethod
+from adjointdeis.gradients.base import StepwiseMethod, refuse_other
 from adjointdeis.gradients.chain import Chain
 from adjointdeis.gradients.inputs import Inputs
 from adjointdeis.gradients.step_context import StepContext
@@ -33,12 +33,7 @@ OdeMethod = Literal[FixedMethod, AdaptiveMethod]
 
 @dataclass(frozen=True, eq=False)
 class Coefficients:
-    """The equation at one instant of the clock.
-
-    Attributes:
-        t: time, 0-d float64.
-        scale, linear, weight: s, l and w.
-    """
+    """The equation at one instant of the clock: time, 0-d float64, and s, l and w."""
 
     t: Tensor
     scale: float
@@ -48,14 +43,7 @@ class Coefficients:
 
 @dataclass(eq=False)
 class Augmented:
-    """The right-hand side of (u, a_u, a_z, a_theta), counted and replayed.
-
-    Attributes:
-        chain: counts evaluations and products.
-        by: what is differentiated by; one condition for all steps.
-        check: compares evaluations with those of the sampling run.
-        context: in which the network is evaluated.
-    """
+    """The right-hand side of (u, a_u, a_z, a_theta), evaluated in one context and compared."""
 
     chain: Chain
     by: Inputs
@@ -109,14 +97,11 @@ class OdeAdjoint(StepwiseMethod):
     z_t: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        name, known = type(self).__name__, (*get_args(FixedMethod), *get_args(AdaptiveMethod))
-        if self.method not in known:
-            raise ValueError(
-                f"{name}.method must be one of {', '.join(known)}, got {self.method!r}"
-            )
+        refuse_other(self, method=(self.method, get_args(OdeMethod)))
         if not (self.rtol > 0.0 and self.atol > 0.0):  # nan is neither
             raise ValueError(
-                f"{name} needs positive tolerances, got rtol={self.rtol} and atol={self.atol}"
+                f"{type(self).__name__} needs positive tolerances, got rtol={self.rtol} and "
+                f"atol={self.atol}"
             )
 
     def integrate(

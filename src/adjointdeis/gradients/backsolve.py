@@ -8,8 +8,8 @@ from torch import Tensor
 
 from adjointdeis.diffusion.grid import TimeGrid
 from adjointdeis.gradients.augmented import Augmented, Coefficients, OdeAdjoint, OdeMethod
+from adjointdeis.gradients.base import ContinuousAdjoint
 from adjointdeis.gradients.chain import Chain
-from adjointdeis.gradients.continuous import ContinuousAdjoint
 from adjointdeis.gradients.inputs import Inputs
 from adjointdeis.gradients.trace import Trace
 
@@ -38,10 +38,7 @@ class Backsolve(OdeAdjoint):
         method: an adaptive method of torchdiffeq, or a fixed-step one, which steps over the
             sampling nodes.
         rtol, atol: tolerances of an adaptive method on (x, a_x, a_z, a_theta) together.
-        check: as for ``StepwiseMethod``: compare what is evaluated again.
-
-    Cost: N evaluations forward; backward as many, each with a graph and a vector-Jacobian
-    product, as the tolerances ask for. One latent.
+        check: as for ``StepwiseMethod``.
 
     Raises:
         ValueError: unknown method; a grid that ends at sigma = 0 or alpha = 0, where the

@@ -61,9 +61,6 @@ class Certified(StepwiseMethod):
             With ``coarse=DiscreteAdjoint()`` they take the activations of one step, at 1.75 times.
         order: of convergence of the sampler, if it has no attribute ``order``.
 
-    Cost: beside those of the method, 3N/4 evaluations with a graph and as many products; the loss
-    and its gradient three times.
-
     Raises:
         OtherLossError: the gradient that arrives at x_0 is no multiple of that of ``loss``.
         NotSupportedError: an SDE, a scheduled z, gradients of noise or of the trajectory, a
@@ -225,7 +222,7 @@ def extrapolated_error(
         order: of convergence.
 
     Returns:
-        The estimate, infinite where the gradient is zero and the others are not.
+        Infinite where the gradient is zero and the others are not.
     """
     size = aa = bb = ab = 0.0
     for values in zip(fine, half, quarter, strict=True):

@@ -108,11 +108,8 @@ def distance(one: Tensor, other: Tensor) -> float:
 class EvaluationCheck:
     """Compares evaluations of the network with those of the sampling run at the same x and t.
 
-    For methods that evaluate the network at recorded states, but take no step of the sampler.
-
-    Attributes:
-        slot: whose condition the evaluations of the sampling run use at present.
-        known: for each time (to seven digits) and slot, fingerprints of x and of the output.
+    For methods that evaluate the network at recorded states, but take no step of the sampler. It
+    knows, for each time (to seven digits) and slot, fingerprints of x and of the output.
     """
 
     slot: int = 0

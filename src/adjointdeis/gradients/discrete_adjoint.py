@@ -88,10 +88,6 @@ class DiscreteAdjoint(StepwiseMethod):
     Exact for any solver object with ``step``, multistep ones included, for ODE and SDE.
     Dropout masks and autocast are repeated in the recomputation.
 
-    Cost by default: N evaluations forward, N more with a graph, N vector-Jacobian products for
-    x, z and theta together; N + 1 latents (and the history of multistep solvers) and the
-    activations of one step.
-
     Args:
         snapshots: how many inputs of steps to hold at one time, besides that of the last
             step; None holds all N. With s < N the others are recomputed by the optimal

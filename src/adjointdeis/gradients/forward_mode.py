@@ -45,10 +45,6 @@ class ForwardMode(StepwiseMethod):
         directions: K directions of x_T, shape (K, \*x_T.shape); None for all of its numbers.
         limit: largest K that is accepted, at least 1. Work and memory grow with K.
 
-    Cost: N evaluations, with K Jacobian-vector products for each; ``Rollout.cost`` counts them as
-    products. K tangents of the state, and of one layer's activations, are held at one time,
-    whatever N.
-
     Raises:
         ValueError: limit below 1; directions of another shape, or of an x_T that wants no gradient.
         NotSupportedError: more than ``limit`` numbers want a gradient; weights, the path's noise

@@ -97,10 +97,6 @@ class RunKey:
                 if tensor.is_leaf:
                     tensor.requires_grad_(False)
 
-    def is_late(self, leaf: Tensor) -> bool:
-        """Whether this is a tensor that the network began to hold in a step without a graph."""
-        return any(ref() is leaf for ref in self.late)
-
     def here(self) -> bool:
         """Whether this is the thread of the sampling run."""
         return self._thread is _this_thread()
@@ -185,10 +181,6 @@ class LeafCheck:
         self.run: RunKey | None = None
         self.by_number = False
 
-    def goes_back(self, run: RunKey | None) -> None:
-        """Begin a backward pass of a sampling run."""
-        self.run, self.by_number = run, run is not None and run.numbered
-
     def look(
         self,
         outputs: Sequence[Tensor],
@@ -242,7 +234,7 @@ class LeafCheck:
                 continue
             if any(leaf is given for given in leaves):
                 continue
-            if run is not None and run.late and run.is_late(leaf):
+            if run is not None and any(ref() is leaf for ref in run.late):
                 raise UnreachableLeafError(_KEPT.format(f"a tensor of shape {tuple(leaf.shape)}"))
             if leaf.untyped_storage().data_ptr() not in memory:
                 self.suspects.append(weakref.ref(leaf))

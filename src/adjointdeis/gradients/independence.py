@@ -27,9 +27,8 @@ def check_independent(
     Random states and buffers are left as they were.
 
     Args:
-        denoiser, x, z, grid: as in ``sample``.
+        denoiser, x, z, grid, cost: as in ``sample``; both evaluations are counted.
         size: how many samples a part has, below the batch.
-        cost: counts both evaluations.
 
     Raises:
         CoupledSamplesError: naming the layer, or what else it may be.

@@ -144,10 +144,6 @@ class Inputs:
         found.noise = tuple(noise.detach() for noise in found.noise)
         return found
 
-    def theta_gradients(self) -> list[Tensor | None]:
-        """The sums of theta's gradients; None where nothing was added."""
-        return self.sums.values[self._first_theta :]
-
     def condition(self, slot: int) -> Any:
         """The condition of a slot, detached."""
         return self.chain.conditions.at(slot, self.z[slot])

@@ -32,10 +32,7 @@ class OneStep(StepwiseMethod):
     network predicts, blind to the noise of the path.
 
     Args:
-        check: as for ``StepwiseMethod``: compare what is evaluated again.
-
-    Cost: N evaluations forward, 1 more with a graph, 1 vector-Jacobian product; x_T alone is
-    held.
+        check: as for ``StepwiseMethod``.
 
     Raises:
         NotSupportedError: a scheduled condition requires a gradient; only its first entry

@@ -63,12 +63,7 @@ class Reversible(StepwiseMethod):
     generator per evaluation.
 
     Args:
-        check: as for ``StepwiseMethod``: compare what is evaluated again.
-
-    Cost: the evaluations of the sampler (2N for EDICT, N for BDIA and O-BELM, 2sN for Rex with
-    s stages), as many again with a graph, one vector-Jacobian product for each. Memory: two
-    latents and the activations of one coupling, whatever N; the trajectory, if it is asked for,
-    is held by whoever asked.
+        check: as for ``StepwiseMethod``.
 
     Warns:
         AmplificationWarning: the predicted amplification of rounding passes 1e-3 in the dtype

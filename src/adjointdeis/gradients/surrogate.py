@@ -132,17 +132,12 @@ class Surrogate(DiscreteAdjoint):
     r"""Gradients through some steps, by weights and a bridge of one's choice; see the module.
 
     Bias: what other steps have to do with z and theta (A), how much of the output's influence on
-    x_0 is counted (w), how the network's answer depends on earlier steps (b). With all steps,
-    weights 1 and bridge 1 there is none: this is ``DiscreteAdjoint``. Settings from the literature
-    have names in the module ``surrogates``.
+    x_0 is counted (w), how the network's answer depends on earlier steps (b). Settings from the
+    literature have names in the module ``surrogates``.
 
     z and theta receive what active steps give; a scheduled z_i of another step receives zero.
     x_T receives the sampler's path to x_0 through all steps, and through the network where the
     bridge lets it.
-
-    Cost: N evaluations forward, one more with a graph and one product for each active step. N
-    latents, and N outputs of the network where x_T wants a gradient or steps lie between active
-    ones; the activations of one step.
 
     Args:
         active: "all", numbers of steps (0 is at the noise, negative ones count from the end), or
@@ -194,11 +189,7 @@ class Surrogate(DiscreteAdjoint):
                 raise ValueError(f"{name}={value!r}: expected finite numbers")
 
     def steps(self, total: int) -> list[int]:
-        """Numbers of the active steps of a run of so many, in the order in which they are taken.
-
-        Raises:
-            ValueError: none, one twice, or one that the run does not have.
-        """
+        """Numbers of the active steps of a run of so many, in the order in which they are taken."""
         if isinstance(self.active, str):
             return list(range(total))
         given = self.active(total) if callable(self.active) else self.active
@@ -310,13 +301,9 @@ def _clock(chain: Chain) -> list[float]:
 
 
 class _CutDenoiser:
-    """The counted denoiser with its gradient cut on both sides.
+    """The counted denoiser with factors of the gradients of its output and of its x.
 
-    Args:
-        inner: what it is.
-        weight: factor of the gradient of its output; 0 evaluates without a graph.
-        bridge: factor of the gradient that passes on to its x.
-        outputs: what to give instead of evaluating it; None evaluates.
+    A weight of 0 evaluates without a graph; ``outputs`` are given instead of evaluating it.
     """
 
     def __init__(

@@ -19,12 +19,10 @@ class Truncated(Surrogate):
     There is no gradient of x_T: under this definition it is zero, and a zero that looks like
     an answer is refused.
 
-    Cost: N evaluations forward, K more with a graph, K vector-Jacobian products; K latents.
-
     Args:
         snapshots, keep_activations, budget: as in ``DiscreteAdjoint``, for the last K steps.
         last: K, at least 1. ``alignprop()`` draws it for every rollout.
-        check: as for ``StepwiseMethod``: compare what is evaluated again.
+        check: as for ``StepwiseMethod``.
 
     Raises:
         ValueError: last < 1.
