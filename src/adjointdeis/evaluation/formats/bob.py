@@ -30,7 +30,7 @@ from adjointdeis.evaluation.formats.text import (
     write_lines,
 )
 from adjointdeis.evaluation.scores import BONA_FIDE, ScoreTable, concatenate
-from adjointdeis.files import write_csv
+from adjointdeis.files import records, write_csv
 
 COMPARISON_COLUMNS = (
     "bio_ref_subject_id",
@@ -61,10 +61,8 @@ def _read_one(path: Path, labels: Labels) -> ScoreTable:
         raise ScoreError(f"{path}:1: no column 'score' in the header {','.join(header)}")
     read_row = _pad_row if "is_bonafide" in header else _comparison_row
     rows = Rows(path, by_ids=True)
-    for line, fields in lines:
-        if len(fields) != len(header):
-            raise ScoreError(f"{path}:{line}: {len(fields)} fields, expected {len(header)}")
-        read_row(rows, line, dict(zip(header, fields, strict=True)), labels)
+    for line, row in records(path, header, lines, ScoreError):
+        read_row(rows, line, row, labels)
     return rows.table()
 
 
