@@ -84,8 +84,3 @@ def _labels(path: Path) -> list[dict[str, str]]:
             f"subject_a, subject_b, attack; found {', '.join(header)}"
         )
     return [{k: canonical(v) for k, v in row.items()} for _, row in lines]
-
-
-def write(table: ScoreTable, paths: Sequence[Path]) -> None:
-    """Refuses: a matrix cannot hold what the table says."""
-    raise ScoreError("matrices are read only; write --to canonical")
