@@ -205,6 +205,12 @@ def read_csv(
 ) -> Iterator[tuple[int, list[str]]]:
     """(line number, fields) of every non-empty line, fields trimmed; encodings as `read_text`.
 
+    Args:
+        path: The file.
+        error: What to raise.
+        delimiter: Between two fields, one character.
+        quotechar: Around a field that holds it; None for no quotes.
+
     Raises:
         error: Not text, an open quotation mark, or a field over csv's limit; names file and line.
     """

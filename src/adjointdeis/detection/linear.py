@@ -305,6 +305,11 @@ def loaded(
 def unit_embeddings(system: Recogniser, images: np.ndarray, names: Sequence[str]) -> np.ndarray:
     """Embeddings (B, D) of length 1.
 
+    Args:
+        system: Who embeds.
+        images: (B, H, W, 3) uint8 RGB.
+        names: B names, for the error.
+
     Raises:
         NoFaceError: The recogniser finds no face in some image; all are named.
     """
@@ -320,7 +325,14 @@ def luminance(images: np.ndarray) -> np.ndarray:
 
 
 def texture(images: np.ndarray, names: Sequence[str], feature: Texture, cells: int) -> np.ndarray:
-    """(B, D) float64: `lbp` or `residual` of (B, H, W, 3) uint8, see the module."""
+    """(B, D) float64: `lbp` or `residual` of (B, H, W, 3) uint8, see the module.
+
+    Args:
+        images: (B, H, W, 3) uint8 RGB.
+        names: B names; what was measured is remembered by them.
+        feature: `lbp` or `residual`.
+        cells: Cells a side, 1 or more.
+    """
     one = lbp_histograms if feature == "lbp" else residual_statistics
 
     def measure(images: np.ndarray, names: Sequence[str]) -> np.ndarray:
