@@ -30,10 +30,6 @@ class Backsolve(OdeAdjoint):
     with every other method: the result is the gradient of the exact flow at the x_0 that was
     reached, and agrees with the gradient of the sampler as far as that follows the flow.
 
-    The backward solve never leaves the interval between the ends of the grid: an adaptive
-    integrator is told to step onto its end, where by itself it would evaluate the network
-    at times below 0 or above 1, and so is no trial step (``OdeAdjoint.integrate``).
-
     Args:
         method: an adaptive method of torchdiffeq, or a fixed-step one, which steps over the
             sampling nodes.

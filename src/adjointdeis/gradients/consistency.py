@@ -138,10 +138,7 @@ class GraphCheck:
 
     A network that counts its calls may give the same numbers and cut its gradient elsewhere
     (``detach()`` or a frozen weight in every other call), which no comparison of numbers finds.
-
-    Attributes:
-        recording: whether this is the sampling run.
-        after: called after the next evaluation, once.
+    ``after`` is called after the next evaluation, once.
     """
 
     def __init__(self) -> None:
@@ -153,8 +150,7 @@ class GraphCheck:
         """Look at an evaluation whose first node has this number.
 
         Raises:
-            InconsistentStepError: an evaluation of the sampling run at this time, with gradients
-                of the same inputs, had another graph.
+            InconsistentStepError: one of the sampling run, at this time, had another graph.
         """
         if self.after is not None:
             self.after = self.after()

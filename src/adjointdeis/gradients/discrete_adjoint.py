@@ -160,8 +160,8 @@ class DiscreteAdjoint(StepwiseMethod):
         """A step, from state and history to what :func:`taken` gives.
 
         Args:
-            chain, trace: of the run.
-            step, found, z, noise: its number, state and history before it, and what it uses.
+            chain, trace, z, noise: of the run, and what the step uses.
+            step, found: its number, and state and history before it.
             again: whether the sampling run took it, too.
         """
         del trace, again

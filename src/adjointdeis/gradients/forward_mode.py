@@ -30,8 +30,6 @@ class ForwardMode(StepwiseMethod):
     \frac{\partial\Phi_i}{\partial z}\,\dot z_k`, so that the run ends with
     :math:`T_k = \frac{\partial x_0}{\partial v_k}`, and any loss has the derivatives
     :math:`\frac{\partial L}{\partial v_k} = \langle \frac{\partial L}{\partial x_0}, T_k\rangle`.
-    There is no pass backwards through the sampler: the backward pass is these K inner products,
-    whatever the loss, and may be taken for any number of losses.
 
     Exact for any sampler, multistep ones and SDEs included, as every step is differentiated while
     it runs; nothing is evaluated again, so that counters, caches and random numbers of the

@@ -150,12 +150,10 @@ class LeafCheck:
     A leaf that the denoiser made itself, to take a gradient inside the step, is none of them: it
     ends with the graph of its step, or shares the memory of what the step was given.
 
-    A value that the network keeps from one evaluation for later ones (a projected prompt, keys
-    and values, the embedding of a time, its own outputs) is right, so that comparing numbers finds
-    nothing; but the graph behind it is that of another step, whose inputs are no longer those that
-    a gradient is asked for. Every node that the sampling run was seen to make carries the mark of
-    its step, whatever thread looks (backward passes of a GPU run in threads of their own); in the
-    sampling run's own thread a backward pass goes by the nodes' numbers.
+    A value that the network keeps from one evaluation for later ones is right, but the graph behind
+    it is that of another step, whose inputs get no gradient any more. Every node that the sampling
+    run was seen to make carries the mark of its step, whatever thread looks (backward passes of a
+    GPU run in threads of their own); in its own thread a backward pass goes by the nodes' numbers.
 
     A step taken again needs no such walk where the sampling run shows that it leads to nothing but
     what it is given, and nothing holds the graph of another step.
@@ -167,9 +165,8 @@ class LeafCheck:
         suspects: leaves that were found and are lost if they outlive their graph.
 
     Args:
-        known: tensors at which a graph may end, because they receive their gradient. They need
-            not be leaves: the output of a text encoder is one, and what lies behind it is
-            autograd's own business.
+        known: tensors at which a graph may end, because they receive their gradient; they need
+            not be leaves, such as the output of a text encoder.
     """
 
     def __init__(self, known: Collection[Tensor]) -> None:
@@ -248,9 +245,7 @@ class LeafCheck:
     def refuse(self, where: str) -> None:
         """Raise if a leaf outlived the graph in which it was found.
 
-        Raises:
-            UnreachableLeafError: naming the shape of the first such leaf. Leaves behind a
-                custom autograd function that hides its inputs cannot be seen.
+        Leaves behind a custom autograd function that hides its inputs cannot be seen.
         """
         if not self.suspects:
             return
@@ -280,12 +275,8 @@ def pull_back(
 ) -> list[Tensor | None]:
     """One vector-Jacobian product of a graph, for all inputs that require a gradient at once.
 
-    Outputs without a graph and outputs without a cotangent are left out: both are zero, and
-    the history that the last step leaves behind has none.
-
-    Args:
-        chain: counts the products, one for each of the ``evaluations`` in the graph.
-        outputs, cotangents, inputs: what is pulled back, and what to.
+    Outputs without a graph or a cotangent are left out; the chain counts a product for each of the
+    ``evaluations`` in the graph.
 
     Raises:
         NotSupportedError: the graph holds a reentrant checkpoint.

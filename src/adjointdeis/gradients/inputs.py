@@ -202,9 +202,7 @@ class Inputs:
     ) -> StepGraph:
         """Take steps, from state and history, with one graph to what wants a gradient.
 
-        Args:
-            take, steps, entering: takes a step, their numbers, what enters the first.
-            need_x: build the graph to x even for x_T, whose gradient may not be wanted.
+        With ``need_x`` also to x_T, whose gradient may not be wanted.
         """
 
         def function(entering: Sequence[Tensor], z: Any, noise: Any) -> tuple[Tensor, ...]:

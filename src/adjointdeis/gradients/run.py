@@ -39,23 +39,18 @@ class Run:
     a graph then only arises from a tensor that nobody named, and costs nothing otherwise. With
     trainable weights the first step does so, the others are looked at when they are recomputed.
 
-    The first two steps, a middle one and the last have a graph to x and z as well: a network that
-    keeps a value for later steps would keep it with its graph, by which :class:`LeafCheck` finds
-    it in a later step or in the backward pass. So have all steps of a short run, and of a network
-    that changes what it holds in the second step, whose graphs are compared as well
-    (:class:`GraphCheck`). What it holds anew after the run, of another network, was made in a step
-    without a graph, and is watched in the backward pass.
-
-    Attributes:
-        with_graph: numbers of these steps.
+    Some steps have a graph to x and z as well, by which :class:`LeafCheck` finds a value that the
+    network keeps for later ones: the first two, a middle one and the last; all of a short run, and
+    of a network that changes what it holds in the second step, whose graphs are compared as well
+    (:class:`GraphCheck`). What another network holds anew after the run was made in a step without
+    a graph, and is watched in the backward pass.
 
     Args:
-        chain, by: the run and what it is differentiated by.
+        chain, by, owner: the run, what it is differentiated by, and the method, for messages.
         check: whether to look for kept values.
         observed: look at every step here, record evaluations, and whether the sampler changes a
             state of its own; for methods that recompute no step.
         black_box: whether the method only needs the step as a whole.
-        owner: the method, for messages.
     """
 
     def __init__(
@@ -113,10 +108,7 @@ class Run:
                 self._before = self._own_state()
 
     def watch(self, step: int) -> None:
-        """Look whether the network begins to keep or count something, before a step is taken.
-
-        From the second step on: what it makes in the first one, it may keep.
-        """
+        """Look whether the network begins to keep or count something after the first step."""
         key = self.by.leaf_check.run
         if step not in (1, 2) or key is None:
             return
@@ -183,12 +175,7 @@ class Run:
     def graph(
         self, steps: range, x: Tensor, state: State, take: Take, need_x: bool = False
     ) -> StepGraph:
-        """Take steps, the first of which was entered, with one graph.
-
-        Args:
-            steps, x, state: their numbers, and what enters the first.
-            take, need_x: as for ``Inputs.graph_of_steps``.
-        """
+        """Take steps, the first of which was entered, with one graph; see ``graph_of_steps``."""
         trace = self.trace
 
         def each(step: int, found: tuple[Tensor, ...], z: Any, noise: Any) -> tuple[Tensor, ...]:
@@ -284,10 +271,7 @@ class Run:
         return outputs[0], tuple(outputs[2:])
 
     def close(self, end: State) -> Trace:
-        """End the run.
-
-        Args:
-            end: the solver's history after the last step.
+        """End the run, with the solver's history after its last step.
 
         Raises:
             InconsistentStepError: the sampler changes a state of its own, and this method takes
@@ -318,12 +302,7 @@ class Run:
 def traced(
     chain: Chain, by: Inputs, keep: Container[int] = (), **options: Any
 ) -> tuple[Tensor, Trace]:
-    """Sample without a graph; x_0, and a trace with the states that are kept.
-
-    Args:
-        keep: numbers of the states that are stored; x_0, number N, never is.
-        options: as for :class:`Run`.
-    """
+    """Sample without a graph; x_0, and a trace with the states of these numbers, below N."""
     run = Run(chain, by, **options)
     x, state = by.x_T, chain.initial_state(by.x_T)
     with run.recording():

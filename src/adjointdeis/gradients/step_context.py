@@ -66,8 +66,8 @@ class ContextRecorder:
     """Records the context of every step, and stores what has not changed only once.
 
     Random sources are the global generator of the CPU and of every device on which x or the
-    weights lie, and every ``torch.Generator`` that the sampler holds (see ``reachable``).
-    Buffers are those of the modules that it holds: batch statistics, spectral norms, averages.
+    weights lie, and every ``torch.Generator`` that the sampler holds (see ``reachable``); buffers
+    are those of the modules that it holds.
 
     Attributes:
         modules: every module that the sampler holds, whose buffers are recorded.
