@@ -44,6 +44,7 @@ from adjointdeis.gradients.chain import Chain, NotSupportedError
 from adjointdeis.gradients.cost import CountedDenoiser
 from adjointdeis.gradients.discrete_adjoint import Checkpoints, DiscreteAdjoint
 from adjointdeis.gradients.inputs import Inputs
+from adjointdeis.gradients.multistep import lagrange
 from adjointdeis.gradients.run import Run, taken
 from adjointdeis.gradients.trace import Trace
 
@@ -100,11 +101,7 @@ class Lagrange:
             places = torch.linspace(0, end - i - 1, min(self.order, end - i)).round().long()
             width = clock[end] - clock[i]
             at = [(clock[i + place] - clock[i]) / width for place in places.tolist()]
-            polynomial = [1.0]
-            for other in at[1:]:
-                shifted, kept = [0.0, *polynomial], [*polynomial, 0.0]
-                polynomial = [(a - other * b) / -other for a, b in zip(shifted, kept, strict=True)]
-            integral = sum(c / (k + 1) for k, c in enumerate(polynomial))
+            integral = sum(c / (k + 1) for k, c in enumerate(lagrange(at, 0)))
             found.append(integral * width / (clock[i + 1] - clock[i]))
         return found
 
