@@ -67,9 +67,9 @@ def refuse_other(owner: object, **choices: tuple[Any, Sequence[Any]]) -> None:
     """
     for name, (value, known) in choices.items():
         if value not in known:
+            *others, last = map(repr, known)
             raise ValueError(
-                f"{type(owner).__name__}.{name} must be one of {', '.join(map(repr, known))}, "
-                f"got {value!r}"
+                f"{type(owner).__name__}.{name} must be {', '.join(others)} or {last}, got {value!r}"
             )
 
 
