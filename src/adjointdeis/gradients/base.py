@@ -68,9 +68,8 @@ def refuse_other(owner: object, **choices: tuple[Any, Sequence[Any]]) -> None:
     for name, (value, known) in choices.items():
         if value not in known:
             *others, last = map(repr, known)
-            raise ValueError(
-                f"{type(owner).__name__}.{name} must be {', '.join(others)} or {last}, got {value!r}"
-            )
+            listed = f"{', '.join(others)} or {last}"
+            raise ValueError(f"{type(owner).__name__}.{name} must be {listed}, got {value!r}")
 
 
 class GradientMethod(ABC):
