@@ -8,12 +8,10 @@ closed form. Every method has the same updates of Adam and the same batches. Wri
 result.md.
 """
 
-import argparse
 import math
 import sys
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,8 +19,6 @@ from torch import Tensor
 
 from adjointdeis.diffusion import GaussianDenoiser, RecordedNoise, TimeGrid, VPLinear
 from adjointdeis.evaluation.markdown import table
-from adjointdeis.evaluation.storage import write_json
-from adjointdeis.files import write_atomically
 from adjointdeis.guidance import (
     AdjointMatching,
     Algorithm,
@@ -34,6 +30,7 @@ from adjointdeis.guidance import (
 )
 from adjointdeis.solvers import SDEDPMSolver
 from adjointdeis.solvers.base import Solver
+from experiments.common.options import parser, publish, started
 
 DIM, SCALE, CURVATURE, BATCH = 4, 0.7, 2.0, 128
 RATE = 0.02
@@ -136,20 +133,17 @@ def study(name: str, steps: int, updates: int, seed: int) -> dict[str, Any]:
 
 def main() -> None:
     """The table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, nargs="+", default=[20, 80])
-    parser.add_argument("--updates", type=int, default=100)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
+    command = parser(__doc__, __file__)
+    command.add_argument("--steps", type=int, nargs="+", default=[20, 80])
+    command.add_argument("--updates", type=int, default=100)
+    command.add_argument("--seeds", type=int, default=3)
+    options = started(command)
     rows = []
     for steps in options.steps:
         for name in methods(1):
             for seed in range(options.seeds):
                 rows.append(study(name, steps, options.updates, seed))
                 print(rows[-1], file=sys.stderr, flush=True)
-    write_json({"rows": rows}, options.out / "result.json")
     header = [
         "method", "N", "KL at the end", "range over seeds", "least on the way (update)", "loss",
         "evaluations", "products",
@@ -172,8 +166,7 @@ def main() -> None:
         for steps, row in known.items()
     )
     text = table(header, lines) + f"\n\nKL of the samples from the tilted law, {notes}."
-    write_atomically(options.out / "result.md", lambda f: f.write(text + "\n"))
-    print(text)
+    publish(options.out, text, {"rows": rows})
 
 
 if __name__ == "__main__":

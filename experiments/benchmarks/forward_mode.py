@@ -7,10 +7,8 @@ of a network of linear layers; x_T and the weights want no gradient. Seconds are
 this process, which other work on the machine does not enter. Bytes are measured at N and at 10 N.
 """
 
-import argparse
 import statistics
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,8 +20,8 @@ from adjointdeis.evaluation.storage import write_json
 from adjointdeis.gradients import DiscreteAdjoint, ForwardMode, GradientMethod
 from adjointdeis.harness.live_memory import peak_bytes
 from adjointdeis.solvers import DDIM
+from experiments.common.options import parser, started
 
-HERE = Path(__file__).parent
 STEPS = 20
 
 
@@ -105,12 +103,10 @@ def measured(kind: type[nn.Module], numbers: int, rounds: int) -> dict[str, Any]
 
 def main() -> None:
     """Prints the tables and writes forward_mode.json."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--directions", type=int, nargs="+", default=[1, 4, 16, 64])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=HERE)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
+    command = parser(__doc__, __file__)
+    command.add_argument("--directions", type=int, nargs="+", default=[1, 4, 16, 64])
+    command.add_argument("--rounds", type=int, default=3)
+    options = started(command)
     result: dict[str, Any] = {"torch": torch.__version__, "steps": STEPS}
     for kind in (Convolutions, Layers):
         found = {k: measured(kind, k, options.rounds) for k in options.directions}

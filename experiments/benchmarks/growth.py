@@ -7,11 +7,9 @@ processor time of this process, which other work on the machine does not enter. 
 installed (`pip install diffrax`), its Euler solve and recursive checkpoints run beside.
 """
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,8 +29,8 @@ from experiments.benchmarks.peers import (
     through,
     torchdiffeq_adjoint,
 )
+from experiments.common.options import parser, started
 
-HERE = Path(__file__).parent
 PLAIN = "plain autograd loop"
 
 
@@ -189,14 +187,12 @@ def measured(
 
 def main() -> None:
     """Prints the table and writes growth.json."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--counts", type=int, nargs="+", default=[20, 100, 1000])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", nargs="+", default=[], help="beginnings of methods' names")
-    parser.add_argument("--compiled", action="store_true", help="time compiled steps; minutes")
-    parser.add_argument("--out", type=Path, default=HERE)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
+    command = parser(__doc__, __file__)
+    command.add_argument("--counts", type=int, nargs="+", default=[20, 100, 1000])
+    command.add_argument("--rounds", type=int, default=5)
+    command.add_argument("--only", nargs="+", default=[], help="beginnings of methods' names")
+    command.add_argument("--compiled", action="store_true", help="time compiled steps; minutes")
+    options = started(command)
     found = {
         steps: measured(steps, options.rounds, options.only, options.compiled)
         for steps in options.counts
@@ -209,7 +205,6 @@ def main() -> None:
         ]
         rows.append([name, *cells])
     print(table(["us per step (to the plain loop)", *(f"N = {n}" for n in found)], rows))
-    options.out.mkdir(parents=True, exist_ok=True)
     write_json({"torch": torch.__version__, "counts": found}, options.out / "growth.json")
 
 

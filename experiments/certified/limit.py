@@ -13,12 +13,10 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import torch
 
 from adjointdeis.evaluation.markdown import table
-from adjointdeis.files import write_atomically
 from experiments.certified.run import COUNTS, SOLVERS, block
-from experiments.common.options import parser
+from experiments.common.options import parser, publish, started
 
 FOLDS = 3
 STRATA = (0.0, 0.3, 0.5, 0.7, 0.85, 1.15, 1.5, math.inf)
@@ -92,8 +90,7 @@ def main() -> None:
     command = parser(__doc__, __file__)
     command.add_argument("--blocks", type=int, default=120, help="a multiple of 60")
     command.add_argument("--first", type=int, default=500_000, help="seed of the first block")
-    options = command.parse_args()
-    torch.set_num_threads(1)
+    options = started(command)
     rows: list[dict[str, Any]] = []
     for seed in range(options.first, options.first + options.blocks):
         rows += block(seed)
@@ -118,8 +115,7 @@ def main() -> None:
         for name, found in (("Certified", ours), ("Richardson, declared order", base)):
             lines.append(line(f"{low:g} to {high:g}: {name}", found[here], error[here]))
     text += "\n\n" + table(["contraction seen / declared", *header[1:]], lines)
-    write_atomically(options.out / "limit.md", lambda f: f.write(text + "\n"))
-    print(text)
+    publish(options.out, text, name="limit")
 
 
 if __name__ == "__main__":

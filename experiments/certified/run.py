@@ -17,14 +17,12 @@ from torch import Tensor
 from adjointdeis import TimeGrid, VPLinear, sample
 from adjointdeis.diffusion import MixtureDenoiser
 from adjointdeis.evaluation.markdown import table
-from adjointdeis.evaluation.storage import write_json
-from adjointdeis.files import write_atomically
 from adjointdeis.gradients import Certified, DiscreteAdjoint, extrapolated_error
 from adjointdeis.harness.network_problems import mini
 from adjointdeis.problems import PARTS, distance
 from adjointdeis.solvers import DDIM, OBELM, DPMSolverPP, RungeKutta
 from adjointdeis.solvers.base import Solver
-from experiments.common.options import parser
+from experiments.common.options import parser, publish, started
 
 SOLVERS: dict[str, Solver] = {
     "DDIM": DDIM(),
@@ -242,19 +240,14 @@ def main() -> None:
     command.add_argument("--blocks", type=int, default=60, help=f"of {BLOCK} problems each")
     command.add_argument("--first", type=int, default=200_000, help="seed of the first block")
     command.add_argument("--pairs", type=int, default=2, help="of the embedded network")
-    options = command.parse_args()
-    torch.set_num_threads(1)
+    options = started(command)
     rows: list[dict[str, Any]] = []
     for seed in range(options.first, options.first + options.blocks):
         rows += block(seed)
         print(seed, rows[-1]["solver"], rows[-1]["steps"], file=sys.stderr, flush=True)
     parts = embedded(options.pairs) if options.pairs else []
-    options.out.mkdir(parents=True, exist_ok=True)
     found = {"truth_steps": TRUTH, "blocks": packed(rows), "embedded": parts}
-    write_json(found, options.out / "result.json")
-    text = summary(rows, parts)
-    write_atomically(options.out / "result.md", lambda f: f.write(text + "\n"))
-    print(text)
+    publish(options.out, summary(rows, parts), found)
 
 
 if __name__ == "__main__":

@@ -6,23 +6,19 @@ python -m experiments.gradient_fidelity.run [--problems gaussian mixture sde min
 Writes result.json, result.md, and one plot a problem.
 """
 
-import argparse
 import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from adjointdeis.diffusion import BrownianPath
 from adjointdeis.evaluation.markdown import table
-from adjointdeis.evaluation.storage import write_json
-from adjointdeis.files import write_atomically
 from adjointdeis.harness.network_problems import mini
 from adjointdeis.problems import PARTS, SPACINGS, distance, gaussian, mixture
 from adjointdeis.reporting.style import figure, save
 from experiments.common.methods import entries, shown
+from experiments.common.options import parser, publish, started
 from experiments.common.plots import lines
 from experiments.gradient_fidelity.measure import measure, true_gradient
 
@@ -145,25 +141,20 @@ def error_curves(rows: Sequence[dict[str, Any]], stem: Path, part: str = "x_T") 
 
 def main() -> None:
     """Runs the chosen problems; each is written as soon as it is done."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--problems", nargs="+", choices=list(PLANS), default=list(PLANS))
-    parser.add_argument("--quick", action="store_true", help="N = 10 and 20 only, coarse truth")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    options.out.mkdir(parents=True, exist_ok=True)
+    command = parser(__doc__, __file__)
+    command.add_argument("--problems", nargs="+", choices=list(PLANS), default=list(PLANS))
+    command.add_argument("--quick", action="store_true", help="N = 10 and 20 only, coarse truth")
+    options = started(command)
     for name in options.problems:
         found = study(name, PLANS[name] | (QUICK if options.quick else {}))
-        write_json(found, options.out / f"{name}.json")
         text = "\n\n".join(
             f"{name}, N = 20, nodes uniform in {spacing}. Truth: {found['truth_steps']} steps, "
             f"moves by {max(found['truth_moves'].values()):.1g} when halved.\n\n"
             + closing_table(found, 20, spacing)
             for spacing in SPACINGS
         )
-        write_atomically(options.out / f"{name}.md", lambda f, text=text: f.write(text + "\n"))
         error_curves(found["rows"], options.out / name)
-        print(text, flush=True)
+        publish(options.out, text, found, name)
 
 
 if __name__ == "__main__":

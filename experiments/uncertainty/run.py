@@ -3,18 +3,15 @@
 python -m experiments.uncertainty.run [--studies 400] [--replicates 400] [--out FOLDER]
 """
 
-import argparse
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 from adjointdeis.evaluation import wilson
 from adjointdeis.evaluation.markdown import table
 from adjointdeis.evaluation.simulate import DyadicModel
-from adjointdeis.evaluation.storage import write_json
 from adjointdeis.evaluation.tables import percent
-from adjointdeis.files import write_atomically
+from experiments.common.options import parser, publish
 from experiments.uncertainty.coverage import coverage_study, model_of_rate, to_dict
 
 # Rates near the edge and few subjects, with as many morphs as such studies make.
@@ -50,11 +47,10 @@ SCENARIOS: dict[str, dict[str, Any]] = {
 
 def main() -> None:
     """Runs every scenario at the paper's size, then every cell of the grid of rates and sizes."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--studies", type=int, default=400)
-    parser.add_argument("--replicates", type=int, default=400)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent)
-    options = parser.parse_args()
+    command = parser(__doc__, __file__)
+    command.add_argument("--studies", type=int, default=400)
+    command.add_argument("--replicates", type=int, default=400)
+    options = command.parse_args()
     results, lines = [], []
     for name, arguments in {**SCENARIOS, **GRID}.items():
         started = time.perf_counter()
@@ -79,11 +75,7 @@ def main() -> None:
             )  # fmt: skip
     header = ["scenario", "true MMPMR %", "95% interval", "covers %", "95% of that", "mean width"]
     text = table(header, lines)
-    write_json(
-        {"replicates": options.replicates, "scenarios": results}, options.out / "result.json"
-    )
-    write_atomically(options.out / "result.md", lambda f: f.write(text + "\n"))
-    print(text)
+    publish(options.out, text, {"replicates": options.replicates, "scenarios": results})
 
 
 if __name__ == "__main__":

@@ -13,13 +13,11 @@ import torch
 
 from adjointdeis import TimeGrid, adaptive_grid, sample
 from adjointdeis.evaluation.markdown import table
-from adjointdeis.evaluation.storage import write_json
-from adjointdeis.files import write_atomically
 from adjointdeis.gradients import DiscreteAdjoint
 from adjointdeis.problems import PARTS, GradientProblem, distance, mixture
 from adjointdeis.reporting.style import figure, save
 from adjointdeis.solvers import DPMSolverPP, RungeKutta
-from experiments.common.options import parser
+from experiments.common.options import parser, publish, started
 from experiments.common.plots import lines
 from experiments.work_precision.run import HERE, error_of, price
 
@@ -74,9 +72,7 @@ def slopes_of_the_loss(
 
 def main() -> None:
     """Measures, and compares each adaptive point with the cheapest fixed grid as good."""
-    command = parser(__doc__, __file__)
-    options = command.parse_args()
-    torch.set_num_threads(1)
+    options = started(parser(__doc__, __file__))
     before = json.loads((HERE / "result.json").read_text())
     units, problem = before["seconds"], mixture()
     truth = problem.differentiate(
@@ -112,14 +108,6 @@ def main() -> None:
                 {"method": name, "tolerance": tolerance}
                 | slopes_of_the_loss(problem, SOLVERS[name], tolerance, truth)
             )
-    options.out.mkdir(parents=True, exist_ok=True)
-    write_json(
-        {
-            "adaptive": adaptive, "slopes": slopes,
-            "fixed": [r for r in fixed if r["method"].startswith("fixed")],
-        },
-        options.out / "adaptive.json",
-    )  # fmt: skip
     text = table(
         [
             "pair", "tolerance", "N", "rejected", "error", "price", "grid known",
@@ -141,7 +129,6 @@ def main() -> None:
             for r in slopes
         ],
     )
-    write_atomically(options.out / "adaptive.md", lambda f: f.write(text + "\n"))
     with figure(8.6, 4.6) as (made, axes):
         shown = ("DPM-Solver++ 2M", "bosh3, noise", "dopri5, noise")
         series = [(f"fixed, {n}", f"fixed, {n}", fixed, "price") for n in shown]
@@ -164,7 +151,11 @@ def main() -> None:
         axes.set_ylabel("relative error of dL/dx_T")
         axes.set_title("Steps by tolerance, mixture")
         save(made, options.out / "adaptive")
-    print(text)
+    record = {
+        "adaptive": adaptive, "slopes": slopes,
+        "fixed": [r for r in fixed if r["method"].startswith("fixed")],
+    }  # fmt: skip
+    publish(options.out, text, record, "adaptive")
 
 
 if __name__ == "__main__":

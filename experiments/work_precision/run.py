@@ -17,12 +17,10 @@ from typing import Any
 import torch
 
 from adjointdeis.evaluation.markdown import table
-from adjointdeis.evaluation.storage import write_json
-from adjointdeis.files import write_atomically
 from adjointdeis.harness.network_problems import mini
 from adjointdeis.problems import GradientProblem
 from adjointdeis.reporting.style import figure, save
-from experiments.common.options import parser
+from experiments.common.options import parser, publish, started
 from experiments.common.plots import lines
 
 HERE = Path(__file__).parent
@@ -83,9 +81,7 @@ def main() -> None:
     command.add_argument("--spacing", default="log-SNR")
     command.add_argument("--target", type=float, default=0.1, help="error that is to be reached")
     command.add_argument("--repeats", type=int, default=30)
-    options = command.parse_args()
-    torch.set_num_threads(1)
-    options.out.mkdir(parents=True, exist_ok=True)
+    options = started(command)
     units = unit_costs(mini(1, encoding_steps=20), options.repeats)
     rows = [
         row | {"price": price(row, units)}
@@ -126,8 +122,6 @@ def main() -> None:
         f"One evaluation with a graph costs {ratios['with_graph']:.2f} and one product "
         f"{ratios['vjp']:.2f} forward passes of the mini DiffAE.\n\n" + table(header, cells)
     )
-    write_json({"seconds": units, "ratios": ratios, "rows": rows}, options.out / "result.json")
-    write_atomically(options.out / "result.md", lambda f: f.write(text + "\n"))
     with figure(8.6, 4.6) as (made, axes):
         lines(
             axes,
@@ -142,7 +136,7 @@ def main() -> None:
         axes.set_ylabel("relative error of dL/dx_T")
         axes.set_title("Work and precision, mixture")
         save(made, options.out / "work_precision")
-    print(text)
+    publish(options.out, text, {"seconds": units, "ratios": ratios, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 `read(paths, labels)` gives a checked `ScoreTable`, `write(table, paths)` the files. What a format
 does not say (system, direction, attack, probe policy) comes from `Labels`. Errors name file and
-line. Lists of images and pairs, which are not scores, are in `lists.py`.
+line.
 """
 
 import importlib
