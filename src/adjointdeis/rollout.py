@@ -281,7 +281,7 @@ def wanted_weights(
     """The weights that require a gradient, of those of the denoiser if none are given."""
     if parameters is None:
         parameters = list(denoiser.parameters()) if isinstance(denoiser, nn.Module) else []
-    given = [parameters] if isinstance(parameters, Tensor | str) else list(parameters)
+    given = list(parameters)
     if isinstance(parameters, Tensor) or not all(isinstance(one, Tensor) for one in given):
         raise TypeError(
             f"parameters is a {type(parameters).__name__} of {type(given[0]).__name__}, expected a "
