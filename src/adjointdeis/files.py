@@ -14,7 +14,7 @@ import os
 import tempfile
 import unicodedata
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, Protocol
 
@@ -205,6 +205,12 @@ def read_csv(
 ) -> Iterator[tuple[int, list[str]]]:
     """(line number, fields) of every non-empty line, fields trimmed; encodings as `read_text`.
 
+    Args:
+        path: The file.
+        error: What to raise.
+        delimiter: Between two fields, one character.
+        quotechar: Around a field that holds it; None for no quotes.
+
     Raises:
         error: Not text, an open quotation mark, or a field over csv's limit; names file and line.
     """
@@ -228,6 +234,32 @@ def read_csv(
         fields = [field.strip() for field in row]
         if any(fields):
             yield reader.line_num, fields
+
+
+def read_table(
+    path: Readable, error: type[ValueError] = ValueError
+) -> tuple[list[str], Iterator[tuple[int, dict[str, str]]]]:
+    """The header of a CSV file, and what `records` gives of the lines below it."""
+    lines = read_csv(path, error)
+    _, header = next(lines, (1, []))
+    return header, records(path, header, lines, error)
+
+
+def records(
+    path: Readable,
+    header: Sequence[str],
+    lines: Iterable[tuple[int, list[str]]],
+    error: type[ValueError] = ValueError,
+) -> Iterator[tuple[int, dict[str, str]]]:
+    """(line number, fields by column) of lines as `read_csv` gives them.
+
+    Raises:
+        error: A line of another length than the header; names file and line.
+    """
+    for line, fields in lines:
+        if len(fields) != len(header):
+            raise error(f"{path}:{line}: {len(fields)} fields, expected {len(header)}")
+        yield line, dict(zip(header, fields, strict=True))
 
 
 def write_csv(path: str | os.PathLike[str], rows: Iterable[Iterable[object]]) -> None:

@@ -107,6 +107,9 @@ def test_every_format_has_a_round_trip():
     covered = {case.split("-")[0] for case in ROUND_TRIPS} | {"revelio"}
     # Tables and matrices of one's own are read only.
     assert covered == set(FORMATS) - {"generic", "matrix"}
+    for name in ("generic", "matrix"):
+        with pytest.raises(ScoreError, match=f"{name} are read only; write --to canonical"):
+            write(name, detections(), ["scores.out"])
 
 
 def test_revelio_round_trip_keeps_scores_by_class(tmp_path):

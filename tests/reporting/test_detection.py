@@ -24,13 +24,12 @@ from adjointdeis.reporting.detection import (
     beside_table,
     candidates_table,
     detection_blocks,
-    parts,
     reconstructed_table,
 )
 from adjointdeis.reporting.detection_figures import plane_figure
 from adjointdeis.reporting.detection_result import ROWS, DetectionResult
 from adjointdeis.reporting.detection_verdict import verdict
-from adjointdeis.reporting.document import FigureRow, Table
+from adjointdeis.reporting.document import FigureRow, Table, parts
 from adjointdeis.reporting.schema import DEGRADED
 
 ATTACKS = {

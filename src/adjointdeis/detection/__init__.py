@@ -19,7 +19,6 @@ from adjointdeis.detection.degradation import (
 from adjointdeis.detection.demorphing import Demorphing
 from adjointdeis.detection.detector import (
     DetectorError,
-    DetectorRecipe,
     Examples,
     MorphDetector,
     Suspects,
@@ -45,7 +44,6 @@ __all__ = [
     "Degradations",
     "Demorphing",
     "DetectorError",
-    "DetectorRecipe",
     "DifferenceDetection",
     "Examples",
     "Jpeg",

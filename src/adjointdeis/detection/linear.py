@@ -45,6 +45,7 @@ from adjointdeis.faces.recogniser import Recogniser, require_faces
 from adjointdeis.files import read_arrays, write_atomically
 
 _FILE = ("mean", "deviation", "weight", "bias")
+RINGS = 16  # of spatial frequency, from 0 to 0.5 cycles a pixel
 Texture = Literal["lbp", "residual"]
 Features = Callable[[Suspects], np.ndarray]
 
@@ -304,6 +305,11 @@ def loaded(
 def unit_embeddings(system: Recogniser, images: np.ndarray, names: Sequence[str]) -> np.ndarray:
     """Embeddings (B, D) of length 1.
 
+    Args:
+        system: Who embeds.
+        images: (B, H, W, 3) uint8 RGB.
+        names: B names, for the error.
+
     Raises:
         NoFaceError: The recogniser finds no face in some image; all are named.
     """
@@ -319,7 +325,14 @@ def luminance(images: np.ndarray) -> np.ndarray:
 
 
 def texture(images: np.ndarray, names: Sequence[str], feature: Texture, cells: int) -> np.ndarray:
-    """(B, D) float64: `lbp` or `residual` of (B, H, W, 3) uint8, see the module."""
+    """(B, D) float64: `lbp` or `residual` of (B, H, W, 3) uint8, see the module.
+
+    Args:
+        images: (B, H, W, 3) uint8 RGB.
+        names: B names; what was measured is remembered by them.
+        feature: `lbp` or `residual`.
+        cells: Cells a side, 1 or more.
+    """
     one = lbp_histograms if feature == "lbp" else residual_statistics
 
     def measure(images: np.ndarray, names: Sequence[str]) -> np.ndarray:
@@ -345,23 +358,22 @@ def lbp_histograms(grey: np.ndarray, cells: int) -> np.ndarray:
     return np.concatenate(found)
 
 
-def residual_statistics(grey: np.ndarray, cells: int, rings: int = 16) -> np.ndarray:
+def residual_statistics(grey: np.ndarray, cells: int) -> np.ndarray:
     """What a 3 x 3 median leaves of (H, W): by cell log variance and absolute mean, by ring power.
 
     Args:
         grey: In [0, 255].
         cells: Cells a side.
-        rings: Of spatial frequency, from 0 to 0.5 cycles a pixel.
     """
     residual = grey - median_filter(grey, 3, mode="nearest")
     by_cell = [(np.log(cell.var() + 1e-3), np.abs(cell).mean()) for cell in _cells(residual, cells)]
     height, width = grey.shape
     radius = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width))
     power = np.abs(np.fft.fft2(residual)) ** 2 / grey.size
-    ring = np.minimum((radius * 2 * rings).astype(int), rings - 1)
+    ring = np.minimum((radius * 2 * RINGS).astype(int), RINGS - 1)
     # A ring of a small image may hold no frequency.
-    members = np.maximum(np.bincount(ring.ravel(), minlength=rings), 1)
-    spectrum = np.bincount(ring.ravel(), power.ravel(), rings) / members
+    members = np.maximum(np.bincount(ring.ravel(), minlength=RINGS), 1)
+    spectrum = np.bincount(ring.ravel(), power.ravel(), RINGS) / members
     return np.concatenate([np.ravel(by_cell), np.log(spectrum + 1e-3)])
 
 

@@ -21,7 +21,7 @@ from adjointdeis.detection.detector import (
 from adjointdeis.faces.recognisers.onnx import OnnxRecogniser
 from adjointdeis.faces.tensors import to_tensor
 from adjointdeis.faces.weights import fingerprint
-from adjointdeis.files import finite_number, read_csv
+from adjointdeis.files import finite_number, read_table
 
 HIGHER_IS = {"morph": 1.0, "bonafide": -1.0}
 """Sign by what a high score of theirs says."""
@@ -225,8 +225,7 @@ class PrecomputedScores:
         return np.array(found, np.float64)
 
     def _read(self, sign: float) -> dict[tuple[str, str], float]:
-        lines = read_csv(Path(self.file), DetectorError)
-        _, header = next(lines, (1, []))
+        header, lines = read_table(Path(self.file), DetectorError)
         for column in ("image", "score"):
             if column not in header:
                 raise DetectorError(
@@ -236,12 +235,7 @@ class PrecomputedScores:
             if header.count(column) > 1:
                 raise DetectorError(f"{self.file}:1: column {column!r} is there twice")
         found: dict[tuple[str, str], float] = {}
-        for line, fields in lines:
-            if len(fields) != len(header):
-                raise DetectorError(
-                    f"{self.file}:{line}: {len(fields)} fields, expected {len(header)}"
-                )
-            row = dict(zip(header, fields, strict=True))
+        for line, row in lines:
             key = row.get("degradation") or NONE, row["image"]
             if not key[1]:
                 raise DetectorError(f"{self.file}:{line}: no image")

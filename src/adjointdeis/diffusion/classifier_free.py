@@ -144,7 +144,12 @@ class Guidance(nn.Module):
         return self.combined(without, given, x)
 
     def combined(self, without: Tensor, given: Tensor, x: Tensor) -> Tensor:
-        """The guided prediction; a learned variance is that of the conditional one."""
+        """The guided prediction; a learned variance is that of the conditional one.
+
+        Args:
+            without, given: Predictions (B, ...) without and with the condition.
+            x: Latents (B, ...) that they are of.
+        """
         variance = None
         if given.ndim == x.ndim > 3 and given.shape[1] == 2 * x.shape[1]:
             without = without[:, : x.shape[1]]

@@ -109,7 +109,15 @@ class CycleSDE:
         *,
         solver: AdditiveNoise,
     ) -> "CycleSDE":
-        """Solve each step of a given path of N + 1 states, noisy to clean, for its noise."""
+        """Solve each step of a given path of N + 1 states, noisy to clean, for its noise.
+
+        Args:
+            denoiser: Noise prediction.
+            path: N + 1 states (B, ...), noisy to clean.
+            z: Condition of every step.
+            grid: Of N steps.
+            solver: Whose steps the path is made of.
+        """
         _check_grid(grid)
         if len(path) != len(grid):
             raise ValueError(f"{len(path)} states for a grid of {len(grid)} nodes")

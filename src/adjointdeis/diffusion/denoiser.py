@@ -84,7 +84,13 @@ class EpsFromX0(_Converted):
         return eps_from_x0(x, self.network(x, t, z), alpha, sigma, self.spread)
 
     def data(self, x: Tensor, t: Tensor, z: Tensor | None) -> Tensor:
-        """The data expected in x."""
+        """The data expected in x.
+
+        Args:
+            x: Latents (B, ...).
+            t: Time, in (0, 1].
+            z: Condition, or None.
+        """
         alpha, sigma = self.levels(t)
         m = self.network(x, t, z)
         if self.spread == 0.0:
@@ -108,7 +114,13 @@ class EpsFromV(_Converted):
         return eps_from_v(x, self.network(x, t, z), *self.levels(t))
 
     def data(self, x: Tensor, t: Tensor, z: Tensor | None) -> Tensor:
-        """The data expected in x; -v where alpha = 0."""
+        """The data expected in x; -v where alpha = 0.
+
+        Args:
+            x: Latents (B, ...).
+            t: Time, in (0, 1].
+            z: Condition, or None.
+        """
         return x0_from_v(x, self.network(x, t, z), *self.levels(t))
 
 
@@ -124,7 +136,13 @@ class EpsFromFlow(_Converted):
         return eps_from_flow(x, self.network(x, t, z), *self.levels(t))
 
     def data(self, x: Tensor, t: Tensor, z: Tensor | None) -> Tensor:
-        """The data expected in x."""
+        """The data expected in x.
+
+        Args:
+            x: Latents (B, ...).
+            t: Time, in (0, 1].
+            z: Condition, or None.
+        """
         return x0_from_flow(x, self.network(x, t, z), *self.levels(t))
 
 

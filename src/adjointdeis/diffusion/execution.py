@@ -160,6 +160,11 @@ def compiled(
 
     A compilation that was killed leaves a library without content in torch's cache, on which every
     later one of the same network would fail: it is removed and compiled anew.
+
+    Args:
+        network: What is compiled.
+        executed: How it is run.
+        example: Arguments of one call, with the shapes of the run.
     """
     while True:
         function = torch.compile(network)

@@ -83,7 +83,13 @@ class RecordedNoise:
         return self.values[s.index].to(like)
 
     def increment(self, grid: TimeGrid, first: int, last: int, like: Tensor) -> Tensor:
-        """Sum over the steps of the sampling grid between the two nodes."""
+        """Sum over the steps of the sampling grid between the two nodes.
+
+        Args:
+            grid: The sampling grid.
+            first, last: Indices of two nodes, 0 to N.
+            like: A tensor of the noise's device and dtype.
+        """
         total = torch.zeros_like(like)
         for index in range(first, last):
             scale = path_scale(grid[index], grid[index + 1])
@@ -185,12 +191,23 @@ class ReversedNoise:
     grid: TimeGrid
 
     def normal(self, s: Node, t: Node, like: Tensor) -> Tensor:
-        """The normal of the sampling step that s -> t, of the reversed grid, undoes."""
+        """The normal of the sampling step that s -> t, of the reversed grid, undoes.
+
+        Args:
+            s, t: Nodes of a step of the reversed grid.
+            like: A tensor of the noise's device and dtype.
+        """
         steps = self.grid.steps
         return self.noise.normal(self.grid[steps - t.index], self.grid[steps - s.index], like)
 
     def increment(self, grid: TimeGrid, first: int, last: int, like: Tensor) -> Tensor:
-        """Minus the increment over the same nodes visited in the opposite order."""
+        """Minus the increment over the same nodes visited in the opposite order.
+
+        Args:
+            grid: The reversed grid.
+            first, last: Indices of two of its nodes, 0 to N.
+            like: A tensor of the noise's device and dtype.
+        """
         steps = grid.steps
         return -self.noise.increment(self.grid, steps - last, steps - first, like)
 

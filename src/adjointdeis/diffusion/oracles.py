@@ -52,7 +52,13 @@ class GaussianDenoiser(nn.Module):
         return sigma * (x - alpha * self.centre(z)) / self.variance(t)
 
     def flow(self, x: Tensor, s: Tensor | float, t: Tensor | float, z: Tensor | None) -> Tensor:
-        """Exact solution of the probability-flow ODE from x at time s to time t."""
+        """Exact solution of the probability-flow ODE from x at time s to time t.
+
+        Args:
+            x: States (B, ...) at time s.
+            s, t: Times, in (0, 1].
+            z: Condition, as the denoiser takes it.
+        """
         alpha_s, alpha_t = float(self.schedule.alpha(s)), float(self.schedule.alpha(t))
         ratio = (self.variance(t) / self.variance(s)).sqrt()
         centre = self.centre(z)

@@ -20,6 +20,12 @@ Level = float | Tensor  # alpha or sigma: one for all, or one an example, broadc
 def x0_from_eps(x: Tensor, eps: Tensor, alpha: float, sigma: float) -> Tensor:
     """Data prediction.
 
+    Args:
+        x: Latents (B, ...).
+        eps: Noise prediction, of the same shape.
+        alpha: Signal level of the schedule at t, in [0, 1].
+        sigma: Noise level there, 0 or more.
+
     Raises:
         ValueError: alpha = 0, where x is noise and eps says nothing about the data.
     """
@@ -33,12 +39,26 @@ def x0_from_eps(x: Tensor, eps: Tensor, alpha: float, sigma: float) -> Tensor:
 
 
 def x0_from_v(x: Tensor, v: Tensor, alpha: float, sigma: float) -> Tensor:
-    """Data prediction from a velocity v = alpha eps - sigma x0; at alpha = 0 it is -v / sigma."""
+    """Data prediction from a velocity v = alpha eps - sigma x0; at alpha = 0 it is -v / sigma.
+
+    Args:
+        x: Latents (B, ...).
+        v: Velocity, of the same shape.
+        alpha: Signal level of the schedule at t, in [0, 1].
+        sigma: Noise level there, 0 or more.
+    """
     return (alpha * x - sigma * v) / (alpha**2 + sigma**2)
 
 
 def x0_from_flow(x: Tensor, flow: Tensor, alpha: float, sigma: float) -> Tensor:
-    """Data prediction from a rectified-flow velocity eps - x0, for any alpha + sigma > 0."""
+    """Data prediction from a rectified-flow velocity eps - x0, for any alpha + sigma > 0.
+
+    Args:
+        x: Latents (B, ...).
+        flow: Velocity, of the same shape.
+        alpha: Signal level of the schedule at t, in [0, 1].
+        sigma: Noise level there, 0 or more.
+    """
     return (x - sigma * flow) / (alpha + sigma)
 
 
@@ -69,17 +89,38 @@ def eps_from_x0(x: Tensor, x0: Tensor, alpha: Level, sigma: Level, spread: float
 
 
 def eps_from_v(x: Tensor, v: Tensor, alpha: float, sigma: float) -> Tensor:
-    """Noise prediction from a velocity v = alpha eps - sigma x0."""
+    """Noise prediction from a velocity v = alpha eps - sigma x0.
+
+    Args:
+        x: Latents (B, ...).
+        v: Velocity, of the same shape.
+        alpha: Signal level of the schedule at t, in [0, 1].
+        sigma: Noise level there, 0 or more.
+    """
     return (alpha * v + sigma * x) / (alpha**2 + sigma**2)
 
 
 def v_from_eps(x: Tensor, eps: Tensor, alpha: Level, sigma: Level) -> Tensor:
-    """Velocity v = alpha eps - sigma x0 from a noise prediction; needs alpha > 0."""
+    """Velocity v = alpha eps - sigma x0 from a noise prediction; needs alpha > 0.
+
+    Args:
+        x: Latents (B, ...).
+        eps: Noise prediction, of the same shape.
+        alpha: Signal level of the schedule at t, in (0, 1].
+        sigma: Noise level there, 0 or more.
+    """
     return ((alpha**2 + sigma**2) * eps - sigma * x) / alpha
 
 
 def eps_from_flow(x: Tensor, flow: Tensor, alpha: float, sigma: float) -> Tensor:
-    """Noise prediction from a rectified-flow velocity eps - x0, for any alpha + sigma > 0."""
+    """Noise prediction from a rectified-flow velocity eps - x0, for any alpha + sigma > 0.
+
+    Args:
+        x: Latents (B, ...).
+        flow: Velocity, of the same shape.
+        alpha: Signal level of the schedule at t, in [0, 1].
+        sigma: Noise level there, 0 or more.
+    """
     return (x + alpha * flow) / (alpha + sigma)
 
 

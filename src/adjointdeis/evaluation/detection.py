@@ -93,7 +93,13 @@ class DetectionScores:
         return found
 
     def macer(self, tau: float, attack: str, confidence: float = 0.95) -> Rate:
-        """MACER of one attack at tau, in the scores' own direction."""
+        """MACER of one attack at tau, in the scores' own direction.
+
+        Args:
+            tau: Threshold.
+            attack: Whose morphs.
+            confidence: Level of the interval, in (0, 1).
+        """
         scores = self._of(attack)
         missed = int(np.searchsorted(scores, self._turned(tau), side="right"))
         failed = self.n_failed[attack]
@@ -152,7 +158,13 @@ class DetectionScores:
         return self.bscer(self.tau_at_macer(target, attack), confidence)
 
     def macer_at_bscer(self, target: float, attack: str, confidence: float = 0.95) -> Rate:
-        """MACER of one attack at BSCER 10% or 1%, as NIST reports."""
+        """MACER of one attack at BSCER 10% or 1%, as NIST reports.
+
+        Args:
+            target: BSCER, a share in [0, 1).
+            attack: Whose morphs.
+            confidence: Level of the interval, in (0, 1).
+        """
         return self.macer(self.tau_at_bscer(target), attack, confidence)
 
     def det(self, attack: str | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

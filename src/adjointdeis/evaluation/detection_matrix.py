@@ -42,8 +42,9 @@ from adjointdeis.evaluation.detection import (
 from adjointdeis.evaluation.errors import DetectionError, EvaluationError, ScoreError
 from adjointdeis.evaluation.formats.text import score_or_failure
 from adjointdeis.evaluation.scores import BONA_FIDE, ScoreTable
+from adjointdeis.evaluation.storage import check_header
 from adjointdeis.evaluation.uncertainty import draw_subjects, percentile_interval
-from adjointdeis.files import read_csv
+from adjointdeis.files import read_table
 
 DETECTION = "detection.csv"
 COLUMNS = (
@@ -181,24 +182,11 @@ def read_detection(path: str | os.PathLike[str]) -> DetectionStudy:
             kinds, or one image with two scores under one setting.
     """
     path = Path(path)
-    lines = read_csv(path, ScoreError)
-    _, header = next(lines, (1, []))
-    for name in REQUIRED:
-        if name not in header:
-            raise ScoreError(
-                f"{path}:1: column {name!r} is missing; expected the header {','.join(COLUMNS)}"
-            )
-    unknown = [name for name in header if name not in COLUMNS]
-    if unknown:
-        raise ScoreError(f"{path}:1: unknown column {unknown[0]!r}; expected {','.join(COLUMNS)}")
-    if len(set(header)) != len(header):
-        raise ScoreError(f"{path}:1: a column appears twice")
+    header, lines = read_table(path, ScoreError)
+    check_header(path, header, REQUIRED, COLUMNS)
     values: dict[str, list[str]] = {name: [] for name in COLUMNS}
     at: list[int] = []
-    for line, fields in lines:
-        if len(fields) != len(header):
-            raise ScoreError(f"{path}:{line}: {len(fields)} fields, expected {len(header)}")
-        row = dict(zip(header, fields, strict=True))
+    for line, row in lines:
         for name in COLUMNS:
             values[name].append(row.get(name, "") or DEFAULTS.get(name, ""))
         at.append(line)

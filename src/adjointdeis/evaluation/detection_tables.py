@@ -169,14 +169,13 @@ def points_table(
     )
 
 
-def leave_one_out_table(rows: Sequence[Row], degradation: str = UNDEGRADED) -> Table | None:
+def leave_one_out_table(rows: Sequence[Row]) -> Table | None:
     """What detectors make of an attack that they were not trained on; None without such a training.
 
     Args:
-        rows: Of `matrix_rows`.
-        degradation: Of the images.
+        rows: Of `matrix_rows`; those of degraded images are left out.
     """
-    own = [row for row in rows if row["degradation"] == degradation]
+    own = [row for row in rows if row["degradation"] == UNDEGRADED]
     left = [row for row in own if row["trained_on"] == WITHOUT + row["attack"]]
     detectors = list(dict.fromkeys(row["detector"] for row in left))
     lines = []
@@ -196,8 +195,8 @@ def leave_one_out_table(rows: Sequence[Row], degradation: str = UNDEGRADED) -> T
         "on all. BSCER at MACER 10, 5 and 1% are under every operating point, below."
     )
     title = "Attacks left out of the training, D-EER in %"
-    return Table(f"left-out-{degradation}", title, ("left out", *detectors), tuple(lines),
-                 (("Degradation", degradation),), (note,), fold=False)  # fmt: skip
+    return Table(f"left-out-{UNDEGRADED}", title, ("left out", *detectors), tuple(lines),
+                 (("Degradation", UNDEGRADED),), (note,), fold=False)  # fmt: skip
 
 
 def degradation_table(rows: Sequence[Row], attack: str = WORST) -> Table | None:

@@ -207,6 +207,11 @@ def operating_point(
 ) -> OperatingPoint:
     """The one of `operating_points` at an FMR.
 
+    Args:
+        table, system, records, subjects, draws, confidence: As for `operating_points`.
+        fmr: Target false match rate, a share.
+        policy: Impostor policy.
+
     Raises:
         EvaluationError: no record at this FMR.
     """

@@ -99,6 +99,13 @@ class ScoreTable:
     ) -> "ScoreTable":
         """Builds and checks a table; a scalar is repeated, an absent column is empty.
 
+        Args:
+            metadata: What the sidecar JSON holds.
+            source: The file, for messages.
+            lines: Shape (R,), the line of each row in it.
+            check: False takes the columns for right.
+            columns: Of `COLUMNS`, shape (R,) or one value; `score` in float64, NaN where it failed.
+
         Raises:
             ScoreError: for an unknown column or anything that `checked` refuses.
         """

@@ -8,7 +8,7 @@ import itertools
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from adjointdeis.extras import load
 from adjointdeis.files import read_csv, read_json, write_atomically, write_csv
 
 SCHEMA = "adjointdeis-scores/1"
+_CONVERT = " (another format? use `adjointdeis-eval convert`)"
 
 
 def read_scores(path: str | os.PathLike[str]) -> ScoreTable:
@@ -85,7 +86,7 @@ def _read_csv(path: Path) -> ScoreTable:
     _, header = next(reader, (1, None))
     if header is None:
         raise ScoreError(f"{path}:1: empty file; expected the header of a score table")
-    _check_header(path, header)
+    check_header(path, header, REQUIRED_COLUMNS, COLUMNS, _CONVERT)
     # A table repeats few texts many times: one object each keeps memory like the file.
     known: dict[str, str] = {}
     values: list[list[str]] = [[] for _ in header]
@@ -105,15 +106,26 @@ def _read_csv(path: Path) -> ScoreTable:
     return ScoreTable.from_columns(metadata=_metadata(path), source=str(path), lines=at, **columns)
 
 
-def _check_header(path: Path, header: list[str]) -> None:
-    expected = ",".join(COLUMNS)
-    for name in REQUIRED_COLUMNS:
+def check_header(
+    path: Path,
+    header: Sequence[str],
+    required: Sequence[str],
+    known: Sequence[str],
+    hint: str = "",
+) -> None:
+    """Refuses a header that lacks a column, or has an unknown one or one twice; names it.
+
+    Args:
+        path: The file, for the message; `hint` says what else it may be.
+        header, required, known: Its columns, those that it must have, and all that it may have.
+    """
+    expected = ",".join(known)
+    for name in required:
         if name not in header:
             raise ScoreError(
-                f"{path}:1: column {name!r} is missing; expected the header {expected} "
-                "(another format? use `adjointdeis-eval convert`)"
+                f"{path}:1: column {name!r} is missing; expected the header {expected}{hint}"
             )
-    unknown = [name for name in header if name not in COLUMNS]
+    unknown = [name for name in header if name not in known]
     if unknown:
         raise ScoreError(f"{path}:1: unknown column {unknown[0]!r}; expected {expected}")
     if len(set(header)) != len(header):
@@ -156,7 +168,7 @@ def _read_parquet(path: Path) -> ScoreTable:
     # pyarrow's errors of damaged files have no common base.
     except Exception as error:
         raise ScoreError(f"{path}: not a readable Parquet file ({error})") from None
-    _check_header(path, list(found.column_names))
+    check_header(path, found.column_names, REQUIRED_COLUMNS, COLUMNS, _CONVERT)
     _refuse_empty(path, found.num_rows)
     columns: dict[str, Any] = {}
     for name in found.column_names:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from adjointdeis.evaluation.errors import PolicyError, ScoreError
-from adjointdeis.files import canonical, read_csv
+from adjointdeis.files import canonical, read_table
 
 # The names that published subject lists use for the same facts.
 _ALIASES = {
@@ -109,20 +109,15 @@ def read_subjects(path: str | os.PathLike[str]) -> Subjects:
             clash.
     """
     path = Path(path)
-    lines = read_csv(path, ScoreError)
-    _, columns = next(lines, (1, []))
-    header = {name.lower(): at for at, name in enumerate(columns)}
+    columns, lines = read_table(path, ScoreError)
+    header = {name.lower(): name for name in columns}
     used = {
         name: next((header[a] for a in aliases if a in header), None)
         for name, aliases in _ALIASES.items()
     }
     if used["subject_id"] is None:
         raise ScoreError(f"{path}:1: no subject_id column (also accepted: face_id, id)")
-    rows = []
-    for line, row in lines:
-        if len(row) != len(columns):
-            raise ScoreError(f"{path}:{line}: {len(row)} fields, expected {len(columns)}")
-        rows.append({k: "" if at is None else row[at] for k, at in used.items()})
+    rows = [{k: row.get(str(column), "") for k, column in used.items()} for _, row in lines]
     if not rows:
         raise ScoreError(f"{path}: no subject in this file")
     try:

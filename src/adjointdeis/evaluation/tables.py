@@ -24,7 +24,7 @@ class Cell:
         text: the number itself.
         detail: further lines, shown smaller or after the text.
         href: where the number leads; `#id` stays within an HTML report.
-        mark: `ours`, `paper` or empty; how the cell is set.
+        mark: `paper` or empty; how the cell is set.
         links: (word, target) pairs set under the details; HTML alone shows them.
     """
 
@@ -111,20 +111,19 @@ def subject_interval(row: Mapping[str, Any]) -> tuple[float, float]:
     return row["bootstrap_lo"], row["bootstrap_hi"]
 
 
-def rate_cell(row: Mapping[str, Any] | None, href: str = "", mark: str = "") -> Cell:
+def rate_cell(row: Mapping[str, Any] | None, href: str = "") -> Cell:
     """A rate in percent, with k/N and its interval below; a dash for no row.
 
     Args:
         row: A row of `evaluate`.
         href: Where the cell leads to.
-        mark: A sign beside the number.
     """
     if row is None:
         return Cell(DASH)
     n = row["n"]
     star = "" if row.get("bootstrap_lo") is not None else " (Wilson)"
     detail = (of(row["k"], n), interval(*subject_interval(row), n) + star)
-    return Cell(percent(row["value"], n), tuple(d for d in detail if d), href, mark)
+    return Cell(percent(row["value"], n), tuple(d for d in detail if d), href)
 
 
 def rates_table(rows: Sequence[Mapping[str, Any]], system: Named = str) -> Table:

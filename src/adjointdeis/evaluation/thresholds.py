@@ -209,7 +209,14 @@ class ThresholdRecord:
     def literal(
         cls, value: float, *, target_fmr: float, score_type: str = "similarity", **stated: Any
     ) -> "ThresholdRecord":
-        """A threshold that someone else published; the record says that it has no provenance."""
+        """A threshold that someone else published; the record says that it has no provenance.
+
+        Args:
+            value: tau, in the direction of the score itself.
+            target_fmr: The false match rate that it is said to have, a share.
+            score_type: `similarity` or `dissimilarity`.
+            stated: Further fields of the record, such as `model`.
+        """
         return cls(
             value=float(value),
             score_type=score_type,

@@ -113,6 +113,12 @@ def update(
 ) -> float:
     """One update of the weights; returns the norm of the gradient before clipping.
 
+    Args:
+        optimizer: Of the parameters.
+        parameters: The weights.
+        gradients: One each, of the same shape.
+        clip_norm: Largest norm of all gradients together; None does not clip.
+
     Raises:
         FloatingPointError: the gradient is not finite.
     """

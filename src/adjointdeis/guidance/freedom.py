@@ -207,5 +207,11 @@ class Known:
 
 
 def renoised(x: Tensor, s: Node, t: Node, normal: Tensor) -> Tensor:
-    """A state of node t noised back to the noisier node s."""
+    """A state of node t noised back to the noisier node s.
+
+    Args:
+        x: State (B, ...) at t.
+        s, t: The noisier node, and that of x.
+        normal: Standard normals, of the shape of x.
+    """
     return s.alpha / t.alpha * x + s.alpha * path_scale(s, t) * normal.to(x)

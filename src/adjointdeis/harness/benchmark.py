@@ -53,7 +53,13 @@ class Benchmark:
         return self.dataset.subject(subject).images[capture]
 
     def probe(self, system: Recogniser, subject: str, capture: str) -> AnyPath:
-        """The image that a recogniser compares morphs with."""
+        """The image that a recogniser compares morphs with.
+
+        Args:
+            system: The recogniser.
+            subject: Id of the person.
+            capture: `03` (neutral) or `08` (smiling).
+        """
         if self.originals is not None and finds_faces(system):
             return self.originals.subject(subject).images[capture]
         return self.image(subject, capture)

@@ -15,7 +15,7 @@ from adjointdeis.evaluation.detection_matrix import COLUMNS
 from adjointdeis.faces.datasets.folder import FaceDataset, load_folder
 from adjointdeis.faces.datasets.pairs import MorphPair, most_similar_pairs, write_pairs
 from adjointdeis.faces.image_io import AnyPath, read_image
-from adjointdeis.files import read_csv, write_csv
+from adjointdeis.files import read_table, write_csv
 from adjointdeis.harness import assets
 from adjointdeis.harness.benchmark import OTHER, SOURCE, read_aligned
 from adjointdeis.harness.degrading import degraded_copies
@@ -113,9 +113,8 @@ def choose_pairs(
     embeddings, _ = selector.embed(
         read_aligned([subject.images[SOURCE] for subject in dataset.subjects], None)
     )
-    lines = read_csv(Path(dataset.root) / "subjects.csv")
-    header = next(lines)[1]
-    sexes = {row[0]: row[header.index("sex")] for _, row in lines}
+    _, rows = read_table(Path(dataset.root) / "subjects.csv")
+    sexes = {row["subject_id"]: row["sex"] for _, row in rows}
     groups = [sexes[i] for i in dataset.ids]
     pairs = most_similar_pairs(
         embeddings, dataset.ids, groups, selector, per_sex, (), settings.most_per_person

@@ -5,7 +5,7 @@ from pathlib import Path
 from adjointdeis.evaluation import Subjects, read_subjects
 from adjointdeis.faces.datasets.folder import DatasetError
 from adjointdeis.faces.datasets.frll import INFO_FILE, read_info
-from adjointdeis.files import read_csv
+from adjointdeis.files import read_table
 
 
 def read_people(path: Path | str) -> Subjects:
@@ -15,7 +15,7 @@ def read_people(path: Path | str) -> Subjects:
         ScoreError, DatasetError: No such file, or neither has the columns; names file and line.
     """
     path = Path(path)
-    _, header = next(read_csv(path, DatasetError), (1, []))
+    header, _ = read_table(path, DatasetError)
     if "subject_id" in header:
         return read_subjects(path)
     found = read_info(path)

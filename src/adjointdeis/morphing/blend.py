@@ -35,5 +35,10 @@ def slerp(a: Tensor, b: Tensor, weight: float = 0.5) -> Tensor:
 
 
 def lerp(a: Tensor, b: Tensor, weight: float = 0.5) -> Tensor:
-    """Linear interpolation: ``weight`` 0 gives ``a``, 1 gives ``b``."""
+    """Linear interpolation: ``weight`` 0 gives ``a``, 1 gives ``b``.
+
+    Args:
+        a, b: Tensors of one shape.
+        weight: Share of b, in [0, 1].
+    """
     return torch.lerp(a, b, weight)

@@ -123,7 +123,12 @@ class LandmarkMorph:
 
 
 def frame_points(width: int, height: int, per_side: int) -> np.ndarray:
-    """Points around the frame's outer edge (4 * per_side, 2), corners included."""
+    """Points around the frame's outer edge (4 * per_side, 2), corners included.
+
+    Args:
+        width, height: Of the frame, in pixels.
+        per_side: Points on each side, 1 or more.
+    """
     steps = np.arange(per_side) / per_side
     x, y = steps * width - 0.5, steps * height - 0.5
     right, bottom = width - 0.5, height - 0.5
@@ -138,7 +143,13 @@ def frame_points(width: int, height: int, per_side: int) -> np.ndarray:
 
 
 def feathered_hull(points: np.ndarray, width: int, height: int, feather: float) -> np.ndarray:
-    """A mask (H, W) of the convex hull: 0 outside, smoothly 1 at `feather` pixels inside."""
+    """A mask (H, W) of the convex hull: 0 outside, smoothly 1 at `feather` pixels inside.
+
+    Args:
+        points: (K, 2), x and y in pixels.
+        width, height: Of the mask, in pixels.
+        feather: Width of the soft edge in pixels, 0 or more.
+    """
     pixels = _pixel_centres(width, height)
     inside = (Delaunay(points).find_simplex(pixels) >= 0).reshape(height, width)
     # One ring of outside pixels, so that a hull that fills the frame still fades at its edge.

@@ -339,7 +339,12 @@ class MIPGAN:
     def begin(
         self, images_a: Tensor, images_b: Tensor, styles: Sequence[Tensor]
     ) -> tuple[StyleOptimisation, "WeightedLoss"]:
-        """The morph's optimisation, at the mean of the sources' styles, and its loss."""
+        """The morph's optimisation, at the mean of the sources' styles, and its loss.
+
+        Args:
+            images_a, images_b: Sources (B, 3, S, S) in [-1, 1].
+            styles: Of each source, found by projection.
+        """
         loss = MIPGANLoss(self.maps, self.identity, images_a, images_b)
         objective = WeightedLoss(loss, self.weights)
         start = (styles[0] + styles[1]).detach() / 2

@@ -81,17 +81,15 @@ ASSUMED = (
 )
 
 
-def reasons_not_comparable(run: Run, attack: str, systems: tuple[str, ...] = SYSTEMS) -> list[str]:
+def reasons_not_comparable(run: Run, attack: str) -> list[str]:
     """Why this attack's numbers are not the paper's experiment; empty when they are.
 
     Args:
         run: The run.
         attack: Name of the attack in it.
-        systems: Recognisers that the paper has.
     """
-    reasons = data_reasons(run, systems)
     entry = run.result["attacks"][attack]
-    return reasons + departures(entry["paper_row"], entry["settings"])
+    return data_reasons(run) + departures(entry["paper_row"], entry["settings"])
 
 
 def departures(row: str | None, settings: Mapping[str, Any]) -> list[str]:
@@ -110,7 +108,7 @@ def departures(row: str | None, settings: Mapping[str, Any]) -> list[str]:
     return setting_reasons(settings, ROWS[row]) + otherwise
 
 
-def data_reasons(run: Run, systems: tuple[str, ...] = SYSTEMS) -> list[str]:
+def data_reasons(run: Run) -> list[str]:
     """Why the run's faces and networks are not the paper's."""
     if run.profile != "paper":
         return [
@@ -121,7 +119,7 @@ def data_reasons(run: Run, systems: tuple[str, ...] = SYSTEMS) -> list[str]:
     counts = {row["n"] for row in run.result["rows"]}
     if counts != {N_MORPHS}:
         reasons.append(f"{' or '.join(map(str, sorted(counts)))} morphs instead of {N_MORPHS}")
-    absent = [name for name in systems if name not in run.result["systems"]]
+    absent = [name for name in SYSTEMS if name not in run.result["systems"]]
     if absent:
         reasons.append(f"no {', '.join(absent)}")
     return reasons

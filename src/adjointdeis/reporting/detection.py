@@ -5,8 +5,7 @@ detection` writes it from such a file alone. The verdict is about the system und
 and detector together, and about what would harden it; no attack is made against a detector.
 """
 
-import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from adjointdeis.evaluation.detection_tables import (
     points_table,
     training,
 )
-from adjointdeis.files import printable, slug, spreadsheet_cell, write_atomically
+from adjointdeis.files import printable, slug
 from adjointdeis.reporting.collect import Collection, reason_of
 from adjointdeis.reporting.detection_figures import (
     det_of_attacks,
@@ -45,10 +44,10 @@ from adjointdeis.reporting.document import (
     Section,
     Table,
     cells,
+    drawn_files,
 )
-from adjointdeis.reporting.render_html import html
-from adjointdeis.reporting.render_latex import latex_table
-from adjointdeis.reporting.render_markdown import markdown
+from adjointdeis.reporting.render_html import write_pages
+from adjointdeis.reporting.render_latex import write_tables
 from adjointdeis.reporting.run import EvaluationSetting
 from adjointdeis.reporting.run_tables import GUIDE, GUIDE_NOTE
 from adjointdeis.reporting.text import interval, listed, of, percent, rate_cell, share
@@ -80,20 +79,8 @@ def write_detection_report(
     lead = f"{n} scores of {listed([printable(name) for name in study.detectors])}."
     section = Section("detection", "Who finds which attack", blocks)
     document = Document("Detection of morphing attacks", lead, (section,), (RESPONSIBLE,))
-    written = []
-    for name, text in (("report.html", html(document)), ("report.md", markdown(document, out))):
-        write_atomically(out / name, lambda f, text=text: f.write(text))
-        written.append(out / name)
-    written.append(result.write(out))
-    for table in (block for block in parts(blocks) if isinstance(block, Table)):
-        stem = out / "tables" / slug(table.key)
-        lines = [table.header, *([c.flat for c in row] for row in table.rows)]
-        lines = [[spreadsheet_cell(text) for text in line] for line in lines]
-        tex, plain = stem.with_name(f"{stem.name}.tex"), stem.with_name(f"{stem.name}.csv")
-        write_atomically(tex, lambda f, table=table: f.write(latex_table(table)))
-        write_atomically(plain, lambda f, lines=lines: csv.writer(f).writerows(lines))
-        written += [tex, plain]
-    return [*written, *drawn_files(blocks)]
+    written = [*write_pages(document, out), result.write(out)]
+    return [*written, *write_tables(blocks, out / "tables"), *drawn_files(blocks)]
 
 
 def detection_blocks(
@@ -335,17 +322,3 @@ def _after_degradation(
             if table.rows:
                 blocks.append(Folded(table.title, (replace(table, title=""),)))
     return blocks
-
-
-def parts(blocks: Sequence[Block]) -> Iterator[Block]:
-    """Every block, those that are folded away too."""
-    for block in blocks:
-        yield block
-        if isinstance(block, Folded):
-            yield from parts(block.blocks)
-
-
-def drawn_files(blocks: Sequence[Block]) -> list[Path]:
-    """The files of every figure."""
-    rows = [block for block in parts(blocks) if isinstance(block, FigureRow)]
-    return [path for row in rows for figure in row.figures for path in (figure.svg, figure.png)]

@@ -117,7 +117,13 @@ class DetectionResult:
         return self.candidates.keys() == self.study.detectors.keys()
 
     def row(self, detector: str, attack: str, degradation: str = UNDEGRADED) -> Row | None:
-        """The row of a detector's headline training."""
+        """The row of a detector's headline training.
+
+        Args:
+            detector: Its name.
+            attack: Of the study, or the worst.
+            degradation: What the images went through.
+        """
         trained = headline_of(self.rows, detector)
         return first_of(self.rows, detector=detector, trained_on=trained, attack=attack,
                         degradation=degradation)  # fmt: skip
@@ -138,7 +144,14 @@ class DetectionResult:
     def vulnerable(
         self, attack: str, system: str, at: EvaluationSetting, degradation: str
     ) -> Row | None:
-        """The row of MMPMR after a degradation, None where it was not measured."""
+        """The row of MMPMR after a degradation, None where it was not measured.
+
+        Args:
+            attack: Of the run.
+            system: The recogniser.
+            at: Probe, impostors, variant and FMR of the threshold.
+            degradation: What the images went through.
+        """
         if self.run is None:
             return None
         if degradation == UNDEGRADED:
@@ -173,6 +186,12 @@ class DetectionResult:
 
         Both thresholds are of images after it: of the recogniser's impostors, and of the detector's
         bona fide images.
+
+        Args:
+            attack: Of the run.
+            system: The recogniser.
+            at: Probe, impostors, variant and FMR of the threshold.
+            degradation: What the images went through.
         """
         detector = self.ranked[0]
         trained = headline_of(self.rows, detector)

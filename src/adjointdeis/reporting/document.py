@@ -4,6 +4,7 @@ Text is plain: renderers escape it for their language. A cell may carry detail l
 main text (a count, an interval) and a link to what stands behind the number.
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from adjointdeis.evaluation.tables import DASH, Cell, Table, cells
 
 __all__ = [
     "DASH", "Block", "Bullets", "Cell", "Document", "Facts", "Figure", "FigureRow", "Folded",
-    "Picture", "Prose", "Section", "Strips", "Table", "cells",
+    "Picture", "Prose", "Section", "Strips", "Table", "cells", "drawn_files", "parts",
 ]  # fmt: skip
 
 
@@ -94,6 +95,20 @@ class Folded:
 
 
 Block = Prose | Bullets | Facts | Table | Figure | FigureRow | Strips | Folded
+
+
+def parts(blocks: Iterable[Block]) -> Iterator[Block]:
+    """Every block, those that are folded away too."""
+    for block in blocks:
+        yield block
+        if isinstance(block, Folded):
+            yield from parts(block.blocks)
+
+
+def drawn_files(blocks: Iterable[Block]) -> list[Path]:
+    """The files of every figure."""
+    rows = [block for block in parts(blocks) if isinstance(block, FigureRow)]
+    return [path for row in rows for figure in row.figures for path in (figure.svg, figure.png)]
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,10 @@
 """A table as LaTeX for booktabs: `\\input` it where the preamble has `\\usepackage{booktabs}`."""
 
-from adjointdeis.files import printable, slug
-from adjointdeis.reporting.document import Cell, Table
+from collections.abc import Iterable
+from pathlib import Path
+
+from adjointdeis.files import printable, slug, spreadsheet_cell, write_atomically, write_csv
+from adjointdeis.reporting.document import Block, Cell, Table, parts
 
 _ESCAPES = {
     "\\": r"\textbackslash{}",
@@ -55,6 +58,18 @@ def latex_table(table: Table) -> str:
     for note in (*small, *table.notes):
         lines.append(rf"\par\smallskip{{\footnotesize {escape(note)}\par}}")
     return "\n".join([*lines, r"\end{table}", ""])
+
+
+def write_tables(blocks: Iterable[Block], folder: Path) -> list[Path]:
+    """Writes every table of some blocks as LaTeX and as CSV; returns the paths."""
+    written = []
+    for table in (block for block in parts(blocks) if isinstance(block, Table)):
+        tex, plain = (folder / f"{slug(table.key)}.{suffix}" for suffix in ("tex", "csv"))
+        write_atomically(tex, lambda f, table=table: f.write(latex_table(table)))
+        lines = [table.header, *([c.flat for c in row] for row in table.rows)]
+        write_csv(plain, (map(spreadsheet_cell, line) for line in lines))
+        written += [tex, plain]
+    return written
 
 
 def escape(text: str) -> str:

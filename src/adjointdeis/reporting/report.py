@@ -7,7 +7,7 @@ from typing import Any
 from adjointdeis.files import slug
 from adjointdeis.reporting import run_details as details, run_tables as tables
 from adjointdeis.reporting.curves import det_figure, operating_curve_figure, potential_figure
-from adjointdeis.reporting.detection import beside_table, detection_blocks, drawn_files
+from adjointdeis.reporting.detection import beside_table, detection_blocks
 from adjointdeis.reporting.detection_result import DetectionResult
 from adjointdeis.reporting.document import (
     Block,
@@ -22,6 +22,7 @@ from adjointdeis.reporting.document import (
     Section,
     Strips,
     Table,
+    drawn_files,
 )
 from adjointdeis.reporting.errors import ReportError
 from adjointdeis.reporting.morph_grid import morph_grid, pair_strip, write_morph_grid

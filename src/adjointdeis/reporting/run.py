@@ -223,7 +223,13 @@ class Run:
         return None
 
     def verdicts(self, attack: str, system: str, at: EvaluationSetting) -> dict[str, str]:
-        """Per morph: `yes` if it matches all its subjects, `no`, or `failed`."""
+        """Per morph: `yes` if it matches all its subjects, `no`, or `failed`.
+
+        Args:
+            attack: Of the run.
+            system: The recogniser.
+            at: Probe, impostors, variant and FMR of the threshold.
+        """
         groups, tau = self.groups(attack, system, at.probe), self.oriented_tau(system, at)
         if groups is None or tau is None:
             return {}

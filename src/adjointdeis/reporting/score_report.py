@@ -27,7 +27,6 @@ from adjointdeis.evaluation.operating import distinct, estimate_thresholds
 from adjointdeis.evaluation.protocol import evaluate_by
 from adjointdeis.evaluation.storage import write_json
 from adjointdeis.evaluation.verification import verification_rows
-from adjointdeis.files import slug, spreadsheet_cell, write_atomically, write_csv
 from adjointdeis.reporting.curves import (
     detection_figure,
 )
@@ -38,9 +37,10 @@ from adjointdeis.reporting.document import (
     FigureRow,
     Section,
     Table,
+    drawn_files,
 )
 from adjointdeis.reporting.render_html import write_pages
-from adjointdeis.reporting.render_latex import latex_table
+from adjointdeis.reporting.render_latex import write_tables
 from adjointdeis.reporting.report import figures_of, plot_rows
 from adjointdeis.reporting.run import EvaluationSetting, Run
 from adjointdeis.reporting.run_tables import rate_table
@@ -277,15 +277,5 @@ def _write(document: Document, run: Run, out: Path, made: dict[str, Any]) -> lis
     written = write_pages(document, out)
     write_json({**run.result, **made}, out / "result.json")
     written.append(out / "result.json")
-    for section in document.sections:
-        for block in section.blocks:
-            if isinstance(block, Table):
-                stem = slug(block.key)
-                tex, plain = out / TABLES / f"{stem}.tex", out / TABLES / f"{stem}.csv"
-                write_atomically(tex, lambda f, block=block: f.write(latex_table(block)))
-                lines = [block.header, *([c.flat for c in row] for row in block.rows)]
-                write_csv(plain, (map(spreadsheet_cell, line) for line in lines))
-                written += [tex, plain]
-            if isinstance(block, FigureRow):
-                written += [p for figure in block.figures for p in (figure.svg, figure.png)]
-    return written
+    blocks = [block for section in document.sections for block in section.blocks]
+    return [*written, *write_tables(blocks, out / TABLES), *drawn_files(blocks)]

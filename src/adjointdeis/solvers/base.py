@@ -86,6 +86,12 @@ def data_prediction(denoiser: Denoiser, x: Tensor, z: Any, s: Node) -> Tensor:
     Where alpha = 0 it is asked of the denoiser's own ``data``, which networks of v, flows and data
     have.
 
+    Args:
+        denoiser: Noise prediction.
+        x: Latents (B, ...) at s.
+        z: Condition, or None.
+        s: Node of the grid.
+
     Raises:
         ValueError: alpha = 0 at s and a denoiser that predicts eps alone.
     """

@@ -96,6 +96,11 @@ class ReversibleSolver(Solver):
         """Undo :meth:`step`: from x and state at t to those at s.
 
         Everything but x and state is what the step was given. Costs the step's evaluations.
+
+        Args:
+            denoiser, z, s, t, noise: As :meth:`step` had them.
+            x: Latents (B, ...) at t.
+            state: The solver's, after the step.
         """
         pair = self.turned(self.pair(x, state))
         for coupling in reversed(self.couplings(s, t, noise)):

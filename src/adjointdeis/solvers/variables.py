@@ -65,7 +65,12 @@ class SamplingVariables:
         return eps_weight(s, t) / t.alpha
 
     def stage(self, s: Node, t: Node, fraction: float) -> Node:
-        """The node at a fraction of the clock between s and t, at its exact time."""
+        """The node at a fraction of the clock between s and t, at its exact time.
+
+        Args:
+            s, t: Nodes of a step.
+            fraction: Of the clock between them, in [0, 1].
+        """
         if self.prediction == "noise":
             return s.towards(t, fraction, "rho")
         if self.stochastic and 0.0 < fraction < 1.0:
@@ -75,7 +80,14 @@ class SamplingVariables:
         return s.towards(t, fraction, "gamma")
 
     def slope(self, denoiser: Denoiser, x: Tensor, node: Node, z: Any) -> Tensor:
-        """dY over the clock, without noise."""
+        """dY over the clock, without noise.
+
+        Args:
+            denoiser: Noise prediction.
+            x: Latents (B, ...) at the node.
+            node: Of the grid, or a stage.
+            z: Condition, or None.
+        """
         if self.prediction == "data":
             return data_prediction(denoiser, x, z, node)
         eps = denoiser(x, node.t, z)

@@ -20,7 +20,7 @@ from adjointdeis.harness.launch import launch
 def test_a_template_comes_back(tmp_path) -> None:
     points = np.random.default_rng(1).uniform(0, 256, (189, 2))
     write_tem(tmp_path / "001_03.tem", points)
-    np.testing.assert_allclose(read_tem(tmp_path / "001_03.tem", 189).points, points, atol=1e-4)
+    np.testing.assert_allclose(read_tem(tmp_path / "001_03.tem").points, points, atol=1e-4)
 
 
 def pairs(tmp_path: Path, *more: str) -> None:

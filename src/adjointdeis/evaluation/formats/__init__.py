@@ -1,18 +1,19 @@
-"""Other programs' score files: each format family is a module with `read` and `write`.
+"""Other programs' score files: each format family is a module that reads, and most write, them.
 
-`read(paths, labels)` gives a checked `ScoreTable`, `write(table, paths)` the files. What a format
+`read_one(path, labels)` gives a checked `ScoreTable` of a file, `read(paths, labels)` that of files
+that belong together, and `write(table, paths)` leaves the files of a table. What a format
 does not say (system, direction, attack, probe policy) comes from `Labels`. Errors name file and
 line.
 """
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from adjointdeis.evaluation.errors import EvaluationError
+from adjointdeis.evaluation.errors import EvaluationError, ScoreError
 from adjointdeis.evaluation.formats.text import Labels
-from adjointdeis.evaluation.scores import ScoreTable
+from adjointdeis.evaluation.scores import ScoreTable, concatenate
 from adjointdeis.evaluation.storage import metadata_with
 
 __all__ = ["FORMATS", "Labels", "read", "write"]
@@ -37,8 +38,11 @@ def read(name: str, paths: Sequence[str | Path], labels: Labels) -> ScoreTable:
     Raises:
         EvaluationError: unknown format; the format's own errors name file and line.
     """
-    function: Callable[..., ScoreTable] = _format(name).read
-    found = function([Path(p) for p in paths], labels)
+    module, files = _format(name), [Path(p) for p in paths]
+    if hasattr(module, "read"):
+        found = module.read(files, labels)
+    else:
+        found = concatenate(module.read_one(file, labels) for file in files)
     stated = labels.metadata(found.unique("system"))
     return metadata_with(found, stated) if stated and name != "canonical" else found
 
@@ -50,8 +54,14 @@ def write(name: str, table: ScoreTable, paths: Sequence[str | Path]) -> None:
         name: Key of `FORMATS`.
         table: The scores.
         paths: The files to write, in the order that the format wants.
+
+    Raises:
+        ScoreError: what the format cannot hold, or one that is read only.
     """
-    _format(name).write(table, [Path(p) for p in paths])
+    module = _format(name)
+    if not hasattr(module, "write"):
+        raise ScoreError(f"files of the format {name} are read only; write --to canonical")
+    module.write(table, [Path(p) for p in paths])
 
 
 def _format(name: str) -> ModuleType:

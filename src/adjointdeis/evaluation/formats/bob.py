@@ -29,8 +29,8 @@ from adjointdeis.evaluation.formats.text import (
     score_or_failure,
     write_lines,
 )
-from adjointdeis.evaluation.scores import BONA_FIDE, ScoreTable, concatenate
-from adjointdeis.files import write_csv
+from adjointdeis.evaluation.scores import BONA_FIDE, ScoreTable
+from adjointdeis.files import records, write_csv
 
 COMPARISON_COLUMNS = (
     "bio_ref_subject_id",
@@ -44,12 +44,8 @@ PAD_COLUMNS = ("claimed_id", "test_label", "is_bonafide", "attack_type", "score"
 _TRUE = {"true": True, "1": True, "false": False, "0": False}
 
 
-def read(paths: Sequence[Path], labels: Labels) -> ScoreTable:
-    """Reads one or more files; the kind of each is seen from its first line."""
-    return concatenate([_read_one(path, labels) for path in paths])
-
-
-def _read_one(path: Path, labels: Labels) -> ScoreTable:
+def read_one(path: Path, labels: Labels) -> ScoreTable:
+    """A file, whose kind is seen from its first line."""
     first = next(read_fields(path), None)
     if first is None:
         raise ScoreError(f"{path}:1: empty file")
@@ -61,10 +57,8 @@ def _read_one(path: Path, labels: Labels) -> ScoreTable:
         raise ScoreError(f"{path}:1: no column 'score' in the header {','.join(header)}")
     read_row = _pad_row if "is_bonafide" in header else _comparison_row
     rows = Rows(path, by_ids=True)
-    for line, fields in lines:
-        if len(fields) != len(header):
-            raise ScoreError(f"{path}:{line}: {len(fields)} fields, expected {len(header)}")
-        read_row(rows, line, dict(zip(header, fields, strict=True)), labels)
+    for line, row in records(path, header, lines, ScoreError):
+        read_row(rows, line, row, labels)
     return rows.table()
 
 

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from adjointdeis.evaluation.formats.text import Labels, one_path
-from adjointdeis.evaluation.scores import ScoreTable, concatenate
+from adjointdeis.evaluation.scores import ScoreTable
 from adjointdeis.evaluation.storage import read_scores, write_scores
 
 
-def read(paths: Sequence[Path], labels: Labels) -> ScoreTable:
-    """Reads one or more canonical files as one table; `labels` are not needed, the files say it."""
-    return concatenate([read_scores(path) for path in paths])
+def read_one(path: Path, labels: Labels) -> ScoreTable:
+    """A canonical file; `labels` are not needed, the file says it."""
+    return read_scores(path)
 
 
 def write(table: ScoreTable, paths: Sequence[Path]) -> None:

@@ -20,7 +20,7 @@ from adjointdeis.evaluation.formats.text import (
     read_fields,
     score_or_failure,
 )
-from adjointdeis.evaluation.scores import COLUMNS, ScoreTable, concatenate
+from adjointdeis.evaluation.scores import COLUMNS, ScoreTable
 from adjointdeis.evaluation.storage import metadata_with
 from adjointdeis.files import read_text
 
@@ -28,8 +28,8 @@ DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 _COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?")
 
 
-def read(paths: Sequence[Path], labels: Labels) -> ScoreTable:
-    """Reads delimited tables with a header; several attacks and systems may be in one file.
+def read_one(path: Path, labels: Labels) -> ScoreTable:
+    """A delimited table with a header; several attacks and systems may be in one file.
 
     The table's metadata say under `read_as` which delimiter and decimal mark were found, and which
     columns were passed over.
@@ -37,10 +37,6 @@ def read(paths: Sequence[Path], labels: Labels) -> ScoreTable:
     Raises:
         ScoreError: no score column, a mapped column that is absent, or what the labels leave open.
     """
-    return concatenate([_read_one(path, labels) for path in paths])
-
-
-def _read_one(path: Path, labels: Labels) -> ScoreTable:
     first = next((line for line in read_text(path, ScoreError).splitlines() if line.strip()), "")
     delimiter = max(DELIMITERS, key=first.count)
     if not first.count(delimiter):
@@ -109,8 +105,3 @@ def _completed(path: Path, row: dict[str, Any], labels: Labels) -> dict[str, Any
     if row["kind"] == "morph" and not row.get("probe_policy"):
         row["probe_policy"] = labels.probe
     return row
-
-
-def write(table: ScoreTable, paths: Sequence[Path]) -> None:
-    """Refuses: the canonical format is the one to write."""
-    raise ScoreError("tables of one's own are read only; write --to canonical")

@@ -17,7 +17,7 @@ import numpy as np
 from adjointdeis.evaluation.errors import ScoreError
 from adjointdeis.evaluation.formats.text import Labels, Rows, kind_by_ids, one_path
 from adjointdeis.evaluation.scores import ScoreTable
-from adjointdeis.files import canonical, read_arrays, read_csv
+from adjointdeis.files import canonical, read_arrays, read_table
 
 
 def read(paths: Sequence[Path], labels: Labels) -> ScoreTable:
@@ -77,21 +77,10 @@ def _array(path: Path) -> np.ndarray:
 
 
 def _labels(path: Path) -> list[dict[str, str]]:
-    lines = read_csv(path, ScoreError)
-    _, header = next(lines, (1, []))
+    header, lines = read_table(path, ScoreError)
     if "subject_id" not in header and not {"morph_id", "subject_a", "subject_b"} <= set(header):
         raise ScoreError(
             f"{path}:1: expected the columns subject_id, image_id, or of morphs morph_id, "
             f"subject_a, subject_b, attack; found {', '.join(header)}"
         )
-    found = []
-    for line, fields in lines:
-        if len(fields) != len(header):
-            raise ScoreError(f"{path}:{line}: {len(fields)} fields, expected {len(header)}")
-        found.append({k: canonical(v) for k, v in zip(header, fields, strict=True)})
-    return found
-
-
-def write(table: ScoreTable, paths: Sequence[Path]) -> None:
-    """Refuses: a matrix cannot hold what the table says."""
-    raise ScoreError("matrices are read only; write --to canonical")
+    return [{k: canonical(v) for k, v in row.items()} for _, row in lines]

@@ -23,24 +23,20 @@ from adjointdeis.evaluation.formats.text import (
     refuse_failures,
     write_lines,
 )
-from adjointdeis.evaluation.scores import ScoreTable, concatenate
+from adjointdeis.evaluation.scores import ScoreTable
 
 MORPH_FIELDS = ("morph", "subject", "sample", "score")
 BONA_FIDE_FIELDS = ("subject1", "sample1", "subject2", "sample2", "score")
 
 
-def read(paths: Sequence[Path], labels: Labels) -> ScoreTable:
-    """Reads morph files (four fields) and bona fide files (five) together.
+def read_one(path: Path, labels: Labels) -> ScoreTable:
+    """A file of morphs (four fields), of bona fide comparisons (five), or of both.
 
     Raises:
         ScoreError: a line with another number of fields; a stated direction but similarity.
     """
     if labels.score_type == "dissimilarity":
-        raise ScoreError(f"{paths[0]}: files of this format hold similarities by definition")
-    return concatenate([_read_one(path, labels) for path in paths])
-
-
-def _read_one(path: Path, labels: Labels) -> ScoreTable:
+        raise ScoreError(f"{path}: files of this format hold similarities by definition")
     rows = Rows(path, by_ids=True)
     for line, fields in read_fields(path, delimiter=";", quotechar="|"):
         common = {"system": labels.system, "score_type": "similarity"}

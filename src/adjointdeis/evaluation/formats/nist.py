@@ -31,7 +31,7 @@ from adjointdeis.evaluation.formats.text import (
     read_fields,
     write_lines,
 )
-from adjointdeis.evaluation.scores import BONA_FIDE, ScoreTable, concatenate
+from adjointdeis.evaluation.scores import BONA_FIDE, ScoreTable
 from adjointdeis.files import canonical
 
 COMPARISON = ("enrollImage", "verifImage", "score", "returnCode")
@@ -72,8 +72,8 @@ def parse_name(path: str) -> ImageName:
     return ImageName(stem, (found["a"], second) if second else (found["a"],))
 
 
-def read(paths: Sequence[Path], labels: Labels) -> ScoreTable:
-    """Reads logs; the header says which kind each is.
+def read_one(path: Path, labels: Labels) -> ScoreTable:
+    """A log; the header says of which kind it is.
 
     Comparisons take their direction from `labels`, similarity by default; a morph must be the
     enrolled image.
@@ -81,10 +81,6 @@ def read(paths: Sequence[Path], labels: Labels) -> ScoreTable:
     Raises:
         ScoreError: unknown header, a line of another length, or an image name that does not parse.
     """
-    return concatenate([_read_one(path, labels) for path in paths])
-
-
-def _read_one(path: Path, labels: Labels) -> ScoreTable:
     lines = read_fields(path)
     header = next(lines, (1, []))[1]
     forms = {form: form for form in (COMPARISON, SINGLE, DIFFERENTIAL)}

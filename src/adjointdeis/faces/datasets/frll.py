@@ -19,7 +19,7 @@ from adjointdeis.faces.datasets.folder import (
     walk,
 )
 from adjointdeis.faces.image_io import AnyPath
-from adjointdeis.files import canonical, read_csv
+from adjointdeis.files import canonical, read_table
 
 INFO_FILE = "london_faces_info.csv"
 LICENCE = "CC BY 4.0 (DeBruine & Jones 2017, doi:10.6084/m9.figshare.5047666)"
@@ -71,11 +71,10 @@ def read_info(path: AnyPath | str) -> dict[str, dict[str, str | float | None]]:
             listed twice; names file and line.
     """
     path = Path(path) if isinstance(path, str) else path
-    lines = read_csv(path, DatasetError)
-    _, header = next(lines, (1, []))
-    column: dict[str, int | None] = {}
+    header, lines = read_table(path, DatasetError)
+    column: dict[str, str | None] = {}
     for field, names in _COLUMNS.items():
-        column[field] = next((header.index(name) for name in names if name in header), None)
+        column[field] = next((name for name in names if name in header), None)
         if column[field] is None and field in ("id", "gender"):
             raise DatasetError(
                 f"{path}: no column {' or '.join(names)}; the columns are {', '.join(header)}"
@@ -83,9 +82,7 @@ def read_info(path: AnyPath | str) -> dict[str, dict[str, str | float | None]]:
     people: dict[str, dict[str, str | float | None]] = {}
     lines_of: dict[str, int] = {}
     for number, row in lines:
-        if len(row) != len(header):
-            raise DatasetError(f"{path}:{number}: {len(row)} fields, expected {len(header)}")
-        found = {k: "" if at is None else canonical(row[at]) for k, at in column.items()}
+        found = {k: canonical(row.get(str(name), "")) for k, name in column.items()}
         subject = found["id"].lstrip("Xx").zfill(3)
         first = lines_of.setdefault(subject, number)
         if first != number:

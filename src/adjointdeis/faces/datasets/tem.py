@@ -37,16 +37,15 @@ class Template:
     closed: tuple[bool, ...]
 
 
-def read_tem(path: AnyPath | str, points: int | None = None) -> Template:
+def read_tem(path: AnyPath | str) -> Template:
     """Reads a .tem file.
 
     Args:
         path: The file.
-        points: Expected number of points; None accepts any.
 
     Raises:
         FileNotFoundError: No such file.
-        TemplateError: Not a template, or another number of points; the message names file and line.
+        TemplateError: Not a template; the message names file and line.
     """
     path = Path(path) if isinstance(path, str) else path
     if not path.is_file():
@@ -68,9 +67,8 @@ def read_tem(path: AnyPath | str, points: int | None = None) -> Template:
         return values
 
     (total,) = numbers("the number of points", int, 1)
-    if total < 3 or (points is not None and total != points):
-        wanted = f"{points} points" if points is not None else "at least 3 points"
-        raise TemplateError(f"{path}: {total} points, expected {wanted}")
+    if total < 3:
+        raise TemplateError(f"{path}: {total} points, expected at least 3 points")
     xy = np.array([numbers("a point 'x y'", float, 2) for _ in range(total)])
     if not np.isfinite(xy).all():
         raise TemplateError(f"{path}: a point is not finite")

@@ -28,9 +28,7 @@ FINE = 0.35  # cycles a pixel; above it lies grain, and little of a face
 
 
 @torch.no_grad()
-def autoencoder_quality(
-    autoencoder: Autoencoder, faces: Tensor, directory: Path, seed: int = 0
-) -> dict[str, Any]:
+def autoencoder_quality(autoencoder: Autoencoder, faces: Tensor, directory: Path) -> dict[str, Any]:
     """Measures an autoencoder on faces that it was not trained on, and draws what it makes of them.
 
     ``autoencoder.png`` shows source, reconstruction and two samples from random noise with the
@@ -41,7 +39,6 @@ def autoencoder_quality(
         autoencoder: Network.
         faces: Images in [-1, 1], with shape (B, 3, S, S), at least two.
         directory: Where the pictures go.
-        seed: Of the random noise.
 
     Returns:
         Numbers by name, as follows.
@@ -59,7 +56,7 @@ def autoencoder_quality(
     reconstruction = autoencoder.decode(x_T, z)
     grid = TimeGrid.uniform_lmbda(autoencoder.schedule, 20)
     even = sample(autoencoder.denoiser, x_T, z, solver=DDIM(), grid=grid).x_0
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     noises = [torch.randn(x_T.shape, generator=generator) for _ in range(2)]
     drawn = [autoencoder.decode(noise, z) for noise in noises]
     directory.mkdir(parents=True, exist_ok=True)
