@@ -24,8 +24,6 @@ from torch import Tensor
 from adjointdeis import sample
 from adjointdeis.diffusion import GaussianDenoiser, TimeGrid, VPLinear
 from adjointdeis.evaluation.markdown import table
-from adjointdeis.evaluation.storage import write_json
-from adjointdeis.files import write_atomically
 from adjointdeis.gradients.catalogue import entry
 from adjointdeis.guidance import AdjointMatching, Algorithm, FineTuning
 from adjointdeis.harness.network_problems import network_problem
@@ -33,7 +31,7 @@ from adjointdeis.problems import GradientProblem, drawn
 from adjointdeis.solvers import DPMSolverPP, RungeKutta, SDEDPMSolver
 from adjointdeis.solvers.base import Solver
 from experiments.adjoint_matching import run as tilted
-from experiments.common.options import parser
+from experiments.common.options import parser, publish, started
 
 N = 20
 LATENTS = (
@@ -156,8 +154,7 @@ def main() -> None:
     command.add_argument("--price", type=int, default=1200)
     command.add_argument("--network-price", type=int, default=480)
     command.add_argument("--seeds", type=int, default=3, help="at most 3, the pairs that there are")
-    options = command.parse_args()
-    torch.set_num_threads(1)
+    options = started(command)
     warnings.simplefilter("ignore")  # of long adjoint steps, which this measures
     seeds = range(1, options.seeds + 1)
     moved = [
@@ -170,7 +167,6 @@ def main() -> None:
     tuned = [weights(name, seed) for name in ("adjoint matching", *WEIGHTS) for seed in seeds]
     record = {"price": options.price, "latents": moved, "network_price": options.network_price,
               "embedded": faces, "weights": tuned}  # fmt: skip
-    write_json(record, options.out / "optimisation.json")
     lines = []
     for name in LATENTS:
         cells = []
@@ -207,8 +203,7 @@ def main() -> None:
     text += f"\n\nThe tilted law itself has moved by {least:.3g} nats.\n\n" + table(
         ["method", "KL from the base at the tilted law's loss", "price", "updates"], lines
     )
-    write_atomically(options.out / "optimisation.md", lambda f: f.write(text + "\n"))
-    print(text)
+    publish(options.out, text, record, "optimisation")
 
 
 if __name__ == "__main__":

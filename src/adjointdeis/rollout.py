@@ -115,13 +115,16 @@ def sample(
             own states, refuse.
 
     Raises:
-        ValueError: a grid in the wrong direction, a z sequence or noise of the wrong length,
-            noise for an ODE solver or none for an SDE solver; a microbatch that cannot be one.
+        TypeError: an argument of another kind, such as ``solver=DDIM`` for ``DDIM()``.
+        ValueError: a network whose output has not the shape of x; a grid in the wrong direction,
+            a z sequence or noise of the wrong length, noise for an ODE solver or none for an SDE
+            solver; a microbatch that cannot be one.
         CoupledSamplesError: a microbatch of a network whose samples depend on each other.
         NotSupportedError: the gradient method does not differentiate this kind of solver, or
             gives no gradient of an input that requires one.
         UnreachableLeafError: a tensor that requires a gradient could not receive one.
     """
+    _check_kinds(denoiser, "x_T", x_T, solver, grid, gradient)
     if not grid.sampling:
         raise ValueError("sample() needs a grid from noise to data; this one encodes")
     cost = Cost()
@@ -129,9 +132,10 @@ def sample(
         return _run(
             denoiser, x_T, z, solver, grid, noise, gradient, parameters, cost, trajectory
         )  # fmt: skip
-    if isinstance(solver, Pair) or microbatch < 1:
+    if isinstance(solver, Pair) or not isinstance(microbatch, int) or microbatch < 1:
         raise ValueError(
-            f"microbatch={microbatch} must be 1 or more, and a Pair of latents cannot be divided"
+            f"microbatch={microbatch} must be an integer of 1 or more, and a Pair of latents "
+            "cannot be divided"
         )
     if isinstance(gradient, Certified):
         raise NotSupportedError(
@@ -188,9 +192,11 @@ def encode(
         AmplificationWarning: undoing this many steps enlarges rounding beyond 1e-3.
 
     Raises:
+        TypeError: as in :func:`sample`.
         ValueError: a sampling grid, or an SDE solver without inverse (use
             ``CycleSDE.encode``).
     """
+    _check_kinds(denoiser, "x_0", x_0, solver, grid, gradient)
     if grid.sampling:
         raise ValueError("encode() needs a grid from data to noise: pass grid.reversed()")
     if isinstance(solver, ReversibleSolver):
@@ -275,15 +281,37 @@ def wanted_weights(
     """The weights that require a gradient, of those of the denoiser if none are given."""
     if parameters is None:
         parameters = list(denoiser.parameters()) if isinstance(denoiser, nn.Module) else []
-    return [weight for weight in parameters if weight.requires_grad]
+    given = list(parameters)
+    if isinstance(parameters, Tensor) or not all(isinstance(one, Tensor) for one in given):
+        raise TypeError(
+            f"parameters is a {type(parameters).__name__} of {type(given[0]).__name__}, expected a "
+            "list of tensors: write parameters=[weight] or parameters=list(model.parameters())"
+        )
+    return [weight for weight in given if weight.requires_grad]
+
+
+def _check_kinds(
+    denoiser: object, name: str, x: object, solver: object, grid: object, gradient: object
+) -> None:
+    """Refuse an argument of another kind, a class in the place of its instance included."""
+    floating = isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex())
+    steps = callable(getattr(solver, "step", None))
+    differentiates = gradient is None or callable(getattr(gradient, "rollout", None))
+    for argument, value, fits, write in (
+        ("denoiser", denoiser, callable(denoiser), "a network, called as denoiser(x, t, z)"),
+        (name, x, floating, f"{name}=torch.randn(B, ...), a tensor of floating point numbers"),
+        ("solver", solver, steps, "solver=DDIM(), or a plain function in StepFunction(function)"),
+        ("grid", grid, isinstance(grid, TimeGrid), "grid=TimeGrid.uniform_lmbda(schedule, 20)"),
+        ("gradient", gradient, differentiates, "gradient=DiscreteAdjoint()"),
+    ):
+        if isinstance(value, type) or not fits:
+            kind = getattr(value, "dtype", None) or type(value).__name__
+            found = f"the class {value.__name__}" if isinstance(value, type) else f"of kind {kind}"
+            raise TypeError(f"{argument} is {found}: write {write}")
 
 
 def _check_calculus(solver: Solver, noise: object) -> None:
     calculus = getattr(solver, "calculus", None)
-    if not callable(getattr(solver, "step", None)):
-        raise TypeError(
-            f"a solver needs a method step(); wrap a plain function in StepFunction({solver!r})"
-        )
     if calculus not in ("ode", "sde"):
         raise ValueError(f"{type(solver).__name__}.calculus must be 'ode' or 'sde'")
     if calculus == "ode" and noise is not None:

@@ -11,9 +11,13 @@ from adjointdeis.evaluation import (
     ScoreError,
     false_match_rate,
     false_non_match_rate,
+    fmmpmr,
     group,
+    iapmr,
+    minmax_mmpmr,
     mmpmr,
     mmpmr_curve,
+    prodavg_mmpmr,
     rmmr,
     threshold_at_fmr,
     vulnerability,
@@ -125,9 +129,8 @@ def test_invariant_to_row_order(rows, tau, random):
 @given(comparisons(), taus)
 def test_dissimilarities_mirror(rows, tau):
     scores, *labels = rows
-    asked = {"probe": labels[2], "variant": "MinMax"}
-    similar = mmpmr(scores, *labels[:2], tau, **asked)
-    distant = mmpmr(-scores, *labels[:2], -tau, score_type="dissimilarity", **asked)
+    similar = minmax_mmpmr(scores, *labels[:2], tau, probe=labels[2])
+    distant = minmax_mmpmr(-scores, *labels[:2], -tau, probe=labels[2], score_type="dissimilarity")
     assert similar == distant
 
 
@@ -163,16 +166,14 @@ def example():
 
 def test_by_hand():
     scores, morph, subject, probe = example()
-    found = {
-        variant: mmpmr(scores, morph, subject, 0.5, probe=probe, variant=variant)
-        for variant in ("MinMax", "ProdAvg", "FMMPMR", "IAPMR")
-    }
-    assert found["MinMax"].value == 1 / 2
+    args = (scores, morph, subject, 0.5)
+    assert minmax_mmpmr(*args, probe=probe).value == 1 / 2
     # m1: 2/2 * 1/2, m2: 1/2 * 0/2.
-    assert found["ProdAvg"].value == (0.5 + 0.0) / 2
+    assert prodavg_mmpmr(*args, probe=probe).value == (0.5 + 0.0) / 2
     # Attempts (m1,1): a yes b no; (m1,2): both; m2: none.
-    assert found["FMMPMR"].value == 1 / 4
-    assert (found["IAPMR"].value, found["IAPMR"].k, found["IAPMR"].n) == (4 / 8, 4, 8)
+    assert fmmpmr(*args, probe=probe).value == 1 / 4
+    assert iapmr(*args, probe=probe).value == 4 / 8
+    assert (iapmr(*args, probe=probe).k, iapmr(*args, probe=probe).n) == (4, 8)
 
 
 def test_a_score_at_the_threshold_does_not_match():
@@ -196,11 +197,10 @@ def test_mmpmr_of_several_probes_is_refused():
 def test_fmmpmr_needs_paired_attempts():
     scores, morph, subject, probe = example()
     with pytest.raises(ScoreError, match="needs the probe of every comparison"):
-        mmpmr(scores, morph, subject, 0.5, variant="FMMPMR")
+        fmmpmr(scores, morph, subject, 0.5)
     keep = np.arange(8) != 3
     with pytest.raises(ScoreError, match=r"same number of probes .* found 1 to 2"):
-        own = {"probe": probe[keep], "variant": "FMMPMR"}
-        mmpmr(scores[keep], morph[keep], subject[keep], 0.5, **own)
+        fmmpmr(scores[keep], morph[keep], subject[keep], 0.5, probe=probe[keep])
 
 
 def test_bad_groups():
@@ -230,9 +230,9 @@ PAIR = {"morph": ["m", "m"], "subject": ["a", "b"]}
 )
 def test_array_functions_refuse_what_would_give_a_wrong_number(scores, changes, message):
     arguments = {**PAIR, "tau": 0.3, **changes}
-    for variant in ("MMPMR", "MinMax", "ProdAvg", "IAPMR"):
+    for function in (mmpmr, minmax_mmpmr, prodavg_mmpmr, iapmr):
         with pytest.raises(ScoreError, match=message):
-            mmpmr(np.array(scores), variant=variant, **arguments)
+            function(np.array(scores), **arguments)
     if "subject" not in changes:
         options = {k: v for k, v in arguments.items() if k in ("tau", "score_type")}
         for function in (false_match_rate, false_non_match_rate):

@@ -5,6 +5,7 @@ import pytest
 
 from adjointdeis.evaluation import (
     EvaluationError,
+    worst_case_bound,
     worst_case_embedding,
     worst_case_scores,
 )
@@ -13,10 +14,10 @@ from adjointdeis.evaluation import (
 def test_bound_is_reached_and_never_exceeded():
     generator = np.random.default_rng(0)
     a, b = generator.normal(size=(2, 50, 8))
-    units = [x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (a, b)]
-    bound = np.sqrt((1 + (units[0] * units[1]).sum(-1)) / 2)
+    bound = worst_case_bound(a, b)
     to_a, to_b = worst_case_scores(a, b, a, b)
     assert np.allclose(to_a, bound) and np.allclose(to_b, bound)
+    units = [x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (a, b)]
     tries = generator.normal(size=(400, 1, 8)) + worst_case_embedding(a, b)
     tries /= np.linalg.norm(tries, axis=-1, keepdims=True)
     smaller = np.minimum(*[(tries * u).sum(-1) for u in units])
@@ -26,7 +27,7 @@ def test_bound_is_reached_and_never_exceeded():
 def test_length_of_an_embedding_does_not_matter():
     a, b = np.array([[1.0, 0.0]]), np.array([[0.0, 2.0]])
     assert np.allclose(worst_case_embedding(3 * a, b), np.sqrt(0.5))
-    assert np.allclose(worst_case_scores(a, b, a, b), np.sqrt(0.5))
+    assert np.allclose(worst_case_bound(a, b), np.sqrt(0.5))
 
 
 def test_degenerate_embeddings():

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from oracles import BATCH, COND, DIM, MLPDenoiser, RungeKutta4, agree, inputs, normal
@@ -338,3 +339,67 @@ def test_a_time_in_float64_is_explained() -> None:
     with pytest.raises(RuntimeError) as caught:
         sample(denoiser, torch.zeros(2, DIM), solver=DDIM(), grid=GRID)
     assert any("write t.to(x)" in note for note in caught.value.__notes__)
+
+
+class _Step:
+    """A sampler of somebody else, whose step returns something else."""
+
+    calculus = "ode"
+
+    def __init__(self, returns) -> None:
+        self.returns = returns
+
+    def step(self, denoiser, x, z, s, t, state, noise):
+        return self.returns(denoiser(x, t.t, z))
+
+
+class _Noise:
+    """A source of somebody else, that draws one noise for the whole batch."""
+
+    def normal(self, s, t, like):
+        return torch.ones_like(like[:1])
+
+
+class _Output:
+    """What a network of a model library returns."""
+
+    def __init__(self, sample) -> None:
+        self.sample = sample
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ({"solver": DDIM}, TypeError, r"the class DDIM.*solver=DDIM\(\)"),
+        ({"solver": "ddim"}, TypeError, "kind str.*StepFunction"),
+        ({"gradient": DiscreteAdjoint}, TypeError, r"write gradient=DiscreteAdjoint\(\)"),
+        ({"gradient": "exact"}, TypeError, "kind str"),
+        ({"grid": 20}, TypeError, "grid=TimeGrid.uniform_lmbda"),
+        ({"x_T": torch.ones(BATCH, DIM, dtype=torch.int64)}, TypeError, "x_T is of kind.*int64"),
+        ({"x_T": np.ones((BATCH, DIM))}, TypeError, "write x_T="),
+        ({"denoiser": torch.ones(2)}, TypeError, r"called as denoiser\(x, t, z\)"),
+        ({"parameters": torch.ones(2)}, TypeError, r"parameters=\[weight\]"),
+        ({"parameters": [("w", torch.ones(2))]}, TypeError, "of tuple.*a list of ten"),
+        ({"microbatch": 1.5}, ValueError, "an integer of 1 or more"),
+        ({"noise": 0, "solver": SDEDPMSolver()}, TypeError, "noise is 0: write noise="),
+        ({"noise": _Noise(), "solver": SDEDPMSolver()}, ValueError, r"_Noise gives \(1, "),
+        ({"solver": _Step(lambda x: x)}, ValueError, r"_Step.step must return \(x, state\)"),
+        ({"solver": _Step(lambda x: (x[:1], ()))}, ValueError, "x of shape"),
+        ({"denoiser": lambda x, t, z: x[:, :1]}, ValueError, "of x's shape"),
+        ({"denoiser": lambda x, t, z: x[:1]}, ValueError, "of x's shape"),
+        ({"denoiser": lambda x, t, z: torch.cat([x, x], 1)}, ValueError, "predicts a variance"),
+        ({"denoiser": lambda x, t, z: (x,)}, ValueError, r"a tuple.*network\(...\)\[0\]"),
+        ({"denoiser": lambda x, t, z: _Output(x)}, ValueError, "an? _Output.*or .sample"),
+    ],
+    ids=lambda value: None if isinstance(value, dict) else str(value)[:30],
+)
+@pytest.mark.parametrize("enabled", [True, False])
+def test_what_is_of_another_kind_or_would_be_broadcast_is_refused(
+    given, error, message, enabled
+) -> None:
+    grid = TimeGrid.uniform_lmbda(VPLinear(), 4, t_min=0.05, t_max=0.6)
+    x_T = normal(BATCH, DIM, seed=1).requires_grad_()
+    call = {"denoiser": lambda x, t, z: 0.5 * x, "x_T": x_T, "solver": DDIM(), "grid": grid}
+    assert sample(**call).x_0.shape == x_T.shape
+    with torch.set_grad_enabled(enabled), pytest.raises(error, match=message):
+        sample(**call | given)

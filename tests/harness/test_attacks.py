@@ -1,6 +1,7 @@
 """An attack as an experiment states it: the paper's accounting, labels, and what is refused."""
 
 import csv
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -135,8 +136,9 @@ def test_departures_from_the_paper_are_said() -> None:
 def test_a_label_is_derived_when_none_is_given() -> None:
     attack = GuidedDiM(name="a", solver=SDEDPMSolver(), optimisation_steps=1,
                        gradient=DiscreteAdjoint(), optimizer=SGD)  # fmt: skip
-    assert "DiscreteAdjoint" in attack.label
-    assert attack.label.endswith("SDEDPMSolver, lr 0.1")
+    assert attack.label == "DiscreteAdjoint, SDEDPMSolver, lr 0.1"
+    attack = replace(attack, gradient=AdjointDEIS(steps=5, states="recorded"), label="")
+    assert attack.label == "AdjointDEIS(steps=5), SDEDPMSolver, lr 0.1"
     assert DiM(name="a").label == "DDIM"
 
 

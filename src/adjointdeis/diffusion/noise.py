@@ -249,6 +249,7 @@ def as_noise(noise: Noise | Sequence[Tensor] | None, grid: TimeGrid, x: Tensor) 
         x: The state, whose shape, dtype and device the noises must have.
 
     Raises:
+        TypeError: no noise source, such as a generator or a seed.
         ValueError: none was given, or a recorded one has the wrong length or shapes.
     """
     if noise is None:
@@ -258,6 +259,11 @@ def as_noise(noise: Noise | Sequence[Tensor] | None, grid: TimeGrid, x: Tensor) 
         )
     if isinstance(noise, Sequence):
         noise = RecordedNoise(tuple(noise))
+    if isinstance(noise, type) or not callable(getattr(noise, "normal", None)):
+        raise TypeError(
+            f"noise is {noise!r:.80}: write noise=RecordedNoise.draw(...), "
+            "noise=BrownianPath(...), or a list of one standard normal per step"
+        )
     if isinstance(noise, RecordedNoise):
         if len(noise) != grid.steps:
             raise ValueError(f"{len(noise)} recorded noises for a grid of {grid.steps} steps")

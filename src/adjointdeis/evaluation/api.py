@@ -19,8 +19,12 @@ from adjointdeis.evaluation.generality import evaluate_attack_potential, evaluat
 from adjointdeis.evaluation.groups import MorphScores, group, group_table
 from adjointdeis.evaluation.metrics import (
     VARIANTS,
+    fmmpmr,
+    iapmr,
+    minmax_mmpmr,
     mmpmr,
     mmpmr_curve,
+    prodavg_mmpmr,
     rmmr,
     vulnerability,
 )
@@ -45,6 +49,7 @@ from adjointdeis.evaluation.verification import (
     false_non_match_rate,
 )
 from adjointdeis.evaluation.worst_case import (
+    worst_case_bound,
     worst_case_embedding,
     worst_case_scores,
 )

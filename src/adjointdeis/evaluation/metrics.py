@@ -27,6 +27,7 @@ References:
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -110,6 +111,26 @@ def mmpmr(
         raise ScoreError("FMMPMR pairs attempts and needs the probe of every comparison")
     groups = group(scores, morph, subject, probe, score_type=score_type)
     return vulnerability(groups, oriented_tau(tau, score_type), variant, confidence=confidence)
+
+
+def minmax_mmpmr(*args: Any, **options: Any) -> Rate:
+    """`mmpmr` with the variant MinMax."""
+    return mmpmr(*args, variant="MinMax", **options)
+
+
+def prodavg_mmpmr(*args: Any, **options: Any) -> Rate:
+    """`mmpmr` with the variant ProdAvg."""
+    return mmpmr(*args, variant="ProdAvg", **options)
+
+
+def fmmpmr(*args: Any, **options: Any) -> Rate:
+    """`mmpmr` with the variant FMMPMR."""
+    return mmpmr(*args, variant="FMMPMR", **options)
+
+
+def iapmr(*args: Any, **options: Any) -> Rate:
+    """`mmpmr` with the variant IAPMR, the share of single comparisons accepted."""
+    return mmpmr(*args, variant="IAPMR", **options)
 
 
 def rmmr(attack: Rate, fnmr: Rate) -> Rate:

@@ -50,6 +50,19 @@ def worst_case_scores(
     return (z * _unit(probe_a)).sum(axis=-1), (z * _unit(probe_b)).sum(axis=-1)
 
 
+def worst_case_bound(z_a: np.ndarray, z_b: np.ndarray) -> np.ndarray:
+    r"""The largest cosine that one embedding can have with two others at once.
+
+    It is :math:`\sqrt{(1 + z_a \cdot z_b)/2}`, of the embedding half way between them; a morph may
+    come closer to one of the two, never to both.
+
+    Args:
+        z_a, z_b: Unit embeddings, shape (..., d).
+    """
+    cosine = (_unit(z_a) * _unit(z_b)).sum(axis=-1)
+    return np.sqrt((1 + np.clip(cosine, -1, 1)) / 2)
+
+
 def _unit(z: np.ndarray) -> np.ndarray:
     z = np.asarray(z, dtype=np.float64)
     norm = np.linalg.norm(z, axis=-1, keepdims=True)

@@ -115,14 +115,24 @@ class Chain:
     ) -> tuple[Tensor, State]:
         """Take one step; ``noise`` is that of the path unless it is given."""
         s, t = self.grid[step], self.grid[step + 1]
+        pair = isinstance(self.solver, Pair)  # its first step is given two latents
         if self.noise is not None:
             noise = self.noise.normal(s, t, x) if noise is None else noise.to(x)
+            if not (pair or noise.shape == x.shape):
+                source = type(self.noise).__name__
+                raise ValueError(f"{source} gives {tuple(noise.shape)}, x has {tuple(x.shape)}")
             if self.denoiser.reads is not None and not noise.requires_grad:
                 noise = noise.detach()  # another object: a source may hand out what it keeps
         self.denoiser.first = None
         with self.denoiser.watched():
-            x, state = self.solver.step(self.denoiser, x, z, s, t, state, noise)
-        return x, tuple(state)
+            found = self.solver.step(self.denoiser, x, z, s, t, state, noise)
+        two = isinstance(found, tuple) and len(found) == 2
+        if not two or not (pair or found[0].shape == x.shape):
+            raise ValueError(
+                f"{type(self.solver).__name__}.step must return (x, state), x of shape "
+                f"{tuple(x.shape)} and state a tuple of tensors, () without any"
+            )
+        return found[0], tuple(found[1])
 
     def prediction(self) -> Tensor:
         r"""Data prediction :math:`(x - \sigma\epsilon)/\alpha` of the step just taken.

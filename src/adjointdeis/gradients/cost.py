@@ -74,6 +74,16 @@ class Cost:
         self.peak_graphs = max(self.peak_graphs, graphs)
 
 
+def _shape(output: Any, x: Tensor) -> str:
+    """What to do about an output that would be broadcast, or that is an object around it."""
+    if isinstance(output, Tensor):
+        what = f"a tensor of shape {tuple(output.shape)}"
+        then = "take its own channels where it predicts a variance as well: network(...)[:, :C]"
+    else:
+        what, then = f"a {type(output).__name__}", "write network(...)[0], or .sample"
+    return f"the denoiser returned {what}, expected a tensor of x's shape {tuple(x.shape)}: {then}"
+
+
 @dataclass(eq=False)
 class CountedDenoiser:
     """The denoiser that a solver is given: counts its evaluations, refuses times outside [0, 1].
@@ -159,6 +169,8 @@ class CountedDenoiser:
                     "t.to(x).expand(x.shape[0]), where it enters a layer."
                 )
             raise
+        if not isinstance(output, Tensor) or output.shape != x.shape:
+            raise ValueError(_shape(output, x))
         if version(t) != before[1]:
             raise ValueError(
                 "the denoiser changes t in place, and with it the time grid: write t = t * 1000 "

@@ -24,7 +24,12 @@ import torch
 from torch import Tensor
 
 from adjointdeis.diffusion import BrownianPath
-from adjointdeis.gradients import Backprop, DiscreteAdjoint, NotSupportedError
+from adjointdeis.gradients import (
+    Backprop,
+    DiscreteAdjoint,
+    MemoryBudgetError,
+    NotSupportedError,
+)
 from adjointdeis.gradients.catalogue import CATALOGUE, Entry
 from adjointdeis.harness.audit import Disqualified, Trial, attempt
 from adjointdeis.harness.live_memory import peak_bytes
@@ -32,11 +37,14 @@ from adjointdeis.harness.problem_sets import Case
 from adjointdeis.plugins import plugins
 from adjointdeis.problems import PARTS, GradientProblem
 from adjointdeis.reporting.standings import NETWORKS
-from adjointdeis.solvers import DDIM, DPMSolverPP, RungeKutta, SDEDPMSolver, SDEDPMSolverPP
+from adjointdeis.solvers import DPMSolverPP, RungeKutta, SDEDPMSolverPP
 from adjointdeis.solvers.base import Solver
 
 SPACING = {"flow-matching": "time"}
 """Grid of families whose usage it is; all others are uniform in log-SNR."""
+
+AUTOGRAD = Entry("", Backprop)
+"""The gradient that every method is held against for its own sampler."""
 
 
 def contestants() -> list[Entry]:
@@ -207,7 +215,7 @@ class Measurement:
                 yield row | self._row(entry, steps, chains)
             except Disqualified as error:
                 yield row | {"disqualified": str(error)}
-            except NotSupportedError as error:
+            except (NotSupportedError, MemoryBudgetError) as error:
                 yield row | {"refused": str(error).splitlines()[0]}
             except Exception as error:
                 # torchdiffeq asserts on a step size that underflows; a submission may raise
@@ -218,10 +226,16 @@ class Measurement:
     def _variant(self, entry: Entry) -> bool:
         """Whether an entry without a sampler is one of a method that would take one."""
         try:
-            entry.method().refuse(DDIM() if self.case.calculus == "ode" else SDEDPMSolver(), ())
+            entry.method().refuse(self._usual(), ())
         except Exception:
             return False
         return True
+
+    def _usual(self) -> Solver:
+        """The sampler of an entry that names none."""
+        solver = AUTOGRAD.solver(self.case.calculus)
+        assert solver is not None
+        return solver
 
     def _row(self, entry: Entry, steps: int, chains: dict[str, list[Trial]]) -> dict[str, Any]:
         """The numbers of a row; gradients of its sampler are taken from ``chains``, or added."""
@@ -229,7 +243,7 @@ class Measurement:
             raise NotSupportedError(f"needs {', '.join(entry.requires)}")
         method, solver = entry.method(), entry.solver(self.case.calculus)
         if solver is None:
-            solver = DDIM() if self.case.calculus == "ode" else SDEDPMSolver()
+            solver = self._usual()
             method.refuse(solver, ())
         parts = [part for part in self.truth.moves if getattr(method, part)]
         sampler = short_name(solver)
@@ -237,10 +251,10 @@ class Measurement:
             # The board measures what the warnings warn of.
             warnings.simplefilter("ignore")
             if sampler not in chains:
-                backprop, own = Entry("", Backprop), list(self.truth.moves)
+                own = list(self.truth.moves)
                 # An ODE has one gradient, whatever the seed.
                 seeds = range(1 if self.case.calculus == "ode" else self.seeds)
-                chains[sampler] = [self._trial(backprop, solver, steps, own, s) for s in seeds]
+                chains[sampler] = [self._trial(AUTOGRAD, solver, steps, own, s) for s in seeds]
             chain = chains[sampler]
             trials, size = self._trials(entry, solver, steps, parts, chain)
         return {

@@ -380,6 +380,7 @@ OPTIONS: dict[str, Kind] = {
     "budgets": several(whole(1, 10**9), "[60,30]", once=True),
     "draws": whole(0, 1000),
     "each": whole(1, 10_000),
+    "drawn_each": whole(1, 10_000),
     "task.cells": PATH,
     "task.paths": whole(2, 10_000),
     "truth.*": whole(2, 1_000_000),

@@ -9,7 +9,7 @@ from torch import Tensor
 from adjointdeis.diffusion import BrownianPath
 from adjointdeis.gradients.catalogue import Calculus
 from adjointdeis.harness.network_problems import network_problem
-from adjointdeis.problems import FAMILIES, LOSSES, GradientProblem, drawn, together
+from adjointdeis.problems import GradientProblem, drawn, together
 from adjointdeis.reporting.standings import NETWORKS
 
 COMMITTED = 24091
@@ -78,27 +78,19 @@ def cases(
     seed: int,
     draws: int,
     each: int,
+    drawn_each: int,
     network_losses: Sequence[str],
     committed: bool = True,
 ) -> list[Case]:
     """The committed set, if wanted, then ``draws`` sets drawn from ``seed``, ``seed`` + 1, ...
 
-    A set has ``each`` problems of every family, which take the losses in turn. Networks are trained
-    and not drawn: they belong to the committed set alone, with one problem for each of
-    ``network_losses``, for they cost a thousand times as much.
+    The committed set has ``each`` problems of every family, a drawn one ``drawn_each``, which take
+    the losses in turn. Networks are trained and not drawn: they belong to the committed set alone,
+    with one problem for each of ``network_losses``, for they cost a thousand times as much.
 
     Raises:
-        ValueError: an unknown problem or loss, or a seed that is the committed set's.
+        ValueError: a seed that is the committed set's.
     """
-    families = (*FAMILIES, *NETWORKS)
-    for key, given, known in (
-        ("problems", problems, families),
-        ("losses", losses, LOSSES),
-        ("network_losses", network_losses, LOSSES),
-    ):
-        unknown = [name for name in given if name not in known]
-        if unknown or not given:
-            raise ValueError(f"task.{key}={list(given)}: expected some of {', '.join(known)}")
     seeds = [COMMITTED, *range(seed, seed + draws)]
     if len(set(seeds)) < len(seeds):
         raise ValueError(f"seed={seed}: {COMMITTED} is the committed set; choose another")
@@ -107,7 +99,10 @@ def cases(
     for one in seeds:
         for family in problems:
             if family not in NETWORKS:
-                found += [Case(family, tuple(losses), one, calculus, each) for calculus in calculi]
+                members = each if one == COMMITTED else drawn_each
+                found += [
+                    Case(family, tuple(losses), one, calculus, members) for calculus in calculi
+                ]
             elif one == COMMITTED:
                 found += [
                     Case(family, (loss,), one, calculus, number=number)

@@ -10,7 +10,7 @@ steps of plain gradient descent, and the last iterate.
 Paper: Section 5, Algorithm 2, Appendix H.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, ClassVar, Literal, cast
 
 import torch
@@ -28,6 +28,15 @@ from adjointdeis.morphing.attack import (
     optimizer_name,
 )
 from adjointdeis.morphing.dim import DiM
+
+
+def _changed(method: GradientMethod) -> str:
+    """The method with those of its settings that are not the default: ``AdjointDEIS(steps=5)``."""
+    if not is_dataclass(method):  # another package's
+        return repr(method)
+    given = [(field, getattr(method, field.name)) for field in fields(method)]
+    changed = [f"{field.name}={value!r}" for field, value in given if value != field.default]
+    return type(method).__name__ + (f"({', '.join(changed)})" if changed else "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +90,7 @@ class GuidedDiM(DiM):
         parts = [super()._derived_label()]
         if self.optimisation_steps and self.gradient is not None:
             rate = getattr(self.optimizer, "keywords", {}).get("lr")
-            parts = [repr(self.gradient), *parts, f"lr {rate:g}" if rate else ""]
+            parts = [_changed(self.gradient), *parts, f"lr {rate:g}" if rate else ""]
         return ", ".join(part for part in parts if part)
 
     @property
