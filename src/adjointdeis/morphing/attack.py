@@ -26,6 +26,7 @@ from adjointdeis.morphing.autoencoder import Autoencoder, EncodingGrid
 from adjointdeis.morphing.identity_loss import IdentityDistances, IdentityLoss
 
 Template = Literal["dlib68", "tem"]
+Objective = Callable[[Tensor], Tensor]
 
 _REPORTED = (
     "solver",
@@ -72,6 +73,18 @@ class Encoder(Protocol):
             steps: Evaluations of the probability-flow ODE.
             grid: Its grid, see :meth:`Autoencoder.encode`.
             codes_of: Images whose codes condition the ODE; ``images`` by default.
+        """
+        ...
+
+
+class Landmarks(Protocol):
+    """Finds landmarks on aligned faces."""
+
+    def __call__(self, path: AnyPath, image: np.ndarray, template: Template) -> np.ndarray:
+        """Points (K, 2) of a face, (x, y) in pixels, pixel centres at integers.
+
+        Raises:
+            NoFaceError: There is none for this image; the message names it.
         """
         ...
 
