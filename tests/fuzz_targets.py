@@ -148,7 +148,7 @@ DIRECTORY: list[Path] = []
 
 def run_directory() -> Path:
     if not DIRECTORY:
-        from tiny_profile import PAIRS, ROWS, composed, draw_face, overrides, write_profile
+        from tiny_profile import PAIRS, composed, draw_face, overrides, write_profile
 
         from adjointdeis.faces.image_io import write_image
         from adjointdeis.harness.launch import launch
@@ -162,10 +162,7 @@ def run_directory() -> Path:
         (root / "pairs.csv").write_text("\n".join(lines) + "\n")
         (root / "profile").mkdir()
         write_profile(root / "profile")
-        gone = [row for row in ROWS if row != "dim_a"]
-        dropped = tuple(f"rows.{row}." for row in gone)
-        given = [x for x in overrides(root, root / "run") if not x.startswith(dropped)]
-        given += [*(f"~rows.{row}" for row in gone), "protocol.replicates=0", "logger=none"]
+        given = overrides(root, root / "run", "logger=none", rows=("dim_a",), replicates=0)
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             launch(composed(given))
         DIRECTORY.append(root / "run")

@@ -9,8 +9,21 @@ from oracles import DIM, MLPDenoiser, agree, inputs, normal
 from adjointdeis import TimeGrid, VPLinear, sample
 from adjointdeis.diffusion import GaussianDenoiser, RecordedNoise
 from adjointdeis.gradients import AdjointDEIS, Backprop, DiscreteAdjoint
-from adjointdeis.guidance.fine_tuning import FineTuning
-from adjointdeis.guidance.problem import Batch, WeightProblem
+from adjointdeis.guidance import (
+    DOODL,
+    AdjointDPMGuidance,
+    AdjointMatching,
+    DFlow,
+    DirectNoiseOptimisation,
+    DRaFT,
+    FineTuning,
+    FreeDoM,
+    Greedy,
+    ImplicitDiffusion,
+    LatentOptimisation,
+    TrajectoryControl,
+)
+from adjointdeis.guidance.problem import Batch, LatentProblem, WeightProblem
 from adjointdeis.solvers import DDIM, SDEDPMSolver
 
 GRID = TimeGrid.uniform_lmbda(VPLinear(), 6)
@@ -110,3 +123,38 @@ def test_what_cannot_be_learned_is_refused() -> None:
 def test_without_updates_nothing_is_sampled() -> None:
     found = FineTuning(SGD, 0).solve(problem(MLPDenoiser()))
     assert found.cost.nfe == 0 and len(found.x_0) == len(found.loss) == len(found.history) == 0
+
+
+OF_LATENTS = [
+    LatentOptimisation(2), DirectNoiseOptimisation(), AdjointDPMGuidance(), DFlow(), FreeDoM(),
+    DOODL(0.1, steps=2), Greedy(), TrajectoryControl(),
+]  # fmt: skip
+OF_WEIGHTS = [
+    FineTuning(SGD, 2), DRaFT(optimizer=SGD, steps=2), AdjointMatching(SGD, 2),
+    ImplicitDiffusion(SGD, 2),
+]  # fmt: skip
+NO_LOSSES = {
+    "mean": (lambda x_0, *rows: loss(x_0).mean(), r"shape \(\).*without a mean"),
+    "column": (lambda x_0, *rows: loss(x_0)[:, None], r"one number each"),
+    "entries": (lambda x_0, *rows: x_0**2, r"one number each"),
+    "number": (lambda x_0, *rows: 1.0, "returned float"),
+    "detached": (lambda x_0, *rows: loss(x_0.detach()), "no gradient by x_0"),
+}
+
+
+@pytest.mark.parametrize("kind", NO_LOSSES)
+@pytest.mark.parametrize("algorithm", [*OF_LATENTS, *OF_WEIGHTS], ids=lambda a: type(a).__name__)
+def test_no_algorithm_takes_another_loss_than_one_number_a_sample(algorithm, kind) -> None:
+    """A mean over the batch would be divided once more, and by another number for every batch."""
+    (wrong, message), denoiser = NO_LOSSES[kind], MLPDenoiser()
+    x_T, z = inputs()
+
+    def posed(wanted):
+        if algorithm in OF_WEIGHTS:
+            return problem(denoiser, loss=wanted)
+        fixed = denoiser.requires_grad_(False)
+        return LatentProblem(fixed, x_T, z, loss=wanted, solver=DDIM(), grid=GRID)
+
+    algorithm.start(posed(lambda x_0, *rows: loss(x_0))).step()
+    with pytest.raises(ValueError, match=message):
+        algorithm.solve(posed(wrong))

@@ -5,11 +5,14 @@ from functools import partial
 import pytest
 import torch
 
+from adjointdeis import TimeGrid, VPLinear
+from adjointdeis.diffusion import BrownianPath, RecordedNoise
 from adjointdeis.gradients import Cost
 from adjointdeis.guidance.latent_optimisation import LatentDescent, LatentOptimisation
 from adjointdeis.guidance.per_sample import Sphere
 from adjointdeis.guidance.problem import LatentProblem
 from adjointdeis.rollout import Rollout
+from adjointdeis.solvers import SDEDPMSolver
 
 TARGET = torch.linspace(-1, 1, 4, dtype=torch.float64)
 CURVATURE = torch.tensor([0.5, 1.0, 2.0, 4.0], dtype=torch.float64)
@@ -426,3 +429,19 @@ def test_without_a_condition_x_T_moves() -> None:
     run.step()
     torch.testing.assert_close(run.result()[0], x_T - 0.02 * CURVATURE * (x_T - TARGET))
     assert run.outcome().z is None
+
+
+def test_the_noise_of_some_samples_is_theirs_whatever_draws_it() -> None:
+    x_T, z = latents()
+    grid, rows = TimeGrid.uniform_lmbda(VPLinear(), 4, t_min=0.05, t_max=0.6), torch.tensor([2, 0])
+    path = BrownianPath(tuple(x_T.shape), seed=4)
+    recorded = [path.normal(grid[i], grid[i + 1], x_T) for i in range(4)]
+    found = []
+    for noise in (path, recorded, RecordedNoise(tuple(recorded))):
+        problem = LatentProblem(
+            lambda x, t, z: 0.5 * x + z, x_T, z, loss=quadratic, solver=SDEDPMSolver(),
+            grid=grid, noise=noise,
+        )  # fmt: skip
+        found.append(problem.sample(x_T[rows], z[rows], rows).x_0)
+        assert torch.allclose(found[-1], problem.sample().x_0[rows], rtol=1e-12)
+    assert torch.equal(found[0], found[1]) and torch.equal(found[1], found[2])

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from run_directories import contents, plain
-from tiny_profile import ROOT, ROWS, overrides
+from tiny_profile import ROOT, overrides
 
 from adjointdeis.harness.check_run import check_run, run_directories
 
@@ -19,10 +19,7 @@ DRIVER = ROOT / "tests" / "killed.py"
 
 def rows(tiny: Path, root: Path, *kept: str) -> list[str]:
     """Three pairs in batches of two, by some rows of table 1."""
-    gone = [row for row in ROWS if row not in kept]
-    dropped = tuple(f"rows.{row}." for row in gone)
-    lines = [x for x in overrides(tiny, root / "run", root=root) if not x.startswith(dropped)]
-    return [*lines, *(f"~rows.{row}" for row in gone)]
+    return overrides(tiny, root / "run", root=root, rows=kept)
 
 
 def quickstart(tiny: Path, root: Path) -> dict:

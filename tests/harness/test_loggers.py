@@ -5,16 +5,13 @@ import json
 from pathlib import Path
 
 import pytest
-from tiny_profile import OPTIMISATION, PAIRS, ROWS, composed, overrides
+from tiny_profile import OPTIMISATION, PAIRS, composed, overrides
 
 from adjointdeis.harness.launch import launch
 
 
 def arguments(tiny: Path, run: Path, logger: str) -> list[str]:
-    numbers = [line for line in overrides(tiny, run) if not line.startswith("rows.")]
-    numbers += ["rows.exact.sampling_steps=4", "rows.exact.encoding_steps=10"]
-    drop = [f"rows.{row}=null" for row in ROWS if row != "exact"]
-    return [*numbers, *drop, f"logger={logger}"]
+    return overrides(tiny, run, f"logger={logger}", rows=("exact",))
 
 
 def test_csv_holds_the_loss_of_every_step(tiny, tmp_path, quiet_report) -> None:

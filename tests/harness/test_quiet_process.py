@@ -50,13 +50,11 @@ def test_a_run_and_a_report_in_an_ascii_locale_open_no_socket(tiny, tmp_path, en
         assert b"Traceback" not in done.stderr and b"Unicode" not in done.stderr
         return done
 
-    few = ("~rows.adjoint_deis_ode", "~rows.adjoint_deis_sde", "~rows.exact", "data.limit=1")
-    lines = [x for x in overrides(tiny, None) if not x.startswith("rows.") or "dim_a" in x]
+    lines = overrides(tiny, None, "data.limit=1", rows=("dim_a",))
     directory = place / "outputs" / "caf\u00e9"
     run(
         [
             *lines,
-            *few,
             setting("paths.root", place),
             setting("paths.run", directory),
             "rows.dim_a.label='DiM \u03b1'",

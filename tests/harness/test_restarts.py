@@ -12,21 +12,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from run_directories import assert_same
-from tiny_profile import ROOT, composed, overrides
+from tiny_profile import ROOT, ROWS, composed, overrides
 
 from adjointdeis.harness.launch import launch
 
 DRIVER = ROOT / "tests" / "killed.py"
-FEW_ROWS = ("~rows.adjoint_deis_ode", "~rows.adjoint_deis_sde")
 
 
 def arguments(tiny: Path, run: Path, few: bool, *more: str) -> list[str]:
     """A run whose caches are its own, with all four rows or two."""
-    lines = overrides(tiny, run, "protocol.replicates=0", *more, root=run.parent)
-    if few:
-        dropped = tuple(row.removeprefix("~") for row in FEW_ROWS)
-        lines = [line for line in lines if not line.startswith(dropped)] + list(FEW_ROWS)
-    return lines
+    rows = ("dim_a", "exact") if few else ROWS
+    return overrides(tiny, run, *more, root=run.parent, rows=rows, replicates=0)
 
 
 def drive(environ: dict, plan: dict) -> tuple[list[int], str]:

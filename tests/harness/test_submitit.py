@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from run_directories import assert_same
-from tiny_profile import PAIRS, ROOT, ROWS, command_line, overrides
+from tiny_profile import PAIRS, ROOT, command_line, overrides
 
 pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
 
@@ -22,11 +22,9 @@ STEPS = (30, 31, 32)  # the points of the sweep; enough of them to strike at a j
 
 def arguments(tiny: Path, root: Path, *more: str) -> list[str]:
     """One row, whose caches and outputs are below `root`."""
-    dropped = ("rows.dim", "rows.adjoint", "protocol.replicates")
-    lines = [x for x in overrides(tiny, None, root=root) if not x.startswith(dropped)]
-    lines += [f"~rows.{row}" for row in ROWS if row != "exact"]
-    lines += ["optimisation.measure_gradient=false", "protocol.replicates=0", "logger=none"]
-    return [*lines, "optimisation.batch_size=1", "name=points", *more]
+    plainest = ("optimisation.measure_gradient=false", "logger=none")
+    own = (*plainest, "optimisation.batch_size=1", "name=points")
+    return overrides(tiny, None, *own, *more, root=root, rows=("exact",), replicates=0)
 
 
 def points(tiny: Path, root: Path, *more: str) -> list[str]:

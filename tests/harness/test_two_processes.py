@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from run_directories import assert_same, plain
-from tiny_profile import PAIRS, ROWS, command_line, composed, overrides
+from tiny_profile import PAIRS, command_line, composed, overrides
 
 from adjointdeis.harness.launch import launch
 
@@ -21,15 +21,9 @@ ALONE = "optimisation.batch_size=1"  # the same batches on any number of process
 
 def guided(tiny: Path, run: Path, *more: str, rows: tuple[str, ...] = ("exact",)) -> list[str]:
     """One row or two, of gradients; the caches are the run's own."""
-    dropped = tuple(f"rows.{row}." for row in ROWS if row not in rows)
-    lines = [
-        line
-        for line in overrides(tiny, run, root=run.parent)
-        if not line.startswith((*dropped, "protocol.replicates"))
-    ]
-    lines += [f"~rows.{row}" for row in ROWS if row not in rows]
-    plainest = ("optimisation.measure_gradient=false", "protocol.replicates=0", "logger=none")
-    return [*lines, *plainest, ALONE, *more]
+    plainest = ("optimisation.measure_gradient=false", "logger=none")
+    own = (*plainest, ALONE, *more)
+    return overrides(tiny, run, *own, root=run.parent, rows=rows, replicates=0)
 
 
 # Uneven work

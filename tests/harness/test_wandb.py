@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from tiny_profile import OPTIMISATION, PAIRS, ROOT, ROWS, composed, overrides
+from tiny_profile import OPTIMISATION, PAIRS, ROOT, composed, overrides
 from wandb_files import OfflineRun, offline_runs, read_offline
 
 from adjointdeis.evaluation import ROW_KEYS
@@ -32,10 +32,8 @@ pytest.importorskip("wandb")
 
 
 def arguments(tiny: Path, run: Path, *more: str) -> list[str]:
-    numbers = [line for line in overrides(tiny, run) if not line.startswith("rows.")]
-    numbers += ["rows.exact.sampling_steps=4", "rows.exact.encoding_steps=10"]
-    drop = [f"rows.{row}=null" for row in ROWS if row != "exact"]
-    return [*numbers, *drop, "logger=wandb", "logger.wandb.images=2", *more]
+    logger = ("logger=wandb", "logger.wandb.images=2")
+    return overrides(tiny, run, *logger, *more, rows=("exact",))
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from adjointdeis.detection.degradation import (
 from adjointdeis.detection.demorphing import Demorphing
 from adjointdeis.detection.detector import (
     DetectorError,
+    DetectorRecipe,
     Examples,
     MorphDetector,
     Suspects,
@@ -44,6 +45,7 @@ __all__ = [
     "Degradations",
     "Demorphing",
     "DetectorError",
+    "DetectorRecipe",
     "DifferenceDetection",
     "Examples",
     "Jpeg",

@@ -154,6 +154,35 @@ class MorphDetector(Protocol):
         ...
 
 
+class DetectorRecipe(Protocol):
+    """How a detector is trained: settings, and :meth:`train`.
+
+    Attributes:
+        name: Name of the detectors it makes.
+        kind: What they see.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def kind(self) -> Kind: ...
+
+    def train(self, examples: Examples, seed: int, trainer: TrainerFactory) -> MorphDetector:
+        """A detector that learnt ``examples``; the same for the same seed.
+
+        Args:
+            examples: What it learns.
+            seed: Of everything random.
+            trainer: Makes the Lightning trainer of a recipe that needs one.
+        """
+        ...
+
+    def load(self, path: str) -> MorphDetector:
+        """The detector of a file that a training left."""
+        ...
+
+
 def require_kind(kind: str, name: str) -> None:
     """Refuses a kind of detector that there is not.
 

@@ -222,7 +222,7 @@ class RowsOfNoise:
     """
 
     noise: Noise
-    rows: slice
+    rows: slice | Tensor
 
     def normal(self, s: Node, t: Node, like: Tensor) -> Tensor:
         """Their standard normals of a step."""
@@ -233,7 +233,7 @@ class RowsOfNoise:
         return self.noise.increment(grid, first, last, like)[self.rows]
 
 
-def rows_of_noise(noise: Noise, rows: slice) -> Noise:
+def rows_of_noise(noise: Noise, rows: slice | Tensor) -> Noise:
     """The noise of some samples of a batch; recorded normals keep their graph."""
     if isinstance(noise, RecordedNoise):
         return RecordedNoise(tuple(value[rows] for value in noise.values))

@@ -140,7 +140,7 @@ class _Matching(UpdatingWeights):
         cost.add(rollout.cost)
         with torch.enable_grad():
             x_0 = rollout.x_0.detach().requires_grad_()
-            loss = problem.loss(x_0)
+            loss = problem.losses(x_0)
             (a,) = torch.autograd.grad(loss.sum(), x_0)
             found = self._regression(batch, rollout.states, self.algorithm.strength * a, cost)
         self.cost.add(cost)

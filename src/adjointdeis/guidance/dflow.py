@@ -114,7 +114,7 @@ class _QuasiNewton(AlgorithmRun):
         def evaluate() -> Tensor:
             with torch.enable_grad():
                 rollout = problem.sample(x, z, row, flow.gradient)
-                value = problem.loss(rollout.x_0, row)
+                value = problem.losses(rollout.x_0, row)
                 total = value if flow.penalty is None else value + flow.penalty(x)
                 (x.grad,) = torch.autograd.grad(total.sum(), x)
             total = total.detach()

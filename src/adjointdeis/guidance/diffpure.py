@@ -27,6 +27,7 @@ from adjointdeis.diffusion.noise import Noise
 from adjointdeis.diffusion.prediction import wide
 from adjointdeis.gradients import GradientMethod
 from adjointdeis.gradients.cost import Cost
+from adjointdeis.guidance.per_sample import losses_of
 from adjointdeis.guidance.problem import Algorithm, AlgorithmRun, Outcome, Step
 from adjointdeis.rollout import Rollout, sample
 from adjointdeis.solvers.base import Solver
@@ -212,7 +213,7 @@ class _Ascent(AlgorithmRun):
             with torch.enable_grad():
                 leaf = self.x.detach().requires_grad_()
                 rollout = self._defended(leaf, problem.draw(ascent.draws * self.done + k))
-                found = problem.loss(rollout.x_0)
+                found = losses_of(rollout.x_0, problem.loss(rollout.x_0))
                 (gradient,) = torch.autograd.grad(found.sum(), leaf)
             cost.add(rollout.cost)
             total, value = total + gradient, value + found.detach()
@@ -227,7 +228,8 @@ class _Ascent(AlgorithmRun):
 
     def outcome(self) -> AttackOutcome:
         with torch.no_grad():
-            loss = self.problem.loss(self._defended(self.x, self.problem.draw(0)).x_0)
+            x_0 = self._defended(self.x, self.problem.draw(0)).x_0
+            loss = losses_of(x_0, self.problem.loss(x_0))
         return AttackOutcome(
             self.x, loss, self.cost, history=self.history, first_gradient=self.first_gradient
         )

@@ -107,7 +107,7 @@ class DOODL(Algorithm):
 
     def _start(self, problem: LatentProblem) -> "_PairDescent":
         def both(x_0: Tensor, rows: Tensor) -> Tensor:
-            return 0.5 * (problem.loss(x_0[0], rows) + problem.loss(x_0[1], rows))
+            return 0.5 * (problem.losses(x_0[0], rows) + problem.losses(x_0[1], rows))
 
         def constraint(x_T: Tensor) -> Perturbed:
             drawn = normals(self.noise, self.steps, x_T) if self.perturb else ()

@@ -163,7 +163,7 @@ class _GuidedSampling(AlgorithmRun):
                     problem.denoiser,
                     self.x,
                     self.conditions,
-                    lambda x_0: problem.loss(x_0, problem.rows),
+                    lambda x_0: problem.losses(x_0, problem.rows),
                     solver=problem.solver,
                     grid=problem.grid,
                     step=self.done,
@@ -186,7 +186,7 @@ class _GuidedSampling(AlgorithmRun):
 
     def outcome(self) -> Outcome:
         with torch.no_grad():
-            loss = self.problem.loss(self.x, self.problem.rows)
+            loss = self.problem.losses(self.x, self.problem.rows)
         return Outcome(self.x, loss, self.cost, history=self.history)
 
 

@@ -234,7 +234,7 @@ class GreedySampling(AlgorithmRun):
         )
 
     def _loss(self, x_0: Tensor) -> Tensor:
-        return self.problem.loss(x_0, self.problem.rows)
+        return self.problem.losses(x_0, self.problem.rows)
 
 
 class _Given:

@@ -110,7 +110,7 @@ class _Queue(UpdatingWeights):
         before = Cost(nfe_backward=self.cost.nfe_backward, vjps=self.cost.vjps)
         with torch.enable_grad():
             leaf = leaving.x.detach().requires_grad_()
-            loss = self.problem.loss(leaf)
+            loss = self.problem.losses(leaf)
             (a_x,) = torch.autograd.grad(loss.mean(), leaf)
         found = leaving.gradient(a_x)
         norm = update(self.optimizer, self.parameters, found, self.algorithm.clip_norm)

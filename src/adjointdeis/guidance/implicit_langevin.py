@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from adjointdeis.gradients.cost import Cost
 from adjointdeis.guidance.fine_tuning import UpdatingWeights, update
+from adjointdeis.guidance.per_sample import losses_of
 from adjointdeis.guidance.problem import Algorithm, OptimizerFactory, Step
 
 
@@ -142,7 +143,8 @@ class _Particles(UpdatingWeights):
                 leaf = self.x.requires_grad_()
                 (slope,) = torch.autograd.grad(problem.potential(leaf).sum(), leaf)
             self.x = (leaf - algorithm.gamma * slope).detach() + (2 * algorithm.gamma) ** 0.5 * draw
-        loss = problem.loss(self.x).detach()
+        x = self.x.detach()
+        loss = losses_of(x, problem.loss(x))
         gradients = covariance_gradient(problem.potential, self.x, loss, self.parameters)
         norm = update(self.optimizer, self.parameters, gradients)
         self.cost.add(cost)

@@ -231,7 +231,7 @@ class LatentDescent(AlgorithmRun):
                 x_0[rows], cost = rollout.x_0, rollout.cost
             for index, accepted in self._accepted.items():
                 x_0[index] = accepted
-            return Rollout(x_0, cost), self.problem.loss(x_0, self.problem.rows)
+            return Rollout(x_0, cost), self.problem.losses(x_0, self.problem.rows)
 
     def _latents(self, moving: Sequence[Tensor]) -> tuple[Tensor, Any]:
         """x_T and z, detached, with these values of what moves."""
@@ -246,7 +246,7 @@ class LatentDescent(AlgorithmRun):
         if len(rows) < len(x_T):
             x_T, z = x_T[rows], tree_map_only(Tensor, lambda t: t[rows], z)
         rollout = self.problem.sample(x_T, z, rows, self.algorithm.gradient)
-        return rollout, self.problem.loss(rollout.x_0, rows)
+        return rollout, self.problem.losses(rollout.x_0, rows)
 
     def _accept(self, x_0: Tensor, rows: Tensor) -> set[int]:
         """Numbers of the samples that stop here; they keep their latents and their x_0."""

@@ -26,6 +26,7 @@ from adjointdeis.diffusion.conditions import PerStep
 from adjointdeis.diffusion.grid import TimeGrid
 from adjointdeis.gradients import DiscreteAdjoint, GradientMethod
 from adjointdeis.gradients.cost import Cost
+from adjointdeis.guidance.per_sample import losses_of
 from adjointdeis.rollout import Condition, Rollout, sample
 from adjointdeis.solvers.base import Solver
 from adjointdeis.solvers.ddim import DDIM
@@ -165,7 +166,7 @@ class Lookahead:
                 gradient=self.gradient,
                 parameters=weights,
             )
-            losses = loss(rollout.x_0)
+            losses = losses_of(rollout.x_0, loss(rollout.x_0))
             (gradient,) = torch.autograd.grad(losses.sum(), leaf)
         assert remembered.eps is not None
         return Ahead(gradient, losses.detach(), rollout.x_0.detach(), remembered.eps, rollout.cost)

@@ -1,11 +1,40 @@
 """Operations on each sample as if it were alone: norms, unit gradients, sphere and box."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from adjointdeis.diffusion.prediction import wide
+
+
+def losses_of(x_0: Tensor, losses: Any) -> Tensor:
+    """The losses of samples, one each.
+
+    A mean over the batch would weigh every sample by its share, and so change the algorithm with
+    the batch; a loss that is cut off from x_0 would leave nothing but what else is descended.
+
+    Args:
+        x_0: Samples, with shape (R, *).
+        losses: What the loss of the problem returned for them.
+
+    Raises:
+        ValueError: They do not have the shape (R), or x_0 has a graph and they have none.
+    """
+    count, shape = len(x_0), getattr(losses, "shape", None)
+    if not isinstance(losses, Tensor) or tuple(losses.shape) != (count,):
+        found = type(losses).__name__ if shape is None else f"a tensor of shape {tuple(shape)}"
+        raise ValueError(
+            f"the loss returned {found} for {count} samples, expected one number each, shape "
+            f"({count},): write ((x_0 - y) ** 2).flatten(1).sum(1), without a mean over the batch"
+        )
+    if torch.is_grad_enabled() and x_0.requires_grad and not losses.requires_grad:
+        raise ValueError(
+            "the loss has no gradient by x_0: it goes through detach(), no_grad(), numpy or an "
+            "operation without a derivative. Compute it from x_0 by differentiable operations"
+        )
+    return losses
 
 
 @dataclass(frozen=True, eq=False)

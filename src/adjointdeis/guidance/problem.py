@@ -33,9 +33,10 @@ from torch.utils._pytree import tree_map_only
 
 from adjointdeis.diffusion.conditions import PerStep
 from adjointdeis.diffusion.grid import TimeGrid
-from adjointdeis.diffusion.noise import Noise, RecordedNoise
+from adjointdeis.diffusion.noise import Noise, RecordedNoise, rows_of_noise
 from adjointdeis.gradients import GradientMethod
 from adjointdeis.gradients.cost import Cost
+from adjointdeis.guidance.per_sample import losses_of
 from adjointdeis.rollout import Condition, Rollout, sample
 from adjointdeis.solvers.base import Solver
 
@@ -82,6 +83,10 @@ class LatentProblem:
         """Numbers of all samples."""
         return torch.arange(len(self.x_T), device=self.x_T.device)
 
+    def losses(self, x_0: Tensor, rows: Tensor) -> Tensor:
+        """The losses of samples of these numbers, with shape (R); :func:`losses_of` checks."""
+        return losses_of(x_0, self.loss(x_0, rows))
+
     def per_step(self) -> "LatentProblem":
         """The same problem with a condition of its own for every step, all equal at first."""
         if self.scheduled:
@@ -114,14 +119,8 @@ class LatentProblem:
         """
         noise = self.noise
         if rows is not None and noise is not None and len(rows) < len(self.x_T):
-            if isinstance(noise, RecordedNoise):
-                noise = noise.values
-            elif not isinstance(noise, Sequence):
-                raise ValueError(
-                    f"noise of type {type(noise).__name__} cannot be taken apart into samples; "
-                    "give a list of N noises, or RecordedNoise"
-                )
-            noise = [value[rows] for value in noise]
+            recorded = isinstance(noise, Sequence)
+            noise = rows_of_noise(RecordedNoise(tuple(noise)) if recorded else noise, rows)
         return sample(
             self.denoiser,
             self.x_T if x_T is None else x_T,
@@ -196,7 +195,11 @@ class WeightProblem:
             gradient=gradient,
             parameters=self.parameters,
         )
-        return rollout, self.loss(rollout.x_0)
+        return rollout, self.losses(rollout.x_0)
+
+    def losses(self, x_0: Tensor) -> Tensor:
+        """The losses of samples, with shape (B); :func:`losses_of` checks."""
+        return losses_of(x_0, self.loss(x_0))
 
 
 @dataclass(frozen=True, eq=False)
