@@ -275,6 +275,7 @@ def targets() -> Iterator[Target]:
     from adjointdeis.detection.plugged import PrecomputedScores
     from adjointdeis.evaluation import EvaluationError, read_scores
     from adjointdeis.evaluation.detection_matrix import read_detection
+    from adjointdeis.evaluation.formats import lists
     from adjointdeis.evaluation.provenance import read_provenance
     from adjointdeis.evaluation.subjects import read_subjects
     from adjointdeis.evaluation.thresholds import read_thresholds
@@ -316,6 +317,12 @@ def targets() -> Iterator[Target]:
     yield Target(
         "thresholds", ".json", _threshold, changed_json, read_thresholds, (EvaluationError,)
     )
+    triples = csv("a.png\tb.png\tc.png", "d.png\tb.png\tc.png")
+    yield Target("triples", ".txt", triples, changed_text, lists.read_triples, (EvaluationError,))
+    labels = csv("image_path,label", "a.png,bonafide", "b.png,attack")
+    yield Target("labels", ".csv", labels, changed_text, lists.read_labels, (EvaluationError,))
+    boxes = csv("a.png 1 2 3 4 1 2 3 4 5 6 7 8 9 10")
+    yield Target("boxes", ".txt", boxes, changed_text, lists.read_landmarks, (EvaluationError,))
     studies = csv(
         "image,label,attack,detector,score",
         "001_03.png,bona_fide,,d,0.1",

@@ -8,6 +8,7 @@ import pytest
 from adjointdeis.evaluation import EvaluationError, ScoreError, ScoreTable
 from adjointdeis.evaluation.attack_potential import attack_potential
 from adjointdeis.evaluation.formats import FORMATS, Labels, read, write
+from adjointdeis.evaluation.formats.attack_potential import read_thresholds, write_info
 from adjointdeis.evaluation.formats.nist import parse_name
 from adjointdeis.evaluation.groups import group_table
 
@@ -183,8 +184,12 @@ def test_attack_potential_folder(tmp_path):
     groups = {
         s: group_table(table, attack="dim", system=s, probe_policy="other") for s in ("A", "B")
     }
+    records = read_thresholds(tmp_path / "FRS_Info.json", 0.001)
+    taus = {r.model: r.oriented for r in records}
     # M1: A once, B twice; M2: A never (S1 fails), B once.
-    assert attack_potential(groups, {"A": -0.5, "B": 4.0}).counts.tolist() == [[2, 1], [1, 0]]
+    assert attack_potential(groups, taus).counts.tolist() == [[2, 1], [1, 0]]
+    write_info(records, tmp_path / "again.json")
+    assert json.loads((tmp_path / "again.json").read_text()) == {"A": [0.5, False], "B": [4, True]}
 
 
 @pytest.mark.parametrize(

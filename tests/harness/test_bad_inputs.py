@@ -25,6 +25,7 @@ from adjointdeis.detection.linear import loaded
 from adjointdeis.detection.plugged import PrecomputedScores
 from adjointdeis.evaluation import EvaluationError, read_scores, read_subjects, read_thresholds
 from adjointdeis.evaluation.cli import main as evaluation
+from adjointdeis.evaluation.formats import lists
 from adjointdeis.faces.checkpoints import main as convert
 from adjointdeis.faces.datasets.folder import DatasetError, load_folder
 from adjointdeis.faces.datasets.frll import read_info
@@ -485,6 +486,8 @@ FILES: list[tuple[str, Reader, type[Exception], list[bytes | str]]] = [
             linear(weight=np.ones(3) * 1j), linear(bias=np.float64(INF)),
         ],
     ),
+    ("labels.csv", lists.read_labels, EvaluationError, ["", "image_path,label\n", "a.png,maybe\n"]),
+    ("triples.txt", lists.read_triples, EvaluationError, ["", "a\tb\n", "a\tb\tc\na\tb\tc\n"]),
     (
         "manifest.json",
         lambda path: Profile("own", path.parent, "restore it").path("x"),

@@ -3,7 +3,7 @@
 `read_one(path, labels)` gives a checked `ScoreTable` of a file, `read(paths, labels)` that of files
 that belong together, and `write(table, paths)` leaves the files of a table. What a format
 does not say (system, direction, attack, probe policy) comes from `Labels`. Errors name file and
-line.
+line. Lists of images and pairs, which are not scores, are in `lists.py`.
 """
 
 import importlib

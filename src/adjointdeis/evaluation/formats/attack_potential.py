@@ -28,6 +28,7 @@ from adjointdeis.evaluation.formats.text import (
 )
 from adjointdeis.evaluation.scores import ScoreTable, concatenate
 from adjointdeis.evaluation.storage import write_json
+from adjointdeis.evaluation.thresholds import ThresholdRecord
 from adjointdeis.files import read_json
 
 INFO = "FRS_Info.json"
@@ -73,6 +74,20 @@ def _read_info(path: Path) -> dict[str, tuple[float, bool]]:
     return info
 
 
+def read_thresholds(path: Path, target_fmr: float) -> list[ThresholdRecord]:
+    """The thresholds of the JSON as literals; the file does not say their FMR, the caller must."""
+    return [
+        ThresholdRecord.literal(
+            value,
+            target_fmr=target_fmr,
+            score_type="similarity" if similarity else "dissimilarity",
+            model=system,
+            note=f"from {path.name}",
+        )
+        for system, (value, similarity) in _read_info(path).items()
+    ]
+
+
 def _read_one(path: Path, direction: str, labels: Labels) -> ScoreTable:
     entries: list[tuple[int, str, str, list[float]]] = []
     by_morph: dict[str, set[str]] = {}
@@ -105,7 +120,7 @@ def _read_one(path: Path, direction: str, labels: Labels) -> ScoreTable:
 
 
 def write(table: ScoreTable, paths: Sequence[Path]) -> None:
-    """Writes a folder; a table has no thresholds, so the JSON gets 0.0.
+    """Writes a folder; a table has no thresholds, so the JSON gets 0.0 until `write_info`.
 
     Raises:
         ScoreError: several attacks or policies, or failed comparisons.
@@ -129,3 +144,15 @@ def write(table: ScoreTable, paths: Sequence[Path]) -> None:
         write_lines(folder / f"{system}.txt", lines)
         info[system] = [0.0, rows["score_type"][0] == "similarity"]
     write_json(info, folder / INFO)
+
+
+def write_info(records: Sequence[ThresholdRecord], path: Path) -> None:
+    """Writes the JSON of thresholds from records, one per system.
+
+    Raises:
+        ScoreError: when two records are of one system.
+    """
+    info = {r.model: [r.value, r.score_type == "similarity"] for r in records}
+    if len(info) != len(records):
+        raise ScoreError("this format holds one threshold per system")
+    write_json(info, path)
