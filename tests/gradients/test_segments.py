@@ -1,5 +1,7 @@
 """Several steps of a small network recomputed as one graph: the same gradient, bounded memory."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from oracles import BATCH, DIM, MLPDenoiser, agree, inputs, normal
@@ -226,3 +228,10 @@ def test_a_network_that_begins_to_work_in_place_in_a_kept_step_is_refused() -> N
             x_T.requires_grad_(), z, parameters=list(network.parameters()),
             gradient=DiscreteAdjoint(keep_activations=N // 2), **arguments(DDIM()),
         )  # fmt: skip
+
+
+def test_a_change_in_place_is_seen_in_a_step_that_a_budget_only_measures() -> None:
+    # Its graph is given up, and no later step has one.
+    expected, _ = gradients(InPlace(), DiscreteAdjoint(snapshots=N), DDIM())
+    found, _ = gradients(InPlace(), replace(MEASURED, check=False), DDIM())
+    assert all(agree(ours, theirs) for ours, theirs in zip(found, expected, strict=True))

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 from torch import Tensor
 
@@ -11,9 +11,8 @@ from adjointdeis.diffusion.noise import BrownianPath
 from adjointdeis.diffusion.prediction import x0_from_eps
 from adjointdeis.gradients.adjoint_kernel import Form, Prediction, Velocity, solve_adjoint
 from adjointdeis.gradients.adjoint_nodes import AdjointNodes
-from adjointdeis.gradients.base import StepwiseMethod
+from adjointdeis.gradients.base import ContinuousAdjoint, StepwiseMethod, refuse_other
 from adjointdeis.gradients.chain import Chain, NotSupportedError
-from adjointdeis.gradients.continuous import ContinuousAdjoint
 from adjointdeis.gradients.inputs import ONE_SLOT, Inputs
 from adjointdeis.gradients.large_steps import LargeAdjointStepWarning, warn_of_large_steps
 from adjointdeis.gradients.trace import Trace
@@ -48,9 +47,7 @@ class AdjointDEIS(StepwiseMethod):
             O(1) latents; orders 1 and 2).
         prediction: what is interpolated: "noise", the paper's form, or "data", which has the
             exact factor at high noise and needs sigma > 0 at the clean end.
-        check: as for ``StepwiseMethod``: compare what is evaluated again.
-
-    Cost: N evaluations forward, M with a graph and M vector-Jacobian products backward.
+        check: as for ``StepwiseMethod``.
 
     Warns:
         LargeAdjointStepWarning: a step so wide in lambda that its sign is wrong: beyond ln 2
@@ -85,17 +82,13 @@ class AdjointDEIS(StepwiseMethod):
             raise ValueError(
                 f"AdjointDEIS has orders 1 to 4 (or '2M', '3M', '4M'), got {self.order!r}"
             )
-        if self.states not in ("recorded", "resolved", "interpolated"):
-            raise ValueError(
-                "AdjointDEIS.states must be 'recorded', 'resolved' or 'interpolated', "
-                f"got {self.states!r}"
-            )
+        refuse_other(
+            self,
+            states=(self.states, get_args(States)),
+            prediction=(self.prediction, get_args(Prediction)),
+        )
         if self.steps is not None and self.steps < 1:
             raise ValueError(f"AdjointDEIS.steps must be at least 1, got {self.steps}")
-        if self.prediction not in ("noise", "data"):
-            raise ValueError(
-                f"AdjointDEIS.prediction must be 'noise' or 'data', got {self.prediction!r}"
-            )
         object.__setattr__(self, "order", orders[self.order])
         if self.states == "resolved" and int(self.order) > 2:
             raise ValueError(
@@ -129,18 +122,22 @@ class AdjointDEIS(StepwiseMethod):
             return AdjointNodes.nearest(grid, steps)
         return AdjointNodes.between(grid, steps)
 
-    def forward_pass(self, chain: Chain, by: Inputs) -> tuple[Tensor, "_Record"]:
+    def forward_pass(self, chain: Chain, by: Inputs) -> tuple[Tensor, tuple[AdjointNodes, Trace]]:
         nodes = self.nodes(chain.grid)
         if self.states == "resolved" and chain.noise is not None:
-            _check_replayable(chain, nodes)
+            if not nodes.exact and not isinstance(chain.noise, BrownianPath):
+                raise ValueError(
+                    "re-solving an SDE between sampling nodes needs its path there: pass "
+                    "noise=BrownianPath(...), or take steps <= N"
+                )
         warn_of_large_steps(nodes.grid, chain.factor, int(self.order), self.prediction)
         x_0, trace = self.traced(chain, by, self._kept(nodes))
-        return x_0, _Record(nodes, trace)
+        return x_0, (nodes, trace)
 
     def backward_pass(
-        self, chain: Chain, record: "_Record", by: Inputs, x_0: Tensor, a_x: Tensor
+        self, chain: Chain, record: tuple[AdjointNodes, Trace], by: Inputs, x_0: Tensor, a_x: Tensor
     ) -> Tensor | None:
-        nodes, grid, trace = record.nodes, record.nodes.grid, record.trace
+        (nodes, trace), grid = record, record[0].grid
         states = {chain.steps: x_0, **{i: carry.x for i, carry in trace.carries.items()}}
         resolved, data = self.states == "resolved", self.prediction == "data"
         form = Form(self.prediction, chain.factor)
@@ -157,7 +154,7 @@ class AdjointDEIS(StepwiseMethod):
                 return x0_from_eps(x, eps, t.alpha, t.sigma) if data else eps
 
             x = form.scale(t) * y if resolved else nodes.state(interval + 1, states)
-            context = trace.contexts[nodes.nearest_step(interval + 1)]
+            context = trace.contexts[nodes.index(interval + 1)]
             pJ, rest, out = by.product(predicted, x, slot, p, context)
             return [None if pJ is None else form.scale(t) * pJ, *rest, out]
 
@@ -199,14 +196,6 @@ class AdjointDEIS(StepwiseMethod):
         return kept
 
 
-@dataclass(frozen=True, eq=False)
-class _Record:
-    """What the sampling run leaves for the adjoint solve."""
-
-    nodes: AdjointNodes
-    trace: Trace
-
-
 def path_increment(chain: Chain, nodes: AdjointNodes, interval: int, like: Tensor) -> Tensor:
     r"""Wiener increment of the sampling path over an adjoint interval, in y."""
     assert chain.noise is not None
@@ -214,11 +203,3 @@ def path_increment(chain: Chain, nodes: AdjointNodes, interval: int, like: Tenso
         first, last = nodes.index(interval), nodes.index(interval + 1)
         return chain.noise.increment(nodes.sampling, first, last, like)
     return chain.noise.increment(nodes.grid, interval, interval + 1, like)
-
-
-def _check_replayable(chain: Chain, nodes: AdjointNodes) -> None:
-    if not nodes.exact and not isinstance(chain.noise, BrownianPath):
-        raise ValueError(
-            "re-solving an SDE between sampling nodes needs its path there: pass "
-            "noise=BrownianPath(...), or take steps <= N"
-        )

@@ -7,23 +7,16 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from adjointdeis.diffusion.grid import TimeGrid
-from adjointdeis.gradients.augmented import (
-    Augmented,
-    Coefficients,
-    OdeMethod,
-    check_integrator,
-    integrate,
-)
-from adjointdeis.gradients.base import StepwiseMethod
+from adjointdeis.gradients.augmented import Augmented, Coefficients, OdeAdjoint, OdeMethod
+from adjointdeis.gradients.base import ContinuousAdjoint, refuse_other
 from adjointdeis.gradients.chain import Chain
-from adjointdeis.gradients.continuous import ContinuousAdjoint
 from adjointdeis.gradients.inputs import Inputs
 from adjointdeis.gradients.large_steps import warn_of_large_steps
 from adjointdeis.gradients.trace import Trace
 
 
 @dataclass(frozen=True)
-class AdjointDPM(StepwiseMethod):
+class AdjointDPM(OdeAdjoint):
     r"""Backward solve of :math:`dp/d\rho = -p\,\alpha J`, p = alpha a_x, in a black box.
 
     On the clock :math:`\rho` the sampler is :math:`dy/d\rho = \epsilon(\alpha y, z, t(\rho))`,
@@ -44,10 +37,7 @@ class AdjointDPM(StepwiseMethod):
             * "resolved": y is integrated back from x_0 throughout. O(1) latents; errors grow
               where the flow contracts.
         rtol, atol: tolerances of an adaptive method on (y, p, a_z, a_theta).
-        check: as for ``StepwiseMethod``: compare what is evaluated again.
-
-    Cost: N evaluations forward; backward N for "euler", 4 N for "rk4", each with a graph and a
-    vector-Jacobian product; for adaptive methods as many as the tolerances ask for.
+        check: as for ``StepwiseMethod``.
 
     Warns:
         LargeAdjointStepWarning: with "euler", where a step passes h = ln 2; it then flips the
@@ -70,19 +60,14 @@ class AdjointDPM(StepwiseMethod):
     states: Literal["recorded", "resolved"] = "recorded"
     rtol: float = 1e-5
     atol: float = 1e-5
-    sde: ClassVar[bool] = False
-    z_t: ClassVar[bool] = False
     memory: ClassVar[str] = "N latents; O(1) latents with re-solved states"
     adjoint: ClassVar[ContinuousAdjoint] = ContinuousAdjoint(
         clock="rho", integrator="black-box ODE solver"
     )
 
     def __post_init__(self) -> None:
-        check_integrator("AdjointDPM", self.method, self.rtol, self.atol)
-        if self.states not in ("recorded", "resolved"):
-            raise ValueError(
-                f"AdjointDPM.states must be 'recorded' or 'resolved', got {self.states!r}"
-            )
+        super().__post_init__()
+        refuse_other(self, states=(self.states, ("recorded", "resolved")))
 
     def forward_pass(self, chain: Chain, by: Inputs) -> tuple[Tensor, Trace]:
         if not chain.grid.sampling:
@@ -100,10 +85,9 @@ class AdjointDPM(StepwiseMethod):
         augmented = Augmented(chain, by, check, record.contexts[-1])
         state = augmented.start(x_0 / grid[-1].alpha, grid[-1].alpha * a_x)
         chain.cost.holds(1, graphs=1)
-        solver = {"owner": "AdjointDPM", "method": self.method, "rtol": self.rtol}
         if self.states == "resolved":
             clock = grid.rho.flip(0).tolist()
-            state = integrate(augmented, coefficients, clock, state, atol=self.atol, **solver)
+            state = self.integrate(augmented, coefficients, clock, state)
         else:
             for step in reversed(range(chain.steps)):
                 s, t = grid[step], grid[step + 1]
@@ -111,7 +95,7 @@ class AdjointDPM(StepwiseMethod):
                     state = [record.state(step + 1) / t.alpha, *state[1:]]
                 augmented.context = record.contexts[step + 1]
                 clock = [t.rho, s.rho]
-                state = integrate(augmented, coefficients, clock, state, atol=self.atol, **solver)
+                state = self.integrate(augmented, coefficients, clock, state)
         return augmented.finish(state) / grid[0].alpha
 
 

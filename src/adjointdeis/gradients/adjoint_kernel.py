@@ -70,12 +70,7 @@ Prediction = Literal["noise", "data"]
 
 @dataclass(frozen=True)
 class Form:
-    """Which multiple of a_x is integrated, and over which clock.
-
-    Attributes:
-        prediction: "noise" for p over rho, "data" for q over Gamma.
-        factor: c, 1 for the ODE and 2 for the SDE.
-    """
+    """Which multiple of a_x is integrated, and over which clock: p over rho, or q over Gamma."""
 
     prediction: Prediction
     factor: float

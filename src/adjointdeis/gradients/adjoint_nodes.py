@@ -17,8 +17,7 @@ class AdjointNodes:
     grids have the same shape and coincide for M = N.
 
     Attributes:
-        sampling: the sampling grid.
-        grid: the nodes, noise to data.
+        sampling, grid: the sampling grid, and the nodes, noise to data.
         cell: for each node, the sampling step in which it lies.
         fraction: for each node, its place in that step: 0 at the noisy end, 1 at the clean
             end; linear in lmbda (in rho where the step ends at sigma = 0).
@@ -67,10 +66,6 @@ class AdjointNodes:
         return cls(sampling, grid, tuple(cell), tuple(fraction), exact)
 
     def index(self, node: int) -> int:
-        """Number of the sampling node that this node is; only where ``exact``."""
-        return self.cell[node] + int(self.fraction[node])
-
-    def nearest_step(self, node: int) -> int:
         """Number of the sampling node at or before this node."""
         return self.cell[node] + int(self.fraction[node])
 

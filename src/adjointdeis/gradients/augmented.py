@@ -13,43 +13,27 @@ The clock :math:`\rho` has u = y, s = alpha, l = 0, w = 1; time itself has u = x
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from adjointdeis.extras import load
+from adjointdeis.gradients.base import StepwiseMethod, refuse_other
 from adjointdeis.gradients.chain import Chain
-from adjointdeis.gradients.consistency import Reevaluations
 from adjointdeis.gradients.inputs import Inputs
 from adjointdeis.gradients.step_context import StepContext
+from adjointdeis.gradients.trace import Reevaluations
 
 # Without torchdiffeq's Adams methods: their coefficients hold for equal steps only.
 FixedMethod = Literal["euler", "midpoint", "heun2", "heun3", "rk4"]
 AdaptiveMethod = Literal["adaptive_heun", "fehlberg2", "bosh3", "dopri5", "dopri8"]
 OdeMethod = Literal[FixedMethod, AdaptiveMethod]
-FIXED = ("euler", "midpoint", "heun2", "heun3", "rk4")
-ADAPTIVE = ("adaptive_heun", "fehlberg2", "bosh3", "dopri5", "dopri8")
-
-
-def check_integrator(owner: str, method: str, rtol: float, atol: float) -> None:
-    """Refuse a method that torchdiffeq does not have, or tolerances that are not positive."""
-    if method not in (*FIXED, *ADAPTIVE):
-        raise ValueError(
-            f"{owner}.method must be one of {', '.join((*FIXED, *ADAPTIVE))}, got {method!r}"
-        )
-    if not (rtol > 0.0 and atol > 0.0):  # nan is neither
-        raise ValueError(f"{owner} needs positive tolerances, got rtol={rtol} and atol={atol}")
 
 
 @dataclass(frozen=True, eq=False)
 class Coefficients:
-    """The equation at one instant of the clock.
-
-    Attributes:
-        t: time, 0-d float64.
-        scale, linear, weight: s, l and w.
-    """
+    """The equation at one instant of the clock: time, 0-d float64, and s, l and w."""
 
     t: Tensor
     scale: float
@@ -59,14 +43,7 @@ class Coefficients:
 
 @dataclass(eq=False)
 class Augmented:
-    """The right-hand side of (u, a_u, a_z, a_theta), counted and replayed.
-
-    Attributes:
-        chain: counts evaluations and products.
-        by: what is differentiated by; one condition for all steps.
-        check: compares evaluations with those of the sampling run.
-        context: in which the network is evaluated.
-    """
+    """The right-hand side of (u, a_u, a_z, a_theta), evaluated in one context and compared."""
 
     chain: Chain
     by: Inputs
@@ -106,46 +83,63 @@ class Augmented:
         return state[1]
 
 
-def integrate(
-    augmented: Augmented,
-    coefficients: Callable[[float], Coefficients],
-    clock: Sequence[float],
-    state: Sequence[Tensor],
-    *,
-    owner: str,
-    method: str,
-    rtol: float,
-    atol: float,
-) -> list[Tensor]:
-    """Carry the state along the clock with torchdiffeq.
+class OdeAdjoint(StepwiseMethod):
+    """A method that carries the augmented state by torchdiffeq.
 
-    A fixed method steps from reading to reading. An adaptive one is told to step exactly onto
-    the last (``step_t``), where it would otherwise step beyond and interpolate, and to begin
-    with the first gap instead of a trial evaluation at a place of its own.
-
-    Args:
-        coefficients: the equation at a reading of the clock.
-        clock: readings, monotone; the state is given at the first and wanted at the last.
+    Raises:
+        ValueError: a method that torchdiffeq does not have, or tolerances that are not positive.
     """
-    torchdiffeq = load("torchdiffeq", f"gradients by {owner}")
-    u = state[0]
-    # Times on an accelerator without float64 are read in float32.
-    dtype = torch.float32 if u.device.type == "mps" else torch.float64
-    readings = torch.tensor(clock, dtype=dtype, device=u.device)
-    options: dict[str, Any] = {}
-    if method in ADAPTIVE:
-        options = {
-            "step_t": readings[-1:],
-            "first_step": (readings[1] - readings[0]).abs(),
-            "dtype": dtype,
-        }
-        readings = readings[[0, -1]]
 
-    def right_hand_side(reading: Tensor, values: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return augmented.slopes(coefficients(float(reading)), values)
+    method: OdeMethod
+    rtol: float
+    atol: float
+    sde: ClassVar[bool] = False
+    z_t: ClassVar[bool] = False
 
-    solution = torchdiffeq.odeint(
-        right_hand_side, tuple(state), readings, method=method, rtol=rtol, atol=atol,
-        options=options,
-    )  # fmt: skip
-    return [values[-1] for values in solution]
+    def __post_init__(self) -> None:
+        refuse_other(self, method=(self.method, get_args(OdeMethod)))
+        if not (self.rtol > 0.0 and self.atol > 0.0):  # nan is neither
+            raise ValueError(
+                f"{type(self).__name__} needs positive tolerances, got rtol={self.rtol} and "
+                f"atol={self.atol}"
+            )
+
+    def integrate(
+        self,
+        augmented: Augmented,
+        coefficients: Callable[[float], Coefficients],
+        clock: Sequence[float],
+        state: Sequence[Tensor],
+    ) -> list[Tensor]:
+        """Carry the state along the clock.
+
+        A fixed method steps from reading to reading. An adaptive one is told to step exactly onto
+        the last (``step_t``), where it would otherwise step beyond and interpolate, and to begin
+        with the first gap instead of a trial evaluation at a place of its own.
+
+        Args:
+            coefficients: the equation at a reading of the clock.
+            clock: readings, monotone; the state is given at the first and wanted at the last.
+        """
+        torchdiffeq = load("torchdiffeq", f"gradients by {type(self).__name__}")
+        u = state[0]
+        # Times on an accelerator without float64 are read in float32.
+        dtype = torch.float32 if u.device.type == "mps" else torch.float64
+        readings = torch.tensor(clock, dtype=dtype, device=u.device)
+        options: dict[str, Any] = {}
+        if self.method in get_args(AdaptiveMethod):
+            options = {
+                "step_t": readings[-1:],
+                "first_step": (readings[1] - readings[0]).abs(),
+                "dtype": dtype,
+            }
+            readings = readings[[0, -1]]
+
+        def right_hand_side(reading: Tensor, values: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            return augmented.slopes(coefficients(float(reading)), values)
+
+        solution = torchdiffeq.odeint(
+            right_hand_side, tuple(state), readings, method=self.method, rtol=self.rtol,
+            atol=self.atol, options=options,
+        )  # fmt: skip
+        return [values[-1] for values in solution]

@@ -14,8 +14,7 @@ from adjointdeis.gradients.chain import Chain
 class Backprop(GradientMethod):
     """Keep the graph of all N steps: the exact gradient at N times the activations.
 
-    Cost: N evaluations with a graph, N vector-Jacobian products, nothing recomputed. The
-    graph also reaches tensors captured in the denoiser's closure, and supports second
+    The graph also reaches tensors captured in the denoiser's closure, and supports second
     derivatives.
 
     When not to use: when N times the activations of the network do not fit in memory;

@@ -7,22 +7,15 @@ import torch
 from torch import Tensor
 
 from adjointdeis.diffusion.grid import TimeGrid
-from adjointdeis.gradients.augmented import (
-    Augmented,
-    Coefficients,
-    OdeMethod,
-    check_integrator,
-    integrate,
-)
-from adjointdeis.gradients.base import StepwiseMethod
+from adjointdeis.gradients.augmented import Augmented, Coefficients, OdeAdjoint, OdeMethod
+from adjointdeis.gradients.base import ContinuousAdjoint
 from adjointdeis.gradients.chain import Chain
-from adjointdeis.gradients.continuous import ContinuousAdjoint
 from adjointdeis.gradients.inputs import Inputs
 from adjointdeis.gradients.trace import Trace
 
 
 @dataclass(frozen=True)
-class Backsolve(StepwiseMethod):
+class Backsolve(OdeAdjoint):
     r"""The continuous adjoint in time, solved back from x_0 by an integrator of torchdiffeq.
 
     The backward pass of ``torchdiffeq.odeint_adjoint`` for the flow
@@ -37,18 +30,11 @@ class Backsolve(StepwiseMethod):
     with every other method: the result is the gradient of the exact flow at the x_0 that was
     reached, and agrees with the gradient of the sampler as far as that follows the flow.
 
-    The backward solve never leaves the interval between the ends of the grid: an adaptive
-    integrator is told to step onto its end, where by itself it would evaluate the network
-    at times below 0 or above 1, and so is no trial step (``augmented.integrate``).
-
     Args:
         method: an adaptive method of torchdiffeq, or a fixed-step one, which steps over the
             sampling nodes.
         rtol, atol: tolerances of an adaptive method on (x, a_x, a_z, a_theta) together.
-        check: as for ``StepwiseMethod``: compare what is evaluated again.
-
-    Cost: N evaluations forward; backward as many, each with a graph and a vector-Jacobian
-    product, as the tolerances ask for. One latent.
+        check: as for ``StepwiseMethod``.
 
     Raises:
         ValueError: unknown method; a grid that ends at sigma = 0 or alpha = 0, where the
@@ -68,15 +54,10 @@ class Backsolve(StepwiseMethod):
     method: OdeMethod = "dopri5"
     rtol: float = 1e-5
     atol: float = 1e-5
-    sde: ClassVar[bool] = False
-    z_t: ClassVar[bool] = False
     memory: ClassVar[str] = "O(1) latents"
     adjoint: ClassVar[ContinuousAdjoint] = ContinuousAdjoint(
         clock="t", integrator="black-box ODE solver", exponential=False, own_steps=True
     )
-
-    def __post_init__(self) -> None:
-        check_integrator("Backsolve", self.method, self.rtol, self.atol)
 
     def forward_pass(self, chain: Chain, by: Inputs) -> tuple[Tensor, Trace]:
         ends = (chain.grid[0], chain.grid[-1])
@@ -97,11 +78,8 @@ class Backsolve(StepwiseMethod):
         check.finish()
         augmented = Augmented(chain, by, check, record.contexts[-1])
         chain.cost.holds(1, graphs=1)
-        state = integrate(
-            augmented, _Time(chain.grid), chain.grid.t.flip(0).tolist(),
-            augmented.start(x_0, a_x), owner="Backsolve", method=self.method,
-            rtol=self.rtol, atol=self.atol,
-        )  # fmt: skip
+        clock, start = chain.grid.t.flip(0).tolist(), augmented.start(x_0, a_x)
+        state = self.integrate(augmented, _Time(chain.grid), clock, start)
         return augmented.finish(state)
 
 

@@ -6,13 +6,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Container, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from adjointdeis.gradients.chain import Chain, NotSupportedError
-from adjointdeis.gradients.continuous import ContinuousAdjoint
 from adjointdeis.gradients.inputs import Inputs, TrajectoryCotangents
 from adjointdeis.gradients.run import traced
 from adjointdeis.gradients.trace import Trace
@@ -35,6 +34,42 @@ class UnusedConditionWarning(UserWarning):
 
 class SecondDerivativeError(RuntimeError):
     """A derivative of a gradient that a method without a graph has computed."""
+
+
+@dataclass(frozen=True)
+class ContinuousAdjoint:
+    """How a method solves the continuous adjoint equations: what the paper's Table 3 compares.
+
+    Attributes:
+        clock: the variable that is stepped: "t", "rho" or "lambda".
+        integrator: what steps: "custom solver", "black-box ODE solver" or "black-box SDE
+            solver".
+        exponential: whether the linear term is integrated exactly, in the equation or by a
+            change of variables that removes it.
+        sde_coefficients: whether the coefficients of an SDE step are in closed form.
+        any_sampler: whether the sampling run may be made by any solver.
+        own_steps: whether the adjoint may take another number of steps than the sampler.
+    """
+
+    clock: Literal["t", "rho", "lambda"]
+    integrator: Literal["custom solver", "black-box ODE solver", "black-box SDE solver"]
+    exponential: bool = True
+    sde_coefficients: bool = False
+    any_sampler: bool = True
+    own_steps: bool = False
+
+
+def refuse_other(owner: object, **choices: tuple[Any, Sequence[Any]]) -> None:
+    """Check settings, each given with the values that it may have.
+
+    Raises:
+        ValueError: one has another value.
+    """
+    for name, (value, known) in choices.items():
+        if value not in known:
+            *others, last = map(repr, known)
+            listed = f"{', '.join(others)} or {last}"
+            raise ValueError(f"{type(owner).__name__}.{name} must be {listed}, got {value!r}")
 
 
 class GradientMethod(ABC):
@@ -82,7 +117,7 @@ class GradientMethod(ABC):
             UnreachableLeafError: something that was not named does.
         """
         return traced(
-            chain, Inputs(chain, [x_T]), (), owner=type(self).__name__, check=False, black_box=True
+            chain, Inputs(chain, [x_T]), owner=type(self).__name__, check=False, black_box=True
         )[0]
 
     def refuse(self, solver: Solver, wanted: Collection[str]) -> None:
@@ -158,10 +193,8 @@ class StepwiseMethod(GradientMethod):
         black_box: bool = False,
     ) -> tuple[Tensor, Trace]:
         """A sampling run of this method; see the function of this name."""
-        return traced(
-            chain, by, keep, owner=type(self).__name__, check=self.check,
-            observed=observed and self.check, black_box=black_box,
-        )  # fmt: skip
+        options = {"observed": observed and self.check, "black_box": black_box}
+        return traced(chain, by, keep, owner=type(self).__name__, check=self.check, **options)
 
     @abstractmethod
     def forward_pass(self, chain: Chain, by: Inputs) -> tuple[Tensor, Any]:
@@ -221,7 +254,10 @@ class _Stepwise(torch.autograd.Function):
         a_x, *on_the_way = cotangents
         tensors = tensors[len(on_the_way) :]
         by = Inputs.detached(ctx.chain, tensors, ctx.needs_input_grad[2:])
-        by.leaf_check.goes_back(ctx.run)
+        by.leaf_check.run, by.leaf_check.by_number = (
+            ctx.run,
+            ctx.run is not None and ctx.run.numbered,
+        )
         if on_the_way:
             last = ctx.chain.steps - 1
             by.of_trajectory = TrajectoryCotangents(on_the_way[:last], on_the_way[last:])

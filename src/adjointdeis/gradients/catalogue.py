@@ -89,6 +89,15 @@ class Entry:
         return getattr(self.method(), name)
 
 
+_flow = partial(Entry, target="flow")
+_deis = partial(_flow, method=AdjointDEIS, paper="AdjointDEIS")
+_own = partial(Entry, target="own")
+_CLEAN_END = "the Jacobian is taken at the clean end of every step"
+_EXTRAPOLATED = "an extrapolation of the adjoint velocity, wrong on coarse grids"
+_TOO_SMALL = "too small a gradient: at low noise a wide step cannot grow the adjoint enough"
+_OTHER_STATES = "the states of the adjoint are not those of the sampling run"
+_SOME_STEPS = "all steps but some, and how later answers of the network depend on earlier ones"
+
 CATALOGUE: tuple[Entry, ...] = (
     Entry("Backprop", Backprop),
     Entry("DiscreteAdjoint", DiscreteAdjoint),
@@ -109,174 +118,130 @@ CATALOGUE: tuple[Entry, ...] = (
         sde=partial(Rex, calculus="sde"),
         tolerance=1e-10,
     ),
-    Entry(
-        "AdjointDEIS-1",
-        AdjointDEIS,
-        target="flow",
-        paper="AdjointDEIS",
-        bias="the Jacobian is taken at the clean end of every step",
-    ),
-    Entry(
+    _deis("AdjointDEIS-1", bias=_CLEAN_END),
+    _deis(
         "AdjointDEIS-2M",
-        partial(AdjointDEIS, order="2M"),
+        method=partial(AdjointDEIS, order="2M"),
         ode=DPMSolverPP,
         sde=None,
-        target="flow",
         order=2,
-        paper="AdjointDEIS",
-        bias="an extrapolation of the adjoint velocity, wrong on coarse grids",
+        bias=_EXTRAPOLATED,
     ),
-    Entry(
-        "AdjointDEIS-1, SDE++ 2M sampler",
-        AdjointDEIS,
-        ode=None,
-        sde=SDEDPMSolverPP,
-        target="flow",
-        paper="AdjointDEIS",
-        bias="the Jacobian is taken at the clean end of every step",
-    ),
-    Entry(
+    _deis("AdjointDEIS-1, SDE++ 2M sampler", ode=None, sde=SDEDPMSolverPP, bias=_CLEAN_END),
+    _deis(
         "AdjointDEIS-2M, SDE",
-        partial(AdjointDEIS, order="2M"),
+        method=partial(AdjointDEIS, order="2M"),
         ode=None,
-        target="flow",
-        paper="AdjointDEIS",
-        bias="an extrapolation of the adjoint velocity, wrong on coarse grids",
+        bias=_EXTRAPOLATED,
     ),
-    Entry(
+    _deis(
         "AdjointDEIS-3M",
-        partial(AdjointDEIS, order="3M"),
+        method=partial(AdjointDEIS, order="3M"),
         ode=RungeKutta,
         sde=None,
-        target="flow",
         order=3,
-        paper="AdjointDEIS",
-        bias="an extrapolation of the adjoint velocity, wrong on coarse grids",
+        bias=_EXTRAPOLATED,
     ),
-    Entry(
+    _deis(
         "AdjointDEIS-2M, data prediction",
-        partial(AdjointDEIS, order="2M", prediction="data"),
+        method=partial(AdjointDEIS, order="2M", prediction="data"),
         ode=DPMSolverPP,
         sde=None,
-        target="flow",
         order=2,
-        paper="AdjointDEIS",
-        bias="too small a gradient: at low noise a wide step cannot grow the adjoint enough",
+        bias=_TOO_SMALL,
     ),
-    Entry(
+    _deis(
         "AdjointDEIS-2M, data prediction, SDE",
-        partial(AdjointDEIS, order="2M", prediction="data"),
+        method=partial(AdjointDEIS, order="2M", prediction="data"),
         ode=None,
-        target="flow",
-        paper="AdjointDEIS",
-        bias="too small a gradient: at low noise a wide step cannot grow the adjoint enough",
+        bias=_TOO_SMALL,
     ),
-    Entry(
+    _flow(
         "AdjointDPM, euler",
         AdjointDPM,
         sde=None,
-        target="flow",
         paper="AdjointDPM",
-        bias="the Jacobian is taken at the clean end of every step",
+        bias=_CLEAN_END,
         requires=("torchdiffeq",),
     ),
-    Entry(
+    _flow(
         "AdjointDPM, rk4",
         partial(AdjointDPM, method="rk4"),
         ode=RungeKutta,
         sde=None,
-        target="flow",
         order=4,
         paper="AdjointDPM",
         bias="the adjoint is that of the flow, not of the sampler",
         requires=("torchdiffeq",),
     ),
-    Entry(
+    _flow(
         "Backsolve",
         partial(Backsolve, rtol=1e-9, atol=1e-9),
         ode=RungeKutta,
         sde=None,
-        target="flow",
         order=4,
-        bias="the states of the adjoint are not those of the sampling run",
+        bias=_OTHER_STATES,
         requires=("torchdiffeq",),
     ),
-    Entry(
+    _flow(
         "SdeBacksolve",
         SdeBacksolve,
         ode=None,
-        target="flow",
         paper="DiffPure",
-        bias="the states of the adjoint are not those of the sampling run",
+        bias=_OTHER_STATES,
         requires=("torchsde",),
     ),
-    Entry(
+    _deis(
         "AdjointDEIS-1, re-solved states",
-        partial(AdjointDEIS, states="resolved"),
-        target="flow",
-        paper="AdjointDEIS",
-        bias="the states of the adjoint are not those of the sampling run",
+        method=partial(AdjointDEIS, states="resolved"),
+        bias=_OTHER_STATES,
     ),
-    Entry(
+    _own(
         "FlowGrad",
         FlowGrad,
         sde=None,
-        target="own",
         paper="FlowGrad",
         bias="the turning of the velocity inside merged steps",
     ),
-    Entry(
+    _own(
         "Truncated, last 3 steps",
         partial(Truncated, last=3),
-        target="own",
         bias="the influence of all but the last K steps",
     ),
-    Entry(
+    _own(
         "ReFL, third step from the end",
         partial(Surrogate, active=(-3,), weights="leaps", bridge=0.0),
-        target="own",
         bias="all steps but one, and the bend of the path after it",
     ),
-    Entry(
-        "DRTune, 4 steps",
-        partial(Surrogate, active=Parts(4), bridge=0.0),
-        target="own",
-        bias="all steps but some, and how later answers of the network depend on earlier ones",
-    ),
-    Entry(
+    _own("DRTune, 4 steps", partial(Surrogate, active=Parts(4), bridge=0.0), bias=_SOME_STEPS),
+    _own(
         "LeapAlign, two leaps",
         partial(Surrogate, active=Parts(3, first=1), weights="leaps", bridge=0.3),
-        target="own",
         bias="one output stands for a leap, and a discounted Jacobian",
     ),
-    Entry(
+    _own(
         "FlowBP-Sparse, last 4 steps",
         partial(Surrogate, active=(-4, -3, -2, -1), weights=Rescaled(0.5), bridge=0.0),
-        target="own",
-        bias="all steps but some, and how later answers of the network depend on earlier ones",
+        bias=_SOME_STEPS,
     ),
-    Entry(
+    _own(
         "FlowBP-Bridge, 4 steps",
         partial(Surrogate, active=Parts(4), weights=Rescaled(0.5), bridge=(0.0, 0.0, 0.5, 0.0)),
-        target="own",
         bias="all steps but some, and all but one discounted Jacobian",
     ),
-    Entry(
+    _own(
         "SDO, middle step",
         partial(Surrogate, active=Parts(2, first=1), weights=Rescaled(1.0)),
-        target="own",
         bias="one step stands for all, and every product of Jacobians",
     ),
-    Entry(
+    _own(
         "Lookahead, 4 leaps",
         partial(lookahead, 4),
-        target="own",
         bias="the turning of the network's output inside a leap",
     ),
-    Entry(
+    _own(
         "OneStep",
         OneStep,
-        target="own",
         paper="FreeDoM",
         bias="the Jacobian of every step but one long first step; its length means little",
     ),

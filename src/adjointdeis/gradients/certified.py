@@ -12,7 +12,6 @@ from adjointdeis.diffusion.prediction import wide
 from adjointdeis.diffusion.step_grid import StepGrid
 from adjointdeis.gradients.base import StepwiseMethod
 from adjointdeis.gradients.chain import Chain, NotSupportedError
-from adjointdeis.gradients.consistency import tolerance
 from adjointdeis.gradients.cost import Cost, CountedDenoiser
 from adjointdeis.gradients.discrete_adjoint import DiscreteAdjoint
 from adjointdeis.gradients.inputs import Inputs
@@ -61,9 +60,6 @@ class Certified(StepwiseMethod):
             which makes the price 1.5 times that of ``DiscreteAdjoint`` in evaluations and products.
             With ``coarse=DiscreteAdjoint()`` they take the activations of one step, at 1.75 times.
         order: of convergence of the sampler, if it has no attribute ``order``.
-
-    Cost: beside those of the method, 3N/4 evaluations with a graph and as many products; the loss
-    and its gradient three times.
 
     Raises:
         OtherLossError: the gradient that arrives at x_0 is no multiple of that of ``loss``.
@@ -149,7 +145,7 @@ class Certified(StepwiseMethod):
             "x_T": slice(0, 1), "z": slice(1, first_theta), "theta": slice(first_theta, None)
         }  # fmt: skip
         # One unit roundoff for each step, of the coarsest arithmetic in use.
-        rounding = 0.5 * chain.steps * tolerance(start.recorder, by.x_T) ** 2
+        rounding = 0.5 * chain.steps * start.recorder.tolerance**2
         chain.gradient_error.clear()
         for name, part in parts.items():
             if any(by.needs[part]):
@@ -226,7 +222,7 @@ def extrapolated_error(
         order: of convergence.
 
     Returns:
-        The estimate, infinite where the gradient is zero and the others are not.
+        Infinite where the gradient is zero and the others are not.
     """
     size = aa = bb = ab = 0.0
     for values in zip(fine, half, quarter, strict=True):

@@ -26,12 +26,9 @@ class Chain:
     """Sampling as a chain x_T -> ... -> x_0 with everything but the differentiable inputs.
 
     Attributes:
-        denoiser: counted network.
-        solver: sampler.
-        grid: N + 1 nodes.
+        denoiser, solver, grid, cost: counted network, sampler, N + 1 nodes, counters.
         noise: path noise for an SDE solver, None for an ODE solver.
         conditions: z of every step.
-        cost: counters.
         trajectory: where states and predictions are collected; None if nobody wants them.
         gradient_error: by input, filled by a method that estimates it (``Certified``).
     """
@@ -181,18 +178,13 @@ class Chain:
 
 @dataclass(eq=False)
 class Trajectory:
-    """What a run passes through.
-
-    Attributes:
-        states: x after each of the N steps.
-        predictions: data prediction of each step.
-    """
+    """What a run passes through: x after each of the N steps, and its data prediction."""
 
     states: list[Tensor] = field(default_factory=list)
     predictions: list[Tensor] = field(default_factory=list)
 
     def note(self, x: Tensor, prediction: Tensor) -> None:
-        """Add a step."""
+        """Add those of a step."""
         self.states.append(x)
         self.predictions.append(prediction)
 

@@ -18,7 +18,7 @@ from adjointdeis.gradients.chain import Chain
 from adjointdeis.gradients.reachable import next_number
 from adjointdeis.gradients.step_context import ContextRecorder
 
-_CAUSES = (
+CAUSES = (
     "Usual causes: a counter or cached features (a scheduler's _step_index, DeepCache, "
     "FirstBlockCache), noise of numpy, random or a generator that the sampler does not hold, "
     "train() or eval() called in between. Use gradient=Backprop(), which evaluates nothing "
@@ -30,42 +30,19 @@ class InconsistentStepError(RuntimeError):
     """A step or a network that gave something else when it was evaluated again."""
 
 
-def tolerance(recorder: ContextRecorder, x: Tensor) -> float:
-    """Relative difference that kernels which are not deterministic may leave.
-
-    The square root of the rounding of the coarsest arithmetic in use: that of x, of the weights,
-    or of autocast.
-    """
-    weights = (p for module in recorder.modules for p in module._parameters.values())
-    dtypes = {x.dtype, *(p.dtype for p in weights if p is not None)}
-    if recorder.autocast[1] is not None:
-        dtypes.add(recorder.autocast[1])
-    return max(torch.finfo(d).eps for d in dtypes if d.is_floating_point) ** 0.5
-
-
 class StepCheck:
-    """Compares steps that are taken again with the states that they led to.
-
-    Args:
-        chain: the run.
-        recorder: of the run.
-        enabled: whether to look at all.
-    """
+    """Compares steps that are taken again with the states that they led to."""
 
     def __init__(self, chain: Chain, recorder: ContextRecorder, enabled: bool) -> None:
         self.chain, self.recorder, self.enabled = chain, recorder, enabled
         self._pending: list[tuple[int, Tensor]] = []
-        self._tolerance: float | None = None
 
     def compare(
         self, step: int, before: Tensor, found: Sequence[Tensor], known: Sequence[Tensor]
     ) -> bool:
-        """Compare the results of a step; whether they are known to be the same to the last bit.
+        """Compare state and history after a step; whether they are the same to the last bit.
 
-        Args:
-            step: its number.
-            before: x before the step; a difference counts in relation to how far it goes.
-            found, known: state and history after the step, now and in the sampling run.
+        A difference counts in relation to how far the step goes from ``before``.
 
         Raises:
             InconsistentStepError: they differ. On an accelerator :meth:`finish` raises it, so
@@ -77,9 +54,8 @@ class StepCheck:
         if not self.enabled:
             return False
         pairs = [(now.detach(), then) for now, then in zip(found, known, strict=False)]
-        if self._tolerance is None:
-            self._tolerance = tolerance(self.recorder, before)
-        measured = []
+        eps, measured = torch.finfo(before.dtype).eps, []
+        tolerance = max(self.recorder.tolerance, eps**0.5)
         for place, (now, then) in enumerate(pairs):
             now, then = wide(now), wide(then)
             # A number that is not finite, found again, is no difference; nor has it a size.
@@ -87,8 +63,7 @@ class StepCheck:
             off = torch.where(same, 0.0, now - then).abs()
             scale = _largest(then)
             way = _largest(then - wide(before)) if place == 0 else scale
-            rounding = 8 * torch.finfo(before.dtype).eps * scale
-            measured.append(torch.stack((off.amax(), way, rounding)))
+            measured.append(torch.stack((off.amax(), way, tolerance * way + 8 * eps * scale)))
         self._pending.append((step, torch.stack(measured)))
         if on_cpu:
             self.finish()
@@ -98,14 +73,14 @@ class StepCheck:
         """Raise what has been found."""
         pending, self._pending = self._pending, []
         for step, measured in pending:
-            for off, way, rounding in measured.tolist():
-                if not off <= (self._tolerance or 0.0) * way + rounding:
+            for off, way, allowed in measured.tolist():
+                if not off <= allowed:
                     s, t = self.chain.grid[step], self.chain.grid[step + 1]
                     raise InconsistentStepError(
                         f"step {step} of {self.chain.steps} (t = {float(s.t):.4g} to "
                         f"{float(t.t):.4g}), taken again, ends somewhere else: off by {off:.3g}, "
                         f"where the step itself goes {way:.3g}. A step must be a function of its "
-                        f"arguments. {_CAUSES}"
+                        f"arguments. {CAUSES}"
                     )
 
 
@@ -133,11 +108,8 @@ def distance(one: Tensor, other: Tensor) -> float:
 class EvaluationCheck:
     """Compares evaluations of the network with those of the sampling run at the same x and t.
 
-    For methods that evaluate the network at recorded states, but take no step of the sampler.
-
-    Attributes:
-        slot: whose condition the evaluations of the sampling run use at present.
-        known: for each time (to seven digits) and slot, fingerprints of x and of the output.
+    For methods that evaluate the network at recorded states, but take no step of the sampler. It
+    knows, for each time (to seven digits) and slot, fingerprints of x and of the output.
     """
 
     slot: int = 0
@@ -166,10 +138,7 @@ class GraphCheck:
 
     A network that counts its calls may give the same numbers and cut its gradient elsewhere
     (``detach()`` or a frozen weight in every other call), which no comparison of numbers finds.
-
-    Attributes:
-        recording: whether this is the sampling run.
-        after: called after the next evaluation, once.
+    ``after`` is called after the next evaluation, once.
     """
 
     def __init__(self) -> None:
@@ -181,8 +150,7 @@ class GraphCheck:
         """Look at an evaluation whose first node has this number.
 
         Raises:
-            InconsistentStepError: an evaluation of the sampling run at this time, with gradients
-                of the same inputs, had another graph.
+            InconsistentStepError: one of the sampling run, at this time, had another graph.
         """
         if self.after is not None:
             self.after = self.after()
@@ -199,7 +167,7 @@ class GraphCheck:
             raise InconsistentStepError(
                 f"the network, evaluated again at t = {float(t):.4g}, builds another graph than "
                 "in the sampling run: it detaches a value or freezes a weight in some of its "
-                f"calls. It must be a function of its arguments. {_CAUSES}"
+                f"calls. It must be a function of its arguments. {CAUSES}"
             )
 
 
@@ -233,29 +201,24 @@ class CouplingCheck:
     A reconstructed latent is off by rounding that the inverse has amplified, and the increment
     that the network gives there by its slope times as much; an increment that is off by more than
     that comes from another network. A few numbers are held for each move.
-
-    Args:
-        chain: the run.
-        enabled: whether to look at all.
     """
 
     _STEEPEST = 1e4  # relative slope of an increment; about 1/sigma where the data are narrow
 
-    def __init__(self, chain: Chain, enabled: bool) -> None:
-        self.chain, self.enabled = chain, enabled
+    def __init__(self, chain: Chain, recorder: ContextRecorder, enabled: bool) -> None:
+        self.chain, self.recorder, self.enabled = chain, recorder, enabled
         self._known: list[tuple[Tensor, Tensor]] = []
-        self._position, self._drift, self._tolerance = 0, 0.0, 0.0
+        self._position, self._drift = 0, 0.0
 
     def record(self, v: Tensor, change: Tensor) -> None:
         """Remember a move by the latent that it leaves and its increment."""
         if self.enabled:
             self._known.append((fingerprint(v), fingerprint(change)))
 
-    def rewound(self, recorder: ContextRecorder, x: Tensor) -> "CouplingCheck":
+    def rewound(self) -> "CouplingCheck":
         """This check at the end of the run, for one backward pass."""
-        again = CouplingCheck(self.chain, self.enabled)
+        again = CouplingCheck(self.chain, self.recorder, self.enabled)
         again._known, again._position = self._known, len(self._known)
-        again._tolerance = tolerance(recorder, x)
         return again
 
     def compare(self, step: int, v: Tensor, change: Tensor) -> None:
@@ -271,68 +234,12 @@ class CouplingCheck:
         # The largest so far: the projections of one difference may happen to be small.
         self._drift = max(self._drift, distance(fingerprint(v), v_then) / float(wide(v).norm()))
         off = distance(fingerprint(change), change_then) / float(wide(change).norm())
-        allowed = self._tolerance + self._STEEPEST * self._drift
+        allowed = self.recorder.tolerance + self._STEEPEST * self._drift
         if off > allowed:
             s, t = self.chain.grid[step], self.chain.grid[step + 1]
             raise InconsistentStepError(
                 f"step {step} of {self.chain.steps} (t = {float(s.t):.4g} to {float(t.t):.4g}), "
                 f"undone, is not the step that was taken: the increment is off by {off:.2g} of its "
                 f"size, where the reconstructed latents explain {allowed:.2g}. A step must be a "
-                f"function of its arguments. {_CAUSES}"
-            )
-
-
-class Reevaluations:
-    """The network's evaluations of a backward pass that takes no step again.
-
-    Args:
-        evaluations: those of the sampling run.
-        recorder: of the run.
-        changed: what the denoiser changed of its own in the run.
-        owner: the method, for messages.
-        enabled: whether to look at all.
-    """
-
-    def __init__(
-        self,
-        evaluations: EvaluationCheck,
-        recorder: ContextRecorder,
-        changed: Sequence[str],
-        owner: str,
-        enabled: bool,
-    ) -> None:
-        self.evaluations, self.recorder, self.owner = evaluations, recorder, owner
-        self.changed, self.enabled = changed, enabled
-        self._compared, self._tolerance = 0, 0.0
-
-    def compare(self, x: Tensor, t: Tensor, slot: int, output: Tensor) -> None:
-        """Compare an evaluation with that of the sampling run at the same x and t, if any.
-
-        Raises:
-            InconsistentStepError: they differ.
-        """
-        if not self.enabled:
-            return
-        self._tolerance = self._tolerance or tolerance(self.recorder, x)
-        same = self.evaluations.matches(x, t, slot, output, self._tolerance)
-        self._compared += same is not None
-        if same is False:
-            raise InconsistentStepError(
-                f"the network, evaluated again at t = {float(t):.4g} and the same x, gives "
-                "something else than in the sampling run. It must be a function of its "
-                f"arguments. {_CAUSES}"
-            )
-
-    def finish(self) -> None:
-        """Refuse a network that changes and of which no evaluation could be compared.
-
-        Raises:
-            InconsistentStepError: naming what it changes.
-        """
-        if self.enabled and self.changed and not self._compared:
-            raise InconsistentStepError(
-                f"the denoiser changes a state of its own while it runs ({self.changed[0]}), and "
-                f"{self.owner} evaluates it at no point of the sampling run, where it could be "
-                "seen whether that matters: use gradient=DiscreteAdjoint(), which compares every "
-                "step, or check=False if it only counts"
+                f"function of its arguments. {CAUSES}"
             )

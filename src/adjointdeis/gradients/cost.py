@@ -49,10 +49,7 @@ class Cost:
             self.nfe_forward += count
 
     def add(self, other: "Cost") -> None:
-        """Add the counters of another rollout of the same algorithm.
-
-        Evaluations and products sum up; of what is held at one time the larger stays.
-        """
+        """Add the counters of another rollout; of what is held at one time the larger stays."""
         self.nfe_forward += other.nfe_forward
         self.nfe_backward += other.nfe_backward
         self.vjps += other.vjps
@@ -89,8 +86,7 @@ class CountedDenoiser:
     """The denoiser that a solver is given: counts its evaluations, refuses times outside [0, 1].
 
     Attributes:
-        denoiser: the network as it was given to ``sample``.
-        cost: counters.
+        denoiser, cost: the network as it was given to ``sample``, and counters.
         works_in_place: whether an evaluation has changed its x.
         observer: called with (x, t, output) of every evaluation, where someone wants to know.
         graphs: called with (x, t, z, output) and the number of the evaluation's first node; None
@@ -114,22 +110,12 @@ class CountedDenoiser:
         """The modules of the denoiser, where it is one."""
         return list(self.denoiser.modules()) if isinstance(self.denoiser, nn.Module) else []
 
-    def tensors(self) -> list[Tensor]:
-        """Weights and buffers, where the denoiser is a module."""
-        if not isinstance(self.denoiser, nn.Module):
-            return []
-        return [*self.denoiser.parameters(), *self.denoiser.buffers()]
-
     def count(self, evaluations: int = 1) -> None:
         """Record evaluations that were made without this object (see ``count_evaluations``)."""
         self.cost.evaluated(evaluations)
 
     def data(self, x: Tensor, t: Tensor, z: Any) -> Tensor:
-        """The denoiser's data prediction, where alpha = 0; counted like any evaluation.
-
-        Raises:
-            ValueError: the denoiser predicts eps, which says nothing about the data there.
-        """
+        """The denoiser's data prediction, where alpha = 0 and eps says nothing about the data."""
         self._count(t)
         if not hasattr(self.denoiser, "data"):
             return x0_from_eps(x, x, alpha=0.0, sigma=1.0)  # raises, and says what to do

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -12,7 +13,7 @@ from adjointdeis.gradients.base import StepwiseMethod
 from adjointdeis.gradients.chain import Chain, detached
 from adjointdeis.gradients.consistency import StepCheck
 from adjointdeis.gradients.graphs import pull_back
-from adjointdeis.gradients.inputs import Inputs, StepGraph
+from adjointdeis.gradients.inputs import Inputs, StepGraph, Take
 from adjointdeis.gradients.memory_plan import (
     AUTO,
     MemoryPlan,
@@ -23,20 +24,16 @@ from adjointdeis.gradients.memory_plan import (
 )
 from adjointdeis.gradients.run import Run, taken
 from adjointdeis.gradients.snapshots import placements
-from adjointdeis.gradients.step_context import StepContext
 from adjointdeis.gradients.trace import Carry, Trace
+from adjointdeis.solvers.base import State
 
 
 @dataclass(eq=False)
 class Checkpoints:
     """What a sampling run leaves behind: stored inputs of steps, and kept graphs.
 
-    The input of the first differentiated step is always there; for step 0 it is x_T, which
-    autograd holds in any case.
-
     Attributes:
-        trace: of the run.
-        plan: what may be held.
+        trace, plan: of the run, and what may be held.
         graphs: kept graphs, each with its first step, by the number of the step after them.
         latents: how many latents enter the steps of these, that of step 0 left out.
         evaluations: how many network evaluations the graphs hold.
@@ -91,11 +88,6 @@ class DiscreteAdjoint(StepwiseMethod):
     Exact for any solver object with ``step``, multistep ones included, for ODE and SDE.
     Dropout masks and autocast are repeated in the recomputation.
 
-    Cost by default: N evaluations forward, N more with a graph, N vector-Jacobian products for
-    x, z and theta together; N + 1 latents (and the history of multistep solvers) and the
-    activations of one step. Of a small network several steps are recomputed as one graph, whose
-    activations take no more bytes than the stored latents.
-
     Args:
         snapshots: how many inputs of steps to hold at one time, besides that of the last
             step; None holds all N. With s < N the others are recomputed by the optimal
@@ -106,11 +98,9 @@ class DiscreteAdjoint(StepwiseMethod):
             backpropagation in all but its second derivatives.
         budget: bytes that latents and activations may take together, as a number or a text
             such as "2 GiB"; "auto" takes half of what the device has left when the sampling
-            run begins. The other two are then chosen: the bytes of a step are counted at
-            the first one, and the split with the fewest recomputed evaluations is taken.
-            Weights, and what an operation needs while it runs, are not in the budget.
-            The gradient does not depend on it; the evaluations counted do.
-        check: as for ``StepwiseMethod``: compare what is evaluated again.
+            run begins. Chooses the other two for the fewest recomputed evaluations. Weights, and
+            what an operation needs while it runs, are not in it.
+        check: as for ``StepwiseMethod``.
 
     Raises:
         ValueError: snapshots < 1, keep_activations < 0, or a budget beside either.
@@ -157,18 +147,25 @@ class DiscreteAdjoint(StepwiseMethod):
         del by, step
         return rest
 
-    def step_graph(
+    def take(
         self,
-        by: Inputs,
+        chain: Chain,
         trace: Trace,
         step: int,
-        carry: Carry,
-        context: StepContext | None = None,
-        need_x: bool = False,
-    ) -> StepGraph:
-        """The step with the graph that is differentiated; see the function of this name."""
-        del trace
-        return step_graph(by, step, carry, context, need_x)
+        found: tuple[Tensor, ...],
+        z: Any,
+        noise: Tensor | None,
+        again: bool,
+    ) -> tuple[Tensor, ...]:
+        """A step, from state and history to what :func:`taken` gives.
+
+        Args:
+            chain, trace, z, noise: of the run, and what the step uses.
+            step, found: its number, and state and history before it.
+            again: whether the sampling run took it, too.
+        """
+        del trace, again
+        return taken(chain, step, found[0], z, found[1:], noise)
 
     def forward_pass(self, chain: Chain, by: Inputs) -> tuple[Tensor, Checkpoints]:
         first, steps = self.first_step(by), chain.steps
@@ -177,22 +174,21 @@ class DiscreteAdjoint(StepwiseMethod):
         record = Checkpoints(run.trace, MemoryPlan(self.snapshots, self.keep_activations))
         stored: set[int] = set()
         x, state = by.x_T, chain.initial_state(by.x_T)
-        step = 0
+        take, step = partial(self.take, chain, run.trace, again=False), 0
         with run.recording():
             while step < steps:
                 run.enter(step)
                 graph, end = None, step + 1
                 if step == first:
                     if self.budget is not None:
-                        graph, record.plan = self._measured(run, step, Carry(x, state))
+                        graph, record.plan = self._measured(run, record, step, x, state, take)
                     stored = _stored(first, steps, record.plan)
                 if step in stored:
                     run.trace.keep(step, x, state)
                 if step >= max(first, steps - record.plan.kept):
-                    if graph is None and self._joins_steps(by):
-                        end = steps
-                        graph = run.graph(range(step, end), x, state)
-                    graph = graph or self.step_graph(by, run.trace, step, Carry(x, state))
+                    if graph is None:
+                        end = steps if self._joins_steps(by) else end
+                        graph = run.graph(range(step, end), x, state, take)
                     record.keep(range(step, end), graph)
                 if graph is None:
                     x, state = run.advance(step, x, state)
@@ -228,18 +224,7 @@ class DiscreteAdjoint(StepwiseMethod):
                 step = max(first, end - max(1, length))
                 carry = self._carry(chain, record, by, step)
                 with nullcontext() if length else SavedBytes(record.existing(by)) as saved:
-                    if step == end - 1:
-                        context = record.trace.contexts[step]
-                        graph = self.step_graph(by, record.trace, step, carry, context)
-                        values = graph.outputs
-                        values = values if wanted is None else (values[0], *values[2:])
-                        check.compare(step, carry.x, values, (after.x, *after.state))
-                        # The graph must not outlive its product.
-                        del values
-                    else:
-                        graph = segment_graph(
-                            by, record.trace, range(step, end), carry, after, check
-                        )
+                    graph = self._again(by, record.trace, range(step, end), carry, after, check)
                 if saved is not None:
                     length = segment_length(record.trace.carries.values(), saved.total)
                 chain.cost.holds(record.held(), graphs=graph.evaluations + record.evaluations)
@@ -261,17 +246,42 @@ class DiscreteAdjoint(StepwiseMethod):
         single = by.chain.scheduled or by.noise or by.chain.trajectory is not None
         return self.exact and not single
 
-    def _measured(self, run: Run, step: int, carry: Carry) -> tuple[StepGraph, MemoryPlan]:
+    def _again(
+        self, by: Inputs, trace: Trace, steps: range, carry: Carry, after: Carry, check: StepCheck
+    ) -> StepGraph:
+        """Take steps, from a carry, again with one graph, and compare each with what it led to."""
+        replays, before = trace.recorder.replays(), carry
+
+        def again(step: int, found: tuple[Tensor, ...], z: Any, noise: Any) -> tuple[Tensor, ...]:
+            nonlocal before
+            if trace.in_place and step > steps.start:
+                found = tuple(value.clone() for value in found)
+            with trace.contexts[step].replayed() if replays else nullcontext():
+                found = self.take(by.chain, trace, step, found, z, noise, again=True)
+            reached = after if step + 1 == steps.stop else trace.carries[step + 1]
+            known = (reached.x, *reached.state)
+            values = found if by.chain.trajectory is None else (found[0], *found[2:])
+            same = check.compare(step, before.x, values, known)
+            if not same and step + 1 < steps.stop:
+                # The next step starts where it did in the sampling run.
+                pairs = zip(found, known, strict=True)
+                found = tuple(now + (then - now).detach() for now, then in pairs)
+            before = reached
+            return found
+
+        return by.graph_of_steps(again, steps, [carry.x, *carry.state])
+
+    def _measured(
+        self, run: Run, record: Checkpoints, step: int, x: Tensor, state: State, take: Take
+    ) -> tuple[StepGraph, MemoryPlan]:
         """A step with its graph, and the plan that fits its bytes into the budget."""
         assert self.budget is not None
-        chain, by = run.chain, run.by
-        budget = resolve_budget(self.budget, carry.x.device)
-        # What exists anyway: weights, buffers, and the input, which counts as a latent.
-        besides = [carry.x, *carry.state, *chain.conditions.tensors(), *by.theta]
-        with SavedBytes([*besides, *chain.denoiser.tensors()]) as saved:
-            graph = self.step_graph(by, run.trace, step, carry, need_x=True)
+        budget = resolve_budget(self.budget, x.device)
+        # The input counts as a latent.
+        with SavedBytes([x, *state, *record.existing(run.by)]) as saved:
+            graph = run.graph(range(step, step + 1), x, state, take, need_x=True)
         latent = sum(out.numel() * out.element_size() for out in graph.outputs)
-        return graph, choose_plan(chain.steps - step, budget, latent, saved.total)
+        return graph, choose_plan(run.chain.steps - step, budget, latent, saved.total)
 
     def _carry(self, chain: Chain, record: Checkpoints, by: Inputs, step: int) -> Carry:
         """The input of a step, recomputed from the last one stored before it where need be."""
@@ -305,92 +315,16 @@ def _stored(first: int, steps: int, plan: MemoryPlan) -> set[int]:
     return {first, *placements(first, end - first, capacity), max(first, end - 1)}
 
 
-def step_graph(
-    by: Inputs,
-    step: int,
-    carry: Carry,
-    context: StepContext | None = None,
-    need_x: bool = False,
-    chain: Chain | None = None,
-) -> StepGraph:
-    """Take a step from leaves of its own, with a graph to those that want a gradient.
-
-    Args:
-        context: in which the step is repeated; None in the sampling run itself.
-        need_x: build the graph to x even for x_T, whose gradient may not be wanted.
-        chain: with which the step is taken, where that is not the run's own.
-    """
-
-    def function(entering: Sequence[Tensor], z: Any, noise: Tensor | None) -> tuple[Tensor, ...]:
-        return taken(chain or by.chain, step, entering[0], z, tuple(entering[1:]), noise)
-
-    return by.graph(
-        function,
-        [carry.x, *carry.state],
-        by.chain.slot(step),
-        context,
-        step=step,
-        need_entering=need_x or step > 0 or by.needs[0],
-    )
-
-
 def segment_length(carries: Collection[Carry], activations: int) -> int:
     """How many steps to recompute as one graph, so that one call of autograd serves them all.
 
-    The activations of a segment take no more bytes than the states that are stored, so that memory
-    stays O(N latents). One step of a large network takes more: its segments are single steps.
-
-    Args:
-        carries: what is stored.
-        activations: bytes of those of one step.
+    The activations of a segment, of so many bytes a step, take no more than the states that are
+    stored, so that memory stays O(N latents); segments of a large network are single steps.
     """
     states = [value for carry in carries for value in (carry.x, *carry.state)]
     stored = sum(value.numel() * value.element_size() for value in states)
     # The state between two steps is made anew as well.
     return max(1, stored // (activations + stored // len(carries)))
-
-
-def segment_graph(
-    by: Inputs, trace: Trace, steps: range, carry: Carry, after: Carry, check: StepCheck
-) -> StepGraph:
-    """Take consecutive steps again, with one graph, and compare each with the sampling run.
-
-    Args:
-        by: what is differentiated by.
-        trace: of the run; with the inputs of all of the steps but the first.
-        steps: their numbers.
-        carry: the input of the first step.
-        after: what the last step led to in the sampling run.
-        check: compares.
-    """
-    replays = trace.recorder.replays()
-
-    def function(entering: Sequence[Tensor], z: Any, noise: Tensor | None) -> tuple[Tensor, ...]:
-        found, before = tuple(entering), carry
-        for step in steps:
-            if trace.in_place and step > steps[0]:
-                found = tuple(value.clone() for value in found)
-            with trace.contexts[step].replayed() if replays else nullcontext():
-                found = taken(by.chain, step, found[0], z, found[1:], noise)
-            reached = after if step + 1 == steps.stop else trace.carries[step + 1]
-            known = (reached.x, *reached.state)
-            values = found if by.chain.trajectory is None else (found[0], *found[2:])
-            same = check.compare(step, before.x, values, known)
-            if not same and step + 1 < steps.stop:
-                # The next step starts where it did in the sampling run.
-                pairs = zip(found, known, strict=True)
-                found = tuple(now + (then - now).detach() for now, then in pairs)
-            before = reached
-        return found
-
-    return by.graph(
-        function,
-        [carry.x, *carry.state],
-        by.chain.slot(steps[0]),
-        None,
-        step=steps[0],
-        need_entering=steps[0] > 0 or by.needs[0],
-    )
 
 
 def through_initial_state(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from adjointdeis.diffusion.grid import TimeGrid
 from adjointdeis.diffusion.prediction import wide
-from adjointdeis.gradients.base import StepwiseMethod
+from adjointdeis.gradients.base import StepwiseMethod, refuse_other
 from adjointdeis.gradients.chain import Chain, NotSupportedError
 from adjointdeis.gradients.consistency import StepCheck
 from adjointdeis.gradients.inputs import Inputs
@@ -38,9 +38,6 @@ class FlowGrad(StepwiseMethod):
     times its width; with threshold = 0 nothing merges and the gradient is exact. In a batch
     the least straight sample decides, so that no sample is merged more than alone.
 
-    Cost: N evaluations forward, one evaluation with a graph and one product per node; N + 1
-    latents and one activation.
-
     Args:
         threshold: largest sum of d in a node, at least 0; 5e-3 is the published value, whose
             error is not negligible: about 0.2 of the gradient's length on mixtures.
@@ -49,7 +46,7 @@ class FlowGrad(StepwiseMethod):
             gradient is an integral over the steps. "copied": all of it each, for controls
             that a solver adds to the state (the u_i of the paper), whose gradient is the
             adjoint at that state.
-        check: as for ``StepwiseMethod``: compare what is evaluated again.
+        check: as for ``StepwiseMethod``.
 
     Raises:
         ValueError: a negative threshold, or unknown members.
@@ -72,8 +69,7 @@ class FlowGrad(StepwiseMethod):
     def __post_init__(self) -> None:
         if not self.threshold >= 0.0:
             raise ValueError(f"FlowGrad.threshold must not be negative, got {self.threshold}")
-        if self.members not in ("shared", "copied"):
-            raise ValueError(f"FlowGrad.members must be 'shared' or 'copied', got {self.members!r}")
+        refuse_other(self, members=(self.members, ("shared", "copied")))
 
     def forward_pass(self, chain: Chain, by: Inputs) -> tuple[Tensor, Trace]:
         if not chain.grid.sampling or float(chain.grid.alpha.min()) <= 0.0:

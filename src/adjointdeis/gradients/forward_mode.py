@@ -30,8 +30,6 @@ class ForwardMode(StepwiseMethod):
     \frac{\partial\Phi_i}{\partial z}\,\dot z_k`, so that the run ends with
     :math:`T_k = \frac{\partial x_0}{\partial v_k}`, and any loss has the derivatives
     :math:`\frac{\partial L}{\partial v_k} = \langle \frac{\partial L}{\partial x_0}, T_k\rangle`.
-    There is no pass backwards through the sampler: the backward pass is these K inner products,
-    whatever the loss, and may be taken for any number of losses.
 
     Exact for any sampler, multistep ones and SDEs included, as every step is differentiated while
     it runs; nothing is evaluated again, so that counters, caches and random numbers of the
@@ -44,10 +42,6 @@ class ForwardMode(StepwiseMethod):
     Args:
         directions: K directions of x_T, shape (K, \*x_T.shape); None for all of its numbers.
         limit: largest K that is accepted, at least 1. Work and memory grow with K.
-
-    Cost: N evaluations, with K Jacobian-vector products for each; ``Rollout.cost`` counts them as
-    products. K tangents of the state, and of one layer's activations, are held at one time,
-    whatever N.
 
     Raises:
         ValueError: limit below 1; directions of another shape, or of an x_T that wants no gradient.

@@ -33,11 +33,9 @@ _KEPT = (
 
 
 class Mark:
-    """Of the graph of one step: autograd numbers the nodes that a thread makes in their order.
+    """From which number to which a thread has made the nodes of a step's graph.
 
-    Attributes:
-        first, end: numbers of the nodes that this thread has made for the step; there is no end
-            before :class:`LeafCheck` has looked at the graph.
+    Autograd numbers them in their order; there is no end before :class:`LeafCheck` has looked.
     """
 
     __slots__ = ("end", "first")
@@ -99,10 +97,6 @@ class RunKey:
                 if tensor.is_leaf:
                     tensor.requires_grad_(False)
 
-    def is_late(self, leaf: Tensor) -> bool:
-        """Whether this is a tensor that the network began to hold in a step without a graph."""
-        return any(ref() is leaf for ref in self.late)
-
     def here(self) -> bool:
         """Whether this is the thread of the sampling run."""
         return self._thread is _this_thread()
@@ -110,11 +104,9 @@ class RunKey:
     def holds(self, node: Any, mark: Mark, own: bool, by_number: bool) -> bool:
         """Whether a step may use a node: its own, or one that was there before the run.
 
-        Args:
-            node: has the step's mark from now on, if it has none and is not told by its number.
-            mark: of the step.
-            own: whether the node's number is one of the mark's.
-            by_number: whether the numbers of this thread tell, as they do in a backward pass.
+        The node has the step's mark from now on, if it has none and is not told by its number:
+        ``own`` says whether that is one of the mark's, ``by_number`` whether numbers of this thread
+        tell, as they do in a backward pass.
         """
         here = self.here()
         before = here and node._sequence_nr() < self._first
@@ -158,12 +150,10 @@ class LeafCheck:
     A leaf that the denoiser made itself, to take a gradient inside the step, is none of them: it
     ends with the graph of its step, or shares the memory of what the step was given.
 
-    A value that the network keeps from one evaluation for later ones (a projected prompt, keys
-    and values, the embedding of a time, its own outputs) is right, so that comparing numbers finds
-    nothing; but the graph behind it is that of another step, whose inputs are no longer those that
-    a gradient is asked for. Every node that the sampling run was seen to make carries the mark of
-    its step, whatever thread looks (backward passes of a GPU run in threads of their own); in the
-    sampling run's own thread a backward pass goes by the nodes' numbers.
+    A value that the network keeps from one evaluation for later ones is right, but the graph behind
+    it is that of another step, whose inputs get no gradient any more. Every node that the sampling
+    run was seen to make carries the mark of its step, whatever thread looks (backward passes of a
+    GPU run in threads of their own); in its own thread a backward pass goes by the nodes' numbers.
 
     A step taken again needs no such walk where the sampling run shows that it leads to nothing but
     what it is given, and nothing holds the graph of another step.
@@ -175,9 +165,8 @@ class LeafCheck:
         suspects: leaves that were found and are lost if they outlive their graph.
 
     Args:
-        known: tensors at which a graph may end, because they receive their gradient. They need
-            not be leaves: the output of a text encoder is one, and what lies behind it is
-            autograd's own business.
+        known: tensors at which a graph may end, because they receive their gradient; they need
+            not be leaves, such as the output of a text encoder.
     """
 
     def __init__(self, known: Collection[Tensor]) -> None:
@@ -188,10 +177,6 @@ class LeafCheck:
         self.suspects: list[weakref.ref[Tensor]] = []
         self.run: RunKey | None = None
         self.by_number = False
-
-    def goes_back(self, run: RunKey | None) -> None:
-        """Begin a backward pass of a sampling run."""
-        self.run, self.by_number = run, run is not None and run.numbered
 
     def look(
         self,
@@ -204,9 +189,8 @@ class LeafCheck:
         """Search the graph of a step; :meth:`refuse` must follow once the graph is gone.
 
         Args:
-            outputs: results of the step.
-            entering: state and history that the step was given.
-            leaves: everything that it was given; it has no graph of its own.
+            outputs, entering, leaves: results of the step, the state and history that it was
+                given, and all that it was given, which has no graph of its own.
             mark: made before the graph; the same whenever this graph is looked at.
             again: whether the sampling run took this step, too.
 
@@ -247,7 +231,7 @@ class LeafCheck:
                 continue
             if any(leaf is given for given in leaves):
                 continue
-            if run is not None and run.late and run.is_late(leaf):
+            if run is not None and any(ref() is leaf for ref in run.late):
                 raise UnreachableLeafError(_KEPT.format(f"a tensor of shape {tuple(leaf.shape)}"))
             if leaf.untyped_storage().data_ptr() not in memory:
                 self.suspects.append(weakref.ref(leaf))
@@ -261,9 +245,7 @@ class LeafCheck:
     def refuse(self, where: str) -> None:
         """Raise if a leaf outlived the graph in which it was found.
 
-        Raises:
-            UnreachableLeafError: naming the shape of the first such leaf. Leaves behind a
-                custom autograd function that hides its inputs cannot be seen.
+        Leaves behind a custom autograd function that hides its inputs cannot be seen.
         """
         if not self.suspects:
             return
@@ -293,14 +275,8 @@ def pull_back(
 ) -> list[Tensor | None]:
     """One vector-Jacobian product of a graph, for all inputs that require a gradient at once.
 
-    Outputs without a graph and outputs without a cotangent are left out: both are zero, and
-    the history that the last step leaves behind has none.
-
-    Args:
-        chain: counts the products.
-        outputs, cotangents: what is pulled back.
-        inputs: what it is pulled back to.
-        evaluations: network evaluations in the graph; one product passes through each.
+    Outputs without a graph or a cotangent are left out; the chain counts a product for each of the
+    ``evaluations`` in the graph.
 
     Raises:
         NotSupportedError: the graph holds a reentrant checkpoint.

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from adjointdeis.diffusion.conditions import PerStep, divided
 from adjointdeis.diffusion.grid import TimeGrid
 from adjointdeis.diffusion.prediction import wide
-from adjointdeis.gradients.consistency import tolerance
 from adjointdeis.gradients.cost import Cost, CountedDenoiser
 from adjointdeis.gradients.step_context import ContextRecorder
 
@@ -28,9 +27,8 @@ def check_independent(
     Random states and buffers are left as they were.
 
     Args:
-        denoiser, x, z, grid: as in ``sample``.
+        denoiser, x, z, grid, cost: as in ``sample``; both evaluations are counted.
         size: how many samples a part has, below the batch.
-        cost: counts both evaluations.
 
     Raises:
         CoupledSamplesError: naming the layer, or what else it may be.
@@ -72,7 +70,7 @@ def check_independent(
             source.set(state)
     one, other = found
     off, length = float((one - other).norm()), float(max(one.norm(), other.norm()))
-    if off > tolerance(recorder, x) * length:
+    if off > recorder.tolerance * length:
         raise CoupledSamplesError(
             f"the network gives the first of {batch} samples another output beside other samples, "
             f"off by {off / length:.2g} of its length, so that microbatch would change the result. "

@@ -2,7 +2,6 @@
 
 import weakref
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,16 +15,14 @@ from adjointdeis.gradients.step_context import StepContext
 
 # What a method evaluates with a graph: (state and history, z, noise) -> outputs.
 Function = Callable[[Sequence[Tensor], Any, Tensor | None], tuple[Tensor, ...]]
+# Takes a step: (its number, state and history, z, noise) -> the same after it.
+Take = Callable[[int, tuple[Tensor, ...], Any, Tensor | None], tuple[Tensor, ...]]
 ONE_SLOT = ((0, 1.0),)
 
 
 @dataclass
 class Sums:
-    """Running sums of gradients, one slot per input; an untouched slot is a zero gradient.
-
-    Attributes:
-        values: the sums, None while nothing was added.
-    """
+    """Running sums of gradients, one slot per input; None, a zero, while nothing was added."""
 
     size: int
     values: list[Tensor | None] = field(init=False)
@@ -50,9 +47,8 @@ class StepGraph:
     """A function evaluated with a graph: the leaves that enter it and the tensors that leave it.
 
     Attributes:
-        entering: state and history; leaves.
-        z: leaves of the condition.
-        noise: leaf of the step's noise, where that wants a gradient.
+        entering, z, noise: leaves: state and history, the condition, the noise if it wants a
+            gradient.
         outputs: results.
         evaluations: network evaluations in the graph.
         slot, step: whose condition and whose noise they are.
@@ -80,12 +76,7 @@ class StepGraph:
 
 @dataclass(eq=False)
 class TrajectoryCotangents:
-    """dL/d of what a run passes through, None where L does not depend on it.
-
-    Attributes:
-        states: of x after each step but the last.
-        predictions: of the data prediction of each step.
-    """
+    """dL/d of x after each step but the last, and of each data prediction; None for zero."""
 
     states: Sequence[Tensor | None]
     predictions: Sequence[Tensor | None]
@@ -153,10 +144,6 @@ class Inputs:
         found.noise = tuple(noise.detach() for noise in found.noise)
         return found
 
-    def theta_gradients(self) -> list[Tensor | None]:
-        """The sums of theta's gradients; None where nothing was added."""
-        return self.sums.values[self._first_theta :]
-
     def condition(self, slot: int) -> Any:
         """The condition of a slot, detached."""
         return self.chain.conditions.at(slot, self.z[slot])
@@ -176,7 +163,6 @@ class Inputs:
         function: Function,
         entering: Sequence[Tensor],
         slot: int,
-        context: StepContext | None,
         *,
         step: int | None = None,
         need_entering: bool = True,
@@ -187,16 +173,13 @@ class Inputs:
         Args:
             function: receives copies, which it may change in place.
             entering: state and history.
-            slot: whose condition.
-            context: in which the function is evaluated; None for the present one.
-            step: whose noise; None for a function that takes none.
+            slot, step: whose condition and noise; a step of None for a function without noise.
             need_entering: whether the gradient of ``entering`` is wanted.
             every_z: whether the gradients of all leaves of z are wanted, those of slots included
                 that want none: for methods that use the product of one slot for another.
         """
         chain, before, mark = self.chain, self.chain.cost.nfe, Mark()
-        replayed = nullcontext() if context is None else context.replayed()
-        with torch.enable_grad(), replayed:
+        with torch.enable_grad():
             leaves = [detached(value, need_entering) for value in entering]
             wanted = self.needs_z(slot)
             z = [
@@ -213,6 +196,25 @@ class Inputs:
             leaves, z, noise, tuple(outputs), chain.cost.nfe - before, slot, step, mark,
             kept=not chain.cost.in_backward,
         )  # fmt: skip
+
+    def graph_of_steps(
+        self, take: Take, steps: range, entering: Sequence[Tensor], need_x: bool = False
+    ) -> StepGraph:
+        """Take steps, from state and history, with one graph to what wants a gradient.
+
+        With ``need_x`` also to x_T, whose gradient may not be wanted.
+        """
+
+        def function(entering: Sequence[Tensor], z: Any, noise: Any) -> tuple[Tensor, ...]:
+            found = tuple(entering)
+            for step in steps:
+                found = take(step, found, z, noise)
+            return found
+
+        first, need = steps.start, need_x or steps.start > 0 or self.needs[0]
+        return self.graph(
+            function, entering, self.chain.slot(first), step=first, need_entering=need
+        )
 
     def pull(
         self, graph: StepGraph, cotangents: Sequence[Tensor | None]
@@ -252,10 +254,10 @@ class Inputs:
         """One evaluation of a function of (x, z) with a graph, and one product.
 
         Args:
-            function, x, slot: what is evaluated, where, and with whose condition.
-            cotangent: of the value.
-            context: in which the function is evaluated.
-            of_prediction: cotangent of the data prediction of the function's first evaluation.
+            function, x, slot, context: what is evaluated, where, with whose condition, and in what
+                random state.
+            cotangent, of_prediction: of the value, and of the data prediction of the first
+                evaluation.
 
         Returns:
             The gradient of x, those of z and theta, and the value.
@@ -264,13 +266,14 @@ class Inputs:
         def of_one(entering: Sequence[Tensor], z: Any, noise: Tensor | None) -> tuple[Tensor, ...]:
             del noise
             self.chain.denoiser.first = None
-            value = function(entering[0], z)
+            with context.replayed():
+                value = function(entering[0], z)
             if of_prediction is not None:
                 return value, self.chain.prediction()
             self.chain.denoiser.first = None
             return (value,)
 
-        graph = self.graph(of_one, [x], slot, context, every_z=True)
+        graph = self.graph(of_one, [x], slot, every_z=True)
         (a_x,), rest = self.pull(graph, [cotangent, of_prediction])
         return a_x, rest, graph.outputs[0]
 
@@ -280,12 +283,9 @@ class Inputs:
         weight: float = 1.0,
         slots: Sequence[tuple[int, float]] = ONE_SLOT,
     ) -> None:
-        """Add ``weight`` times the gradients of z and theta to the sums.
+        """Add ``weight`` times the gradients of z and theta, from a product, to the sums.
 
-        Args:
-            rest: from a product: the leaves of one condition, then theta.
-            weight: factor.
-            slots: which conditions receive the gradient of z, each with a further factor.
+        ``slots`` are the conditions that receive the gradient of z, each with a further factor.
         """
         for slot, share in slots:
             wanted = self.needs_z(slot)

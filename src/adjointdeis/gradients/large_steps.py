@@ -98,15 +98,9 @@ def warn_of_large_steps(
 ) -> None:
     """Warn once if a step can flip the sign of the adjoint.
 
-    The noise form is judged by its widest finite step, the data form by ``flipped_step``.
-
-    Args:
-        grid: nodes of the adjoint solve.
-        factor: c, 1 for the ODE and 2 for the SDE.
-        order, prediction: of the adjoint solve.
-        owner: the method, for the message.
-        substeps: equal steps of rho that each interval is divided into; the one at the clean
-            end is the widest in lmbda.
+    The noise form is judged by its widest finite step, the data form by ``flipped_step``. Where an
+    interval is divided into equal ``substeps`` of rho, the one at the clean end is the widest in
+    lmbda.
     """
     if prediction == "data":
         _warn_of_undershooting(grid, factor, order, owner)

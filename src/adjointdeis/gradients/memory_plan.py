@@ -101,13 +101,7 @@ class MemoryPlan:
         return redone + advances(redone, self.snapshots) - (redone - 1)
 
     def bytes(self, steps: int, latent: int, activations: int) -> int:
-        """Largest number of bytes held at one time.
-
-        Args:
-            steps: number of differentiated steps.
-            latent: bytes of the input of one step, solver history included.
-            activations: bytes of the activations of one step.
-        """
+        """Largest number of bytes held, from those of a step's input and activations."""
         kept = min(self.kept, steps)
         redone = steps - kept
         # The input of the last recomputed step is held beside the snapshots, and so is x_0.
@@ -128,9 +122,7 @@ def choose_plan(steps: int, budget: int, latent: int, activations: int) -> Memor
         redone = steps - kept
         # Snapshots only help: take as many as fit beside the kept graphs.
         fitting = (budget - MemoryPlan(0, kept).bytes(steps, latent, activations)) // latent
-        if redone and fitting >= redone - 1:
-            candidates.append(MemoryPlan(None, kept))
-        elif redone == 0 and fitting >= 0:
+        if fitting >= max(0, redone - 1):
             candidates.append(MemoryPlan(None, kept))
         elif fitting >= 1:
             candidates.append(MemoryPlan(fitting, kept))

@@ -48,13 +48,14 @@ def interpolation_weights(places: Sequence[float], x: float) -> list[float]:
     # In units of x the coefficients of the Lagrange polynomials stay of order one.
     scaled = [place / x for place in places]
     means = [moment / x**i for i, moment in enumerate(moments(len(places), x))]
-    weights = []
-    for j, own in enumerate(scaled):
-        polynomial = [1.0]
-        for k, other in enumerate(scaled):
-            if k != j:
-                gap = own - other
-                shifted, kept = [0.0, *polynomial], [*polynomial, 0.0]
-                polynomial = [(a - other * b) / gap for a, b in zip(shifted, kept, strict=True)]
-        weights.append(sum(c * m for c, m in zip(polynomial, means, strict=True)))
-    return weights
+    polynomials = (lagrange(scaled, j) for j in range(len(scaled)))
+    return [sum(c * m for c, m in zip(each, means, strict=True)) for each in polynomials]
+
+
+def lagrange(places: Sequence[float], j: int) -> list[float]:
+    """Coefficients, lowest first, of the polynomial that is 1 at place j and 0 at the others."""
+    polynomial = [1.0]
+    for other in (*places[:j], *places[j + 1 :]):
+        shifted, kept, gap = [0.0, *polynomial], [*polynomial, 0.0], places[j] - other
+        polynomial = [(a - other * b) / gap for a, b in zip(shifted, kept, strict=True)]
+    return polynomial

@@ -24,18 +24,14 @@ class OneStep(StepwiseMethod):
 
     which on a grid that ends at sigma = 0 is the data prediction
     :math:`(x_T - \sigma_T \epsilon) / \alpha_T`. x_T, z and theta receive its three partial
-    derivatives. Exact for DDIM with N = 1; the guidance algorithm calls it from the current
-    state, with the grid that is left. Bias: the Jacobian of all later steps. The direction is
+    derivatives. Exact for DDIM with N = 1. Bias: the Jacobian of all later steps. The direction is
     good, the length means nothing at high noise: users of it rescale.
 
     On an SDE sampler the same deterministic step is taken: the gradient of the mean that the
     network predicts, blind to the noise of the path.
 
     Args:
-        check: as for ``StepwiseMethod``: compare what is evaluated again.
-
-    Cost: N evaluations forward, 1 more with a graph, 1 vector-Jacobian product; x_T alone is
-    held.
+        check: as for ``StepwiseMethod``.
 
     Raises:
         NotSupportedError: a scheduled condition requires a gradient; only its first entry

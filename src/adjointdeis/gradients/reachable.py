@@ -11,7 +11,7 @@ import types
 import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -21,6 +21,8 @@ from torch import Tensor, nn
 _EVERY_MODULE = frozenset(vars(nn.Module()))
 _LARGEST = 20_000  # values; a bound for what is no sampler but leads everywhere
 _PLAIN = (bool, int, float, complex, str, type(None))
+_NAMED = (nn.Module, Tensor, torch.Generator, random.Random)
+_HOLDS_NOTHING = (Tensor, types.ModuleType, type, bytes, range)
 _KNOWN_PURE = ("torch.", "adjointdeis.")
 
 
@@ -125,16 +127,18 @@ def next_number() -> int:
 
 
 def _comparable(value: Any) -> Any:
+    if isinstance(value, _PLAIN):
+        # 1 == True == 1.0, and nan differs from itself.
+        return type(value), repr(value)
     if isinstance(value, Tensor):
         return id(value), version(value)
     if isinstance(value, torch.Generator):
         return value.get_state().numpy().tobytes()
     if isinstance(value, random.Random):
         return hash(value.getstate())
-    if hasattr(value, "bit_generator"):
+    if not isinstance(value, nn.Module) and hasattr(value, "bit_generator"):
         return str(value.bit_generator.state)
-    # 1 == True == 1.0, and nan differs from itself.
-    return (type(value), repr(value)) if isinstance(value, _PLAIN) else id(value)
+    return id(value)
 
 
 def _walk(roots: Sequence[Any]) -> Iterator[tuple[str, Any]]:
@@ -146,9 +150,7 @@ def _walk(roots: Sequence[Any]) -> Iterator[tuple[str, Any]]:
             yield name, value
         elif id(value) not in seen:
             seen.add(id(value))
-            if isinstance(value, Tensor | torch.Generator | random.Random | nn.Module):
-                yield name, value
-            elif hasattr(value, "bit_generator"):
+            if isinstance(value, _NAMED) or hasattr(value, "bit_generator"):
                 yield name, value
             queue.extend(_parts(name, value))
 
@@ -165,11 +167,11 @@ def _parts(name: str, value: Any) -> Iterator[tuple[str, Any]]:
         yield from ((name, value.__self__), (name, value.__func__))
     elif isinstance(value, partial):
         yield from ((name, part) for part in (value.func, value.args, value.keywords))
-    elif isinstance(value, Tensor | types.ModuleType | type | bytes | range):
+    elif isinstance(value, _HOLDS_NOTHING):
         return
     elif isinstance(value, Mapping):
         yield from ((f"{name}[{key!r}]", part) for key, part in list(value.items()))
-    elif isinstance(value, Sequence | Set | deque):
+    elif isinstance(value, (Sequence, Set, deque)):
         yield f"len({name})", len(value)
         yield from ((f"{name}[{place}]", part) for place, part in enumerate(list(value)))
     elif hasattr(value, "__dict__"):
@@ -193,8 +195,11 @@ def _of_function(name: str, function: types.FunctionType) -> Iterator[tuple[str,
             continue
     yield from ((f"{name}.{key}", part) for key, part in vars(function).items())
     yield name, function.__defaults__
+    known = function.__globals__
     for key in _global_names(code):
-        part = function.__globals__.get(key)
+        if key not in known:
+            continue
+        part = known[key]
         # Functions of other files would lead through whole libraries.
         elsewhere = isinstance(part, types.FunctionType) and (
             part.__code__.co_filename != code.co_filename
@@ -203,9 +208,8 @@ def _of_function(name: str, function: types.FunctionType) -> Iterator[tuple[str,
             yield key, part
 
 
-def _global_names(code: types.CodeType) -> Iterator[str]:
+@lru_cache(1024)
+def _global_names(code: types.CodeType) -> tuple[str, ...]:
     """Globals that a function may read, those of the functions inside it included."""
-    yield from code.co_names
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield from _global_names(constant)
+    inside = (constant for constant in code.co_consts if isinstance(constant, types.CodeType))
+    return (*code.co_names, *(name for each in inside for name in _global_names(each)))

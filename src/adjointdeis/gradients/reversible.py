@@ -63,12 +63,7 @@ class Reversible(StepwiseMethod):
     generator per evaluation.
 
     Args:
-        check: as for ``StepwiseMethod``: compare what is evaluated again.
-
-    Cost: the evaluations of the sampler (2N for EDICT, N for BDIA and O-BELM, 2sN for Rex with
-    s stages), as many again with a graph, one vector-Jacobian product for each. Memory: two
-    latents and the activations of one coupling, whatever N; the trajectory, if it is asked for,
-    is held by whoever asked.
+        check: as for ``StepwiseMethod``.
 
     Warns:
         AmplificationWarning: the predicted amplification of rounding passes 1e-3 in the dtype
@@ -103,7 +98,8 @@ class Reversible(StepwiseMethod):
         solver = reversible(chain)
         warn_of_amplification(solver, chain.grid, by.x_T.dtype)
         run = Run(chain, by, owner="Reversible", check=self.check)
-        record = LastPair(run.trace.recorder, CouplingCheck(chain, self.check))
+        recorder = run.trace.recorder
+        record = LastPair(recorder, CouplingCheck(chain, recorder, self.check))
 
         def moved(step: int, pair: Latents, z: Any) -> tuple[Tensor, ...]:
             """State, data prediction if the trajectory is wanted, and history of a step."""
@@ -124,13 +120,8 @@ class Reversible(StepwiseMethod):
             for step in range(chain.steps):
                 run.watch(step)
                 pair = solver.pair(x, record.state)
-                with run.inputs(step, pair) as given:
-                    x, record.state = run.settled(
-                        pair,
-                        moved(step, (given.copies[0], given.copies[1]), given.z),
-                        given.mark,
-                        given.leaves,
-                    )
+                with run.inputs(step, pair) as ((u, v), z, mark, leaves):
+                    x, record.state = run.settled(pair, moved(step, (u, v), z), mark, leaves)
         run.close(record.state)
         chain.cost.holds(2)
         return x, record
@@ -141,7 +132,7 @@ class Reversible(StepwiseMethod):
         solver = reversible(chain)
         pair, wanted = solver.pair(x_0.detach(), record.state), by.of_trajectory
         adjoint = of_pair(chain, pair, a_x)
-        check = record.check.rewound(record.recorder, x_0)
+        check = record.check.rewound()
         position = len(record.contexts)
         for step in reversed(range(chain.steps)):
             slot, of_prediction = chain.slot(step), None

@@ -3,7 +3,6 @@
 import weakref
 from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 from adjointdeis.gradients.chain import Chain, NotSupportedError, Trajectory, detached
 from adjointdeis.gradients.consistency import GraphCheck, InconsistentStepError
 from adjointdeis.gradients.graphs import Mark, RunKey
-from adjointdeis.gradients.inputs import Inputs, StepGraph
+from adjointdeis.gradients.inputs import Inputs, StepGraph, Take
 from adjointdeis.gradients.reachable import (
     Newborn,
     changes,
@@ -22,7 +21,7 @@ from adjointdeis.gradients.reachable import (
     reachable,
     version,
 )
-from adjointdeis.gradients.step_context import ContextRecorder, StepContext
+from adjointdeis.gradients.step_context import ContextRecorder
 from adjointdeis.gradients.trace import Trace
 from adjointdeis.solvers.base import State
 
@@ -40,24 +39,18 @@ class Run:
     a graph then only arises from a tensor that nobody named, and costs nothing otherwise. With
     trainable weights the first step does so, the others are looked at when they are recomputed.
 
-    The first two steps, a middle one and the last have a graph to x and z as well: a network that
-    keeps a value for later steps would keep it with its graph, by which :class:`LeafCheck` finds
-    it in a later step or in the backward pass. So have all steps of a short run, and of a network
-    that changes what it holds in the second step, whose graphs are compared as well
-    (:class:`GraphCheck`). What it holds anew after the run, of another network, was made in a step
-    without a graph, and is watched in the backward pass.
-
-    Attributes:
-        with_graph: numbers of these steps.
+    Some steps have a graph to x and z as well, by which :class:`LeafCheck` finds a value that the
+    network keeps for later ones: the first two, a middle one and the last; all of a short run, and
+    of a network that changes what it holds in the second step, whose graphs are compared as well
+    (:class:`GraphCheck`). What another network holds anew after the run was made in a step without
+    a graph, and is watched in the backward pass.
 
     Args:
-        chain, by: the run and what it is differentiated by.
+        chain, by, owner: the run, what it is differentiated by, and the method, for messages.
         check: whether to look for kept values.
-        every_step: look at every step here; for methods that do not recompute every step.
-        observed: also record evaluations, and whether the sampler changes a state of its own;
-            for methods that recompute no step.
+        observed: look at every step here, record evaluations, and whether the sampler changes a
+            state of its own; for methods that recompute no step.
         black_box: whether the method only needs the step as a whole.
-        owner: the method, for messages.
     """
 
     def __init__(
@@ -67,13 +60,12 @@ class Run:
         *,
         owner: str,
         check: bool,
-        every_step: bool = False,
         observed: bool = False,
         black_box: bool = False,
     ) -> None:
         self.chain, self.by, self.owner = chain, by, owner
         self.with_graph: set[int] = set()
-        self.every_step = every_step or not by.theta
+        self.every_step = observed or not by.theta
         self.black_box, self.observed = black_box, observed
         self._roots = (chain.denoiser.denoiser, chain.solver)
         self.trace = Trace(owner, check, ContextRecorder(self._roots, by.x_T))
@@ -104,10 +96,9 @@ class Run:
             finally:
                 self.chain.denoiser.graphs = None
 
-    def enter(self, step: int) -> StepContext:
-        """The context of a step that is about to be taken."""
-        context = self.trace.recorder.now()
-        self.trace.contexts.append(context)
+    def enter(self, step: int) -> None:
+        """Record the context of a step that is about to be taken."""
+        self.trace.contexts.append(self.trace.recorder.now())
         self.watch(step)
         if self.observed:
             self.trace.evaluations.slot = self.chain.slot(step)
@@ -115,13 +106,9 @@ class Run:
             if step == min(1, self.chain.steps - 1):
                 # What is made by the first evaluation, such as a table, has been made now.
                 self._before = self._own_state()
-        return context
 
     def watch(self, step: int) -> None:
-        """Look whether the network begins to keep or count something, before a step is taken.
-
-        From the second step on: what it makes in the first one, it may keep.
-        """
+        """Look whether the network begins to keep or count something after the first step."""
         key = self.by.leaf_check.run
         if step not in (1, 2) or key is None:
             return
@@ -160,73 +147,58 @@ class Run:
 
     def advance(self, step: int, x: Tensor, state: State) -> tuple[Tensor, State]:
         """Take a step; x itself stays as it is even if the network works in place."""
-        noise = self.by.noise[step].detach() if self.by.noise else None
-        if step > 0 and step not in self.with_graph and not self.trace.in_place:
-            return self._advance_quickly(step, x, state, noise)
-        with self.inputs(step, [x, *state]) as given:
-            (own, *history), z = given.copies, given.z
-            before = version(own)
-            # Handed on without a name: what is refused must not be held by the graph of this step.
-            found = self.settled(
-                [x, *state],
-                taken(self.chain, step, own, z, tuple(history), noise),
-                given.mark,
-                given.leaves,
-            )
-        self.trace.in_place = self.trace.in_place or version(own) != before
-        return found
-
-    def _advance_quickly(
-        self, step: int, x: Tensor, state: State, noise: Tensor | None
-    ) -> tuple[Tensor, State]:
-        """The same for a step without a graph, where no step has changed its x in place."""
-        chain, before, mark = self.chain, version(x), Mark()
-        slot = chain.slot(step)
-        z = [leaf.detach() for leaf in self.by.z[slot]]
+        chain, by, trace = self.chain, self.by, self.trace
+        noise = by.noise[step].detach() if by.noise else None
+        if step in self.with_graph or step == 0 or trace.in_place:
+            with self.inputs(step, [x, *state]) as ((own, *history), z, mark, leaves):
+                before = version(own)
+                # Handed on without a name: what is refused must not be held by this step's graph.
+                found = self.settled(
+                    [x, *state], taken(chain, step, own, z, tuple(history), noise), mark, leaves
+                )
+            trace.in_place = trace.in_place or version(own) != before
+            return found
+        # The same in fewer calls, where neither a graph nor a change in place is expected.
+        before, mark, slot = version(x), Mark(), chain.slot(step)
+        leaves = [leaf.detach() for leaf in by.z[slot]]
         own, *history = entering = [x.detach(), *(value.detach() for value in state)]
-        condition = chain.conditions.at(slot, z)
+        z = chain.conditions.at(slot, leaves)
         if torch.is_grad_enabled() == self.every_step:
-            found = taken(chain, step, own, condition, tuple(history), noise)
+            outputs = taken(chain, step, own, z, tuple(history), noise)
         else:
             with torch.set_grad_enabled(self.every_step):
-                found = taken(chain, step, own, condition, tuple(history), noise)
-        found = self.settled(entering, found, mark, [*entering, *z])
-        self._refuse_in_place(step, x, before)
+                outputs = taken(chain, step, own, z, tuple(history), noise)
+        found = self.settled(entering, outputs, mark, [*entering, *leaves])
+        refuse_in_place(step, x, before)
         return found
 
-    def graph(self, steps: range, x: Tensor, state: State) -> StepGraph:
-        """Take steps, the first of which was entered, with one graph that is kept."""
+    def graph(
+        self, steps: range, x: Tensor, state: State, take: Take, need_x: bool = False
+    ) -> StepGraph:
+        """Take steps, the first of which was entered, with one graph; see ``graph_of_steps``."""
+        trace = self.trace
 
-        def function(entering: Sequence[Tensor], z: Any, noise: Any) -> tuple[Tensor, ...]:
-            found, in_place = tuple(entering), self.trace.in_place
-            for step in steps:
-                if step > steps.start:
-                    self.enter(step)
-                    found = tuple(value.clone() for value in found) if in_place else found
-                own, before = found[0], version(found[0])
-                found = taken(self.chain, step, own, z, found[1:], noise)
-                if step > steps.start and not in_place:
-                    self._refuse_in_place(step, own, before)
-                in_place = in_place or version(own) != before
+        def each(step: int, found: tuple[Tensor, ...], z: Any, noise: Any) -> tuple[Tensor, ...]:
+            if step > steps.start:
+                self.enter(step)
+                found = tuple(value.clone() for value in found) if trace.in_place else found
+            own, before = found[0], version(found[0])
+            found = take(step, found, z, noise)
+            if step > steps.start and not trace.in_place:
+                refuse_in_place(step, own, before)
+            trace.in_place = trace.in_place or version(own) != before
             return found
 
-        need = steps.start > 0 or self.by.needs[0]
-        slot = self.chain.slot(steps.start)
-        return self.by.graph(
-            function, [x, *state], slot, None, step=steps.start, need_entering=need
-        )
-
-    @staticmethod
-    def _refuse_in_place(step: int, x: Tensor, before: int) -> None:
-        if version(x) != before:
-            raise NotSupportedError(
-                f"the denoiser or the sampler begins to change its x in place at step {step}, and "
-                "did not before: write x = x * c instead of x.mul_(c), or use gradient=Backprop()"
-            )
+        return self.by.graph_of_steps(each, steps, [x, *state], need_x)
 
     @contextmanager
-    def inputs(self, step: int, entering: Sequence[Tensor]) -> Iterator["Given"]:
-        """What a step is taken with: copies of what enters it, and its condition.
+    def inputs(
+        self, step: int, entering: Sequence[Tensor]
+    ) -> Iterator[tuple[list[Tensor], Any, Mark, list[Tensor]]]:
+        """What a step is taken with.
+
+        Copies of x, which the network may change in place, and of the solver's history; the
+        condition; and for :meth:`settled` the mark of the step's graph, and where it may end.
 
         Raises:
             ValueError: the step changes its condition in place.
@@ -247,7 +219,7 @@ class Run:
                 # A network may change its x in place, but never a leaf.
                 copies = [leaf.clone() if graph or leaf is leaves[0] else leaf for leaf in leaves]
                 condition = self.chain.conditions.at(slot, z)
-                yield Given(copies, condition, [*leaves, *z], mark)
+                yield copies, condition, mark, [*leaves, *z]
         except RuntimeError as error:
             if "leaf Variable that requires grad" in str(error) and any(t.requires_grad for t in z):
                 raise ValueError(_CHANGES_Z) from error
@@ -299,10 +271,7 @@ class Run:
         return outputs[0], tuple(outputs[2:])
 
     def close(self, end: State) -> Trace:
-        """End the run.
-
-        Args:
-            end: the solver's history after the last step.
+        """End the run, with the solver's history after its last step.
 
         Raises:
             InconsistentStepError: the sampler changes a state of its own, and this method takes
@@ -330,49 +299,11 @@ class Run:
         return [own_state(root) for root in self._roots]
 
 
-@dataclass(frozen=True, eq=False)
-class Given:
-    """What a step of a run is taken with.
-
-    Attributes:
-        copies: x, which the network may change in place, and the solver's history.
-        z: the condition.
-        leaves: where the step's graph may end.
-        mark: of that graph, for :class:`LeafCheck`.
-    """
-
-    copies: Sequence[Tensor]
-    z: Any
-    leaves: Sequence[Tensor]
-    mark: Mark
-
-
 def traced(
-    chain: Chain,
-    by: Inputs,
-    keep: Container[int],
-    *,
-    owner: str,
-    check: bool,
-    observed: bool = False,
-    black_box: bool = False,
+    chain: Chain, by: Inputs, keep: Container[int] = (), **options: Any
 ) -> tuple[Tensor, Trace]:
-    """Sample without a graph; x_0, and a trace with the states that are kept.
-
-    Args:
-        keep: numbers of the states that are stored; x_0, number N, never is.
-        owner, check, observed, black_box: as for :class:`Run`; an observed run looks at every
-            step.
-    """
-    run = Run(
-        chain,
-        by,
-        owner=owner,
-        check=check,
-        every_step=observed,
-        observed=observed,
-        black_box=black_box,
-    )
+    """Sample without a graph; x_0, and a trace with the states of these numbers, below N."""
+    run = Run(chain, by, **options)
     x, state = by.x_T, chain.initial_state(by.x_T)
     with run.recording():
         for step in range(chain.steps):
@@ -391,6 +322,19 @@ def taken(
     """State, data prediction if the trajectory is wanted, and history of a step."""
     x, state = chain.advance(step, x, z, state, noise)
     return (x, *state) if chain.trajectory is None else (x, chain.prediction(), *state)
+
+
+def refuse_in_place(step: int, x: Tensor, before: int) -> None:
+    """Refuse a step that was the first to change its x in place.
+
+    Raises:
+        NotSupportedError: it was.
+    """
+    if version(x) != before:
+        raise NotSupportedError(
+            f"the denoiser or the sampler begins to change its x in place at step {step}, and "
+            "did not before: write x = x * c instead of x.mul_(c), or use gradient=Backprop()"
+        )
 
 
 def refuse_changed(conditions: Sequence[Tensor], versions: Sequence[int]) -> None:

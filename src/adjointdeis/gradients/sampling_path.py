@@ -25,12 +25,10 @@ class SamplingPath:
 
     Args:
         denoiser, x_T, z, solver, grid, noise: as for ``sample``.
-        parameters: tensors to differentiate by.
-        cost: counters that are added to.
+        parameters, cost: tensors to differentiate by, and counters that are added to.
 
     Attributes:
-        x: the present state.
-        steps_taken: how many steps led to it.
+        x, steps_taken: the present state, and how many steps led to it.
     """
 
     def __init__(
@@ -72,7 +70,8 @@ class SamplingPath:
         method = DiscreteAdjoint(check=False)
         with torch.no_grad(), self.chain.backward_pass():
             method.backward_pass(self.chain, record, self._by, self.x, a_x)
+        theta, sums = self._by.theta, self._by.sums.values
         return [
             torch.zeros_like(parameter) if value is None else value
-            for parameter, value in zip(self._by.theta, self._by.theta_gradients(), strict=True)
+            for parameter, value in zip(theta, sums[len(sums) - len(theta) :], strict=True)
         ]

@@ -12,9 +12,8 @@ from adjointdeis.diffusion.noise import BrownianPath
 from adjointdeis.diffusion.transition import rho_gap
 from adjointdeis.extras import load
 from adjointdeis.gradients.augmented import Augmented, Coefficients
-from adjointdeis.gradients.base import StepwiseMethod
+from adjointdeis.gradients.base import ContinuousAdjoint, StepwiseMethod, refuse_other
 from adjointdeis.gradients.chain import Chain
-from adjointdeis.gradients.continuous import ContinuousAdjoint
 from adjointdeis.gradients.inputs import Inputs
 from adjointdeis.gradients.large_steps import warn_of_large_steps
 from adjointdeis.gradients.trace import Trace
@@ -41,10 +40,7 @@ class SdeBacksolve(StepwiseMethod):
         method: "euler", "midpoint" or "heun" of torchsde.
         substeps: how many steps to take in each sampling step; more than 1 needs the path
             between the sampling nodes.
-        check: as for ``StepwiseMethod``: compare what is evaluated again.
-
-    Cost: N evaluations forward; backward N substeps for "euler", twice that otherwise, each with
-    a graph and a vector-Jacobian product. Holds one latent.
+        check: as for ``StepwiseMethod``.
 
     Warns:
         LargeAdjointStepWarning: with "euler", where a substep passes h = ln 1.5; it then flips
@@ -76,10 +72,7 @@ class SdeBacksolve(StepwiseMethod):
     )
 
     def __post_init__(self) -> None:
-        if self.method not in ("euler", "midpoint", "heun"):
-            raise ValueError(
-                f"SdeBacksolve.method must be 'euler', 'midpoint' or 'heun', got {self.method!r}"
-            )
+        refuse_other(self, method=(self.method, ("euler", "midpoint", "heun")))
         if self.substeps < 1:
             raise ValueError(f"SdeBacksolve.substeps must be at least 1, got {self.substeps}")
 
@@ -160,14 +153,9 @@ class _Interval:
 class PathOfInterval:
     r"""The path of a sampling run over one step, as torchsde's Brownian motion.
 
-    Called with two readings of the clock from 0 (clean) to 1 (noisy), it returns
+    Called with two readings of the clock from 0 (clean, t) to 1 (noisy, s), it returns
     :math:`-(B(\rho_b^2) - B(\rho_a^2))`: sampling adds the increment towards the data, the
     backward solve takes it away.
-
-    Attributes:
-        chain: holds the noise.
-        s, t: the noisy and the clean node.
-        like: gives shape, dtype and device of x.
     """
 
     chain: Chain
@@ -178,7 +166,7 @@ class PathOfInterval:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """One row of all coordinates."""
+        """One row of all coordinates of x."""
         return (1, self.like.numel())
 
     @property

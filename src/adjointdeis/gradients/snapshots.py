@@ -47,10 +47,7 @@ def next_snapshot(steps: int, snapshots: int) -> int:
 def placements(first: int, steps: int, snapshots: int) -> list[int]:
     """Numbers of the steps whose input to store while sweeping over a segment once.
 
-    Args:
-        first: number of the segment's first step.
-        steps: its length.
-        snapshots: how many inputs may be stored, that of ``first`` included.
+    At most ``snapshots`` of them, that of its first step included.
     """
     chosen = [first]
     while steps > 1 and snapshots > 1:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -13,16 +13,7 @@ from adjointdeis.gradients.reachable import reachable, version
 
 
 class RandomState:
-    """The state of one random source that can be read and set back.
-
-    Attributes:
-        get: gives a copy of the state.
-        set: goes back to a state.
-
-    Args:
-        device: a device with generators of its own (CUDA, MPS, XPU, ...), the CPU, or a
-            ``torch.Generator``.
-    """
+    """Reads and sets back the state of a device's generator, or of a ``torch.Generator``."""
 
     def __init__(self, source: torch.device | torch.Generator) -> None:
         if isinstance(source, torch.device) and source.type != "cpu":
@@ -38,13 +29,7 @@ class RandomState:
 
 @dataclass(frozen=True, eq=False)
 class StepContext:
-    """Random state and buffers at one moment of a run.
-
-    Attributes:
-        recorder: whose sources and buffers they are.
-        random: the state of each source.
-        buffers: the value of each buffer; empty while none has changed.
-    """
+    """States of the random sources, and values of the buffers, at one moment of a run."""
 
     recorder: "ContextRecorder"
     random: tuple[Tensor, ...]
@@ -81,11 +66,10 @@ class ContextRecorder:
     """Records the context of every step, and stores what has not changed only once.
 
     Random sources are the global generator of the CPU and of every device on which x or the
-    weights lie, and every ``torch.Generator`` that the sampler holds (see ``reachable``).
-    Buffers are those of the modules that it holds: batch statistics, spectral norms, averages.
+    weights lie, and every ``torch.Generator`` that the sampler holds (see ``reachable``); buffers
+    are those of the modules that it holds.
 
     Attributes:
-        device: that of x.
         modules: every module that the sampler holds, whose buffers are recorded.
         autocast: its setting at the beginning of the run.
         changed: numbers of the buffers that the run changed.
@@ -95,7 +79,7 @@ class ContextRecorder:
 
     def __init__(self, roots: Sequence[Any], x: Tensor) -> None:
         found = [value for _, value in reachable(*roots)]
-        self.device = x.device
+        self.device, self._dtype = x.device, x.dtype
         self.modules = list({id(m): m for m in found if isinstance(m, nn.Module)}.values())
         self.places: list[tuple[dict[str, Any], str]] = [
             (module._buffers, name)
@@ -124,6 +108,18 @@ class ContextRecorder:
         if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
             return False, None
         return True, torch.get_autocast_dtype(kind)
+
+    @cached_property
+    def tolerance(self) -> float:
+        """Relative difference that kernels which are not deterministic may leave.
+
+        The square root of the rounding of the coarsest arithmetic in use: that of x, of the
+        weights, or of autocast.
+        """
+        weights = (p for module in self.modules for p in module._parameters.values())
+        dtypes = {self._dtype, self.autocast[1], *(p.dtype for p in weights if p is not None)}
+        kinds = [dtype for dtype in dtypes if dtype is not None and dtype.is_floating_point]
+        return max(torch.finfo(kind).eps for kind in kinds) ** 0.5
 
     def replays(self) -> bool:
         """Whether a step, taken again at this moment, needs anything set back."""

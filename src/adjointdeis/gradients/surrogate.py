@@ -42,11 +42,11 @@ from torch import Tensor
 from adjointdeis.gradients.base import GradientMethod
 from adjointdeis.gradients.chain import Chain, NotSupportedError
 from adjointdeis.gradients.cost import CountedDenoiser
-from adjointdeis.gradients.discrete_adjoint import Checkpoints, DiscreteAdjoint, step_graph
-from adjointdeis.gradients.inputs import Inputs, StepGraph
-from adjointdeis.gradients.run import Run
-from adjointdeis.gradients.step_context import StepContext
-from adjointdeis.gradients.trace import Carry, Trace
+from adjointdeis.gradients.discrete_adjoint import Checkpoints, DiscreteAdjoint
+from adjointdeis.gradients.inputs import Inputs
+from adjointdeis.gradients.multistep import lagrange
+from adjointdeis.gradients.run import Run, taken
+from adjointdeis.gradients.trace import Trace
 
 Weights = Callable[[Sequence[float], Sequence[int]], Sequence[float]]
 """``(clock at the N + 1 nodes, active steps) -> weight of each``, relative to the sampler's."""
@@ -101,11 +101,7 @@ class Lagrange:
             places = torch.linspace(0, end - i - 1, min(self.order, end - i)).round().long()
             width = clock[end] - clock[i]
             at = [(clock[i + place] - clock[i]) / width for place in places.tolist()]
-            polynomial = [1.0]
-            for other in at[1:]:
-                shifted, kept = [0.0, *polynomial], [*polynomial, 0.0]
-                polynomial = [(a - other * b) / -other for a, b in zip(shifted, kept, strict=True)]
-            integral = sum(c / (k + 1) for k, c in enumerate(polynomial))
+            integral = sum(c / (k + 1) for k, c in enumerate(lagrange(at, 0)))
             found.append(integral * width / (clock[i + 1] - clock[i]))
         return found
 
@@ -133,17 +129,12 @@ class Surrogate(DiscreteAdjoint):
     r"""Gradients through some steps, by weights and a bridge of one's choice; see the module.
 
     Bias: what other steps have to do with z and theta (A), how much of the output's influence on
-    x_0 is counted (w), how the network's answer depends on earlier steps (b). With all steps,
-    weights 1 and bridge 1 there is none: this is ``DiscreteAdjoint``. Settings from the literature
-    have names in the module ``surrogates``.
+    x_0 is counted (w), how the network's answer depends on earlier steps (b). Settings from the
+    literature have names in the module ``surrogates``.
 
     z and theta receive what active steps give; a scheduled z_i of another step receives zero.
     x_T receives the sampler's path to x_0 through all steps, and through the network where the
     bridge lets it.
-
-    Cost: N evaluations forward, one more with a graph and one product for each active step. N
-    latents, and N outputs of the network where x_T wants a gradient or steps lie between active
-    ones; the activations of one step.
 
     Args:
         active: "all", numbers of steps (0 is at the noise, negative ones count from the end), or
@@ -195,11 +186,7 @@ class Surrogate(DiscreteAdjoint):
                 raise ValueError(f"{name}={value!r}: expected finite numbers")
 
     def steps(self, total: int) -> list[int]:
-        """Numbers of the active steps of a run of so many, in the order in which they are taken.
-
-        Raises:
-            ValueError: none, one twice, or one that the run does not have.
-        """
+        """Numbers of the active steps of a run of so many, in the order in which they are taken."""
         if isinstance(self.active, str):
             return list(range(total))
         given = self.active(total) if callable(self.active) else self.active
@@ -256,29 +243,30 @@ class Surrogate(DiscreteAdjoint):
             )
         return found
 
-    def step_graph(
+    def take(
         self,
-        by: Inputs,
+        chain: Chain,
         trace: Trace,
         step: int,
-        carry: Carry,
-        context: StepContext | None = None,
-        need_x: bool = False,
-    ) -> StepGraph:
-        chain, chosen = by.chain, self.plan(by.chain).get(step)
+        found: tuple[Tensor, ...],
+        z: Any,
+        noise: Tensor | None,
+        again: bool,
+    ) -> tuple[Tensor, ...]:
+        chosen = self.plan(chain).get(step)
         if chosen == (1.0, 1.0):
-            return step_graph(by, step, carry, context, need_x)
+            return super().take(chain, trace, step, found, z, noise, again)
         weight, bridge = chosen or (0.0, 0.0)
-        outputs = None if context is None or chosen else trace.outputs.get(step, [])
-        cut = _CutDenoiser(chain.denoiser, weight, bridge, outputs)
-        graph = step_graph(by, step, carry, context, need_x, replace(chain, denoiser=cut))
-        if (graph.evaluations and not cut.called) or (chosen and not cut.called):
+        outputs = trace.outputs.get(step, []) if again and not chosen else None
+        cut, before = _CutDenoiser(chain.denoiser, weight, bridge, outputs), chain.cost.nfe
+        found = taken(replace(chain, denoiser=cut), step, found[0], z, found[1:], noise)
+        if not cut.called and (chosen or chain.cost.nfe > before):
             raise NotSupportedError(
                 f"{type(chain.solver).__name__} evaluates a network of its own, where "
                 f"{type(self).__name__} cannot cut its gradient: use weights and bridge 1 for the "
                 "last steps, Truncated(last=K), or gradient=DiscreteAdjoint()"
             )
-        return graph
+        return found
 
     def counted(
         self, by: Inputs, step: int, rest: Sequence[Tensor | None]
@@ -310,13 +298,9 @@ def _clock(chain: Chain) -> list[float]:
 
 
 class _CutDenoiser:
-    """The counted denoiser with its gradient cut on both sides.
+    """The counted denoiser with factors of the gradients of its output and of its x.
 
-    Args:
-        inner: what it is.
-        weight: factor of the gradient of its output; 0 evaluates without a graph.
-        bridge: factor of the gradient that passes on to its x.
-        outputs: what to give instead of evaluating it; None evaluates.
+    A weight of 0 evaluates without a graph; ``outputs`` are given instead of evaluating it.
     """
 
     def __init__(

@@ -35,11 +35,7 @@ class SymplecticAdjoint(StepwiseMethod):
     of the sampler that ran, to rounding.
 
     Args:
-        check: as for ``StepwiseMethod``: compare what is evaluated again.
-
-    Cost, for N steps of s stages: N s evaluations forward; backward N (s - 1) to find the
-    stages, N s with a graph and N s vector-Jacobian products. Holds N + s latents and the
-    activations of one evaluation, where ``DiscreteAdjoint`` holds those of s.
+        check: as for ``StepwiseMethod``.
 
     Raises:
         NotSupportedError: a solver other than ``RungeKutta`` in noise prediction.

@@ -16,19 +16,14 @@ class Truncated(Surrogate):
     vanishes for K >= N, where this is ``DiscreteAdjoint``. It is ``Surrogate`` with the last K
     steps active, weights 1 and bridge 1.
 
-    There is no gradient of x_T: under this definition it is zero, and a zero that looks like
-    an answer is refused.
-
-    Cost: N evaluations forward, K more with a graph, K vector-Jacobian products; K latents.
-
     Args:
         snapshots, keep_activations, budget: as in ``DiscreteAdjoint``, for the last K steps.
         last: K, at least 1. ``alignprop()`` draws it for every rollout.
-        check: as for ``StepwiseMethod``: compare what is evaluated again.
+        check: as for ``StepwiseMethod``.
 
     Raises:
         ValueError: last < 1.
-        NotSupportedError: x_T requires a gradient.
+        NotSupportedError: x_T requires a gradient, which under this definition is zero.
 
     When not to use: to optimise x_T or z. Early steps decide the layout of an image, so what
     is left out is not small; it is a choice for fine-tuning weights against a reward.
