@@ -60,6 +60,7 @@ def test_the_gradient_is_within_the_tolerance() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3000)  # 120 gradients with their references
 def test_the_gradient_is_within_the_tolerance_in_95_percent() -> None:
     families = ("gaussian", "mixture-2", "mixture-16", "mixture-64", "flow-matching")
     assert share_missed(range(200, 212), families, (0.05, 0.01)) <= 0.05

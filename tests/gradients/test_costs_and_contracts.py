@@ -4,6 +4,7 @@ import math
 import warnings
 from contextlib import nullcontext
 
+import numpy as np
 import pytest
 import torch
 from oracles import (
@@ -27,6 +28,7 @@ from adjointdeis.gradients import (
     DiscreteAdjoint,
     LargeAdjointStepWarning,
     NotSupportedError,
+    Truncated,
     UnreachableLeafError,
     UnusedConditionWarning,
 )
@@ -381,3 +383,23 @@ def test_impossible_methods_are_refused() -> None:
         AdjointDEIS(steps=N + 1, states="resolved"), solver=SDEDPMSolver(), noise=path
     ).x_0
     assert torch.autograd.grad(x_0.sum(), x_T)[0].isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "name"),
+    [
+        (AdjointDEIS, {"steps": 1.5}, "AdjointDEIS.steps"),
+        (AdjointDEIS, {"steps": "5"}, "AdjointDEIS.steps"),
+        (Truncated, {"last": 1.5}, "Truncated.last"),
+        (DiscreteAdjoint, {"snapshots": 2.5}, "snapshots"),
+        (DiscreteAdjoint, {"snapshots": 0}, "snapshots.*None for all"),
+        (DiscreteAdjoint, {"keep_activations": 1.5}, "keep_activations"),
+        (DiscreteAdjoint, {"keep_activations": -1}, "keep_activations"),
+        (DiscreteAdjoint, {"budget": float("nan")}, "bytes must be positive"),
+        (DiscreteAdjoint, {"budget": [1]}, "bytes must be positive"),
+    ],
+)
+def test_a_count_is_a_whole_number(method, settings, name) -> None:
+    with pytest.raises(ValueError, match=name):
+        method(**settings)
+    assert DiscreteAdjoint(snapshots=np.int64(3)).snapshots == 3

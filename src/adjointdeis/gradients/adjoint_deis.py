@@ -11,7 +11,7 @@ from adjointdeis.diffusion.noise import BrownianPath
 from adjointdeis.diffusion.prediction import x0_from_eps
 from adjointdeis.gradients.adjoint_kernel import Form, Prediction, Velocity, solve_adjoint
 from adjointdeis.gradients.adjoint_nodes import AdjointNodes
-from adjointdeis.gradients.base import ContinuousAdjoint, StepwiseMethod, refuse_other
+from adjointdeis.gradients.base import ContinuousAdjoint, StepwiseMethod, refuse_count, refuse_other
 from adjointdeis.gradients.chain import Chain, NotSupportedError
 from adjointdeis.gradients.inputs import ONE_SLOT, Inputs
 from adjointdeis.gradients.large_steps import LargeAdjointStepWarning, warn_of_large_steps
@@ -87,8 +87,8 @@ class AdjointDEIS(StepwiseMethod):
             states=(self.states, get_args(States)),
             prediction=(self.prediction, get_args(Prediction)),
         )
-        if self.steps is not None and self.steps < 1:
-            raise ValueError(f"AdjointDEIS.steps must be at least 1, got {self.steps}")
+        if self.steps is not None:
+            refuse_count("AdjointDEIS.steps", self.steps, 1)
         object.__setattr__(self, "order", orders[self.order])
         if self.states == "resolved" and int(self.order) > 2:
             raise ValueError(

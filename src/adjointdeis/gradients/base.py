@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Container, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -57,6 +58,21 @@ class ContinuousAdjoint:
     sde_coefficients: bool = False
     any_sampler: bool = True
     own_steps: bool = False
+
+
+def refuse_count(owner: str, value: Any, least: int, otherwise: str = "") -> None:
+    """Refuse a setting that is not a whole number, or is too small.
+
+    Args:
+        owner: the setting, with its class.
+        value: what was given.
+        least: the smallest that is allowed.
+        otherwise: what may stand in its place, for the message.
+    """
+    if not isinstance(value, Integral) or int(value) < least:
+        raise ValueError(
+            f"{owner} must be at least {least}{otherwise}, and a whole number: {value!r}"
+        )
 
 
 def refuse_other(owner: object, **choices: tuple[Any, Sequence[Any]]) -> None:

@@ -76,6 +76,8 @@ def _shape(output: Any, x: Tensor) -> str:
     if isinstance(output, Tensor):
         what = f"a tensor of shape {tuple(output.shape)}"
         then = "take its own channels where it predicts a variance as well: network(...)[:, :C]"
+        if output.shape[1:] == x.shape[1:] and len(output) > len(x):
+            then = f"it holds a tensor of the whole batch of {len(output)}; pass it in z"
     else:
         what, then = f"a {type(output).__name__}", "write network(...)[0], or .sample"
     return f"the denoiser returned {what}, expected a tensor of x's shape {tuple(x.shape)}: {then}"

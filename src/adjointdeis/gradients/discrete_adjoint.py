@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from adjointdeis.gradients.base import StepwiseMethod
+from adjointdeis.gradients.base import StepwiseMethod, refuse_count
 from adjointdeis.gradients.chain import Chain, detached
 from adjointdeis.gradients.consistency import StepCheck
 from adjointdeis.gradients.graphs import pull_back
@@ -122,10 +122,9 @@ class DiscreteAdjoint(StepwiseMethod):
     memory: ClassVar[str] = "N latents; s latents with s snapshots"
 
     def __post_init__(self) -> None:
-        if self.snapshots is not None and self.snapshots < 1:
-            raise ValueError(f"snapshots must be at least 1, or None for all: {self.snapshots}")
-        if self.keep_activations < 0:
-            raise ValueError(f"keep_activations must not be negative: {self.keep_activations}")
+        if self.snapshots is not None:
+            refuse_count("snapshots", self.snapshots, 1, ", or None for all")
+        refuse_count("keep_activations", self.keep_activations, 0)
         if self.budget is not None:
             if self.budget != AUTO:
                 parse_bytes(self.budget)

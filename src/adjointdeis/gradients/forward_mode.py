@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from adjointdeis.diffusion.prediction import wide
-from adjointdeis.gradients.base import StepwiseMethod
+from adjointdeis.gradients.base import StepwiseMethod, refuse_count
 from adjointdeis.gradients.chain import Chain, NotSupportedError
 from adjointdeis.gradients.graphs import Mark, UnreachableLeafError
 from adjointdeis.gradients.inputs import Inputs
@@ -69,8 +69,7 @@ class ForwardMode(StepwiseMethod):
     memory: ClassVar[str] = "K latents"
 
     def __post_init__(self) -> None:
-        if self.limit < 1:
-            raise ValueError(f"ForwardMode.limit must be at least 1: {self.limit}")
+        refuse_count("ForwardMode.limit", self.limit, 1)
 
     def forward_pass(self, chain: Chain, by: Inputs) -> tuple[Tensor, tuple[Tensor, ...]]:
         self._refuse_kept(chain)

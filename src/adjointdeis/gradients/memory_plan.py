@@ -1,8 +1,10 @@
 """How much a gradient may hold: bytes of one step measured, and the split that fits a budget."""
 
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import torch
@@ -35,8 +37,8 @@ def parse_bytes(size: int | str) -> int:
                 f"{size!r} is not a size; write 2 GiB, 500 MB, auto or a number of bytes"
             )
         size = int(float(found[1]) * _UNITS[found[2]])
-    if size < 1:
-        raise ValueError(f"a size in bytes must be positive, got {size}")
+    if not isinstance(size, Real) or not 1 <= size < math.inf:
+        raise ValueError(f"a size in bytes must be positive, got {size!r}")
     return size
 
 

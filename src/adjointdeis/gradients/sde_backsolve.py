@@ -12,7 +12,7 @@ from adjointdeis.diffusion.noise import BrownianPath
 from adjointdeis.diffusion.transition import rho_gap
 from adjointdeis.extras import load
 from adjointdeis.gradients.augmented import Augmented, Coefficients
-from adjointdeis.gradients.base import ContinuousAdjoint, StepwiseMethod, refuse_other
+from adjointdeis.gradients.base import ContinuousAdjoint, StepwiseMethod, refuse_count, refuse_other
 from adjointdeis.gradients.chain import Chain
 from adjointdeis.gradients.inputs import Inputs
 from adjointdeis.gradients.large_steps import warn_of_large_steps
@@ -73,8 +73,7 @@ class SdeBacksolve(StepwiseMethod):
 
     def __post_init__(self) -> None:
         refuse_other(self, method=(self.method, ("euler", "midpoint", "heun")))
-        if self.substeps < 1:
-            raise ValueError(f"SdeBacksolve.substeps must be at least 1, got {self.substeps}")
+        refuse_count("SdeBacksolve.substeps", self.substeps, 1)
 
     def forward_pass(self, chain: Chain, by: Inputs) -> tuple[Tensor, Trace]:
         if self.substeps > 1 and not isinstance(chain.noise, BrownianPath):

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from adjointdeis.gradients.base import refuse_count
 from adjointdeis.gradients.surrogate import Surrogate
 
 
@@ -42,8 +43,7 @@ class Truncated(Surrogate):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.last < 1:
-            raise ValueError(f"Truncated.last must be at least 1, got {self.last}")
+        refuse_count("Truncated.last", self.last, 1)
 
     def steps(self, total: int) -> list[int]:
         return list(range(max(0, total - self.last), total))
