@@ -387,7 +387,11 @@ class _Output:
         ({"solver": _Step(lambda x: (x[:1], ()))}, ValueError, "x of shape"),
         ({"denoiser": lambda x, t, z: x[:, :1]}, ValueError, "of x's shape"),
         ({"denoiser": lambda x, t, z: x[:1]}, ValueError, "of x's shape"),
-        ({"denoiser": lambda x, t, z: torch.cat([x, x], 1)}, ValueError, "predicts a variance"),
+        (
+            {"denoiser": lambda x, t, z: torch.cat([x, x], 1)},
+            ValueError,
+            "DDIM takes as many channels.*variance",
+        ),
         ({"denoiser": lambda x, t, z: (x,)}, ValueError, r"a tuple.*network\(...\)\[0\]"),
         ({"denoiser": lambda x, t, z: _Output(x)}, ValueError, "an? _Output.*or .sample"),
     ],

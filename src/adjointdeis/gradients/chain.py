@@ -21,6 +21,12 @@ class NotSupportedError(ValueError):
     """A gradient that the chosen method does not give, for this sampler or this input."""
 
 
+_WIDER = (
+    "{} takes as many channels as x has, and the denoiser returns more: take its own where it "
+    "predicts a variance as well, network(...)[:, :C]"
+)
+
+
 @dataclass(frozen=True, eq=False)
 class Chain:
     """Sampling as a chain x_T -> ... -> x_0 with everything but the differentiable inputs.
@@ -121,9 +127,16 @@ class Chain:
             if self.denoiser.reads is not None and not noise.requires_grad:
                 noise = noise.detach()  # another object: a source may hand out what it keeps
         self.denoiser.first = None
-        with self.denoiser.watched():
-            found = self.solver.step(self.denoiser, x, z, s, t, state, noise)
+        try:
+            with self.denoiser.watched():
+                found = self.solver.step(self.denoiser, x, z, s, t, state, noise)
+        except RuntimeError as error:
+            if self.denoiser.wider and "must match the size" in str(error):
+                raise ValueError(_WIDER.format(type(self.solver).__name__)) from error
+            raise
         two = isinstance(found, tuple) and len(found) == 2
+        if two and self.denoiser.wider and found[0].shape != x.shape:
+            raise ValueError(_WIDER.format(type(self.solver).__name__))
         if not two or not (pair or found[0].shape == x.shape):
             raise ValueError(
                 f"{type(self.solver).__name__}.step must return (x, state), x of shape "

@@ -71,11 +71,18 @@ class Cost:
         self.peak_graphs = max(self.peak_graphs, graphs)
 
 
+def _is_wider(output: Any, x: Tensor) -> bool:
+    """Whether there are more channels than those of x, which a solver may take as a variance."""
+    if not isinstance(output, Tensor) or output.ndim != x.ndim or x.ndim < 2:
+        return False
+    same = output.shape[:1] == x.shape[:1] and output.shape[2:] == x.shape[2:]
+    return same and output.shape[1] > x.shape[1]
+
+
 def _shape(output: Any, x: Tensor) -> str:
     """What to do about an output that would be broadcast, or that is an object around it."""
     if isinstance(output, Tensor):
-        what = f"a tensor of shape {tuple(output.shape)}"
-        then = "take its own channels where it predicts a variance as well: network(...)[:, :C]"
+        what, then = f"a tensor of shape {tuple(output.shape)}", "it would be broadcast"
         if output.shape[1:] == x.shape[1:] and len(output) > len(x):
             then = f"it holds a tensor of the whole batch of {len(output)}; pass it in z"
     else:
@@ -95,6 +102,7 @@ class CountedDenoiser:
             where nobody compares graphs.
         reads: entered around every evaluation and every step of a solver, but not where noise is
             drawn, which is a constant however a noise source keeps it; None where nobody looks.
+        wider: whether an output had more channels than x.
         remembers: whether to keep the first evaluation of a step, and its graph with it.
         first: (x, t, output) of the first evaluation since this was set to None.
     """
@@ -105,6 +113,7 @@ class CountedDenoiser:
     observer: Callable[[Tensor, Tensor, Tensor], None] | None = None
     graphs: Callable[[Tensor, Tensor, Any, Tensor, int], None] | None = None
     reads: AbstractContextManager[Any] | None = None
+    wider: bool = False
     remembers: bool = False
     first: tuple[Tensor, Tensor, Tensor] | None = None
 
@@ -158,7 +167,9 @@ class CountedDenoiser:
                 )
             raise
         if not isinstance(output, Tensor) or output.shape != x.shape:
-            raise ValueError(_shape(output, x))
+            self.wider = _is_wider(output, x)
+            if not self.wider:
+                raise ValueError(_shape(output, x))
         if version(t) != before[1]:
             raise ValueError(
                 "the denoiser changes t in place, and with it the time grid: write t = t * 1000 "

@@ -9,7 +9,7 @@ from torch import Tensor
 from adjointdeis.diffusion.prediction import wide
 
 
-def losses_of(x_0: Tensor, losses: Any) -> Tensor:
+def losses_of(x_0: Tensor, losses: Any, count: int | None = None) -> Tensor:
     """The losses of samples, one each.
 
     A mean over the batch would weigh every sample by its share, and so change the algorithm with
@@ -18,11 +18,12 @@ def losses_of(x_0: Tensor, losses: Any) -> Tensor:
     Args:
         x_0: Samples, with shape (R, *).
         losses: What the loss of the problem returned for them.
+        count: R, where x_0 holds pairs.
 
     Raises:
         ValueError: They do not have the shape (R), or x_0 has a graph and they have none.
     """
-    count, shape = len(x_0), getattr(losses, "shape", None)
+    count, shape = len(x_0) if count is None else count, getattr(losses, "shape", None)
     if not isinstance(losses, Tensor) or tuple(losses.shape) != (count,):
         found = type(losses).__name__ if shape is None else f"a tensor of shape {tuple(shape)}"
         raise ValueError(

@@ -85,7 +85,7 @@ class LatentProblem:
 
     def losses(self, x_0: Tensor, rows: Tensor) -> Tensor:
         """The losses of samples of these numbers, with shape (R); :func:`losses_of` checks."""
-        return losses_of(x_0, self.loss(x_0, rows))
+        return losses_of(x_0, self.loss(x_0, rows), len(rows))
 
     def per_step(self) -> "LatentProblem":
         """The same problem with a condition of its own for every step, all equal at first."""
