@@ -392,6 +392,11 @@ class _Output:
             ValueError,
             "DDIM takes as many channels.*variance",
         ),
+        (
+            {"denoiser": lambda x, t, z: torch.cat([x, x], 1), "x_T": torch.ones(BATCH, 1)},
+            ValueError,
+            "DDIM takes as many channels.*variance",
+        ),
         ({"denoiser": lambda x, t, z: (x,)}, ValueError, r"a tuple.*network\(...\)\[0\]"),
         ({"denoiser": lambda x, t, z: _Output(x)}, ValueError, "an? _Output.*or .sample"),
     ],
