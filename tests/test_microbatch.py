@@ -70,8 +70,10 @@ def test_other_noises_and_schedules_are_divided_too() -> None:
 
 @torch.no_grad()
 def test_what_cannot_be_divided_is_refused() -> None:
-    for solver, size in ((DDIM(), 0), (Pair(BDIA()), 2)):
-        with pytest.raises(ValueError, match="must be an integer of 1 or more, and a Pair"):
+    for solver, size, message in (
+        (DDIM(), 0, "microbatch must be at least 1"), (Pair(BDIA()), 2, "a Pair of latents cannot")
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
             sample(NETWORK, X, Z, solver=solver, grid=GRID, microbatch=size)
     whole = lambda x, t, z: NETWORK(x, t, Z) if x.shape[0] == 5 else x + Z.mean(1, True)  # noqa: E731
     with pytest.raises(ValueError, match="holds a tensor of the whole batch of 5; pass it in z"):

@@ -1,7 +1,8 @@
 """Sampling and encoding: a solver, a grid and a gradient method put together."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -132,11 +133,10 @@ def sample(
         return _run(
             denoiser, x_T, z, solver, grid, noise, gradient, parameters, cost, trajectory
         )  # fmt: skip
-    if isinstance(solver, Pair) or not isinstance(microbatch, int) or microbatch < 1:
-        raise ValueError(
-            f"microbatch={microbatch} must be an integer of 1 or more, and a Pair of latents "
-            "cannot be divided"
-        )
+    if not isinstance(microbatch, Integral) or int(microbatch) < 1:
+        raise ValueError(f"microbatch must be at least 1, and a whole number: {microbatch!r}")
+    if isinstance(solver, Pair):
+        raise ValueError("a Pair of latents cannot be divided: leave microbatch out")
     if isinstance(gradient, Certified):
         raise NotSupportedError(
             "Certified compares the gradients of a whole batch, and a microbatch has those of its "
@@ -275,11 +275,12 @@ def wanted_weights(
     """The weights that require a gradient, of those of the denoiser if none are given."""
     if parameters is None:
         parameters = list(denoiser.parameters()) if isinstance(denoiser, nn.Module) else []
-    given = list(parameters)
-    if isinstance(parameters, Tensor) or not all(isinstance(one, Tensor) for one in given):
+    several = isinstance(parameters, Iterable) and not isinstance(parameters, Tensor)
+    given = list(parameters) if several else []
+    if not several or not all(isinstance(one, Tensor) for one in given):
         raise TypeError(
-            f"parameters is a {type(parameters).__name__} of {type(given[0]).__name__}, expected a "
-            "list of tensors: write parameters=[weight] or parameters=list(model.parameters())"
+            f"parameters is a {type(parameters).__name__}, expected a list of tensors: write "
+            "parameters=[weight] or parameters=list(model.parameters())"
         )
     return [weight for weight in given if weight.requires_grad]
 
