@@ -195,8 +195,8 @@ def _dry_run(cfg: DictConfig) -> None:
     """Loads and checks what a run needs and prints what it will cost; leaves no trace of a run."""
     if not _beside_task(cfg, "DRY_RUN"):
         sys.exit(
-            "error: dry_run=true is for task=morph, task=photographs and task=detection, which make "
-            "morphs; the other tasks have no dry run"
+            "error: dry_run=true is for task=morph, task=photographs and task=detection; the other "
+            "tasks have no dry run"
         )
     _quieten()
     try:
