@@ -40,7 +40,8 @@ class PairedComparison:
     """Attack `first` against `second` on the same pairs, one system and one threshold.
 
     Attributes:
-        n: pairs in common, of n_first and n_second; both, first_only, second_only, neither: how they came out.
+        n: pairs in common, of n_first and n_second.
+        both, first_only, second_only, neither: how they came out.
         difference: rate of the first minus rate of the second, in [-1, 1].
         lo, hi: paired subject-bootstrap interval of the difference.
         p_value: exact two-sided McNemar; p_holm: adjusted over the systems compared together.

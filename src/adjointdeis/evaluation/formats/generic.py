@@ -102,8 +102,8 @@ def _decimal_comma(path: Path, scores: Mapping[int, str]) -> bool:
     if all(map(_THOUSANDS.fullmatch, commas.values())):
         line = min(commas)
         raise ScoreError(
-            f"{path}:{line}: score {commas[line]!r}: is the comma a decimal one, or between thousands? Every "
-            "score could be either; write them with a decimal point and without marks of thousands"
+            f"{path}:{line}: score {commas[line]!r}: is the comma a decimal one, or between "
+            "thousands? Write the scores with a decimal point and without marks of thousands"
         )
     return True
 

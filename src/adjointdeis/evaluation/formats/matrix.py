@@ -47,7 +47,7 @@ def read(paths: Sequence[Path], labels: Labels) -> ScoreTable:
     rows = Rows(matrix, by_ids=True)
     for i, probe in enumerate(probes):
         for j, reference in enumerate(references):
-            if i == j and one_list or once and j > i:
+            if (i == j and one_list) or (once and j > i):
                 continue
             morph, other = (probe, reference) if probe.get("morph_id") else (reference, probe)
             sides = (probe.get("image_id") or f"row {i + 1}",
@@ -62,7 +62,8 @@ def read(paths: Sequence[Path], labels: Labels) -> ScoreTable:
                     continue
                 row |= {"kind": "morph", "morph_id": morph["morph_id"],
                         "attack": morph.get("attack") or labels.attack, "subject_id": subject,
-                        "probe_id": sides[morph is probe], "probe_policy": labels.probe}  # fmt: skip
+                        "probe_id": sides[morph is probe],
+                        "probe_policy": labels.probe}  # fmt: skip
             else:
                 if reference.get("image_id") and sides[0] == sides[1]:
                     continue
