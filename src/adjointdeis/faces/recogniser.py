@@ -96,7 +96,7 @@ def acquired(embeddings: np.ndarray, metric: Metric) -> tuple[np.ndarray, np.nda
 
     One that is not finite does not, and none of length 0 has an angle to another.
     """
-    ok = np.isfinite(embeddings).all(1)
+    ok = np.asarray(np.isfinite(embeddings).all(1))
     if metric == "cosine":
         ok &= embeddings.any(1)
     embeddings[~ok] = np.nan
