@@ -11,8 +11,11 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
+from torch.nn.parameter import is_lazy
 
 from adjointdeis.gradients.chain import Chain, NotSupportedError
+from adjointdeis.gradients.graphs import refuse_made_of_each_other
 from adjointdeis.gradients.inputs import Inputs, TrajectoryCotangents
 from adjointdeis.gradients.run import traced
 from adjointdeis.gradients.trace import Trace
@@ -131,7 +134,9 @@ class GradientMethod(ABC):
 
         Raises:
             UnreachableLeafError: something that was not named does.
+            NotSupportedError: derivatives ride along that only a graph of the whole run carries.
         """
+        _refuse_transforms(type(self).__name__, [x_T, *chain.conditions.tensors()])
         return traced(
             chain, Inputs(chain, [x_T]), owner=type(self).__name__, check=False, black_box=True
         )[0]
@@ -224,12 +229,13 @@ class StepwiseMethod(GradientMethod):
 
     def rollout(self, chain: Chain, x_T: Tensor, theta: Sequence[Tensor]) -> Tensor:
         name = type(self).__name__
-        # torch has no public name for this.
-        if torch._C._are_functorch_transforms_active():
+        _refuse_transforms(name, [x_T, *chain.conditions.tensors(), *theta])
+        if any(is_lazy(weight) for weight in theta):
             raise NotSupportedError(
-                f"{name} does not run inside torch.func.grad, vmap or jvp: use gradient=Backprop() "
-                "there, or torch.autograd outside of them"
+                "the denoiser has weights without a shape (LazyLinear, LazyConv2d), which its "
+                "first evaluation makes: call it once before, denoiser(x_T, grid[0].t, z)"
             )
+        refuse_made_of_each_other(theta)
         if theta and _is_sharded(chain):
             raise NotSupportedError(
                 f"{name} cannot train weights that fully_shard has split: it would evaluate copies "
@@ -327,6 +333,23 @@ class _NoSecondDerivative(torch.autograd.Function):
         raise SecondDerivativeError(
             f"{ctx.name} gives first derivatives alone; for a derivative of a gradient use "
             "gradient=Backprop()"
+        )
+
+
+def _refuse_transforms(name: str, given: Sequence[Tensor]) -> None:
+    """Refuse the derivatives of torch.func, and of forward mode, which a run would drop."""
+    # torch has no public name for this.
+    if torch._C._are_functorch_transforms_active():
+        raise NotSupportedError(
+            f"{name} does not run inside torch.func.grad, vmap or jvp: use gradient=Backprop() "
+            "there, or torch.autograd outside of them"
+        )
+    if forward_ad._current_level >= 0 and any(
+        forward_ad.unpack_dual(tensor).tangent is not None for tensor in given
+    ):
+        raise NotSupportedError(
+            f"{name} does not carry the tangents of torch.autograd.forward_ad: use "
+            "gradient=Backprop(), or ForwardMode() and a backward pass"
         )
 
 

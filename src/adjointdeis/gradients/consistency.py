@@ -4,6 +4,7 @@ A backward pass that recomputes is right only if steps and network are functions
 Both checks compare numbers that exist anyway; neither evaluates the network.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -90,7 +91,10 @@ def _largest(values: Tensor) -> Tensor:
 
 def fingerprint(tensor: Tensor) -> Tensor:
     """Nine numbers whose distance is about that of the tensors: projections on fixed weights."""
-    rows = wide(tensor.detach()).reshape(-1, tensor.shape[-1] if tensor.ndim else 1)
+    tensor = wide(tensor.detach())
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor)
+    rows = tensor.reshape(-1, tensor.shape[-1] if tensor.ndim else 1)
     for _ in range(2):
         places = torch.arange(1, rows.shape[-1] + 1, device=rows.device, dtype=rows.dtype)
         rates = torch.arange(1, 4, device=rows.device, dtype=rows.dtype).unsqueeze(1)
@@ -102,6 +106,11 @@ def fingerprint(tensor: Tensor) -> Tensor:
 def distance(one: Tensor, other: Tensor) -> float:
     """Distance of two tensors by their fingerprints."""
     return float((one - other).norm())
+
+
+def _share(off: float, of: Tensor) -> float:
+    size = float(wide(of).norm())
+    return off / size if size > 0.0 else math.inf if off > 0.0 else 0.0
 
 
 @dataclass
@@ -232,8 +241,8 @@ class CouplingCheck:
         self._position -= 1
         v_then, change_then = self._known[self._position]
         # The largest so far: the projections of one difference may happen to be small.
-        self._drift = max(self._drift, distance(fingerprint(v), v_then) / float(wide(v).norm()))
-        off = distance(fingerprint(change), change_then) / float(wide(change).norm())
+        self._drift = max(self._drift, _share(distance(fingerprint(v), v_then), v))
+        off = _share(distance(fingerprint(change), change_then), change)
         allowed = self.recorder.tolerance + self._STEEPEST * self._drift
         if off > allowed:
             s, t = self.chain.grid[step], self.chain.grid[step + 1]
