@@ -36,6 +36,10 @@ class UnusedConditionWarning(UserWarning):
     """A condition that requires a gradient, and that no step of the run depends on."""
 
 
+class NotFiniteWarning(UserWarning):
+    """A gradient of a sample that holds nan or infinity, with the step where that began."""
+
+
 class SecondDerivativeError(RuntimeError):
     """A derivative of a gradient that a method without a graph has computed."""
 
@@ -287,6 +291,8 @@ class _Stepwise(torch.autograd.Function):
         with torch.no_grad(), ctx.chain.backward_pass(), exposed:
             a_x = torch.zeros_like(x_0) if a_x is None else a_x
             a_T = ctx.method.backward_pass(ctx.chain, ctx.record, by, x_0, a_x)
+        # Now that the device has been waited for.
+        _warn_of_not_finite(ctx.chain, ctx.record, tensors[0], x_0)
         if ctx.method.exact and ctx.method.check and by.z_is_untouched():
             warnings.warn(
                 "z requires a gradient, and no step of the run depends on it: its gradient is "
@@ -351,6 +357,30 @@ def _refuse_transforms(name: str, given: Sequence[Tensor]) -> None:
             f"{name} does not carry the tangents of torch.autograd.forward_ad: use "
             "gradient=Backprop(), or ForwardMode() and a backward pass"
         )
+
+
+def _warn_of_not_finite(chain: Chain, record: Any, x_T: Tensor, x_0: Tensor) -> None:
+    """Say where a sample went wrong, by the states that are stored anyway.
+
+    No error: loss scaling for half precision counts on gradients that are not finite.
+    """
+    if x_0.device.type == "meta" or bool(x_0.isfinite().all()):
+        return
+    carries = getattr(getattr(record, "trace", record), "carries", {})
+    states = {0: x_T, **{step: carry.x for step, carry in carries.items()}, chain.steps: x_0}
+    first = min(step for step, x in states.items() if not bool(x.isfinite().all()))
+    before = max((step for step in states if step < first), default=-1)
+    where = f"step {before}" if first == before + 1 else f"one of the steps {before} to {first - 1}"
+    if first == 0:
+        where = "x_T, before any step,"
+    warnings.warn(
+        f"the sample holds nan or infinity, and so will its gradient: {where} of {chain.steps} is "
+        "where that began. The network overflows there, its precision is too low, or z or a "
+        "weight is not finite; torch.autograd.set_detect_anomaly with gradient=Backprop() names "
+        "the operation",
+        NotFiniteWarning,
+        stacklevel=2,
+    )
 
 
 def _is_sharded(chain: Chain) -> bool:
