@@ -165,9 +165,9 @@ class GraphCheck:
             self.after = self.after()
         if not torch.is_grad_enabled():
             return
-        wanted = (leaf.requires_grad for leaf in tree_leaves(z) if isinstance(leaf, Tensor))
-        key = (round(float(t), 7), x.requires_grad, *wanted)
-        found = _shape(output, x, first)
+        given = [x, *(leaf for leaf in tree_leaves(z) if isinstance(leaf, Tensor))]
+        key = (round(float(t), 7), *(tensor.requires_grad for tensor in given))
+        found = _shape(output, given, first)
         if found is None:
             return
         if self.recording:
@@ -180,14 +180,14 @@ class GraphCheck:
             )
 
 
-def _shape(output: Tensor, x: Tensor, first: int) -> frozenset | None:
+def _shape(output: Tensor, given: Sequence[Tensor], first: int) -> frozenset | None:
     """How often each kind of node occurs in the graph of an evaluation, and with what inputs.
 
     None where it uses a node that was there before, which :class:`LeafCheck` looks at.
     """
     counts: Counter = Counter()
     stack: list[Any] = [output.grad_fn]
-    seen, end = {None, x.grad_fn}, next_number()
+    seen, end = {None, *(tensor.grad_fn for tensor in given)}, next_number()
     while stack:
         node = stack.pop()
         if node in seen:
