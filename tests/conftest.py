@@ -68,4 +68,7 @@ def _seeded() -> None:
         import torch
 
         torch.set_num_threads(1)
-        torch.manual_seed(0)
+        # Not torch.manual_seed, which notes where it was called for every device that is not there.
+        torch.default_generator.manual_seed(0)
+        if torch.cuda.is_initialized():
+            torch.cuda.manual_seed_all(0)

@@ -9,7 +9,7 @@ import torch
 from numpy.random import Generator
 from torch import nn
 
-from adjointdeis.gradients.reachable import changes, comparable, reachable
+from adjointdeis.gradients.reachable import changes, comparable, own_state, reachable
 
 logger = logging.getLogger("adjointdeis.tests.reachable")
 table = {"calls": [1, 2.0]}
@@ -45,6 +45,14 @@ def test_a_class_of_generators_is_no_generator() -> None:
     model.rng.random()
     model.own.random()
     assert changes(before, comparable(reachable(model))) == ["Told.rng", "Told.own"]
+    before = own_state(model)
+    np.random.random()  # noqa: NPY002 - the generator that libraries share
+    assert changes(before, own_state(model)) == ["numpy.random"]
+    model.rng = Generator(np.random.MT19937(5))
+    before = comparable(reachable(model))
+    assert changes(before, comparable(reachable(model))) == []
+    model.rng.random()
+    assert changes(before, comparable(reachable(model))) == ["Told.rng"]
 
 
 def test_a_proxy_is_walked_as_what_it_stands_for() -> None:

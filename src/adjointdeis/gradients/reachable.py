@@ -51,7 +51,7 @@ def own_state(*roots: Any) -> dict[str, Any]:
     found = comparable(reachable(*roots))
     found["random"] = hash(random.getstate())
     if "numpy" in sys.modules:
-        found["numpy.random"] = str(sys.modules["numpy"].random.get_state())
+        found["numpy.random"] = _frozen(sys.modules["numpy"].random.get_state())
     return found
 
 
@@ -147,8 +147,17 @@ def _comparable(value: Any) -> Any:
     if isinstance(value, random.Random):
         return hash(value.getstate())
     if not isinstance(value, nn.Module) and hasattr(value, "bit_generator"):
-        return str(value.bit_generator.state)
+        return _frozen(value.bit_generator.state)
     return id(value)
+
+
+def _frozen(state: Any) -> Any:
+    """The state of a generator of numpy, which holds arrays and dictionaries."""
+    if isinstance(state, Mapping):
+        return tuple((key, _frozen(value)) for key, value in state.items())
+    if isinstance(state, tuple):
+        return tuple(map(_frozen, state))
+    return state.tobytes() if hasattr(state, "tobytes") else state
 
 
 def _walk(roots: Sequence[Any]) -> Iterator[tuple[str, Any]]:
