@@ -66,4 +66,6 @@ def _read(name: str, path: Path) -> object:
     labels = Labels(score_type=None if mvr else "similarity", probe_policy="other")
     if name == "generic":
         labels = replace(labels, kind="morph", columns={"morph_id": "Morph"})
-    return read(name, [path] * (2 if name in ("pyeer", "revelio") else 1), labels)
+    # A file is not both sides of a comparison; by another way to it, it may be.
+    again = path.parent / ".." / path.parent.name / path.name
+    return read(name, [path, again][: 2 if name in ("pyeer", "revelio") else 1], labels)

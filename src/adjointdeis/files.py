@@ -36,6 +36,14 @@ _ZEROS = {
     "utf-16-le": (0, 1, 0, 1),
     "utf-16-be": (1, 0, 1, 0),
 }
+# What packed files begin with, and what to do about them.
+_PACKED = {
+    b"\x1f\x8b": "packed by gzip; unpack it (gunzip)",
+    b"BZh": "packed by bzip2; unpack it (bunzip2)",
+    b"\xfd7zXZ": "packed by xz; unpack it (unxz)",
+    b"\x28\xb5\x2f\xfd": "packed by zstd; unpack it (unzstd)",
+    b"PK\x03\x04": "a zip archive, or a workbook of a spreadsheet; unpack it, or save it as CSV",
+}
 _DASHES = {ord(dash): "-" for dash in "\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe63\uff0d"}
 
 
@@ -145,6 +153,8 @@ def read_text(
             text, or in an encoding that cannot be told; names file and line.
     """
     data = read_bytes(path, error, largest)
+    if packed := next((said for mark, said in _PACKED.items() if data.startswith(mark)), None):
+        raise error(f"{path}: not text but {packed}")
     encoding = next((name for mark, name in _MARKS if data.startswith(mark)), None)
     if encoding is not None:
         data = data[next(len(mark) for mark, name in _MARKS if name == encoding) :]
@@ -177,6 +187,18 @@ def _by_zero_bytes(data: bytes) -> str | None:
     return None
 
 
+class _TwiceError(ValueError):
+    """A key of a JSON object is there twice: one of its values would be lost without a word."""
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise _TwiceError(next(key for key in keys if keys.count(key) > 1))
+    return found
+
+
 def read_json(path: Readable, error: type[ValueError] = ValueError) -> Any:
     """What a JSON file holds; encodings as `read_text`.
 
@@ -186,11 +208,13 @@ def read_json(path: Readable, error: type[ValueError] = ValueError) -> Any:
     """
     text = read_text(path, error, JSON_LIMIT)
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_once)
     except json.JSONDecodeError as wrong:
         raise error(f"{path}:{wrong.lineno}: not JSON ({wrong.msg})") from None
     except RecursionError:
         raise error(f"{path}: not JSON of ours (nested too deeply)") from None
+    except _TwiceError as wrong:
+        raise error(f"{path}: the key {wrong.args[0]!r} is there twice; keep one") from None
     except ValueError:
         # Python refuses integers of thousands of digits, because reading them is slow.
         raise error(f"{path}: not JSON of ours (a number of thousands of digits)") from None
@@ -254,12 +278,21 @@ def records(
     """(line number, fields by column) of lines as `read_csv` gives them.
 
     Raises:
-        error: A line of another length than the header; names file and line.
+        error: A column that is there twice, or a line of another length than the header; names file
+            and line.
     """
+    refuse_twice(path, header, error)
     for line, fields in lines:
         if len(fields) != len(header):
             raise error(f"{path}:{line}: {len(fields)} fields, expected {len(header)}")
         yield line, dict(zip(header, fields, strict=True))
+
+
+def refuse_twice(path: Readable, header: Sequence[str], error: type[ValueError]) -> None:
+    """Refuses a header with one name twice, for either column could be the one that is meant."""
+    for name in header:
+        if name and header.count(name) > 1:
+            raise error(f"{path}:1: column {name!r} appears twice; rename or drop one of the two")
 
 
 def write_csv(path: str | os.PathLike[str], rows: Iterable[Iterable[object]]) -> None:
@@ -286,8 +319,10 @@ def file_key(name: str) -> str:
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
-def finite_number(text: str) -> float:
-    """A finite number in a field of a file; the marks between digits that Python takes are none.
+def any_number(text: str) -> float:
+    """A number in a field of a file, NaN and infinity among them; a typeset minus is a minus.
+
+    The marks between digits that Python takes are none: nobody means ten by `1_0`.
 
     Raises:
         ValueError: In words that follow the field: "is not a number".
@@ -295,9 +330,14 @@ def finite_number(text: str) -> float:
     try:
         if "_" in text:
             raise ValueError
-        value = float(text)
+        return float(text if text.isascii() else text.translate(_DASHES))
     except ValueError:
-        raise ValueError("is not a number") from None
+        raise ValueError("is not a number; write it like 0.25 or 1e-3, with a point") from None
+
+
+def finite_number(text: str) -> float:
+    """`any_number` that is finite; else a ValueError in words that follow the field."""
+    value = any_number(text)
     if not math.isfinite(value):
         raise ValueError("is not finite")
     return value

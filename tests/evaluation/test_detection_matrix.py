@@ -240,7 +240,7 @@ def test_headers(tmp_path):
     with pytest.raises(ScoreError, match=r":1: unknown column 'shade'"):
         read_detection(path)
     path.write_text("detector,attack,label,image,score,score\n")
-    with pytest.raises(ScoreError, match=r":1: a column appears twice"):
+    with pytest.raises(ScoreError, match=r":1: column .* appears twice"):
         read_detection(path)
     path.write_text("detector,attack,label,image,score\nd,,bona_fide,x\n")
     with pytest.raises(ScoreError, match=r":2: 4 fields, expected 5"):

@@ -84,7 +84,7 @@ def test_header_errors(tmp_path):
         read_scores(write(tmp_path / "a.csv", "kind,system,score_type\n"))
     with pytest.raises(ScoreError, match=r":1: unknown column 'colour'"):
         read_scores(write(tmp_path / "b.csv", "kind,system,score,score_type,colour\n"))
-    with pytest.raises(ScoreError, match=r":1: a column appears twice"):
+    with pytest.raises(ScoreError, match=r":1: column .* appears twice"):
         read_scores(write(tmp_path / "c.csv", "kind,kind,system,score,score_type\n"))
     with pytest.raises(ScoreError, match=r":1: empty file"):
         read_scores(write(tmp_path / "d.csv", ""))

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from adjointdeis.evaluation.columns import SCORE_TYPES, codes, text_column
+from adjointdeis.evaluation.columns import SCORE_TYPES, codes
 from adjointdeis.evaluation.errors import ScoreError
 from adjointdeis.evaluation.scores import (
     BONA_FIDE,
@@ -21,7 +21,7 @@ def checked(table: ScoreTable) -> ScoreTable:
     Raises:
         ScoreError: unknown kind, direction, status or policy; a score that is not finite in a row
             with status ok; an empty id that the kind needs; a mated comparison of two subjects or a
-            nonmated one of one; a system with two directions; one
+            nonmated one of one; two spellings of one name; a system with two directions; one
             comparison with two scores; a morph with fewer than two subjects; a subject of a morph
             without a probe under a system and policy under which the morph was scored.
     """
@@ -36,6 +36,9 @@ def checked(table: ScoreTable) -> ScoreTable:
     _refuse(table, table["system"] == "", "system", "every row needs a system")
     for name in ("morph_id", "attack", "subject_id"):
         _refuse(table, morph & (table[name] == ""), name, f"a morph row needs {name}")
+    plain = np.char.replace(np.char.lower(table["attack"].astype(np.str_)), "_", "")
+    bona = (plain == BONA_FIDE) & (morph | (table["attack"] != BONA_FIDE))
+    _refuse(table, bona, "attack", f"{BONA_FIDE!r} marks a bona fide image, and only of kind mad")
     attack_row = (table["kind"] == "mad") & ~np.isin(table["attack"], ("", BONA_FIDE))
     _refuse(table, attack_row & (table["morph_id"] == ""), "morph_id", "a MAD attack row needs it")
     ok = table["status"] == "ok"
@@ -59,24 +62,21 @@ def _refuse(table: ScoreTable, bad: np.ndarray, column: str, expected: str) -> N
 
 
 def _refuse_two_spellings(table: ScoreTable) -> None:
-    """Refuses impostor comparisons of ids that differ in case, dashes or leading zeros alone.
+    """Refuses names of people, attacks or systems that differ in case, dashes or zeros alone.
 
-    They are one person more often than two, and one such pair can move a threshold.
+    They are one more often than two: such a person would be an impostor of himself, contribute to
+    a morph twice, or be drawn twice in the bootstrap; such an attack would be half of one.
     """
-    rows = table.where(table["kind"] == "nonmated")
-    keys = {}
-    for side in ("subject_id", "ref_subject_id"):
-        values, inverse = np.unique(rows[side], return_inverse=True)
-        keys[side] = text_column([confusable(str(v)) for v in values])[inverse]
-    bad = (keys["subject_id"] == keys["ref_subject_id"]) & (keys["subject_id"] != "")
-    if bad.any():
-        row = int(np.argmax(bad))
-        one, two = rows["subject_id"][row], rows["ref_subject_id"][row]
-        raise ScoreError(
-            f"{rows.place(row)}: subject_id {str(one)!r} and ref_subject_id {str(two)!r} of a "
-            "nonmated comparison differ in case, dashes or leading zeros only; write one person "
-            "one way, and rename one of them if they are two people"
-        )
+    for columns in (("subject_id", "ref_subject_id"), ("attack",), ("system",)):
+        seen: dict[str, str] = {}
+        for name in columns:
+            for value in map(str, np.unique(table[name])):
+                if (other := seen.setdefault(confusable(value), value)) != value:
+                    expected = (
+                        f"it and {other!r} differ in case, dashes or leading zeros only; write one "
+                        "name one way, and rename one of them if they are two"
+                    )
+                    _refuse(table, table[name] == value, name, expected)
 
 
 def _one_direction(table: ScoreTable) -> None:

@@ -96,7 +96,7 @@ def parser() -> argparse.ArgumentParser:
 
     score = commands.add_parser("score", help="evaluate a score file (the default command)")
     _scores(score)
-    score.add_argument("--fmr", type=float, nargs="+", default=None, metavar="F",
+    score.add_argument("--fmr", type=_share, nargs="+", default=None, metavar="F",
                        help="target false match rates as shares (default 0.001)")  # fmt: skip
     score.add_argument("--impostors", nargs="+", default=None, metavar="POLICY",
                        help="all, same-sex, same-sex-and-group (default all)")  # fmt: skip
@@ -119,7 +119,7 @@ def parser() -> argparse.ArgumentParser:
     report.add_argument("-o", "--out", required=True, metavar="DIR")
     report.add_argument("--title", help="default: the first file's name")
     report.add_argument("--subjects", metavar="CSV", help="subject_id, sex, group, age")
-    report.add_argument("--fmr", type=float, nargs="+", metavar="F")
+    report.add_argument("--fmr", type=_share, nargs="+", metavar="F")
     report.add_argument("--impostors", nargs="+", metavar="POLICY")
     report.add_argument("--thresholds", metavar="FILE")
     report.add_argument("--by", nargs="+", choices=("sex", "group", "age"))
@@ -130,7 +130,7 @@ def parser() -> argparse.ArgumentParser:
         "verification", help="EER, FNMR at FMR and DET of a recogniser, without any morph"
     )
     _scores(verification)
-    verification.add_argument("--fmr", type=float, nargs="+", metavar="F")
+    verification.add_argument("--fmr", type=_share, nargs="+", metavar="F")
     verification.add_argument("--impostors", default="all", metavar="POLICY")
     verification.add_argument("-o", "--out", metavar="DIR", help="also a report with the figures")
     _statistics(verification)
@@ -141,14 +141,14 @@ def parser() -> argparse.ArgumentParser:
     compare.add_argument("second")
     compare.add_argument("--probe", required=True, choices=("source", "other"))
     compare.add_argument("--impostors", default="all", metavar="POLICY")
-    compare.add_argument("--fmr", type=float, default=0.001, metavar="F")
+    compare.add_argument("--fmr", type=_share, default=0.001, metavar="F")
     compare.add_argument("--systems", nargs="+")
     _statistics(compare)
 
     potential = commands.add_parser("map", help="morphing attack potential MAP[r, c]")
     _scores(potential)
     potential.add_argument("--impostors", default="all", metavar="POLICY")
-    potential.add_argument("--fmr", type=float, default=0.001, metavar="F")
+    potential.add_argument("--fmr", type=_share, default=0.001, metavar="F")
     potential.add_argument("--thresholds", metavar="FILE")
     _statistics(potential)
 
@@ -170,7 +170,7 @@ def parser() -> argparse.ArgumentParser:
 
     threshold = commands.add_parser("threshold", help="estimate thresholds and write records")
     _scores(threshold)
-    threshold.add_argument("--fmr", type=float, nargs="+", default=[0.001], metavar="F")
+    threshold.add_argument("--fmr", type=_share, nargs="+", default=[0.001], metavar="F")
     threshold.add_argument("--impostors", nargs="+", default=["all"], metavar="POLICY")
     threshold.add_argument("--systems", nargs="+")
     threshold.add_argument("--alignment", help="how faces were cropped, if the sidecar lacks it")
@@ -246,6 +246,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
 
 
+def _share(text: str) -> float:
+    """0.001, or what it is in percent, 0.1%."""
+    try:
+        return float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: expected a share such as 0.001, or 0.1%"
+        ) from None
+
+
 def _scores(command: argparse.ArgumentParser, subjects: bool = True) -> None:
     command.add_argument("scores", help="canonical score file, CSV or Parquet")
     if subjects:
@@ -255,7 +265,7 @@ def _scores(command: argparse.ArgumentParser, subjects: bool = True) -> None:
 def _statistics(command: argparse.ArgumentParser) -> None:
     command.add_argument("--replicates", type=int, default=2000, help="0: no subject bootstrap")
     command.add_argument("--seed", type=int, default=0)
-    command.add_argument("--confidence", type=float, default=0.95)
+    command.add_argument("--confidence", type=_share, default=0.95)
 
 
 if __name__ == "__main__":

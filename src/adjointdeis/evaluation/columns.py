@@ -52,7 +52,7 @@ def text_column(values: Any) -> np.ndarray:
         in a fixed width one id of 4,000 characters costs 16 kB in every row.
     """
     if is_scalar(values):
-        return np.array(canonical(str(values)))
+        return np.array(_text(values))
     if isinstance(values, np.ndarray):
         if values.ndim != 1 or (values.dtype.kind == "U" and _is_canonical(values)):
             return values
@@ -61,11 +61,18 @@ def text_column(values: Any) -> np.ndarray:
     flat = []
     for value in values:
         if (found := known.get(value)) is None:
-            found = known[value] = canonical(str(value))
+            found = known[value] = _text(value)
         flat.append(found)
     widest = max(map(len, known.values()), default=0)
     size = sum(map(len, flat)) + 8 * len(flat)
     return np.array(flat, dtype=np.str_ if widest * len(flat) <= 4 * size else object)
+
+
+def _text(value: Any) -> str:
+    """A label as text; empty for None and for what data frames hold in an empty cell."""
+    text = canonical(str(value))
+    absent = not isinstance(value, str) and text in ("None", "nan", "<NA>", "NaT")
+    return "" if absent else text
 
 
 def is_scalar(value: Any) -> bool:

@@ -323,7 +323,9 @@ def _statistics(options: Namespace) -> dict[str, Any]:
 
 def _check_statistics(options: Namespace) -> None:
     if not 0 < options.confidence < 1:
-        raise EvaluationError(f"--confidence {options.confidence}: expected between 0 and 1")
+        raise EvaluationError(
+            f"--confidence {options.confidence}: expected between 0 and 1, as 0.95 or 95%"
+        )
     if options.replicates < 0:
         raise EvaluationError(f"--replicates {options.replicates}: expected 0 or more")
     if options.replicates > _MOST_REPLICATES:

@@ -81,6 +81,12 @@ class DetectionScores:
         scores = np.where(rows["status"] == "ok", rows["score"], np.nan)
         bona = np.isin(rows["attack"], ("", BONA_FIDE))
         attacks = {str(a): scores[rows["attack"] == a] for a in np.unique(rows["attack"][~bona])}
+        for there, what in ((bona.any(), "bona fide image"), (attacks, "attack")):
+            if not there:
+                raise DetectionError(
+                    f"no {what} of detector {system!r}, and error rates take both; {BONA_FIDE!r} "
+                    "in the column attack marks a bona fide image"
+                )
         direction = "morph" if rows["score_type"][0] == "similarity" else "bonafide"
         return cls(scores[bona], attacks, direction)
 

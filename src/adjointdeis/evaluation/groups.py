@@ -112,6 +112,10 @@ def group(
         )
     if not len(scores):
         raise ScoreError("no comparison of a morph")
+    for name, labels in (("morph", morph), ("subject", subject)):
+        absent = labels == "" if labels.dtype.kind in "UO" else labels != labels
+        if absent.any():
+            raise ScoreError(f"comparison {int(np.argmax(absent))} has no {name}")
     failed = np.isnan(scores)
     turned = np.where(failed, -np.inf, turned)
     morph_code, n_morphs = codes(morph)

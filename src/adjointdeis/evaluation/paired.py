@@ -22,7 +22,7 @@ import numpy as np
 from adjointdeis.evaluation.errors import EvaluationError, ScoreError
 from adjointdeis.evaluation.groups import MorphScores, group_table
 from adjointdeis.evaluation.metrics import numerators
-from adjointdeis.evaluation.operating import draw_for, operating_point
+from adjointdeis.evaluation.operating import chosen, draw_for, operating_point
 from adjointdeis.evaluation.rates import clopper_pearson
 from adjointdeis.evaluation.scores import ScoreTable
 from adjointdeis.evaluation.subjects import Subjects
@@ -40,7 +40,8 @@ class PairedComparison:
     """Attack `first` against `second` on the same pairs, one system and one threshold.
 
     Attributes:
-        n: pairs in common; both, first_only, second_only, neither: how they came out.
+        n: pairs in common, of n_first and n_second.
+        both, first_only, second_only, neither: how they came out.
         difference: rate of the first minus rate of the second, in [-1, 1].
         lo, hi: paired subject-bootstrap interval of the difference.
         p_value: exact two-sided McNemar; p_holm: adjusted over the systems compared together.
@@ -60,6 +61,8 @@ class PairedComparison:
     hi: float | None
     p_value: float
     p_holm: float | None = None
+    n_first: int = 0
+    n_second: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -166,8 +169,17 @@ def compare_attacks(
     if variant not in ("MMPMR", "MinMax"):
         raise EvaluationError(f"variant {variant!r}: a paired test takes MMPMR or MinMax")
     draws = draw_for(table, replicates, seed) if replicates else None
+    morphs = table.select(kind="morph")
+    morphs = morphs.select(probe_policy=chosen(morphs, "probe_policy", [probe_policy]))
+    first, second = chosen(morphs, "attack", [first])[0], chosen(morphs, "attack", [second])[0]
+    both = [set(morphs.unique("system", attack=attack)) for attack in (first, second)]
+    if systems is None and not (systems := sorted(both[0] & both[1])):
+        raise ScoreError(
+            f"{table.source or 'scores'}: no system scored both {first!r} and {second!r} with "
+            f"probes {probe_policy!r}"
+        )
     found = []
-    for system in systems or table.unique("system", kind="morph"):
+    for system in chosen(morphs, "system", systems):
         point = operating_point(
             table, system, thresholds, fmr, impostor_policy, subjects, draws, confidence
         )
@@ -204,6 +216,8 @@ def compare_attacks(
                 lo=lo,
                 hi=hi,
                 p_value=mcnemar_exact(*only),
+                n_first=len(sides[0]),
+                n_second=len(sides[1]),
             )
         )
     adjusted = holm([c.p_value for c in found])

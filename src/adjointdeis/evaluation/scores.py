@@ -122,7 +122,7 @@ class ScoreTable:
         arrays: dict[str, np.ndarray] = {}
         for name in COLUMNS:
             value = columns.get(name, DEFAULTS.get(name, ""))
-            array = np.array(value, np.float64) if name == "score" else text_column(value)
+            array = _numbers(value) if name == "score" else text_column(value)
             if array.ndim == 0:
                 array = np.full(length, array[()], dtype=array.dtype)
             if array.shape != (length,):
@@ -145,16 +145,10 @@ class ScoreTable:
     ) -> "ScoreTable":
         """Builds a table from dictionaries; a failed comparison may have score None or NaN."""
         listed = list(rows)
-        columns = {}
-        for name in COLUMNS:
-            default = DEFAULTS.get(name, "")
-            if name == "score":
-                values = [row.get(name) for row in listed]
-                columns[name] = np.array(
-                    [np.nan if v is None or v == "" else v for v in values], dtype=np.float64
-                )
-            else:
-                columns[name] = [str(row.get(name, default)) for row in listed]
+        columns: dict[str, Any] = {
+            name: [row.get(name, DEFAULTS.get(name, "")) for row in listed] for name in COLUMNS
+        }
+        columns["score"] = [np.nan if s is None or s == "" else s for s in columns["score"]]
         return cls.from_columns(metadata=metadata, **columns)
 
     def __len__(self) -> int:
@@ -266,6 +260,15 @@ def concatenate(tables: Iterable[ScoreTable]) -> ScoreTable:
         name: [value for table in listed for value in table[name].tolist()] for name in COLUMNS
     }
     return ScoreTable.from_columns(metadata=metadata, **columns)
+
+
+def _numbers(scores: Any) -> np.ndarray:
+    try:
+        return np.array(scores, np.float64)
+    except (TypeError, ValueError) as error:
+        raise ScoreError(
+            f"column 'score': expected numbers, NaN where one failed ({error})"
+        ) from None
 
 
 def _canonical_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,14 @@ import numpy as np
 from adjointdeis.evaluation.errors import ScoreError
 from adjointdeis.evaluation.scores import COLUMNS, REQUIRED_COLUMNS, ScoreTable
 from adjointdeis.extras import load
-from adjointdeis.files import read_csv, read_json, write_atomically, write_csv
+from adjointdeis.files import (
+    any_number,
+    read_csv,
+    read_json,
+    refuse_twice,
+    write_atomically,
+    write_csv,
+)
 
 SCHEMA = "adjointdeis-scores/1"
 _CONVERT = " (another format? use `adjointdeis-eval convert`)"
@@ -128,8 +135,7 @@ def check_header(
     unknown = [name for name in header if name not in known]
     if unknown:
         raise ScoreError(f"{path}:1: unknown column {unknown[0]!r}; expected {expected}")
-    if len(set(header)) != len(header):
-        raise ScoreError(f"{path}:1: a column appears twice")
+    refuse_twice(path, header, ScoreError)
 
 
 def _refuse_empty(path: Path, rows: int) -> None:
@@ -142,9 +148,9 @@ def _numbers(path: Path, text: list[str], lines: np.ndarray) -> np.ndarray:
     numbers = np.empty(len(text))
     for k, value in enumerate(text):
         try:
-            numbers[k] = float(value or "nan")
-        except ValueError:
-            raise ScoreError(f"{path}:{lines[k]}: score {value!r} is not a number") from None
+            numbers[k] = any_number(value or "nan")
+        except ValueError as error:
+            raise ScoreError(f"{path}:{lines[k]}: score {value!r} {error}") from None
     return numbers
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from adjointdeis.evaluation.errors import PolicyError, ScoreError
-from adjointdeis.files import canonical, read_table
+from adjointdeis.files import canonical, finite_number, read_table
 
 # The names that published subject lists use for the same facts.
 _ALIASES = {
@@ -92,7 +92,7 @@ def age_band(age: str) -> str:
         PolicyError: for a text that is no age.
     """
     try:
-        decade = int(float(age)) // 10 * 10
+        decade = int(finite_number(age)) // 10 * 10
     except ValueError:
         raise PolicyError(f"age {age!r}: expected years") from None
     return f"{decade}-{decade + 9}"
@@ -111,10 +111,14 @@ def read_subjects(path: str | os.PathLike[str]) -> Subjects:
     path = Path(path)
     columns, lines = read_table(path, ScoreError)
     header = {name.lower(): name for name in columns}
-    used = {
-        name: next((header[a] for a in aliases if a in header), None)
-        for name, aliases in _ALIASES.items()
-    }
+    used: dict[str, str | None] = {}
+    for name, aliases in _ALIASES.items():
+        there = [header[a] for a in aliases if a in header]
+        if len(there) > 1 and name not in header:
+            raise ScoreError(
+                f"{path}:1: columns {' and '.join(there)}: which is the {name}? Name it so"
+            )
+        used[name] = there[0] if there else None
     if used["subject_id"] is None:
         raise ScoreError(f"{path}:1: no subject_id column (also accepted: face_id, id)")
     rows = [{k: row.get(str(column), "") for k, column in used.items()} for _, row in lines]

@@ -232,7 +232,7 @@ def paired_table(
 ) -> Table:
     """Results of `compare_attacks`; `names` are the printed first, second and system of each."""
     header = ("first", "second", "system", "difference, points", "only the first",
-              "only the second", "both", "neither", "McNemar p", "Holm p")  # fmt: skip
+              "only the second", "both", "neither", "McNemar p", "Holm p", "pairs")  # fmt: skip
     lines = []
     stated = names or [(c.first, c.second, c.system) for c in comparisons]
     for c, name in zip(comparisons, stated, strict=True):
@@ -247,6 +247,9 @@ def paired_table(
                     *map(str, (c.first_only, c.second_only, c.both, c.neither)),
                     f"{c.p_value:.2g}",
                     DASH if c.p_holm is None else f"{c.p_holm:.2g}",
+                    str(c.n)
+                    if c.n == max(c.n_first, c.n_second)
+                    else f"{c.n} (of {c.n_first} and {c.n_second})",
                 ]
             )
         )

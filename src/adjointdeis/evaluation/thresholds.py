@@ -99,6 +99,18 @@ class ThresholdRecord:
             )
         if not math.isfinite(self.value):
             raise EvaluationError(f"threshold {self.value!r}: expected a finite number")
+        for name, value in (("target_fmr", self.target_fmr), ("realised_fmr", self.realised_fmr)):
+            if value is not None and not 0 <= value <= 1:
+                raise EvaluationError(f"{name} {value!r}: expected a share, 0.001 for 0.1%")
+        if not 0 < self.confidence < 1:
+            raise EvaluationError(f"confidence {self.confidence!r}: expected a share, such as 0.95")
+        if self.k is not None and not 0 <= self.k <= (self.n or 0):
+            raise EvaluationError(f"{self.k!r} false matches of {self.n!r}: expected at most all")
+        if self.k and self.n and abs(self.k / self.n - (self.realised_fmr or 0)) > 1e-6:
+            raise EvaluationError(
+                f"realised_fmr {self.realised_fmr!r}: {self.k} false matches of {self.n} are "
+                f"{self.k / self.n:g}"
+            )
         object.__setattr__(self, "model", canonical(self.model))
 
     @property
@@ -191,7 +203,10 @@ class ThresholdRecord:
             if not fits and not (value is None and field.default is None):
                 wanted = "text" if text else "a number"
                 raise EvaluationError(f"{where}: {field.name} {value!r}, expected {wanted}")
-        return cls(**values)
+        try:
+            return cls(**values)
+        except EvaluationError as error:
+            raise EvaluationError(f"{where}: {error}") from None
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Writes JSON atomically."""
@@ -305,7 +320,7 @@ def threshold_at_fmr(
         value_strictest=None if strictest is None else sign * strictest,
         score_type=score_type,
         rule=ORDER_STATISTIC,
-        target_fmr=float(fmr),
+        target_fmr=abs(float(fmr)),
         realised_fmr=k / n,
         k=k,
         n=n,

@@ -23,6 +23,7 @@ from adjointdeis.evaluation.formats.text import (
     Labels,
     Rows,
     kind_by_ids,
+    named,
     one_path,
     only,
     read_fields,
@@ -91,7 +92,7 @@ def _comparison_row(rows: Rows, line: int, row: dict[str, str], labels: Labels) 
             raise ScoreError(f"{rows.path}:1: no column {name!r} in the header")
     probe = row.get("probe_key") or row.get("probe_template_id", "")
     reference, subject = row["bio_ref_subject_id"], row["probe_subject_id"]
-    attack = row.get("probe_attack_type", "")
+    attack = named(rows.path, line, "probe_attack_type", row.get("probe_attack_type", ""))
     common = {
         "system": labels.system,
         "score_type": labels.score_type or "similarity",

@@ -8,7 +8,7 @@ the decimal mark is a comma where every score has one and none has a point; both
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,16 @@ from adjointdeis.evaluation.formats.text import (
     Labels,
     Rows,
     kind_by_ids,
+    named,
     read_fields,
     score_or_failure,
 )
 from adjointdeis.evaluation.scores import COLUMNS, ScoreTable
 from adjointdeis.evaluation.storage import metadata_with
-from adjointdeis.files import read_text
+from adjointdeis.files import read_text, refuse_twice
 
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
+_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
 _COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?")
 
 
@@ -37,7 +39,9 @@ def read_one(path: Path, labels: Labels) -> ScoreTable:
     Raises:
         ScoreError: no score column, a mapped column that is absent, or what the labels leave open.
     """
-    first = next((line for line in read_text(path, ScoreError).splitlines() if line.strip()), "")
+    texts = read_text(path, ScoreError).splitlines()
+    first = next((line for line in texts if line.strip() and not line.startswith("#")), "")
+    stated = first.startswith("sep=")
     delimiter = max(DELIMITERS, key=first.count)
     if not first.count(delimiter):
         raise ScoreError(
@@ -45,21 +49,22 @@ def read_one(path: Path, labels: Labels) -> ScoreTable:
             "a table with a header and two columns at least"
         )
     lines = read_fields(path, delimiter=delimiter, quotechar='"')
+    if stated:  # As spreadsheets write it above the header.
+        next(lines)
     _, header = next(lines, (1, []))
     place = _places(path, header, labels)
     body = list(lines)
     for line, fields in body:
         if len(fields) != len(header):
             raise ScoreError(f"{path}:{line}: {len(fields)} fields, expected {len(header)}")
-    scores = [fields[place["score"]] for _, fields in body]
-    decimal = _decimal_comma(scores)
+    decimal = _decimal_comma(path, {line: fields[place["score"]] for line, fields in body})
     rows = Rows(path, by_ids="kind" not in place and not labels.kind)
     for line, fields in body:
         row: dict[str, Any] = {name: fields[at] for name, at in place.items()}
         text = row.pop("score").replace(",", ".") if decimal else row.pop("score")
         if row.get("status", "ok") in ("ok", ""):
             row |= {"status": "ok", **score_or_failure(path, line, text)}
-        rows.add(line, **_completed(path, row, labels))
+        rows.add(line, **_completed(path, line, row, labels))
     mark = "comma" if decimal else "point"
     unused = [name for k, name in enumerate(header) if k not in place.values()]
     said = f"{path}: delimiter {DELIMITERS[delimiter]}, decimal {mark}"
@@ -68,6 +73,7 @@ def read_one(path: Path, labels: Labels) -> ScoreTable:
 
 
 def _places(path: Path, header: list[str], labels: Labels) -> dict[str, int]:
+    refuse_twice(path, header, ScoreError)
     mapped = {name: name for name in COLUMNS if name in header} | dict(labels.columns)
     for name, column in mapped.items():
         if name not in COLUMNS:
@@ -84,22 +90,39 @@ def _places(path: Path, header: list[str], labels: Labels) -> dict[str, int]:
     return {name: header.index(column) for name, column in mapped.items()}
 
 
-def _decimal_comma(scores: Sequence[str]) -> bool:
-    """Whether the scores are written with a decimal comma: some are, and none has a point."""
-    return any(_COMMA.fullmatch(s) for s in scores) and not any("." in s for s in scores)
+def _decimal_comma(path: Path, scores: Mapping[int, str]) -> bool:
+    """Whether the scores are written with a decimal comma: some are, and none has a point.
+
+    Raises:
+        ScoreError: every comma may as well stand between thousands, as in 1,234 beside 999.
+    """
+    commas = {line: s for line, s in scores.items() if _COMMA.fullmatch(s)}
+    if not commas or any("." in s for s in scores.values()):
+        return False
+    if all(map(_THOUSANDS.fullmatch, commas.values())):
+        line = min(commas)
+        raise ScoreError(
+            f"{path}:{line}: score {commas[line]!r}: is the comma a decimal one, or between "
+            "thousands? Write the scores with a decimal point and without marks of thousands"
+        )
+    return True
 
 
-def _completed(path: Path, row: dict[str, Any], labels: Labels) -> dict[str, Any]:
+def _completed(path: Path, line: int, row: dict[str, Any], labels: Labels) -> dict[str, Any]:
     """A row with what the file leaves to the labels."""
-    morph = bool(row.get("morph_id"))
+    morph = bool(named(path, line, "morph_id", row.get("morph_id", "")))
     row.setdefault("system", labels.system)
     row.setdefault("score_type", labels.score_type or "")
     if not row["score_type"]:
         row["score_type"] = labels.direction(path)
     if not row.get("kind"):
-        named = row.get("subject_id", "")
-        kind = kind_by_ids(named, row.get("ref_subject_id", "")) if named else "nonmated"
-        row["kind"] = labels.kind or ("morph" if morph else kind)
+        who = [row.get(name, "") for name in ("subject_id", "ref_subject_id")]
+        if not (labels.kind or morph or all(who)):
+            raise ScoreError(
+                f"{path}:{line}: is the comparison of one person or of two? subject_id {who[0]!r} "
+                f"and ref_subject_id {who[1]!r} do not say; map both in --columns, or state --kind"
+            )
+        row["kind"] = labels.kind or ("morph" if morph else kind_by_ids(who[0], who[1]))
     if morph:
         row.setdefault("attack", labels.attack)
     if row["kind"] == "morph" and not row.get("probe_policy"):

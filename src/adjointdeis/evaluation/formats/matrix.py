@@ -2,14 +2,15 @@
 
 `scores.npy` with two label tables, or `scores.npz` with the array `scores` alone and the same two.
 A label table is a CSV with a header, one line per row or column of the matrix: `subject_id` and
-optionally `image_id`; references that are morphs have `morph_id`, `subject_a`, `subject_b` and
-optionally `attack`. NaN is a failure to acquire.
+optionally `image_id`; morphs have `morph_id`, `subject_a`, `subject_b`, further contributors as
+`subject_c` and so on, and optionally `attack`. NaN is a failure to acquire.
 
-A morph is compared with its contributors' probes only; an image with itself is no comparison; of a
-symmetric matrix of one list of images every pair is taken once.
+A morph is compared with its contributors only, on either side; an image with itself is no
+comparison; of a symmetric matrix of one list of images every pair is taken once.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,11 @@ import numpy as np
 from adjointdeis.evaluation.errors import ScoreError
 from adjointdeis.evaluation.formats.text import Labels, Rows, kind_by_ids, one_path
 from adjointdeis.evaluation.scores import ScoreTable
+from adjointdeis.evaluation.storage import check_header
 from adjointdeis.files import canonical, read_arrays, read_table
+
+_COLUMNS = ("subject_id", "image_id", "morph_id", "attack")
+_OF_MORPH = re.compile("subject_[a-z]")
 
 
 def read(paths: Sequence[Path], labels: Labels) -> ScoreTable:
@@ -36,32 +41,42 @@ def read(paths: Sequence[Path], labels: Labels) -> ScoreTable:
             f"{len(references)} columns"
         )
     direction = labels.direction(matrix)
-    once = first == second or probes == references
+    one_list = first == second or probes == references
+    # Of an asymmetric matrix both triangles count; rounding makes none asymmetric.
+    once = one_list and np.allclose(scores, scores.T, rtol=1e-5, atol=1e-6, equal_nan=True)
     rows = Rows(matrix, by_ids=True)
     for i, probe in enumerate(probes):
         for j, reference in enumerate(references):
-            if once and (j >= i):
+            if (i == j and one_list) or (once and j > i):
                 continue
-            subject, image = probe["subject_id"], probe.get("image_id") or f"row {i + 1}"
-            row = {"subject_id": subject, "probe_id": image, "system": labels.system,
-                   "score_type": direction}  # fmt: skip
+            morph, other = (probe, reference) if probe.get("morph_id") else (reference, probe)
+            sides = (probe.get("image_id") or f"row {i + 1}",
+                     reference.get("image_id") or f"column {j + 1}")  # fmt: skip
             value = float(scores[i, j])
+            row = {"system": labels.system, "score_type": direction}
             row |= {"status": "fta"} if np.isnan(value) else {"score": value}
-            if reference.get("morph_id"):
-                if subject not in (reference.get("subject_a"), reference.get("subject_b")):
+            if morph.get("morph_id"):
+                subject = other.get("subject_id")
+                # A morph is the reference, whichever side it is on; two morphs are no comparison.
+                if other.get("morph_id") or subject not in _contributors(morph):
                     continue
-                row |= {"kind": "morph", "morph_id": reference["morph_id"],
-                        "attack": reference.get("attack") or labels.attack,
+                row |= {"kind": "morph", "morph_id": morph["morph_id"],
+                        "attack": morph.get("attack") or labels.attack, "subject_id": subject,
+                        "probe_id": sides[morph is probe],
                         "probe_policy": labels.probe}  # fmt: skip
             else:
-                other = reference["subject_id"]
-                place = reference.get("image_id") or f"column {j + 1}"
-                if reference.get("image_id") and image == place:
+                if reference.get("image_id") and sides[0] == sides[1]:
                     continue
-                row |= {"kind": kind_by_ids(subject, other),
-                        "ref_subject_id": other, "ref_id": place}  # fmt: skip
+                people = probe["subject_id"], reference["subject_id"]
+                row |= {"kind": kind_by_ids(*people), "subject_id": people[0],
+                        "ref_subject_id": people[1], "probe_id": sides[0],
+                        "ref_id": sides[1]}  # fmt: skip
             rows.add(i + 1, **row)
     return rows.table()
+
+
+def _contributors(morph: Mapping[str, str]) -> list[str]:
+    return [who for name, who in morph.items() if _OF_MORPH.fullmatch(name) and who]
 
 
 def _array(path: Path) -> np.ndarray:
@@ -78,9 +93,14 @@ def _array(path: Path) -> np.ndarray:
 
 def _labels(path: Path) -> list[dict[str, str]]:
     header, lines = read_table(path, ScoreError)
-    if "subject_id" not in header and not {"morph_id", "subject_a", "subject_b"} <= set(header):
-        raise ScoreError(
-            f"{path}:1: expected the columns subject_id, image_id, or of morphs morph_id, "
-            f"subject_a, subject_b, attack; found {', '.join(header)}"
-        )
-    return [{k: canonical(v) for k, v in row.items()} for _, row in lines]
+    morphs = [name for name in header if _OF_MORPH.fullmatch(name)]
+    check_header(path, header, (), (*_COLUMNS, *morphs) if "morph_id" in header else _COLUMNS[:2])
+    found = []
+    for line, row in lines:
+        found.append({k: canonical(v) for k, v in row.items()})
+        if found[-1].get("morph_id"):
+            if len(_contributors(found[-1])) < 2:
+                raise ScoreError(f"{path}:{line}: a morph needs subject_a and subject_b")
+        elif not found[-1].get("subject_id"):
+            raise ScoreError(f"{path}:{line}: no subject_id, and no morph_id either")
+    return found

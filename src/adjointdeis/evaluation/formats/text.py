@@ -73,7 +73,7 @@ class Labels:
         if self.score_type not in SCORE_TYPES:
             raise ScoreError(
                 f"{path}: this format does not say which way scores point; score_type "
-                f"{self.score_type!r}, expected {' or '.join(SCORE_TYPES)}"
+                f"{self.score_type!r}, expected {' or '.join(SCORE_TYPES)} (--score-type)"
             )
         return self.score_type
 
@@ -132,6 +132,8 @@ def one_path(paths: Sequence[Path], expected: str, count: int = 1) -> list[Path]
     """
     if len(paths) != count:
         raise ScoreError(f"{len(paths)} files given, expected {count}: {expected}")
+    if count == 2 and paths[0] == paths[1]:
+        raise ScoreError(f"{paths[0]} is given twice, expected two files: {expected}")
     return list(paths)
 
 
@@ -140,19 +142,54 @@ def read_fields(
 ) -> Iterator[tuple[int, list[str]]]:
     """(line number, fields) of every non-empty line that is no comment (`#`).
 
+    A line that begins with `#` and is else one of the scores is refused: it may be an id.
+
     Args:
         path: The text file.
         delimiter: Between two fields; None for any run of blanks.
         quotechar: Around a field that holds the delimiter; None for no quotes.
     """
     if delimiter is None:
-        lines = enumerate(read_text(path, ScoreError).splitlines(), start=1)
-        split = ((line, text.split()) for line, text in lines)
-        yield from ((line, row) for line, row in split if row and not row[0].startswith("#"))
-        return
-    for line, row in read_csv(path, ScoreError, delimiter=delimiter, quotechar=quotechar):
+        texts = enumerate(read_text(path, ScoreError).splitlines(), start=1)
+        lines = ((line, row) for line, text in texts if (row := text.split()))
+    else:
+        lines = read_csv(path, ScoreError, delimiter=delimiter, quotechar=quotechar)
+    width = 0
+    for line, row in lines:
         if not row[0].startswith("#"):
+            width = len(row)
             yield line, row
+        elif len(row) == width and any(map(_is_number, row[1:])):
+            raise ScoreError(
+                f"{path}:{line}: {row[0]!r} begins with #, and the line has the fields of a score: "
+                "delete it if it does not count, write the id without # if it does"
+            )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        finite_number(text)
+    except ValueError:
+        return False
+    return True
+
+
+def named(path: Path, line: int, column: str, text: str) -> str:
+    """A field that says that a line is of a morph, or empty text where it is of none.
+
+    Raises:
+        ScoreError: what programs write for an absent value, or for an image that is no morph; as a
+            name it would make a morph of every other comparison.
+    """
+    if text.casefold() in _NO_NAMES:
+        raise ScoreError(
+            f"{path}:{line}: {column} {text!r}: leave the field empty where there is no morph, and "
+            "rename the morph or attack if that is its name"
+        )
+    return text
+
+
+_NO_NAMES = (*("nan", "none", "null", "na", "n/a", "<na>", "-"), *("bonafide", "bona_fide"))
 
 
 def number(path: Path, line: int, text: str) -> float:
