@@ -1,5 +1,6 @@
 """What every test shares: one thread, fixed seeds, no window, no network, the oracles in reach."""
 
+import gc
 import os
 import random
 import signal
@@ -40,6 +41,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         skip = pytest.mark.skip(reason="needs a GPU: --device cuda, or `make gpu`")
         for item in marked:
             item.add_marker(skip)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Takes what was imported out of the collector's sight: every full collection, of which checks
+    of kept graphs make many, would walk over the libraries' million objects."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
