@@ -22,6 +22,7 @@ from adjointdeis.faces.datasets.folder import DatasetError, load_folder  # noqa:
 from adjointdeis.faces.datasets.pairs import PairListError, read_pairs  # noqa: E402
 from adjointdeis.faces.weights import read_header  # noqa: E402
 from adjointdeis.harness import assets  # noqa: E402
+from adjointdeis.harness.launch import launch  # noqa: E402
 from adjointdeis.harness.packages import PackageError  # noqa: E402
 from adjointdeis.harness.selection import bona_fide, false_matches, select_pairs  # noqa: E402
 from adjointdeis.harness.tasks import photographs  # noqa: E402
@@ -311,3 +312,16 @@ def test_what_cannot_be_run_is_named_before_anything_is_trained(
     with pytest.raises(error, match=message):
         photographs.run(configured(drawn, tmp_path, *changes))
     assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_the_price_is_printed_before_a_photograph_is_aligned(
+    drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    launch(configured(drawn, run, "dry_run=true", "task.faces=null", "data.limit=3"))
+    lines = capsys.readouterr().out.splitlines()
+    # One pair of each sex of each of two folds would be four.
+    (row,) = (line.split() for line in lines if line.startswith("DiM-A"))
+    assert row[-5] == "3" and float(row[-2]) > 0
+    assert "aligning 24 photographs, adapting 2 generators (2 steps each)" in lines[-1]
+    assert not run.exists()

@@ -63,6 +63,7 @@ from adjointdeis.harness.tasks import morph
 from adjointdeis.morphing.attack import Attack, Workbench
 from adjointdeis.reporting import write_report
 
+DRY_RUN = True  # of the morphs; detectors are not in it
 REUSED = ("training", "validation", "reconstructed", *morph.REUSED)
 
 
