@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
@@ -24,6 +24,8 @@ class UnreachableLeafError(RuntimeError):
 
 _BEFORE = object()  # marks what was made before the run, which every step may share
 _THREAD = threading.local()
+# What most operations are given, of which torch's walk over containers would take longer.
+_LEAVES = frozenset({Tensor, nn.Parameter, int, float, bool, str, type(None), torch.dtype})
 _KEPT = (
     "the denoiser keeps a value that it computed in an earlier step (a cache of a projected "
     "prompt, of a time embedding or of outputs: {}), so that its gradient would be lost in this "
@@ -125,7 +127,8 @@ class _Reads(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         del types
-        for value in tree_leaves((args, kwargs)) if torch.is_grad_enabled() else ():
+        given = (*args, *kwargs.values()) if kwargs else args
+        for value in _flat(given) if torch.is_grad_enabled() else ():
             known = self._tensors.get(id(value))
             if known is not None and known() is value:
                 raise UnreachableLeafError(
@@ -137,6 +140,18 @@ class _Reads(TorchFunctionMode):
                     "check=False"
                 )
         return func(*args, **(kwargs or {}))
+
+
+def _flat(given: Iterable[Any]) -> Iterator[Any]:
+    """The arguments of an operation, those in containers too."""
+    for value in given:
+        kind = type(value)
+        if kind in _LEAVES:
+            yield value
+        elif kind in (tuple, list):
+            yield from _flat(value)
+        else:
+            yield from tree_leaves(value)
 
 
 def _this_thread() -> object:
