@@ -6,6 +6,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from sphinx.domains.python import PyObject
+
 import adjointdeis
 
 project = "AdjointDEIS"
@@ -116,13 +118,28 @@ def moved(text: str, target: str, page: Path, copy: Path) -> str:
     return f"[{text}]({os.path.relpath(there, copy.parent)}{mark}{anchor})"
 
 
-def escape_shapes(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """Shapes are written (B, *) in the sources; in reStructuredText a star opens emphasis."""
+def as_sphinx_reads(
+    app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]
+) -> None:
+    """Escapes what the sources write and reStructuredText reads otherwise, after napoleon.
+
+    Shapes are written (B, *), and a star opens emphasis. ``x_T, z: ...`` describes two arguments,
+    and a space in a field makes its first words a type: "z (x_T,)".
+    """
     del app, what, name, obj, options
     lines[:] = [re.sub(r"(?<=, )\*(?=[,)])|(?<=/)\*(?=\.)", r"\\*", line) for line in lines]
+    lines[:] = [
+        re.sub(r"^:(?:param|ivar) [^:]+:", lambda found: found[0].replace(", ", ","), line)
+        for line in lines
+    ]
 
 
 def setup(app: Any) -> None:
     """Sphinx calls this."""
     collect_pages()
-    app.connect("autodoc-process-docstring", escape_shapes)
+    # The name of a field is no reference: Sphinx would link it to some attribute of that name, and
+    # warn as soon as there are two.
+    for field in PyObject.doc_field_types:
+        if field.name == "variable":
+            field.rolename = ""
+    app.connect("autodoc-process-docstring", as_sphinx_reads)

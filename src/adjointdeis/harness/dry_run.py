@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adjointdeis.faces.datasets.pairs import MorphPair
 from adjointdeis.harness.batch_size import memory_taken
 from adjointdeis.morphing.attack import Attack, Workbench
 
@@ -23,7 +22,7 @@ class DryRunError(RuntimeError):
 def expected_costs(
     attacks: Sequence[Attack],
     bench: Workbench,
-    todo: Mapping[str, Sequence[MorphPair]],
+    todo: Mapping[str, int],
     batch_size: int,
     times: Mapping[str, UnitTimes],
 ) -> list[dict[str, Any]]:
@@ -32,7 +31,7 @@ def expected_costs(
     Args:
         attacks: The rows.
         bench: With the device that the run will have.
-        todo: Pairs without a morph, by attack.
+        todo: How many pairs have no morph yet, by attack.
         batch_size: Pairs optimised together.
         times: Seconds of one evaluation of each kind, by resource.
     """
@@ -40,7 +39,7 @@ def expected_costs(
     rows = []
     for attack in attacks:
         attack.check(bench)
-        pairs, cost = len(todo[attack.name]), attack.expected_cost()
+        pairs, cost = todo[attack.name], attack.expected_cost()
         row: dict[str, Any] = {
             "attack": attack.name,
             "label": attack.label,

@@ -193,8 +193,11 @@ def _seed(seed: int) -> None:
 
 def _dry_run(cfg: DictConfig) -> None:
     """Loads and checks what a run needs and prints what it will cost; leaves no trace of a run."""
-    if cfg.task._target_ != "adjointdeis.harness.tasks.morph.run":
-        sys.exit("error: dry_run=true is for task=morph; the other tasks have no dry run")
+    if not _beside_task(cfg, "DRY_RUN"):
+        sys.exit(
+            "error: dry_run=true is for task=morph, task=photographs and task=detection; the other "
+            "tasks have no dry run"
+        )
     _quieten()
     try:
         get_method(cfg.task._target_)(cfg)

@@ -20,7 +20,6 @@ import adjointdeis
 from adjointdeis.evaluation import evaluate, write_scores
 from adjointdeis.evaluation.policies import require_policy
 from adjointdeis.faces.datasets.folder import load_folder
-from adjointdeis.faces.datasets.pairs import MorphPair
 from adjointdeis.files import file_key, write_atomically
 from adjointdeis.harness import assets
 from adjointdeis.harness.benchmark import OTHER, SOURCE, Benchmark, load_benchmark, load_faces
@@ -43,12 +42,20 @@ from adjointdeis.morphing.attack import Attack, Workbench
 from adjointdeis.reporting import write_report
 from adjointdeis.reporting.comparability import departures
 
+DRY_RUN = True
+"""With ``dry_run=true`` the task prints what it will cost, and leaves nothing behind."""
 REUSED = ("morphs", "degraded")
 """What a run with other settings takes over: files that are used only where they fit."""
 
 
-def run(cfg: DictConfig) -> dict[str, Any]:
-    """Runs the experiment and returns its result, which is also written to ``result.json``."""
+def run(cfg: DictConfig, plots: bool = True) -> dict[str, Any]:
+    """Runs the experiment and returns its result, which is also written to ``result.json``.
+
+    Args:
+        cfg: The whole configuration.
+        plots: Whether the report has plots; a task that goes on with the result, and reports on
+            all of it at its end, draws them then.
+    """
     start, directory = monotonic(), Path(cfg.paths.run)
     # First, so that a run that fails on its input is logged with its exit code too.
     logger = loggers(cfg)
@@ -90,7 +97,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     if rank_zero_only.rank:
         return {}
     result = _conclude(
-        cfg, directory, benchmark, attacks, done, judges, records, identifier, start, benches
+        cfg, directory, benchmark, attacks, done, judges, records, identifier, start, benches, plots
     )
     conclude(logger, directory, result)
     return result
@@ -153,16 +160,30 @@ def dry_run(
         parts: A workbench and its pairs for each fold.
         attacks: The rows of the run.
     """
-    todo: dict[str, list[MorphPair]] = {attack.name: [] for attack in attacks}
+    todo = {attack.name: 0 for attack in attacks}
     for attack in attacks:
         folder = directory / "morphs" / attack.name
         for bench, part in parts:
             finished = read_records(folder, part, recipe_of(attack, bench, cfg.trainer.precision))
-            todo[attack.name] += [p for p in part.pairs if p.morph_id not in finished]
+            todo[attack.name] += sum(pair.morph_id not in finished for pair in part.pairs)
+    return priced(cfg, parts[0][0], attacks, todo)
+
+
+def priced(
+    cfg: DictConfig, bench: Workbench, attacks: Sequence[Attack], todo: Mapping[str, int]
+) -> dict[str, Any]:
+    """Prints what morphs will cost, from one evaluation of each kind on the run's device.
+
+    Args:
+        cfg: The whole configuration.
+        bench: Resources of the attacks.
+        attacks: The rows of the run.
+        todo: How many pairs each has to make, by name.
+    """
     device = own_device(cfg.trainer)
     batch_size = 1 if cfg.optimisation.batch_size == "auto" else cfg.optimisation.batch_size
-    bench = replace(parts[0][0], device=device)
-    batch_size = max(1, min(batch_size, max(map(len, todo.values()), default=1)))
+    bench = replace(bench, device=device)
+    batch_size = max(1, min(batch_size, max(todo.values(), default=1)))
     rows = expected_costs(attacks, bench, todo, batch_size, times_of(bench, batch_size))
     print(cost_table(rows, device, batch_size))
     return {"rows": rows}
@@ -257,6 +278,7 @@ def _conclude(
     identifier: str,
     start: float,
     benches: Mapping[str, Workbench],
+    plots: bool,
 ) -> dict[str, Any]:
     """Scores the morphs and writes scores.csv, result.json and the report."""
     morphs = {
@@ -317,7 +339,7 @@ def _conclude(
         "scores": "scores.csv",
     }
     write_record(directory / "result.json", result)
-    write_report(directory)
+    write_report(directory, plots=plots)
     return result
 
 

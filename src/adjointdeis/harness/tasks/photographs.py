@@ -26,12 +26,13 @@ from adjointdeis.evaluation import read_scores
 from adjointdeis.evaluation.outside_pair import decisions_outside_pair
 from adjointdeis.faces.datasets.folder import DatasetError, FaceDataset, load_folder
 from adjointdeis.faces.datasets.frll import load_frll
-from adjointdeis.faces.datasets.pairs import write_pairs
+from adjointdeis.faces.datasets.pairs import read_pairs, write_pairs
 from adjointdeis.faces.recogniser import Recogniser
 from adjointdeis.faces.weights import fingerprint
 from adjointdeis.files import read_json, write_atomically
 from adjointdeis.harness import assets
 from adjointdeis.harness.benchmark import OTHER, SOURCE
+from adjointdeis.harness.folds import workbenches
 from adjointdeis.harness.packages import fetch_command
 from adjointdeis.harness.records import write_record
 from adjointdeis.harness.selection import bona_fide, select_pairs
@@ -41,6 +42,7 @@ from adjointdeis.harness.trainer import OtherTraining
 from adjointdeis.harness.training.data import held_out
 from adjointdeis.reporting import write_report
 
+DRY_RUN = True
 REUSED = ("faces", "fold*", "pairs.*", *detection.REUSED)
 
 
@@ -48,8 +50,6 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     """Runs what is not done yet, and returns the result of the table."""
     directory, task = Path(cfg.paths.run), cfg.task
     source = load_frll(cfg.data.root, need_templates=False)
-    faces = aligned(cfg, source, Path(task.faces or directory / "faces"))
-    folds = _folds(cfg, faces)
     profile = assets.profile(cfg.assets.name, cfg.assets.root)
     missing: list[str] = []
     guides = _available(_names(cfg.assets.identity), profile, missing) or ["dlib"]
@@ -67,6 +67,10 @@ def run(cfg: DictConfig) -> dict[str, Any]:
         )
     for line in dict.fromkeys(missing):
         print(line)
+    if cfg.dry_run:
+        return _dry_run(cfg, source, profile, guides)
+    faces = aligned(cfg, source, Path(task.faces or directory / "faces"))
+    folds = _folds(cfg, faces)
     weights = [adapted(cfg, faces, k, directory) for k in folds] if task.adapt else None
     sub = _changed(cfg, task={"_target_": "adjointdeis.harness.tasks.morph.run", "name": cfg.name})
     sub.assets.recognisers, sub.assets.identity = judged, guides
@@ -89,7 +93,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
         facts = {"rule": f"the list {task.pairs}"}
     else:
         facts = _choose_pairs(cfg, faces, profile, judged, selector, folds, groups, directory)
-    result = morph.run(sub)
+    result = morph.run(sub, plots=False)
     if result:
         scores = read_scores(directory / "scores.csv")
         result["run"] |= {
@@ -103,6 +107,32 @@ def run(cfg: DictConfig) -> dict[str, Any]:
         else:
             detection.examined(plan, result)
     return result
+
+
+def _dry_run(
+    cfg: DictConfig, source: FaceDataset, profile: assets.Profile, guides: list[str]
+) -> dict[str, Any]:
+    """What the morphs of a run that begins with nothing will cost; no photograph is read."""
+    task, attacks = cfg.task, morph.chosen_attacks(cfg)
+    people = _folds(cfg, source)
+    if task.pairs:
+        pairs = len(read_pairs(task.pairs))
+    else:
+        sexes = {subject.gender for subject in source.subjects}
+        pairs = task.pairs_per_group * len(sexes) * len(people)
+    pairs = min(pairs, cfg.data.get("limit") or pairs)
+    own = _changed(cfg)
+    own.assets.identity = guides
+    bench = next(iter(workbenches(own, profile, source, attacks).values()))
+    priced = morph.priced(own, bench, attacks, {attack.name: pairs for attack in attacks})
+    beside = f"aligning {2 * len(source.subjects)} photographs"
+    if task.adapt:
+        beside += f", adapting {len(people)} generators ({task.training.steps} steps each)"
+    print(
+        f"Not in these hours: {beside}, choosing the pairs (at most {pairs}). Morphs that the run "
+        "has made already are counted as well."
+    )
+    return priced
 
 
 def _available(
