@@ -1,5 +1,6 @@
 """What every test shares: one thread, fixed seeds, no window, no network, the oracles in reach."""
 
+import gc
 import os
 import random
 import signal
@@ -42,6 +43,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(skip)
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Takes what was imported out of the collector's sight: every full collection, of which checks
+    of kept graphs make many, would walk over the libraries' million objects."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture
 def device(request: pytest.FixtureRequest):
     """Where a test of devices computes."""
@@ -68,4 +76,7 @@ def _seeded() -> None:
         import torch
 
         torch.set_num_threads(1)
-        torch.manual_seed(0)
+        # Not torch.manual_seed, which notes where it was called for every device that is not there.
+        torch.default_generator.manual_seed(0)
+        if torch.cuda.is_initialized():
+            torch.cuda.manual_seed_all(0)

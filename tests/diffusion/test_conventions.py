@@ -35,6 +35,17 @@ class AfterLastStep(Exception):
     """Leaves a pipeline before it asks for an image decoder."""
 
 
+@functools.cache
+def _innermost_loop(pipeline: type) -> str:
+    """Source of the loop that takes the steps."""
+    tree = ast.parse(inspect.getsource(pipeline).replace("\t", "    "))
+    loops = [
+        node for node in ast.walk(tree)
+        if isinstance(node, ast.For) and "self.scheduler.step" in ast.unparse(node)
+    ]  # fmt: skip
+    return ast.unparse(loops[-1])
+
+
 class Loop:
     """A pipeline's own denoising loop, run with gradients, and what it was seen to call.
 
@@ -86,12 +97,7 @@ class Loop:
     def _loop_alone(self, case: Case, model: nn.Module, scheduler: Any, arguments: dict) -> None:
         assert case.loop is not None
         module = inspect.getmodule(getattr(diffusers, case.pipeline))
-        tree = ast.parse(inspect.getsource(getattr(diffusers, case.pipeline)).replace("\t", "    "))
-        loops = [
-            node for node in ast.walk(tree)
-            if isinstance(node, ast.For) and "self.scheduler.step" in ast.unparse(node)
-        ]  # fmt: skip
-        source = ast.unparse(loops[-1])  # the innermost
+        source = _innermost_loop(getattr(diffusers, case.pipeline))
         for old, new in case.edits.items():
             assert source.count(old) == 1
             source = source.replace(old, new)

@@ -30,9 +30,10 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def quiet_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaves pictures out of runs that are not about them."""
-    from adjointdeis.harness.tasks import morph
+    from adjointdeis.harness.tasks import detection, morph, photographs
 
-    monkeypatch.setattr(morph, "write_report", lambda directory: None)
+    for task in (detection, morph, photographs):
+        monkeypatch.setattr(task, "write_report", lambda directory, **options: None)
 
 
 @pytest.fixture

@@ -73,7 +73,7 @@ def base(tiny, published, tmp_path_factory) -> Path:
 
     run = tmp_path_factory.mktemp("every") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(morph, "write_report", lambda directory: None)
+        patch.setattr(morph, "write_report", lambda directory, **options: None)
         launch(composed(arguments(tiny, run, published)))
     return run
 

@@ -43,7 +43,7 @@ def directory(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("wandb") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(morph, "write_report", lambda directory: None)
+        patch.setattr(morph, "write_report", lambda directory, **options: None)
         launch(composed(arguments(tiny, folder)))
     return folder
 

@@ -133,7 +133,8 @@ class Jpeg2000:
         # Rates are how many times smaller the file is than the pixels; files grow as rates fall.
         low, high = 1.0, float(image.nbytes)
         rate = 2 * image.nbytes / (self.smallest + self.largest)
-        for _ in range(30):
+        last = False
+        while True:
             data = _encoded(
                 image, "JPEG2000", quality_mode="rates", quality_layers=[max(rate, 1.0)],
                 irreversible=rate > 1,
@@ -142,8 +143,11 @@ class Jpeg2000:
                 rate <= 1 and len(data) < self.smallest
             ):
                 return data
+            if last:
+                break
             low, high = (rate, high) if len(data) > self.largest else (low, rate)
-            rate = (low * high) ** 0.5 if high > 1.01 * low else 1.0
+            last = high <= 1.01 * low
+            rate = 1.0 if last else (low * high) ** 0.5
         raise DegradationError(
             f"degradation {self.name}: no JPEG 2000 file of an image of {image.shape[1]} x "
             f"{image.shape[0]} pixels takes {self.smallest} to {self.largest} bytes; widen the "

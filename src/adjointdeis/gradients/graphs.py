@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from adjointdeis.gradients.chain import Chain, NotSupportedError
-from adjointdeis.gradients.cost import CountedDenoiser
+from adjointdeis.gradients.cost import Cost, CountedDenoiser
 from adjointdeis.gradients.reachable import next_number
 
 
@@ -24,6 +24,8 @@ class UnreachableLeafError(RuntimeError):
 
 _BEFORE = object()  # marks what was made before the run, which every step may share
 _THREAD = threading.local()
+# What most operations are given, of which torch's walk over containers would take longer.
+_LEAVES = frozenset({Tensor, nn.Parameter, int, float, bool, str, type(None), torch.dtype})
 _KEPT = (
     "the denoiser keeps a value that it computed in an earlier step (a cache of a projected "
     "prompt, of a time embedding or of outputs: {}), so that its gradient would be lost in this "
@@ -62,11 +64,11 @@ class RunKey:
         self.late: list[weakref.ref[Tensor]] = []
         self.hidden: dict[int, weakref.ref[Tensor]] = {}
         self.graphs: Callable[[Tensor, Tensor, Any, Tensor, int], None] | None = None
-        self._given: list[weakref.ref[Tensor]] = []
+        self._given: list[weakref.ref[Any]] = []
 
     def hands_out(self, leaves: Iterable[Tensor]) -> None:
         """Note leaves that a step is given, which are to end with its graph."""
-        given = [weakref.ref(leaf) for leaf in leaves if leaf.requires_grad]
+        given = [weakref.ref(leaf.grad_fn or leaf) for leaf in leaves if leaf.requires_grad]
         self.quiet = self.quiet and bool(given)
         self._given += given
 
@@ -125,7 +127,8 @@ class _Reads(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         del types
-        for value in tree_leaves((args, kwargs)) if torch.is_grad_enabled() else ():
+        given = (*args, *kwargs.values()) if kwargs else args
+        for value in _flat(given) if torch.is_grad_enabled() else ():
             known = self._tensors.get(id(value))
             if known is not None and known() is value:
                 raise UnreachableLeafError(
@@ -139,9 +142,45 @@ class _Reads(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+def _flat(given: Iterable[Any]) -> Iterator[Any]:
+    """The arguments of an operation, those in containers too."""
+    for value in given:
+        kind = type(value)
+        if kind in _LEAVES:
+            yield value
+        elif kind in (tuple, list):
+            yield from _flat(value)
+        else:
+            yield from tree_leaves(value)
+
+
 def _this_thread() -> object:
     # Not its identifier, which a later thread may have again.
     return _THREAD.__dict__.setdefault("token", object())
+
+
+class Aside(torch.autograd.Function):
+    """What a step of the sampling run is given, where its graph ends for that run.
+
+    It is no leaf, so that a loss on what the network laid aside comes by here and is refused.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, cost: Cost, value: Tensor, *inputs: Tensor) -> Tensor:
+        del inputs
+        ctx.cost = cost
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> Any:
+        if ctx.cost.in_backward:  # a kept graph, whose end is where the step before began
+            return (None,) * len(ctx.needs_input_grad)
+        raise UnreachableLeafError(
+            "the loss uses a value that the denoiser computed in a step and laid aside (a penalty "
+            "of each step, an attention map), and its gradient by the other steps is lost: "
+            "compute it from rollout.states or rollout.predictions of sample(..., "
+            "trajectory=True), or use gradient=Backprop()"
+        )
 
 
 class LeafCheck:
@@ -190,7 +229,7 @@ class LeafCheck:
 
         Args:
             outputs, entering, leaves: results of the step, the state and history that it was
-                given, and all that it was given, which has no graph of its own.
+                given, and all that it was given, at which its graph ends.
             mark: made before the graph; the same whenever this graph is looked at.
             again: whether the sampling run took this step, too.
 
@@ -211,7 +250,7 @@ class LeafCheck:
         first, end = mark.first, mark.end
         quick = run is not None and by_number and run.here()
         stack: list[Any] = [(out.grad_fn, out.output_nr) for out in outputs]
-        seen: set[Any] = {None}
+        seen: set[Any] = {None, *(leaf.grad_fn for leaf in leaves)}
         while stack:
             node, output = stack.pop()
             if node in seen or (known and (node, output) in known):
@@ -259,11 +298,50 @@ class LeafCheck:
                 raise UnreachableLeafError(
                     f"{where} uses a tensor of shape {tuple(leaf.shape)} that requires a gradient "
                     "but is neither x_T, z, nor one of the denoiser's parameters(), so this method "
-                    "would leave its .grad empty. Pass it as z, make it a parameter of the "
-                    "denoiser, list it in sample(..., parameters=[...]), call "
+                    "would leave its .grad empty. Pass it as z (a tensor, tuple or dict: other "
+                    "objects are not looked into), make it a parameter of the denoiser, list it in "
+                    "sample(..., parameters=[...]), call "
                     "requires_grad_(False) on it, sample under torch.no_grad(), or use "
                     "gradient=Backprop()"
                 )
+
+
+@contextmanager
+def _without_hooks(tensors: Iterable[Tensor]) -> Iterator[None]:
+    """Inside, hooks on tensors rest: the outer pass calls them, once, with the whole gradient."""
+    resting = [(hooks, dict(hooks)) for t in tensors if (hooks := t._backward_hooks)]
+    for hooks, _ in resting:
+        hooks.clear()
+    try:
+        yield
+    finally:
+        for hooks, own in resting:
+            hooks.update(own)
+
+
+def refuse_made_of_each_other(theta: Sequence[Tensor]) -> None:
+    """Refuse parameters one of which was made from another, whose gradient would count twice.
+
+    Raises:
+        UnreachableLeafError: naming the shapes of both.
+    """
+    edges = (get_gradient_edge(tensor) for tensor in theta)
+    named = {(e.node, e.output_nr): t for e, t in zip(edges, theta, strict=True)}
+    for made in theta:
+        stack: list[Any] = [*made.grad_fn.next_functions] if made.grad_fn else []
+        seen: set[Any] = set()
+        while stack:
+            edge = stack.pop()
+            if edge in named:
+                raise UnreachableLeafError(
+                    f"parameters=[...] names a tensor of shape {tuple(made.shape)} and one that "
+                    f"it was made from, of shape {tuple(named[edge].shape)}, whose gradient would "
+                    "count twice: pass the first as z, or leave out the second, which it reaches; "
+                    "or use gradient=Backprop()"
+                )
+            if edge not in seen and edge[0] is not None:
+                seen.add(edge)
+                stack.extend(edge[0].next_functions)
 
 
 def pull_back(
@@ -293,9 +371,10 @@ def pull_back(
         return [None] * len(inputs)
     chain.cost.vjps += evaluations
     try:
-        gradients = torch.autograd.grad(
-            [out for out, _ in pairs], wanted, [a for _, a in pairs], allow_unused=True
-        )
+        with _without_hooks(wanted):
+            gradients = torch.autograd.grad(
+                [out for out, _ in pairs], wanted, [a for _, a in pairs], allow_unused=True
+            )
     except RuntimeError as error:
         if "use_reentrant" in str(error):
             raise NotSupportedError(
@@ -309,7 +388,8 @@ def pull_back(
             raise
         raise UnreachableLeafError(
             "the denoiser uses a tensor that was computed from its weights before the step (a "
-            "cached parametrisation, a hypernetwork), so its gradient is asked for once per step. "
+            "cached parametrisation, a hypernetwork), or the loss one that it laid aside, so its "
+            "gradient is asked for more than once. "
             "List that tensor in sample(..., parameters=[...]), compute it inside the denoiser, "
             "or use gradient=Backprop()"
         ) from error

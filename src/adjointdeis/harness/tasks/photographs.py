@@ -93,7 +93,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
         facts = {"rule": f"the list {task.pairs}"}
     else:
         facts = _choose_pairs(cfg, faces, profile, judged, selector, folds, groups, directory)
-    result = morph.run(sub)
+    result = morph.run(sub, plots=False)
     if result:
         scores = read_scores(directory / "scores.csv")
         result["run"] |= {
