@@ -182,8 +182,10 @@ def composed(arguments: list[str]) -> DictConfig:
     return cfg
 
 
-def command_line(arguments: list[str]) -> list[str]:
-    return [sys.executable, str(ROOT / "run.py"), *arguments]
+def command_line(arguments: list[str], plots: bool = True) -> list[str]:
+    """The program, as a user starts it; or without the plots of its report."""
+    program = ROOT / ("run.py" if plots else "tests/without_plots.py")
+    return [sys.executable, str(program), *arguments]
 
 
 def counting_task(cfg: DictConfig) -> dict[str, float]:
