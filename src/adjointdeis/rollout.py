@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adjointdeis.diffusion.conditions import divided
+from adjointdeis.diffusion.conditions import divided, recordable
 from adjointdeis.diffusion.grid import TimeGrid
 from adjointdeis.diffusion.noise import Noise, ReversedNoise, as_noise, rows_of_noise
 from adjointdeis.gradients import (
@@ -224,7 +224,7 @@ def _run(
     cost: Cost,
     trajectory: bool = False,
 ) -> Rollout:
-    method = DiscreteAdjoint() if gradient is None else gradient
+    method, x = DiscreteAdjoint() if gradient is None else gradient, recordable(x)
     _check_calculus(solver, noise)
     chain = Chain.of(denoiser, solver, grid, x, z, noise, cost, trajectory)
     theta = wanted_weights(denoiser, parameters)
@@ -282,7 +282,9 @@ def wanted_weights(
             f"parameters is a {type(parameters).__name__}, expected a list of tensors: write "
             "parameters=[weight] or parameters=list(model.parameters())"
         )
-    return [weight for weight in given if weight.requires_grad]
+    # Once each: a list of some weights may be added to that of all.
+    wanted = {id(weight): weight for weight in given if weight.requires_grad}
+    return list(wanted.values())
 
 
 def _check_kinds(

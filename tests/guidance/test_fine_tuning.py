@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 import torch
 from oracles import DIM, MLPDenoiser, agree, inputs, normal
+from torch import nn
 
 from adjointdeis import TimeGrid, VPLinear, sample
 from adjointdeis.diffusion import GaussianDenoiser, RecordedNoise
@@ -23,6 +24,8 @@ from adjointdeis.guidance import (
     LatentOptimisation,
     TrajectoryControl,
 )
+from adjointdeis.guidance.diffpure import DefenceProblem, DiffPure, Draw, ProjectedAscent
+from adjointdeis.guidance.implicit_langevin import ImplicitLangevin, PotentialProblem
 from adjointdeis.guidance.problem import Batch, LatentProblem, WeightProblem
 from adjointdeis.solvers import DDIM, SDEDPMSolver
 
@@ -133,6 +136,7 @@ OF_WEIGHTS = [
     FineTuning(SGD, 2), DRaFT(optimizer=SGD, steps=2), AdjointMatching(SGD, 2),
     ImplicitDiffusion(SGD, 2),
 ]  # fmt: skip
+OF_OTHERS = [ProjectedAscent(0.1, steps=2), ImplicitLangevin(SGD, gamma=0.1, steps=2)]
 NO_LOSSES = {
     "mean": (lambda x_0, *rows: loss(x_0).mean(), r"shape \(\).*without a mean"),
     "column": (lambda x_0, *rows: loss(x_0)[:, None], r"one number each"),
@@ -142,16 +146,38 @@ NO_LOSSES = {
 }
 
 
+class Potential(nn.Module):
+    """Of a Gaussian whose mean is learned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean = nn.Parameter(torch.zeros(DIM, dtype=torch.float64))
+
+    def forward(self, x):
+        return 0.5 * (x - self.mean).square().sum(1)
+
+
 @pytest.mark.parametrize("kind", NO_LOSSES)
-@pytest.mark.parametrize("algorithm", [*OF_LATENTS, *OF_WEIGHTS], ids=lambda a: type(a).__name__)
+@pytest.mark.parametrize(
+    "algorithm", [*OF_LATENTS, *OF_WEIGHTS, *OF_OTHERS], ids=lambda a: type(a).__name__
+)
 def test_no_algorithm_takes_another_loss_than_one_number_a_sample(algorithm, kind) -> None:
     """A mean over the batch would be divided once more, and by another number for every batch."""
     (wrong, message), denoiser = NO_LOSSES[kind], MLPDenoiser()
+    if isinstance(algorithm, ImplicitLangevin) and kind == "detached":
+        pytest.skip("its estimate takes no gradient of the loss")
     x_T, z = (torch.cat([value, value[:1]]) for value in inputs())  # no pair, as DOODL's x_0 is
 
     def posed(wanted):
         if algorithm in OF_WEIGHTS:
             return problem(denoiser, loss=wanted)
+        if isinstance(algorithm, ImplicitLangevin):
+            potential = Potential()
+            return PotentialProblem(potential, x_T, loss=wanted, draw=lambda step: [x_T])
+        if isinstance(algorithm, ProjectedAscent):
+            pure = DiffPure(denoiser, DDIM(), GRID)
+            purify = partial(pure.purify, z=z)
+            return DefenceProblem(x_T, purify, loss=wanted, draw=lambda k: Draw(x_T, None))
         fixed = denoiser.requires_grad_(False)
         return LatentProblem(fixed, x_T, z, loss=wanted, solver=DDIM(), grid=GRID)
 

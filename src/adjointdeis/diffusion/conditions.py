@@ -4,11 +4,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 # The same registry that torch.func and torch.export read; it knows named tuples and the output
 # classes of the transformers library. The module has no public name yet.
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_map, tree_unflatten
+
+
+def recordable(value: Any) -> Any:
+    """A copy of a tensor that ``torch.inference_mode`` made, which a graph may not hold."""
+    made = isinstance(value, Tensor) and value.is_inference()
+    return value.clone() if made and not torch.is_inference_mode_enabled() else value
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +69,11 @@ class Conditions:
         if isinstance(z, PerStep) and len(trees) != steps:
             raise ValueError(f"PerStep needs one condition per step: {steps}, got {len(trees)}")
         flat = [tree_flatten(tree) for tree in trees]
+        if any(isinstance(leaf, PerStep) for found, _ in flat for leaf in found):
+            raise ValueError(
+                "PerStep is inside z, and holds whole conditions: write z=PerStep([{'a': a_0, "
+                f"'b': b}}, ..., {{'a': a_{steps - 1}, 'b': b}}])"
+            )
         spec = flat[0][1]
         for step, (_, other) in enumerate(flat):
             if other != spec:
@@ -69,17 +81,14 @@ class Conditions:
                     f"PerStep needs conditions of one structure; that of step {step} is {other}, "
                     f"that of step 0 is {spec}"
                 )
-        leaves = tuple(tuple(found) for found, _ in flat)
+        leaves = tuple(tuple(map(recordable, found)) for found, _ in flat)
+        if any(isinstance(x, Tensor) and x.is_inference() for found, _ in flat for x in found):
+            trees = tuple(tree_unflatten(found, spec) for found in leaves)
         active = tuple(
             place
             for place, column in enumerate(zip(*leaves, strict=True))
             if any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in column)
         )
-        for place in active:
-            if not all(isinstance(found[place], Tensor) for found in leaves):
-                raise ValueError(
-                    "PerStep needs a tensor in every step where one of them requires a gradient"
-                )
         return cls(trees, isinstance(z, PerStep), leaves, spec, active)
 
     def slot(self, step: int) -> int:
@@ -91,8 +100,9 @@ class Conditions:
         return self.trees[self.slot(step)]
 
     def wanted(self, slot: int) -> tuple[Tensor, ...]:
-        """The leaves of a slot at the active places."""
-        return tuple(self.leaves[slot][place] for place in self.active)
+        """The leaves of a slot at the active places; something empty where None is the leaf."""
+        found = (self.leaves[slot][place] for place in self.active)
+        return tuple(leaf if isinstance(leaf, Tensor) else torch.empty(0) for leaf in found)
 
     def tensors(self) -> list[Tensor]:
         """Every tensor in any slot."""
@@ -104,7 +114,7 @@ class Conditions:
             return self.trees[slot]
         leaves = list(self.leaves[slot])
         for place, tensor in zip(self.active, wanted, strict=True):
-            leaves[place] = tensor
+            leaves[place] = tensor if isinstance(leaves[place], Tensor) else leaves[place]
         return leaves[0] if self.spec.is_leaf() else tree_unflatten(leaves, self.spec)
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from adjointdeis.diffusion.conditions import Conditions
-from adjointdeis.diffusion.denoiser import Denoiser
+from adjointdeis.diffusion.denoiser import Denoiser, is_wider
 from adjointdeis.diffusion.grid import Node, TimeGrid
 from adjointdeis.diffusion.noise import RecordedNoise
 from adjointdeis.diffusion.transition import path_scale
@@ -126,6 +126,13 @@ class CycleSDE:
                 f"Cycle-SDE solves a step for its noise, which {type(solver).__name__} does not "
                 "add with a known weight; use SDEDPMSolver or SDEDPMSolverPP"
             )
+
+        def checked(x: Tensor, t: Tensor, z: Any) -> Tensor:
+            eps = denoiser(x, t, z)
+            if is_wider(eps, x):
+                raise ValueError("Cycle-SDE takes as many channels as x has: network(...)[:, :C]")
+            return eps
+
         conditions = Conditions.of(z, grid.steps)
         noises, state = [], solver.initial_state(path[0], grid)
         for index in range(grid.steps):
@@ -138,7 +145,7 @@ class CycleSDE:
                     f"{solver} adds no noise to step {index} of {grid.steps}, which can then reach "
                     "one state only: end the grid at sigma > 0, with eta > 0, or use SDEDPMSolver"
                 )
-            mean, state = solver.step(denoiser, x_s, condition, s, t, state, torch.zeros_like(x_s))
+            mean, state = solver.step(checked, x_s, condition, s, t, state, torch.zeros_like(x_s))
             noises.append((x_t - mean) / weight)
         nfe = grid.steps * getattr(denoiser, "evaluations", 1)
         return cls(path[0], RecordedNoise(tuple(noises)), path, nfe)

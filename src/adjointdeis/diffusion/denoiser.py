@@ -29,6 +29,30 @@ class Denoiser(Protocol):
         ...
 
 
+def is_wider(output: Any, x: Tensor) -> bool:
+    """Whether an output has more channels than x, which a solver may take as a variance.
+
+    Raises:
+        ValueError: it has another shape than x otherwise, and would be broadcast; or is an object
+            around a tensor.
+    """
+    if isinstance(output, Tensor):
+        if output.shape == x.shape:
+            return False
+        if output.ndim == x.ndim > 1:
+            same = output.shape[:1] == x.shape[:1] and output.shape[2:] == x.shape[2:]
+            if same and output.shape[1] > x.shape[1]:
+                return True
+        what, then = f"a tensor of shape {tuple(output.shape)}", "it would be broadcast"
+        if output.shape[1:] == x.shape[1:] and len(output) > len(x):
+            then = f"it holds a tensor of the whole batch of {len(output)}; pass it in z"
+    else:
+        what, then = f"a {type(output).__name__}", "write network(...)[0], or .sample"
+    raise ValueError(
+        f"the denoiser returned {what}, expected a tensor of x's shape {tuple(x.shape)}: {then}"
+    )
+
+
 class _Converted(nn.Module):
     """A network of another parametrisation, seen as a noise prediction.
 

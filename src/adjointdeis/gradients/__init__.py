@@ -8,6 +8,7 @@ from adjointdeis.gradients.backprop import Backprop
 from adjointdeis.gradients.backsolve import Backsolve
 from adjointdeis.gradients.base import (
     GradientMethod,
+    NotFiniteWarning,
     SecondDerivativeError,
     StepwiseMethod,
     UnusedConditionWarning,
@@ -47,6 +48,7 @@ __all__ = [
     "LargeAdjointStepWarning",
     "MemoryBudgetError",
     "MissingPackageError",
+    "NotFiniteWarning",
     "NotSupportedError",
     "OneStep",
     "OtherLossError",

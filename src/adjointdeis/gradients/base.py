@@ -11,8 +11,11 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
+from torch.nn.parameter import is_lazy
 
 from adjointdeis.gradients.chain import Chain, NotSupportedError
+from adjointdeis.gradients.graphs import refuse_made_of_each_other
 from adjointdeis.gradients.inputs import Inputs, TrajectoryCotangents
 from adjointdeis.gradients.run import traced
 from adjointdeis.gradients.trace import Trace
@@ -31,6 +34,10 @@ _INPUTS = {
 
 class UnusedConditionWarning(UserWarning):
     """A condition that requires a gradient, and that no step of the run depends on."""
+
+
+class NotFiniteWarning(UserWarning):
+    """A gradient of a sample that holds nan or infinity, with the step where that began."""
 
 
 class SecondDerivativeError(RuntimeError):
@@ -131,7 +138,9 @@ class GradientMethod(ABC):
 
         Raises:
             UnreachableLeafError: something that was not named does.
+            NotSupportedError: derivatives ride along that only a graph of the whole run carries.
         """
+        _refuse_transforms(type(self).__name__, [x_T, *chain.conditions.tensors()])
         return traced(
             chain, Inputs(chain, [x_T]), owner=type(self).__name__, check=False, black_box=True
         )[0]
@@ -224,12 +233,13 @@ class StepwiseMethod(GradientMethod):
 
     def rollout(self, chain: Chain, x_T: Tensor, theta: Sequence[Tensor]) -> Tensor:
         name = type(self).__name__
-        # torch has no public name for this.
-        if torch._C._are_functorch_transforms_active():
+        _refuse_transforms(name, [x_T, *chain.conditions.tensors(), *theta])
+        if any(is_lazy(weight) for weight in theta):
             raise NotSupportedError(
-                f"{name} does not run inside torch.func.grad, vmap or jvp: use gradient=Backprop() "
-                "there, or torch.autograd outside of them"
+                "the denoiser has weights without a shape (LazyLinear, LazyConv2d), which its "
+                "first evaluation makes: call it once before, denoiser(x_T, grid[0].t, z)"
             )
+        refuse_made_of_each_other(theta)
         if theta and _is_sharded(chain):
             raise NotSupportedError(
                 f"{name} cannot train weights that fully_shard has split: it would evaluate copies "
@@ -281,6 +291,8 @@ class _Stepwise(torch.autograd.Function):
         with torch.no_grad(), ctx.chain.backward_pass(), exposed:
             a_x = torch.zeros_like(x_0) if a_x is None else a_x
             a_T = ctx.method.backward_pass(ctx.chain, ctx.record, by, x_0, a_x)
+        # Now that the device has been waited for.
+        _warn_of_not_finite(ctx.chain, ctx.record, tensors[0], x_0)
         if ctx.method.exact and ctx.method.check and by.z_is_untouched():
             warnings.warn(
                 "z requires a gradient, and no step of the run depends on it: its gradient is "
@@ -328,6 +340,47 @@ class _NoSecondDerivative(torch.autograd.Function):
             f"{ctx.name} gives first derivatives alone; for a derivative of a gradient use "
             "gradient=Backprop()"
         )
+
+
+def _refuse_transforms(name: str, given: Sequence[Tensor]) -> None:
+    """Refuse the derivatives of torch.func, and of forward mode, which a run would drop."""
+    # torch has no public name for this.
+    if torch._C._are_functorch_transforms_active():
+        raise NotSupportedError(
+            f"{name} does not run inside torch.func.grad, vmap or jvp: use gradient=Backprop() "
+            "there, or torch.autograd outside of them"
+        )
+    if forward_ad._current_level >= 0 and any(
+        forward_ad.unpack_dual(tensor).tangent is not None for tensor in given
+    ):
+        raise NotSupportedError(
+            f"{name} does not carry the tangents of torch.autograd.forward_ad: use "
+            "gradient=Backprop(), or ForwardMode() and a backward pass"
+        )
+
+
+def _warn_of_not_finite(chain: Chain, record: Any, x_T: Tensor, x_0: Tensor) -> None:
+    """Say where a sample went wrong, by the states that are stored anyway.
+
+    No error: loss scaling for half precision counts on gradients that are not finite.
+    """
+    if x_0.device.type == "meta" or bool(x_0.isfinite().all()):
+        return
+    carries = getattr(getattr(record, "trace", record), "carries", {})
+    states = {0: x_T, **{step: carry.x for step, carry in carries.items()}, chain.steps: x_0}
+    first = min(step for step, x in states.items() if not bool(x.isfinite().all()))
+    before = max((step for step in states if step < first), default=-1)
+    where = f"step {before}" if first == before + 1 else f"one of the steps {before} to {first - 1}"
+    if first == 0:
+        where = "x_T, before any step,"
+    warnings.warn(
+        f"the sample holds nan or infinity, and so will its gradient: {where} of {chain.steps} is "
+        "where that began. The network overflows there, its precision is too low, or z or a "
+        "weight is not finite; torch.autograd.set_detect_anomaly with gradient=Backprop() names "
+        "the operation",
+        NotFiniteWarning,
+        stacklevel=2,
+    )
 
 
 def _is_sharded(chain: Chain) -> bool:

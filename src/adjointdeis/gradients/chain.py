@@ -127,13 +127,8 @@ class Chain:
             if self.denoiser.reads is not None and not noise.requires_grad:
                 noise = noise.detach()  # another object: a source may hand out what it keeps
         self.denoiser.first = None
-        try:
-            with self.denoiser.watched():
-                found = self.solver.step(self.denoiser, x, z, s, t, state, noise)
-        except RuntimeError as error:
-            if self.denoiser.wider and "must match the size" in str(error):
-                raise ValueError(_WIDER.format(type(self.solver).__name__)) from error
-            raise
+        with self.denoiser.watched(), self.widths():
+            found = self.solver.step(self.denoiser, x, z, s, t, state, noise)
         two = isinstance(found, tuple) and len(found) == 2
         if two and self.denoiser.wider and found[0].shape != x.shape:
             raise ValueError(_WIDER.format(type(self.solver).__name__))
@@ -143,6 +138,16 @@ class Chain:
                 f"{tuple(x.shape)} and state a tuple of tensors, () without any"
             )
         return found[0], tuple(found[1])
+
+    @contextmanager
+    def widths(self) -> Iterator[None]:
+        """Inside, a solver that stumbles over an output with more channels than x says so."""
+        try:
+            yield
+        except RuntimeError as error:
+            if self.denoiser.wider and "must match the size" in str(error):
+                raise ValueError(_WIDER.format(type(self.solver).__name__)) from error
+            raise
 
     def prediction(self) -> Tensor:
         r"""Data prediction :math:`(x - \sigma\epsilon)/\alpha` of the step just taken.

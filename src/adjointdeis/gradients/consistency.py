@@ -4,6 +4,7 @@ A backward pass that recomputes is right only if steps and network are functions
 Both checks compare numbers that exist anyway; neither evaluates the network.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -90,7 +91,10 @@ def _largest(values: Tensor) -> Tensor:
 
 def fingerprint(tensor: Tensor) -> Tensor:
     """Nine numbers whose distance is about that of the tensors: projections on fixed weights."""
-    rows = wide(tensor.detach()).reshape(-1, tensor.shape[-1] if tensor.ndim else 1)
+    tensor = wide(tensor.detach())
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor)
+    rows = tensor.reshape(-1, tensor.shape[-1] if tensor.ndim else 1)
     for _ in range(2):
         places = torch.arange(1, rows.shape[-1] + 1, device=rows.device, dtype=rows.dtype)
         rates = torch.arange(1, 4, device=rows.device, dtype=rows.dtype).unsqueeze(1)
@@ -102,6 +106,11 @@ def fingerprint(tensor: Tensor) -> Tensor:
 def distance(one: Tensor, other: Tensor) -> float:
     """Distance of two tensors by their fingerprints."""
     return float((one - other).norm())
+
+
+def _share(off: float, of: Tensor) -> float:
+    size = float(wide(of).norm())
+    return off / size if size > 0.0 else math.inf if off > 0.0 else 0.0
 
 
 @dataclass
@@ -156,9 +165,9 @@ class GraphCheck:
             self.after = self.after()
         if not torch.is_grad_enabled():
             return
-        wanted = (leaf.requires_grad for leaf in tree_leaves(z) if isinstance(leaf, Tensor))
-        key = (round(float(t), 7), x.requires_grad, *wanted)
-        found = _shape(output, x, first)
+        given = [x, *(leaf for leaf in tree_leaves(z) if isinstance(leaf, Tensor))]
+        key = (round(float(t), 7), *(tensor.requires_grad for tensor in given))
+        found = _shape(output, given, first)
         if found is None:
             return
         if self.recording:
@@ -171,14 +180,14 @@ class GraphCheck:
             )
 
 
-def _shape(output: Tensor, x: Tensor, first: int) -> frozenset | None:
+def _shape(output: Tensor, given: Sequence[Tensor], first: int) -> frozenset | None:
     """How often each kind of node occurs in the graph of an evaluation, and with what inputs.
 
     None where it uses a node that was there before, which :class:`LeafCheck` looks at.
     """
     counts: Counter = Counter()
     stack: list[Any] = [output.grad_fn]
-    seen, end = {None, x.grad_fn}, next_number()
+    seen, end = {None, *(tensor.grad_fn for tensor in given)}, next_number()
     while stack:
         node = stack.pop()
         if node in seen:
@@ -232,8 +241,8 @@ class CouplingCheck:
         self._position -= 1
         v_then, change_then = self._known[self._position]
         # The largest so far: the projections of one difference may happen to be small.
-        self._drift = max(self._drift, distance(fingerprint(v), v_then) / float(wide(v).norm()))
-        off = distance(fingerprint(change), change_then) / float(wide(change).norm())
+        self._drift = max(self._drift, _share(distance(fingerprint(v), v_then), v))
+        off = _share(distance(fingerprint(change), change_then), change)
         allowed = self.recorder.tolerance + self._STEEPEST * self._drift
         if off > allowed:
             s, t = self.chain.grid[step], self.chain.grid[step + 1]

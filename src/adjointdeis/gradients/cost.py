@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from adjointdeis.diffusion.denoiser import is_wider
 from adjointdeis.diffusion.prediction import x0_from_eps
 from adjointdeis.gradients.reachable import next_number, version
 
@@ -71,25 +72,6 @@ class Cost:
         self.peak_graphs = max(self.peak_graphs, graphs)
 
 
-def _is_wider(output: Any, x: Tensor) -> bool:
-    """Whether there are more channels than those of x, which a solver may take as a variance."""
-    if not isinstance(output, Tensor) or output.ndim != x.ndim or x.ndim < 2:
-        return False
-    same = output.shape[:1] == x.shape[:1] and output.shape[2:] == x.shape[2:]
-    return same and output.shape[1] > x.shape[1]
-
-
-def _shape(output: Any, x: Tensor) -> str:
-    """What to do about an output that would be broadcast, or that is an object around it."""
-    if isinstance(output, Tensor):
-        what, then = f"a tensor of shape {tuple(output.shape)}", "it would be broadcast"
-        if output.shape[1:] == x.shape[1:] and len(output) > len(x):
-            then = f"it holds a tensor of the whole batch of {len(output)}; pass it in z"
-    else:
-        what, then = f"a {type(output).__name__}", "write network(...)[0], or .sample"
-    return f"the denoiser returned {what}, expected a tensor of x's shape {tuple(x.shape)}: {then}"
-
-
 @dataclass(eq=False)
 class CountedDenoiser:
     """The denoiser that a solver is given: counts its evaluations, refuses times outside [0, 1].
@@ -131,7 +113,9 @@ class CountedDenoiser:
         if not hasattr(self.denoiser, "data"):
             return x0_from_eps(x, x, alpha=0.0, sigma=1.0)  # raises, and says what to do
         with self.watched():
-            return self.denoiser.data(x, t, z)
+            output = self.denoiser.data(x, t, z)
+        is_wider(output, x)
+        return output
 
     def watched(self) -> AbstractContextManager[Any]:
         """Inside, it is looked at what the network and the solver read."""
@@ -167,9 +151,7 @@ class CountedDenoiser:
                 )
             raise
         if not isinstance(output, Tensor) or output.shape != x.shape:
-            self.wider = _is_wider(output, x)
-            if not self.wider:
-                raise ValueError(_shape(output, x))
+            self.wider = is_wider(output, x)
         if version(t) != before[1]:
             raise ValueError(
                 "the denoiser changes t in place, and with it the time grid: write t = t * 1000 "

@@ -323,7 +323,7 @@ def segment_length(carries: Collection[Carry], activations: int) -> int:
     states = [value for carry in carries for value in (carry.x, *carry.state)]
     stored = sum(value.numel() * value.element_size() for value in states)
     # The state between two steps is made anew as well.
-    return max(1, stored // (activations + stored // len(carries)))
+    return max(1, stored // max(1, activations + stored // len(carries)))
 
 
 def through_initial_state(

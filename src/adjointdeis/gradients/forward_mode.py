@@ -136,7 +136,7 @@ class ForwardMode(StepwiseMethod):
         cotangents = [a_x] if way is None else [a_x, *way.states, *way.predictions]
         pairs = zip(record, cotangents, strict=True)
         products = torch.stack(
-            [wide(t).flatten(1) @ wide(a).flatten() for t, a in pairs if a is not None]
+            [wide(t).flatten(1) @ wide(a).reshape(-1) for t, a in pairs if a is not None]
         ).sum(0)
         for place, count in self._counts(by).items():
             own, products = products[:count], products[count:]

@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from adjointdeis.gradients.chain import Chain, NotSupportedError
-from adjointdeis.gradients.cost import CountedDenoiser
+from adjointdeis.gradients.cost import Cost, CountedDenoiser
 from adjointdeis.gradients.reachable import next_number
 
 
@@ -64,11 +64,11 @@ class RunKey:
         self.late: list[weakref.ref[Tensor]] = []
         self.hidden: dict[int, weakref.ref[Tensor]] = {}
         self.graphs: Callable[[Tensor, Tensor, Any, Tensor, int], None] | None = None
-        self._given: list[weakref.ref[Tensor]] = []
+        self._given: list[weakref.ref[Any]] = []
 
     def hands_out(self, leaves: Iterable[Tensor]) -> None:
         """Note leaves that a step is given, which are to end with its graph."""
-        given = [weakref.ref(leaf) for leaf in leaves if leaf.requires_grad]
+        given = [weakref.ref(leaf.grad_fn or leaf) for leaf in leaves if leaf.requires_grad]
         self.quiet = self.quiet and bool(given)
         self._given += given
 
@@ -159,6 +159,30 @@ def _this_thread() -> object:
     return _THREAD.__dict__.setdefault("token", object())
 
 
+class Aside(torch.autograd.Function):
+    """What a step of the sampling run is given, where its graph ends for that run.
+
+    It is no leaf, so that a loss on what the network laid aside comes by here and is refused.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, cost: Cost, value: Tensor, *inputs: Tensor) -> Tensor:
+        del inputs
+        ctx.cost = cost
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> Any:
+        if ctx.cost.in_backward:  # a kept graph, whose end is where the step before began
+            return (None,) * len(ctx.needs_input_grad)
+        raise UnreachableLeafError(
+            "the loss uses a value that the denoiser computed in a step and laid aside (a penalty "
+            "of each step, an attention map), and its gradient by the other steps is lost: "
+            "compute it from rollout.states or rollout.predictions of sample(..., "
+            "trajectory=True), or use gradient=Backprop()"
+        )
+
+
 class LeafCheck:
     """Looks for leaves that would silently get no gradient, and for values that were kept.
 
@@ -205,7 +229,7 @@ class LeafCheck:
 
         Args:
             outputs, entering, leaves: results of the step, the state and history that it was
-                given, and all that it was given, which has no graph of its own.
+                given, and all that it was given, at which its graph ends.
             mark: made before the graph; the same whenever this graph is looked at.
             again: whether the sampling run took this step, too.
 
@@ -226,7 +250,7 @@ class LeafCheck:
         first, end = mark.first, mark.end
         quick = run is not None and by_number and run.here()
         stack: list[Any] = [(out.grad_fn, out.output_nr) for out in outputs]
-        seen: set[Any] = {None}
+        seen: set[Any] = {None, *(leaf.grad_fn for leaf in leaves)}
         while stack:
             node, output = stack.pop()
             if node in seen or (known and (node, output) in known):
@@ -274,11 +298,50 @@ class LeafCheck:
                 raise UnreachableLeafError(
                     f"{where} uses a tensor of shape {tuple(leaf.shape)} that requires a gradient "
                     "but is neither x_T, z, nor one of the denoiser's parameters(), so this method "
-                    "would leave its .grad empty. Pass it as z, make it a parameter of the "
-                    "denoiser, list it in sample(..., parameters=[...]), call "
+                    "would leave its .grad empty. Pass it as z (a tensor, tuple or dict: other "
+                    "objects are not looked into), make it a parameter of the denoiser, list it in "
+                    "sample(..., parameters=[...]), call "
                     "requires_grad_(False) on it, sample under torch.no_grad(), or use "
                     "gradient=Backprop()"
                 )
+
+
+@contextmanager
+def _without_hooks(tensors: Iterable[Tensor]) -> Iterator[None]:
+    """Inside, hooks on tensors rest: the outer pass calls them, once, with the whole gradient."""
+    resting = [(hooks, dict(hooks)) for t in tensors if (hooks := t._backward_hooks)]
+    for hooks, _ in resting:
+        hooks.clear()
+    try:
+        yield
+    finally:
+        for hooks, own in resting:
+            hooks.update(own)
+
+
+def refuse_made_of_each_other(theta: Sequence[Tensor]) -> None:
+    """Refuse parameters one of which was made from another, whose gradient would count twice.
+
+    Raises:
+        UnreachableLeafError: naming the shapes of both.
+    """
+    edges = (get_gradient_edge(tensor) for tensor in theta)
+    named = {(e.node, e.output_nr): t for e, t in zip(edges, theta, strict=True)}
+    for made in theta:
+        stack: list[Any] = [*made.grad_fn.next_functions] if made.grad_fn else []
+        seen: set[Any] = set()
+        while stack:
+            edge = stack.pop()
+            if edge in named:
+                raise UnreachableLeafError(
+                    f"parameters=[...] names a tensor of shape {tuple(made.shape)} and one that "
+                    f"it was made from, of shape {tuple(named[edge].shape)}, whose gradient would "
+                    "count twice: pass the first as z, or leave out the second, which it reaches; "
+                    "or use gradient=Backprop()"
+                )
+            if edge not in seen and edge[0] is not None:
+                seen.add(edge)
+                stack.extend(edge[0].next_functions)
 
 
 def pull_back(
@@ -308,9 +371,10 @@ def pull_back(
         return [None] * len(inputs)
     chain.cost.vjps += evaluations
     try:
-        gradients = torch.autograd.grad(
-            [out for out, _ in pairs], wanted, [a for _, a in pairs], allow_unused=True
-        )
+        with _without_hooks(wanted):
+            gradients = torch.autograd.grad(
+                [out for out, _ in pairs], wanted, [a for _, a in pairs], allow_unused=True
+            )
     except RuntimeError as error:
         if "use_reentrant" in str(error):
             raise NotSupportedError(
@@ -324,7 +388,8 @@ def pull_back(
             raise
         raise UnreachableLeafError(
             "the denoiser uses a tensor that was computed from its weights before the step (a "
-            "cached parametrisation, a hypernetwork), so its gradient is asked for once per step. "
+            "cached parametrisation, a hypernetwork), or the loss one that it laid aside, so its "
+            "gradient is asked for more than once. "
             "List that tensor in sample(..., parameters=[...]), compute it inside the denoiser, "
             "or use gradient=Backprop()"
         ) from error

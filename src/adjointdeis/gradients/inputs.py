@@ -1,15 +1,16 @@
 """What a rollout is differentiated by, and the one vector-Jacobian product of every method."""
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from adjointdeis.gradients.chain import Chain, detached
-from adjointdeis.gradients.graphs import LeafCheck, Mark, pull_back
+from adjointdeis.gradients.chain import Chain, NotSupportedError, detached
+from adjointdeis.gradients.graphs import Aside, LeafCheck, Mark, pull_back
 from adjointdeis.gradients.reachable import next_number
 from adjointdeis.gradients.step_context import StepContext
 
@@ -18,6 +19,10 @@ Function = Callable[[Sequence[Tensor], Any, Tensor | None], tuple[Tensor, ...]]
 # Takes a step: (its number, state and history, z, noise) -> the same after it.
 Take = Callable[[int, tuple[Tensor, ...], Any, Tensor | None], tuple[Tensor, ...]]
 ONE_SLOT = ((0, 1.0),)
+CHANGES_Z = (
+    "the denoiser changes its condition z in place, so that every step has another one: write "
+    "z = z * c instead of z.mul_(c)"
+)
 
 
 @dataclass
@@ -90,6 +95,21 @@ class TrajectoryCotangents:
         return self.states[step] if step < len(self.states) else None
 
 
+@contextmanager
+def explained() -> Iterator[None]:
+    """Inside, a step that changes its condition in place says so.
+
+    Raises:
+        ValueError: it did.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "Aside" in str(error) and "inplace" in str(error):
+            raise ValueError(CHANGES_Z) from error
+        raise
+
+
 def total(a: Tensor | None, b: Tensor | None) -> Tensor | None:
     """Sum of two gradients, either of which may be absent."""
     if a is None or b is None:
@@ -107,6 +127,7 @@ class Inputs:
         noise: recorded normals, one per step; empty unless one of them wants a gradient.
         theta: weights, and other tensors that were named as parameters.
         needs: whether each wants a gradient, in this order.
+        given: those that want one, as they were given, with their graphs.
         sums: their gradients, in the same order; that of x_T is the backward pass's result.
         of_trajectory: cotangents of states and predictions, if these were asked for.
     """
@@ -125,6 +146,7 @@ class Inputs:
         self.sums = Sums(len(tensors))
         self.of_trajectory: TrajectoryCotangents | None = None
         self.leaf_check = LeafCheck(self.theta)
+        self.given: list[Tensor] = []
         self._first_noise = 1 + slots * places
         self._first_theta = self._first_noise + len(self.noise)
 
@@ -139,6 +161,7 @@ class Inputs:
     def detached(cls, chain: Chain, tensors: Sequence[Tensor], needs: Sequence[bool]) -> "Inputs":
         """The inputs with all but theta cut off from the graphs that made them."""
         found = cls(chain, tensors, needs)
+        found.given = [tensor for tensor, need in zip(tensors, needs, strict=True) if need]
         found.x_T = found.x_T.detach()
         found.z = tuple(tuple(leaf.detach() for leaf in leaves) for leaves in found.z)
         found.noise = tuple(noise.detach() for noise in found.noise)
@@ -157,6 +180,18 @@ class Inputs:
     def needs_z(self, slot: int) -> tuple[bool, ...]:
         """Which leaves of a slot's condition want a gradient."""
         return self.needs[1 + slot * self.places : 1 + (slot + 1) * self.places]
+
+    def entrance(self, value: Tensor, wanted: bool, kept: bool = False) -> Tensor:
+        """A tensor as a step is given it, where the step's graph ends; see :class:`Aside`.
+
+        A kept graph, which this class pulls through, leads on to leaves alone.
+        """
+        own = detached(value, wanted)
+        given = [] if self.chain.cost.in_backward else self.given
+        given = [tensor for tensor in given if tensor.is_leaf or not kept]
+        if not given or not own.requires_grad:
+            return own
+        return Aside.apply(self.chain.cost, own.detach(), *given)  # pyright: ignore
 
     def graph(
         self,
@@ -179,11 +214,11 @@ class Inputs:
                 that want none: for methods that use the product of one slot for another.
         """
         chain, before, mark = self.chain, self.chain.cost.nfe, Mark()
-        with torch.enable_grad():
-            leaves = [detached(value, need_entering) for value in entering]
+        with torch.enable_grad(), explained():
+            leaves = [self.entrance(value, need_entering, kept=True) for value in entering]
             wanted = self.needs_z(slot)
             z = [
-                detached(leaf, every_z or want)
+                self.entrance(leaf, every_z or want, kept=True)
                 for leaf, want in zip(self.z[slot], wanted, strict=True)
             ]
             noise = None
@@ -290,6 +325,13 @@ class Inputs:
         for slot, share in slots:
             wanted = self.needs_z(slot)
             for place, want in enumerate(wanted):
+                found = rest[place] if want else None
+                if found is not None and found.shape != self.z[slot][place].shape:
+                    raise NotSupportedError(
+                        "conditions of different shapes, in steps that share a product of the "
+                        "adjoint: take as many steps as the sampler does, or use "
+                        "gradient=DiscreteAdjoint()"
+                    )
                 if want:
                     self.sums.add(1 + slot * self.places + place, rest[place], weight * share)
         for place, gradient in enumerate(rest[self.places :]):

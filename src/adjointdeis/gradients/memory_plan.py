@@ -123,7 +123,7 @@ def choose_plan(steps: int, budget: int, latent: int, activations: int) -> Memor
     for kept in range(steps + 1):
         redone = steps - kept
         # Snapshots only help: take as many as fit beside the kept graphs.
-        fitting = (budget - MemoryPlan(0, kept).bytes(steps, latent, activations)) // latent
+        fitting = (budget - MemoryPlan(0, kept).bytes(steps, latent, activations)) // max(1, latent)
         if fitting >= max(0, redone - 1):
             candidates.append(MemoryPlan(None, kept))
         elif fitting >= 1:

@@ -120,7 +120,7 @@ class Reversible(StepwiseMethod):
             for step in range(chain.steps):
                 run.watch(step)
                 pair = solver.pair(x, record.state)
-                with run.inputs(step, pair) as ((u, v), z, mark, leaves):
+                with run.inputs(step, pair) as ((u, v), z, mark, leaves), chain.widths():
                     x, record.state = run.settled(pair, moved(step, (u, v), z), mark, leaves)
         run.close(record.state)
         chain.cost.holds(2)

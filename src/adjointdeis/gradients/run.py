@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adjointdeis.gradients.chain import Chain, NotSupportedError, Trajectory, detached
+from adjointdeis.gradients.chain import Chain, NotSupportedError, Trajectory
 from adjointdeis.gradients.consistency import GraphCheck, InconsistentStepError
 from adjointdeis.gradients.graphs import Mark, RunKey
-from adjointdeis.gradients.inputs import Inputs, StepGraph, Take
+from adjointdeis.gradients.inputs import CHANGES_Z, Inputs, StepGraph, Take, explained
 from adjointdeis.gradients.reachable import (
     Newborn,
     changes,
@@ -26,10 +26,6 @@ from adjointdeis.gradients.trace import Trace
 from adjointdeis.solvers.base import State
 
 _SHORT = 8  # steps; looking whether something is kept costs more than a graph for each
-_CHANGES_Z = (
-    "the denoiser changes its condition z in place, so that every step has another one: write "
-    "z = z * c instead of z.mul_(c)"
-)
 
 
 class Run:
@@ -206,24 +202,21 @@ class Run:
         by, slot, mark = self.by, self.chain.slot(step), Mark()
         graph = step in self.with_graph
         enabled = self.every_step or graph or step == 0
-        # In the memory of the originals, by which a cache may know them.
-        z = [
-            detached(leaf, graph and want)
-            for leaf, want in zip(by.z[slot], by.needs_z(slot), strict=True)
-        ]
-        try:
-            with torch.set_grad_enabled(enabled):
-                leaves = [
-                    detached(value, graph and (step > 0 or by.needs[0])) for value in entering
-                ]
-                # A network may change its x in place, but never a leaf.
-                copies = [leaf.clone() if graph or leaf is leaves[0] else leaf for leaf in leaves]
-                condition = self.chain.conditions.at(slot, z)
-                yield copies, condition, mark, [*leaves, *z]
-        except RuntimeError as error:
-            if "leaf Variable that requires grad" in str(error) and any(t.requires_grad for t in z):
-                raise ValueError(_CHANGES_Z) from error
-            raise
+        with torch.set_grad_enabled(enabled), explained():
+            # In the memory of the originals, by which a cache may know them.
+            z = [
+                by.entrance(leaf, graph and want)
+                for leaf, want in zip(by.z[slot], by.needs_z(slot), strict=True)
+            ]
+            leaves = [by.entrance(value, graph and (step > 0 or by.needs[0])) for value in entering]
+            # A network may change its x in place, but never a leaf.
+            copies = [leaf.clone() if graph or leaf is leaves[0] else leaf for leaf in leaves]
+            yield copies, self.chain.conditions.at(slot, z), mark, [*leaves, *z]
+        if not self.black_box:
+            # By .data, which counts no version.
+            for copy, value in zip(copies, entering, strict=True):
+                if not torch.equal(copy.nan_to_num(), value.nan_to_num()):
+                    self._refuse_in_place()
 
     def settled(
         self,
@@ -257,11 +250,7 @@ class Run:
                 check.suspects = [leaf for leaf in check.suspects if id(leaf()) in held]
             check.refuse("the denoiser")
         if self.chain.denoiser.works_in_place and not self.black_box:
-            raise NotSupportedError(
-                f"the denoiser changes its x in place, so that the state of the sampler is not "
-                f"what {self.owner} takes it for: write x = x * c instead of x.mul_(c), or use "
-                "gradient=DiscreteAdjoint()"
-            )
+            self._refuse_in_place()
         if not self.chain.scheduled:
             refuse_changed(self._conditions, self._versions)
         self._latest = outputs
@@ -269,6 +258,13 @@ class Run:
             return outputs[0], tuple(outputs[1:])
         self.chain.trajectory.note(outputs[0], outputs[1])
         return outputs[0], tuple(outputs[2:])
+
+    def _refuse_in_place(self) -> None:
+        raise NotSupportedError(
+            f"the denoiser changes its x in place, so that the state of the sampler is not "
+            f"what {self.owner} takes it for: write x = x * c instead of x.mul_(c), or use "
+            "gradient=DiscreteAdjoint()"
+        )
 
     def close(self, end: State) -> Trace:
         """End the run, with the solver's history after its last step.
@@ -344,4 +340,4 @@ def refuse_changed(conditions: Sequence[Tensor], versions: Sequence[int]) -> Non
         ValueError: it was.
     """
     if [version(z) for z in conditions] != list(versions):
-        raise ValueError(_CHANGES_Z)
+        raise ValueError(CHANGES_Z)

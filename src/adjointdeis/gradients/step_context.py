@@ -118,7 +118,7 @@ class ContextRecorder:
         """
         weights = (p for module in self.modules for p in module._parameters.values())
         dtypes = {self._dtype, self.autocast[1], *(p.dtype for p in weights if p is not None)}
-        kinds = [dtype for dtype in dtypes if dtype is not None and dtype.is_floating_point]
+        kinds = [kind for kind in dtypes if kind and (kind.is_floating_point or kind.is_complex)]
         return max(torch.finfo(kind).eps for kind in kinds) ** 0.5
 
     def replays(self) -> bool:

@@ -128,6 +128,10 @@ class DefenceProblem:
         if not self.low < self.high:
             raise ValueError(f"the images' range [{self.low}, {self.high}] is empty")
 
+    def losses(self, x_0: Tensor) -> Tensor:
+        """The losses of defended images, with shape (B); :func:`losses_of` checks."""
+        return losses_of(x_0, self.loss(x_0))
+
 
 @dataclass(frozen=True, eq=False)
 class AttackOutcome(Outcome):
@@ -213,7 +217,7 @@ class _Ascent(AlgorithmRun):
             with torch.enable_grad():
                 leaf = self.x.detach().requires_grad_()
                 rollout = self._defended(leaf, problem.draw(ascent.draws * self.done + k))
-                found = losses_of(rollout.x_0, problem.loss(rollout.x_0))
+                found = problem.losses(rollout.x_0)
                 (gradient,) = torch.autograd.grad(found.sum(), leaf)
             cost.add(rollout.cost)
             total, value = total + gradient, value + found.detach()
@@ -229,7 +233,7 @@ class _Ascent(AlgorithmRun):
     def outcome(self) -> AttackOutcome:
         with torch.no_grad():
             x_0 = self._defended(self.x, self.problem.draw(0)).x_0
-            loss = losses_of(x_0, self.problem.loss(x_0))
+            loss = self.problem.losses(x_0)
         return AttackOutcome(
             self.x, loss, self.cost, history=self.history, first_gradient=self.first_gradient
         )

@@ -75,6 +75,10 @@ class PotentialProblem:
         if not self.parameters:
             raise ValueError("no weight of the potential requires a gradient")
 
+    def losses(self, x: Tensor) -> Tensor:
+        """The losses of particles, with shape (B); :func:`losses_of` checks."""
+        return losses_of(x, self.loss(x))
+
     @property
     def parameters(self) -> list[Tensor]:
         """The weights that move."""
@@ -144,7 +148,7 @@ class _Particles(UpdatingWeights):
                 (slope,) = torch.autograd.grad(problem.potential(leaf).sum(), leaf)
             self.x = (leaf - algorithm.gamma * slope).detach() + (2 * algorithm.gamma) ** 0.5 * draw
         x = self.x.detach()
-        loss = losses_of(x, problem.loss(x))
+        loss = problem.losses(x)
         gradients = covariance_gradient(problem.potential, self.x, loss, self.parameters)
         norm = update(self.optimizer, self.parameters, gradients)
         self.cost.add(cost)
