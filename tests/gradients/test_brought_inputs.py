@@ -24,7 +24,7 @@ from adjointdeis.gradients import (
     Reversible,
     UnreachableLeafError,
 )
-from adjointdeis.solvers import BDIA, DDIM
+from adjointdeis.solvers import BDIA, DDIM, SDEDPMSolver
 
 STEPS = 6
 GRID = TimeGrid.uniform_lmbda(VPLinear(), STEPS, t_min=0.05, t_max=0.6)
@@ -325,6 +325,19 @@ def test_conditions_of_several_lengths_share_no_product() -> None:
     assert torch.autograd.grad(run(None), zs)[0].norm() > 0
     with pytest.raises(NotSupportedError, match="conditions of different shapes"):
         run(3).backward()
+
+
+def test_noise_may_be_one_tensor() -> None:
+    network, (x, z) = MLPDenoiser().requires_grad_(False), inputs()
+    noise, found = normal(STEPS, BATCH, DIM, seed=6).requires_grad_(), []
+    for given, method in ((list(noise), Backprop()), (noise, DiscreteAdjoint())):
+        x_0 = sample(
+            network, x, z, solver=SDEDPMSolver(), grid=GRID, noise=given, gradient=method
+        ).x_0
+        found.append(torch.autograd.grad(x_0.square().sum(), noise)[0])
+    assert agree(found[1], found[0]) and found[0].norm() > 0
+    with pytest.raises(ValueError, match="5 recorded noises for a grid of 6 steps"):
+        sample(network, x, z, solver=SDEDPMSolver(), grid=GRID, noise=noise[1:])
 
 
 @pytest.mark.parametrize("name", ["exact", "snapshots", "kept", "reversible"])
