@@ -372,7 +372,7 @@ def test_what_is_no_model_or_has_learned_levels_is_refused_by_name() -> None:
     ):
         with pytest.raises(TypeError, match=message):
             from_diffusers(model, scheduler)
-    with pytest.raises(TypeError, match="DDIMScheduler is no scheduler.*it is a class"):
+    with pytest.raises(TypeError, match=r"DDIMScheduler is no scheduler.*it is a class"):
         from_diffusers(Network(), diffusers.DDIMScheduler)
     scheduler.alphas_cumprod = scheduler.alphas_cumprod.requires_grad_() * 1.0
     with pytest.raises(ValueError, match="alphas_cumprod of DDIMScheduler requires a gradient"):

@@ -263,8 +263,8 @@ def from_diffusers(
         name = scheduler.__name__ if isinstance(scheduler, type) else type(scheduler).__name__
         why = "it is a class" if isinstance(scheduler, type) else "no config or no set_timesteps"
         raise TypeError(
-            f"{name} is no scheduler of diffusers ({why}). The call is from_diffusers(pipe.unet, pipe.scheduler); a loop of your "
-            "own is StepFunction(function)"
+            f"{name} is no scheduler of diffusers ({why}). The call is from_diffusers(pipe.unet, "
+            "pipe.scheduler); a loop of your own is StepFunction(function)"
         )
     if not isinstance(model, nn.Module):
         parts = [name for name in ("unet", "transformer", "prior") if hasattr(model, name)]
