@@ -308,6 +308,18 @@ def stated_by_its_class(node, key: str) -> bool:
         (["seed=range(0,inf)"], "seed=range(0,inf)"),
         (["opti\x1b[2Jmizer.lr=1"], "opti\\x1b[2Jmizer.lr"),
         (["name=${oc.env:THERE_IS_NONE}"], "THERE_IS_NONE"),
+        (["+experiments=quickstart"], "did you mean +experiment=quickstart?"),
+        (["+attack=dim_a"], "nothing reads it there; write +attack@rows.mine=dim_a"),
+        (["+detector=onnx"], "+detector@task.detectors.mine=onnx"),
+        (["data.faces=~/faces"], f"quote data.faces={Path.home()}"),
+        (['data.faces="~/faces"'], "data.faces='~/faces': expected a path, ~ written out"),
+        (["paths.outputs='~'"], "paths.outputs='~'"),
+        (["-m", "seed=1,2", "paths.run=out"], "paths.run=out: every job of the sweep"),
+        (["data.limit=1e3"], "data.limit=1000.0: expected a whole number"),
+        (["data.limit=05"], "data.limit='05': expected a whole number"),
+        (["data.limit='5'"], "data.limit='5': expected a whole number"),
+        (["protocol.fmr=[0.1%]"], "such as 0.001"),
+        (["optimizer.lr=1/10"], "optimizer.lr='1/10': expected a number"),
     ],
     ids=lambda value: " ".join(value)[:40],
 )
@@ -317,6 +329,11 @@ def test_the_command_line_is_refused_before_hydra_sees_it(arguments, name, caplo
         check_overrides(CONF, [*given[0], *QUICK, *given[1]])
     told(str(caught.value), name)
     assert not caplog.records
+
+
+@pytest.mark.parametrize("run", ["out/${seed}", "a,b"])
+def test_the_jobs_of_a_sweep_may_each_have_their_directory(run) -> None:
+    check_overrides(CONF, ["-m", *QUICK, "seed=1,2", f"paths.run={run}"])
 
 
 def test_what_a_sweeper_chooses_is_refused_at_the_start_of_its_run(tmp_path, capsys) -> None:

@@ -91,6 +91,31 @@ def similarity(metric: Metric, e1: np.ndarray, e2: np.ndarray) -> np.ndarray:
     return cosine_similarity(e1, e2) if metric == "cosine" else 1.0 - euclidean_distance(e1, e2)
 
 
+def acquired(embeddings: np.ndarray, metric: Metric) -> tuple[np.ndarray, np.ndarray]:
+    """Embeddings (B, D) with NaN where one says nothing, and (B,) bool that is False there.
+
+    One that is not finite does not, and none of length 0 has an angle to another.
+    """
+    ok = np.asarray(np.isfinite(embeddings).all(1))
+    if metric == "cosine":
+        ok &= embeddings.any(1)
+    embeddings[~ok] = np.nan
+    return embeddings, ok
+
+
+def require_angle(dim: int, metric: Metric, what: str) -> None:
+    """Refuses an embedding of one number that is to be compared by its angle.
+
+    Raises:
+        ValueError: naming `what`: often the second output was taken, which is a norm.
+    """
+    if dim < 2 and metric == "cosine":
+        raise ValueError(
+            f"{what}: its output is one number for each image, and the cosine of two numbers is 1 "
+            "or -1; choose the output that is the embedding"
+        )
+
+
 class NoFaceError(ValueError):
     """No face was found in an image that must have one."""
 

@@ -214,8 +214,8 @@ def style_generator(file: str | None, features: str, profile: Profile) -> StyleG
         raise AssetError(
             f"MIPGAN draws with a StyleGAN2, and the profile {profile.name} has none: the budget "
             "of its networks buys blurred blobs, which say nothing of MIPGAN. Leave its rows out "
-            "(~rows.mipgan_i ~rows.mipgan_ii), "
-            "read published morphs (attack=paper/mipgan_ii), or bring a generator of faces: "
+            "(~rows.mipgan_i ~rows.mipgan_ii), read published morphs "
+            "(+attack@rows.mipgan_ii=paper/mipgan_ii), or bring a generator of faces: "
             "assets.generator=<stylegan2.safetensors>, converted by `python run.py task=assets "
             "assets=paper`"
         )

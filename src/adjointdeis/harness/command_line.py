@@ -49,6 +49,8 @@ from adjointdeis.harness.validation import ConfigError, flat_keys, validate
 
 # Of YAML, of its encoding, of nodes that hold themselves, of what Hydra expects in it.
 _UNREADABLE = (yaml.YAMLError, ValueError, RecursionError, AttributeError, TypeError, OSError)
+_WITHIN = {"attack": "rows.mine", "detector": "task.detectors.mine"}
+"""Groups whose options are read as a part of something else alone, and an example of where."""
 _MOST_JOBS = 100_000
 _LONGEST = 200  # bytes of a key; Hydra looks for a folder of that name
 _DETECTION = ("detectors", "degradations", "weights", "most_pairs")
@@ -304,12 +306,15 @@ def check_overrides(config_dir: Path, arguments: Sequence[str]) -> None:
         try:
             choices.is_group("task")  # refuses a wrong hydra.searchpath, whatever the overrides
             of_groups = [given for given in overrides if choices.is_group(given.key_or_group)]
+            _check_added(overrides, choices)
             _check_groups(of_groups)
             _check_files(of_groups, choices)
             values = [_values(given, choices) for given in overrides]
         except (HydraException, OmegaConfBaseException) as error:
             raise ConfigError(_first_line(error)) from error
         first = [each[0] for each in values]
+        if command.multirun and any(len(each) > 1 for each in values):
+            _refuse_one_directory(overrides)
         # The first point of a sweep, then every other value in the place of the first one.
         points = [first]
         points += [
@@ -331,6 +336,36 @@ def check_overrides(config_dir: Path, arguments: Sequence[str]) -> None:
             # Hydra's own sweeper cannot search.
             if cfg.hydra.sweeper._target_.endswith(".BasicSweeper"):
                 raise ConfigError(_no_intervals(intervals[0]))
+
+
+def _check_added(overrides: Sequence[Override], choices: Choices) -> None:
+    """Refuses what Hydra would add to the configuration, and nothing would read there."""
+    for given in overrides:
+        name = given.key_or_group
+        if not given.is_add() or given.package is not None or "." in name:
+            continue
+        if name in _WITHIN:
+            raise ConfigError(
+                f"{given.input_line}: nothing reads it there; write +{name}@{_WITHIN[name]}="
+                f"{given.value()}"
+            )
+        close = difflib.get_close_matches(name, choices.groups(), 1, 0.8)
+        if close and close[0] != name:
+            raise ConfigError(
+                f"{given.input_line}: there is no group {name!r}; did you mean +{close[0]}="
+                f"{given.value()}?"
+            )
+
+
+def _refuse_one_directory(overrides: Sequence[Override]) -> None:
+    """Refuses a sweep whose jobs would all work in one folder, each moving the last one aside."""
+    for given in overrides:
+        fixed = not given.is_sweep_override() and "${" not in str(given.value())
+        if given.key_or_group == "paths.run" and fixed:
+            raise ConfigError(
+                f"{given.input_line}: every job of the sweep would be run there; leave it out, or "
+                "name what differs in it, as in 'paths.run=outputs/sweep/${seed}'"
+            )
 
 
 def _composed(config_name: str, overrides: list[str]) -> DictConfig:
@@ -469,6 +504,9 @@ def _quoting(token: str) -> str:
         return "; an override is key=value"
     # An equals sign in a path, also within a list or a sweep; else the value as a whole.
     piecewise = re.sub(r"[^\[\]{},\"'\s]*=[^\[\]{},\"'\s]*", r'"\g<0>"', value)
+    if value.startswith("~"):
+        home = setting(key, os.path.expanduser(value))
+        return f"; ~ is the shell's, and not read here: quote {shlex.quote(home)}"
     for quoted in (f"{key}={piecewise}", setting(key, value)):
         if quoted != token and value[:1] not in ('"', "'"):
             with contextlib.suppress(HydraException):

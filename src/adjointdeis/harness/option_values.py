@@ -110,7 +110,7 @@ def _is_text(value: Any) -> bool:
 def _is_path(value: Any) -> bool:
     if isinstance(value, Path):
         value = str(value)
-    if not _is_text(value) or not value.strip() or value == "???":
+    if not _is_text(value) or not value.strip() or value == "???" or value.startswith("~"):
         return False
     return all(len(part.encode(errors="replace")) <= 255 for part in value.split(os.sep))
 
@@ -145,8 +145,8 @@ NAMES = Kind(
     "a folder name, or several with / between, none of them .. or hidden",
     lambda v: _is_text(v) and is_file_name(v, 8),
 )
-PATH = Kind("the path of a file or folder", _is_path)
-FACES = Kind("a path or mini; data.limit takes fewer pairs", _is_path)
+PATH = Kind("the path of a file or folder, ~ written out", _is_path)
+FACES = Kind("a path, ~ written out, or mini; data.limit takes fewer pairs", _is_path)
 SHARE = real(0, 1)
 RATE = real(above=0)
 STEPS = whole(1, 100_000)

@@ -253,3 +253,37 @@ def test_one_face_in_two_spellings_is_one_file(tmp_path):
     for name in ("001_03.png", "\uff10\uff10\uff12_03.png"):
         Image.new("RGB", (4, 4)).save(tmp_path / name)
     assert load_folder(tmp_path).ids == ("001", "002")
+
+
+def test_pictures_of_strangers(tmp_path):
+    """Suffixes in capitals, links and folders are read; what stands for two people is refused."""
+    put(tmp_path, {"a b/001_03.PNG": picture(1, "PNG"), "c/\u00e9/001_08.Jpg": picture(2, "PNG")})
+    (tmp_path / "002_03.png").symlink_to(tmp_path / "a b" / "001_03.PNG")
+    faces = load_folder(tmp_path)
+    assert faces.ids == ("001", "002")
+    with pytest.raises(DatasetError, match="001_03 and 002_03 are one picture"):
+        _ = faces.fingerprint
+    (tmp_path / "002_03.png").unlink()
+    before = load_folder(tmp_path).fingerprint
+    put(tmp_path, {"d/001_03.png": picture(1, "PNG")})
+    assert load_folder(tmp_path).fingerprint == before
+    put(tmp_path, {"d/001_03.png": picture(3, "PNG")})
+    with pytest.raises(DatasetError, match=r"different files have the same name: .*001_03"):
+        load_folder(tmp_path)
+    put(tmp_path, {"d/001_03.png": picture(2, "PNG"), "a b/001_03.PNG": picture(2, "PNG")})
+    with pytest.raises(DatasetError, match="001_03 and 001_08 are one picture"):
+        _ = load_folder(tmp_path).fingerprint
+
+
+@pytest.mark.parametrize(("one", "two"), [("001", "1"), ("s12", "S12"), ("000", "0")])
+def test_two_spellings_of_one_subject(tmp_path, one, two):
+    put(tmp_path, {f"{one}_03.png": picture(1, "PNG"), f"{two}_03.png": picture(2, "PNG")})
+    with pytest.raises(DatasetError, match=f"{two} differ|{one} differ in case or leading zeros"):
+        load_folder(tmp_path)
+
+
+def test_a_link_that_leads_nowhere(tmp_path):
+    put(tmp_path, {"001_03.png": picture(1, "PNG")})
+    (tmp_path / "002_03.png").symlink_to(tmp_path / "annex" / "object")
+    with pytest.raises(DatasetError, match=r"002_03\.png: a link to what is not there \(1 such"):
+        load_folder(tmp_path)

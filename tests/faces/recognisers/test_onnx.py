@@ -78,9 +78,13 @@ def test_a_fixed_batch_gives_the_same_embeddings(tmp_path, models, linear, photo
 def test_the_embedding_may_be_any_output(tmp_path, models, photographs):
     path, _ = models.recogniser(tmp_path / "pair.onnx", outputs=2)
     feature, _ = OnnxRecogniser(path, spec(path)).embed(photographs)
-    norm, _ = OnnxRecogniser(path, spec(path, output=1)).embed(photographs)
+    second = spec(path, output=1, score_type="dissimilarity")
+    norm, _ = OnnxRecogniser(path, second).embed(photographs)
     assert norm.shape == (5, 1)
     np.testing.assert_allclose(norm[:, 0], np.linalg.norm(feature, axis=1), rtol=1e-5)
+    # AdaFace exports (embedding, norm): by cosine, everybody would be like everybody.
+    with pytest.raises(ValueError, match=r"pair\.onnx: its output is one number for each image"):
+        OnnxRecogniser(path, spec(path, output=1))
     with pytest.raises(WeightsError, match=r"has 2 outputs, the spec of linear asks for output 2"):
         OnnxRecogniser(path, spec(path, output=2))
 

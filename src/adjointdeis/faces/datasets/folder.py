@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from adjointdeis.faces.image_io import IMAGE_SUFFIXES, AnyPath
-from adjointdeis.files import canonical, file_key, read_bytes
+from adjointdeis.files import canonical, confusable, read_bytes
 
 NAME = re.compile(r"^(?P<subject>[A-Za-z]*\d{1,6})_(?P<capture>\d{2})$")
 """Subject, underscore, two-digit capture: 03 is neutral and 08 smiling, frontal, in FRLL."""
@@ -84,12 +84,22 @@ class FaceDataset:
         """SHA-256 over every subject, capture and image file: which faces these are.
 
         Thresholds belong to a data set, and are refused for one with another fingerprint.
+
+        Raises:
+            DatasetError: One picture under two names, of one person or of two: compared with
+                itself it would be the best of all impostors, or of all probes.
         """
-        digest = hashlib.sha256()
+        digest, names = hashlib.sha256(), dict[str, str]()
         for subject in self.subjects:
             for capture, path in sorted(subject.images.items()):
                 content = hashlib.sha256(read_bytes(path, DatasetError)).hexdigest()
-                digest.update(f"{subject.id}_{capture} {content}\n".encode())
+                name = f"{subject.id}_{capture}"
+                if (other := names.setdefault(content, name)) != name:
+                    raise DatasetError(
+                        f"{self.root}: {other} and {name} are one picture, and comparing it with "
+                        "itself says nothing of people; leave one of the two out"
+                    )
+                digest.update(f"{name} {content}\n".encode())
         return digest.hexdigest()
 
     def subject(self, subject_id: str) -> SubjectImages:
@@ -136,7 +146,7 @@ def load_folder(root: Path | str, name: str = "folder") -> FaceDataset:
     Raises:
         FileNotFoundError: `root` does not exist.
         DatasetError: No image matches, two different files claim the same subject and capture, or
-            two subjects differ in case only.
+            two subjects differ in case or leading zeros only, or a link leads nowhere.
     """
     root = Path(root)
     images: dict[str, dict[str, AnyPath]] = {}
@@ -169,10 +179,10 @@ def load_folder(root: Path | str, name: str = "folder") -> FaceDataset:
     warn_left_out(root, left_out)
     keys: dict[str, str] = {}
     for subject in images:
-        if (other := keys.setdefault(file_key(subject), subject)) != subject:
+        if (other := keys.setdefault(confusable(subject), subject)) != subject:
             raise DatasetError(
-                f"{root}: subjects {other} and {subject} differ in case only, and their "
-                "files would overwrite each other on some file systems; rename one"
+                f"{root}: subjects {other} and {subject} differ in case or leading zeros only; "
+                "write one person one way, and rename one of them if they are two"
             )
     subjects = (SubjectImages(key, images[key], templates.get(key, {})) for key in sorted(images))
     return FaceDataset(name, root, tuple(subjects))
@@ -224,6 +234,11 @@ def walk(root: Path) -> Iterator[AnyPath]:
         yield from _walk_zip(_archive(root))
         return
     files = sorted(path for path in root.rglob("*") if path.is_file())
+    if dead := [path for path in root.rglob("*") if path.is_symlink() and not path.exists()]:
+        raise DatasetError(
+            f"{min(dead)}: a link to what is not there ({len(dead)} such in {root}); remove it, or "
+            "fetch what it stands for"
+        )
     files = [path for path in files if not _is_litter(path.relative_to(root).parts)]
     yield from (path for path in files if path.suffix.lower() != ".zip")
     for path in files:

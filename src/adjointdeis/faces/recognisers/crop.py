@@ -1,7 +1,9 @@
 """From an aligned square image to a recogniser's input."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import ClassVar, Literal
 
 import torch
@@ -119,14 +121,28 @@ class InputSpec:
     label: str = ""
 
     def __post_init__(self) -> None:
-        for key in ("mean", "std"):
+        for key in ("name", "licence"):
+            if not isinstance(value := getattr(self, key), str) or not value.strip():
+                raise ValueError(f"{key}={value!r} of {self.name}: expected a text")
+        if not isinstance(self.size, Integral) or isinstance(self.size, bool) or self.size < 1:
+            raise ValueError(f"size={self.size!r} of {self.name}: expected a side in pixels, 112")
+        for key, length in (("mean", 3), ("std", 3), ("box", 4)):
             # JSON and YAML give lists.
-            values = tuple(float(v) for v in getattr(self, key))
-            object.__setattr__(self, key, values)
-            if len(values) != 3 or not all(map(math.isfinite, values)):
-                raise ValueError(f"{key}={values} of {self.name} must be one number per channel")
+            given = getattr(self, key)
+            listed = list(given) if isinstance(given, Iterable) else []
+            numbers = all(isinstance(v, Real) and math.isfinite(v) for v in listed)
+            if not numbers or len(listed) != length:
+                each = "one number per channel" if length == 3 else "left, top, right, bottom"
+                raise ValueError(f"{key}={given!r} of {self.name} must be {each}")
+            object.__setattr__(self, key, tuple(map(float, listed)))
         if min(self.std) <= 0:
             raise ValueError(f"std={self.std} of {self.name} must be positive pixel units")
+        if 0 < min(self.mean) and max(*self.mean, *self.std) <= 1:
+            scaled = [[round(255 * v, 3) for v in values] for values in (self.mean, self.std)]
+            raise ValueError(
+                f"mean={self.mean} and std={self.std} of {self.name} are of pixels from 0 to 1, "
+                f"expected those of 0 to 255: {scaled[0]} and {scaled[1]}"
+            )
         for key, known in self.CHOICES.items():
             if (value := getattr(self, key)) not in known:
                 raise ValueError(

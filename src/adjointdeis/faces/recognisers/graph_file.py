@@ -1,7 +1,7 @@
 """A recogniser in a graph file (ONNX, TensorFlow Lite, TensorFlow.js) as a white box."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from adjointdeis.faces.graphs import Graph, load_onnx, load_tfjs, load_tflite
-from adjointdeis.faces.recogniser import Metric
+from adjointdeis.faces.recogniser import Metric, require_angle
 from adjointdeis.faces.recognisers.crop import FaceCrop, InputSpec
 from adjointdeis.faces.recognisers.network import NetworkRecogniser
 from adjointdeis.faces.weights import WeightsError
@@ -25,7 +25,7 @@ class GraphSpec(InputSpec):
         format: Kind of the file.
         sha256: Fingerprint of every file by name, the graph first.
         metric: How embeddings are compared.
-        outputs: Name of the value that is the embedding; None takes the file's first output.
+        outputs: Name of the value that is the embedding, alone; None takes the file's first output.
         training_data: What the network was trained on, as far as its source says.
         name, size, colours, mean, std, licence, box, layout, label: As in
             :class:`~adjointdeis.faces.recognisers.crop.InputSpec`.
@@ -45,8 +45,16 @@ class GraphSpec(InputSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.sha256:
+        given = self.sha256
+        if not given or not isinstance(given, Mapping) or not all(map(_is_text, given.values())):
             raise ValueError(f"sha256 of {self.name} must name its files and their fingerprints")
+        digests = {file: digest.lower() for file, digest in given.items()}
+        object.__setattr__(self, "sha256", digests)
+        if self.outputs is not None:
+            names = [self.outputs] if isinstance(self.outputs, str) else list(self.outputs)
+            if len(names) != 1 or not _is_text(names[0]):
+                raise ValueError(f"outputs={names} of {self.name}: expected the embedding's name")
+            object.__setattr__(self, "outputs", tuple(names))
 
     @classmethod
     def from_mapping(cls, name: str, entry: Mapping[str, Any]) -> "GraphSpec":
@@ -55,12 +63,26 @@ class GraphSpec(InputSpec):
         Raises:
             ValueError: A key is missing, unknown or wrong; the message names it.
         """
-        given: dict[str, Any] = {k: v for k, v in entry.items() if k in cls.__dataclass_fields__}
+        known = [each.name for each in fields(cls)]
+        given: dict[str, Any] = {k: v for k, v in entry.items() if k in known}
+        if unknown := [key for key in entry if key not in given and key not in _OF_PACKAGES]:
+            raise ValueError(
+                f"recogniser {name}: unknown key {unknown[0]!r}; expected some of "
+                f"{', '.join(known)}"
+            )
         wanted = ("format", "sha256", "size", "colours", "mean", "std", "licence")
         missing = [key for key in wanted if key not in given]
         if missing:
             raise ValueError(f"recogniser {name}: its description lacks {', '.join(missing)}")
         return cls(**(given | {"name": given.get("name", name)}))
+
+
+# Of a manifest's entry: where the files come from.
+_OF_PACKAGES = ("kind", "package", "version", "registry", "folder", "parameters", "note")
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
 
 
 class PixelNetwork(nn.Module):
@@ -120,6 +142,7 @@ def graph_recogniser(spec: GraphSpec, folder: str | Path) -> NetworkRecogniser:
     network = PixelNetwork(graph, spec).eval()
     with torch.no_grad():
         dim = network(torch.zeros(1, 3, spec.size, spec.size)).shape[1]
+    require_angle(dim, spec.metric, f"recogniser file {path}")
     return NetworkRecogniser(
         name=spec.name,
         label=spec.label or spec.name,

@@ -11,7 +11,7 @@ import numpy as np
 from adjointdeis.extras import load
 from adjointdeis.faces.alignment import ARCFACE_5PT, align_arcface
 from adjointdeis.faces.image_io import require_rgb
-from adjointdeis.faces.recogniser import Metric, cosine_similarity
+from adjointdeis.faces.recogniser import Metric, acquired, cosine_similarity
 from adjointdeis.faces.weights import WeightsError, fingerprint
 
 
@@ -93,14 +93,11 @@ class InsightFaceRecogniser:
             images: (B, H, W, 3) uint8 RGB, or a sequence of (H, W, 3) of any sizes.
         """
         embeddings = np.full((len(images), self.embedding_dim), np.nan, np.float32)
-        acquired = np.zeros(len(images), bool)
         for index, image in enumerate(images):
             face = self._align(np.asarray(image))
             if face is not None:
-                embedding = self._network.get_feat([face[..., ::-1]])[0]
-                if np.isfinite(embedding).all():
-                    embeddings[index], acquired[index] = embedding, True
-        return embeddings, acquired
+                embeddings[index] = self._network.get_feat([face[..., ::-1]])[0]
+        return acquired(embeddings, "cosine")
 
     def compare(self, e1: np.ndarray, e2: np.ndarray) -> np.ndarray:
         """Cosine similarities, broadcast over leading axes."""

@@ -3,14 +3,17 @@
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
+from itertools import chain
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from adjointdeis.faces.recogniser import Metric, similarity
+from adjointdeis.faces.recogniser import Metric, acquired, similarity
 from adjointdeis.faces.recognisers.crop import FaceCrop
+
+_OF_BATCHES = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +49,11 @@ class NetworkRecogniser:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "label", self.label or self.name)
+        if any(isinstance(m, _OF_BATCHES) and m.training for m in self.network.modules()):
+            raise ValueError(
+                f"recogniser {self.name}: its network is in training mode, and an embedding would "
+                "depend on the batch; call network.eval() first"
+            )
 
     @property
     def alignment(self) -> str:
@@ -67,12 +75,21 @@ class NetworkRecogniser:
     def features(self, images: Tensor) -> Tensor:
         """Embeddings (B, D) of images in [-1, 1] with shape (B, 3, H, W), differentiably."""
         output = self.network(self.crop(images))
-        return output[0] if isinstance(output, tuple) else output
+        found = output[0] if isinstance(output, tuple | list) and output else output
+        if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != len(images):
+            shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise ValueError(
+                f"recogniser {self.name}: its network returns {shape} for {len(images)} images, "
+                "expected a tensor (B, D) or a tuple that begins with it; wrap the network in a "
+                "module that returns the embedding"
+            )
+        return found
 
     @torch.no_grad()
     def embed(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Embeddings (B, D) float32 of images (B, H, W, 3) uint8, and (B) acquired flags."""
-        device = next(self.network.parameters()).device
+        tensors = chain(self.network.parameters(), self.network.buffers())
+        device = next(tensors, torch.empty(0)).device
         chunks = []
         for start in range(0, len(images), self.batch_size):
             stop = start + self.batch_size
@@ -80,10 +97,7 @@ class NetworkRecogniser:
             chunks.append(self.features(batch.to(device).float() / 127.5 - 1).float().cpu())
         if not chunks:
             return np.empty((0, self.embedding_dim), np.float32), np.empty(0, bool)
-        embeddings = torch.cat(chunks).numpy()
-        acquired = np.all(np.isfinite(embeddings), axis=1)
-        embeddings[~acquired] = np.nan
-        return embeddings, acquired
+        return acquired(torch.cat(chunks).numpy(), self.metric)
 
     def compare(self, e1: np.ndarray, e2: np.ndarray) -> np.ndarray:
         """Cosine, or 1 - Euclidean distance, broadcast over leading axes."""

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from adjointdeis.extras import load
-from adjointdeis.faces.recogniser import Metric, similarity
+from adjointdeis.faces.recogniser import Metric, acquired, require_angle, similarity
 from adjointdeis.faces.recognisers.crop import FaceCrop, InputSpec
 from adjointdeis.faces.weights import WeightsError, fingerprint
 
@@ -45,8 +45,8 @@ class OnnxSpec(InputSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.size < 1 or self.output < 0:
-            raise ValueError(f"size={self.size} and output={self.output} must not be negative")
+        if self.output < 0:
+            raise ValueError(f"output={self.output} must not be negative")
 
     @property
     def crop(self) -> FaceCrop:
@@ -83,7 +83,7 @@ class OnnxRecogniser:
         if not self.path.is_file():
             raise WeightsError(f"recogniser file {self.path} is missing; {remedy}")
         self.fingerprint = fingerprint(self.path)
-        if self.fingerprint != spec.sha256:
+        if self.fingerprint != spec.sha256.lower():
             raise WeightsError(
                 f"recogniser file {self.path} has SHA-256 {self.fingerprint}, the spec of "
                 f"{spec.name} says {spec.sha256}: it was altered or is another model; {remedy}"
@@ -102,6 +102,7 @@ class OnnxRecogniser:
         self._output = self._session.get_outputs()[spec.output].name
         blank = np.zeros((1, spec.size, spec.size, 3), np.uint8)
         self.embedding_dim = self._run(blank).shape[1]
+        require_angle(self.embedding_dim, self.metric, f"recogniser file {self.path}")
 
     @classmethod
     def from_file(
@@ -161,9 +162,7 @@ class OnnxRecogniser:
         for start in range(0, len(images), self._batch_size):
             stop = start + self._batch_size
             embeddings[start:stop] = self._run(images[start:stop])
-        acquired = np.asarray(np.isfinite(embeddings).all(1))
-        embeddings[~acquired] = np.nan
-        return embeddings, acquired
+        return acquired(embeddings, self.metric)
 
     def compare(self, e1: np.ndarray, e2: np.ndarray) -> np.ndarray:
         """Cosine, or 1 - Euclidean distance for a dissimilarity; broadcast over leading axes."""
