@@ -258,7 +258,9 @@ def as_noise(noise: Noise | Sequence[Tensor] | Tensor | None, grid: TimeGrid, x:
             "an SDE solver needs its noise from outside: pass noise=RecordedNoise.draw(...), "
             "noise=BrownianPath(...), or the noise of a CycleSDE encoding"
         )
-    if isinstance(noise, Sequence) or (isinstance(noise, Tensor) and noise.ndim):
+    if isinstance(noise, Tensor):
+        noise = noise.unbind() if noise.ndim else (noise,)
+    if isinstance(noise, Sequence):
         noise = RecordedNoise(tuple(noise))
     if isinstance(noise, type) or not callable(getattr(noise, "normal", None)):
         raise TypeError(
