@@ -11,19 +11,21 @@ import json
 import unicodedata
 import zipfile
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 
 from adjointdeis.evaluation import EvaluationError, ScoreError, ScoreTable, evaluate, read_scores
+from adjointdeis.evaluation.checks import SameImageWarning
 from adjointdeis.evaluation.cli import main, parser
-from adjointdeis.evaluation.detection import detection_rows
+from adjointdeis.evaluation.detection import DetectionScores, detection_rows
 from adjointdeis.evaluation.formats import Labels, read
 from adjointdeis.evaluation.metrics import minmax_mmpmr, mmpmr
 from adjointdeis.evaluation.paired import compare_attacks
 from adjointdeis.evaluation.subjects import age_band, read_subjects
 from adjointdeis.evaluation.tables import paired_table
-from adjointdeis.evaluation.thresholds import ThresholdRecord, read_thresholds
+from adjointdeis.evaluation.thresholds import ThresholdRecord, read_thresholds, threshold_at_fmr
 
 HEADER = "kind,morph_id,attack,subject_id,probe_id,ref_subject_id,ref_id,system,score,score_type,"
 ROWS = (
@@ -292,7 +294,7 @@ def test_empty_cells_of_data_frames_are_no_names(morph_row):
     assert table.unique("ref_subject_id") == table.unique("morph_id") == []
     named = ScoreTable.from_rows([{**rows[0], "ref_subject_id": "nan"}])
     assert named.unique("ref_subject_id") == ["nan"]
-    with pytest.raises(ScoreError, match="column 'score': expected numbers"):
+    with pytest.raises(ScoreError, match="scores: expected numbers"):
         ScoreTable.from_rows([morph_row(score="0,5")])
     for who in (["a", None], [1.0, np.nan]):
         with pytest.raises(ScoreError, match="comparison 1 has no subject"):
@@ -349,3 +351,36 @@ def test_covariates_of_strangers(tmp_path):
         read_subjects(path)
     path = saved(tmp_path / "p.csv", "sex,subject_id,id\nF,a,1\nwoman,b,2\n")
     assert {s.sex for s in read_subjects(path).by_id.values()} == {"female"}
+
+
+def test_arrays_of_strangers():
+    """Of impostors 0.1 and 0.9 a mask hides the second: tau is 0.1, not 0.9."""
+    hidden = np.ma.masked_array([0.1, 0.9], [False, True])
+    record = threshold_at_fmr(hidden, 0)
+    assert (record.value, record.n, record.n_failed) == (0.1, 1, 1)
+    who = (np.array(["m", "m"]), np.array(["a", "b"]))
+    assert (mmpmr(np.ma.masked_array([0.5, 0.9], [False, True]), *who, 0.3).k) == 0
+    assert mmpmr(np.array([0.5, 0.4]), *who, float(np.float32(0.3))).k == 1
+    wrong: list[Any] = [None, "high", [0.2, 0.3]]
+    for tau in wrong:
+        with pytest.raises(ScoreError, match=r"threshold .*: expected a finite"):
+            mmpmr(np.array([0.5, 0.4]), *who, tau)
+    wrong = ["0.1%", None, 1, -0.1, float("nan")]
+    for fmr in wrong:
+        with pytest.raises(EvaluationError, match=r"FMR .*: expected a share"):
+            threshold_at_fmr(hidden, fmr)
+    for pair in (["007", "7"], ["a", "A"]):
+        with pytest.raises(ScoreError, match="differ in case, dashes or leading zeros"):
+            mmpmr(np.array([0.5, 0.4]), who[0], np.array(pair), 0.3)
+    found = DetectionScores(np.array([0.1, 0.2]), {"x": np.array([0.9])}, "morph")
+    assert found.macer(0.5, "x").k == 0 and found.bscer(0.15).k == 1
+    with pytest.raises(EvaluationError, match="threshold nan"):
+        found.macer(float("nan"), "x")
+
+
+def test_an_image_compared_with_itself_is_said(tmp_path):
+    """It is counted, for two captures may have one name in two folders; FNMR is 0 of 4 with it."""
+    itself = ("mated", "", "", "a", "a1", "a", "a1", 1.0)
+    path = saved(tmp_path / "s.csv", text(rows=(*ROWS, itself)))
+    with pytest.warns(SameImageWarning, match=r"s\.csv:12: 1 mated comparisons have one image"):
+        assert counted(path) == (1, 2, 0, 4)

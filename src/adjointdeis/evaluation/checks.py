@@ -1,8 +1,10 @@
 """What no score table may hold: every check names the first row that is wrong, by file and line."""
 
+import warnings
+
 import numpy as np
 
-from adjointdeis.evaluation.columns import SCORE_TYPES, codes
+from adjointdeis.evaluation.columns import SCORE_TYPES, codes, two_spellings
 from adjointdeis.evaluation.errors import ScoreError
 from adjointdeis.evaluation.scores import (
     BONA_FIDE,
@@ -12,7 +14,10 @@ from adjointdeis.evaluation.scores import (
     STATUSES,
     ScoreTable,
 )
-from adjointdeis.files import confusable
+
+
+class SameImageWarning(UserWarning):
+    """A genuine comparison of an image with itself, by the names."""
 
 
 def checked(table: ScoreTable) -> ScoreTable:
@@ -48,6 +53,7 @@ def checked(table: ScoreTable) -> ScoreTable:
     for kind, wrong, why in (("nonmated", same, "one subject"), ("mated", ~same, "two subjects")):
         bad = (table["kind"] == kind) & known & wrong
         _refuse(table, bad, "ref_subject_id", f"a {kind} comparison is of {why} by its ids")
+    _warn_of_itself(table)
     _refuse_two_spellings(table)
     _one_direction(table)
     table = _without_repeats(table)
@@ -61,6 +67,20 @@ def _refuse(table: ScoreTable, bad: np.ndarray, column: str, expected: str) -> N
         raise ScoreError(f"{table.place(row)}: {column} {str(table[column][row])!r}: {expected}")
 
 
+def _warn_of_itself(table: ScoreTable) -> None:
+    probe = table["probe_id"]
+    itself = (table["kind"] == "mated") & (probe != "") & (probe == table["ref_id"])
+    if itself.any():
+        row = int(np.argmax(itself))
+        warnings.warn(
+            f"{table.place(row)}: {int(itself.sum())} mated comparisons have one image on both "
+            f"sides, such as {str(probe[row])!r}; of an image with itself no recogniser fails, "
+            "leave them out, or give two captures two names",
+            SameImageWarning,
+            stacklevel=4,
+        )
+
+
 def _refuse_two_spellings(table: ScoreTable) -> None:
     """Refuses names of people, attacks or systems that differ in case, dashes or zeros alone.
 
@@ -70,13 +90,12 @@ def _refuse_two_spellings(table: ScoreTable) -> None:
     for columns in (("subject_id", "ref_subject_id"), ("attack",), ("system",)):
         seen: dict[str, str] = {}
         for name in columns:
-            for value in map(str, np.unique(table[name])):
-                if (other := seen.setdefault(confusable(value), value)) != value:
-                    expected = (
-                        f"it and {other!r} differ in case, dashes or leading zeros only; write one "
-                        "name one way, and rename one of them if they are two"
-                    )
-                    _refuse(table, table[name] == value, name, expected)
+            if found := two_spellings(table[name], seen):
+                expected = (
+                    f"it and {found[1]!r} differ in case, dashes or leading zeros only; write one "
+                    "name one way, and rename one of them if they are two"
+                )
+                _refuse(table, table[name] == found[0], name, expected)
 
 
 def _one_direction(table: ScoreTable) -> None:

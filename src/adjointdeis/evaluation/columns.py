@@ -1,13 +1,34 @@
 """Columns of a score table: directions, canonical text, and codes of equal rows."""
 
+import math
 from typing import Any
 
 import numpy as np
 
 from adjointdeis.evaluation.errors import ScoreError
-from adjointdeis.files import canonical
+from adjointdeis.files import canonical, confusable
 
 SCORE_TYPES = ("similarity", "dissimilarity")
+
+
+def as_scores(scores: Any) -> np.ndarray:
+    """Scores as float64; what a masked array hides is a failed comparison, NaN.
+
+    Raises:
+        ScoreError: what is no number.
+    """
+    try:
+        return np.ma.filled(np.ma.asarray(scores, np.float64), np.nan)
+    except (TypeError, ValueError) as error:
+        raise ScoreError(f"scores: expected numbers, NaN where one failed ({error})") from None
+
+
+def two_spellings(values: np.ndarray, seen: dict[str, str]) -> tuple[str, str] | None:
+    """A value and another one, of these or in `seen`, that differ in case, dashes or zeros."""
+    for value in map(str, np.unique(values)):
+        if (other := seen.setdefault(confusable(value), value)) != value:
+            return value, other
+    return None
 
 
 def oriented(scores: Any, score_type: str) -> np.ndarray:
@@ -17,7 +38,7 @@ def oriented(scores: Any, score_type: str) -> np.ndarray:
         ScoreError: an unknown direction, or an infinite score.
     """
     _require_direction(score_type)
-    array = np.asarray(scores, dtype=np.float64)
+    array = as_scores(scores)
     if np.isinf(array).any():
         raise ScoreError("a score is infinite; mark a failed comparison with NaN")
     return -array if score_type == "dissimilarity" else array
@@ -30,9 +51,13 @@ def oriented_tau(tau: float, score_type: str) -> float:
         ScoreError: an unknown direction, or a threshold that is not a finite number.
     """
     _require_direction(score_type)
-    if not np.isfinite(tau):
+    try:
+        value = float(tau)
+    except (TypeError, ValueError):
+        value = math.nan
+    if not math.isfinite(value):
         raise ScoreError(f"threshold {tau!r}: expected a finite number")
-    return -float(tau) if score_type == "dissimilarity" else float(tau)
+    return -value if score_type == "dissimilarity" else value
 
 
 def _require_direction(score_type: str) -> None:

@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from adjointdeis.evaluation.columns import as_scores
 from adjointdeis.evaluation.errors import DetectionError
 from adjointdeis.evaluation.operating import distinct
 from adjointdeis.evaluation.rates import Rate, clopper_pearson, rate
@@ -93,9 +94,9 @@ class DetectionScores:
     @property
     def n_failed(self) -> dict[str, int]:
         """Images without a score: `bonafide` and every attack."""
-        found = {BONA_FIDE: int(np.isnan(np.asarray(self.bona_fide, dtype=np.float64)).sum())}
+        found = {BONA_FIDE: int(np.isnan(as_scores(self.bona_fide)).sum())}
         for name, scores in self.attacks.items():
-            found[name] = int(np.isnan(np.asarray(scores, dtype=np.float64)).sum())
+            found[name] = int(np.isnan(as_scores(scores)).sum())
         return found
 
     def macer(self, tau: float, attack: str, confidence: float = 0.95) -> Rate:
@@ -210,6 +211,8 @@ class DetectionScores:
         return self._morph[attack]
 
     def _turned(self, tau: float) -> float:
+        if math.isnan(tau):
+            raise DetectionError("threshold nan: expected a number")
         return tau if self.higher_is == "morph" else -tau
 
 
@@ -437,7 +440,7 @@ def resampled_points(
 
 
 def _sorted(scores: np.ndarray, sign: float, name: str) -> np.ndarray:
-    scores = np.asarray(scores, dtype=np.float64).ravel()
+    scores = as_scores(scores).ravel()
     if np.isinf(scores).any():
         raise DetectionError(f"{name}: a score is infinite; mark a failure with NaN")
     scores = scores[~np.isnan(scores)]

@@ -5,7 +5,7 @@ from functools import cached_property
 
 import numpy as np
 
-from adjointdeis.evaluation.columns import codes, oriented, text_column
+from adjointdeis.evaluation.columns import as_scores, codes, oriented, text_column, two_spellings
 from adjointdeis.evaluation.errors import ScoreError
 from adjointdeis.evaluation.scores import ScoreTable
 
@@ -103,7 +103,7 @@ def group(
             subject, an infinite score or an unknown direction.
     """
     turned = oriented(scores, score_type).ravel()
-    scores = np.asarray(scores, dtype=np.float64).ravel()
+    scores = as_scores(scores).ravel()
     morph, subject = _labels(morph), _labels(subject)
     if not len(scores) == len(morph) == len(subject):
         raise ScoreError(
@@ -116,6 +116,11 @@ def group(
         absent = labels == "" if labels.dtype.kind in "UO" else labels != labels
         if absent.any():
             raise ScoreError(f"comparison {int(np.argmax(absent))} has no {name}")
+    if subject.dtype.kind in "UO" and (found := two_spellings(subject, {})):
+        raise ScoreError(
+            f"subjects {found[0]!r} and {found[1]!r} differ in case, dashes or leading zeros only; "
+            "write one person one way"
+        )
     failed = np.isnan(scores)
     turned = np.where(failed, -np.inf, turned)
     morph_code, n_morphs = codes(morph)

@@ -32,7 +32,7 @@ from typing import Any
 
 import numpy as np
 
-from adjointdeis.evaluation.columns import is_scalar, text_column
+from adjointdeis.evaluation.columns import as_scores, is_scalar, text_column
 from adjointdeis.evaluation.errors import ScoreError
 from adjointdeis.files import canonical
 
@@ -122,7 +122,7 @@ class ScoreTable:
         arrays: dict[str, np.ndarray] = {}
         for name in COLUMNS:
             value = columns.get(name, DEFAULTS.get(name, ""))
-            array = _numbers(value) if name == "score" else text_column(value)
+            array = as_scores(value) if name == "score" else text_column(value)
             if array.ndim == 0:
                 array = np.full(length, array[()], dtype=array.dtype)
             if array.shape != (length,):
@@ -260,15 +260,6 @@ def concatenate(tables: Iterable[ScoreTable]) -> ScoreTable:
         name: [value for table in listed for value in table[name].tolist()] for name in COLUMNS
     }
     return ScoreTable.from_columns(metadata=metadata, **columns)
-
-
-def _numbers(scores: Any) -> np.ndarray:
-    try:
-        return np.array(scores, np.float64)
-    except (TypeError, ValueError) as error:
-        raise ScoreError(
-            f"column 'score': expected numbers, NaN where one failed ({error})"
-        ) from None
 
 
 def _canonical_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import hashlib
 import math
 import os
 from dataclasses import asdict, dataclass, fields, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -298,7 +299,7 @@ def threshold_at_fmr(
     Raises:
         EvaluationError: no finite score, infinite scores, fmr out of range, unknown direction.
     """
-    if not 0 <= fmr < 1:
+    if not isinstance(fmr, Real) or not 0 <= fmr < 1:
         raise EvaluationError(f"FMR {fmr!r}: expected a share, 0 <= FMR < 1 (0.001 for 0.1%)")
     turned = oriented(scores, score_type).ravel()
     failed = np.isnan(turned)
