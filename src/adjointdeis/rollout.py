@@ -34,7 +34,9 @@ class Rollout:
     Attributes:
         x_0: state at the last node, with a graph to x_T, z and the weights.
         cost: counters; ``x_0.backward()`` adds its own to the same object.
-        states: x at the N + 1 nodes, x_T first and x_0 last, if the trajectory was asked for.
+        states: x at the N + 1 nodes, x_T first and x_0 last, if the trajectory was asked for. A
+            loss may be made of them; a gradient by one of them (``retain_grad()``, a hook) is
+            that of the whole run with ``Backprop()`` alone, whose x_0 is computed from it.
         predictions: data prediction of each of the N steps, from its first evaluation of the
             network; likewise.
         gradient_error: with ``Certified``, after ``backward()``: for each of "x_T", "z" and "theta"
@@ -78,7 +80,7 @@ def sample(
     *,
     solver: Solver,
     grid: TimeGrid,
-    noise: Noise | Sequence[Tensor] | None = None,
+    noise: Noise | Sequence[Tensor] | Tensor | None = None,
     gradient: GradientMethod | None = None,
     parameters: Sequence[Tensor] | None = None,
     microbatch: int | None = None,
@@ -98,8 +100,8 @@ def sample(
             step. Every tensor in it that requires a gradient gets one.
         solver: any object with ``step`` and ``calculus``, such as ``StepFunction(function)``.
         grid: sampling grid, noise to data, N steps.
-        noise: for an SDE solver, a list of N standard normals, ``RecordedNoise``,
-            ``BrownianPath``; None for an ODE solver.
+        noise: for an SDE solver, N standard normals in a list or a tensor (N, B, *),
+            ``RecordedNoise``, ``BrownianPath``; None for an ODE solver.
         gradient: how to differentiate; ``DiscreteAdjoint()`` by default.
         parameters: weights and other tensors that the denoiser uses and that may receive a
             gradient; they need not be leaves. By default the weights of the denoiser when it is
@@ -165,7 +167,7 @@ def encode(
     *,
     solver: Solver,
     grid: TimeGrid,
-    noise: Noise | Sequence[Tensor] | None = None,
+    noise: Noise | Sequence[Tensor] | Tensor | None = None,
     gradient: GradientMethod | None = None,
     parameters: Sequence[Tensor] | None = None,
 ) -> Encoding:
@@ -218,7 +220,7 @@ def _run(
     z: Condition,
     solver: Solver,
     grid: TimeGrid,
-    noise: Noise | Sequence[Tensor] | None,
+    noise: Noise | Sequence[Tensor] | Tensor | None,
     gradient: GradientMethod | None,
     parameters: Sequence[Tensor] | None,
     cost: Cost,
@@ -254,7 +256,7 @@ def _part(
     z: Condition,
     solver: Solver,
     grid: TimeGrid,
-    noise: Noise | Sequence[Tensor] | None,
+    noise: Noise | Sequence[Tensor] | Tensor | None,
     gradient: GradientMethod | None,
     parameters: Sequence[Tensor] | None,
     cost: Cost,

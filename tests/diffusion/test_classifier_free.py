@@ -131,3 +131,38 @@ def test_it_moves_with_its_tensors() -> None:
     z = {"prompt": Z.float(), "pooled": POOLED.float()}
     assert guided(X.float(), T.float(), z).dtype == torch.float32
     assert guided.state_dict().keys() == {"negative_0", "scale", "denoiser.weight"}
+
+
+@pytest.mark.parametrize("method", [Backprop(), DiscreteAdjoint()], ids=str)
+def test_a_guidance_around_a_guidance(method) -> None:
+    """Two conditions, each with a negative and a scale of its own, as in InstructPix2Pix."""
+    network, x, z = Attending(), normal(2, 4, seed=1), normal(2, 5, 4, seed=2)
+    one, two = (normal(2, 5, 4, seed=seed).requires_grad_() for seed in (3, 4))
+    scale = torch.tensor([2.0, 3.0], dtype=torch.float64, requires_grad=True)
+    found = []
+    inside = Guidance(network, one, scale)
+
+    def by_hand(x, t, z):
+        first = [network(x, t, one), network(x, t, two), network(x, t, z)]
+        without, given = (first[0] + scale[:, None] * (out - first[0]) for out in first[1:])
+        return without + 4.0 * (given - without)
+
+    for denoiser, way in ((by_hand, Backprop()), (Guidance(inside, two, 4.0), method)):
+        grid = TimeGrid.uniform_lmbda(VPLinear(), 3, t_min=0.05, t_max=0.6)
+        x_0 = sample(denoiser, x, z, solver=DDIM(), grid=grid, gradient=way).x_0
+        found.append([x_0, *torch.autograd.grad(x_0.square().sum(), (one, two, scale))])
+    assert all(relative_error(b, a) < 1e-12 for a, b in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("scale", "negative", "message"),
+    [
+        (torch.ones(3), torch.zeros(5, 4), r"scale has shape \(3,\) for a batch of 2"),
+        (torch.ones(2, 2), torch.zeros(5, 4), r"scale has shape \(2, 2\)"),
+        (torch.ones(2), torch.zeros(3, 5, 4), r"negative has shape \(3, 5, 4\) for a batch of 2"),
+    ],
+)
+def test_what_belongs_to_another_batch_is_named(scale, negative, message: str) -> None:
+    guided = Guidance(Attending(), negative.double(), scale.double())
+    with pytest.raises(ValueError, match=message):
+        guided(normal(2, 4, seed=1), torch.tensor(0.5), normal(2, 5, 4, seed=2))

@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -352,3 +353,27 @@ def test_a_scheduler_that_is_no_function_of_its_inputs_is_refused() -> None:
     x_0 = run_of(sampler, noise, z, DiscreteAdjoint())
     with pytest.raises(ValueError, match="Forgetful holds something else than in an earlier run"):
         x_0.sum().backward()
+
+
+@pytest.mark.parametrize("steps", [0, -1, 2.5, "4", torch.tensor(4)], ids=str)
+def test_a_number_of_steps_is_a_whole_one(steps) -> None:
+    model = from_diffusers(Network(), diffusers.DDIMScheduler())
+    with pytest.raises(ValueError, match=r"a whole number above 0, such as sampler\(20\)"):
+        model.sampler(steps)
+
+
+def test_what_is_no_model_or_has_learned_levels_is_refused_by_name() -> None:
+    scheduler = diffusers.DDIMScheduler()
+    pipeline = SimpleNamespace(transformer=Network(), scheduler=scheduler)
+    for model, message in (
+        (pipeline, r"from_diffusers\(pipe.transformer, pipe.scheduler\)"),
+        (None, r"NoneType is no module.*pipe.unet"),
+        (lambda sample, timestep: sample, "a function goes into a module"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            from_diffusers(model, scheduler)
+    with pytest.raises(TypeError, match=r"DDIMScheduler is no scheduler.*it is a class"):
+        from_diffusers(Network(), diffusers.DDIMScheduler)
+    scheduler.alphas_cumprod = scheduler.alphas_cumprod.requires_grad_() * 1.0
+    with pytest.raises(ValueError, match="alphas_cumprod of DDIMScheduler requires a gradient"):
+        from_diffusers(Network(), scheduler).sampler(4)

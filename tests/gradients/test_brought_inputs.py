@@ -19,12 +19,13 @@ from adjointdeis.gradients import (
     Backprop,
     DiscreteAdjoint,
     ForwardMode,
+    MemoryBudgetError,
     NotFiniteWarning,
     NotSupportedError,
     Reversible,
     UnreachableLeafError,
 )
-from adjointdeis.solvers import BDIA, DDIM
+from adjointdeis.solvers import BDIA, DDIM, SDEDPMSolver
 
 STEPS = 6
 GRID = TimeGrid.uniform_lmbda(VPLinear(), STEPS, t_min=0.05, t_max=0.6)
@@ -151,6 +152,14 @@ def one_leaf_in_all_places(run: Sampler) -> list[Tensor]:
     return [x_0, *torch.autograd.grad((x_0 * x).sum(), x)]
 
 
+def energy(run: Sampler) -> list[Tensor]:
+    """The network is the slope of an energy, taken by torch.func."""
+    network, (x, z) = MLPDenoiser().requires_grad_(False), inputs()
+    slope = torch.func.grad(lambda x, t, z: network(x, t, z).square().sum())
+    x_0 = run(slope, x.requires_grad_(), z.requires_grad_())
+    return [x_0, *torch.autograd.grad(x_0.square().sum(), (x, z))]
+
+
 def batched_products(run: Sampler) -> list[Tensor]:
     network, (x, z) = MLPDenoiser().requires_grad_(False), inputs()
     x_0 = run(network, x.requires_grad_(), z)
@@ -162,7 +171,7 @@ CASES = {
     one.__name__: one
     for one in (
         duplicates, hooks, no_numbers, nothing_moves, complex_numbers, inference_tensors,
-        some_steps_without_a_condition, views, one_leaf_in_all_places, batched_products,
+        some_steps_without_a_condition, views, one_leaf_in_all_places, energy, batched_products,
     )
 }  # fmt: skip
 # A product for each number of x_T and z, and none of weights or complex numbers.
@@ -174,6 +183,10 @@ FORWARD = ("nothing_moves", "batched_products")
 def test_it_is_the_gradient_of_the_loop(name: str, case: str) -> None:
     if name == "forward" and case not in FORWARD:
         pytest.skip("ForwardMode says that it gives none")
+    if (name, case) == ("budget", "energy"):
+        with pytest.raises(MemoryBudgetError, match=r"torch.func.*snapshots=\.\.\."):
+            CASES[case](ours(name))
+        return
     wanted = CASES[case](partial(by_hand, leapfrog=name == "reversible"))
     found = CASES[case](ours(name))
     assert all(agree(a, b, 1e-10) for a, b in zip(found, wanted, strict=True))
@@ -325,6 +338,19 @@ def test_conditions_of_several_lengths_share_no_product() -> None:
     assert torch.autograd.grad(run(None), zs)[0].norm() > 0
     with pytest.raises(NotSupportedError, match="conditions of different shapes"):
         run(3).backward()
+
+
+def test_noise_may_be_one_tensor() -> None:
+    network, (x, z) = MLPDenoiser().requires_grad_(False), inputs()
+    noise, found = normal(STEPS, BATCH, DIM, seed=6).requires_grad_(), []
+    for given, method in ((list(noise), Backprop()), (noise, DiscreteAdjoint())):
+        x_0 = sample(
+            network, x, z, solver=SDEDPMSolver(), grid=GRID, noise=given, gradient=method
+        ).x_0
+        found.append(torch.autograd.grad(x_0.square().sum(), noise)[0])
+    assert agree(found[1], found[0]) and found[0].norm() > 0
+    with pytest.raises(ValueError, match="5 recorded noises for a grid of 6 steps"):
+        sample(network, x, z, solver=SDEDPMSolver(), grid=GRID, noise=noise[1:])
 
 
 @pytest.mark.parametrize("name", ["exact", "snapshots", "kept", "reversible"])

@@ -23,8 +23,8 @@ class Guidance(nn.Module):
             a dictionary, what it leaves out is shared with z. A batch of 1, or no batch
             dimension at all, serves every sample. Lengths may differ from those of z.
         scale: s, a number, a 0-d tensor, or one for each sample, shape (B,).
-        batched: evaluate both branches as one batch where their shapes agree; otherwise, and
-            where they do not, one after the other. The result is the same.
+        batched: evaluate both branches as one batch where their shapes agree; otherwise, where
+            they do not, and around another guidance, one after the other. The result is the same.
         rescale: phi in [0, 1], share of the result that is brought to the standard deviation of
             the conditional prediction.
         interval: (low, high): times at which to guide, both included; elsewhere the conditional
@@ -65,6 +65,9 @@ class Guidance(nn.Module):
         if interval is not None and not 0.0 <= interval[0] <= interval[1] <= 1.0:
             raise ValueError(f"interval must be (low, high) in [0, 1], got {interval}")
         self.denoiser = denoiser
+        # What a guidance inside holds for each sample is for one batch, not for two of them.
+        inside = denoiser.modules() if isinstance(denoiser, nn.Module) else ()
+        batched = batched and not any(isinstance(module, Guidance) for module in inside)
         self.batched, self.rescale = batched, rescale
         self.interval, self.keep_norm = interval, keep_norm
         # Tensors with a gradient of their own are held as they are: a Parameter would cut the
@@ -89,7 +92,10 @@ class Guidance(nn.Module):
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
         """Weights, and the plain tensors among ``negative`` and ``scale`` that want a gradient."""
         yield from super().parameters(recurse)
-        yield from (v for v in self._held.values() if isinstance(v, Tensor))  # type: ignore[misc]
+        for module in self.modules():  # of a guidance inside this one, too
+            if isinstance(module, Guidance):
+                held = module._held.values()
+                yield from (v for v in held if isinstance(v, Tensor))  # type: ignore[misc]
 
     def evaluations_at(self, t: Tensor) -> int:
         """Network evaluations of one call at time t."""
@@ -155,9 +161,11 @@ class Guidance(nn.Module):
             without = without[:, : x.shape[1]]
             given, variance = given.split(x.shape[1], dim=1)
         scale = self._value("scale")
-        if isinstance(scale, Tensor) and scale.ndim:
-            scale = scale.reshape(-1, *[1] * (given.ndim - 1))
         if isinstance(scale, Tensor):
+            if scale.ndim:
+                if scale.numel() != len(scale) or len(scale) not in (1, len(given)):
+                    raise _other_batch("scale", scale, len(given))
+                scale = scale.reshape(-1, *[1] * (given.ndim - 1))
             scale = scale.to(given)
         guided = without + scale * (given - without)
         if self.keep_norm:
@@ -194,7 +202,18 @@ def _as_wide(negative: Any, positive: Any, x: Tensor) -> Any:
         negative = negative[None]
     if negative.ndim and negative.shape[0] == 1 != positive.shape[0]:
         negative = negative.expand(positive.shape[0], *negative.shape[1:])
+    batch = len(x)
+    if negative.ndim == positive.ndim > 0 and len(positive) == batch != len(negative):
+        raise _other_batch("negative", negative, batch)
     return negative
+
+
+def _other_batch(name: str, value: Tensor, batch: int) -> ValueError:
+    return ValueError(
+        f"{name} has shape {tuple(value.shape)} for a batch of {batch}: give it once for all "
+        f"samples or once for each, {batch} in its first dimension alone; with microbatch=, whose "
+        "parts have fewer samples, once for all"
+    )
 
 
 def _alike(z: Any, negative: Any) -> bool:

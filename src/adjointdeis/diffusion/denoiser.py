@@ -104,7 +104,12 @@ class EpsFromX0(_Converted):
     def forward(self, x: Tensor, t: Tensor, z: Tensor | None) -> Tensor:
         alpha, sigma = self.levels(t)
         if sigma == 0.0 and self.spread == 0.0:
-            raise ValueError("a data prediction gives no noise prediction where sigma = 0 (t = 0)")
+            raise ValueError(
+                "a data prediction gives no noise prediction where sigma = 0 (t = 0), and this "
+                "solver asks for one there: end the grid before, at sigmas[:-1] or t_min=1e-3, and "
+                "take the last step by sample(denoiser, rollout.x_0, z, solver=DDIM(), "
+                "grid=TimeGrid.from_sigmas(schedule, sigmas[-2:]))"
+            )
         return eps_from_x0(x, self.network(x, t, z), alpha, sigma, self.spread)
 
     def data(self, x: Tensor, t: Tensor, z: Tensor | None) -> Tensor:

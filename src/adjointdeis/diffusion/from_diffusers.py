@@ -258,11 +258,20 @@ def from_diffusers(
     References:
         Diffusers, https://huggingface.co/docs/diffusers
     """
-    if not hasattr(scheduler, "config") or not hasattr(scheduler, "set_timesteps"):
+    fits = hasattr(scheduler, "config") and hasattr(scheduler, "set_timesteps")
+    if isinstance(scheduler, type) or not fits:
+        name = scheduler.__name__ if isinstance(scheduler, type) else type(scheduler).__name__
+        why = "it is a class" if isinstance(scheduler, type) else "no config or no set_timesteps"
         raise TypeError(
-            f"{type(scheduler).__name__} is no scheduler of diffusers: it has no config or no "
-            "set_timesteps. The call is from_diffusers(pipe.unet, pipe.scheduler); a loop of your "
-            "own is StepFunction(function)"
+            f"{name} is no scheduler of diffusers ({why}). The call is from_diffusers(pipe.unet, "
+            "pipe.scheduler); a loop of your own is StepFunction(function)"
+        )
+    if not isinstance(model, nn.Module):
+        parts = [name for name in ("unet", "transformer", "prior") if hasattr(model, name)]
+        raise TypeError(
+            f"{type(model).__name__} is no module. The call is from_diffusers(pipe."
+            f"{(parts or ['unet'])[0]}, pipe.scheduler); a function goes into a module whose "
+            "forward(self, sample, timestep, encoder_hidden_states=None) calls it"
         )
     learned = scheduler.config.get("variance_type") in ("learned", "learned_range")
     network = CalledModel(model, arguments, time, output, learned)

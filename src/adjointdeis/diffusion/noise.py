@@ -240,11 +240,12 @@ def rows_of_noise(noise: Noise, rows: slice | Tensor) -> Noise:
     return RowsOfNoise(noise, rows)
 
 
-def as_noise(noise: Noise | Sequence[Tensor] | None, grid: TimeGrid, x: Tensor) -> Noise:
+def as_noise(noise: Noise | Sequence[Tensor] | Tensor | None, grid: TimeGrid, x: Tensor) -> Noise:
     """A noise source for this grid, with a list of tensors taken as recorded noise.
 
     Args:
-        noise: A noise source, recorded noises of shape (B, *), one per step, or None.
+        noise: A noise source, recorded noises of shape (B, *), one per step, in a list or in a
+            tensor of shape (N, B, *), or None.
         grid: The grid that the noise is for.
         x: The state, whose shape, dtype and device the noises must have.
 
@@ -257,6 +258,8 @@ def as_noise(noise: Noise | Sequence[Tensor] | None, grid: TimeGrid, x: Tensor) 
             "an SDE solver needs its noise from outside: pass noise=RecordedNoise.draw(...), "
             "noise=BrownianPath(...), or the noise of a CycleSDE encoding"
         )
+    if isinstance(noise, Tensor):
+        noise = noise.unbind() if noise.ndim else (noise,)
     if isinstance(noise, Sequence):
         noise = RecordedNoise(tuple(noise))
     if isinstance(noise, type) or not callable(getattr(noise, "normal", None)):

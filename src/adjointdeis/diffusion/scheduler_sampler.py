@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -15,6 +16,10 @@ _SUPPLIED = {
     "self", "model_output", "timestep", "sample", "generator", "return_dict",
     "old_pred_original_sample", "timestep_back", "prev_timestep",
 }  # fmt: skip
+
+
+# Noise levels as a scheduler has them before a run; all else that it holds is a run's history.
+_LEVELS = ("betas", "alphas", "alphas_cumprod", "final_alpha_cumprod", "sigmas")
 
 
 class Sampler:
@@ -124,6 +129,12 @@ def fresh(scheduler: Any) -> Any:
     """
     copied = copy.copy(scheduler)
     for name, value in vars(scheduler).items():
+        if name in _LEVELS and isinstance(value, Tensor) and value.requires_grad:
+            raise ValueError(
+                f"{name} of {type(scheduler).__name__} requires a gradient, which its steps would "
+                "not give: detach it, or learn noise levels in a step of your own, "
+                "sample(..., solver=StepFunction(function), parameters=[levels])"
+            )
         if isinstance(value, Tensor):
             setattr(copied, name, value.detach().clone())
         elif isinstance(value, list):
@@ -161,8 +172,10 @@ def set_timesteps(scheduler: Any, steps: int | None, arguments: dict[str, Any]) 
     """Sets the times of a run; given times or noise levels decide its length.
 
     Raises:
-        ValueError: no length, or one that the given times do not have.
+        ValueError: no length, no whole number above 0, or one that the given times do not have.
     """
+    if steps is not None and (not isinstance(steps, Integral) or steps < 1):
+        raise ValueError(f"{steps!r} steps: say a whole number above 0, such as sampler(20)")
     own = [arguments[key] for key in ("timesteps", "sigmas") if arguments.get(key) is not None]
     if steps is None and not own:
         raise ValueError("say how many steps: sampler(20), or give timesteps= or sigmas=")

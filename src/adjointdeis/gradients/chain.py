@@ -56,7 +56,7 @@ class Chain:
         grid: TimeGrid,
         x_T: Tensor,
         z: Any = None,
-        noise: Noise | Sequence[Tensor] | None = None,
+        noise: Noise | Sequence[Tensor] | Tensor | None = None,
         cost: Cost | None = None,
         trajectory: bool = False,
     ) -> "Chain":

@@ -16,6 +16,7 @@ from adjointdeis.gradients.graphs import pull_back
 from adjointdeis.gradients.inputs import Inputs, StepGraph, Take
 from adjointdeis.gradients.memory_plan import (
     AUTO,
+    MemoryBudgetError,
     MemoryPlan,
     SavedBytes,
     choose_plan,
@@ -211,7 +212,7 @@ class DiscreteAdjoint(StepwiseMethod):
         adjoint: list[Tensor | None] = [a_x]
         first, end = self.first_step(by), chain.steps
         check = StepCheck(chain, record.trace.recorder, self.check)
-        after, wanted = Carry(x_0, record.trace.end), by.of_trajectory
+        after, wanted, cost = Carry(x_0, record.trace.end), by.of_trajectory, chain.cost
         # With snapshots or a budget the memory of recomputed steps is promised.
         promised = self.snapshots is not None or self.budget is not None
         length = 0 if self._joins_steps(by) and not promised else 1
@@ -222,8 +223,14 @@ class DiscreteAdjoint(StepwiseMethod):
             else:
                 step = max(first, end - max(1, length))
                 carry = self._carry(chain, record, by, step)
-                with nullcontext() if length else SavedBytes(record.existing(by)) as saved:
-                    graph = self._again(by, record.trace, range(step, end), carry, after, check)
+                taken, before = (by, record.trace, range(step, end), carry, after, check), cost.nfe
+                try:
+                    with nullcontext() if length else SavedBytes(record.existing(by)) as saved:
+                        graph = self._again(*taken)
+                except MemoryBudgetError:  # it cannot be measured
+                    length, saved = 1, None
+                    cost.nfe_backward -= cost.nfe - before
+                    graph = self._again(*taken)
                 if saved is not None:
                     length = segment_length(record.trace.carries.values(), saved.total)
                 chain.cost.holds(record.held(), graphs=graph.evaluations + record.evaluations)

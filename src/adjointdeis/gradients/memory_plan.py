@@ -73,6 +73,12 @@ class SavedBytes:
 
     def __exit__(self, *error: Any) -> None:
         self._hooks.__exit__(*error)
+        if len(error) > 1 and "saved tensor hooks" in str(error[1]):
+            raise MemoryBudgetError(
+                "the denoiser takes a derivative by torch.func, under which torch does not say "
+                "what a step holds: use DiscreteAdjoint(snapshots=...) or keep_activations= in the "
+                "place of budget, or torch.autograd.grad inside the denoiser"
+            ) from error[1]
 
     def _note(self, tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
