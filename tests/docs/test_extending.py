@@ -42,6 +42,7 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(copy: Path, *arguments: str) -> subprocess.CompletedProcess:
     environ = {**os.environ, "PYTHONPATH": str(copy / "src"), "OMP_NUM_THREADS": "1"}
+    environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # the page's tests use none of them
     return subprocess.run(
         [sys.executable, *arguments], cwd=copy, env=environ, capture_output=True, text=True
     )

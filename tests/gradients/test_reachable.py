@@ -9,7 +9,14 @@ import torch
 from numpy.random import Generator
 from torch import nn
 
-from adjointdeis.gradients.reachable import changes, comparable, own_state, reachable
+from adjointdeis.gradients.consistency import _shape
+from adjointdeis.gradients.reachable import (
+    changes,
+    comparable,
+    next_number,
+    own_state,
+    reachable,
+)
 
 logger = logging.getLogger("adjointdeis.tests.reachable")
 table = {"calls": [1, 2.0]}
@@ -62,3 +69,16 @@ def test_a_proxy_is_walked_as_what_it_stands_for() -> None:
     module, text = nn.Linear(2, 3), Text(a=5)
     found = comparable(reachable([weakref.proxy(module), weakref.proxy(text)]))
     assert found["list[0].in_features"] == (int, 2) and found["list[1]['a']"] == (int, 5)
+
+
+def test_how_a_tensor_lies_in_memory_makes_no_other_graph() -> None:
+    """A morph's step, taken again, copies where it took a view."""
+
+    def graph(x: torch.Tensor, detached: bool = False):
+        own = x.requires_grad_().clone()
+        first, flat = next_number(), own.reshape(-1)
+        return _shape(flat.sin() * (flat.detach() if detached else flat).cos(), [own], first)
+
+    one, other = torch.zeros(2, 3, 4), torch.zeros(2, 4, 3).transpose(1, 2)
+    assert graph(one) == graph(other) is not None
+    assert graph(one, detached=True) == graph(other, detached=True) != graph(one)

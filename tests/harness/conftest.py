@@ -52,9 +52,11 @@ def environ() -> dict[str, str]:
 def program(environ, tmp_path) -> Callable[..., subprocess.CompletedProcess]:
     """Runs `python run.py ...` to its end."""
 
-    def run(arguments: list[str], timeout: float = 540) -> subprocess.CompletedProcess:
+    def run(
+        arguments: list[str], timeout: float = 540, plots: bool = True
+    ) -> subprocess.CompletedProcess:
         return subprocess.run(
-            command_line(arguments),
+            command_line(arguments, plots),
             cwd=tmp_path,
             env=environ,
             capture_output=True,
@@ -69,9 +71,9 @@ def program(environ, tmp_path) -> Callable[..., subprocess.CompletedProcess]:
 def started() -> Callable[..., subprocess.CompletedProcess]:
     """Runs `python run.py ...` to its end in a folder and an environment of the caller's."""
 
-    def run(arguments: list[str], cwd: Path, environ: dict[str, str]):
+    def run(arguments: list[str], cwd: Path, environ: dict[str, str], plots: bool = True):
         return subprocess.run(
-            command_line(arguments),
+            command_line(arguments, plots),
             cwd=cwd,
             env=environ,
             capture_output=True,

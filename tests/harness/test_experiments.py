@@ -77,7 +77,7 @@ def test_a_gradient_on_the_command_line_joins_the_baseline() -> None:
         cfg = compose("config", [*command("quickstart"), *lines])
     baseline, landmark, chosen = chosen_attacks(cfg)
     assert (baseline.name, landmark.name) == ("dim_a", "opencv")
-    assert chosen.optimisation_steps == cfg.optimisation.steps == 8
+    assert chosen.optimisation_steps == cfg.optimisation.steps == 6
     assert chosen.gradient.steps == 5
     assert chosen.stochastic
     assert "lr 0.5" in chosen.label

@@ -86,23 +86,17 @@ def test_two_processes_make_the_update_of_one(tmp_path, toys, started, method: s
     assert json.loads((run / "result.json").read_text())["processes"] == 2
 
 
-def test_a_stopped_run_continues_on_fewer_processes(tmp_path, toys, started) -> None:
-    run = tmp_path / "run"
-    half = arguments(run, "trainer=ddp_sim", "task.steps=2")
-    assert started(half, tmp_path, toys).returncode == 0
-    assert (run / "last.ckpt").is_file()
-    (run / "done.json").unlink(missing_ok=True)
-    launch(composed(arguments(run)))
-    assert_equal(weights(run), by_hand())
-
-
 def test_a_gradient_that_is_not_finite_stops_every_process(tmp_path, toys, started) -> None:
+    """And what two processes began, one of them ends."""
     run = tmp_path / "run"
     done = started(arguments(run, "trainer=ddp_sim"), tmp_path, toys | {"POISONED": "2"})
     assert done.returncode != 0
     assert "step 2" in done.stderr and "nothing was updated" in done.stderr
-    # The weights before it are kept, and a repaired run goes on from there.
+    # The weights before it are kept, and a repaired run goes on from there, on fewer processes.
+    stopped = torch.load(run / "last.ckpt", weights_only=False)
+    assert 0 < stopped["global_step"] < STEPS and not (run / "done.json").exists()
     launch(composed(arguments(run)))
+    assert json.loads((run / "result.json").read_text())["processes"] == 1
     assert_equal(weights(run), by_hand())
 
 

@@ -74,7 +74,7 @@ def test_pairs_that_end_otherwise_in_one_process_only(
         return [*given, "rows.adjoint_deis_ode.optimizer.lr=1e38"]
 
     launch(composed(arguments(one)))
-    done = program(arguments(two, TWO), timeout=400)
+    done = program(arguments(two, TWO), timeout=400, plots=False)
     assert done.returncode == 0, done.stderr[-3000:]
 
     exact, failing = (records(two, row) for row in rows)

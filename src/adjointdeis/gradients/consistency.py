@@ -27,6 +27,14 @@ CAUSES = (
 )
 
 
+# Casts may be kept by autocast, or made anew; a reshape copies or does not, as its input lies in
+# memory, which need not be the same when a step is taken again.
+_NO_MATHEMATICS = (
+    *("ToCopyBackward", "CloneBackward", "ViewBackward", "UnsafeViewBackward"),
+    "ReshapeAliasBackward",
+)
+
+
 class InconsistentStepError(RuntimeError):
     """A step or a network that gave something else when it was evaluated again."""
 
@@ -195,8 +203,7 @@ def _shape(output: Tensor, given: Sequence[Tensor], first: int) -> frozenset | N
         seen.add(node)
         parents = [parent for parent, _ in node.next_functions if parent is not None]
         stack.extend(parents)
-        # Casts may be kept by autocast, or made anew.
-        if not parents or node.name().startswith("ToCopyBackward"):
+        if not parents or node.name().startswith(_NO_MATHEMATICS):
             continue
         if not first <= node._sequence_nr() < end:
             return None
