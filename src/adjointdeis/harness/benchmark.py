@@ -145,6 +145,7 @@ def load_benchmark(
     for examine in (
         lambda: validate_pairs(listed, dataset, str(source)),
         lambda: dataset.require((SOURCE, OTHER)),
+        dataset.refuse_one_picture_twice,
         lambda: _refuse_smiling(listed, source),
     ):
         try:

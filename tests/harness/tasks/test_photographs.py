@@ -234,7 +234,7 @@ def test_faces_of_other_settings_are_aligned_anew(
     assert [size for size, _ in asked] == [16, 32]
     # The photographs themselves changed.
     shutil.copytree(drawn / "set", tmp_path / "set")
-    shutil.copy(tmp_path / "set" / "001_03.png", tmp_path / "set" / "002_03.png")
+    Image.fromarray(draw_face(20, False)).save(tmp_path / "set" / "002_03.png")
     cfg = configured(drawn, tmp_path, "task.faces=null", "task.size=32")
     photographs.aligned(cfg, load_folder(tmp_path / "set"), folder)
     assert len(asked) == 3

@@ -33,6 +33,10 @@ class LeftOutWarning(UserWarning):
     """Images that a folder holds and its reader does not take, with the reasons."""
 
 
+class OnePictureWarning(UserWarning):
+    """A person has one picture as two captures."""
+
+
 class DatasetError(ValueError):
     """A data set is not what its loader expects; the message lists what was found."""
 
@@ -80,27 +84,49 @@ class FaceDataset:
         return tuple(subject.id for subject in self.subjects)
 
     @cached_property
+    def _contents(self) -> dict[str, str]:
+        """SHA-256 of every image file by subject and capture."""
+        return {
+            f"{subject.id}_{capture}": hashlib.sha256(read_bytes(path, DatasetError)).hexdigest()
+            for subject in self.subjects
+            for capture, path in sorted(subject.images.items())
+        }
+
+    @property
     def fingerprint(self) -> str:
         """SHA-256 over every subject, capture and image file: which faces these are.
 
         Thresholds belong to a data set, and are refused for one with another fingerprint.
+        """
+        lines = (f"{name} {content}\n" for name, content in self._contents.items())
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+    def refuse_one_picture_twice(self) -> None:
+        """Refuses one picture of two people, and warns of two names for one picture of a person.
+
+        Compared with itself it would be the best of all impostors, or of all probes.
 
         Raises:
-            DatasetError: One picture under two names, of one person or of two: compared with
-                itself it would be the best of all impostors, or of all probes.
+            DatasetError: Naming both.
         """
-        digest, names = hashlib.sha256(), dict[str, str]()
-        for subject in self.subjects:
-            for capture, path in sorted(subject.images.items()):
-                content = hashlib.sha256(read_bytes(path, DatasetError)).hexdigest()
-                name = f"{subject.id}_{capture}"
-                if (other := names.setdefault(content, name)) != name:
-                    raise DatasetError(
-                        f"{self.root}: {other} and {name} are one picture, and comparing it with "
-                        "itself says nothing of people; leave one of the two out"
-                    )
-                digest.update(f"{name} {content}\n".encode())
-        return digest.hexdigest()
+        names: dict[str, str] = {}
+        twice = []
+        for name, content in self._contents.items():
+            if (other := names.setdefault(content, name)) == name:
+                continue
+            if other.rpartition("_")[0] != name.rpartition("_")[0]:
+                raise DatasetError(
+                    f"{self.root}: {other} and {name} are one picture, and comparing it with "
+                    "itself says nothing of two people; leave one of the two out"
+                )
+            twice.append(f"{other} and {name}")
+        if twice:
+            warnings.warn(
+                f"{self.root}: {len(twice)} people have one picture under two names, such as "
+                f"{twice[0]}: it is no other probe than the source",
+                OnePictureWarning,
+                stacklevel=2,
+            )
 
     def subject(self, subject_id: str) -> SubjectImages:
         """The subject of an id.

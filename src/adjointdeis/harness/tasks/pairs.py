@@ -36,6 +36,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     sexes = {i: person.sex for i, person in read_people(info).by_id.items()}
     dataset = load_folder(faces)
     dataset.require((SOURCE,))
+    dataset.refuse_one_picture_twice()
     unknown = [i for i in dataset.ids if i not in sexes]
     if unknown:
         raise DatasetError(f"{info}: no row for the subjects {', '.join(unknown)}")
