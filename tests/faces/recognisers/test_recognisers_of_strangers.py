@@ -38,9 +38,7 @@ IMAGES = np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3)
 EXPECTED = IMAGES.mean((1, 2)) / 127.5 - 1
 
 
-@pytest.mark.parametrize(
-    "shape", [lambda e: e, lambda e: (e, e.norm(dim=1)), lambda e: [e, None]], ids=str
-)
+@pytest.mark.parametrize("shape", [lambda e: e, lambda e: (e, e.norm(dim=1)), lambda e: [e, None]])
 def test_a_plain_module_with_or_without_a_norm(shape):
     found, ok = plain(Means(shape)).embed(IMAGES)
     np.testing.assert_allclose(found, EXPECTED, atol=1e-6)
