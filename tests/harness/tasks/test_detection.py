@@ -320,6 +320,13 @@ def test_they_leave_no_folder(tiny: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+def test_the_price_is_of_the_morphs_and_says_so(tiny: Path, tmp_path: Path, capsys) -> None:
+    launch(configured(tiny, tmp_path / "run", "dry_run=true"))
+    text = capsys.readouterr().out
+    assert "nothing was run" in text and "Not in these hours: the detectors" in text
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_network_is_trained_on_degraded_copies_too(tiny: Path, tmp_path: Path) -> None:
     change = "{_target_:adjointdeis.detection.PrintScan,name:another_print,seed:1}"
     line = f"task.detectors.convolutional.degradations=[{change}]"

@@ -149,6 +149,7 @@ def examined(plan: Plan, result: dict[str, Any]) -> dict[str, Any]:
     """
     cfg, directory, task = plan.cfg, Path(plan.cfg.paths.run), plan.cfg.task
     if cfg.dry_run:
+        print("Not in these hours: the detectors' training and scores.")
         return result
     test = _benchmark_of(cfg)
     images = [*bona_fide(test.dataset), *_morphs(directory / "morphs", test, plan.attacks)]

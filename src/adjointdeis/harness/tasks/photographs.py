@@ -128,6 +128,8 @@ def _dry_run(
     beside = f"aligning {2 * len(source.subjects)} photographs"
     if task.adapt:
         beside += f", adapting {len(people)} generators ({task.training.steps} steps each)"
+    if task.detection is not None:
+        beside += ", the detectors"
     print(
         f"Not in these hours: {beside}, choosing the pairs (at most {pairs}). Morphs that the run "
         "has made already are counted as well."
