@@ -221,7 +221,7 @@ def test_one_process_starts_in_any_allocation(
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ("gradient=null", "gradient=null: expected the name of an option of the group gradient: adj"),
+        ("gradient=null", "null: expected the name of an option of the group gradient: adjoint"),
         ("degradation=[]", "print_scan, resize; degradation=none chooses nothing"),
         ("gradient={a:1}", "option of the group gradient: adjoint_deis, "),
         ("rows=[dim_a]", r"Error merging override rows=\[dim_a\]: .*Dict"),

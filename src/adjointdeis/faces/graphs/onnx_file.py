@@ -195,7 +195,9 @@ def _dtype(value: Any, source: str) -> torch.dtype:
 
     kind = value.type.tensor_type.elem_type
     if kind not in _ITEM_SIZE:
-        raise GraphError(f"{source}: input {value.name!r} is of data type {kind}, which is not read")
+        raise GraphError(
+            f"{source}: input {value.name!r} is of data type {kind}, which is not read"
+        )
     return torch.from_numpy(np.empty(0, helper.tensor_dtype_to_np_dtype(kind))).dtype
 
 

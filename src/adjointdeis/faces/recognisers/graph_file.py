@@ -141,8 +141,8 @@ def graph_recogniser(spec: GraphSpec, folder: str | Path) -> NetworkRecogniser:
         )
     if graph.dtypes and graph.dtypes[0] != torch.float32:
         raise WeightsError(
-            f"recogniser file {path} takes pixels of {graph.dtypes[0]}; expected float32: export it "
-            "so, or put a Cast before its first operator"
+            f"recogniser file {path} takes pixels of {graph.dtypes[0]}; expected float32: export "
+            "it so, or put a Cast before its first operator"
         )
     network = PixelNetwork(graph, spec).eval()
     with torch.no_grad():

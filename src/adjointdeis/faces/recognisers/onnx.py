@@ -49,7 +49,7 @@ class OnnxSpec(InputSpec):
         whole = isinstance(self.output, Integral) and not isinstance(self.output, bool)
         if not whole or self.output < 0:
             raise ValueError(
-                f"output={self.output!r} of {self.name}: expected the number of an output, 0 or more"
+                f"output={self.output!r} of {self.name}: expected the number of an output, from 0"
             )
 
     @property
@@ -205,8 +205,8 @@ class OnnxRecogniser:
         if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].type != "tensor(float)":
             found = [f"{entry.name} {entry.type} {entry.shape}" for entry in inputs]
             raise WeightsError(
-                f"recogniser file {self.path} has the inputs {found}; expected one image of float32 "
-                "with four axes: export it so, or put a Cast before its first operator"
+                f"recogniser file {self.path} has the inputs {found}; expected one image of "
+                "float32 with four axes: export it so, or put a Cast before its first operator"
             )
         side, shape = self.spec.size, inputs[0].shape
         wanted = (3, side, side) if self.spec.layout == "nchw" else (side, side, 3)

@@ -179,7 +179,7 @@ def _check_selector(
             "by another one, task.selectors=[...]"
         )
     if own in [judge.fingerprint for judge in morph.judges_of(cfg, judged, profile)]:
-        return [f"{selector} ranks the pairs and judges their morphs: its rates flatter the attacks"]
+        return [f"{selector} ranks the pairs and judges their morphs: attacks look better by it"]
     return []
 
 
