@@ -20,8 +20,8 @@ from adjointdeis.evaluation.formats.text import (
     kind_by_ids,
     number,
     only,
-    score_lines,
     refuse_failures,
+    score_lines,
     write_lines,
 )
 from adjointdeis.evaluation.scores import ScoreTable

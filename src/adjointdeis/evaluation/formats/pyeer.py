@@ -15,8 +15,8 @@ from adjointdeis.evaluation.formats.text import (
     number,
     one_path,
     only,
-    score_lines,
     refuse_failures,
+    score_lines,
     write_lines,
 )
 from adjointdeis.evaluation.scores import ScoreTable, concatenate
