@@ -279,9 +279,7 @@ def matrix_rows(
 
     Args:
         study: Detection scores under every setting.
-        replicates: of the subject bootstrap; 0 leaves the exact interval alone.
-        seed: of the bootstrap.
-        confidence: level of the intervals, in (0, 1).
+        replicates, seed, confidence: as for `detection_rows`.
 
     Returns:
         JSON-ready rows of `detection_rows` with detector, kind, trained_on, degradation and `saw`,
@@ -317,9 +315,7 @@ def hardening_rows(
     Args:
         study: Detection scores under every setting.
         before, after: Two trainings; detectors that have both are compared.
-        replicates: of the paired subject bootstrap; 0 gives no interval.
-        seed: of the bootstrap.
-        confidence: level of the intervals.
+        replicates, seed, confidence: of the paired subject bootstrap; 0 gives no interval.
 
     Returns:
         a row per detector, degradation and attack, the worst one too: detector, kind, degradation,

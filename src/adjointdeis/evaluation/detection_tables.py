@@ -10,6 +10,7 @@ from adjointdeis.evaluation.tables import (
     Cell,
     Table,
     cells,
+    change_cell,
     interval,
     operating_cell,
     percent,
@@ -246,8 +247,8 @@ def hardening_table(rows: Sequence[Row], degradation: str = UNDEGRADED) -> Table
                 line += [Cell(DASH), Cell(DASH)]
                 continue
             ends = (percent(point[end], row["n_morph"]) for end in ("before", "after"))
-            line.append(Cell(" → ".join(ends)))
-            line.append(_change_cell(point))
+            change = change_cell(point["change"], point["lo"], point["hi"])
+            line += [Cell(" → ".join(ends)), change]
         lines.append(cells([*line, str(row["n_morph"])]))
     notes = (
         "Trained with guided morphs among the examples, minus without, on the same images. "
@@ -262,14 +263,6 @@ def hardening_table(rows: Sequence[Row], degradation: str = UNDEGRADED) -> Table
         return None
     return Table(f"hardening-{degradation}", "Hardened with guided morphs", header, tuple(lines),
                  (("Degradation", degradation),), notes, fold=False)  # fmt: skip
-
-
-def _change_cell(point: Mapping[str, float | None]) -> Cell:
-    """A change in points with its sign and interval."""
-    change, lo, hi = point["change"], point["lo"], point["hi"]
-    assert change is not None
-    bounds = () if lo is None or hi is None else (f"[{100 * lo:+.1f}, {100 * hi:+.1f}]",)
-    return Cell(f"{100 * change:+.1f}", bounds)
 
 
 def headline_tables(rows: Sequence[Row], changed: Sequence[Row] = ()) -> list[Table]:

@@ -29,26 +29,6 @@ from adjointdeis.evaluation.uncertainty import (
     independent_morphs,
 )
 
-MAP_ROW_KEYS = (
-    "attack",
-    "systems",
-    "probe_policy",
-    "impostor_policy",
-    "fmr_target",
-    "r",
-    "c",
-    "k",
-    "n",
-    "value",
-    "wilson_lo",
-    "wilson_hi",
-    "bootstrap_lo",
-    "bootstrap_hi",
-    "bootstrap_tau",
-    "confidence",
-    "n_failed",
-)
-
 
 def evaluate_attack_potential(
     table: ScoreTable,
@@ -69,15 +49,14 @@ def evaluate_attack_potential(
 
     Args:
         table: `morph` rows of several systems, and `nonmated` rows where thresholds are estimated.
-        thresholds: Records to use, one per system; None estimates each from the table's impostors.
-        fmr: Target false match rate, a share.
-        impostor_policy: Which impostors set the threshold: all, same-sex, same-sex-and-group.
-        attacks, systems, probe_policies: What to evaluate; None takes what the table has.
-        subjects: Sex and group of each subject, for the policies that need them.
+        fmr, impostor_policy: One target and one policy, which every system's threshold has.
         attempts: R, the number of rows; None is the smallest number of probes of any subject.
-        replicates: Draws of the subject bootstrap; 0 leaves it out.
-        seed: Seed of the bootstrap.
-        confidence: Level of the intervals, in (0, 1).
+        thresholds, attacks, systems, probe_policies, subjects: As for `evaluate`.
+        replicates, seed, confidence: As for `evaluate`.
+
+    Returns:
+        attack, systems, probe_policy, impostor_policy, fmr_target, r, c, the numbers of the cell as
+        `evaluate` gives them (k, n, value, both intervals, bootstrap_tau, confidence) and n_failed.
 
     Raises:
         EvaluationError: when a system has no threshold at this FMR and policy.
@@ -86,10 +65,12 @@ def evaluate_attack_potential(
     attacks = chosen(morphs, "attack", attacks)
     systems = chosen(morphs, "system", systems)
     policies = chosen(morphs, "probe_policy", probe_policies)
-    records = None if thresholds is None else list(thresholds)
-    source = ThresholdSource(table, records, subjects, replicates, seed, confidence)
+    source = ThresholdSource(table, thresholds, subjects, replicates, seed, confidence)
     points = {system: source.point(system, fmr, impostor_policy) for system in systems}
-    fixed = any(point.redrawn is None for point in points.values())
+    tau = None
+    if source.draws is not None:
+        fixed = any(point.redrawn is None for point in points.values())
+        tau = TAU_FIXED if fixed else TAU_REESTIMATED
     rows = []
     for attack in attacks:
         for policy in policies:
@@ -114,12 +95,27 @@ def evaluate_attack_potential(
                     if values is not None:
                         own = values[:, r - 1, c - 1]
                         lo, hi = covering_interval(own, cell.value, independent, confidence)
-                    tau = TAU_FIXED if fixed else TAU_REESTIMATED
-                    numbers = (r, c, cell.k, cell.n, cell.value, cell.lo, cell.hi, lo, hi)
-                    labels = (attack, list(systems), policy, impostor_policy, fmr)
-                    tail = (None if source.draws is None else tau, confidence, cell.n_failed)
-                    row = (*labels, *numbers, *tail)
-                    rows.append(dict(zip(MAP_ROW_KEYS, row, strict=True)))
+                    rows.append(
+                        {
+                            "attack": attack,
+                            "systems": list(systems),
+                            "probe_policy": policy,
+                            "impostor_policy": impostor_policy,
+                            "fmr_target": fmr,
+                            "r": r,
+                            "c": c,
+                            "k": cell.k,
+                            "n": cell.n,
+                            "value": cell.value,
+                            "wilson_lo": cell.lo,
+                            "wilson_hi": cell.hi,
+                            "bootstrap_lo": lo,
+                            "bootstrap_hi": hi,
+                            "bootstrap_tau": tau,
+                            "confidence": confidence,
+                            "n_failed": cell.n_failed,
+                        }
+                    )
     return rows
 
 
@@ -140,13 +136,8 @@ def evaluate_generality(
 
     Args:
         table: `morph` rows of several attacks and systems, and `nonmated` rows.
-        thresholds: Records to use, one per system; None estimates each from the table's impostors.
-        fmr: Target false match rate, a share.
-        impostor_policy: Which impostors set the threshold: all, same-sex, same-sex-and-group.
-        subjects: Sex and group of each subject, for the policies that need them.
-        replicates: Draws of the subject bootstrap; 0 leaves it out.
-        seed: Seed of the bootstrap.
-        confidence: Level of the intervals, in (0, 1).
+        fmr, impostor_policy: One target and one policy, which every system's threshold has.
+        thresholds, subjects, replicates, seed, confidence: As for `evaluate`.
 
     Returns:
         probe_policy, impostor_policy, fmr_target, attacks, systems, min, mean, max with the ends
@@ -159,8 +150,7 @@ def evaluate_generality(
     morphs = table.select(kind="morph")
     systems = chosen(morphs, "system", None)
     attacks = [a for a in chosen(morphs, "attack", None) if a != WORST_CASE]
-    records = None if thresholds is None else list(thresholds)
-    source = ThresholdSource(table, records, subjects, replicates, seed, confidence)
+    source = ThresholdSource(table, thresholds, subjects, replicates, seed, confidence)
     points = {system: source.point(system, fmr, impostor_policy) for system in systems}
     taus = {system: point.record.oriented for system, point in points.items()}
     rows = []

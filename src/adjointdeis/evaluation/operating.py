@@ -2,9 +2,8 @@
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -108,7 +107,7 @@ def chosen(table: ScoreTable, column: str, wanted: Sequence[str] | None) -> list
     return present if wanted is None else list(wanted)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class ThresholdSource:
     """Where the thresholds of a table come from: records of others, or its own impostors.
 
@@ -116,26 +115,31 @@ class ThresholdSource:
         table: Comparisons; estimates and replicates come from its `nonmated` rows.
         records: Thresholds to use, of any systems; None estimates them.
         subjects: Sex and group of each subject, for the policies that need them.
-        replicates, seed: Of the subject bootstrap; no replicates without it.
+        replicates, seed: Of the subject bootstrap, which 0 leaves out.
         confidence: Level of the interval of the realised FMR.
+
+    Attributes:
+        draws: The bootstrap's; None without it.
     """
 
     table: ScoreTable
-    records: Sequence[ThresholdRecord] | None
+    records: Iterable[ThresholdRecord] | None
     subjects: Subjects | None
     replicates: int
     seed: int
     confidence: float
+    draws: SubjectDraws | None = field(init=False)
 
-    @cached_property
-    def draws(self) -> SubjectDraws | None:
-        """Bootstrap draws over all people of the table; None of no replicates.
+    def __post_init__(self) -> None:
+        self.records = None if self.records is None else list(self.records)
+        self.draws = self._draws() if self.replicates else None
+
+    def _draws(self) -> SubjectDraws:
+        """Bootstrap draws over all people of the table.
 
         Where the impostor pairs and the morphs share no person, the two groups are drawn apart, for
         then they are two samples; otherwise they are drawn as one.
         """
-        if not self.replicates:
-            return None
         morph = np.unique(self.table.select(kind="morph")["subject_id"])
         pairs = self.table.select(kind="nonmated")
         impostor = np.unique(np.concatenate([pairs["subject_id"], pairs["ref_subject_id"]]))
@@ -189,7 +193,7 @@ class ThresholdSource:
                 return point
         raise EvaluationError(f"no threshold record of {system!r} at FMR {fmr:g}")
 
-    def _records_of(self, system: str, records: Sequence[ThresholdRecord]) -> list[ThresholdRecord]:
+    def _records_of(self, system: str, records: Iterable[ThresholdRecord]) -> list[ThresholdRecord]:
         """The records of one system, one for each policy and FMR."""
         nameless = [record for record in records if not record.model]
         if nameless and len(systems := self.table.unique("system", kind="morph")) > 1:

@@ -140,16 +140,11 @@ def compare_attacks(
     Args:
         table: `morph` rows of both attacks on the same pairs.
         first, second: Names of the attacks; the difference is first minus second.
-        thresholds: Records to use, one per system; None estimates each from the table's impostors.
         probe_policy: Against which image: source, or another one.
-        impostor_policy: Which impostors set the threshold.
-        fmr: Target false match rate, a share.
+        fmr, impostor_policy: One target and one policy, which every system's threshold has.
         systems: Which; None takes those that scored both.
         variant: `MMPMR` or `MinMax`: McNemar's test needs a yes or no for every pair.
-        subjects: Sex and group of each subject, for the policies that need them.
-        replicates: Draws of the subject bootstrap; 0 leaves it out.
-        seed: Seed of the bootstrap.
-        confidence: Level of the intervals, in (0, 1).
+        thresholds, subjects, replicates, seed, confidence: As for `evaluate`.
     """
     if variant not in ("MMPMR", "MinMax"):
         raise EvaluationError(f"variant {variant!r}: a paired test takes MMPMR or MinMax")

@@ -143,8 +143,7 @@ def evaluate(
     for variant in variants or ():
         if variant not in ALL_VARIANTS:
             raise EvaluationError(f"variant {variant!r}: expected {', '.join(ALL_VARIANTS)}")
-    records = None if thresholds is None else list(thresholds)
-    source = ThresholdSource(table, records, subjects, replicates, seed, confidence)
+    source = ThresholdSource(table, thresholds, subjects, replicates, seed, confidence)
     rows = []
     for system in systems:
         points = source.points(system, fmr, impostor_policies)

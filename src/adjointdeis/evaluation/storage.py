@@ -19,8 +19,8 @@ from adjointdeis.evaluation.scores import COLUMNS, REQUIRED_COLUMNS, ScoreTable
 from adjointdeis.extras import load
 from adjointdeis.files import (
     any_number,
-    read_csv,
     read_json,
+    read_table,
     refuse_twice,
     write_atomically,
     write_csv,
@@ -89,23 +89,19 @@ def _metadata(path: Path) -> dict[str, Any]:
 
 
 def _read_csv(path: Path) -> ScoreTable:
-    reader = read_csv(path, ScoreError)
-    _, header = next(reader, (1, None))
-    if header is None:
+    header, rows = read_table(path, ScoreError)
+    if not header:
         raise ScoreError(f"{path}:1: empty file; expected the header of a score table")
     check_header(path, header, REQUIRED_COLUMNS, COLUMNS, _CONVERT)
     # A table repeats few texts many times: one object each keeps memory like the file.
     known: dict[str, str] = {}
-    values: list[list[str]] = [[] for _ in header]
+    columns: dict[str, Any] = {name: [] for name in header}
     lines: list[int] = []
-    for line, row in reader:
-        if len(row) != len(header):
-            raise ScoreError(f"{path}:{line}: {len(row)} fields, expected {len(header)}")
-        for column, value in zip(values, row, strict=True):
-            column.append(known.setdefault(value, value))
+    for line, row in rows:
+        for name, value in row.items():
+            columns[name].append(known.setdefault(value, value))
         lines.append(line)
     _refuse_empty(path, len(lines))
-    columns: dict[str, Any] = dict(zip(header, values, strict=True))
     at = np.array(lines, dtype=np.int64)
     columns["score"] = _numbers(path, columns["score"], at)
     if "status" in header:

@@ -137,12 +137,8 @@ class ThresholdRecord:
         """This record, if it was made under the given conditions; None asks nothing.
 
         Args:
-            model: Name of the recogniser.
-            model_fingerprint: Digest of its weights.
-            alignment: How faces were cropped.
-            score_type: Whether a larger score means more alike.
-            impostor_policy: Which impostor pairs were compared.
-            data_set: Fingerprint of the faces that it is to judge.
+            model, model_fingerprint, alignment, score_type, impostor_policy, data_set: What the
+                attributes of these names must be.
 
         Raises:
             ThresholdMismatch: when a condition differs, or when the record does not state it.
@@ -192,8 +188,8 @@ class ThresholdRecord:
         if schema != SCHEMA:
             raise EvaluationError(f"{where}: schema {schema!r}, expected {SCHEMA!r}")
         known = {f.name for f in fields(cls)}
-        for name in values.keys() - known:
-            raise EvaluationError(f"{where}: unknown key {name!r}")
+        if unknown := values.keys() - known:
+            raise EvaluationError(f"{where}: unknown key {min(unknown, key=str)!r}")
         for name in ("value", "score_type", "rule", "target_fmr"):
             if name not in values:
                 raise EvaluationError(f"{where}: key {name!r} is missing")

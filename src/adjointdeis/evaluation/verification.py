@@ -111,9 +111,7 @@ def verification_rows(
         fmr: target false match rates of the FNMR.
         impostor_policy, subjects: which impostors; see `policies`.
         systems: recognisers to evaluate; None takes those with rows of both kinds.
-        replicates: of the subject bootstrap; 0 leaves the exact interval alone.
-        seed: of the bootstrap.
-        confidence: level of the intervals, in (0, 1).
+        replicates, seed, confidence: as for `evaluate`; without replicates intervals are exact.
 
     Returns:
         system, eer, eer_lo, eer_hi, eer_tau, mated, nonmated (comparisons that did not fail),
