@@ -42,9 +42,13 @@ def read_scores(path: str | os.PathLike[str]) -> ScoreTable:
     path = Path(path)
     if not path.is_file():
         raise ScoreError(f"{path}: no such score file")
-    if path.suffix == ".parquet":
-        return _read_parquet(path)
-    return _read_csv(path)
+    columns, lines = (_read_parquet if path.suffix == ".parquet" else _read_csv)(path)
+    # Often what a program that failed has left.
+    if not len(lines):
+        raise ScoreError(f"{path}: a header and no comparison; make the file again")
+    return ScoreTable.from_columns(
+        metadata=_metadata(path), source=str(path), lines=lines, **columns
+    )
 
 
 def write_scores(table: ScoreTable, path: str | os.PathLike[str]) -> None:
@@ -88,7 +92,8 @@ def _metadata(path: Path) -> dict[str, Any]:
     return {k: v for k, v in found.items() if k not in ("schema", "rows", "fingerprint")}
 
 
-def _read_csv(path: Path) -> ScoreTable:
+def _read_csv(path: Path) -> tuple[dict[str, Any], np.ndarray]:
+    """Columns, and the line of each comparison."""
     header, rows = read_table(path, ScoreError)
     if not header:
         raise ScoreError(f"{path}:1: empty file; expected the header of a score table")
@@ -101,12 +106,11 @@ def _read_csv(path: Path) -> ScoreTable:
         for name, value in row.items():
             columns[name].append(known.setdefault(value, value))
         lines.append(line)
-    _refuse_empty(path, len(lines))
     at = np.array(lines, dtype=np.int64)
     columns["score"] = _numbers(path, columns["score"], at)
     if "status" in header:
         columns["status"] = [value or "ok" for value in columns["status"]]
-    return ScoreTable.from_columns(metadata=_metadata(path), source=str(path), lines=at, **columns)
+    return columns, at
 
 
 def check_header(
@@ -134,12 +138,6 @@ def check_header(
     refuse_twice(path, header, ScoreError)
 
 
-def _refuse_empty(path: Path, rows: int) -> None:
-    # Often what a program that failed has left.
-    if not rows:
-        raise ScoreError(f"{path}: a header and no comparison; make the file again")
-
-
 def _numbers(path: Path, text: list[str], lines: np.ndarray) -> np.ndarray:
     numbers = np.empty(len(text))
     for k, value in enumerate(text):
@@ -163,7 +161,8 @@ def _pyarrow(path: Path) -> tuple[Any, Any]:
     return load("pyarrow", purpose), load("pyarrow.parquet", purpose)
 
 
-def _read_parquet(path: Path) -> ScoreTable:
+def _read_parquet(path: Path) -> tuple[dict[str, Any], np.ndarray]:
+    """Columns, and the number of each comparison."""
     _, parquet = _pyarrow(path)
     try:
         found = parquet.read_table(path)
@@ -171,7 +170,6 @@ def _read_parquet(path: Path) -> ScoreTable:
     except Exception as error:
         raise ScoreError(f"{path}: not a readable Parquet file ({error})") from None
     check_header(path, found.column_names, REQUIRED_COLUMNS, COLUMNS, _CONVERT)
-    _refuse_empty(path, found.num_rows)
     columns: dict[str, Any] = {}
     for name in found.column_names:
         values = found.column(name).to_pylist()
@@ -179,10 +177,7 @@ def _read_parquet(path: Path) -> ScoreTable:
             columns[name] = np.array([math.nan if v is None else v for v in values], np.float64)
         else:
             columns[name] = ["" if v is None else str(v) for v in values]
-    lines = np.arange(1, found.num_rows + 1)
-    return ScoreTable.from_columns(
-        metadata=_metadata(path), source=str(path), lines=lines, **columns
-    )
+    return columns, np.arange(1, found.num_rows + 1)
 
 
 def _write_parquet(table: ScoreTable, path: Path) -> None:
