@@ -80,6 +80,25 @@ def distinct(values: Any) -> list[Any]:
     return list(dict.fromkeys(listed))
 
 
+def some(**settings: Any) -> list[list[Any]]:
+    """`distinct` values of settings without which there is nothing to evaluate.
+
+    Args:
+        settings: `fmr` and `impostor_policies`, as the user gave them.
+
+    Raises:
+        EvaluationError: One of them is empty or None.
+    """
+    found = {name: [] if v is None else distinct(v) for name, v in settings.items()}
+    for name, values in found.items():
+        if not values:
+            usual = {"fmr": "[0.001]", "impostor_policies": "['all']"}[name]
+            raise EvaluationError(
+                f"{name}={settings[name]!r}: expected one value or more, as {name}={usual}"
+            )
+    return list(found.values())
+
+
 def conditions(table: ScoreTable, system: str) -> dict[str, str]:
     """What the table's metadata state: model_fingerprint and alignment of a system, data_set."""
     known = table.metadata.get("systems", {})
@@ -212,7 +231,7 @@ class ThresholdSource:
                     f"{at[1]:g}: {met[at].value:g} and {record.value:g}; keep one"
                 )
         if not own:
-            known = ", ".join(sorted({record.model for record in records}))
+            known = ", ".join(sorted({record.model for record in records})) or "nobody"
             raise PolicyError(
                 f"no threshold record for system {system!r}; the records are of {known}"
             )
@@ -275,7 +294,8 @@ def _estimates(
     **stated: Any,
 ) -> Iterator[tuple[ThresholdRecord, Impostors]]:
     """The record of every policy and FMR, and the impostors behind it."""
-    for policy in distinct(policies):
+    fmr, policies = some(fmr=fmr, impostor_policies=policies)
+    for policy in policies:
         found = impostors(table, system, policy, subjects)
         labels = {
             "model": system,
@@ -284,7 +304,7 @@ def _estimates(
             **conditions(table, system),
             **stated,
         }
-        for target in distinct(fmr):
+        for target in fmr:
             record = threshold_at_fmr(
                 found.scores,
                 target,

@@ -8,7 +8,7 @@ import itertools
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -191,8 +191,3 @@ def _write_parquet(table: ScoreTable, path: Path) -> None:
             columns[name] = pyarrow.array(table[name].tolist()).dictionary_encode()
     arrow = pyarrow.table(columns)
     write_atomically(path, lambda f: parquet.write_table(arrow, f), mode="wb")
-
-
-def metadata_with(table: ScoreTable, extra: Mapping[str, Any]) -> ScoreTable:
-    """The same rows with more metadata."""
-    return ScoreTable(table.columns, {**table.metadata, **extra}, table.source, table.lines)
