@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from adjointdeis.evaluation.detection import WORST
+from adjointdeis.evaluation.detection import OPERATING_POINTS, WORST
 from adjointdeis.evaluation.detection_matrix import (
     CHANGES,
     KINDS,
@@ -158,7 +158,7 @@ def points_table(
               "MACER10 %", "MACER100 %", "morphs", "bona fide", "failed")  # fmt: skip
     lines = []
     for row in own:
-        points = (operating_cell(row[name]) for name in (*POINTS, "macer10", "macer100"))
+        points = (operating_cell(row[name]) for name in OPERATING_POINTS)
         failed = f"{row['n_failed_morph']}/{row['n_failed_bonafide']}"
         sizes = (str(row["n_morph"]), str(row["n_bonafide"]))
         head = (training(row["trained_on"]), row["attack"], equal_error_cell(row))
