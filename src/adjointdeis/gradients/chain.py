@@ -124,10 +124,8 @@ class Chain:
             if not (pair or noise.shape == x.shape):
                 source = type(self.noise).__name__
                 raise ValueError(f"{source} gives {tuple(noise.shape)}, x has {tuple(x.shape)}")
-            if self.denoiser.reads is not None and not noise.requires_grad:
-                noise = noise.detach()  # another object: a source may hand out what it keeps
         self.denoiser.first = None
-        with self.denoiser.watched(), self.widths():
+        with self.widths():
             found = self.solver.step(self.denoiser, x, z, s, t, state, noise)
         two = isinstance(found, tuple) and len(found) == 2
         if two and self.denoiser.wider and found[0].shape != x.shape:

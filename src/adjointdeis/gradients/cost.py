@@ -1,7 +1,6 @@
 """What a rollout and its gradient cost, counted while they run."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -82,8 +81,6 @@ class CountedDenoiser:
         observer: called with (x, t, output) of every evaluation, where someone wants to know.
         graphs: called with (x, t, z, output) and the number of the evaluation's first node; None
             where nobody compares graphs.
-        reads: entered around every evaluation and every step of a solver, but not where noise is
-            drawn, which is a constant however a noise source keeps it; None where nobody looks.
         wider: whether an output had more channels than x.
         remembers: whether to keep the first evaluation of a step, and its graph with it.
         first: (x, t, output) of the first evaluation since this was set to None.
@@ -94,7 +91,6 @@ class CountedDenoiser:
     works_in_place: bool = False
     observer: Callable[[Tensor, Tensor, Tensor], None] | None = None
     graphs: Callable[[Tensor, Tensor, Any, Tensor, int], None] | None = None
-    reads: AbstractContextManager[Any] | None = None
     wider: bool = False
     remembers: bool = False
     first: tuple[Tensor, Tensor, Tensor] | None = None
@@ -112,14 +108,9 @@ class CountedDenoiser:
         self._count(t)
         if not hasattr(self.denoiser, "data"):
             return x0_from_eps(x, x, alpha=0.0, sigma=1.0)  # raises, and says what to do
-        with self.watched():
-            output = self.denoiser.data(x, t, z)
+        output = self.denoiser.data(x, t, z)
         is_wider(output, x)
         return output
-
-    def watched(self) -> AbstractContextManager[Any]:
-        """Inside, it is looked at what the network and the solver read."""
-        return nullcontext() if self.reads is None else self.reads
 
     def __post_init__(self) -> None:
         # Looked up once: a module without them is slow to say so.
@@ -138,11 +129,7 @@ class CountedDenoiser:
         before = version(x), version(t)
         number = 0 if self.graphs is None else next_number()
         try:
-            if self.reads is None:
-                output = self.denoiser(x, t, z)
-            else:
-                with self.reads:
-                    output = self.denoiser(x, t, z)
+            output = self.denoiser(x, t, z)
         except RuntimeError as error:
             if "Double" in str(error) or "float64" in str(error):
                 error.add_note(
