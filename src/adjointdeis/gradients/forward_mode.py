@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.overrides import TorchFunctionMode
 
 from adjointdeis.diffusion.prediction import wide
@@ -74,10 +75,14 @@ class ForwardMode(StepwiseMethod):
     def forward_pass(self, chain: Chain, by: Inputs) -> tuple[Tensor, tuple[Tensor, ...]]:
         self._refuse_kept(chain)
         inputs, wanted = _inputs(by), self._counts(by)
+        with torch.enable_grad():
+            (end,) = by.entrances([by.x_T.new_full((), -0.0)], [True])
+            pairs = zip(inputs, by.needs, strict=True)
+            inputs = [value + end.to(value) if need else value for value, need in pairs]
         # Its nodes are made once, and inside they would be held with derivatives.
         assert chain.grid[0].index == 0
         tangents = self._tangents(inputs, wanted)
-        before, history, mark = chain.cost.nfe, 0, Mark()
+        before, history, mark, ends = chain.cost.nfe, 0, Mark(), [end, *inputs]
 
         def run(*leaves: Tensor) -> tuple[Tensor, ...]:
             """x_0, then the other states and the data predictions if these are asked for."""
@@ -86,15 +91,18 @@ class ForwardMode(StepwiseMethod):
             for place, leaf in zip(wanted, leaves, strict=True):
                 values[place] = leaf
             inside = Inputs(chain, values, by.needs)
-            x, state = inside.x_T, chain.initial_state(inside.x_T)
+            x, *state = inside.x_T, *chain.initial_state(inside.x_T)
+            # Copies, which the network may change in place.
+            x, *state = (_apart(value, end) for value in (x, *state))
             for step in range(chain.steps):
                 z = inside.condition(chain.slot(step))
-                # A copy, which the network may change in place.
-                x, *rest = taken(chain, step, x.clone(), z, state, None)
+                found = taken(chain, step, x, z, tuple(state), None)
+                by.leaf_check.look([_innermost(value) for value in found], inputs, ends, mark)
+                x, *rest = (_apart(value, end) for value in found)
                 if chain.trajectory is not None:
                     states.append(x)
                     predictions.append(rest.pop(0))
-                state, history = tuple(rest), max(history, len(rest))
+                state, history = rest, max(history, len(rest))
             return (x, *states[:-1], *predictions)
 
         def carried(*directions: Tensor) -> Any:
@@ -115,7 +123,6 @@ class ForwardMode(StepwiseMethod):
                 "gradient=DiscreteAdjoint() or Backprop()"
             ) from error
         refuse_changed(inputs[1:], versions[1:])
-        by.leaf_check.look(outputs, inputs, inputs, mark)
         x_0, *way = (output.detach() for output in outputs)
         del outputs
         by.leaf_check.refuse("the denoiser")
@@ -200,6 +207,23 @@ class ForwardMode(StepwiseMethod):
             found.append(tangent)
             first += count
         return found
+
+
+def _apart(value: Tensor, end: Tensor) -> Tensor:
+    """A copy with its tangents, and a graph that begins at ``end``; see :class:`Aside`."""
+    primal, tangent = forward_ad.unpack_dual(value)
+    if not primal.dtype.is_floating_point:
+        return value.clone()
+    primal = primal.detach() + end.to(primal)  # adding -0 changes nothing
+    return primal if tangent is None else forward_ad.make_dual(primal, tangent.detach())
+
+
+def _innermost(value: Tensor) -> Tensor:
+    """The tensor inside those of torch.func, which has the graph."""
+    functorch: Any = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
+    while functorch.is_functorch_wrapped_tensor(value):
+        value = functorch.get_unwrapped(value)
+    return value
 
 
 class _NoGradCutsTangents(TorchFunctionMode):
