@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from adjointdeis.diffusion.conditions import Conditions
+from adjointdeis.diffusion.fit import check_fit
 from adjointdeis.diffusion.grid import TimeGrid
 from adjointdeis.diffusion.noise import Noise, RecordedNoise, as_noise
 from adjointdeis.diffusion.prediction import x0_from_eps
@@ -61,6 +62,7 @@ class Chain:
         trajectory: bool = False,
     ) -> "Chain":
         """The chain of a sampling run; arguments as for ``sample``."""
+        check_fit(denoiser, solver, grid, x_T)
         cost = Cost() if cost is None else cost
         stochastic = solver.calculus == "sde"
         return cls(
