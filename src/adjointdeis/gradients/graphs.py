@@ -103,6 +103,11 @@ class Aside(torch.autograd.Function):
         return tuple(value.view_as(value) for value in inputs[:count])
 
     @staticmethod
+    def leads(value: Tensor) -> bool:
+        """Whether a tensor is one of these views."""
+        return type(value.grad_fn).__name__ == "AsideBackward"
+
+    @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> Any:
         if ctx.cost.in_backward:  # a kept graph, whose end is where the step before began
             return (None,) * len(ctx.needs_input_grad)
