@@ -466,7 +466,9 @@ def test_noise_that_a_path_keeps_out_of_sight_is_a_constant(method) -> None:
     assert torch.equal(*found)
 
 
-@pytest.mark.parametrize("method", [DiscreteAdjoint(), AdjointDEIS(), Surrogate(active=range(-3, 0))], ids=str)
+@pytest.mark.parametrize(
+    "method", [DiscreteAdjoint(), AdjointDEIS(), Surrogate(active=range(-3, 0))], ids=str
+)
 def test_a_value_kept_between_two_steps_and_given_up_is_found(method) -> None:
     # Neither there when the run begins nor when it ends.
     grid = TimeGrid.uniform_lmbda(VPLinear(), 14, t_min=0.05, t_max=0.6)

@@ -234,16 +234,17 @@ class _Watch(TorchFunctionMode):
 
     def left(self, known: set[int]) -> list[Tensor]:
         """What is held and has tangents, but for the known ones, by ``id``."""
-        made, self._made = {id(value): value for ref in self._made if (value := ref()) is not None}, []
+        held = {id(value): value for ref in self._made if (value := ref()) is not None}
+        self._made.clear()  # what is referred to weakly cannot be exchanged
         return [
             value
-            for place, value in made.items()
+            for place, value in held.items()
             if place not in known and forward_ad.unpack_dual(value).tangent is not None
         ]
 
 
 def _lead_to_aside(held: list[Tensor], by: Inputs) -> None:
-    """Make a loss that uses what a step laid aside, whose tangents are gone, come by :class:`Aside`.
+    """Make a loss that uses what a step laid aside, without tangents now, come by :class:`Aside`.
 
     Raises:
         UnreachableLeafError: torch itself holds one of them, so that this cannot be done.
@@ -259,9 +260,9 @@ def _lead_to_aside(held: list[Tensor], by: Inputs) -> None:
             torch.utils.swap_tensors(value, marked)
         except RuntimeError as error:
             raise UnreachableLeafError(
-                f"the denoiser lays aside a tensor of shape {tuple(marked.shape)} whose derivatives "
-                "end with the run of ForwardMode: detach() what is only looked at, or use "
-                "gradient=Backprop()"
+                f"the denoiser lays aside a tensor of shape {tuple(marked.shape)} of which the "
+                "derivatives end with the run of ForwardMode: detach() what is only looked at, or "
+                "use gradient=Backprop()"
             ) from error
 
 
