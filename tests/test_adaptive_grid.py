@@ -1,7 +1,7 @@
 """Steps by tolerance: the pair that estimates, the controller, gradients on the accepted grid."""
 
 import math
-from functools import cache
+from functools import cache, partial
 
 import pytest
 import torch
@@ -9,7 +9,15 @@ from oracles import MLPDenoiser, agree, inputs, observed_order, relative_error
 from torch import Tensor
 
 from adjointdeis import DDPM, PerStep, TimeGrid, VPLinear, adaptive_grid, sample
-from adjointdeis.gradients import Backprop, Certified, DiscreteAdjoint, SymplecticAdjoint
+from adjointdeis.gradients import (
+    AdjointDEIS,
+    Backprop,
+    Certified,
+    DiscreteAdjoint,
+    InconsistentStepError,
+    SymplecticAdjoint,
+    UnreachableLeafError,
+)
 from adjointdeis.problems import PARTS, gaussian, mixture
 from adjointdeis.solvers import DDIM, Rex, RungeKutta, SDEDPMSolver, ToleranceError
 from adjointdeis.solvers.tableau import TABLEAUS
@@ -193,6 +201,87 @@ def test_the_accepted_states_are_those_of_the_replay(name: str, prediction) -> N
     assert len(search) > len(seen) == found.grid.steps * solver.tableau.stages
     for t, x in seen:
         assert any(abs(t - u) < 1e-12 and agree(x, y, 1e-12) for u, y in search)
+
+
+@pytest.mark.parametrize("name, prediction", [("bosh3", "noise"), ("dopri5", "data")])
+def test_known_states_are_not_computed_again(name: str, prediction) -> None:
+    """The gradient is that without them, for evaluations of four steps instead of all."""
+    problem, solver = mixture(), RungeKutta(name, prediction)
+    problem.denoiser.requires_grad_()
+    weights = list(problem.denoiser.parameters())
+    found = found_for(problem, solver, 1e-6, first=40)
+    steps, stages = found.grid.steps, solver.tableau.stages
+    assert steps > 8 and len(found.states) == steps + 1
+    gradients, results = [], []
+    for settings in (found.settings, {"solver": solver, "grid": found.grid}):
+        x_T, z = problem.x_T.clone().requires_grad_(), problem.z.clone().requires_grad_()
+        rollout = sample(problem.denoiser, x_T, z, **settings)
+        results.append((rollout, rollout.cost.nfe))
+        gradients.append(torch.autograd.grad(problem.loss(rollout.x_0), [x_T, z, *weights]))
+    (known, spent), (anew, all_of_them) = results
+    assert (spent, all_of_them) == (4 * stages, steps * stages)
+    assert known.cost.nfe_backward == anew.cost.nfe_backward == steps * stages
+    assert agree(known.x_0, anew.x_0, 1e-12)
+    for one, other in zip(*gradients, strict=True):
+        assert agree(one, other, 1e-11)
+    assert not any(x.requires_grad for x in found.states)
+
+
+def test_states_of_another_run_are_refused_by_name() -> None:
+    problem, solver = mixture(), RungeKutta("bosh3")
+    problem.denoiser.requires_grad_(False)
+    found = found_for(problem, solver, 1e-3)
+    x_T, z = problem.x_T.clone().requires_grad_(), problem.z.clone().requires_grad_()
+    run = partial(sample, problem.denoiser)
+    again = r"sample\(denoiser, x_T, z, solver=found.solver"
+    for message, wrong in (
+        ("not those of this run", {"x_T": x_T + 1e-9}),
+        (f"expected {found.grid.steps + 1} tensors", {"states": found.states[1:]}),
+        ("expected", {"states": [x.float() for x in found.states]}),
+        (again, {"gradient": Backprop()}),
+        (again, {"gradient": AdjointDEIS()}),
+        (again, {"gradient": DiscreteAdjoint(check=False)}),
+        (again, {"gradient": Certified(problem.loss)}),
+        (again, {"microbatch": 1}),
+        (again, {"trajectory": True}),
+        (again, {"solver": DDIM()}),
+        (r"x_0 is found.states\[-1\]", {"x_T": problem.x_T, "z": problem.z}),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run(**{"x_T": x_T, "z": z} | found.settings | wrong)
+    stale = r"call adaptive_grid\(\) again"
+    with pytest.raises(InconsistentStepError, match=stale):  # before the loss has been seen
+        run(x_T, z + 0.01, **found.settings)
+    with pytest.raises(InconsistentStepError, match=stale):
+        run(x_T, z, **found.settings | {"solver": RungeKutta("heun")})
+    middle = found.grid.steps // 2 - 1
+    moved = [x + 1e-3 * (i == middle) for i, x in enumerate(found.states)]
+    rollout = run(x_T, z, **found.settings | {"states": moved})
+    with pytest.raises(InconsistentStepError, match=rf"step {middle} of .*{stale}"):
+        problem.loss(rollout.x_0).backward()
+
+
+def test_known_states_hide_no_leaf_and_no_state_of_the_network() -> None:
+    problem, solver, late = mixture(), RungeKutta("bosh3"), torch.ones((), dtype=torch.float64)
+    problem.denoiser.requires_grad_(False)
+    found = found_for(problem, solver, 1e-4)
+    x_T, third = problem.x_T.clone().requires_grad_(), float(found.grid.t[3])
+
+    def with_a_late_weight(x, t, z):
+        return problem.denoiser(x, t, z) * (late if float(t) < third else 1.0)
+
+    late.requires_grad_()
+    with pytest.raises(UnreachableLeafError):
+        problem.loss(sample(with_a_late_weight, x_T, problem.z, **found.settings).x_0).backward()
+    calls = 0
+
+    def counting(x, t, z):
+        nonlocal calls
+        calls += 1
+        return problem.denoiser(x, t, z) * (1.0 + 1e-3 * (calls % 7 == 0))
+
+    with pytest.raises(InconsistentStepError):
+        problem.loss(sample(counting, x_T, problem.z, **found.settings).x_0).backward()
 
 
 def test_more_tolerance_is_fewer_steps_between_the_same_ends() -> None:

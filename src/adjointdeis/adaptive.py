@@ -14,7 +14,7 @@ from adjointdeis.gradients import Certified, Cost, DiscreteAdjoint, NotSupported
 from adjointdeis.gradients.cost import CountedDenoiser
 from adjointdeis.rollout import Condition, sample, wanted_weights
 from adjointdeis.solvers import DPMSolverPP, RungeKutta, ToleranceError
-from adjointdeis.solvers.adaptive import accepted_times
+from adjointdeis.solvers.adaptive import accepted_steps
 from adjointdeis.solvers.base import Solver
 
 
@@ -23,14 +23,26 @@ class AdaptiveGrid:
     """The result of :func:`adaptive_grid`.
 
     Attributes:
+        solver: the one whose steps these are.
         grid: the accepted nodes, for :func:`sample` with the same solver.
+        states: x at these nodes, x_T first.
         cost: counters; the evaluations of rejected steps are among them.
         rejected: how many steps were rejected.
     """
 
+    solver: RungeKutta
     grid: TimeGrid
+    states: tuple[Tensor, ...]
     cost: Cost
     rejected: int
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Solver, grid and states, as :func:`sample` takes them: ``sample(..., **settings)``.
+
+        For the same denoiser, x_T and z; with others give ``solver`` and ``grid`` alone.
+        """
+        return {"solver": self.solver, "grid": self.grid, "states": self.states}
 
 
 def adaptive_grid(
@@ -47,7 +59,8 @@ def adaptive_grid(
 
     An embedded pair takes its steps by an estimate of their error, and the accepted nodes are
     an ordinary grid: :func:`sample` on it, with the same solver, x_T and z, passes through the same
-    states, and every gradient method is on it what it is on any grid, exact ones exact.
+    states, and every gradient method is on it what it is on any grid, exact ones exact. With
+    ``sample(denoiser, x_T, z, **found.settings)`` these states are not computed a second time.
 
     The gradient holds the grid fixed. The controller's own dependence on x_T, z and the weights is
     left out: with it the derivative would be that of a function that jumps where a step is accepted
@@ -69,8 +82,8 @@ def adaptive_grid(
             infinite at an end, a schedule of conditions, tolerances that are not positive.
         ToleranceError: no step meets the tolerance.
 
-    When not to use: where evaluations are scarce. It pays one pass more, and rejected steps, for
-    not having to know N; experiments/work_precision says what that costs.
+    When not to use: for large gradient errors, above a hundredth, where a few even steps are
+    cheaper than any estimate of their error; experiments/work_precision says what it costs.
     """
     if getattr(solver, "calculus", None) == "sde":
         raise NotSupportedError(
@@ -94,7 +107,7 @@ def adaptive_grid(
         )
     cost = Cost()
     with torch.no_grad():
-        times, rejected = accepted_times(
+        times, states, rejected = accepted_steps(
             CountedDenoiser(denoiser, cost),
             x_T,
             z,
@@ -103,7 +116,8 @@ def adaptive_grid(
             rtol=rtol,
             atol=atol,
         )
-    return AdaptiveGrid(TimeGrid.from_times(grid.schedule, torch.stack(times)), cost, rejected)
+    accepted = TimeGrid.from_times(grid.schedule, torch.stack(times))
+    return AdaptiveGrid(solver, accepted, tuple(states), cost, rejected)
 
 
 @dataclass(frozen=True, eq=False)

@@ -88,6 +88,7 @@ class GradientProblem:
         grid: TimeGrid,
         noise: Any = None,
         parts: Sequence[str] = PARTS,
+        states: Sequence[Tensor] | None = None,
     ) -> Gradients:
         """Gradients of the loss by one method.
 
@@ -97,6 +98,7 @@ class GradientProblem:
             grid: Its times.
             noise: Of the steps, where the solver is stochastic.
             parts: Which of x_T, z and theta to differentiate by; the others are constants.
+            states: At the nodes of the grid, where they are known.
         """
         x_T = self.x_T.detach().clone().requires_grad_("x_T" in parts)
         z = self.z.detach().clone().requires_grad_("z" in parts)
@@ -104,8 +106,9 @@ class GradientProblem:
         self.denoiser.requires_grad_("theta" in parts)
         try:
             rollout = sample(
-                self.denoiser, x_T, z, solver=solver, grid=grid, noise=noise, gradient=method
-            )
+                self.denoiser, x_T, z, solver=solver, grid=grid, noise=noise, gradient=method,
+                states=states,
+            )  # fmt: skip
             inputs = [t for t in (x_T, z) if t.requires_grad] + weights
             found = list(torch.autograd.grad(self.loss(rollout.x_0), inputs, allow_unused=True))
         finally:

@@ -24,6 +24,7 @@ from adjointdeis.gradients import (
 from adjointdeis.solvers.base import Solver
 from adjointdeis.solvers.pair import Pair
 from adjointdeis.solvers.reversible import ReversibleSolver, warn_of_amplification
+from adjointdeis.solvers.runge_kutta import RungeKutta
 
 Condition = Any  # a tensor, a pytree of tensors and constants, PerStep of either, or None
 
@@ -86,6 +87,7 @@ def sample(
     parameters: Sequence[Tensor] | None = None,
     microbatch: int | None = None,
     trajectory: bool = False,
+    states: Sequence[Tensor] | None = None,
 ) -> Rollout:
     """Run the sampler from x_T to x_0, differentiably.
 
@@ -118,6 +120,9 @@ def sample(
         trajectory: also return the states and data predictions on the way. A loss may depend on
             them with every exact method; the others, whose gradient is not that of the sampler's
             own states, refuse.
+        states: x at the N + 1 nodes, found by :func:`adaptive_grid` for the same denoiser, x_T, z
+            and solver. All but four of the steps are then not taken before the backward pass, where
+            ``DiscreteAdjoint`` takes each of them again and compares.
 
     Raises:
         TypeError: an argument of another kind, such as ``solver=DDIM`` for ``DDIM()``.
@@ -139,9 +144,12 @@ def sample(
     if not grid.sampling:
         raise ValueError("sample() needs a grid from noise to data; this one encodes")
     cost = Cost()
+    if states is not None:
+        _check_states(states, x_T, solver, grid, gradient, alone=not trajectory and not microbatch)
     if microbatch is None:
         return _run(
-            denoiser, x_T, z, solver, grid, noise, gradient, parameters, cost, trajectory
+            denoiser, x_T, z, solver, grid, noise, gradient, parameters, cost, trajectory,
+            states or (),
         )  # fmt: skip
     if not isinstance(microbatch, Integral) or int(microbatch) < 1:
         raise ValueError(f"microbatch must be at least 1, and a whole number: {microbatch!r}")
@@ -235,10 +243,11 @@ def _run(
     parameters: Sequence[Tensor] | None,
     cost: Cost,
     trajectory: bool = False,
+    states: Sequence[Tensor] = (),
 ) -> Rollout:
     method, x = DiscreteAdjoint() if gradient is None else gradient, recordable(x)
     _check_calculus(solver, noise)
-    chain = Chain.of(denoiser, solver, grid, x, z, noise, cost, trajectory)
+    chain = Chain.of(denoiser, solver, grid, x, z, noise, cost, trajectory, states)
     theta = wanted_weights(denoiser, parameters)
     asked = {
         "x_T": x.requires_grad,
@@ -246,6 +255,12 @@ def _run(
         "theta": bool(theta),
         "noise": bool(chain.wanted_noise),
     }
+    wanted = torch.is_grad_enabled() and any(asked.values())
+    if states and not wanted:
+        raise ValueError(
+            "states= spare evaluations of a gradient, and nothing requires one here: x_0 is "
+            "found.states[-1]"
+        )
     if not torch.is_grad_enabled():
         x_0 = chain.run(x)[0]
     elif any(asked.values()):
@@ -322,6 +337,34 @@ def _check_kinds(
             kind = getattr(value, "dtype", None) or type(value).__name__
             found = f"the class {value.__name__}" if isinstance(value, type) else f"of kind {kind}"
             raise TypeError(f"{argument} is {found}: write {write}")
+
+
+def _check_states(
+    states: Sequence[Tensor],
+    x_T: Tensor,
+    solver: Solver,
+    grid: TimeGrid,
+    gradient: GradientMethod | None,
+    alone: bool,
+) -> None:
+    """Refuse known states that are not those of this run, or that nothing would compare."""
+    again = "sample(denoiser, x_T, z, solver=found.solver, grid=found.grid, ...)"
+    compares = isinstance(gradient, DiscreteAdjoint) and gradient.exact and gradient.check
+    if not (gradient is None or compares) or not alone or not isinstance(solver, RungeKutta):
+        raise NotSupportedError(
+            "states= serve RungeKutta under DiscreteAdjoint() with its check, which compares them "
+            f"with the steps that it takes again, without microbatch or trajectory: leave them "
+            f"out, {again}"
+        )
+    fits = len(states) == grid.steps + 1 and all(
+        isinstance(x, Tensor) and (x.shape, x.dtype, x.device) == (x_T.shape, x_T.dtype, x_T.device)
+        for x in states
+    )
+    if not fits or not torch.equal(states[0], x_T):
+        raise ValueError(
+            f"states= are not those of this run: expected {grid.steps + 1} tensors like x_T, the "
+            f"first equal to it. Call adaptive_grid() with this x_T, or leave them out, {again}"
+        )
 
 
 def _check_calculus(solver: Solver, noise: object) -> None:

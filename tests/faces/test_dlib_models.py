@@ -23,6 +23,7 @@ from adjointdeis.faces.dlib_models import (
 )
 from adjointdeis.faces.image_io import read_image
 from adjointdeis.faces.recogniser import NoFaceError, Recogniser, require_faces
+from adjointdeis.harness.assets import MINI
 
 needs_dlib = pytest.mark.skipif(
     importlib.util.find_spec("dlib") is None
@@ -97,7 +98,20 @@ def test_the_frame_box_is_used_when_asked_for():
     assert DlibLandmarker(box="hog").detect(blank) is None
 
 
+@needs_dlib
+def test_a_picture_of_two_people_is_refused_where_one_must_be_meant():
+    faces = MINI / "faces"
+    two = np.concatenate([read_image(faces / f"{k}_03.png") for k in ("001", "002")], axis=1)
+    wide = np.asarray(Image.fromarray(two).resize((512, 256)))
+    assert DlibLandmarker().landmarks(wide).shape == (68, 2)
+    with pytest.raises(NoFaceError, match=r"b\.jpg: 2 faces were found; expected one"):
+        DlibLandmarker(several="refuse").landmarks(wide, name="b.jpg")
+    DlibLandmarker(several="refuse").landmarks(wide[:, :256])
+
+
 def test_bad_settings_and_images_are_refused():
+    with pytest.raises(ValueError, match="several: expected largest or refuse, got 'all'"):
+        DlibLandmarker(several="all")
     with pytest.raises(ValueError, match="hog, frame or hog-then-frame"):
         DlibLandmarker(box="cnn")
     with pytest.raises(ValueError, match="fractions"):

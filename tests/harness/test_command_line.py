@@ -1,6 +1,7 @@
 """Hydra as its users know it: own folders, sweepers, paths with an equals sign, one plain line."""
 
 import os
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -215,3 +216,16 @@ def test_one_process_starts_in_any_allocation(
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "done.json").is_file()
     assert (tmp_path / "run" / "result.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("gradient=null", "null: expected the name of an option of the group gradient: adjoint"),
+        ("degradation=[]", "print_scan, resize; degradation=none chooses nothing"),
+        ("gradient={a:1}", "option of the group gradient: adjoint_deis, "),
+        ("rows=[dim_a]", r"Error merging override rows=\[dim_a\]: .*Dict"),
+    ],
+)
+def test_nothing_as_an_option_is_answered_with_the_options(given: str, said: str) -> None:
+    assert re.search(said, refusal(*QUICK, given))

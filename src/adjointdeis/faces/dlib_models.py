@@ -139,8 +139,6 @@ class Detection:
 class DlibLandmarker:
     """Face detection and landmarks.
 
-    Several faces in one image: the largest box is taken and `Detection.faces` records the number.
-
     Attributes:
         box: `hog` detects; `frame` takes `frame_box` without looking, for crops that are known to
             be aligned; `hog-then-frame` detects and falls back on `frame_box`.
@@ -150,16 +148,21 @@ class DlibLandmarker:
         detection_side: Larger images are shrunk to this side for detection only (landmarks use
             every pixel). None detects at full size, as the FFHQ recipe does, at a second per FRLL
             image.
+        several: What `landmarks` does with several faces: takes the `largest` box, or refuses. A
+            photograph of two people does not say whose name it bears.
     """
 
     box: BoxPolicy = "hog"
     frame_box: tuple[float, float, float, float] = FFHQ_FACE_BOX
     upsample: int = 1
     detection_side: int | None = None
+    several: Literal["largest", "refuse"] = "largest"
 
     def __post_init__(self) -> None:
         if self.box not in ("hog", "frame", "hog-then-frame"):
             raise ValueError(f"box: expected hog, frame or hog-then-frame, got {self.box!r}")
+        if self.several not in ("largest", "refuse"):
+            raise ValueError(f"several: expected largest or refuse, got {self.several!r}")
         left, top, right, bottom = self.frame_box
         if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
             raise ValueError(f"frame_box: expected fractions l < r, t < b, got {self.frame_box}")
@@ -194,7 +197,7 @@ class DlibLandmarker:
     def landmarks(
         self, image: np.ndarray, points: Literal[5, 68] = 68, name: str = "image"
     ) -> np.ndarray:
-        """Landmarks of the largest face.
+        """Landmarks of the face.
 
         Args:
             image: (H, W, 3) uint8 RGB.
@@ -205,13 +208,18 @@ class DlibLandmarker:
             (points, 2) float64 (x, y), pixel centres at integers.
 
         Raises:
-            NoFaceError: No face; the message holds `name`.
+            NoFaceError: No face, or several where they are refused; the message holds `name`.
         """
         detection = self.detect(image)
         if detection is None:
             raise NoFaceError(
-                f"{name}: dlib found no face; expected an upright frontal face. For a crop that is "
-                "known to be aligned use box=frame"
+                f"{name}: dlib found no face in {image.shape[1]} x {image.shape[0]} pixels; "
+                "expected an upright frontal face. For a crop that is known to be aligned use "
+                "box=frame"
+            )
+        if detection.faces > 1 and self.several == "refuse":
+            raise NoFaceError(
+                f"{name}: {detection.faces} faces were found; expected one, crop the image to it"
             )
         working, scale = enlarge_small(image)
         shape = _shape(working, detection, scale, points)

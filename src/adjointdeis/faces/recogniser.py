@@ -116,8 +116,48 @@ def require_angle(dim: int, metric: Metric, what: str) -> None:
         )
 
 
+def require_embedding(system: Recogniser, size: int, what: str) -> None:
+    """Refuses a network whose output is no embedding, from what it makes of three pictures.
+
+    Args:
+        system: The recogniser.
+        size: Side of the pictures.
+        what: What messages call it.
+
+    Raises:
+        ValueError: Naming `what`: one number that is to be compared by its angle, probabilities
+            of classes, the same for every picture, or not the same for a picture among others.
+    """
+    require_angle(system.embedding_dim, system.metric, what)
+    # Of sixteen patches: a network that averages first sees no difference between fine noise.
+    patches = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 3), dtype=np.uint8)
+    places = np.arange(size) * 4 // size
+    pictures = patches[:, places][:, :, places]
+    together, ok = system.embed(pictures)
+    if not ok.all():
+        return
+    alone = np.concatenate([system.embed(picture[None])[0] for picture in pictures])
+    scale = np.abs(together).max()
+    if np.abs(together - together[0]).max() <= 1e-5 * scale:
+        raise ValueError(
+            f"{what}: its output is the same for different pictures; choose the output that is the "
+            "embedding, and check mean, std and colours"
+        )
+    if not np.abs(together - alone).max() <= 1e-2 * scale:
+        raise ValueError(
+            f"{what}: its output for a picture depends on the others of the batch or on chance; "
+            "export the network in evaluation mode"
+        )
+    shares = together if together.min() >= 0 else np.exp(together.clip(max=1))
+    if system.embedding_dim > 2 and np.abs(shares.sum(1) - 1).max() < 1e-3:
+        raise ValueError(
+            f"{what}: its output is probabilities of {system.embedding_dim} classes, which say "
+            "nothing of people it was not trained on; choose the output before them, the embedding"
+        )
+
+
 class NoFaceError(ValueError):
-    """No face was found in an image that must have one."""
+    """An image that must show one face shows none, or several."""
 
 
 def require_faces(ok: np.ndarray, names: Sequence[str], system: str) -> None:

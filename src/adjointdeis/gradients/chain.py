@@ -37,6 +37,7 @@ class Chain:
         noise: path noise for an SDE solver, None for an ODE solver.
         conditions: z of every step.
         trajectory: where states and predictions are collected; None if nobody wants them.
+        states: x at every node, where an earlier run of the same steps has found them.
         gradient_error: by input, filled by a method that estimates it (``Certified``).
     """
 
@@ -48,6 +49,7 @@ class Chain:
     cost: Cost
     trajectory: "Trajectory | None" = None
     gradient_error: dict[str, float] = field(default_factory=dict)
+    states: Sequence[Tensor] = ()
 
     @classmethod
     def of(
@@ -60,6 +62,7 @@ class Chain:
         noise: Noise | Sequence[Tensor] | Tensor | None = None,
         cost: Cost | None = None,
         trajectory: bool = False,
+        states: Sequence[Tensor] = (),
     ) -> "Chain":
         """The chain of a sampling run; arguments as for ``sample``."""
         check_fit(denoiser, solver, grid, x_T)
@@ -73,6 +76,7 @@ class Chain:
             conditions=Conditions.of(z, grid.steps),
             cost=cost,
             trajectory=Trajectory() if trajectory else None,
+            states=states,
         )
 
     @staticmethod

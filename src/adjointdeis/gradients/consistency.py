@@ -25,7 +25,12 @@ CAUSES = (
     "train() or eval() called in between. Use gradient=Backprop(), which evaluates nothing "
     "again; or check=False, if the difference is that of a kernel which is not deterministic"
 )
-
+_FUNCTION = f"A step must be a function of its arguments. {CAUSES}"
+_STALE = (
+    "states= are those of a run with another z, another network or other weights, or the network "
+    "is no function of its arguments: call adaptive_grid() again with what sample() is given, or "
+    "leave states out, sample(..., solver=found.solver, grid=found.grid)"
+)
 
 # Casts may be kept by autocast, or made anew; a reshape copies or does not, as its input lies in
 # memory, which need not be the same when a step is taken again.
@@ -88,8 +93,8 @@ class StepCheck:
                     raise InconsistentStepError(
                         f"step {step} of {self.chain.steps} (t = {float(s.t):.4g} to "
                         f"{float(t.t):.4g}), taken again, ends somewhere else: off by {off:.3g}, "
-                        f"where the step itself goes {way:.3g}. A step must be a function of its "
-                        f"arguments. {CAUSES}"
+                        f"where the step itself goes {way:.3g}. "
+                        + (_STALE if self.chain.states else _FUNCTION)
                     )
 
 

@@ -172,13 +172,14 @@ class DiscreteAdjoint(StepwiseMethod):
         run = Run(chain, by, owner=type(self).__name__, black_box=True, check=self.check)
         self.begin(run)
         record = Checkpoints(run.trace, MemoryPlan(self.snapshots, self.keep_activations))
+        check = StepCheck(chain, run.trace.recorder, self.check)
         stored: set[int] = set()
         x, state = by.x_T, chain.initial_state(by.x_T)
         take, step = partial(self.take, chain, run.trace, again=False), 0
         with run.recording():
             while step < steps:
                 run.enter(step)
-                graph, end = None, step + 1
+                graph, end, before = None, step + 1, x
                 if step == first:
                     if self.budget is not None:
                         graph, record.plan = self._measured(run, record, step, x, state, take)
@@ -201,7 +202,10 @@ class DiscreteAdjoint(StepwiseMethod):
                         by.leaf_check.suspects += graph.suspects
                         graph = None
                         by.leaf_check.refuse("the denoiser")
+                if chain.states:
+                    check.compare(step, before, [x], [chain.states[end]])
                 step = end
+        check.finish()
         run.close(state)
         chain.cost.holds(record.held(), graphs=record.evaluations)
         return x, record

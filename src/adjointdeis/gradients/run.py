@@ -106,6 +106,8 @@ class Run:
     def advance(self, step: int, x: Tensor, state: State) -> tuple[Tensor, State]:
         """Take a step; x itself stays as it is even if the network works in place."""
         chain, by, trace = self.chain, self.by, self.trace
+        if chain.states and step not in self.with_graph:
+            return chain.states[step + 1], state
         noise = by.noise[step].detach() if by.noise else None
         if self.with_graph or step == 0 or trace.in_place:
             with self.inputs(step, [x, *state]) as ((own, *history), z, mark, leaves):

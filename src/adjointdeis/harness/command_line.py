@@ -307,7 +307,7 @@ def check_overrides(config_dir: Path, arguments: Sequence[str]) -> None:
             choices.is_group("task")  # refuses a wrong hydra.searchpath, whatever the overrides
             of_groups = [given for given in overrides if choices.is_group(given.key_or_group)]
             _check_added(overrides, choices)
-            _check_groups(of_groups)
+            _check_groups(of_groups, choices)
             _check_files(of_groups, choices)
             values = [_values(given, choices) for given in overrides]
         except (HydraException, OmegaConfBaseException) as error:
@@ -410,15 +410,18 @@ def _refuse_endless(overrides: Sequence[Override]) -> None:
             )
 
 
-def _check_groups(overrides: Sequence[Override]) -> None:
+def _check_groups(overrides: Sequence[Override], choices: Choices) -> None:
     for given in overrides:
         value = given.value()
-        if given.is_sweep_override():
+        if given.is_sweep_override() or given.is_delete():
             continue
-        if not (value is None or isinstance(value, str | QuotedString | list)):
+        if not value or not isinstance(value, str | QuotedString | list):
+            group = given.key_or_group
+            options = choices.options(group)
+            without = f"; {group}=none chooses nothing" if "none" in options else ""
             raise ConfigError(
-                f"{given.input_line}: expected the name of an option of the group "
-                f"{given.key_or_group}"
+                f"{given.input_line}: expected the name of an option of the group {group}: "
+                f"{_listed(options)}{without}"
             )
         if isinstance(value, list) and len({str(v) for v in value}) < len(value):
             raise ConfigError(f"{given.input_line}: an option twice counts once; name each once")
@@ -547,11 +550,19 @@ def _nearest(word: str, known: list[str]) -> str:
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     if close:
         return f"; did you mean {close[0]!r}?"
-    return f"; known are {', '.join(known[:12])}{', ...' if len(known) > 12 else ''}"
+    return f"; known are {_listed(known)}"
 
 
-def _first_line(error: Exception) -> str:
-    """First line of an error, with Hydra's own advice where the second one gives it."""
+def _listed(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:12])}{', ...' if len(names) > 12 else ''}"
+
+
+def _first_line(error: BaseException) -> str:
+    """First line of an error, with Hydra's own advice where the second one gives it, and with what
+    OmegaConf said where Hydra only names the override."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     advised = len(lines) > 1 and lines[1].startswith("To append")
-    return " ".join(lines[: 2 if advised else 1]) or type(error).__name__
+    said = " ".join(lines[: 2 if advised else 1]) or type(error).__name__
+    if said.startswith("Error merging override") and error.__cause__ is not None:
+        return f"{said}: {_first_line(error.__cause__)}"
+    return said

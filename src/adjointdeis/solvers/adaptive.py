@@ -1,4 +1,4 @@
-"""Steps by tolerance: the nodes that the embedded pair of a Runge-Kutta method accepts."""
+"""Steps by tolerance: those that the embedded pair of a Runge-Kutta method accepts."""
 
 import math
 from typing import Any
@@ -21,7 +21,7 @@ class ToleranceError(ValueError):
     """A tolerance that no step of a sampler meets."""
 
 
-def accepted_times(
+def accepted_steps(
     denoiser: Denoiser,
     x: Tensor,
     z: Any,
@@ -30,8 +30,8 @@ def accepted_times(
     grid: TimeGrid,
     rtol: float,
     atol: float,
-) -> tuple[list[Tensor], int]:
-    r"""Times of the accepted nodes, and how many steps were rejected.
+) -> tuple[list[Tensor], list[Tensor], int]:
+    r"""Times of the accepted nodes, x at each of them, and how many steps were rejected.
 
     Let e be the difference between the two results of a step. It is accepted if, for every sample,
     the root mean square of :math:`e / (\mathrm{atol} + \mathrm{rtol} \max(|x_s|, |x_t|))` is at
@@ -58,7 +58,7 @@ def accepted_times(
     difference = [
         high - low for high, low in zip((*table.b, 0.0), (*table.embedded, 0.0), strict=False)
     ]
-    times, rejected, width = [grid.t[0]], 0, float(grid.h[0])
+    times, states, rejected, width = [grid.t[0]], [x], 0, float(grid.h[0])
     # The slope at the end of an accepted step is the first stage of the next one.
     known: list[Tensor] = []
     while float(times[-1]) != float(end.t):
@@ -84,6 +84,7 @@ def accepted_times(
         if size <= 1.0:
             times.append(time)
             x, known = arrived, ended
+            states.append(x)
         else:
             rejected, known = rejected + 1, slopes[:1]
             # An error that is no number has no size.
@@ -96,4 +97,4 @@ def accepted_times(
                 "network may not be a function of x and t"
             )
         width *= min(LARGEST, max(SMALLEST, factor))
-    return times, rejected
+    return times, states, rejected

@@ -295,12 +295,36 @@ def test_without_the_packages_dlib_guides_and_judges(
     assert result["run"]["pairs"]["made_of"]["selector"] == "selector"
 
 
+def test_who_ranks_the_pairs_of_morphs_that_nobody_guides_may_judge_them(
+    drawn: Path, tmp_path: Path, quiet_report, capsys
+) -> None:
+    if not installed(["face_recognition_models"]):
+        pytest.skip("the extra dlib is not installed")
+    changes = ("assets.identity=[mobilefacenet]", "assets.recognisers=[]", "judges=dlib")
+    unguided = (f"~rows.{row}" for row in ("exact_5", "adjoint_deis_10", "dim_a", "facemorpher"))
+    cfg = configured(drawn, tmp_path, *changes, "task.selectors=[dlib]", "task.folds=null",
+                     "task.adapt=false", *unguided)  # fmt: skip
+    assert list(photographs.run(cfg)["systems"]) == ["dlib"]
+    assert "dlib ranks the pairs and judges their morphs" in capsys.readouterr().out
+
+
+def test_one_photograph_of_two_people_is_named_before_anything_is_aligned(
+    drawn: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(drawn / "set", tmp_path / "set")
+    shutil.copy(drawn / "set" / "001_03.png", tmp_path / "set" / "002_03.png")
+    run = tmp_path / "run"
+    with pytest.raises(DatasetError, match="001_03 and 002_03 are one picture"):
+        photographs.run(configured(drawn, run, f"data.root={tmp_path / 'set'}", "task.faces=null"))
+    assert not run.exists()
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
         (["task.folds=null"], ValueError, "must not have seen whom it morphs"),
         (["task.use_folds=[2]"], ValueError, "task.fold=2"),
-        (["task.selectors=${assets.identity}"], ValueError, "rank by another one"),
+        (["task.selectors=${assets.identity}"], ValueError, "would guide their morphs too"),
         (["assets.identity=[nothing.json]"], PackageError, "no such file"),
         (["task.faces=elsewhere"], DatasetError, "task.faces=null aligns them"),
         (["data.root=elsewhere"], FileNotFoundError, "elsewhere"),

@@ -74,6 +74,7 @@ class Graph(nn.Module):
         operators: Torch form of every operator of the format.
         batch: Leading size that the file fixes for its inputs; None where it leaves it open.
         shapes: Shape of each input after the batch, None for a size that is left open.
+        dtypes: Type of each input's numbers; None where the file does not say.
         source: What error messages call the file.
 
     Raises:
@@ -91,11 +92,13 @@ class Graph(nn.Module):
         batch: int | None = None,
         shapes: Sequence[tuple[int | None, ...]] | None = None,
         source: str = "graph",
+        dtypes: Sequence[torch.dtype] | None = None,
     ) -> None:
         super().__init__()
         self.nodes, self.inputs, self.outputs = tuple(nodes), tuple(inputs), tuple(outputs)
         self.operators, self.batch, self.source = operators, batch, source
         self.shapes = None if shapes is None else tuple(shapes)
+        self.dtypes = None if dtypes is None else tuple(dtypes)
         missing = sorted({n.operator for n in nodes if n.operator not in operators})
         if missing:
             raise UnsupportedOperator(
@@ -141,7 +144,7 @@ class Graph(nn.Module):
         """The outputs for a batch of inputs.
 
         Raises:
-            GraphError: Wrong number of inputs, or shapes that the file does not take.
+            GraphError: Wrong number of inputs, or shapes or types that the file does not take.
         """
         self._check(values)
         if self.batch is None or not len(values[0]):
@@ -171,6 +174,13 @@ class Graph(nn.Module):
                 wanted = ", ".join("any" if size is None else str(size) for size in shape)
                 raise GraphError(
                     f"{self.source}: input {name} takes (B, {wanted}), got {tuple(value.shape)}"
+                )
+        for name, value, dtype in zip(self.inputs, values, self.dtypes or (), strict=False):
+            # Whole numbers become others without a loss.
+            if value.is_floating_point() and not dtype.is_floating_point:
+                raise GraphError(
+                    f"{self.source}: input {name} takes numbers of {dtype}, got {value.dtype}, of "
+                    "which it would drop the fractions"
                 )
         if not values or any(len(value) != len(values[0]) for value in values):
             raise GraphError(f"{self.source}: the inputs are of different batch sizes")
@@ -226,7 +236,8 @@ def read_bytes(path: str | Path, kind: str, largest: int = 2**31) -> bytes:
     """
     path = Path(path)
     if not path.is_file():
-        raise GraphError(f"{path}: no such file; expected {kind}")
+        there = "not a regular file" if path.exists() else "no such file"
+        raise GraphError(f"{path}: {there}; expected {kind}")
     if path.stat().st_size > largest:
         raise GraphError(f"{path} has {path.stat().st_size} bytes; {kind} has at most {largest}")
     return path.read_bytes()

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -97,6 +98,7 @@ def _read(model: Any, onnx: Any, outputs: Sequence[str] | None, source: str) -> 
         batch or None,
         [shape[1:] for shape in shapes if shape] if all(shapes) else None,
         source,
+        [_dtype(value, source) for value in inputs],
     )
 
 
@@ -187,9 +189,22 @@ def _constant(attributes: dict[str, Any], source: str) -> Tensor:
     raise GraphError(f"{source}: a Constant of the kind {sorted(attributes)} is not read")
 
 
+def _dtype(value: Any, source: str) -> torch.dtype:
+    """Type of an input's numbers."""
+    from onnx import helper
+
+    kind = value.type.tensor_type.elem_type
+    if kind not in _ITEM_SIZE:
+        raise GraphError(
+            f"{source}: input {value.name!r} is of data type {kind}, which is not read"
+        )
+    return torch.from_numpy(np.empty(0, helper.tensor_dtype_to_np_dtype(kind))).dtype
+
+
 def _shape(value: Any) -> tuple[int | None, ...] | None:
     """Declared shape of an input, None for an open size; None as a whole where none is given."""
     kind = value.type.tensor_type
     if not kind.HasField("shape"):
         return None
-    return tuple(d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim)
+    # Some exporters write -1 for an open size.
+    return tuple(d.dim_value if d.dim_value > 0 else None for d in kind.shape.dim)

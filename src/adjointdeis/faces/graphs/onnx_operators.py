@@ -156,6 +156,13 @@ def _gather(a: Attributes, x: Tensor, indices: Tensor) -> Tensor:
     return x.index_select(axis, flat).reshape(shape)
 
 
+def _dropout(a: Attributes, x: Tensor, ratio: Any = None, training: Any = None) -> Tensor:
+    """Dropout, which does nothing where the network is used."""
+    if training is not None and bool(training):
+        raise UnsupportedOperator("training_mode is not supported; export in evaluation mode")
+    return x
+
+
 def _expand(a: Attributes, x: Tensor, shape: Tensor) -> Tensor:
     wanted = torch.broadcast_shapes(x.shape, integers(shape) or ())
     checked_size(wanted, "the result of Expand")
@@ -324,7 +331,7 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "Concat": lambda a, *values: torch.cat(_together(*values), a["axis"]),
     "ConstantOfShape": _constant_of_shape,
     "DepthToSpace": _depth_to_space,
-    "Dropout": lambda a, x, *others: x,
+    "Dropout": _dropout,
     "Einsum": lambda a, *values: torch.einsum(a["equation"], *values),
     "Elu": lambda a, x: F.elu(x, a.get("alpha", 1.0)),
     "Expand": _expand,

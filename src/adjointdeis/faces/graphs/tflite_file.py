@@ -100,6 +100,7 @@ def _read(tflite: Any, data: bytes, source: str) -> Graph:
         batch,
         [shape[1:] for shape in shapes],
         source,
+        [_dtype(graph.Tensors(int(name)), source) for name in inputs],
     )
 
 
@@ -107,6 +108,13 @@ def _indices(values: Any) -> tuple[str, ...]:
     if isinstance(values, int):  # the reader's answer for an absent list
         return ()
     return tuple(str(int(v)) if v >= 0 else "" for v in values)
+
+
+def _dtype(tensor: Any, source: str) -> torch.dtype:
+    """Type of a tensor's numbers."""
+    if tensor.Type() not in _TYPES:
+        raise UnsupportedOperator(f"{source}: an input is of type {tensor.Type()}")
+    return torch.from_numpy(np.empty(0, np.dtype(_TYPES[tensor.Type()]))).dtype
 
 
 def _shape(tensor: Any) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from adjointdeis.faces.graphs import Graph, load_onnx, load_tfjs, load_tflite
-from adjointdeis.faces.recogniser import Metric, require_angle
+from adjointdeis.faces.recogniser import Metric, require_embedding
 from adjointdeis.faces.recognisers.crop import FaceCrop, InputSpec
 from adjointdeis.faces.recognisers.network import NetworkRecogniser
 from adjointdeis.faces.weights import WeightsError
@@ -139,11 +139,15 @@ def graph_recogniser(spec: GraphSpec, folder: str | Path) -> NetworkRecogniser:
             f"recogniser file {path} takes {len(graph.inputs)} inputs, the first {taken} after the "
             f"batch; the description of {spec.name} says one of {shape}: correct size or layout"
         )
+    if graph.dtypes and graph.dtypes[0] != torch.float32:
+        raise WeightsError(
+            f"recogniser file {path} takes pixels of {graph.dtypes[0]}; expected float32: export "
+            "it so, or put a Cast before its first operator"
+        )
     network = PixelNetwork(graph, spec).eval()
     with torch.no_grad():
         dim = network(torch.zeros(1, 3, spec.size, spec.size)).shape[1]
-    require_angle(dim, spec.metric, f"recogniser file {path}")
-    return NetworkRecogniser(
+    found = NetworkRecogniser(
         name=spec.name,
         label=spec.label or spec.name,
         network=network,
@@ -154,3 +158,5 @@ def graph_recogniser(spec: GraphSpec, folder: str | Path) -> NetworkRecogniser:
         dim=dim,
         batch_size=32,
     )
+    require_embedding(found, spec.size, f"recogniser file {path}")
+    return found

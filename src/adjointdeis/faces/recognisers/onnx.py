@@ -1,6 +1,7 @@
 """Any face recogniser in an ONNX file, with its input spelt out rather than guessed."""
 
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -8,7 +9,7 @@ import numpy as np
 import torch
 
 from adjointdeis.extras import load
-from adjointdeis.faces.recogniser import Metric, acquired, require_angle, similarity
+from adjointdeis.faces.recogniser import Metric, acquired, require_embedding, similarity
 from adjointdeis.faces.recognisers.crop import FaceCrop, InputSpec
 from adjointdeis.faces.weights import WeightsError, fingerprint
 
@@ -45,8 +46,11 @@ class OnnxSpec(InputSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.output < 0:
-            raise ValueError(f"output={self.output} must not be negative")
+        whole = isinstance(self.output, Integral) and not isinstance(self.output, bool)
+        if not whole or self.output < 0:
+            raise ValueError(
+                f"output={self.output!r} of {self.name}: expected the number of an output, from 0"
+            )
 
     @property
     def crop(self) -> FaceCrop:
@@ -102,7 +106,7 @@ class OnnxRecogniser:
         self._output = self._session.get_outputs()[spec.output].name
         blank = np.zeros((1, spec.size, spec.size, 3), np.uint8)
         self.embedding_dim = self._run(blank).shape[1]
-        require_angle(self.embedding_dim, self.metric, f"recogniser file {self.path}")
+        require_embedding(self, spec.size, f"recogniser file {self.path}")
 
     @classmethod
     def from_file(
@@ -180,7 +184,13 @@ class OnnxRecogniser:
         # A file exported with a fixed batch gets exactly that many; the padding is cut off again.
         short = (self._batch_size if self._fixed else len(blob)) - len(blob)
         blob = np.concatenate([blob, np.zeros((short, *blob.shape[1:]), np.float32)])
-        (output,) = self._session.run([self._output], {self._input: np.ascontiguousarray(blob)})
+        try:
+            (output,) = self._session.run([self._output], {self._input: np.ascontiguousarray(blob)})
+        except Exception as error:  # onnxruntime's exceptions have no common base
+            raise WeightsError(
+                f"recogniser file {self.path} cannot be run on {blob.shape} ({error}); check size "
+                "and layout"
+            ) from error
         output = np.asarray(output, np.float32)
         if output.shape[0] != len(blob) or output.size % len(blob):
             raise WeightsError(
@@ -195,8 +205,8 @@ class OnnxRecogniser:
         if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].type != "tensor(float)":
             found = [f"{entry.name} {entry.type} {entry.shape}" for entry in inputs]
             raise WeightsError(
-                f"recogniser file {self.path} has the inputs {found}; expected one float image "
-                "with four axes"
+                f"recogniser file {self.path} has the inputs {found}; expected one image of "
+                "float32 with four axes: export it so, or put a Cast before its first operator"
             )
         side, shape = self.spec.size, inputs[0].shape
         wanted = (3, side, side) if self.spec.layout == "nchw" else (side, side, 3)

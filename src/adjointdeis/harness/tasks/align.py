@@ -30,12 +30,14 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     """Aligns every subject's neutral and smiling image.
 
     Raises:
-        NoFaceError: Names every photograph without a face; the others are written.
-        DatasetError: The set is incomplete, or the folder holds another picture by a name.
+        NoFaceError: Names every photograph without a face, or with several; the others are written.
+        DatasetError: The set is incomplete or has one picture of two people, or the folder holds
+            another picture by a name.
     """
     task, target = cfg.task, Path(cfg.task.destination)
     dataset = load_frll(cfg.data.root, need_templates=False)
-    landmarker = DlibLandmarker(detection_side=task.detection_side)
+    dataset.refuse_one_picture_twice()
+    landmarker = DlibLandmarker(detection_side=task.detection_side, several="refuse")
     cache = ArrayCache(Path(cfg.paths.run) / "cache")
     stems, points, pixels, problems = [], [], [], []
     jobs = [(s, c) for s in dataset.subjects for c in (NEUTRAL, SMILING)]

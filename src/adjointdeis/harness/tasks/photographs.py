@@ -60,15 +60,13 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     if selector in judged:
         judged.remove(selector)
         missing.append(f"{selector} ranks the pairs, and therefore does not judge")
-    if selector in guides:
-        raise ValueError(
-            f"{selector} ranks the pairs and would guide their morphs too (assets.identity): rank "
-            "by another one, task.selectors=[...]"
-        )
+    if selector is not None:
+        missing += _check_selector(cfg, selector, guides, judged, profile)
     for line in dict.fromkeys(missing):
         print(line)
     if cfg.dry_run:
         return _dry_run(cfg, source, profile, guides)
+    source.refuse_one_picture_twice()
     faces = aligned(cfg, source, Path(task.faces or directory / "faces"))
     folds = _folds(cfg, faces)
     weights = [adapted(cfg, faces, k, directory) for k in folds] if task.adapt else None
@@ -163,6 +161,26 @@ def _available(
         if first:
             break
     return found
+
+
+def _check_selector(
+    cfg: DictConfig, selector: str, guides: list[str], judged: list[str], profile: assets.Profile
+) -> list[str]:
+    """A line for the report where who ranks the pairs judges their morphs as well.
+
+    Raises:
+        ValueError: It guides them.
+    """
+    own = assets.recogniser(selector, profile).fingerprint
+    guided = any("identity" in attack.resources for attack in morph.chosen_attacks(cfg))
+    if guided and own in [assets.recogniser(name, profile).fingerprint for name in guides]:
+        raise ValueError(
+            f"{selector} ranks the pairs and would guide their morphs too (assets.identity): rank "
+            "by another one, task.selectors=[...]"
+        )
+    if own in [judge.fingerprint for judge in morph.judges_of(cfg, judged, profile)]:
+        return [f"{selector} ranks the pairs and judges their morphs: attacks look better by it"]
+    return []
 
 
 def aligned(cfg: DictConfig, source: FaceDataset, folder: Path) -> FaceDataset:
