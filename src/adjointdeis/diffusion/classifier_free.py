@@ -114,7 +114,8 @@ class Guidance(nn.Module):
             value = self._value(name)
             each = isinstance(value, Tensor) and value.ndim > (name != "scale")
             if each and value.shape[0] == batch:
-                found._parameters.pop(name, None), found._buffers.pop(name, None)
+                for held in (found._parameters, found._buffers):
+                    held.pop(name, None)
                 found._held[name] = own = value[rows]
                 divided.append((value, own))
         if isinstance(self.denoiser, Guidance):
