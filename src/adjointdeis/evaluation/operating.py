@@ -59,11 +59,12 @@ def estimate_thresholds(
         stated: Fields of `ThresholdRecord` that the table does not say.
     """
     _require_order(table, system)
+    fmr, impostor_policies = some(fmr=fmr, impostor_policies=impostor_policies)
     return [
         _estimate(impostors(table, system, policy, subjects), table, system, policy, target,
                   confidence, stated)
-        for policy in distinct(impostor_policies)
-        for target in distinct(fmr)
+        for policy in impostor_policies
+        for target in fmr
     ]  # fmt: skip
 
 
@@ -71,6 +72,25 @@ def distinct(values: Any) -> list[Any]:
     """Each value once, in order; one text or number is a list of one."""
     listed = [values] if isinstance(values, str | int | float) else list(values)
     return list(dict.fromkeys(listed))
+
+
+def some(**settings: Any) -> list[list[Any]]:
+    """`distinct` values of settings without which there is nothing to evaluate.
+
+    Args:
+        settings: `fmr` and `impostor_policies`, as the user gave them.
+
+    Raises:
+        EvaluationError: One of them is empty or None.
+    """
+    found = {name: [] if v is None else distinct(v) for name, v in settings.items()}
+    for name, values in found.items():
+        if not values:
+            usual = {"fmr": "[0.001]", "impostor_policies": "['all']"}[name]
+            raise EvaluationError(
+                f"{name}={settings[name]!r}: expected one value or more, as {name}={usual}"
+            )
+    return list(found.values())
 
 
 def conditions(table: ScoreTable, system: str) -> dict[str, str]:
@@ -175,7 +195,7 @@ def operating_points(
                 f"{at[1]:g}: {met[at].value:g} and {record.value:g}; keep one"
             )
     if not own:
-        known = ", ".join(sorted({record.model for record in records}))
+        known = ", ".join(sorted({record.model for record in records})) or "nobody"
         raise PolicyError(f"no threshold record for system {system!r}; the records are of {known}")
     stated = {"score_type": table.direction(system), **conditions(table, system)}
     points = []

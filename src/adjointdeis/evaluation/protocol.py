@@ -22,6 +22,7 @@ from adjointdeis.evaluation.operating import (
     distinct,
     draw_for,
     operating_points,
+    some,
 )
 from adjointdeis.evaluation.rates import (
     CONDITIONAL,
@@ -146,6 +147,8 @@ def evaluate(
             raise EvaluationError(f"variant {variant!r}: expected {', '.join(ALL_VARIANTS)}")
     draws = draw_for(table, replicates, seed) if replicates else None
     records = None if thresholds is None else list(thresholds)
+    if records is None:
+        fmr, impostor_policies = some(fmr=fmr, impostor_policies=impostor_policies)
     rows = []
     for system in systems:
         points = operating_points(

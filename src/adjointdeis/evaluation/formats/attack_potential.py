@@ -22,8 +22,8 @@ from adjointdeis.evaluation.formats.text import (
     number,
     one_path,
     only,
-    read_fields,
     refuse_failures,
+    score_lines,
     write_lines,
 )
 from adjointdeis.evaluation.scores import ScoreTable, concatenate
@@ -91,7 +91,7 @@ def read_thresholds(path: Path, target_fmr: float) -> list[ThresholdRecord]:
 def _read_one(path: Path, direction: str, labels: Labels) -> ScoreTable:
     entries: list[tuple[int, str, str, list[float]]] = []
     by_morph: dict[str, set[str]] = {}
-    for line, fields in read_fields(path):
+    for line, fields in score_lines(path, fewest=3):
         if len(fields) < 3:
             raise ScoreError(f"{path}:{line}: expected morph, subject and at least one score")
         morph, subject = fields[:2]

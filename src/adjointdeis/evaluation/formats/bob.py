@@ -1,7 +1,8 @@
 """Files of the bob toolboxes: 4 and 5 columns, comparison CSV, and PAD CSV.
 
 4 columns: `claimed_id real_id test_label score`; 5 columns: `claimed_id model_label real_id
-test_label score`; mated where the two ids are equal. Comparison CSV: `bio_ref_subject_id,
+test_label score`; mated where the two ids are equal; a first line of these names is passed
+over. Comparison CSV: `bio_ref_subject_id,
 probe_subject_id, probe_key, probe_attack_type, score` and the template ids where present; a row
 with an attack type is a morph shown as the probe against one claimed subject. PAD CSV:
 `claimed_id,test_label,is_bonafide,attack_type,score`. Comparison scores are similarities; PAD
@@ -27,12 +28,15 @@ from adjointdeis.evaluation.formats.text import (
     one_path,
     only,
     read_fields,
+    score_lines,
     score_or_failure,
     write_lines,
 )
 from adjointdeis.evaluation.scores import BONA_FIDE, ScoreTable
 from adjointdeis.files import records, write_csv
 
+FOUR = ("claimed_id", "real_id", "test_label", "score")
+FIVE = ("claimed_id", "model_label", "real_id", "test_label", "score")
 COMPARISON_COLUMNS = (
     "bio_ref_subject_id",
     "bio_ref_template_id",
@@ -65,11 +69,11 @@ def read_one(path: Path, labels: Labels) -> ScoreTable:
 
 def _read_columns(path: Path, labels: Labels) -> ScoreTable:
     rows = Rows(path, by_ids=True)
-    for line, fields in read_fields(path):
+    for line, fields in score_lines(path, FOUR, FIVE):
         if len(fields) not in (4, 5):
             raise ScoreError(
-                f"{path}:{line}: {len(fields)} fields, expected 4 (claimed_id real_id test_label "
-                "score) or 5 (claimed_id model_label real_id test_label score)"
+                f"{path}:{line}: {len(fields)} fields, expected 4 ({' '.join(FOUR)}) or 5 "
+                f"({' '.join(FIVE)})"
             )
         claimed, real, probe, score = fields[0], *fields[-3:]
         rows.add(

@@ -1,7 +1,8 @@
 """Files of the MMPMR reference scripts (dasec/mvr): semicolons, similarity scores, no header.
 
 Morphs: `morph; subject; sample; score`. Bona fide: `subject1; sample1; subject2; sample2; score`,
-mated where the subjects are equal; the first is taken for the reference.
+mated where the subjects are equal; the first is taken for the reference. A first line of these
+names is passed over.
 
 References:
     | Morphing Vulnerability Reporting
@@ -19,8 +20,8 @@ from adjointdeis.evaluation.formats.text import (
     kind_by_ids,
     number,
     only,
-    read_fields,
     refuse_failures,
+    score_lines,
     write_lines,
 )
 from adjointdeis.evaluation.scores import ScoreTable
@@ -38,7 +39,8 @@ def read_one(path: Path, labels: Labels) -> ScoreTable:
     if labels.score_type == "dissimilarity":
         raise ScoreError(f"{path}: files of this format hold similarities by definition")
     rows = Rows(path, by_ids=True)
-    for line, fields in read_fields(path, delimiter=";", quotechar="|"):
+    headers = (MORPH_FIELDS, BONA_FIDE_FIELDS)
+    for line, fields in score_lines(path, *headers, delimiter=";", quotechar="|"):
         common = {"system": labels.system, "score_type": "similarity"}
         if len(fields) == len(BONA_FIDE_FIELDS):
             ref_subject, ref, subject, probe, score = fields

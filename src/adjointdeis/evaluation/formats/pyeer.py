@@ -15,8 +15,8 @@ from adjointdeis.evaluation.formats.text import (
     number,
     one_path,
     only,
-    read_fields,
     refuse_failures,
+    score_lines,
     write_lines,
 )
 from adjointdeis.evaluation.scores import ScoreTable, concatenate
@@ -37,7 +37,7 @@ def read(paths: Sequence[Path], labels: Labels) -> ScoreTable:
 def _read_one(path: Path, kind: str, labels: Labels) -> ScoreTable:
     direction = labels.direction(path)
     rows = Rows(path)
-    for line, fields in read_fields(path):
+    for line, fields in score_lines(path, ("score",)):
         named = len(fields) >= 3
         rows.add(
             line,

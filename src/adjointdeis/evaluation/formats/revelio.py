@@ -18,8 +18,8 @@ from adjointdeis.evaluation.formats.text import (
     number,
     one_path,
     only,
-    read_fields,
     refuse_failures,
+    score_lines,
     write_lines as _write_lines,
 )
 from adjointdeis.evaluation.scores import BONA_FIDE, ScoreTable, concatenate
@@ -36,7 +36,7 @@ def read(paths: Sequence[Path], labels: Labels) -> ScoreTable:
 def _read_one(path: Path, attack: str, labels: Labels) -> ScoreTable:
     direction = labels.direction(path)
     rows = Rows(path)
-    for line, fields in read_fields(path):
+    for line, fields in score_lines(path, ("score",)):
         expect(path, line, fields, ("score",))
         # The files name no image, so the line stands for it.
         image = f"{path.stem}:{line}"

@@ -1,7 +1,7 @@
 """What the text formats share: labels they lack, lines with numbers, rows with places."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,14 @@ from adjointdeis.evaluation.columns import SCORE_TYPES
 from adjointdeis.evaluation.errors import ScoreError
 from adjointdeis.evaluation.policies import refuse_unmatched_ids
 from adjointdeis.evaluation.scores import COLUMNS, DEFAULTS, PROBE_POLICIES, ScoreTable
-from adjointdeis.files import canonical, finite_number, read_csv, read_text, write_atomically
+from adjointdeis.files import (
+    any_number,
+    canonical,
+    finite_number,
+    read_csv,
+    read_text,
+    write_atomically,
+)
 
 
 @dataclass(frozen=True)
@@ -142,7 +149,8 @@ def read_fields(
 ) -> Iterator[tuple[int, list[str]]]:
     """(line number, fields) of every non-empty line that is no comment (`#`).
 
-    A line that begins with `#` and is else one of the scores is refused: it may be an id.
+    A line that begins with `#` and is else one of the scores, above them or among them, is refused:
+    it may be an id.
 
     Args:
         path: The text file.
@@ -154,21 +162,78 @@ def read_fields(
         lines = ((line, row) for line, text in texts if (row := text.split()))
     else:
         lines = read_csv(path, ScoreError, delimiter=delimiter, quotechar=quotechar)
-    width = 0
+    width, above = 0, []
     for line, row in lines:
-        if not row[0].startswith("#"):
-            width = len(row)
-            yield line, row
-        elif len(row) == width and any(map(_is_number, row[1:])):
+        if row[0].startswith("#"):
+            # What a line has to look like is seen from the first one without a mark.
+            if width:
+                _refuse_marked(path, line, row, width)
+            else:
+                above.append((line, row))
+            continue
+        if not width and any(map(_is_number, row[1:])):  # else it is a header, and all above words
+            for place, marked in above:
+                _refuse_marked(path, place, marked, len(row))
+        width = len(row)
+        yield line, row
+
+
+def _refuse_marked(path: Path, line: int, row: Sequence[str], width: int) -> None:
+    if len(row) == width and any(map(_is_number, row[1:])):
+        raise ScoreError(
+            f"{path}:{line}: {row[0]!r} begins with #, and the line has the fields of a score: "
+            "delete it if it does not count, write the id without # if it does"
+        )
+
+
+def score_lines(
+    path: Path,
+    *headers: Sequence[str],
+    delimiter: str | None = None,
+    quotechar: str | None = None,
+    fewest: int = 1,
+) -> Iterator[tuple[int, list[str]]]:
+    """`read_fields` of a format without a header, whose last field is a score.
+
+    Args:
+        path: The text file.
+        headers: Names of the fields in their order. A first line of just these, which some programs
+            write all the same, is passed over.
+        delimiter, quotechar: As for `read_fields`.
+        fewest: Fields of a line with a score.
+
+    Raises:
+        ScoreError: A first line with a word for its score: columns that are named otherwise may
+            stand in another order.
+    """
+    lines = below_header(read_fields(path, delimiter, quotechar), *headers)
+    for at, (line, row) in enumerate(lines):
+        word = row[-1][:1].isalpha() and not _is_number(row[-1], finite=False)
+        if not at and word and len(row) >= fewest:
+            order = " or ".join(" ".join(names) for names in headers)
             raise ScoreError(
-                f"{path}:{line}: {row[0]!r} begins with #, and the line has the fields of a score: "
-                "delete it if it does not count, write the id without # if it does"
+                f"{path}:{line}: score {row[-1]!r} is not a number. Is the line a header? This "
+                f"format has none{order and f' but {order}'}: delete the line if the columns stand "
+                "in the order of the format; a table of columns in any order, with a comma, a "
+                "semicolon, a tab or a bar between them, is read by their names: adjointdeis-eval "
+                f"convert --from generic {path} --columns score={row[-1]} ... --into scores.csv"
             )
+        yield line, row
 
 
-def _is_number(text: str) -> bool:
+def below_header(
+    lines: Iterable[tuple[int, list[str]]], *headers: Sequence[str]
+) -> Iterator[tuple[int, list[str]]]:
+    """Lines without the first one, if that names the fields as one of `headers` does."""
+    known = [[name.casefold() for name in names] for names in headers]
+    for at, (line, row) in enumerate(lines):
+        if at or [field.casefold() for field in row] not in known:
+            yield line, row
+
+
+def _is_number(text: str, finite: bool = True) -> bool:
     try:
-        finite_number(text)
+        finite_number(text) if finite else any_number(text)
     except ValueError:
         return False
     return True
