@@ -123,10 +123,10 @@ class CountedDenoiser:
         self.cost.evaluated(count(t) if count else self._evaluations)
 
     def __call__(self, x: Tensor, t: Tensor, z: Any) -> Tensor:
-        if not 0.0 <= float(t) <= 1.0:
-            raise ValueError(f"the network was about to be evaluated at t = {float(t)}")
+        time, before = float(t), version(x)
+        if not 0.0 <= time <= 1.0:
+            raise ValueError(f"the network was about to be evaluated at t = {time}")
         self._count(t)
-        before = version(x), version(t)
         number = 0 if self.graphs is None else next_number()
         try:
             output = self.denoiser(x, t, z)
@@ -139,12 +139,12 @@ class CountedDenoiser:
             raise
         if not isinstance(output, Tensor) or output.shape != x.shape:
             self.wider = is_wider(output, x)
-        if version(t) != before[1]:
+        if float(t) != time:
             raise ValueError(
                 "the denoiser changes t in place, and with it the time grid: write t = t * 1000 "
                 "instead of t.mul_(1000) or t *= 1000"
             )
-        self.works_in_place = self.works_in_place or version(x) != before[0]
+        self.works_in_place = self.works_in_place or version(x) != before
         if self.remembers and self.first is None:
             self.first = (x, t, output)
         if self.observer is not None:

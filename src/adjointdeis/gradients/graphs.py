@@ -49,9 +49,11 @@ class RunKey:
         numbered: whether the network makes its nodes in the thread that calls it, so that their
             numbers tell whose they are.
         graphs: compares the graphs of evaluations; None where the network holds what it held.
+        whole: whether the sampling run takes every step, and looks at it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, whole: bool) -> None:
+        self.whole = whole
         self._thread, self._first, self.numbered = _this_thread(), next_number(), True
         self.graphs: Callable[[Tensor, Tensor, Any, Tensor, int], None] | None = None
         self._given: set[weakref.ref[Any]] = set()
@@ -177,7 +179,8 @@ class LeafCheck:
         mark.end = mark.end or next_number()
         run, known, by_number = self.run, self._known, self.by_number
         if run is not None:
-            plain = again and by_number and not known and not run.something_outlived()
+            plain = again and run.whole and by_number and not known
+            plain = plain and not run.something_outlived()
             run.hands_out(leaves)
             if plain:
                 return

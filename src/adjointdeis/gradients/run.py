@@ -16,6 +16,8 @@ from adjointdeis.gradients.step_context import ContextRecorder
 from adjointdeis.gradients.trace import Trace
 from adjointdeis.solvers.base import State
 
+_SHORT = 8  # steps, of which all are taken though their states are known
+
 
 class Run:
     """A sampling run without a graph, step by step, with every check that needs no evaluation.
@@ -26,7 +28,9 @@ class Run:
     network that changes what it holds in the second step are compared as well
     (:class:`GraphCheck`).
 
-    Without ``check`` a graph only arises from a tensor that nobody named.
+    Without ``check`` a graph only arises from a tensor that nobody named. Of a run whose states are
+    known (``chain.states``) the first two steps, a middle one and the last are taken; all of a
+    short one, or where the network changes what it holds.
 
     Args:
         chain, by, owner: the run, what it is differentiated by, and the method, for messages.
@@ -59,10 +63,14 @@ class Run:
         self._ends, self._slot = [by.x_T.new_full((), -0.0)], -1
         self._changed = False
         self._nfe = chain.cost.nfe
+        self._taken: set[int] = set()
         if self.with_graph:
+            last = chain.steps - 1
+            short = chain.steps <= _SHORT
+            self._taken = set(range(last + 1)) if short else {0, 1, chain.steps // 2, last}
             with torch.enable_grad():
                 self._ends = by.entrances(self._ends, [True])
-            by.leaf_check.run = RunKey()
+            by.leaf_check.run = RunKey(whole=not chain.states)
             by.leaf_check.run.graphs = chain.denoiser.graphs = GraphCheck()
 
     @contextmanager
@@ -96,7 +104,9 @@ class Run:
         before, self._held = self._held, comparable(reachable(*self._roots))
         if step == 1 and isinstance(key.graphs, GraphCheck) and self.chain.cost.nfe > self._nfe + 1:
             key.graphs.after = self._look_between_evaluations
-        elif step == 2 and not self._changed and not changes(before, self._held):
+        elif step == 2 and (self._changed or changes(before, self._held)):
+            self._taken = set(range(self.chain.steps))
+        elif step == 2:
             key.graphs = self.chain.denoiser.graphs = None
 
     def _look_between_evaluations(self) -> None:
@@ -106,7 +116,7 @@ class Run:
     def advance(self, step: int, x: Tensor, state: State) -> tuple[Tensor, State]:
         """Take a step; x itself stays as it is even if the network works in place."""
         chain, by, trace = self.chain, self.by, self.trace
-        if chain.states and step not in self.with_graph:
+        if chain.states and step not in self._taken:
             return chain.states[step + 1], state
         noise = by.noise[step].detach() if by.noise else None
         if self.with_graph or step == 0 or trace.in_place:
