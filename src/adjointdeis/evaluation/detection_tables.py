@@ -4,12 +4,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from adjointdeis.evaluation.detection import WORST
-from adjointdeis.evaluation.detection_matrix import CHANGES, KINDS, UNDEGRADED, WITHOUT
+from adjointdeis.evaluation.detection_matrix import (
+    CHANGES,
+    KINDS,
+    UNDEGRADED,
+    WITHOUT,
+    training_order,
+)
 from adjointdeis.evaluation.tables import (
     DASH,
     Cell,
     Table,
     cells,
+    change_cell,
     interval,
     operating_cell,
     percent,
@@ -70,10 +77,9 @@ def overview_table(rows: Sequence[Row]) -> Table:
                 key=lambda r: abs(r["d_eer"] - 0.5), default=None,
             )  # fmt: skip
             points = (operating_cell(row[name]) for name in POINTS)
-            line = [detector, KINDS[row["kind"]], trained, equal_error_cell(row), *points,
-                    equal_error_cell(control), str(row["n_morph"]),
-                    str(row["n_bonafide"])]  # fmt: skip
-            lines.append(cells(line))
+            head = (detector, KINDS[row["kind"]], trained, equal_error_cell(row))
+            sizes = (str(row["n_morph"]), str(row["n_bonafide"]))
+            lines.append(cells([*head, *points, equal_error_cell(control), *sizes]))
     notes = (
         f"{_NAMES} Each at the worst attack, the headline; morphs: of the smallest attack. "
         "Control: the same detector trained on shuffled labels, at the attack where it is furthest "
@@ -108,7 +114,7 @@ def matrix_table(rows: Sequence[Row], detector: str, degradation: str) -> Table:
     """
     own = [r for r in rows if (r["detector"], r["degradation"]) == (detector, degradation)]
     tested = list(dict.fromkeys(row["attack"] for row in own))
-    order = ["all", "given", *tested, *(WITHOUT + name for name in tested), "hardened", "shuffled"]
+    order = training_order(tested)
     trained = dict.fromkeys(row["trained_on"] for row in own)
     lines = []
     for name in sorted(trained, key=lambda t: order.index(t) if t in order else len(order)):
@@ -156,8 +162,7 @@ def points_table(
         failed = f"{row['n_failed_morph']}/{row['n_failed_bonafide']}"
         sizes = (str(row["n_morph"]), str(row["n_bonafide"]))
         head = (training(row["trained_on"]), row["attack"], equal_error_cell(row))
-        line = [*head, *points, *sizes, failed]
-        lines.append(cells(line))
+        lines.append(cells([*head, *points, *sizes, failed]))
     return Table(
         f"points-{detector}-{degradation}",
         f"{detector}: every operating point" + (f", trained on {trained_on}" if trained_on else ""),
@@ -246,8 +251,8 @@ def hardening_table(rows: Sequence[Row], degradation: str = UNDEGRADED) -> Table
                 line += [Cell(DASH), Cell(DASH)]
                 continue
             ends = (percent(point[end], row["n_morph"]) for end in ("before", "after"))
-            line.append(Cell(" → ".join(ends)))
-            line.append(_change_cell(point))
+            change = change_cell(point["change"], point["lo"], point["hi"])
+            line += [Cell(" → ".join(ends)), change]
         lines.append(cells([*line, str(row["n_morph"])]))
     notes = (
         "Trained with guided morphs among the examples, minus without, on the same images. "
@@ -262,14 +267,6 @@ def hardening_table(rows: Sequence[Row], degradation: str = UNDEGRADED) -> Table
         return None
     return Table(f"hardening-{degradation}", "Hardened with guided morphs", header, tuple(lines),
                  (("Degradation", degradation),), notes, fold=False)  # fmt: skip
-
-
-def _change_cell(point: Mapping[str, float | None]) -> Cell:
-    """A change in points with its sign and interval."""
-    change, lo, hi = point["change"], point["lo"], point["hi"]
-    assert change is not None
-    bounds = () if lo is None or hi is None else (f"[{100 * lo:+.1f}, {100 * hi:+.1f}]",)
-    return Cell(f"{100 * change:+.1f}", bounds)
 
 
 def headline_tables(rows: Sequence[Row], changed: Sequence[Row] = ()) -> list[Table]:

@@ -100,6 +100,16 @@ def interval(lo: float | None, hi: float | None, n: int | None = None) -> str:
     return f"[{percent(lo, n)}, {percent(hi, n)}]"
 
 
+def change_cell(change: float, lo: float | None, hi: float | None) -> Cell:
+    """A difference of shares in points with its sign, and its interval where both ends are known.
+
+    Args:
+        change, lo, hi: The difference and the ends, as shares.
+    """
+    bounds = () if lo is None or hi is None else (f"[{100 * lo:+.1f}, {100 * hi:+.1f}]",)
+    return Cell(f"{100 * change:+.1f}", bounds)
+
+
 def subject_interval(row: Mapping[str, Any]) -> tuple[float, float]:
     """The confidence interval of a rate, as shares (lo, hi).
 
@@ -194,29 +204,21 @@ def threshold_table(records: Sequence[ThresholdRecord], system: Named = str) -> 
               "FMR realised, %", "people behind them", "rule of 30")  # fmt: skip
     lines = []
     for r in records:
+        model = system(r.model) if r.model else "unstated"
+        policy = r.impostor_policy or "unstated"
         sign = "D <" if r.score_type == "dissimilarity" else "S >"
+        tau = Cell(f"{r.value:.6f}", (f"({sign} tau)",))
         strictest = DASH
         if r.n is not None:
             strictest = "any stricter" if r.value_strictest is None else f"{r.value_strictest:.6f}"
-        bounds = "" if r.fmr_lo is None or r.fmr_hi is None else (
-            f"[{100 * r.fmr_lo:.4f}, {100 * r.fmr_hi:.4f}]")  # fmt: skip
-        realised = DASH if r.realised_fmr is None else f"{100 * r.realised_fmr:.4f}"
+        bounds = ()
+        if r.fmr_lo is not None and r.fmr_hi is not None:
+            bounds = (f"[{100 * r.fmr_lo:.4f}, {100 * r.fmr_hi:.4f}]",)
+        fmr = Cell(DASH if r.realised_fmr is None else f"{100 * r.realised_fmr:.4f}", bounds)
         pairs = DASH if r.k_people is None else f"{r.k_people}/{r.n_people} pairs"
-        lines.append(
-            cells(
-                [
-                    system(r.model) if r.model else "unstated",
-                    r.impostor_policy or "unstated",
-                    share(r.target_fmr),
-                    Cell(f"{r.value:.6f}", (f"({sign} tau)",)),
-                    strictest,
-                    of(r.k, r.n),
-                    Cell(realised, (bounds,) if bounds else ()),
-                    Cell(pairs, (r.impostor_set,) if r.impostor_set else ()),
-                    r.rule_of_30,
-                ]
-            )
-        )
+        people = Cell(pairs, (r.impostor_set,) if r.impostor_set else ())
+        lines.append(cells([model, policy, share(r.target_fmr), tau, strictest, of(r.k, r.n), fmr,
+                            people, r.rule_of_30]))  # fmt: skip
     notes = (
         "In brackets: Clopper-Pearson interval of the FMR for independent comparisons; pairs that "
         "share people are not independent, so the truth is wider. Pairs: of people, in either "
@@ -236,23 +238,13 @@ def paired_table(
     lines = []
     stated = names or [(c.first, c.second, c.system) for c in comparisons]
     for c, name in zip(comparisons, stated, strict=True):
-        bounds = (
-            () if c.lo is None or c.hi is None else (f"[{100 * c.lo:+.1f}, {100 * c.hi:+.1f}]",)
-        )
-        lines.append(
-            cells(
-                [
-                    *name,
-                    Cell(f"{100 * c.difference:+.1f}", bounds),
-                    *map(str, (c.first_only, c.second_only, c.both, c.neither)),
-                    f"{c.p_value:.2g}",
-                    DASH if c.p_holm is None else f"{c.p_holm:.2g}",
-                    str(c.n)
-                    if c.n == max(c.n_first, c.n_second)
-                    else f"{c.n} (of {c.n_first} and {c.n_second})",
-                ]
-            )
-        )
+        pairs = str(c.n)
+        if c.n != max(c.n_first, c.n_second):
+            pairs += f" (of {c.n_first} and {c.n_second})"
+        counts = map(str, (c.first_only, c.second_only, c.both, c.neither))
+        holm = DASH if c.p_holm is None else f"{c.p_holm:.2g}"
+        change = change_cell(c.difference, c.lo, c.hi)
+        lines.append(cells([*name, change, *counts, f"{c.p_value:.2g}", holm, pairs]))
     notes = (
         "Both attacks morph the same people: compare them here, never by two intervals of their "
         "own. Counts of pairs. McNemar's exact test takes pairs as independent; the interval of "

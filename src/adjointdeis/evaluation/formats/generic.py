@@ -22,7 +22,6 @@ from adjointdeis.evaluation.formats.text import (
     score_or_failure,
 )
 from adjointdeis.evaluation.scores import COLUMNS, ScoreTable
-from adjointdeis.evaluation.storage import metadata_with
 from adjointdeis.files import read_text, refuse_twice
 
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
@@ -58,7 +57,8 @@ def read_one(path: Path, labels: Labels) -> ScoreTable:
         if len(fields) != len(header):
             raise ScoreError(f"{path}:{line}: {len(fields)} fields, expected {len(header)}")
     decimal = _decimal_comma(path, {line: fields[place["score"]] for line, fields in body})
-    rows = Rows(path, by_ids="kind" not in place and not labels.kind)
+    stated_kind = "kind" in place or bool(labels.kind)
+    rows = Rows(path, labels, labels.score_type or "", stated_kind)
     for line, fields in body:
         row: dict[str, Any] = {name: fields[at] for name, at in place.items()}
         text = row.pop("score").replace(",", ".") if decimal else row.pop("score")
@@ -69,7 +69,7 @@ def read_one(path: Path, labels: Labels) -> ScoreTable:
     unused = [name for k, name in enumerate(header) if k not in place.values()]
     said = f"{path}: delimiter {DELIMITERS[delimiter]}, decimal {mark}"
     said += f"; columns passed over: {', '.join(unused)}" if unused else ""
-    return metadata_with(rows.table(), {"read_as": said})
+    return rows.table(read_as=said)
 
 
 def _places(path: Path, header: list[str], labels: Labels) -> dict[str, int]:
@@ -111,9 +111,7 @@ def _decimal_comma(path: Path, scores: Mapping[int, str]) -> bool:
 def _completed(path: Path, line: int, row: dict[str, Any], labels: Labels) -> dict[str, Any]:
     """A row with what the file leaves to the labels."""
     morph = bool(named(path, line, "morph_id", row.get("morph_id", "")))
-    row.setdefault("system", labels.system)
-    row.setdefault("score_type", labels.score_type or "")
-    if not row["score_type"]:
+    if not row.setdefault("score_type", labels.score_type or ""):
         row["score_type"] = labels.direction(path)
     if not row.get("kind"):
         who = [row.get(name, "") for name in ("subject_id", "ref_subject_id")]

@@ -1,6 +1,5 @@
 """What the text formats share: labels they lack, lines with numbers, rows with places."""
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 from adjointdeis.evaluation.columns import SCORE_TYPES
 from adjointdeis.evaluation.errors import ScoreError
 from adjointdeis.evaluation.policies import refuse_unmatched_ids
-from adjointdeis.evaluation.scores import COLUMNS, DEFAULTS, PROBE_POLICIES, ScoreTable
+from adjointdeis.evaluation.scores import BONA_FIDE, PROBE_POLICIES, ScoreTable
 from adjointdeis.files import (
     any_number,
     canonical,
@@ -91,32 +90,48 @@ class Rows:
 
     Args:
         path: the file, for messages.
-        by_ids: whether equal ids are what makes a comparison mated.
+        labels: what the file does not say.
+        score_type: of every row that does not say it.
+        kinds_stated: whether the file or the user says which comparisons are mated; else equal ids
+            do.
     """
 
     path: Path
-    by_ids: bool = False
+    labels: Labels
+    score_type: str
+    kinds_stated: bool = False
     rows: list[dict[str, Any]] = field(default_factory=list)
     lines: list[int] = field(default_factory=list)
 
     def add(self, line: int, **row: Any) -> None:
-        """One comparison from one line."""
-        self.rows.append(row)
+        """A row from one line."""
+        self.rows.append({"system": self.labels.system, "score_type": self.score_type, **row})
         self.lines.append(line)
+
+    def morph(self, line: int, **row: Any) -> None:
+        """A morph against a probe of one of its subjects."""
+        stated = {"attack": self.labels.attack, "probe_policy": self.labels.probe}
+        self.add(line, kind="morph", **{**stated, **row})
+
+    def comparison(self, line: int, subject: str, reference: str, **row: Any) -> None:
+        """A probe of one subject against a reference of the same or of another one."""
+        kind = kind_by_ids(subject, reference)
+        self.add(line, kind=kind, subject_id=subject, ref_subject_id=reference, **row)
+
+    def image(self, line: int, name: str, attack: str, **row: Any) -> None:
+        """A detector's score of an image, which is a morph of an attack or `BONA_FIDE`."""
+        morph = "" if attack == BONA_FIDE else name
+        self.add(line, kind="mad", attack=attack, morph_id=morph, ref_id=name, **row)
 
     def table(self, **metadata: Any) -> ScoreTable:
         """The checked table; its errors name file and line."""
         if not self.rows:
             raise ScoreError(f"{self.path}: no score in this file")
-        columns: dict[str, Any] = {}
-        for name in COLUMNS:
-            default = math.nan if name == "score" else DEFAULTS.get(name, "")
-            columns[name] = [row.get(name, default) for row in self.rows]
         lines = np.array(self.lines, dtype=np.int64)
-        found = ScoreTable.from_columns(
-            metadata=metadata, source=str(self.path), lines=lines, **columns
+        found = ScoreTable.from_rows(
+            self.rows, metadata=metadata, source=str(self.path), lines=lines
         )
-        if self.by_ids:
+        if not self.kinds_stated:
             refuse_unmatched_ids(found)
         return found
 
@@ -308,6 +323,21 @@ def expect(path: Path, line: int, fields: Sequence[str], names: Sequence[str]) -
 def write_lines(path: Path, lines: Sequence[str]) -> None:
     """Writes text lines atomically."""
     write_atomically(path, lambda f: f.write("".join(line + "\n" for line in lines)))
+
+
+def joined_by_blanks(cells: Sequence[str], otherwise: str) -> str:
+    """A line of fields between blanks.
+
+    Args:
+        cells: The fields.
+        otherwise: What to say where one is empty or has a blank in it.
+
+    Raises:
+        ScoreError: saying so.
+    """
+    if any(not cell or " " in cell for cell in cells):
+        raise ScoreError(otherwise)
+    return " ".join(cells)
 
 
 def only(table: ScoreTable, column: str) -> str:
