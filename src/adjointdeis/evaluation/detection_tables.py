@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from adjointdeis.evaluation.detection import WORST
+from adjointdeis.evaluation.detection import OPERATING_POINTS, WORST
 from adjointdeis.evaluation.detection_matrix import (
     CHANGES,
     KINDS,
@@ -37,17 +37,19 @@ _NAMES = (
 _NEEDS = "A dash with a number: fewer images than an error rate so low can be seen in."
 
 
+def rows_of(rows: Sequence[Row], **wanted: str) -> list[Row]:
+    """The rows with these values."""
+    return [row for row in rows if all(row[name] == value for name, value in wanted.items())]
+
+
 def first_of(rows: Sequence[Row], **wanted: str) -> Row | None:
     """The first row with these values, or None."""
-    for row in rows:
-        if all(row[name] == value for name, value in wanted.items()):
-            return row
-    return None
+    return next(iter(rows_of(rows, **wanted)), None)
 
 
 def headline_of(rows: Sequence[Row], detector: str) -> str:
     """The training that speaks for a detector: on all attacks, or as it was given, or its first."""
-    found = list(dict.fromkeys(row["trained_on"] for row in rows if row["detector"] == detector))
+    found = list(dict.fromkeys(row["trained_on"] for row in rows_of(rows, detector=detector)))
     return next((name for name in HEADLINE if name in found), found[0])
 
 
@@ -71,11 +73,14 @@ def overview_table(rows: Sequence[Row]) -> Table:
                            attack=WORST)  # fmt: skip
             if row is None:
                 continue
+            shuffled = rows_of(
+                rows, detector=detector, trained_on="shuffled", degradation=UNDEGRADED
+            )
             control = max(
-                (r for r in rows if (r["detector"], r["trained_on"], r["degradation"])
-                 == (detector, "shuffled", UNDEGRADED) and r["attack"] != WORST),
-                key=lambda r: abs(r["d_eer"] - 0.5), default=None,
-            )  # fmt: skip
+                (row for row in shuffled if row["attack"] != WORST),
+                key=lambda row: abs(row["d_eer"] - 0.5),
+                default=None,
+            )
             points = (operating_cell(row[name]) for name in POINTS)
             head = (detector, KINDS[row["kind"]], trained, equal_error_cell(row))
             sizes = (str(row["n_morph"]), str(row["n_bonafide"]))
@@ -112,7 +117,7 @@ def matrix_table(rows: Sequence[Row], detector: str, degradation: str) -> Table:
         detector: Name of the detector.
         degradation: Name of the degradation.
     """
-    own = [r for r in rows if (r["detector"], r["degradation"]) == (detector, degradation)]
+    own = rows_of(rows, detector=detector, degradation=degradation)
     tested = list(dict.fromkeys(row["attack"] for row in own))
     order = training_order(tested)
     trained = dict.fromkeys(row["trained_on"] for row in own)
@@ -152,13 +157,13 @@ def points_table(
         degradation: Name of the degradation.
         trained_on: One training; None for all.
     """
-    own = [r for r in rows if (r["detector"], r["degradation"]) == (detector, degradation)]
-    own = [r for r in own if trained_on in (None, r["trained_on"])]
+    own = rows_of(rows, detector=detector, degradation=degradation)
+    own = own if trained_on is None else rows_of(own, trained_on=trained_on)
     header = ("trained on", "tested on", "D-EER %", "BSCER10 %", "BSCER20 %", "BSCER100 %",
               "MACER10 %", "MACER100 %", "morphs", "bona fide", "failed")  # fmt: skip
     lines = []
     for row in own:
-        points = (operating_cell(row[name]) for name in (*POINTS, "macer10", "macer100"))
+        points = (operating_cell(row[name]) for name in OPERATING_POINTS)
         failed = f"{row['n_failed_morph']}/{row['n_failed_bonafide']}"
         sizes = (str(row["n_morph"]), str(row["n_bonafide"]))
         head = (training(row["trained_on"]), row["attack"], equal_error_cell(row))
@@ -180,7 +185,7 @@ def leave_one_out_table(rows: Sequence[Row]) -> Table | None:
     Args:
         rows: Of `matrix_rows`; those of degraded images are left out.
     """
-    own = [row for row in rows if row["degradation"] == UNDEGRADED]
+    own = rows_of(rows, degradation=UNDEGRADED)
     left = [row for row in own if row["trained_on"] == WITHOUT + row["attack"]]
     detectors = list(dict.fromkeys(row["detector"] for row in left))
     lines = []
@@ -241,9 +246,7 @@ def hardening_table(rows: Sequence[Row], degradation: str = UNDEGRADED) -> Table
               "MACER10 %", "MACER10, points", "BSCER10 %", "BSCER10, points",
               "morphs")  # fmt: skip
     lines = []
-    for row in rows:
-        if row["degradation"] != degradation:
-            continue
+    for row in rows_of(rows, degradation=degradation):
         line: list[str | Cell] = [row["attack"], row["detector"], LEARNT.get(row["learnt"], DASH)]
         for name in (CHANGES[0], CHANGES[2], CHANGES[1]):
             point = row[name]

@@ -80,23 +80,20 @@ def distinct(values: Any) -> list[Any]:
     return list(dict.fromkeys(listed))
 
 
-def some(**settings: Any) -> list[list[Any]]:
-    """`distinct` values of settings without which there is nothing to evaluate.
+def some(name: str, values: Any, usual: str) -> list[Any]:
+    """`distinct` values of a setting without which there is nothing to evaluate.
 
     Args:
-        settings: `fmr` and `impostor_policies`, as the user gave them.
+        name, values: The setting, as the user gave it.
+        usual: What it usually is, for the message.
 
     Raises:
-        EvaluationError: One of them is empty or None.
+        EvaluationError: It is empty or None.
     """
-    found = {name: [] if v is None else distinct(v) for name, v in settings.items()}
-    for name, values in found.items():
-        if not values:
-            usual = {"fmr": "[0.001]", "impostor_policies": "['all']"}[name]
-            raise EvaluationError(
-                f"{name}={settings[name]!r}: expected one value or more, as {name}={usual}"
-            )
-    return list(found.values())
+    found = [] if values is None else distinct(values)
+    if not found:
+        raise EvaluationError(f"{name}={values!r}: expected one value or more, as {name}={usual}")
+    return found
 
 
 def conditions(table: ScoreTable, system: str) -> dict[str, str]:
@@ -294,8 +291,8 @@ def _estimates(
     **stated: Any,
 ) -> Iterator[tuple[ThresholdRecord, Impostors]]:
     """The record of every policy and FMR, and the impostors behind it."""
-    fmr, policies = some(fmr=fmr, impostor_policies=policies)
-    for policy in policies:
+    fmr = some("fmr", fmr, "[0.001]")
+    for policy in some("impostor_policies", policies, "['all']"):
         found = impostors(table, system, policy, subjects)
         labels = {
             "model": system,

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from adjointdeis.evaluation.detection import OPERATING_POINTS
 from adjointdeis.evaluation.rates import CONDITIONAL, NEW_SUBJECTS, NEW_SUBJECTS_FIXED_TAU
 from adjointdeis.evaluation.thresholds import ThresholdRecord
 
@@ -270,13 +271,12 @@ def detection_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     lines = []
     for row in rows:
         tau = f"tau {row['d_eer_tau']:.4g}"
-        line: list[str | Cell] = [row["system"], row["attack"]]
         bounds = interval(row["d_eer_lo"], row["d_eer_hi"])
-        line.append(Cell(percent(row["d_eer"]), (bounds, tau)))
-        for name in ("bscer10", "bscer20", "bscer100", "macer10", "macer100"):
-            line.append(operating_cell(row[name], tau=True))
+        d_eer = Cell(percent(row["d_eer"]), (bounds, tau))
+        points = (operating_cell(row[name], tau=True) for name in OPERATING_POINTS)
         failed = f"{row['n_failed_morph']}/{row['n_failed_bonafide']}"
-        lines.append(cells([*line, failed, row["verdict"]]))
+        line = [row["system"], row["attack"], d_eer, *points, failed, row["verdict"]]
+        lines.append(cells(line))
     resampled = ", ".join(dict.fromkeys(row["resampled"] for row in rows))
     notes = (
         "BSCER10/20/100: share of bona fide images flagged where MACER is at most 10, 5, 1% (older "

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from adjointdeis.evaluation.columns import SCORE_TYPES, oriented, oriented_tau
+from adjointdeis.evaluation.columns import SCORE_TYPES, codes, oriented, oriented_tau
 from adjointdeis.evaluation.errors import EvaluationError, ThresholdMismatch
 from adjointdeis.evaluation.rates import clopper_pearson
 from adjointdeis.evaluation.storage import write_json
@@ -339,10 +339,10 @@ def _pairs_of(
 ) -> tuple[int, int]:
     """Pairs of people with a false match, and pairs of people compared; order does not matter."""
     one, two = (np.asarray(side).ravel()[~failed] for side in people)
-    _, index = np.unique(np.concatenate([one, two]), return_inverse=True)
-    a, b = index[: len(one)], index[len(one) :]
-    pair = np.minimum(a, b) * np.int64(len(index) + 1) + np.maximum(a, b)
-    return len(np.unique(pair[matching])), len(np.unique(pair))
+    person, _ = codes(np.concatenate([one, two]))
+    a, b = np.split(person, 2)
+    pair, n = codes(np.minimum(a, b), np.maximum(a, b))
+    return len(np.unique(pair[matching])), n
 
 
 def rule_of_30(k: int, n: int, fmr: float, k_people: int | None = None) -> str:

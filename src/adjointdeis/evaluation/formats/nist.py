@@ -37,7 +37,7 @@ from adjointdeis.files import canonical
 COMPARISON = ("enrollImage", "verifImage", "score", "returnCode")
 SINGLE = ("image", "isMorph", "score", "returnCode")
 DIFFERENTIAL = ("image", "probeImage", "isMorph", "score", "returnCode")
-
+HEADERS = (COMPARISON, SINGLE, DIFFERENTIAL)
 
 _NAME = re.compile(r"(?P<a>\d{3})_(\d{2}(-vs-(?P<b>\d{3})_\d{2})?|(?P<other>\d{3}))")
 
@@ -83,9 +83,8 @@ def read_one(path: Path, labels: Labels) -> ScoreTable:
     """
     lines = read_fields(path)
     header = next(lines, (1, []))[1]
-    forms = {form: form for form in (COMPARISON, SINGLE, DIFFERENTIAL)}
-    if tuple(header) not in forms:
-        known = "; ".join(" ".join(form) for form in forms)
+    if tuple(header) not in HEADERS:
+        known = "; ".join(" ".join(names) for names in HEADERS)
         raise ScoreError(f"{path}:1: unknown header {' '.join(header)!r}; expected one of: {known}")
     rows = Rows(path, labels, labels.score_type or "similarity")
     for line, fields in lines:
@@ -152,15 +151,16 @@ def write(table: ScoreTable, paths: Sequence[Path]) -> None:
     lines = [" ".join(header)]
     for row in table.to_rows():
         failed = row["score"] is None
-        score = "-1" if failed else repr(row["score"])
-        code = "1" if failed else "0"
         reference = row["ref_id"] or row["morph_id"]
-        decision = str(int(not failed and row["score"] > 0.5))
-        if not len(detection):
-            cells = [reference, row["probe_id"], score, code]
-        elif differential:
-            cells = [reference, row["probe_id"], decision, score, code]
-        else:
-            cells = [reference, decision, score, code]
+        fields = {
+            "enrollImage": reference,
+            "image": reference,
+            "verifImage": row["probe_id"],
+            "probeImage": row["probe_id"],
+            "isMorph": str(int(not failed and row["score"] > 0.5)),
+            "score": "-1" if failed else repr(row["score"]),
+            "returnCode": "1" if failed else "0",
+        }
+        cells = [fields[name] for name in header]
         lines.append(joined_by_blanks(cells, "a log needs image names without blanks in every row"))
     write_lines(path, lines)
