@@ -100,21 +100,17 @@ def _read_one(path: Path, direction: str, labels: Labels) -> ScoreTable:
         by_morph[morph].add(subject)
         entries.append((line, morph, subject, [number(path, line, x) for x in fields[2:]]))
     roles = len(by_morph) > 1 and len({frozenset(s) for s in by_morph.values()}) == 1
-    rows = Rows(path)
+    rows = Rows(path, labels, direction)
     for line, morph, subject, scores in entries:
         width = len(str(len(scores)))
         for attempt, score in enumerate(scores, start=1):
-            rows.add(
+            rows.morph(
                 line,
-                kind="morph",
+                system=path.stem,
                 morph_id=morph,
-                attack=labels.attack,
                 subject_id=f"{morph}/{subject}" if roles else subject,
                 probe_id=f"{attempt:0{width}d}",
-                system=path.stem,
                 score=score,
-                score_type=direction,
-                probe_policy=labels.probe,
             )
     return rows.table()
 

@@ -85,7 +85,7 @@ def read_labels(path: str | Path) -> dict[str, bool]:
         if image in found:
             raise ScoreError(f"{path}:{line}: image {image!r} is listed twice")
         found[image] = label == "bonafide"
-    return _some(found, Path(path))
+    return _some(found, path)
 
 
 def write_labels(labels: dict[str, bool], path: str | Path) -> None:
@@ -107,7 +107,7 @@ def read_landmarks(path: str | Path) -> list[FaceBox]:
             raise ScoreError(f"{path}:{line}: the box is empty; expected x1 < x2 and y1 < y2")
         points = tuple((x[i], x[i + 1]) for i in range(4, 14, 2))
         found.append(FaceBox(fields[0], (x[0], x[1], x[2], x[3]), points))
-    return _some(found, Path(path))
+    return _some(found, path)
 
 
 def write_landmarks(faces: Sequence[FaceBox], path: str | Path) -> None:

@@ -35,8 +35,7 @@ def read(paths: Sequence[Path], labels: Labels) -> ScoreTable:
 
 
 def _read_one(path: Path, kind: str, labels: Labels) -> ScoreTable:
-    direction = labels.direction(path)
-    rows = Rows(path)
+    rows = Rows(path, labels, labels.direction(path))
     for line, fields in score_lines(path, ("score",)):
         named = len(fields) >= 3
         rows.add(
@@ -44,9 +43,7 @@ def _read_one(path: Path, kind: str, labels: Labels) -> ScoreTable:
             kind=kind,
             probe_id=fields[1] if named else f"{path.stem}:{line}",
             ref_id=fields[0] if named else "",
-            system=labels.system,
             score=number(path, line, fields[-1]),
-            score_type=direction,
         )
     return rows.table()
 

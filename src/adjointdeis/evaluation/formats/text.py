@@ -1,6 +1,8 @@
-"""What the text formats share: labels they lack, lines with numbers, rows with places."""
+"""What the text formats share: labels they lack, lines with numbers, rows with places.
 
-import math
+`path` and `line` say where a text stands; every ScoreError begins with them.
+"""
+
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +13,7 @@ import numpy as np
 from adjointdeis.evaluation.columns import SCORE_TYPES
 from adjointdeis.evaluation.errors import ScoreError
 from adjointdeis.evaluation.policies import refuse_unmatched_ids
-from adjointdeis.evaluation.scores import COLUMNS, DEFAULTS, PROBE_POLICIES, ScoreTable
+from adjointdeis.evaluation.scores import BONA_FIDE, PROBE_POLICIES, ScoreTable
 from adjointdeis.files import (
     any_number,
     canonical,
@@ -91,32 +93,48 @@ class Rows:
 
     Args:
         path: the file, for messages.
-        by_ids: whether equal ids are what makes a comparison mated.
+        labels: what the file does not say.
+        score_type: of every row that does not say it.
+        kinds_stated: whether the file or the user says which comparisons are mated; else equal ids
+            do.
     """
 
     path: Path
-    by_ids: bool = False
+    labels: Labels
+    score_type: str
+    kinds_stated: bool = False
     rows: list[dict[str, Any]] = field(default_factory=list)
     lines: list[int] = field(default_factory=list)
 
     def add(self, line: int, **row: Any) -> None:
-        """One comparison from one line."""
-        self.rows.append(row)
+        """A row from one line."""
+        self.rows.append({"system": self.labels.system, "score_type": self.score_type, **row})
         self.lines.append(line)
+
+    def morph(self, line: int, **row: Any) -> None:
+        """A morph against a probe of one of its subjects."""
+        stated = {"attack": self.labels.attack, "probe_policy": self.labels.probe}
+        self.add(line, kind="morph", **{**stated, **row})
+
+    def comparison(self, line: int, subject: str, reference: str, **row: Any) -> None:
+        """A probe of one subject against a reference of the same or of another one."""
+        kind = kind_by_ids(subject, reference)
+        self.add(line, kind=kind, subject_id=subject, ref_subject_id=reference, **row)
+
+    def image(self, line: int, name: str, attack: str, **row: Any) -> None:
+        """A detector's score of an image, which is a morph of an attack or `BONA_FIDE`."""
+        morph = "" if attack == BONA_FIDE else name
+        self.add(line, kind="mad", attack=attack, morph_id=morph, ref_id=name, **row)
 
     def table(self, **metadata: Any) -> ScoreTable:
         """The checked table; its errors name file and line."""
         if not self.rows:
             raise ScoreError(f"{self.path}: no score in this file")
-        columns: dict[str, Any] = {}
-        for name in COLUMNS:
-            default = math.nan if name == "score" else DEFAULTS.get(name, "")
-            columns[name] = [row.get(name, default) for row in self.rows]
         lines = np.array(self.lines, dtype=np.int64)
-        found = ScoreTable.from_columns(
-            metadata=metadata, source=str(self.path), lines=lines, **columns
+        found = ScoreTable.from_rows(
+            self.rows, metadata=metadata, source=str(self.path), lines=lines
         )
-        if self.by_ids:
+        if not self.kinds_stated:
             refuse_unmatched_ids(found)
         return found
 
@@ -258,15 +276,7 @@ _NO_NAMES = (*("nan", "none", "null", "na", "n/a", "<na>", "-"), *("bonafide", "
 
 
 def number(path: Path, line: int, text: str) -> float:
-    """A finite score from its text.
-
-    Args:
-        path, line: Where the text stands, for the message.
-        text: The field.
-
-    Raises:
-        ScoreError: naming file and line.
-    """
+    """A finite score from its text, or a ScoreError."""
     try:
         return finite_number(text)
     except ValueError as error:
@@ -276,12 +286,8 @@ def number(path: Path, line: int, text: str) -> float:
 def score_or_failure(path: Path, line: int, text: str) -> dict[str, Any]:
     """Fields `score` and `status` of a comparison; an empty field or NaN is a failure to acquire.
 
-    Args:
-        path, line: Where the text stands, for the message.
-        text: The field.
-
     Raises:
-        ScoreError: naming file and line, for anything else that is no finite number.
+        ScoreError: anything else that is no finite number.
     """
     if text.strip().casefold() in ("", "nan"):
         return {"status": "fta"}
@@ -289,16 +295,7 @@ def score_or_failure(path: Path, line: int, text: str) -> dict[str, Any]:
 
 
 def expect(path: Path, line: int, fields: Sequence[str], names: Sequence[str]) -> None:
-    """Checks the number of fields of a line.
-
-    Args:
-        path, line: Where the fields stand, for the message.
-        fields: What the line has.
-        names: What it should have.
-
-    Raises:
-        ScoreError: naming file, line and the fields expected.
-    """
+    """Refuses a line that has not as many fields as there are names."""
     if len(fields) != len(names):
         raise ScoreError(
             f"{path}:{line}: {len(fields)} fields, expected {len(names)}: {' '.join(names)}"
@@ -308,6 +305,13 @@ def expect(path: Path, line: int, fields: Sequence[str], names: Sequence[str]) -
 def write_lines(path: Path, lines: Sequence[str]) -> None:
     """Writes text lines atomically."""
     write_atomically(path, lambda f: f.write("".join(line + "\n" for line in lines)))
+
+
+def joined_by_blanks(cells: Sequence[str], otherwise: str) -> str:
+    """Fields with blanks between them; a ScoreError says `otherwise` if one is empty or has one."""
+    if any(not cell or " " in cell for cell in cells):
+        raise ScoreError(otherwise)
+    return " ".join(cells)
 
 
 def only(table: ScoreTable, column: str) -> str:
