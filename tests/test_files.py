@@ -8,19 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from adjointdeis.files import (
-    JSON_LIMIT,
-    canonical,
-    confusable,
-    file_key,
-    printable,
-    read_csv,
-    read_json,
-    read_text,
-    slug,
-    spreadsheet_cell,
-    write_atomically,
-)
+from adjointdeis.files import JSON_LIMIT, read_csv, read_json, read_text, write_atomically
+from adjointdeis.texts import canonical, confusable, file_key, printable, slug, spreadsheet_cell
 
 CASES = Path(__file__).parents[2] / "shared" / "cases"
 

@@ -17,14 +17,8 @@ import numpy as np
 from adjointdeis.evaluation.errors import ScoreError
 from adjointdeis.evaluation.scores import COLUMNS, REQUIRED_COLUMNS, ScoreTable
 from adjointdeis.extras import load
-from adjointdeis.files import (
-    any_number,
-    read_csv,
-    read_json,
-    refuse_twice,
-    write_atomically,
-    write_csv,
-)
+from adjointdeis.files import read_csv, read_json, refuse_twice, write_atomically, write_csv
+from adjointdeis.texts import any_number
 
 SCHEMA = "adjointdeis-scores/1"
 _CONVERT = " (another format? use `adjointdeis-eval convert`)"

@@ -14,10 +14,11 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from adjointdeis.files import printable, write_atomically
+from adjointdeis.files import write_atomically
 from adjointdeis.images import ImageError, open_rgb
 from adjointdeis.reporting.document import Picture
 from adjointdeis.reporting.errors import ReportError
+from adjointdeis.texts import printable
 
 Colour = tuple[int, int, int]
 CELL = 144

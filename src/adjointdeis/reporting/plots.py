@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from adjointdeis.evaluation.tables import subject_interval
-from adjointdeis.files import slug
 from adjointdeis.reporting.document import Figure
 from adjointdeis.reporting.run import EvaluationSetting, Run
 from adjointdeis.reporting.style import (
@@ -26,6 +25,7 @@ from adjointdeis.reporting.style import (
     spread,
 )
 from adjointdeis.reporting.text import percent, share
+from adjointdeis.texts import slug
 
 WIDTH = 4.6
 

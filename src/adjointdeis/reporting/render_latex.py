@@ -3,8 +3,9 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from adjointdeis.files import printable, slug, spreadsheet_cell, write_atomically, write_csv
+from adjointdeis.files import write_atomically, write_csv
 from adjointdeis.reporting.document import Block, Cell, Table, parts
+from adjointdeis.texts import printable, slug, spreadsheet_cell
 
 _ESCAPES = {
     "\\": r"\textbackslash{}",

@@ -12,7 +12,8 @@ from adjointdeis.evaluation.columns import SCORE_TYPES
 from adjointdeis.evaluation.errors import ScoreError
 from adjointdeis.evaluation.policies import refuse_unmatched_ids
 from adjointdeis.evaluation.scores import COLUMNS, DEFAULTS, PROBE_POLICIES, ScoreTable
-from adjointdeis.files import canonical, finite_number, read_csv, read_text, write_atomically
+from adjointdeis.files import read_csv, read_text, write_atomically
+from adjointdeis.texts import canonical, finite_number
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,8 @@ from adjointdeis.faces.datasets.folder import (
 )
 from adjointdeis.faces.image_io import IMAGE_SUFFIXES
 from adjointdeis.faces.recogniser import Recogniser
-from adjointdeis.files import canonical, file_key, is_file_name, read_text, write_atomically
+from adjointdeis.files import read_text, write_atomically
+from adjointdeis.texts import canonical, file_key, is_file_name
 
 _DIM = re.compile(r"^(?P<a>\d{3})_(?P<b>\d{3})$")
 _MAD22 = re.compile(r"^(?P<a>\w*?\d+_\d{2})-vs-(?P<b>\w*?\d+_\d{2})$")
