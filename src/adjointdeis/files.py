@@ -302,20 +302,23 @@ def _umask() -> int:
 
 def write_atomically(
     path: str | os.PathLike[str],
-    write: Callable[[IO[Any]], Any],
+    content: str | bytes | Callable[[IO[Any]], Any],
     mode: Literal["w", "wb"] = "w",
 ) -> None:
-    """Calls `write` on a temporary file beside `path`, which takes its place when that succeeded.
+    """Writes a temporary file beside `path`, which takes its place when that succeeded.
 
     A run that is killed, a power cut, or a disk that is full leaves the former file or none, never
     half of one; two processes that write the same file leave one of the two.
 
     Args:
         path: Where to; folders are made.
-        write: Receives the open file.
-        mode: "w" for text, UTF-8 whatever the locale, with line ends as they are given, and file
-            names that are no UTF-8 byte by byte; "wb" for bytes.
+        content: Text, bytes, or what receives the open file and writes into it. Text is UTF-8
+            whatever the locale, with line ends as they are given, and file names that are no UTF-8
+            byte by byte.
+        mode: How the file is open for a callable; "wb" for bytes.
     """
+    if isinstance(content, bytes):
+        mode = "wb"
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".partial-{path.name}-", dir=path.parent)
@@ -324,7 +327,10 @@ def write_atomically(
     )
     try:
         with os.fdopen(handle, mode, **text) as file:
-            write(file)
+            if callable(content):
+                content(file)
+            else:
+                file.write(content)
             # After a power cut, a name on the disk without its content would be half a file.
             file.flush()
             os.fsync(file.fileno())

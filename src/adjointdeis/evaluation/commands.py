@@ -90,7 +90,7 @@ def score(options: Namespace) -> None:
     out = Path(options.json or f"{options.scores}.result.json")
     write_json(result, out)
     if options.markdown:
-        write_atomically(Path(options.markdown), lambda f: f.write(text + "\n"))
+        write_atomically(Path(options.markdown), text + "\n")
     print(f"wrote {out}", file=sys.stderr)
 
 

@@ -66,7 +66,7 @@ def sidecar_of(path: Path) -> Path:
 def write_json(value: Any, path: str | os.PathLike[str]) -> None:
     """Writes JSON atomically, keys in the order given, NaN refused."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
-    write_atomically(Path(path), lambda f: f.write(text + "\n"))
+    write_atomically(Path(path), text + "\n")
 
 
 def _metadata(path: Path) -> dict[str, Any]:

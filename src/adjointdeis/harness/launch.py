@@ -267,7 +267,7 @@ def prepare(
         print(f"{directory} failed before ({_last_error(directory)}); trying it again")
     _keep_curves(directory / "logs")
     text = OmegaConf.to_yaml(cfg, resolve=False)
-    write_atomically(directory / "config.yaml", lambda file: file.write(text))
+    write_atomically(directory / "config.yaml", text)
     facts: dict[str, Any] = {
         "config_hash": identifier,
         "git": git_revision(),

@@ -26,7 +26,7 @@ SCHEMA = 2
 def write_record(path: Path, record: dict[str, Any]) -> None:
     """Writes a JSON record atomically."""
     text = json.dumps(record, indent=1)
-    write_atomically(path, lambda file: file.write(text))
+    write_atomically(path, text)
 
 
 def read_records(directory: Path, benchmark: Benchmark, config: str) -> dict[str, dict[str, Any]]:

@@ -362,7 +362,7 @@ def _write_table(name: str, rows: list[Line], folder: Path, destination: Path) -
 
 
 def _write(path: Path, text: str) -> Path:
-    write_atomically(path, lambda f: f.write(text))
+    write_atomically(path, text)
     return path
 
 

@@ -181,7 +181,7 @@ def write_morph_grid(sheet: Sheet, path: Path) -> Path:
     """Writes the sheet as PNG, and as SVG beside it, atomically; returns the PNG's path."""
     image = sheet.pixels()
     write_atomically(path, lambda f: image.save(f, "PNG"), mode="wb")
-    write_atomically(path.with_suffix(".svg"), lambda f: f.write(sheet.svg()))
+    write_atomically(path.with_suffix(".svg"), sheet.svg())
     return path
 
 

@@ -71,7 +71,7 @@ def write_pages(document: Document, folder: Path) -> list[Path]:
     """Writes the document as `report.md` and `report.html` into a folder; returns both paths."""
     pages = {"report.md": markdown(document, folder), "report.html": html(document)}
     for name, text in pages.items():
-        write_atomically(folder / name, lambda f, text=text: f.write(text))
+        write_atomically(folder / name, text)
     return [folder / name for name in pages]
 
 

@@ -243,7 +243,7 @@ def expect(path: Path, line: int, fields: Sequence[str], names: Sequence[str]) -
 
 def write_lines(path: Path, lines: Sequence[str]) -> None:
     """Writes text lines atomically."""
-    write_atomically(path, lambda f: f.write("".join(line + "\n" for line in lines)))
+    write_atomically(path, "".join(line + "\n" for line in lines))
 
 
 def only(table: ScoreTable, column: str) -> str:

@@ -287,7 +287,7 @@ def validate_pairs(
 def write_pairs(path: Path | str, pairs: Sequence[MorphPair]) -> None:
     """Writes `a.png,b.png,out.png` lines, atomically."""
     text = "".join(f"{pair.image_a}.png,{pair.image_b}.png,{pair.name}\n" for pair in pairs)
-    write_atomically(path, lambda f: f.write(text))
+    write_atomically(path, text)
 
 
 def overlap(first: Sequence[MorphPair], second: Sequence[MorphPair]) -> tuple[int, int]:

@@ -367,7 +367,7 @@ def _copy_sources(
             target = directory / "sources" / path.name
             content = path.read_bytes()
             if not target.is_file() or target.read_bytes() != content:
-                write_atomically(target, lambda file, content=content: file.write(content), "wb")
+                write_atomically(target, content)
             row[side] = f"sources/{path.name}"
         rows.append(row)
     return rows
