@@ -369,3 +369,24 @@ def test_what_cannot_be_served_is_refused_by_name() -> None:
         adaptive_grid(lambda x, t, z: x * math.nan, problem.x_T, problem.z, **good)
     with pytest.raises(ValueError, match="'data' or 'noise': 'x_0'"):
         RungeKutta("rk4", "x_0")
+
+
+def test_a_leaf_of_a_step_that_is_not_taken_is_no_silent_loss() -> None:
+    """Known states leave out steps in which it would be seen; the backward pass sees it."""
+    problem = gaussian()
+    problem.denoiser.requires_grad_(False)
+    found = found_for(problem, RungeKutta("bosh3"), 1e-5)
+    late, x_T = torch.full((), 1.0, dtype=torch.float64, requires_grad=True), problem.x_T.clone()
+    start, end = map(float, found.grid.t[2:4])  # of a step that is not taken
+    assert found.grid.steps > 8
+
+    def denoiser(x, t, z):
+        eps = problem.denoiser(x, t, z)
+        return eps * late if end < float(t) < start else eps
+
+    x_0 = sample(
+        denoiser, x_T.requires_grad_(), problem.z, solver=found.solver, grid=found.grid,
+        states=found.states,
+    ).x_0  # fmt: skip
+    with pytest.raises(UnreachableLeafError, match="requires a gradient but is neither"):
+        x_0.sum().backward()

@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import functools
 import importlib
 import inspect
 import math
@@ -58,15 +59,18 @@ def room_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def imports(path: Path, text: str | None = None) -> Iterator[str]:
+@functools.cache
+def imports(path: Path, text: str | None = None) -> list[str]:
     """Every module that a source imports, with the name that it takes from it."""
+    found: list[str] = []
     for node in ast.walk(ast.parse(path.read_text() if text is None else text)):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             # `from adjointdeis import x` may name a room; `from a.b import x` is in room b anyway.
             # The dots of a relative import stay in front, for the test that forbids them.
-            yield from (f"{'.' * node.level}{node.module}.{alias.name}" for alias in node.names)
+            found += [f"{'.' * node.level}{node.module}.{alias.name}" for alias in node.names]
+    return found
 
 
 def rooms(path: Path, text: str | None = None) -> set[str]:

@@ -162,6 +162,7 @@ def overrides(
 
 @functools.cache
 def _composed(arguments: tuple[str, ...]) -> DictConfig:
+    register_options(ROOT / "conf")
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         return compose("config", list(arguments))
 
@@ -171,7 +172,6 @@ def composed(arguments: list[str]) -> DictConfig:
 
     Groups are composed once for all tests; plain values are set on a copy, as Hydra sets them.
     """
-    register_options(ROOT / "conf")
     plain = [a for a in arguments if re.match(r"[\w.]+\.\w+=", a) and not a.startswith("hydra.")]
     cfg = _composed(tuple(a for a in arguments if a not in plain)).copy()
     try:

@@ -9,6 +9,7 @@ Writes result.json, result.md, and one plot a problem.
 import math
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,9 @@ from experiments.common.plots import lines
 from experiments.gradient_fidelity.measure import measure, true_gradient
 
 COUNTS = (5, 10, 20, 40, 80, 160, 320)
+# Two pairs whose morphs are not equally far from both sources. There the identity loss d_a + d_b +
+# |d_a - d_b| has a kink, and x_0 moved by any sampler's error may have another gradient altogether.
+OFF_THE_KINK = partial(mini, 10, only=slice(1, 5, 3))
 # The stochastic truth is of strong order one; the network costs a million times the mixture.
 PLANS: dict[str, dict[str, Any]] = {
     "gaussian": {"make": gaussian, "calculus": "ode", "counts": COUNTS, "truth": 2000},
@@ -30,12 +34,13 @@ PLANS: dict[str, dict[str, Any]] = {
     "sde": {"make": mixture, "calculus": "sde", "counts": COUNTS, "truth": 5120},
     # An adaptive solve in float32 over a schedule with a kink at every timestep does not end.
     "mini": {
-        "make": mini,
+        "make": OFF_THE_KINK,
         "calculus": "ode",
         "counts": (10, 20, 40),
         "truth": 80,
         "without": ("Backsolve",),
     },
+    # What the SDE makes of these pairs is nearer to one of them, by 0.16 and more.
     "mini-sde": {"make": mini, "calculus": "sde", "counts": (10, 20), "truth": 160},
 }
 QUICK: dict[str, Any] = {"counts": (10, 20), "truth": 160}

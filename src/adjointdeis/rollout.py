@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from adjointdeis.diffusion.classifier_free import of_rows
 from adjointdeis.diffusion.conditions import divided, recordable
 from adjointdeis.diffusion.grid import TimeGrid
 from adjointdeis.diffusion.noise import Noise, ReversedNoise, as_noise, rows_of_noise
@@ -113,8 +114,9 @@ def sample(
             and differentiated in parts, with the activations of one part in memory; x_0 and its
             gradients are those of the whole batch. A network that does not treat its samples one by
             one (batch normalisation, dropout or noise of its own) is refused, which takes two small
-            evaluations without a gradient. Divided are x_T, the noise, and every tensor in z whose
-            first dimension is the batch; evaluations are counted once a part.
+            evaluations without a gradient. Divided are x_T, the noise, every tensor in z whose
+            first dimension is the batch, and what a ``Guidance`` holds for each sample; evaluations
+            are counted once a part.
         trajectory: also return the states and data predictions on the way. A loss may depend on
             them with every exact method; the others, whose gradient is not that of the sampler's
             own states, refuse.
@@ -124,6 +126,8 @@ def sample(
 
     Raises:
         TypeError: an argument of another kind, such as ``solver=DDIM`` for ``DDIM()``.
+        OtherSamplerError: a denoiser of one noise schedule, prediction or scheduler with the grid
+            or solver of another.
         ValueError: a network whose output has not the shape of x; a grid in the wrong direction,
             a z sequence or noise of the wrong length, noise for an ODE solver or none for an SDE
             solver; a microbatch that cannot be one.
@@ -131,6 +135,10 @@ def sample(
         NotSupportedError: the gradient method does not differentiate this kind of solver, or
             gives no gradient of an input that requires one.
         UnreachableLeafError: a tensor that requires a gradient could not receive one.
+
+    Warns:
+        InitialNoiseWarning: x_T is far from the noise that the sampler begins with, as where
+            ``sampler.initial`` was forgotten.
     """
     _check_kinds(denoiser, "x_T", x_T, solver, grid, gradient)
     if not grid.sampling:
@@ -152,6 +160,8 @@ def sample(
             "Certified compares the gradients of a whole batch, and a microbatch has those of its "
             "parts: leave microbatch out, or use gradient=DiscreteAdjoint()"
         )
+    if parameters is not None:
+        parameters = _listed(parameters)  # a generator would serve the first part alone
     if microbatch < x_T.shape[0]:
         check_independent(denoiser, x_T, z, grid, microbatch, cost)
     in_parts = getattr(solver, "in_parts", None)
@@ -283,6 +293,7 @@ def _part(
     if noise is not None:
         noise = rows_of_noise(as_noise(noise, grid, x_T), rows)
     z = divided(z, batch, rows)
+    denoiser, parameters = of_rows(denoiser, parameters, batch, rows)
     return _run(denoiser, x_T[rows], z, solver, grid, noise, gradient, parameters, cost, trajectory)
 
 
@@ -292,6 +303,12 @@ def wanted_weights(
     """The weights that require a gradient, of those of the denoiser if none are given."""
     if parameters is None:
         parameters = list(denoiser.parameters()) if isinstance(denoiser, nn.Module) else []
+    # Once each: a list of some weights may be added to that of all.
+    wanted = {id(weight): weight for weight in _listed(parameters) if weight.requires_grad}
+    return list(wanted.values())
+
+
+def _listed(parameters: Sequence[Tensor]) -> list[Tensor]:
     several = isinstance(parameters, Iterable) and not isinstance(parameters, Tensor)
     given = list(parameters) if several else []
     if not several or not all(isinstance(one, Tensor) for one in given):
@@ -299,9 +316,7 @@ def wanted_weights(
             f"parameters is a {type(parameters).__name__}, expected a list of tensors: write "
             "parameters=[weight] or parameters=list(model.parameters())"
         )
-    # Once each: a list of some weights may be added to that of all.
-    wanted = {id(weight): weight for weight in given if weight.requires_grad}
-    return list(wanted.values())
+    return given
 
 
 def _check_kinds(

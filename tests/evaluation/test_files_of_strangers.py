@@ -155,6 +155,7 @@ def generic(scores=(0.9, 0.1, 0.5, 0.4), top="Morph;Who;Against;Sim\n"):
         (generic(("5e-1", "\u22120,5", "0,25", "1")), [0.5, -0.5, 0.25, 1]),
         (generic().replace("\n", ";\n"), [0.9, 0.1, 0.5, 0.4]),
         (generic().replace("m;a", "# m is a morph\nm;a"), [0.9, 0.1, 0.5, 0.4]),
+        ("# run;1;2;3\n" + generic(), [0.9, 0.1, 0.5, 0.4]),
     ],
 )
 def test_tables_of_spreadsheets(content, scores, tmp_path):
@@ -200,6 +201,8 @@ def test_no_column_says_who_was_compared_with_whom(tmp_path):
         ("bob", "bio_ref_subject_id,probe_subject_id,probe_key,probe_attack_type,score\n"
                 "a,a,1,bonafide,.5\n", ":2: probe_attack_type 'bonafide': leave"),
         ("mvr", "m; a; a1; 0.5\n#m; b; b1; 0.4\nm; c; c1; 0.3\n", ":2: '#m' begins with #"),
+        ("mvr", "#m; a; a1; 0.5\nm; b; b1; 0.4\n", ":1: '#m' begins with #"),
+        ("bob", "# of A\n\n#1 #1 a 0.5\n2 2 b 0.4\n", ":3: '#1' begins with #"),
     ],
 )  # fmt: skip
 def test_files_of_other_programs(name, content, message, tmp_path):

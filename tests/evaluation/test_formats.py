@@ -5,9 +5,16 @@ import json
 import numpy as np
 import pytest
 
-from adjointdeis.evaluation import EvaluationError, ScoreError, ScoreTable
+from adjointdeis.evaluation import (
+    EvaluationError,
+    ScoreError,
+    ScoreTable,
+    estimate_thresholds,
+    evaluate,
+)
 from adjointdeis.evaluation.attack_potential import attack_potential
-from adjointdeis.evaluation.formats import FORMATS, Labels, read, write
+from adjointdeis.evaluation.cli import main
+from adjointdeis.evaluation.formats import FORMATS, Labels, lists, read, write
 from adjointdeis.evaluation.formats.attack_potential import read_thresholds, write_info
 from adjointdeis.evaluation.formats.nist import parse_name
 from adjointdeis.evaluation.groups import group_table
@@ -291,3 +298,69 @@ def test_ids_that_never_agree_are_refused_where_kinds_come_from_them(tmp_path):
     path.write_text("".join(f"{i}; a; {j}_08; b; 0.{i}{j}\n" for i in (1, 2) for j in (1, 2)))
     with pytest.raises(ScoreError, match="no mated comparison of system 'arcface'"):
         read("mvr", [path], LABELS)
+
+
+@pytest.mark.parametrize(
+    ("name", "header", "row"),
+    [
+        ("mvr", "Morph; Subject; Sample; Score", "m; a; p; 0.5\nm; b; p; 0.5"),
+        ("mvr", "subject1; sample1; subject2; sample2; score", "a; x; a; y; 0.5"),
+        ("bob", "claimed_id real_id test_label score", "1 1 a 0.5"),
+        ("bob", "claimed_id model_label real_id test_label score", "1 x 1 a 0.5"),
+        ("pyeer", "score", "0.5"),
+    ],
+)
+def test_a_header_in_the_order_of_the_format_is_no_comparison(tmp_path, name, header, row):
+    path = put(tmp_path / "s.txt", f"# by a tool\n{header}\n{row}\n")
+    other = [put(tmp_path / "t.txt", "0.1\n")] if name == "pyeer" else []
+    table = read(name, [path, *other], LABELS)
+    assert table["score"].tolist() == [0.5] * len(row.splitlines()) + [0.1] * len(other)
+    with pytest.raises(ScoreError, match=r"s\.txt:\d: score 'score' is not a number; write it"):
+        read(name, [put(path, f"{row}\n{header.lower()}\n"), *other], LABELS)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("mvr", "subject;morph;sample;score\na;m;p;0.5\n"),
+        ("bob", "real_id claimed_id test_label score\n1 2 a 0.5\n"),
+        ("map", "morph\tsubject\tscore1\tscore2\nm\ta\t1\t2\nm\tb\t1\t2\n"),
+        ("pyeer", "probe reference similarity\na b 0.5\n"),
+        ("revelio", "Similarity\n0.5\n"),
+    ],
+)
+def test_any_other_header_is_refused_with_the_call_that_reads_it(tmp_path, name, text):
+    """Its columns may stand in another order: subject;morph would be read as morph;subject."""
+    path = put(tmp_path / "s.txt", text)
+    other = [put(tmp_path / "t.txt", "0.1\n")] if name in ("pyeer", "revelio") else []
+    with pytest.raises(ScoreError, match=r"s\.txt:1: score .* Is the line a header.*"
+                       r"--from generic .*s\.txt --columns score=([Ss]\w+) "):  # fmt: skip
+        read(name, [path, *other], LABELS)
+
+
+def test_that_call_reads_it(tmp_path):
+    path = put(tmp_path / "s.txt", "subject;morph;sample;score\na;m;p;0.5\nb;m;p;0.4\n")
+    names = "score=score morph_id=morph subject_id=subject probe_id=sample".split()
+    into = tmp_path / "scores.csv"
+    given = ["convert", "--from", "generic", str(path), "--columns", *names, "--into", str(into)]
+    assert main([*given, "--score-type", "similarity", "--probe", "other"]) == 0
+    assert read("canonical", [into], LABELS)["morph_id"].tolist() == ["m", "m"]
+
+
+def test_lists_have_no_header_but_their_own(tmp_path):
+    path = put(tmp_path / "l.txt", "morph\tbonafide1\tbonafide2\nm.png\ta.png\tb.png\n")
+    assert [triple.morph for triple in lists.read_triples(path)] == ["m.png"]
+    path = put(tmp_path / "l.csv", "# made by hand\nimage_path,label\na.png,attack\n")
+    assert lists.read_labels(path) == {"a.png": False}
+
+
+@pytest.mark.parametrize("nothing", [[], (), None])
+def test_no_false_match_rate_is_no_evaluation(nothing):
+    table = joined(morphs(), bona_fide())
+    for name, usual in (("fmr", r"\[0\.001\]"), ("impostor_policies", r"\['all'\]")):
+        with pytest.raises(EvaluationError, match=rf"^{name}=.*: expected .* as {name}={usual}$"):
+            evaluate(table, replicates=0, **{name: nothing})
+        with pytest.raises(EvaluationError, match=rf"^{name}=.*: expected .* as {name}={usual}$"):
+            estimate_thresholds(table, "arcface", **{name: nothing})
+    with pytest.raises(EvaluationError, match="'arcface'; the records are of nobody"):
+        evaluate(table, [], replicates=0)

@@ -227,6 +227,73 @@ def test_a_value_laid_aside_is_no_silent_part_of_the_loss(name: str) -> None:
     assert agree(found[0], torch.autograd.grad(total, x)[0])
 
 
+LONG = TimeGrid.uniform_lmbda(VPLinear(), 20, t_min=0.05, t_max=0.6)
+
+
+def begins_late(network: nn.Module, found: list[Tensor]):
+    def denoiser(x, t, z):
+        eps = network(x, t, z)
+        if 0.2 < float(t) < 0.5:
+            found.append(eps.square().mean())
+        return eps
+
+    return denoiser
+
+
+def by_a_hook(network: nn.Module, found: list[Tensor]):
+    network.register_forward_hook(lambda module, given, eps: found.append(eps[:, 0].mean()))
+    return lambda x, t, z: network(x, t, z)
+
+
+def by_a_generator(network: nn.Module, found: list[Tensor]):
+    def collected():
+        for step in range(100):
+            eps = yield
+            if 4 < step % 20 < 8:
+                found.append(eps.chunk(2, 1)[1].mean())
+
+    collector = collected()
+    next(collector)
+
+    def denoiser(x, t, z):
+        eps = network(x, t, z)
+        collector.send(eps)
+        return eps
+
+    return denoiser
+
+
+def into_a_tensor(network: nn.Module, found: list[Tensor]):
+    table = torch.zeros(40, dtype=torch.float64)
+
+    def denoiser(x, t, z):
+        eps = network(x, t, z)
+        if 0.2 < float(t) < 0.4:
+            table[int(40 * float(t))] = eps.square().mean()
+        return eps
+
+    found[:] = [table] * 8
+    return denoiser
+
+
+@pytest.mark.parametrize("kind", [begins_late, by_a_hook, by_a_generator, into_a_tensor])
+@pytest.mark.parametrize("name", METHODS)
+def test_a_value_of_some_steps_in_the_middle_is_no_silent_part_of_the_loss(name: str, kind) -> None:
+    method, solver = METHODS[name]
+    weights_too = name != "forward"
+    network, (x, z), found = MLPDenoiser().requires_grad_(weights_too), inputs(), []
+    for by in ([x.requires_grad_()], list(network.parameters()) if weights_too else [x]):
+        found.clear()
+        with pytest.raises((UnreachableLeafError, NotSupportedError), match=r"Backprop\(\)"):
+            x_0 = sample(
+                kind(network, found), x, z, solver=solver, grid=LONG, gradient=method,
+                parameters=list(network.parameters()),
+            ).x_0  # fmt: skip
+            chosen = found[4:8] if len(found) > 8 else found
+            torch.autograd.grad(x_0.sum() + sum(value.sum() for value in chosen), by)
+        assert found
+
+
 class Lazy(nn.Module):
     """Weights that the first evaluation makes."""
 

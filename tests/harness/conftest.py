@@ -1,13 +1,16 @@
 """The tiny profile on disk, and the program as a process of its own."""
 
+import json
 import os
+import select
 import subprocess
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
-from tiny_profile import PAIRS, command_line, draw_face, write_landmarks, write_profile
+from tiny_profile import PAIRS, ROOT, command_line, draw_face, write_landmarks, write_profile
 
 
 @pytest.fixture(scope="session")
@@ -39,6 +42,10 @@ def quiet_report(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def environ() -> dict[str, str]:
     """Environment of a fresh process of the program."""
+    return bare()
+
+
+def bare() -> dict[str, str]:
     clean = {
         key: value
         for key, value in os.environ.items()
@@ -48,37 +55,74 @@ def environ() -> dict[str, str]:
     return {**clean, "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg", "WANDB_MODE": "offline"}
 
 
+class Warm:
+    """Processes of the program that begin with its imports made; `warm.py` says how.
+
+    `test_quiet_process.py`, `test_install.py` and the tests that kill start it as a user does.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.told = {name: str(folder / name) for name in ("stdout", "stderr")}
+        command = [sys.executable, str(ROOT / "tests" / "warm.py")]
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, env=bare(), stdin=pipe, stdout=pipe, text=True)
+
+    def run(
+        self, command: list[str], cwd: Path, environ: dict[str, str], timeout: float
+    ) -> subprocess.CompletedProcess:
+        """What `subprocess.run` gives of a Python program, with its outputs as text."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        order = {"command": command, "cwd": str(cwd), "environ": environ, **self.told}
+        print(json.dumps(order), file=self.process.stdin, flush=True)
+        if not select.select([self.process.stdout], [], [], timeout)[0]:
+            raise subprocess.TimeoutExpired(command, timeout)
+        status = int(self.process.stdout.readline())
+        return subprocess.CompletedProcess(
+            command, status, *(Path(name).read_text() for name in self.told.values())
+        )
+
+
+@pytest.fixture(scope="session")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
+    """One for all tests of a worker."""
+    found = Warm(tmp_path_factory.mktemp("warm"))
+    yield found
+    found.process.communicate()
+
+
+def cold(
+    command: list[str], cwd: Path, environ: dict[str, str], timeout: float
+) -> subprocess.CompletedProcess:
+    """The same of a process that makes its imports itself, seconds of them."""
+    return subprocess.run(
+        command, cwd=cwd, env=environ, capture_output=True, text=True, timeout=timeout
+    )
+
+
 @pytest.fixture
-def program(environ, tmp_path) -> Callable[..., subprocess.CompletedProcess]:
+def start(request: pytest.FixtureRequest) -> Callable[..., subprocess.CompletedProcess]:
+    """How a test starts the program: as a fork that has its imports, in a study as a user does."""
+    study = request.node.get_closest_marker("slow")
+    return cold if study else request.getfixturevalue("warm").run
+
+
+@pytest.fixture
+def program(start, environ, tmp_path) -> Callable[..., subprocess.CompletedProcess]:
     """Runs `python run.py ...` to its end."""
 
     def run(
         arguments: list[str], timeout: float = 540, plots: bool = True
     ) -> subprocess.CompletedProcess:
-        return subprocess.run(
-            command_line(arguments, plots),
-            cwd=tmp_path,
-            env=environ,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-        )
+        return start(command_line(arguments, plots), tmp_path, environ, timeout)
 
     return run
 
 
 @pytest.fixture
-def started() -> Callable[..., subprocess.CompletedProcess]:
+def started(start) -> Callable[..., subprocess.CompletedProcess]:
     """Runs `python run.py ...` to its end in a folder and an environment of the caller's."""
 
     def run(arguments: list[str], cwd: Path, environ: dict[str, str], plots: bool = True):
-        return subprocess.run(
-            command_line(arguments, plots),
-            cwd=cwd,
-            env=environ,
-            capture_output=True,
-            text=True,
-            timeout=540,
-        )
+        return start(command_line(arguments, plots), cwd, environ, 540)
 
     return run

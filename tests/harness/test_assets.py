@@ -107,9 +107,7 @@ def test_weights_whose_header_says_nothing_of_their_training(folder, tmp_path, t
     network = assets.autoencoder("diffae.safetensors", at(folder)).network
     path = tmp_path / "mine.safetensors"
     save_network(network, path, {"training": training})
-    with pytest.raises(
-        WeightsError, match=r"mine\.safetensors: its header says training="
-    ):
+    with pytest.raises(WeightsError, match=r"mine\.safetensors: its header says training="):
         assets.autoencoder(str(path), at(folder))
     save_network(network, path, {"training": {"recipe": {}}})
     assert assets.autoencoder(str(path), at(folder)).prediction == "v"

@@ -6,9 +6,8 @@ from functools import partial
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from tiny_profile import ROOT
+from tiny_profile import ROOT, composed
 
 from adjointdeis.diffusion.schedule import DDPM
 from adjointdeis.gradients import AdjointDEIS, DiscreteAdjoint, Reversible
@@ -28,16 +27,14 @@ PAPER = ROOT / "src" / "adjointdeis" / "evaluation" / "paper" / "table1.csv"
 
 
 def row(choice: str, *overrides: str) -> Attack:
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        cfg = compose("config", [f"+attack@rows.x={choice}", "paths.root=.", *overrides])
+    cfg = composed([f"+attack@rows.x={choice}", "paths.root=.", *overrides])
     return instantiate(cfg.rows.x)
 
 
 @pytest.fixture(scope="module")
 def rows() -> dict[str, Attack]:
     lines = [f"+attack@rows.{c}={c}" for c in CHOICES if c not in WITHOUT_DEFAULTS]
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        cfg = compose("config", [*lines, "paths.root=."])
+    cfg = composed([*lines, "paths.root=."])
     return {name: instantiate(node) for name, node in cfg.rows.items()}
 
 

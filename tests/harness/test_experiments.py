@@ -5,8 +5,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
-from tiny_profile import ROOT
+from tiny_profile import ROOT, composed
 
 from adjointdeis.harness.command_line import check_overrides
 from adjointdeis.harness.tasks.morph import chosen_attacks
@@ -51,11 +50,10 @@ def test_it_does_with_a_dashboard_too(experiment: str) -> None:
 
 @pytest.mark.parametrize("experiment", [name for name in EXPERIMENTS if "frll" not in name])
 def test_rows_are_attacks(experiment: str) -> None:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("config", command(experiment))
-        tiny = compose("config", [*command(experiment), "+debug=tiny"])
+    cfg = composed(command(experiment))
     if cfg.task._target_.rpartition(".")[0] != "adjointdeis.harness.tasks.morph":
         pytest.skip("not a morphing experiment")
+    tiny = composed([*command(experiment), "+debug=tiny"])
     attacks = chosen_attacks(cfg)
     assert attacks and all(isinstance(attack, Attack) for attack in attacks)
     assert len({attack.name for attack in attacks}) == len(attacks)
@@ -73,8 +71,7 @@ def test_tasks_compose(task: str) -> None:
 
 def test_a_gradient_on_the_command_line_joins_the_baseline() -> None:
     lines = ["gradient=adjoint_deis", "gradient.steps=5", "optimizer.lr=0.5", "solver=sde_dpm"]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("config", [*command("quickstart"), *lines])
+    cfg = composed([*command("quickstart"), *lines])
     baseline, landmark, chosen = chosen_attacks(cfg)
     assert (baseline.name, landmark.name) == ("dim_a", "opencv")
     assert chosen.optimisation_steps == cfg.optimisation.steps == 6
@@ -84,8 +81,7 @@ def test_a_gradient_on_the_command_line_joins_the_baseline() -> None:
 
 
 def test_no_rows_and_no_gradient_is_an_error() -> None:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("config", ["paths.root=."])
+    cfg = composed(["paths.root=."])
     with pytest.raises(ValueError, match=r"no rows and no gradient.*\+experiment=quickstart"):
         chosen_attacks(cfg)
 
@@ -129,7 +125,6 @@ def test_commands_of_the_page_on_clusters_compose() -> None:
 def test_slurm_leaves_requeueing_to_slurm() -> None:
     from hydra.utils import instantiate
 
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("config", [*command("quickstart"), "trainer=slurm"])
+    cfg = composed([*command("quickstart"), "trainer=slurm"])
     (environment,) = instantiate(cfg.trainer.plugins)
     assert environment.auto_requeue is False

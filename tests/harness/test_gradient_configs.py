@@ -3,9 +3,8 @@
 from dataclasses import fields, replace
 
 import pytest
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from tiny_profile import ROOT
+from tiny_profile import ROOT, composed
 
 from adjointdeis.gradients import GradientMethod
 from adjointdeis.gradients.catalogue import CATALOGUE
@@ -16,8 +15,7 @@ NAMES = sorted(path.stem for path in (CONF / "gradient").glob("*.yaml"))
 
 
 def chosen(name: str) -> tuple[GradientMethod, set[str]]:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        node = compose("config", overrides=[f"gradient={name}"]).gradient
+    node = composed([f"gradient={name}"]).gradient
     return instantiate(node), set(node) - {"_target_"}
 
 

@@ -10,7 +10,7 @@ import tiny_profile
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf, open_dict
-from tiny_profile import ROOT
+from tiny_profile import ROOT, composed
 
 from adjointdeis.harness.launch import launch, run_directory
 from adjointdeis.harness.provenance import config_hash
@@ -19,8 +19,7 @@ COUNTING = "task._target_=tiny_profile.counting_task"
 
 
 def made(run: Path, *more: str):
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return compose("config", [COUNTING, f"paths.root={run.parent}", f"paths.run={run}", *more])
+    return composed([COUNTING, f"paths.root={run.parent}", f"paths.run={run}", *more])
 
 
 def calls(run: Path) -> list[str]:

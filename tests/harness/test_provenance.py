@@ -4,9 +4,8 @@ import json
 
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_dir
 from omegaconf import open_dict
-from tiny_profile import ROOT
+from tiny_profile import composed
 
 import adjointdeis
 from adjointdeis.evaluation.provenance import NOTICE, read_provenance, sources_match
@@ -16,8 +15,7 @@ from adjointdeis.harness.provenance import config_hash, environment, git_revisio
 
 @pytest.fixture
 def cfg():
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return compose("config", ["+experiment=table1_first"])
+    return composed(["+experiment=table1_first"])
 
 
 def changed(cfg, key: str, value: object) -> str:

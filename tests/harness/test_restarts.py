@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -25,16 +26,16 @@ def arguments(tiny: Path, run: Path, few: bool, *more: str) -> list[str]:
     return overrides(tiny, run, *more, root=run.parent, rows=rows, replicates=0)
 
 
-def drive(environ: dict, plan: dict) -> tuple[list[int], str]:
-    done = subprocess.run(
-        [sys.executable, str(DRIVER), json.dumps(plan)],
-        env=environ,
-        capture_output=True,
-        text=True,
-        timeout=2900,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.strip().splitlines()[-1])["statuses"], done.stderr
+@pytest.fixture
+def drive(start, environ, tmp_path) -> Callable[[dict], tuple[list[int], str]]:
+    """Exit statuses of the attempts of a plan of `killed.py`, and what they told."""
+
+    def run(plan: dict) -> tuple[list[int], str]:
+        done = start([sys.executable, str(DRIVER), json.dumps(plan)], tmp_path, environ, 2900)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return json.loads(done.stdout.strip().splitlines()[-1])["statuses"], done.stderr
+
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -51,10 +52,10 @@ def moments(count: int, seed: int) -> list[list]:
     return [[int(draw.integers(1, 8)), points[int(draw.integers(3))]] for _ in range(count)]
 
 
-def test_killed_three_times(undisturbed, tiny, tmp_path, environ) -> None:
+def test_killed_three_times(undisturbed, tiny, tmp_path, drive) -> None:
     run = tmp_path / "run"
     plan = {"arguments": arguments(tiny, run, few=True), "moments": moments(3, seed=1)}
-    statuses, _ = drive(environ, plan)
+    statuses, _ = drive(plan)
     assert statuses == [-signal.SIGKILL] * 3 + [0]
     assert_same(undisturbed, run)
 
@@ -62,23 +63,23 @@ def test_killed_three_times(undisturbed, tiny, tmp_path, environ) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(3000)  # twelve starts, on a machine that has other work
 @pytest.mark.parametrize("seed", [2, 3])
-def test_killed_ten_times_with_every_row(tiny, tmp_path, environ, seed: int) -> None:
+def test_killed_ten_times_with_every_row(tiny, tmp_path, drive, seed: int) -> None:
     calm, run = tmp_path / "calm" / "run", tmp_path / "killed" / "run"
-    drive(environ, {"arguments": arguments(tiny, calm, few=False), "moments": []})
+    drive({"arguments": arguments(tiny, calm, few=False), "moments": []})
     plan = {"arguments": arguments(tiny, run, few=False), "moments": moments(10, seed)}
-    statuses, _ = drive(environ, plan)
+    statuses, _ = drive(plan)
     assert statuses == [-signal.SIGKILL] * 10 + [0]
     assert_same(calm, run)
 
 
-def test_asked_to_stop(undisturbed, tiny, tmp_path, environ) -> None:
+def test_asked_to_stop(undisturbed, tiny, tmp_path, drive) -> None:
     run = tmp_path / "run"
     plan = {
         "arguments": arguments(tiny, run, few=True),
         "moments": [[5, "opened"], [6, "before"]],
         "signal": int(signal.SIGTERM),
     }
-    statuses, told = drive(environ, plan)
+    statuses, told = drive(plan)
     assert statuses == [128 + signal.SIGTERM] * 2 + [0]
     assert told.count(f"stopped by SIGTERM; the same command continues {run}") == 2
     assert_same(undisturbed, run)

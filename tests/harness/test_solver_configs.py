@@ -3,10 +3,9 @@
 from dataclasses import fields
 
 import pytest
-from hydra import compose, initialize_config_dir
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from tiny_profile import ROOT
+from tiny_profile import ROOT, composed
 
 from adjointdeis.gradients import NotSupportedError
 from adjointdeis.harness.command_line import check_overrides
@@ -18,15 +17,14 @@ NAMES = sorted(path.stem for path in (CONF / "solver").glob("*.yaml"))
 REVERSIBLE = ["bdia", "edict", "obelm", "rex"]
 
 
-def composed(*overrides: str):
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("config", ["+experiment=quickstart", "paths.root=.", *overrides])
+def quickstart(*overrides: str):
+    return composed(["+experiment=quickstart", "paths.root=.", *overrides])
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_file_makes_its_sampler_from_keys_it_has(name: str) -> None:
     check_overrides(CONF, ["+experiment=quickstart", f"solver={name}"])
-    node = composed(f"solver={name}").solver
+    node = quickstart(f"solver={name}").solver
     solver, keys = instantiate(node), set(node) - {"_target_"}
     assert solver.calculus in ("ode", "sde")
     assert keys <= {field.name for field in fields(solver)}
@@ -38,10 +36,10 @@ def test_a_file_makes_its_sampler_from_keys_it_has(name: str) -> None:
 
 @pytest.mark.parametrize("name", REVERSIBLE)
 def test_a_reversible_sampler_goes_with_its_gradient(name: str) -> None:
-    *_, attack = chosen_attacks(composed("gradient=reversible", f"solver={name}"))
+    *_, attack = chosen_attacks(quickstart("gradient=reversible", f"solver={name}"))
     assert isinstance(attack.solver, ReversibleSolver)
 
 
 def test_a_sampler_without_inverse_is_refused_before_anything_is_encoded() -> None:
     with pytest.raises((NotSupportedError, InstantiationException), match="DDIM has none"):
-        chosen_attacks(composed("gradient=reversible", "solver=ddim"))
+        chosen_attacks(quickstart("gradient=reversible", "solver=ddim"))

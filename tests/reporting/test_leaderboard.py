@@ -79,6 +79,33 @@ def drawn(method: str, factor: float, price: int, noise: float = 0.0, seed: int 
     return row(method, 20, [factor * h * math.exp(noise * own.gauss(0, 1)) for h in hard], price)
 
 
+def test_who_refuses_some_of_the_problems_has_no_place(tmp_path) -> None:
+    """Its mean is over the easy ones: below the others' there, it is better on none."""
+
+    def refused(method: str, steps: int, **more: Any) -> dict[str, Any]:
+        kept = {k: v for k, v in row(method, steps, 1.0, 20).items() if k not in ("flow", "chain")}
+        return kept | {"family": "hard", "refused": f"{steps} steps take {17 * steps} bytes"} | more
+
+    rows = [
+        row("whole", 20, 0.01, 60), row("whole", 20, 0.5, 60, family="hard"),
+        row("picky", 20, 0.005, 50), refused("picky", 20),
+        row("picky", 10, 0.02, 30), row("picky", 10, 0.9, 30, family="hard"),
+        refused("picky", 20, number=1),
+    ]  # fmt: skip
+    found = standings(rows, "x_T")
+    assert [(one.method, one.steps, one.missing) for one in found] == [
+        ("picky", 20, 2), ("whole", 20, 0), ("picky", 10, 0),
+    ]  # fmt: skip
+    assert [(one.method, one.place) for one in placed(found[:2])] == [("whole", 1), ("picky", None)]
+    assert names(at_price(found, 60)) == [("whole", 20), ("picky", 10)]
+    assert names(front(found)) == [("picky", 10), ("whole", 20)]
+    assert names(first(rows, "x_T", 20)) == [("whole", 20)]
+    write_leaderboard([*rows, refused("picky", 5)], FACTS, tmp_path)
+    page = (tmp_path / "leaderboard.md").read_text()
+    told = [line for line in page.splitlines() if "steps take" in line]
+    assert len(told) == 1 and "20 steps take 340 bytes" in told[0] and told[0].endswith("| 3    |")
+
+
 def test_methods_are_compared_problem_by_problem() -> None:
     """A fifth less on every problem is beyond doubt, whatever the problems; noise takes it back."""
     good, bad = standings([drawn("good", 0.01, 60), drawn("bad", 0.012, 40)], "x_T")

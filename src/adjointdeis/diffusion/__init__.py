@@ -13,6 +13,7 @@ from adjointdeis.diffusion.denoiser import (
     FromNoiseLevels,
     FromTimesteps,
 )
+from adjointdeis.diffusion.fit import InitialNoiseWarning, OtherSamplerError
 from adjointdeis.diffusion.from_diffusers import DiffusersModel, from_diffusers
 from adjointdeis.diffusion.grid import Node, TimeGrid
 from adjointdeis.diffusion.noise import BrownianPath, Noise, RecordedNoise, as_noise
@@ -47,9 +48,11 @@ __all__ = [
     "FromTimesteps",
     "GaussianDenoiser",
     "Guidance",
+    "InitialNoiseWarning",
     "MixtureDenoiser",
     "Node",
     "Noise",
+    "OtherSamplerError",
     "PerStep",
     "RecordedNoise",
     "RectifiedFlow",

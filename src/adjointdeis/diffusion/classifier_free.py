@@ -1,5 +1,6 @@
 """Classifier-free guidance: two predictions under two conditions, one extrapolated from them."""
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -97,6 +98,31 @@ class Guidance(nn.Module):
                 held = module._held.values()
                 yield from (v for v in held if isinstance(v, Tensor))  # type: ignore[misc]
 
+    def of_rows(
+        self, batch: int, rows: slice | list[int]
+    ) -> tuple["Guidance", list[tuple[Tensor, Tensor]]]:
+        """This guidance for some samples of a batch.
+
+        Returns:
+            A guidance with their rows of what is held for each sample; and each tensor that was
+            divided, with its rows.
+        """
+        found, divided = copy.copy(self), []
+        for name in ("_held", "_parameters", "_buffers", "_modules"):
+            found.__dict__[name] = dict(getattr(self, name))
+        for name in ("scale", *self._names):
+            value = self._value(name)
+            each = isinstance(value, Tensor) and value.ndim > (name != "scale")
+            if each and value.shape[0] == batch:
+                for held in (found._parameters, found._buffers):
+                    held.pop(name, None)
+                found._held[name] = own = value[rows]
+                divided.append((value, own))
+        if isinstance(self.denoiser, Guidance):
+            found.denoiser, inside = self.denoiser.of_rows(batch, rows)
+            divided += inside
+        return found, divided
+
     def evaluations_at(self, t: Tensor) -> int:
         """Network evaluations of one call at time t."""
         return 2 if self.guides(t) else 1
@@ -178,6 +204,19 @@ class Guidance(nn.Module):
         return guided if variance is None else torch.cat([guided, variance], dim=1)
 
 
+def of_rows(
+    denoiser: Any, parameters: Any, batch: int, rows: slice | list[int]
+) -> tuple[Any, list[Tensor] | None]:
+    """A denoiser and its parameters for some samples of a batch; see :meth:`Guidance.of_rows`."""
+    if not isinstance(denoiser, Guidance):
+        return denoiser, parameters
+    found, divided = denoiser.of_rows(batch, rows)
+    if parameters is not None:
+        own = {id(whole): part for whole, part in divided}
+        parameters = [own.get(id(parameter), parameter) for parameter in parameters]
+    return found, parameters
+
+
 class ClassifierFreeGuidance(Guidance):
     """:class:`Guidance` under the name of its paper, one branch after the other.
 
@@ -212,7 +251,7 @@ def _other_batch(name: str, value: Tensor, batch: int) -> ValueError:
     return ValueError(
         f"{name} has shape {tuple(value.shape)} for a batch of {batch}: give it once for all "
         f"samples or once for each, {batch} in its first dimension alone; with microbatch=, whose "
-        "parts have fewer samples, once for all"
+        "parts have fewer samples, let the guidance be the outermost module or give it once for all"
     )
 
 

@@ -64,6 +64,8 @@ class _Converted(nn.Module):
         schedule: gives alpha and sigma at t.
     """
 
+    predicts = "eps"
+
     def __init__(self, network: Callable[..., Tensor], schedule: Schedule) -> None:
         super().__init__()
         self.network = network
@@ -226,6 +228,8 @@ class EDM(nn.Module):
     References:
         Elucidating the design space of diffusion models, table 1, https://arxiv.org/abs/2206.00364
     """
+
+    predicts = "eps"
 
     def __init__(
         self, network: Callable[..., Tensor], schedule: Schedule, sigma_data: float = 0.5

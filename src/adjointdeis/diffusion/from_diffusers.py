@@ -314,6 +314,8 @@ class _Prediction(nn.Module):
 class _FlowTime(nn.Module):
     """A network of time in 0..T, seen as one of time in [0, 1]."""
 
+    predicts = "velocity"
+
     def __init__(self, network: nn.Module, timesteps: int) -> None:
         super().__init__()
         self.network = network

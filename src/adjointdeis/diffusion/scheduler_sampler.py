@@ -58,7 +58,7 @@ class Sampler:
         convention = getattr(network, "convention", None)
         rounded = convention is not None and convention.rounded_state
         self.solver = SchedulerSolver(scheduler, arguments, seed, predicts, rounded)
-        self.denoiser = AtSteps(network, scheduler.timesteps, self.solver.steps)
+        self.denoiser = AtSteps(network, scheduler, self.solver.steps, predicts)
         self.grid = StepGrid(self.solver.steps, 0, self.solver.steps, self.solver.name)
 
     def generator(self, step: int) -> torch.Generator:

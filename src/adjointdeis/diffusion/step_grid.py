@@ -92,11 +92,23 @@ class StepNode(Node):
 
 
 class AtSteps(nn.Module):
-    """A network of a scheduler's timesteps, seen as one of the steps of a :class:`StepGrid`."""
+    """A network of a scheduler's timesteps, seen as one of the steps of a :class:`StepGrid`.
 
-    def __init__(self, network: nn.Module, timesteps: Tensor, steps: int) -> None:
+    Args:
+        network: ``(x, timestep, z)``.
+        scheduler: after ``set_timesteps``.
+        steps: of the whole run.
+        asked: what the scheduler asks of the network.
+
+    Attributes:
+        timesteps, levels: the scheduler's times and, where it has them, its signal levels.
+    """
+
+    def __init__(self, network: nn.Module, scheduler: Any, steps: int, asked: str) -> None:
         super().__init__()
-        self.network, self.timesteps, self.steps = network, timesteps, steps
+        self.network, self.steps, self.asked = network, steps, asked
+        self.timesteps: Tensor = scheduler.timesteps
+        self.levels: Any = getattr(scheduler, "alphas_cumprod", None)
 
     def forward(self, x: Tensor, t: Tensor, z: Any) -> Tensor:
         number = round((1.0 - float(t)) * self.steps)

@@ -88,11 +88,9 @@ def attack_potential(
         ScoreError: when the systems scored other morphs or subjects.
     """
     systems = _same_morphs(groups)
-    rows = attempts or min(int(groups[s].probes.min()) for s in systems)
-    reached = np.stack([groups[s].accepted_by_all(np.array([taus[s]]))[0] for s in systems])
-    counts = _count_systems(reached[:, None, :], rows, len(systems))
+    (hits,) = _hits(groups, {system: np.array([tau]) for system, tau in taus.items()}, attempts)
     return AttackPotential(
-        counts=counts.sum(axis=-1)[0].astype(np.int64),
+        counts=hits.sum(axis=-1),
         n=len(groups[systems[0]]),
         systems=systems,
         n_failed=sum(groups[s].n_failed for s in systems),
@@ -113,27 +111,27 @@ def bootstrap_attack_potential(
         taus: each system's thresholds, shape (B,), or one fixed threshold; oriented.
     """
     systems = _same_morphs(groups)
-    rows = attempts or min(int(groups[s].probes.min()) for s in systems)
     weights = morph_weights(draws, groups[systems[0]])
-    values = np.empty((len(draws), rows, len(systems)))
+    every = {system: np.broadcast_to(taus[system], len(draws)) for system in systems}
+    values = []
     for start in range(0, len(draws), 128):
         part = slice(start, start + 128)
-        reached = []
-        for system in systems:
-            tau = np.broadcast_to(np.asarray(taus[system], dtype=np.float64), (len(draws),))
-            reached.append(groups[system].accepted_by_all(tau[part]))
-        hits = _count_systems(np.stack(reached), rows, len(systems))
+        hits = _hits(groups, {system: tau[part] for system, tau in every.items()}, attempts)
         w = weights[part]
         with np.errstate(invalid="ignore", divide="ignore"):
-            values[part] = np.einsum("brcm,bm->brc", hits, w) / w.sum(axis=1)[:, None, None]
-    return values
+            values.append(np.einsum("brcm,bm->brc", hits, w) / w.sum(axis=1)[:, None, None])
+    return np.concatenate(values)
 
 
-def _count_systems(reached: np.ndarray, rows: int, columns: int) -> np.ndarray:
-    """From min-over-subjects counts, shape (F, T, M), to hits of shape (T, R, C, M)."""
+def _hits(
+    groups: Mapping[str, MorphScores], taus: Mapping[str, np.ndarray], attempts: int | None
+) -> np.ndarray:
+    """Whether each morph reaches (r, c) at each threshold, shape (T, R, C, M)."""
+    rows = attempts or min(int(own.probes.min()) for own in groups.values())
+    reached = np.stack([own.accepted_by_all(taus[system]) for system, own in groups.items()])
     at_r = reached[None] >= np.arange(1, rows + 1).reshape(-1, 1, 1, 1)
     n_systems = at_r.sum(axis=1)
-    hits = n_systems[:, None] >= np.arange(1, columns + 1).reshape(1, -1, 1, 1)
+    hits = n_systems[:, None] >= np.arange(1, len(groups) + 1).reshape(1, -1, 1, 1)
     return np.moveaxis(hits, 2, 0)
 
 

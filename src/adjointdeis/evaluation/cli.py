@@ -53,6 +53,10 @@ formats, and the files that each takes:
   pyeer      two files, genuine then impostor, score in the last column
   revelio    two files, bona fide then morph, one score per line
 
+mvr, map, bob columns, pyeer and revelio have no header; one that names the fields in their order is
+passed over, any other is refused. A line that begins with # is a comment, unless it has the fields
+of a score: then it is refused, above the first score too, for # may be the beginning of an id.
+
 which probe policy to state:
   source     morphs were compared with the very images that they were made from: the attacker's
              best case, and often tens of points higher

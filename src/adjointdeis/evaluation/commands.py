@@ -4,7 +4,7 @@ import hashlib
 import json
 import sys
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ def score(options: Namespace) -> None:
     """Evaluates a score file, prints the tables and writes the result as JSON."""
     table = read_scores(options.scores)
     subjects = _subjects(options)
-    _check_statistics(options)
+    statistics = _statistics(options)
     if options.thresholds:
         if options.fmr or options.impostors:
             raise EvaluationError("--thresholds brings its own FMR and impostor policy; drop those")
@@ -58,24 +58,18 @@ def score(options: Namespace) -> None:
                 confidence=options.confidence,
             )
         ]
-    rows = evaluate(
-        table,
-        records,
-        probe_policies=options.probe,
-        attacks=options.attacks,
-        systems=options.systems,
-        variants=options.variants,
-        subjects=subjects,
-        **_statistics(options),
-    )
+    asked = {
+        "probe_policies": options.probe,
+        "attacks": options.attacks,
+        "systems": options.systems,
+        "variants": options.variants,
+        **statistics,
+    }
+    rows = evaluate(table, records, subjects=subjects, **asked)
     for covariate in options.by or ():
         if subjects is None:
             raise EvaluationError(f"--by {covariate} needs --subjects FILE")
-        rows += evaluate_by(
-            table, subjects, covariate, records, probe_policies=options.probe,
-            attacks=options.attacks, systems=options.systems, variants=options.variants,
-            **_statistics(options),
-        )  # fmt: skip
+        rows += evaluate_by(table, subjects, covariate, records, **asked)
     text = _printed(tables.rates_table(rows), tables.threshold_table(records))
     print(text)
     result = {
@@ -96,11 +90,10 @@ def score(options: Namespace) -> None:
 
 def report(options: Namespace) -> None:
     """Writes a report of score files: HTML, Markdown, LaTeX, CSV, JSON and figures."""
-    load("matplotlib", "reports")
-    load("PIL", "reports")
+    _require_plots()
     from adjointdeis.reporting.score_report import write_score_report
 
-    _check_statistics(options)
+    statistics = _statistics(options)
     read = [read_scores(path) for path in options.scores]
     written = write_score_report(
         concatenate(read),
@@ -112,21 +105,20 @@ def report(options: Namespace) -> None:
         subjects=_subjects(options),
         covariates=options.by or (),
         plots=not options.no_plots,
-        **_statistics(options),
+        **statistics,
     )
-    print(f"wrote {len(written)} files to {options.out}: report.html first", file=sys.stderr)
+    _say_written(written, options)
 
 
 def verification(options: Namespace) -> None:
     """Prints EER and FNMR of every recogniser; with --out also figures, as `report` does."""
-    _check_statistics(options)
-    table = read_scores(options.scores)
+    statistics = _statistics(options)
     rows = verification_rows(
-        table,
+        read_scores(options.scores),
         fmr=options.fmr or (0.01, 0.001, 0.0001),
         impostor_policy=options.impostors,
         subjects=_subjects(options),
-        **_statistics(options),
+        **statistics,
     )
     print(_printed(tables.verification_table(rows)))
     if options.out:
@@ -137,7 +129,7 @@ def verification(options: Namespace) -> None:
 
 def compare(options: Namespace) -> None:
     """Compares two attacks pair by pair and prints the table."""
-    _check_statistics(options)
+    statistics = _statistics(options)
     found = compare_attacks(
         read_scores(options.scores),
         options.first,
@@ -147,18 +139,18 @@ def compare(options: Namespace) -> None:
         fmr=options.fmr,
         systems=options.systems,
         subjects=_subjects(options),
-        **_statistics(options),
+        **statistics,
     )
     print(markdown_table(tables.paired_table(found)))
 
 
 def map(options: Namespace) -> None:
     """Prints the matrix MAP[r, c] of every attack and probe policy, then G-MAP over the attacks."""
-    _check_statistics(options)
+    statistics = _statistics(options)
     table = read_scores(options.scores)
     records = read_thresholds(options.thresholds) if options.thresholds else None
     asked = {"fmr": options.fmr, "impostor_policy": options.impostors,
-             "subjects": _subjects(options), **_statistics(options)}  # fmt: skip
+             "subjects": _subjects(options), **statistics}  # fmt: skip
     rows = evaluate_attack_potential(table, records, **asked)
     print(_printed(*tables.potential_tables(rows)))
     general = evaluate_generality(table, records, **asked)
@@ -167,9 +159,9 @@ def map(options: Namespace) -> None:
 
 def mad(options: Namespace) -> None:
     """Prints the detection rates of every detector, and writes their DET curves if asked."""
-    _check_statistics(options)
+    statistics = _statistics(options)
     table = read_scores(options.scores)
-    rows = detection_rows(table, **_statistics(options))
+    rows = detection_rows(table, **statistics)
     if not rows:
         raise EvaluationError(f"{options.scores}: no row of kind 'mad'")
     print(markdown_table(tables.detection_table(rows)))
@@ -180,30 +172,26 @@ def mad(options: Namespace) -> None:
 
 def detection(options: Namespace) -> None:
     """Prints the matrix of every detector; with --out also a page with the plots."""
-    _check_statistics(options)
+    statistics = _statistics(options)
     study = read_detection(options.scores)
-    rows = matrix_rows(study, **_statistics(options))
-    changed = hardening_rows(study, **_statistics(options))
+    rows = matrix_rows(study, **statistics)
+    changed = hardening_rows(study, **statistics)
     print(_printed(*detection_tables.headline_tables(rows, changed)))
     if options.out:
-        load("matplotlib", "reports")
-        load("PIL", "reports")
+        _require_plots()
         from adjointdeis.reporting.detection import write_detection_report
 
         written = write_detection_report(
             study, rows, changed, options.out, plots=not options.no_plots
         )
-        print(f"wrote {len(written)} files to {options.out}: report.html first", file=sys.stderr)
+        _say_written(written, options)
 
 
 def threshold(options: Namespace) -> None:
     """Estimates thresholds, prints them and writes the records."""
     table = read_scores(options.scores)
-    stated = {}
-    if options.alignment:
-        stated["alignment"] = options.alignment
-    if options.impostor_set:
-        stated["impostor_set"] = options.impostor_set
+    given = {"alignment": options.alignment, "impostor_set": options.impostor_set}
+    stated = {name: value for name, value in given.items() if value}
     systems = options.systems or table.unique("system", kind="nonmated")
     if not systems:
         raise EvaluationError(f"{options.scores}: no row of kind 'nonmated'")
@@ -318,12 +306,17 @@ def _printed(*found: tables.Table) -> str:
     return "\n\n".join(markdown_table(each) for each in found)
 
 
+def _require_plots() -> None:
+    for package in ("matplotlib", "PIL"):
+        load(package, "reports")
+
+
+def _say_written(files: Sequence[object], options: Namespace) -> None:
+    print(f"wrote {len(files)} files to {options.out}: report.html first", file=sys.stderr)
+
+
 def _statistics(options: Namespace) -> dict[str, Any]:
-    """Options of every interval."""
-    return {name: getattr(options, name) for name in ("replicates", "seed", "confidence")}
-
-
-def _check_statistics(options: Namespace) -> None:
+    """Options of every interval, checked."""
     if not 0 < options.confidence < 1:
         raise EvaluationError(
             f"--confidence {options.confidence}: expected between 0 and 1, as 0.95 or 95%"
@@ -336,6 +329,7 @@ def _check_statistics(options: Namespace) -> None:
             "give every digit that an interval has"
         )
     _check_seed(options)
+    return {name: getattr(options, name) for name in ("replicates", "seed", "confidence")}
 
 
 def _check_seed(options: Namespace) -> None:

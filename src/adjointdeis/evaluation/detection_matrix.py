@@ -159,10 +159,14 @@ class DetectionStudy:
 
     def trainings(self, detector: str) -> list[str]:
         """What a detector was trained on: `all` first, then attacks, leave-one-out, the others."""
-        singles = [*self.attacks, *(WITHOUT + name for name in self.attacks)]
-        order = ("all", "given", *singles, "hardened", "shuffled")
         found = {s.trained_on for s in self.tables if s.detector == detector}
-        return [name for name in order if name in found]
+        return [name for name in training_order(self.attacks) if name in found]
+
+
+def training_order(attacks: Sequence[str]) -> list[str]:
+    """Every training that these attacks allow, in the order of the tables."""
+    left_out = [WITHOUT + name for name in attacks]
+    return ["all", "given", *attacks, *left_out, "hardened", "shuffled"]
 
 
 def read_detection(path: str | os.PathLike[str]) -> DetectionStudy:
@@ -275,9 +279,7 @@ def matrix_rows(
 
     Args:
         study: Detection scores under every setting.
-        replicates: of the subject bootstrap; 0 leaves the exact interval alone.
-        seed: of the bootstrap.
-        confidence: level of the intervals, in (0, 1).
+        replicates, seed, confidence: as for `detection_rows`.
 
     Returns:
         JSON-ready rows of `detection_rows` with detector, kind, trained_on, degradation and `saw`,
@@ -313,9 +315,7 @@ def hardening_rows(
     Args:
         study: Detection scores under every setting.
         before, after: Two trainings; detectors that have both are compared.
-        replicates: of the paired subject bootstrap; 0 gives no interval.
-        seed: of the bootstrap.
-        confidence: level of the intervals.
+        replicates, seed, confidence: of the paired subject bootstrap; 0 gives no interval.
 
     Returns:
         a row per detector, degradation and attack, the worst one too: detector, kind, degradation,
@@ -341,20 +341,19 @@ def hardening_rows(
                 f"{study.source or 'scores'}: {old.detector}, degradation {old.degradation}: "
                 f"{before!r} and {after!r} scored different images; score the same ones with both"
             )
-        rates = {
-            training: {row["attack"]: row for row in matrix_rows(
-                DetectionStudy({s: study.tables[s]}, study.source), replicates=0)}
-            for training, s in ((before, old), (after, new))
-        }  # fmt: skip
+        rates = []
+        for setting in (old, new):
+            alone = DetectionStudy({setting: study.tables[setting]}, study.source)
+            rates.append({row["attack"]: row for row in matrix_rows(alone, replicates=0)})
         draws = None
         if replicates:
             people = np.concatenate([side.people.ravel() for side in sides])
             draws = draw_subjects(np.unique(people), replicates=replicates, seed=seed)
-        attacks = [name for name in rates[before] if name != WORST]
+        attacks = [name for name in rates[0] if name != WORST]
         groups = [*([name] for name in attacks), attacks]
         drawn = None if draws is None else [resampled_points(i, groups, draws) for i in sides]
         for g, attack in enumerate((*attacks, WORST)):
-            first, second = rates[before][attack], rates[after][attack]
+            first, second = (found[attack] for found in rates)
             row: dict[str, Any] = {
                 "detector": old.detector,
                 "kind": old.kind,

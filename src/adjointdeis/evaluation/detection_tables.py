@@ -4,12 +4,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from adjointdeis.evaluation.detection import WORST
-from adjointdeis.evaluation.detection_matrix import CHANGES, KINDS, UNDEGRADED, WITHOUT
+from adjointdeis.evaluation.detection_matrix import (
+    CHANGES,
+    KINDS,
+    UNDEGRADED,
+    WITHOUT,
+    training_order,
+)
+from adjointdeis.evaluation.detection_points import OPERATING_POINTS
 from adjointdeis.evaluation.tables import (
     DASH,
     Cell,
     Table,
     cells,
+    change_cell,
     interval,
     operating_cell,
     percent,
@@ -30,17 +38,19 @@ _NAMES = (
 _NEEDS = "A dash with a number: fewer images than an error rate so low can be seen in."
 
 
+def rows_of(rows: Sequence[Row], **wanted: str) -> list[Row]:
+    """The rows with these values."""
+    return [row for row in rows if all(row[name] == value for name, value in wanted.items())]
+
+
 def first_of(rows: Sequence[Row], **wanted: str) -> Row | None:
     """The first row with these values, or None."""
-    for row in rows:
-        if all(row[name] == value for name, value in wanted.items()):
-            return row
-    return None
+    return next(iter(rows_of(rows, **wanted)), None)
 
 
 def headline_of(rows: Sequence[Row], detector: str) -> str:
     """The training that speaks for a detector: on all attacks, or as it was given, or its first."""
-    found = list(dict.fromkeys(row["trained_on"] for row in rows if row["detector"] == detector))
+    found = list(dict.fromkeys(row["trained_on"] for row in rows_of(rows, detector=detector)))
     return next((name for name in HEADLINE if name in found), found[0])
 
 
@@ -64,16 +74,18 @@ def overview_table(rows: Sequence[Row]) -> Table:
                            attack=WORST)  # fmt: skip
             if row is None:
                 continue
+            shuffled = rows_of(
+                rows, detector=detector, trained_on="shuffled", degradation=UNDEGRADED
+            )
             control = max(
-                (r for r in rows if (r["detector"], r["trained_on"], r["degradation"])
-                 == (detector, "shuffled", UNDEGRADED) and r["attack"] != WORST),
-                key=lambda r: abs(r["d_eer"] - 0.5), default=None,
-            )  # fmt: skip
+                (row for row in shuffled if row["attack"] != WORST),
+                key=lambda row: abs(row["d_eer"] - 0.5),
+                default=None,
+            )
             points = (operating_cell(row[name]) for name in POINTS)
-            line = [detector, KINDS[row["kind"]], trained, equal_error_cell(row), *points,
-                    equal_error_cell(control), str(row["n_morph"]),
-                    str(row["n_bonafide"])]  # fmt: skip
-            lines.append(cells(line))
+            head = (detector, KINDS[row["kind"]], trained, equal_error_cell(row))
+            sizes = (str(row["n_morph"]), str(row["n_bonafide"]))
+            lines.append(cells([*head, *points, equal_error_cell(control), *sizes]))
     notes = (
         f"{_NAMES} Each at the worst attack, the headline; morphs: of the smallest attack. "
         "Control: the same detector trained on shuffled labels, at the attack where it is furthest "
@@ -106,9 +118,9 @@ def matrix_table(rows: Sequence[Row], detector: str, degradation: str) -> Table:
         detector: Name of the detector.
         degradation: Name of the degradation.
     """
-    own = [r for r in rows if (r["detector"], r["degradation"]) == (detector, degradation)]
+    own = rows_of(rows, detector=detector, degradation=degradation)
     tested = list(dict.fromkeys(row["attack"] for row in own))
-    order = ["all", "given", *tested, *(WITHOUT + name for name in tested), "hardened", "shuffled"]
+    order = training_order(tested)
     trained = dict.fromkeys(row["trained_on"] for row in own)
     lines = []
     for name in sorted(trained, key=lambda t: order.index(t) if t in order else len(order)):
@@ -146,18 +158,17 @@ def points_table(
         degradation: Name of the degradation.
         trained_on: One training; None for all.
     """
-    own = [r for r in rows if (r["detector"], r["degradation"]) == (detector, degradation)]
-    own = [r for r in own if trained_on in (None, r["trained_on"])]
+    own = rows_of(rows, detector=detector, degradation=degradation)
+    own = own if trained_on is None else rows_of(own, trained_on=trained_on)
     header = ("trained on", "tested on", "D-EER %", "BSCER10 %", "BSCER20 %", "BSCER100 %",
               "MACER10 %", "MACER100 %", "morphs", "bona fide", "failed")  # fmt: skip
     lines = []
     for row in own:
-        points = (operating_cell(row[name]) for name in (*POINTS, "macer10", "macer100"))
+        points = (operating_cell(row[name]) for name in OPERATING_POINTS)
         failed = f"{row['n_failed_morph']}/{row['n_failed_bonafide']}"
         sizes = (str(row["n_morph"]), str(row["n_bonafide"]))
         head = (training(row["trained_on"]), row["attack"], equal_error_cell(row))
-        line = [*head, *points, *sizes, failed]
-        lines.append(cells(line))
+        lines.append(cells([*head, *points, *sizes, failed]))
     return Table(
         f"points-{detector}-{degradation}",
         f"{detector}: every operating point" + (f", trained on {trained_on}" if trained_on else ""),
@@ -175,7 +186,7 @@ def leave_one_out_table(rows: Sequence[Row]) -> Table | None:
     Args:
         rows: Of `matrix_rows`; those of degraded images are left out.
     """
-    own = [row for row in rows if row["degradation"] == UNDEGRADED]
+    own = rows_of(rows, degradation=UNDEGRADED)
     left = [row for row in own if row["trained_on"] == WITHOUT + row["attack"]]
     detectors = list(dict.fromkeys(row["detector"] for row in left))
     lines = []
@@ -236,9 +247,7 @@ def hardening_table(rows: Sequence[Row], degradation: str = UNDEGRADED) -> Table
               "MACER10 %", "MACER10, points", "BSCER10 %", "BSCER10, points",
               "morphs")  # fmt: skip
     lines = []
-    for row in rows:
-        if row["degradation"] != degradation:
-            continue
+    for row in rows_of(rows, degradation=degradation):
         line: list[str | Cell] = [row["attack"], row["detector"], LEARNT.get(row["learnt"], DASH)]
         for name in (CHANGES[0], CHANGES[2], CHANGES[1]):
             point = row[name]
@@ -246,8 +255,8 @@ def hardening_table(rows: Sequence[Row], degradation: str = UNDEGRADED) -> Table
                 line += [Cell(DASH), Cell(DASH)]
                 continue
             ends = (percent(point[end], row["n_morph"]) for end in ("before", "after"))
-            line.append(Cell(" → ".join(ends)))
-            line.append(_change_cell(point))
+            change = change_cell(point["change"], point["lo"], point["hi"])
+            line += [Cell(" → ".join(ends)), change]
         lines.append(cells([*line, str(row["n_morph"])]))
     notes = (
         "Trained with guided morphs among the examples, minus without, on the same images. "
@@ -262,14 +271,6 @@ def hardening_table(rows: Sequence[Row], degradation: str = UNDEGRADED) -> Table
         return None
     return Table(f"hardening-{degradation}", "Hardened with guided morphs", header, tuple(lines),
                  (("Degradation", degradation),), notes, fold=False)  # fmt: skip
-
-
-def _change_cell(point: Mapping[str, float | None]) -> Cell:
-    """A change in points with its sign and interval."""
-    change, lo, hi = point["change"], point["lo"], point["hi"]
-    assert change is not None
-    bounds = () if lo is None or hi is None else (f"[{100 * lo:+.1f}, {100 * hi:+.1f}]",)
-    return Cell(f"{100 * change:+.1f}", bounds)
 
 
 def headline_tables(rows: Sequence[Row], changed: Sequence[Row] = ()) -> list[Table]:

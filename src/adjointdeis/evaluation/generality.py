@@ -1,6 +1,6 @@
 """Rows of MAP[r, c] and G-MAP from a table of scores, with the labels of `protocol`."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,40 +16,17 @@ from adjointdeis.evaluation.groups import MorphScores, group_table
 from adjointdeis.evaluation.operating import (
     TAU_FIXED,
     TAU_REESTIMATED,
-    OperatingPoint,
+    ThresholdSource,
     chosen,
-    draw_for,
-    operating_point,
 )
 from adjointdeis.evaluation.protocol import WORST_CASE
 from adjointdeis.evaluation.scores import ScoreTable
 from adjointdeis.evaluation.subjects import Subjects
 from adjointdeis.evaluation.thresholds import ThresholdRecord
 from adjointdeis.evaluation.uncertainty import (
-    SubjectDraws,
     bootstrap_rates,
     covering_interval,
     independent_morphs,
-)
-
-MAP_ROW_KEYS = (
-    "attack",
-    "systems",
-    "probe_policy",
-    "impostor_policy",
-    "fmr_target",
-    "r",
-    "c",
-    "k",
-    "n",
-    "value",
-    "wilson_lo",
-    "wilson_hi",
-    "bootstrap_lo",
-    "bootstrap_hi",
-    "bootstrap_tau",
-    "confidence",
-    "n_failed",
 )
 
 
@@ -72,15 +49,14 @@ def evaluate_attack_potential(
 
     Args:
         table: `morph` rows of several systems, and `nonmated` rows where thresholds are estimated.
-        thresholds: Records to use, one per system; None estimates each from the table's impostors.
-        fmr: Target false match rate, a share.
-        impostor_policy: Which impostors set the threshold: all, same-sex, same-sex-and-group.
-        attacks, systems, probe_policies: What to evaluate; None takes what the table has.
-        subjects: Sex and group of each subject, for the policies that need them.
+        fmr, impostor_policy: One target and one policy, which every system's threshold has.
         attempts: R, the number of rows; None is the smallest number of probes of any subject.
-        replicates: Draws of the subject bootstrap; 0 leaves it out.
-        seed: Seed of the bootstrap.
-        confidence: Level of the intervals, in (0, 1).
+        thresholds, attacks, systems, probe_policies, subjects: As for `evaluate`.
+        replicates, seed, confidence: As for `evaluate`.
+
+    Returns:
+        attack, systems, probe_policy, impostor_policy, fmr_target, r, c, the numbers of the cell as
+        `evaluate` gives them (k, n, value, both intervals, bootstrap_tau, confidence) and n_failed.
 
     Raises:
         EvaluationError: when a system has no threshold at this FMR and policy.
@@ -89,10 +65,12 @@ def evaluate_attack_potential(
     attacks = chosen(morphs, "attack", attacks)
     systems = chosen(morphs, "system", systems)
     policies = chosen(morphs, "probe_policy", probe_policies)
-    draws = draw_for(table, replicates, seed) if replicates else None
-    points = _points(table, systems, thresholds, fmr, impostor_policy, subjects, draws, confidence)
-    taus, replicated = _taus(points)
-    fixed = any(p.taus is None for p in points.values())
+    source = ThresholdSource(table, thresholds, subjects, replicates, seed, confidence)
+    points = {system: source.point(system, fmr, impostor_policy) for system in systems}
+    tau = None
+    if source.draws is not None:
+        fixed = any(point.redrawn is None for point in points.values())
+        tau = TAU_FIXED if fixed else TAU_REESTIMATED
     rows = []
     for attack in attacks:
         for policy in policies:
@@ -102,11 +80,13 @@ def evaluate_attack_potential(
                 s: group_table(morphs, attack=attack, system=s, probe_policy=policy)
                 for s in systems
             }
+            taus = {system: point.record.oriented for system, point in points.items()}
             matrix = attack_potential(groups, taus, attempts)
             independent = independent_morphs(groups[systems[0]])
             values = None
-            if draws is not None:
-                values = bootstrap_attack_potential(draws, groups, replicated, attempts)
+            if source.draws is not None:
+                redrawn = {system: point.taus for system, point in points.items()}
+                values = bootstrap_attack_potential(source.draws, groups, redrawn, attempts)
             n_rows, n_columns = matrix.counts.shape
             for r in range(1, n_rows + 1):
                 for c in range(1, n_columns + 1):
@@ -115,12 +95,27 @@ def evaluate_attack_potential(
                     if values is not None:
                         own = values[:, r - 1, c - 1]
                         lo, hi = covering_interval(own, cell.value, independent, confidence)
-                    tau = TAU_FIXED if fixed else TAU_REESTIMATED
-                    numbers = (r, c, cell.k, cell.n, cell.value, cell.lo, cell.hi, lo, hi)
-                    labels = (attack, list(systems), policy, impostor_policy, fmr)
-                    tail = (None if draws is None else tau, confidence, cell.n_failed)
-                    row = (*labels, *numbers, *tail)
-                    rows.append(dict(zip(MAP_ROW_KEYS, row, strict=True)))
+                    rows.append(
+                        {
+                            "attack": attack,
+                            "systems": list(systems),
+                            "probe_policy": policy,
+                            "impostor_policy": impostor_policy,
+                            "fmr_target": fmr,
+                            "r": r,
+                            "c": c,
+                            "k": cell.k,
+                            "n": cell.n,
+                            "value": cell.value,
+                            "wilson_lo": cell.lo,
+                            "wilson_hi": cell.hi,
+                            "bootstrap_lo": lo,
+                            "bootstrap_hi": hi,
+                            "bootstrap_tau": tau,
+                            "confidence": confidence,
+                            "n_failed": cell.n_failed,
+                        }
+                    )
     return rows
 
 
@@ -141,13 +136,8 @@ def evaluate_generality(
 
     Args:
         table: `morph` rows of several attacks and systems, and `nonmated` rows.
-        thresholds: Records to use, one per system; None estimates each from the table's impostors.
-        fmr: Target false match rate, a share.
-        impostor_policy: Which impostors set the threshold: all, same-sex, same-sex-and-group.
-        subjects: Sex and group of each subject, for the policies that need them.
-        replicates: Draws of the subject bootstrap; 0 leaves it out.
-        seed: Seed of the bootstrap.
-        confidence: Level of the intervals, in (0, 1).
+        fmr, impostor_policy: One target and one policy, which every system's threshold has.
+        thresholds, subjects, replicates, seed, confidence: As for `evaluate`.
 
     Returns:
         probe_policy, impostor_policy, fmr_target, attacks, systems, min, mean, max with the ends
@@ -160,9 +150,9 @@ def evaluate_generality(
     morphs = table.select(kind="morph")
     systems = chosen(morphs, "system", None)
     attacks = [a for a in chosen(morphs, "attack", None) if a != WORST_CASE]
-    draws = draw_for(table, replicates, seed) if replicates else None
-    points = _points(table, systems, thresholds, fmr, impostor_policy, subjects, draws, confidence)
-    taus, replicated = _taus(points)
+    source = ThresholdSource(table, thresholds, subjects, replicates, seed, confidence)
+    points = {system: source.point(system, fmr, impostor_policy) for system in systems}
+    taus = {system: point.record.oriented for system, point in points.items()}
     rows = []
     for policy in chosen(morphs, "probe_policy", None):
         groups: dict[str, dict[str, MorphScores]] = {
@@ -186,47 +176,17 @@ def evaluate_generality(
                 row[over] = generalised_attack_potential(groups, taus, over_systems=over)
             except ScoreError:
                 continue
-            if draws is not None:
-                drawn = [
-                    AGGREGATIONS[over](
-                        [
-                            bootstrap_rates(draws, g, "FMMPMR", replicated[s])
-                            for s, g in own.items()
-                        ],
-                        axis=0,
-                    )
-                    for own in groups.values()
-                ]
+            if source.draws is not None:
+                drawn = []
+                for own in groups.values():
+                    rates = [
+                        bootstrap_rates(source.draws, g, "FMMPMR", points[s].taus)
+                        for s, g in own.items()
+                    ]
+                    drawn.append(AGGREGATIONS[over](rates, axis=0))
                 n = min(independent_morphs(own[systems[0]]) for own in groups.values())
                 ends = covering_interval(np.mean(drawn, axis=0), row[over], n, confidence)
                 row[f"{over}_lo"], row[f"{over}_hi"] = ends
         failed = [g.n_failed for own in groups.values() for g in own.values()]
         rows.append({**row, "n_failed": sum(failed)})
     return rows
-
-
-def _points(
-    table: ScoreTable,
-    systems: Sequence[str],
-    thresholds: Iterable[ThresholdRecord] | None,
-    fmr: float,
-    impostor_policy: str,
-    subjects: Subjects | None,
-    draws: SubjectDraws | None,
-    confidence: float,
-) -> dict[str, OperatingPoint]:
-    records = None if thresholds is None else list(thresholds)
-    return {
-        system: operating_point(
-            table, system, records, fmr, impostor_policy, subjects, draws, confidence
-        )
-        for system in systems
-    }
-
-
-def _taus(
-    points: Mapping[str, OperatingPoint],
-) -> tuple[dict[str, float], dict[str, np.ndarray | float]]:
-    """Thresholds by system, and those of every replicate where they were estimated anew."""
-    taus = {s: p.record.oriented for s, p in points.items()}
-    return taus, {s: taus[s] if p.taus is None else p.taus for s, p in points.items()}

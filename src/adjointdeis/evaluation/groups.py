@@ -46,6 +46,11 @@ class MorphScores:
         return np.diff(self.morph_start, append=len(self.subjects))
 
     @cached_property
+    def people(self) -> list[list[str]]:
+        """The subjects of each morph, M lists."""
+        return [part.tolist() for part in np.split(self.subjects, self.morph_start[1:])]
+
+    @cached_property
     def best(self) -> np.ndarray:
         """Shape (P,): max_i S_m^{n,i}."""
         return np.maximum.reduceat(self.scores, self.pair_start)

@@ -2,8 +2,8 @@
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -26,15 +26,26 @@ class DirectionWarning(UserWarning):
 
 @dataclass(frozen=True, eq=False)
 class OperatingPoint:
-    """A system's threshold under one impostor policy, with its bootstrap replicates."""
+    """A system's threshold under one impostor policy.
+
+    Attributes:
+        record: The threshold.
+        redrawn: Shape (B,), the threshold of every bootstrap replicate, oriented like the scores;
+            None where it cannot be estimated anew.
+    """
 
     record: ThresholdRecord
-    taus: np.ndarray | None
+    redrawn: np.ndarray | None
+
+    @property
+    def taus(self) -> np.ndarray | float:
+        """The thresholds of the bootstrap: one for each replicate, or the fixed one."""
+        return self.record.oriented if self.redrawn is None else self.redrawn
 
     @property
     def bootstrap_tau(self) -> str:
         """`re-estimated` or `fixed`."""
-        return TAU_FIXED if self.taus is None else TAU_REESTIMATED
+        return TAU_FIXED if self.redrawn is None else TAU_REESTIMATED
 
 
 def estimate_thresholds(
@@ -59,18 +70,30 @@ def estimate_thresholds(
         stated: Fields of `ThresholdRecord` that the table does not say.
     """
     _require_order(table, system)
-    return [
-        _estimate(impostors(table, system, policy, subjects), table, system, policy, target,
-                  confidence, stated)
-        for policy in distinct(impostor_policies)
-        for target in distinct(fmr)
-    ]  # fmt: skip
+    found = _estimates(table, system, fmr, impostor_policies, subjects, confidence, **stated)
+    return [record for record, _ in found]
 
 
 def distinct(values: Any) -> list[Any]:
     """Each value once, in order; one text or number is a list of one."""
     listed = [values] if isinstance(values, str | int | float) else list(values)
     return list(dict.fromkeys(listed))
+
+
+def some(name: str, values: Any, usual: str) -> list[Any]:
+    """`distinct` values of a setting without which there is nothing to evaluate.
+
+    Args:
+        name, values: The setting, as the user gave it.
+        usual: What it usually is, for the message.
+
+    Raises:
+        EvaluationError: It is empty or None.
+    """
+    found = [] if values is None else distinct(values)
+    if not found:
+        raise EvaluationError(f"{name}={values!r}: expected one value or more, as {name}={usual}")
+    return found
 
 
 def conditions(table: ScoreTable, system: str) -> dict[str, str]:
@@ -80,29 +103,6 @@ def conditions(table: ScoreTable, system: str) -> dict[str, str]:
     stated["data_set"] = table.metadata.get("data_set")
     wanted = ("model_fingerprint", "alignment", "data_set")
     return {k: str(stated[k]) for k in wanted if stated.get(k)}
-
-
-def draw_for(table: ScoreTable, replicates: int, seed: int) -> SubjectDraws:
-    """Bootstrap draws over all people of a table.
-
-    Args:
-        table: Comparisons that name their people.
-        replicates: How many draws.
-        seed: Seed of the draws.
-
-    Where the impostor pairs and the morphs share no person, the two groups are drawn apart, for
-    then they are two samples; otherwise they are drawn as one.
-    """
-    morph = np.unique(table.select(kind="morph")["subject_id"])
-    pairs = table.select(kind="nonmated")
-    impostor = np.unique(np.concatenate([pairs["subject_id"], pairs["ref_subject_id"]]))
-    mated = np.unique(table.select(kind="mated")["subject_id"])
-    everyone = np.unique(np.concatenate([morph, impostor, mated]))
-    everyone = everyone[everyone != ""]
-    if np.intersect1d(morph, impostor).size:
-        return draw_subjects(everyone, replicates=replicates, seed=seed)
-    rest = np.setdiff1d(everyone, morph)
-    return draw_subjects(morph, rest, replicates=replicates, seed=seed)
 
 
 def chosen(table: ScoreTable, column: str, wanted: Sequence[str] | None) -> list[str]:
@@ -123,103 +123,132 @@ def chosen(table: ScoreTable, column: str, wanted: Sequence[str] | None) -> list
     return present if wanted is None else list(wanted)
 
 
-def operating_points(
-    table: ScoreTable,
-    system: str,
-    records: Sequence[ThresholdRecord] | None,
-    fmr: Sequence[float],
-    policies: Sequence[str],
-    subjects: Subjects | None,
-    draws: SubjectDraws | None,
-    confidence: float,
-) -> list[OperatingPoint]:
-    """A system's thresholds: those given for it, checked, or estimates from the table.
+@dataclass(eq=False)
+class ThresholdSource:
+    """Where the thresholds of a table come from: records of others, or its own impostors.
 
     Args:
         table: Comparisons; estimates and replicates come from its `nonmated` rows.
-        system: Name of the recogniser.
         records: Thresholds to use, of any systems; None estimates them.
-        fmr: Target false match rates, as shares; ignored where `records` are given.
-        policies: Impostor policies, likewise.
         subjects: Sex and group of each subject, for the policies that need them.
-        draws: Bootstrap draws of the people; None gives no replicates.
+        replicates, seed: Of the subject bootstrap, which 0 leaves out.
         confidence: Level of the interval of the realised FMR.
 
-    Raises:
-        PolicyError: no record of this system, or impostors that a policy cannot select.
-        ThresholdMismatch: a record made under another model, alignment or direction.
+    Attributes:
+        draws: The bootstrap's; None without it.
     """
-    _require_order(table, system)
-    if records is None:
-        points = []
-        for policy in distinct(policies):
-            found = impostors(table, system, policy, subjects)
-            for target in distinct(fmr):
-                record = _estimate(found, table, system, policy, target, confidence, {})
-                points.append(OperatingPoint(record, _replicate_taus(draws, found, target)))
-        return points
-    nameless = [record for record in records if not record.model]
-    if nameless and len(table.unique("system", kind="morph")) > 1:
-        raise PolicyError(
-            f"a threshold record at FMR {nameless[0].target_fmr:g} names no model, and the table "
-            f"has {', '.join(table.unique('system', kind='morph'))}: a threshold belongs to one "
-            'recogniser, state "model" in its file'
-        )
-    own = distinct(record for record in records if record.model in ("", system))
-    met: dict[tuple[str, float], ThresholdRecord] = {}
-    for record in own:
-        at = (record.impostor_policy, record.target_fmr)
-        if met.setdefault(at, record) is not record:
-            raise PolicyError(
-                f"two threshold records of {system!r}, impostors {at[0] or 'unstated'}, at FMR "
-                f"{at[1]:g}: {met[at].value:g} and {record.value:g}; keep one"
+
+    table: ScoreTable
+    records: Iterable[ThresholdRecord] | None
+    subjects: Subjects | None
+    replicates: int
+    seed: int
+    confidence: float
+    draws: SubjectDraws | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.records = None if self.records is None else list(self.records)
+        self.draws = self._draws() if self.replicates else None
+
+    def _draws(self) -> SubjectDraws:
+        """Bootstrap draws over all people of the table.
+
+        Where the impostor pairs and the morphs share no person, the two groups are drawn apart, for
+        then they are two samples; otherwise they are drawn as one.
+        """
+        morph = np.unique(self.table.select(kind="morph")["subject_id"])
+        pairs = self.table.select(kind="nonmated")
+        impostor = np.unique(np.concatenate([pairs["subject_id"], pairs["ref_subject_id"]]))
+        mated = np.unique(self.table.select(kind="mated")["subject_id"])
+        everyone = np.unique(np.concatenate([morph, impostor, mated]))
+        everyone = everyone[everyone != ""]
+        if np.intersect1d(morph, impostor).size:
+            strata = [everyone]
+        else:
+            strata = [morph, np.setdiff1d(everyone, morph)]
+        return draw_subjects(*strata, replicates=self.replicates, seed=self.seed)
+
+    def points(
+        self, system: str, fmr: Sequence[float], policies: Sequence[str]
+    ) -> list[OperatingPoint]:
+        """A system's thresholds: those given for it, checked, or estimates.
+
+        Args:
+            system: Name of the recogniser.
+            fmr: Target false match rates, as shares; ignored where there are records.
+            policies: Impostor policies, likewise.
+
+        Raises:
+            PolicyError: no record of this system, or impostors that a policy cannot select.
+            ThresholdMismatch: a record made under another model, alignment or direction.
+        """
+        _require_order(self.table, system)
+        if self.records is None:
+            estimates = _estimates(
+                self.table, system, fmr, policies, self.subjects, self.confidence
             )
-    if not own:
-        known = ", ".join(sorted({record.model for record in records}))
-        raise PolicyError(f"no threshold record for system {system!r}; the records are of {known}")
-    stated = {"score_type": table.direction(system), **conditions(table, system)}
-    points = []
-    for record in own:
-        record.require(**stated)
-        taus = None
-        if len(table.select(kind="nonmated", system=system)) and record.impostor_hash:
-            policy = record.impostor_policy or "all"
-            try:
-                found = impostors(table, system, policy, subjects)
-            except PolicyError:
-                found = None
-            # Only the very comparisons behind the record may stand in for its uncertainty.
-            if found is not None and found.fingerprint == record.impostor_hash:
-                taus = _replicate_taus(draws, found, record.target_fmr)
-        points.append(OperatingPoint(record, taus))
-    return points
+            return [
+                OperatingPoint(record, self._redrawn(found, record.target_fmr))
+                for record, found in estimates
+            ]
+        own = self._records_of(system, self.records)
+        stated = {"score_type": self.table.direction(system), **conditions(self.table, system)}
+        return [
+            OperatingPoint(record.require(**stated), self._redrawn_again(record, system))
+            for record in own
+        ]
 
+    def point(self, system: str, fmr: float, policy: str) -> OperatingPoint:
+        """The one of `points` at an FMR.
 
-def operating_point(
-    table: ScoreTable,
-    system: str,
-    records: Sequence[ThresholdRecord] | None,
-    fmr: float,
-    policy: str,
-    subjects: Subjects | None,
-    draws: SubjectDraws | None,
-    confidence: float,
-) -> OperatingPoint:
-    """The one of `operating_points` at an FMR.
+        Raises:
+            EvaluationError: no record at this FMR.
+        """
+        for point in self.points(system, (fmr,), (policy,)):
+            if point.record.target_fmr == fmr:
+                return point
+        raise EvaluationError(f"no threshold record of {system!r} at FMR {fmr:g}")
 
-    Args:
-        table, system, records, subjects, draws, confidence: As for `operating_points`.
-        fmr: Target false match rate, a share.
-        policy: Impostor policy.
+    def _records_of(self, system: str, records: Iterable[ThresholdRecord]) -> list[ThresholdRecord]:
+        """The records of one system, one for each policy and FMR."""
+        nameless = [record for record in records if not record.model]
+        if nameless and len(systems := self.table.unique("system", kind="morph")) > 1:
+            raise PolicyError(
+                f"a threshold record at FMR {nameless[0].target_fmr:g} names no model, and the "
+                f"table has {', '.join(systems)}: a threshold belongs to one recogniser, state "
+                '"model" in its file'
+            )
+        own = distinct(record for record in records if record.model in ("", system))
+        met: dict[tuple[str, float], ThresholdRecord] = {}
+        for record in own:
+            at = (record.impostor_policy, record.target_fmr)
+            if met.setdefault(at, record) is not record:
+                raise PolicyError(
+                    f"two threshold records of {system!r}, impostors {at[0] or 'unstated'}, at FMR "
+                    f"{at[1]:g}: {met[at].value:g} and {record.value:g}; keep one"
+                )
+        if not own:
+            known = ", ".join(sorted({record.model for record in records})) or "nobody"
+            raise PolicyError(
+                f"no threshold record for system {system!r}; the records are of {known}"
+            )
+        return own
 
-    Raises:
-        EvaluationError: no record at this FMR.
-    """
-    found = operating_points(table, system, records, (fmr,), (policy,), subjects, draws, confidence)
-    for point in found:
-        if point.record.target_fmr == fmr:
-            return point
-    raise EvaluationError(f"no threshold record of {system!r} at FMR {fmr:g}")
+    def _redrawn(self, found: Impostors, fmr: float) -> np.ndarray | None:
+        if self.draws is None or not found.people_known:
+            return None
+        return bootstrap_thresholds(self.draws, found.oriented, found.subject, found.other, fmr)
+
+    def _redrawn_again(self, record: ThresholdRecord, system: str) -> np.ndarray | None:
+        """Replicates of a given threshold, if the table has the very comparisons behind it."""
+        if not record.impostor_hash:
+            return None
+        try:
+            found = impostors(self.table, system, record.impostor_policy or "all", self.subjects)
+        except PolicyError:
+            return None
+        same = found.fingerprint == record.impostor_hash
+        return self._redrawn(found, record.target_fmr) if same else None
 
 
 def _require_order(table: ScoreTable, system: str) -> None:
@@ -252,34 +281,34 @@ def _require_order(table: ScoreTable, system: str) -> None:
     warnings.warn(message, DirectionWarning, stacklevel=3)
 
 
-def _estimate(
-    found: Impostors,
+def _estimates(
     table: ScoreTable,
     system: str,
-    policy: str,
-    target: float,
+    fmr: Sequence[float],
+    policies: Sequence[str],
+    subjects: Subjects | None,
     confidence: float,
-    stated: Mapping[str, Any],
-) -> ThresholdRecord:
-    labels = {
-        "model": system,
-        "impostor_policy": policy,
-        "impostor_set": str(table.metadata.get("impostor_set", "")),
-        **conditions(table, system),
-        **stated,
-    }
-    return threshold_at_fmr(
-        found.scores,
-        target,
-        score_type=found.score_type,
-        confidence=confidence,
-        impostor_hash=found.fingerprint,
-        people=(found.subject, found.other) if found.people_known else None,
-        **labels,
-    )
-
-
-def _replicate_taus(draws: SubjectDraws | None, found: Impostors, fmr: float) -> np.ndarray | None:
-    if draws is None or not found.people_known:
-        return None
-    return bootstrap_thresholds(draws, found.oriented, found.subject, found.other, fmr)
+    **stated: Any,
+) -> Iterator[tuple[ThresholdRecord, Impostors]]:
+    """The record of every policy and FMR, and the impostors behind it."""
+    fmr = some("fmr", fmr, "[0.001]")
+    for policy in some("impostor_policies", policies, "['all']"):
+        found = impostors(table, system, policy, subjects)
+        labels = {
+            "model": system,
+            "impostor_policy": policy,
+            "impostor_set": str(table.metadata.get("impostor_set", "")),
+            **conditions(table, system),
+            **stated,
+        }
+        for target in fmr:
+            record = threshold_at_fmr(
+                found.scores,
+                target,
+                score_type=found.score_type,
+                confidence=confidence,
+                impostor_hash=found.fingerprint,
+                people=(found.subject, found.other) if found.people_known else None,
+                **labels,
+            )
+            yield record, found

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from adjointdeis.evaluation.columns import codes
 from adjointdeis.evaluation.scores import ScoreTable
 from adjointdeis.evaluation.thresholds import threshold_at_fmr
 
@@ -47,22 +48,15 @@ def decisions_outside_pair(table: ScoreTable, fmr: float = 0.001) -> dict[str, d
             ).value
             for morph, people in pairs.items()
         }
-        lowest: dict[tuple[str, str, str], float] = {}
-        keys = zip(
-            morphs["attack"], morphs["probe_policy"], morphs["morph_id"], morphs.oriented,
-            strict=True,
-        )  # fmt: skip
-        for attack, probe, morph, score in keys:
-            # A comparison that failed matches at no threshold.
-            value = -np.inf if np.isnan(score) else float(score)
-            key = (str(attack), str(probe), str(morph))
-            lowest[key] = min(lowest.get(key, np.inf), value)
-        changed = sum(
-            (value > everybody) != (value > outside[morph]) for (*_, morph), value in lowest.items()
-        )
+        decision, n = codes(morphs["attack"], morphs["probe_policy"], morphs["morph_id"])
+        lowest = np.full(n, np.inf)
+        # A comparison that failed matches at no threshold.
+        np.minimum.at(lowest, decision, np.nan_to_num(morphs.oriented, nan=-np.inf))
+        first = np.unique(decision, return_index=True)[1]
+        without = np.array([outside[morph] for morph in morphs["morph_id"][first]])
         found[system] = {
-            "decisions": len(lowest),
-            "changed": int(changed),
+            "decisions": n,
+            "changed": int(((lowest > everybody) != (lowest > without)).sum()),
             "everybody": everybody,
             "lowest": min(outside.values()),
             "highest": max(outside.values()),

@@ -22,13 +22,12 @@ import numpy as np
 from adjointdeis.evaluation.errors import EvaluationError, ScoreError
 from adjointdeis.evaluation.groups import MorphScores, group_table
 from adjointdeis.evaluation.metrics import numerators
-from adjointdeis.evaluation.operating import chosen, draw_for, operating_point
+from adjointdeis.evaluation.operating import ThresholdSource, chosen
 from adjointdeis.evaluation.rates import clopper_pearson
 from adjointdeis.evaluation.scores import ScoreTable
 from adjointdeis.evaluation.subjects import Subjects
 from adjointdeis.evaluation.thresholds import ThresholdRecord
 from adjointdeis.evaluation.uncertainty import (
-    SubjectDraws,
     bootstrap_rates,
     independent_morphs,
     percentile_interval,
@@ -120,20 +119,6 @@ def in_common(first: MorphScores, second: MorphScores) -> tuple[MorphScores, Mor
     )  # type: ignore[return-value]
 
 
-def _paired_difference(
-    first: MorphScores,
-    second: MorphScores,
-    variant: str,
-    draws: SubjectDraws,
-    taus: np.ndarray | float,
-    confidence: float = 0.95,
-) -> tuple[float, float]:
-    """Percentile interval of the difference, both attacks under the same draws and thresholds."""
-    one, two = in_common(first, second)
-    values = bootstrap_rates(draws, one, variant, taus) - bootstrap_rates(draws, two, variant, taus)
-    return percentile_interval(values, confidence)
-
-
 def compare_attacks(
     table: ScoreTable,
     first: str,
@@ -155,20 +140,15 @@ def compare_attacks(
     Args:
         table: `morph` rows of both attacks on the same pairs.
         first, second: Names of the attacks; the difference is first minus second.
-        thresholds: Records to use, one per system; None estimates each from the table's impostors.
         probe_policy: Against which image: source, or another one.
-        impostor_policy: Which impostors set the threshold.
-        fmr: Target false match rate, a share.
+        fmr, impostor_policy: One target and one policy, which every system's threshold has.
         systems: Which; None takes those that scored both.
         variant: `MMPMR` or `MinMax`: McNemar's test needs a yes or no for every pair.
-        subjects: Sex and group of each subject, for the policies that need them.
-        replicates: Draws of the subject bootstrap; 0 leaves it out.
-        seed: Seed of the bootstrap.
-        confidence: Level of the intervals, in (0, 1).
+        thresholds, subjects, replicates, seed, confidence: As for `evaluate`.
     """
     if variant not in ("MMPMR", "MinMax"):
         raise EvaluationError(f"variant {variant!r}: a paired test takes MMPMR or MinMax")
-    draws = draw_for(table, replicates, seed) if replicates else None
+    source = ThresholdSource(table, thresholds, subjects, replicates, seed, confidence)
     morphs = table.select(kind="morph")
     morphs = morphs.select(probe_policy=chosen(morphs, "probe_policy", [probe_policy]))
     first, second = chosen(morphs, "attack", [first])[0], chosen(morphs, "attack", [second])[0]
@@ -180,9 +160,7 @@ def compare_attacks(
         )
     found = []
     for system in chosen(morphs, "system", systems):
-        point = operating_point(
-            table, system, thresholds, fmr, impostor_policy, subjects, draws, confidence
-        )
+        point = source.point(system, fmr, impostor_policy)
         tau = np.array([point.record.oriented])
         sides = [
             group_table(table, attack=attack, system=system, probe_policy=probe_policy)
@@ -191,9 +169,9 @@ def compare_attacks(
         one, two = in_common(*sides)
         a, b = (numerators(g, variant, tau)[0] > 0.5 for g in (one, two))
         lo = hi = None
-        if draws is not None:
-            taus = tau[0] if point.taus is None else point.taus
-            lo, hi = _paired_difference(one, two, variant, draws, taus, confidence)
+        if source.draws is not None:
+            rates = [bootstrap_rates(source.draws, g, variant, point.taus) for g in (one, two)]
+            lo, hi = percentile_interval(rates[0] - rates[1], confidence)
             if lo == hi:
                 # Where the attacks never differ, every replicate says so: what is left to say is
                 # how rare a difference may be, exactly, among pairs that share no subject.
@@ -226,8 +204,8 @@ def compare_attacks(
 
 def _keys(groups: MorphScores) -> dict[tuple[str, ...], int]:
     keys: dict[tuple[str, ...], int] = {}
-    for at, part in enumerate(np.split(groups.subjects, groups.morph_start[1:])):
-        key = tuple(sorted(map(str, part)))
+    for at, people in enumerate(groups.people):
+        key = tuple(sorted(map(str, people)))
         if key in keys:
             raise ScoreError(
                 f"two morphs of the subjects {', '.join(key)}; a paired test takes one"
@@ -237,12 +215,11 @@ def _keys(groups: MorphScores) -> dict[tuple[str, ...], int]:
 
 
 def _take(groups: MorphScores, morphs: Sequence[int]) -> MorphScores:
-    pair_ends = np.append(groups.pair_start, len(groups.scores))
-    morph_ends = np.append(groups.morph_start, len(groups.subjects))
-    pairs = np.concatenate([np.arange(int(morph_ends[m]), int(morph_ends[m + 1])) for m in morphs])
-    rows = np.concatenate([np.arange(int(pair_ends[p]), int(pair_ends[p + 1])) for p in pairs])
+    of_morph = np.split(np.arange(len(groups.subjects)), groups.morph_start[1:])
+    of_pair = np.split(groups.scores, groups.pair_start[1:])
+    pairs = np.concatenate([of_morph[m] for m in morphs])
+    scores = np.concatenate([of_pair[p] for p in pairs])
     probes, sizes = groups.probes[pairs], groups.n_subjects[morphs]
-    scores = groups.scores[rows]
     return MorphScores(
         scores=scores,
         pair_start=np.cumsum(probes) - probes,

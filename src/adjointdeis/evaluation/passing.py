@@ -12,7 +12,6 @@ holds only where the two are independent, which morphs of unequal quality are no
 a detector's score goes to a person and does not pass.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,11 +21,7 @@ from adjointdeis.evaluation.detection_points import images_needed
 from adjointdeis.evaluation.groups import MorphScores
 from adjointdeis.evaluation.rates import clopper_pearson
 from adjointdeis.evaluation.scores import ScoreTable
-from adjointdeis.evaluation.uncertainty import (
-    covering_interval,
-    disjoint_sets,
-    draw_subjects,
-)
+from adjointdeis.evaluation.uncertainty import covering_interval, disjoint_sets, draw_subjects
 
 
 def passing(
@@ -69,9 +64,9 @@ def passing(
     found = dict(zip(keys, own["score"].tolist(), strict=True))
     hit, missed, pairs = [], [], []
     matches = groups.min_of_best > tau
-    for m, subjects in enumerate(_subjects(groups)):
+    for subjects, match in zip(groups.people, matches.tolist(), strict=True):
         if (key := frozenset(subjects)) in found and len(subjects) == 2:
-            hit.append(bool(matches[m]))
+            hit.append(match)
             missed.append(found[key] <= threshold)
             pairs.append(subjects)
     if not pairs:
@@ -79,7 +74,7 @@ def passing(
     passed = np.array(hit) & np.array(missed)
     labels, codes = np.unique(np.array(pairs), return_inverse=True)
     codes = codes.reshape(-1, 2)
-    value, independent = float(passed.mean()), disjoint_sets(list(codes))
+    value, independent = float(passed.mean()), disjoint_sets(pairs)
     lo, hi = clopper_pearson(value * independent, independent, confidence)
     if replicates:
         draws = draw_subjects(labels, replicates=replicates, seed=seed)
@@ -96,7 +91,3 @@ def passing(
         "matched": int(np.sum(hit)),
         "bscer": bscer,
     }
-
-
-def _subjects(groups: MorphScores) -> Sequence[list[str]]:
-    return [part.tolist() for part in np.split(groups.subjects, groups.morph_start[1:])]

@@ -75,7 +75,7 @@ def _counted_twice(rows: ScoreTable) -> np.ndarray:
         np.concatenate([rows["subject_id"], rows["ref_subject_id"]]),
         np.concatenate([rows["probe_id"], rows["ref_id"]]),
     )
-    probe, reference = index[: len(rows)], index[len(rows) :]
+    probe, reference = np.split(index, 2)
     named = (rows["probe_id"] != "") & (rows["ref_id"] != "")
     key, _ = codes(np.minimum(probe, reference), np.maximum(probe, reference), rows["score"])
     first = np.unique(key, return_index=True)[1]
@@ -155,6 +155,6 @@ def impostors(
         oriented=rows.oriented,
         subject=rows["subject_id"],
         other=rows["ref_subject_id"],
-        score_type=table.direction(system) if not len(rows) else str(rows["score_type"][0]),
+        score_type=str(rows["score_type"][0]),
         fingerprint=rows.fingerprint(),
     )

@@ -12,16 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from adjointdeis.evaluation.columns import codes
+from adjointdeis.evaluation.columns import codes, oriented_tau
 from adjointdeis.evaluation.errors import EvaluationError, ScoreError
 from adjointdeis.evaluation.groups import MorphScores, group_table
 from adjointdeis.evaluation.metrics import VARIANTS, rmmr, vulnerability
 from adjointdeis.evaluation.operating import (
     OperatingPoint,
+    ThresholdSource,
     chosen,
     distinct,
-    draw_for,
-    operating_points,
 )
 from adjointdeis.evaluation.rates import (
     CONDITIONAL,
@@ -144,13 +143,10 @@ def evaluate(
     for variant in variants or ():
         if variant not in ALL_VARIANTS:
             raise EvaluationError(f"variant {variant!r}: expected {', '.join(ALL_VARIANTS)}")
-    draws = draw_for(table, replicates, seed) if replicates else None
-    records = None if thresholds is None else list(thresholds)
+    source = ThresholdSource(table, thresholds, subjects, replicates, seed, confidence)
     rows = []
     for system in systems:
-        points = operating_points(
-            table, system, records, fmr, impostor_policies, subjects, draws, confidence
-        )
+        points = source.points(system, fmr, impostor_policies)
         mated = table.select(kind="mated", system=system)
         for attack in attacks:
             for policy in policies:
@@ -164,7 +160,7 @@ def evaluate(
                 labels["n_fte"] = int((cell["status"] == "fte").sum())
                 for point in points:
                     for variant in variants or _default_variants(groups):
-                        row = _row(groups, mated, point, variant, draws, confidence)
+                        row = _row(groups, mated, point, variant, source.draws, confidence)
                         rows.append({**labels, **row, "_subjects": _pairs(groups)})
     if not rows:
         raise ScoreError("no morph row for the chosen attacks, systems and probe policies")
@@ -199,11 +195,10 @@ def _row(
         result = rmmr(result, fnmr)
     lo = hi = None
     if draws is not None:
-        taus: np.ndarray | float = tau if point.taus is None else point.taus
-        values = bootstrap_rates(draws, groups, base, taus)
+        values = bootstrap_rates(draws, groups, base, point.taus)
         lo, hi = covering_interval(values, attack.value, independent, confidence)
         if fnmr is not None and variant != base:
-            misses = bootstrap_fnmr(draws, mated.oriented, mated["subject_id"], taus)
+            misses = bootstrap_fnmr(draws, mated.oriented, mated["subject_id"], point.taus)
             people = len(np.unique(mated["subject_id"][~np.isnan(mated.oriented)]))
             ends = covering_interval(misses, fnmr.value, people, confidence)
             both = percentile_interval(values + misses, confidence)
@@ -245,15 +240,13 @@ def _at_strictest(groups: MorphScores, record: ThresholdRecord, variant: str) ->
     """k at the strictest threshold with the record's false matches, the end against the attack."""
     if record.value_strictest is None:
         return None
-    sign = -1.0 if record.score_type == "dissimilarity" else 1.0
     # Just below that impostor score: it still matches, and a morph of the same score does too.
-    tau = np.nextafter(sign * record.value_strictest, -np.inf)
+    tau = np.nextafter(oriented_tau(record.value_strictest, record.score_type), -np.inf)
     return vulnerability(groups, float(tau), variant).k
 
 
 def _pairs(groups: MorphScores) -> tuple[str, ...]:
-    parts = np.split(groups.subjects, groups.morph_start[1:])
-    return tuple(sorted("\x1f".join(sorted(map(str, part))) for part in parts))
+    return tuple(sorted("\x1f".join(sorted(map(str, people))) for people in groups.people))
 
 
 def _add_bounds(rows: list[dict[str, Any]]) -> None:

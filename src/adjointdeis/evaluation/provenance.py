@@ -30,7 +30,7 @@ _LIMIT = 1 << 20
 _LARGEST = 1 << 28
 
 
-class _TooLong(Exception):
+class _TooLong(ValueError):
     """A compressed text beyond the limit."""
 
 
@@ -127,14 +127,11 @@ def _text(path: Path, kind: bytes, body: bytes) -> tuple[str, str] | None:
         compressed = rest[0] == 1
         _, _, text = rest[2:].split(b"\0", 2)
         return key.decode("latin-1"), (_inflate(text) if compressed else text).decode("utf-8")
-    except _TooLong:
+    except (ValueError, IndexError, zlib.error) as error:
         # Ours is short; editors write long ones, which are none of our business.
-        if body.split(b"\0", 1)[0] != TEXT_KEY.encode():
+        if isinstance(error, _TooLong) and not body.startswith(f"{TEXT_KEY}\0".encode()):
             return None
         raise EvaluationError(f"{path}: a damaged {kind.decode()} chunk in this PNG") from None
-    except (ValueError, IndexError, zlib.error):
-        name = kind.decode("latin-1")
-        raise EvaluationError(f"{path}: a damaged {name} chunk in this PNG") from None
 
 
 def _inflate(data: bytes) -> bytes:

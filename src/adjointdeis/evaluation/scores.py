@@ -140,16 +140,19 @@ class ScoreTable:
         return table
 
     @classmethod
-    def from_rows(
-        cls, rows: Iterable[Mapping[str, Any]], *, metadata: Mapping[str, Any] | None = None
-    ) -> "ScoreTable":
-        """Builds a table from dictionaries; a failed comparison may have score None or NaN."""
+    def from_rows(cls, rows: Iterable[Mapping[str, Any]], **options: Any) -> "ScoreTable":
+        """Builds a table from dictionaries; a failed comparison may have score None or NaN.
+
+        Args:
+            rows: Comparisons by column; an absent column is empty.
+            options: Of `from_columns`, such as `metadata`.
+        """
         listed = list(rows)
         columns: dict[str, Any] = {
             name: [row.get(name, DEFAULTS.get(name, "")) for row in listed] for name in COLUMNS
         }
         columns["score"] = [np.nan if s is None or s == "" else s for s in columns["score"]]
-        return cls.from_columns(metadata=metadata, **columns)
+        return cls.from_columns(**columns, **options)
 
     def __len__(self) -> int:
         return len(self.columns["score"])

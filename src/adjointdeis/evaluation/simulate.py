@@ -148,16 +148,12 @@ def synthetic_table(
         first = next(iter(drawn.values()))
         for name in names:
             score = float(generator.normal(0.7, 0.09))
-            ids = {"subject_id": name, "ref_subject_id": name}
-            images = {"probe_id": f"{name}_08", "ref_id": f"{name}_03"}
-            rows.append({"kind": "mated", **ids, **images, **base, "score": score})
+            rows.append({"kind": "mated", **_sides(name, name), **base, "score": score})
         for (i, j), score in zip(first.impostor_pairs, first.impostor_scores, strict=True):
-            ids = {"subject_id": names[j], "ref_subject_id": names[i]}
-            images = {"probe_id": f"{names[j]}_08", "ref_id": f"{names[i]}_03"}
-            rows.append({"kind": "nonmated", **ids, **images, **base, "score": float(score)})
+            sides = _sides(names[j], names[i])
+            rows.append({"kind": "nonmated", **sides, **base, "score": float(score)})
         for attack, simulation in drawn.items():
-            morphs = zip(simulation.morph_pairs, simulation.morph_scores, strict=True)
-            for pair, scores in morphs:
+            for pair, scores in zip(simulation.morph_pairs, simulation.morph_scores, strict=True):
                 morph_id = f"{names[pair[0]]}_{names[pair[1]]}"
                 for at, score in zip(pair, scores, strict=True):
                     for policy, view, gain in (("source", "03", 0.08), ("other", "08", 0.0)):
@@ -183,10 +179,10 @@ def synthetic_table(
         rows.append({**base, **image, "score": float(generator.normal(0.3, 0.1))})
     for attack in attacks:
         for a, b in pairs:
-            image = {"attack": attack, "morph_id": f"{names[a]}_{names[b]}"}
-            image["ref_id"] = image["morph_id"]
-            image |= {"subject_id": names[a], "ref_subject_id": names[b]}
-            rows.append({**base, **image, "score": float(generator.normal(0.55, 0.12))})
+            morph_id = f"{names[a]}_{names[b]}"
+            image = {"attack": attack, "morph_id": morph_id, "ref_id": morph_id}
+            people = {"subject_id": names[a], "ref_subject_id": names[b]}
+            rows.append({**base, **image, **people, "score": float(generator.normal(0.55, 0.12))})
     metadata = {
         "impostor_set": "synthetic subjects",
         "note": "synthetic scores; no person or recogniser is behind them",
@@ -200,3 +196,9 @@ def synthetic_table(
         for i, name in enumerate(names)
     ]
     return ScoreTable.from_rows(rows, metadata=metadata), Subjects.from_rows(people)
+
+
+def _sides(probe: str, reference: str) -> dict[str, object]:
+    """Columns of a bona fide comparison: the one's second image with the other's first."""
+    people = {"subject_id": probe, "ref_subject_id": reference}
+    return {**people, "probe_id": f"{probe}_08", "ref_id": f"{reference}_03"}

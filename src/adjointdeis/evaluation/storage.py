@@ -8,7 +8,7 @@ import itertools
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 from adjointdeis.evaluation.errors import ScoreError
 from adjointdeis.evaluation.scores import COLUMNS, REQUIRED_COLUMNS, ScoreTable
 from adjointdeis.extras import load
-from adjointdeis.files import read_csv, read_json, refuse_twice, write_atomically, write_csv
+from adjointdeis.files import read_json, read_table, refuse_twice, write_atomically, write_csv
 from adjointdeis.texts import any_number
 
 SCHEMA = "adjointdeis-scores/1"
@@ -36,9 +36,13 @@ def read_scores(path: str | os.PathLike[str]) -> ScoreTable:
     path = Path(path)
     if not path.is_file():
         raise ScoreError(f"{path}: no such score file")
-    if path.suffix == ".parquet":
-        return _read_parquet(path)
-    return _read_csv(path)
+    columns, lines = (_read_parquet if path.suffix == ".parquet" else _read_csv)(path)
+    # Often what a program that failed has left.
+    if not len(lines):
+        raise ScoreError(f"{path}: a header and no comparison; make the file again")
+    return ScoreTable.from_columns(
+        metadata=_metadata(path), source=str(path), lines=lines, **columns
+    )
 
 
 def write_scores(table: ScoreTable, path: str | os.PathLike[str]) -> None:
@@ -82,29 +86,25 @@ def _metadata(path: Path) -> dict[str, Any]:
     return {k: v for k, v in found.items() if k not in ("schema", "rows", "fingerprint")}
 
 
-def _read_csv(path: Path) -> ScoreTable:
-    reader = read_csv(path, ScoreError)
-    _, header = next(reader, (1, None))
-    if header is None:
+def _read_csv(path: Path) -> tuple[dict[str, Any], np.ndarray]:
+    """Columns, and the line of each comparison."""
+    header, rows = read_table(path, ScoreError)
+    if not header:
         raise ScoreError(f"{path}:1: empty file; expected the header of a score table")
     check_header(path, header, REQUIRED_COLUMNS, COLUMNS, _CONVERT)
     # A table repeats few texts many times: one object each keeps memory like the file.
     known: dict[str, str] = {}
-    values: list[list[str]] = [[] for _ in header]
+    columns: dict[str, Any] = {name: [] for name in header}
     lines: list[int] = []
-    for line, row in reader:
-        if len(row) != len(header):
-            raise ScoreError(f"{path}:{line}: {len(row)} fields, expected {len(header)}")
-        for column, value in zip(values, row, strict=True):
-            column.append(known.setdefault(value, value))
+    for line, row in rows:
+        for name, value in row.items():
+            columns[name].append(known.setdefault(value, value))
         lines.append(line)
-    _refuse_empty(path, len(lines))
-    columns: dict[str, Any] = dict(zip(header, values, strict=True))
     at = np.array(lines, dtype=np.int64)
     columns["score"] = _numbers(path, columns["score"], at)
     if "status" in header:
         columns["status"] = [value or "ok" for value in columns["status"]]
-    return ScoreTable.from_columns(metadata=_metadata(path), source=str(path), lines=at, **columns)
+    return columns, at
 
 
 def check_header(
@@ -132,12 +132,6 @@ def check_header(
     refuse_twice(path, header, ScoreError)
 
 
-def _refuse_empty(path: Path, rows: int) -> None:
-    # Often what a program that failed has left.
-    if not rows:
-        raise ScoreError(f"{path}: a header and no comparison; make the file again")
-
-
 def _numbers(path: Path, text: list[str], lines: np.ndarray) -> np.ndarray:
     numbers = np.empty(len(text))
     for k, value in enumerate(text):
@@ -161,7 +155,8 @@ def _pyarrow(path: Path) -> tuple[Any, Any]:
     return load("pyarrow", purpose), load("pyarrow.parquet", purpose)
 
 
-def _read_parquet(path: Path) -> ScoreTable:
+def _read_parquet(path: Path) -> tuple[dict[str, Any], np.ndarray]:
+    """Columns, and the number of each comparison."""
     _, parquet = _pyarrow(path)
     try:
         found = parquet.read_table(path)
@@ -169,7 +164,6 @@ def _read_parquet(path: Path) -> ScoreTable:
     except Exception as error:
         raise ScoreError(f"{path}: not a readable Parquet file ({error})") from None
     check_header(path, found.column_names, REQUIRED_COLUMNS, COLUMNS, _CONVERT)
-    _refuse_empty(path, found.num_rows)
     columns: dict[str, Any] = {}
     for name in found.column_names:
         values = found.column(name).to_pylist()
@@ -177,10 +171,7 @@ def _read_parquet(path: Path) -> ScoreTable:
             columns[name] = np.array([math.nan if v is None else v for v in values], np.float64)
         else:
             columns[name] = ["" if v is None else str(v) for v in values]
-    lines = np.arange(1, found.num_rows + 1)
-    return ScoreTable.from_columns(
-        metadata=_metadata(path), source=str(path), lines=lines, **columns
-    )
+    return columns, np.arange(1, found.num_rows + 1)
 
 
 def _write_parquet(table: ScoreTable, path: Path) -> None:
@@ -194,8 +185,3 @@ def _write_parquet(table: ScoreTable, path: Path) -> None:
             columns[name] = pyarrow.array(table[name].tolist()).dictionary_encode()
     arrow = pyarrow.table(columns)
     write_atomically(path, lambda f: parquet.write_table(arrow, f), mode="wb")
-
-
-def metadata_with(table: ScoreTable, extra: Mapping[str, Any]) -> ScoreTable:
-    """The same rows with more metadata."""
-    return ScoreTable(table.columns, {**table.metadata, **extra}, table.source, table.lines)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from adjointdeis.evaluation.detection_points import OPERATING_POINTS
 from adjointdeis.evaluation.rates import CONDITIONAL, NEW_SUBJECTS, NEW_SUBJECTS_FIXED_TAU
 from adjointdeis.evaluation.thresholds import ThresholdRecord
 
@@ -98,6 +99,16 @@ def interval(lo: float | None, hi: float | None, n: int | None = None) -> str:
     if lo is None or hi is None:
         return ""
     return f"[{percent(lo, n)}, {percent(hi, n)}]"
+
+
+def change_cell(change: float, lo: float | None, hi: float | None) -> Cell:
+    """A difference of shares in points with its sign, and its interval where both ends are known.
+
+    Args:
+        change, lo, hi: The difference and the ends, as shares.
+    """
+    bounds = () if lo is None or hi is None else (f"[{100 * lo:+.1f}, {100 * hi:+.1f}]",)
+    return Cell(f"{100 * change:+.1f}", bounds)
 
 
 def subject_interval(row: Mapping[str, Any]) -> tuple[float, float]:
@@ -194,29 +205,21 @@ def threshold_table(records: Sequence[ThresholdRecord], system: Named = str) -> 
               "FMR realised, %", "people behind them", "rule of 30")  # fmt: skip
     lines = []
     for r in records:
+        model = system(r.model) if r.model else "unstated"
+        policy = r.impostor_policy or "unstated"
         sign = "D <" if r.score_type == "dissimilarity" else "S >"
+        tau = Cell(f"{r.value:.6f}", (f"({sign} tau)",))
         strictest = DASH
         if r.n is not None:
             strictest = "any stricter" if r.value_strictest is None else f"{r.value_strictest:.6f}"
-        bounds = "" if r.fmr_lo is None or r.fmr_hi is None else (
-            f"[{100 * r.fmr_lo:.4f}, {100 * r.fmr_hi:.4f}]")  # fmt: skip
-        realised = DASH if r.realised_fmr is None else f"{100 * r.realised_fmr:.4f}"
+        bounds = ()
+        if r.fmr_lo is not None and r.fmr_hi is not None:
+            bounds = (f"[{100 * r.fmr_lo:.4f}, {100 * r.fmr_hi:.4f}]",)
+        fmr = Cell(DASH if r.realised_fmr is None else f"{100 * r.realised_fmr:.4f}", bounds)
         pairs = DASH if r.k_people is None else f"{r.k_people}/{r.n_people} pairs"
-        lines.append(
-            cells(
-                [
-                    system(r.model) if r.model else "unstated",
-                    r.impostor_policy or "unstated",
-                    share(r.target_fmr),
-                    Cell(f"{r.value:.6f}", (f"({sign} tau)",)),
-                    strictest,
-                    of(r.k, r.n),
-                    Cell(realised, (bounds,) if bounds else ()),
-                    Cell(pairs, (r.impostor_set,) if r.impostor_set else ()),
-                    r.rule_of_30,
-                ]
-            )
-        )
+        people = Cell(pairs, (r.impostor_set,) if r.impostor_set else ())
+        lines.append(cells([model, policy, share(r.target_fmr), tau, strictest, of(r.k, r.n), fmr,
+                            people, r.rule_of_30]))  # fmt: skip
     notes = (
         "In brackets: Clopper-Pearson interval of the FMR for independent comparisons; pairs that "
         "share people are not independent, so the truth is wider. Pairs: of people, in either "
@@ -236,23 +239,13 @@ def paired_table(
     lines = []
     stated = names or [(c.first, c.second, c.system) for c in comparisons]
     for c, name in zip(comparisons, stated, strict=True):
-        bounds = (
-            () if c.lo is None or c.hi is None else (f"[{100 * c.lo:+.1f}, {100 * c.hi:+.1f}]",)
-        )
-        lines.append(
-            cells(
-                [
-                    *name,
-                    Cell(f"{100 * c.difference:+.1f}", bounds),
-                    *map(str, (c.first_only, c.second_only, c.both, c.neither)),
-                    f"{c.p_value:.2g}",
-                    DASH if c.p_holm is None else f"{c.p_holm:.2g}",
-                    str(c.n)
-                    if c.n == max(c.n_first, c.n_second)
-                    else f"{c.n} (of {c.n_first} and {c.n_second})",
-                ]
-            )
-        )
+        pairs = str(c.n)
+        if c.n != max(c.n_first, c.n_second):
+            pairs += f" (of {c.n_first} and {c.n_second})"
+        counts = map(str, (c.first_only, c.second_only, c.both, c.neither))
+        holm = DASH if c.p_holm is None else f"{c.p_holm:.2g}"
+        change = change_cell(c.difference, c.lo, c.hi)
+        lines.append(cells([*name, change, *counts, f"{c.p_value:.2g}", holm, pairs]))
     notes = (
         "Both attacks morph the same people: compare them here, never by two intervals of their "
         "own. Counts of pairs. McNemar's exact test takes pairs as independent; the interval of "
@@ -278,13 +271,12 @@ def detection_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     lines = []
     for row in rows:
         tau = f"tau {row['d_eer_tau']:.4g}"
-        line: list[str | Cell] = [row["system"], row["attack"]]
         bounds = interval(row["d_eer_lo"], row["d_eer_hi"])
-        line.append(Cell(percent(row["d_eer"]), (bounds, tau)))
-        for name in ("bscer10", "bscer20", "bscer100", "macer10", "macer100"):
-            line.append(operating_cell(row[name], tau=True))
+        d_eer = Cell(percent(row["d_eer"]), (bounds, tau))
+        points = (operating_cell(row[name], tau=True) for name in OPERATING_POINTS)
         failed = f"{row['n_failed_morph']}/{row['n_failed_bonafide']}"
-        lines.append(cells([*line, failed, row["verdict"]]))
+        line = [row["system"], row["attack"], d_eer, *points, failed, row["verdict"]]
+        lines.append(cells(line))
     resampled = ", ".join(dict.fromkeys(row["resampled"] for row in rows))
     notes = (
         "BSCER10/20/100: share of bona fide images flagged where MACER is at most 10, 5, 1% (older "

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from adjointdeis.evaluation.columns import SCORE_TYPES, oriented
+from adjointdeis.evaluation.columns import SCORE_TYPES, codes, oriented, oriented_tau
 from adjointdeis.evaluation.errors import EvaluationError, ThresholdMismatch
 from adjointdeis.evaluation.rates import clopper_pearson
 from adjointdeis.evaluation.storage import write_json
@@ -118,7 +118,7 @@ class ThresholdRecord:
     @property
     def oriented(self) -> float:
         """The value for scores turned so that larger means more alike."""
-        return -self.value if self.score_type == "dissimilarity" else self.value
+        return oriented_tau(self.value, self.score_type)
 
     def matches(self, scores: np.ndarray) -> np.ndarray:
         """True where a raw score matches; NaN (a failed comparison) does not."""
@@ -138,12 +138,8 @@ class ThresholdRecord:
         """This record, if it was made under the given conditions; None asks nothing.
 
         Args:
-            model: Name of the recogniser.
-            model_fingerprint: Digest of its weights.
-            alignment: How faces were cropped.
-            score_type: Whether a larger score means more alike.
-            impostor_policy: Which impostor pairs were compared.
-            data_set: Fingerprint of the faces that it is to judge.
+            model, model_fingerprint, alignment, score_type, impostor_policy, data_set: What the
+                attributes of these names must be.
 
         Raises:
             ThresholdMismatch: when a condition differs, or when the record does not state it.
@@ -193,8 +189,8 @@ class ThresholdRecord:
         if schema != SCHEMA:
             raise EvaluationError(f"{where}: schema {schema!r}, expected {SCHEMA!r}")
         known = {f.name for f in fields(cls)}
-        for name in values.keys() - known:
-            raise EvaluationError(f"{where}: unknown key {name!r}")
+        if unknown := values.keys() - known:
+            raise EvaluationError(f"{where}: unknown key {min(unknown, key=str)!r}")
         for name in ("value", "score_type", "rule", "target_fmr"):
             if name not in values:
                 raise EvaluationError(f"{where}: key {name!r} is missing")
@@ -314,12 +310,13 @@ def threshold_at_fmr(
     matching = turned > tau
     k = int(np.count_nonzero(matching))
     strictest = float(turned[matching].min()) if k else None
-    pairs = None if people is None else _pairs_of(people, failed, matching)
+    k_people, n_people = (None, None) if people is None else _pairs_of(people, failed, matching)
+    if impostor_hash is None:
+        impostor_hash = _scores_hash(oriented(turned, score_type))
     lo, hi = clopper_pearson(k, n, confidence)
-    sign = -1.0 if score_type == "dissimilarity" else 1.0
     return ThresholdRecord(
-        value=sign * tau,
-        value_strictest=None if strictest is None else sign * strictest,
+        value=oriented_tau(tau, score_type),
+        value_strictest=None if strictest is None else oriented_tau(strictest, score_type),
         score_type=score_type,
         rule=ORDER_STATISTIC,
         target_fmr=abs(float(fmr)),
@@ -330,10 +327,10 @@ def threshold_at_fmr(
         fmr_lo=lo,
         fmr_hi=hi,
         confidence=confidence,
-        k_people=None if pairs is None else pairs[0],
-        n_people=None if pairs is None else pairs[1],
-        rule_of_30=rule_of_30(k, n, fmr, None if pairs is None else pairs[0]),
-        impostor_hash=_scores_hash(sign * turned) if impostor_hash is None else impostor_hash,
+        k_people=k_people,
+        n_people=n_people,
+        rule_of_30=rule_of_30(k, n, fmr, k_people),
+        impostor_hash=impostor_hash,
         **{"created_by": _created_by(), **stated},
     )
 
@@ -343,10 +340,10 @@ def _pairs_of(
 ) -> tuple[int, int]:
     """Pairs of people with a false match, and pairs of people compared; order does not matter."""
     one, two = (np.asarray(side).ravel()[~failed] for side in people)
-    _, index = np.unique(np.concatenate([one, two]), return_inverse=True)
-    a, b = index[: len(one)], index[len(one) :]
-    pair = np.minimum(a, b) * np.int64(len(index) + 1) + np.maximum(a, b)
-    return len(np.unique(pair[matching])), len(np.unique(pair))
+    person, _ = codes(np.concatenate([one, two]))
+    a, b = np.split(person, 2)
+    pair, n = codes(np.minimum(a, b), np.maximum(a, b))
+    return len(np.unique(pair[matching])), n
 
 
 def rule_of_30(k: int, n: int, fmr: float, k_people: int | None = None) -> str:

@@ -22,7 +22,8 @@ References:
     | https://arxiv.org/abs/2306.01198
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -198,18 +199,17 @@ def independent_morphs(groups: MorphScores) -> int:
 
     Given the threshold these are independent trials; of M morphs of N subjects, at most N/2.
     """
-    _, subject = np.unique(groups.subjects, return_inverse=True)
-    return disjoint_sets(np.split(subject, groups.morph_start[1:]))
+    return disjoint_sets(groups.people)
 
 
-def disjoint_sets(parts: Sequence[np.ndarray]) -> int:
-    """How many of the sets of whole numbers share no member, those with the rarest first."""
-    degree = np.bincount(np.concatenate(parts))
-    used: set[int] = set()
+def disjoint_sets(parts: Sequence[Iterable[Hashable]]) -> int:
+    """How many of the sets share no member, those with the rarest members first."""
+    degree = Counter(member for part in parts for member in part)
+    used: set[Hashable] = set()
     count = 0
-    for part in sorted(parts, key=lambda own: int(degree[own].sum())):
-        if used.isdisjoint(part.tolist()):
-            used.update(part.tolist())
+    for part in sorted(parts, key=lambda own: sum(degree[member] for member in own)):
+        if used.isdisjoint(part):
+            used.update(part)
             count += 1
     return count
 

@@ -10,7 +10,7 @@ looser than any operating point.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -111,9 +111,7 @@ def verification_rows(
         fmr: target false match rates of the FNMR.
         impostor_policy, subjects: which impostors; see `policies`.
         systems: recognisers to evaluate; None takes those with rows of both kinds.
-        replicates: of the subject bootstrap; 0 leaves the exact interval alone.
-        seed: of the bootstrap.
-        confidence: level of the intervals, in (0, 1).
+        replicates, seed, confidence: as for `evaluate`; without replicates intervals are exact.
 
     Returns:
         system, eer, eer_lo, eer_hi, eer_tau, mated, nonmated (comparisons that did not fail),
@@ -123,16 +121,17 @@ def verification_rows(
     Raises:
         EvaluationError: no system with mated and nonmated rows.
     """
-    from adjointdeis.evaluation import detection, operating, uncertainty
+    from adjointdeis.evaluation import detection, uncertainty
+    from adjointdeis.evaluation.operating import ThresholdSource, chosen
     from adjointdeis.evaluation.policies import impostors
 
     both = [set(table.unique("system", kind=kind)) for kind in ("mated", "nonmated")]
-    names = operating.chosen(table, "system", systems) if systems else sorted(both[0] & both[1])
+    names = chosen(table, "system", systems) if systems else sorted(both[0] & both[1])
     if not names:
         raise EvaluationError(
             f"{table.source or 'scores'}: no system has rows of both kinds mated and nonmated"
         )
-    draws = operating.draw_for(table, replicates, seed) if replicates else None
+    named = ThresholdSource(table, None, subjects, replicates, seed, confidence)
     rows = []
     for system in names:
         mated = table.select(kind="mated", system=system)
@@ -147,7 +146,8 @@ def verification_rows(
             scores, impostor, np.where(impostor, "", "mated"), np.array(people, object), "subjects"
         )
         known = found.people_known and bool((mated["subject_id"] != "").all())
-        own = draws if known else None
+        source = named if known else replace(named, replicates=0)
+        draws = source.draws
         n_people = len(set(mated["subject_id"].tolist())) if known else len(genuine)
 
         def ends(values: np.ndarray | None, value: float, n: int = n_people) -> tuple[float, float]:
@@ -156,26 +156,26 @@ def verification_rows(
             return uncertainty.covering_interval(values, value, n, confidence)
 
         eer = equal_error_rate(genuine, found.oriented[usable])
-        drawn = None if own is None else detection.resampled_points(images, [["mated"]], own)[0]
-        lo, hi = ends(None if drawn is None else drawn["d_eer"], eer.value)
-        sign = -1.0 if found.score_type == "dissimilarity" else 1.0
-        points = operating.operating_points(
-            table, system, None, fmr, [impostor_policy], subjects, own, confidence
-        )
+        drawn = values = None
+        if draws is not None:
+            drawn = detection.resampled_points(images, [["mated"]], draws)[0]["d_eer"]
+        lo, hi = ends(drawn, eer.value)
+        points = source.points(system, fmr, [impostor_policy])
         fnmr = []
         for point in points:
             rate_ = false_non_match_rate(genuine, point.record.oriented)
-            taus = point.record.oriented if point.taus is None else point.taus
-            values = None
-            if own is not None:
-                values = uncertainty.bootstrap_fnmr(own, mated.oriented, mated["subject_id"], taus)
+            if draws is not None:
+                values = uncertainty.bootstrap_fnmr(
+                    draws, mated.oriented, mated["subject_id"], point.taus
+                )
             low, high = ends(values, rate_.value)
             fnmr.append({"fmr_target": point.record.target_fmr, "k": rate_.k, "n": rate_.n,
                          "value": rate_.value, "lo": low, "hi": high})  # fmt: skip
         rows.append(
             {
                 "system": system, "eer": eer.value, "eer_lo": lo, "eer_hi": hi,
-                "eer_tau": sign * eer.tau, "mated": len(genuine), "nonmated": int(usable.sum()),
+                "eer_tau": oriented_tau(eer.tau, found.score_type),
+                "mated": len(genuine), "nonmated": int(usable.sum()),
                 "n_failed": n_failed + int((~usable).sum()),
                 "subjects": n_people if known else None,
                 "fnmr": fnmr, "thresholds": [p.record.to_dict() for p in points],

@@ -4,7 +4,6 @@ import sys
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Container, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any, ClassVar, Literal
@@ -287,10 +286,13 @@ class _Stepwise(torch.autograd.Function):
         if on_the_way:
             last = ctx.chain.steps - 1
             by.of_trajectory = TrajectoryCotangents(on_the_way[:last], on_the_way[last:])
-        exposed = nullcontext() if ctx.run is None else ctx.run.exposed(ctx.chain.denoiser)
-        with torch.no_grad(), ctx.chain.backward_pass(), exposed:
-            a_x = torch.zeros_like(x_0) if a_x is None else a_x
-            a_T = ctx.method.backward_pass(ctx.chain, ctx.record, by, x_0, a_x)
+        ctx.chain.denoiser.graphs = None if ctx.run is None else ctx.run.graphs
+        try:
+            with torch.no_grad(), ctx.chain.backward_pass():
+                a_x = torch.zeros_like(x_0) if a_x is None else a_x
+                a_T = ctx.method.backward_pass(ctx.chain, ctx.record, by, x_0, a_x)
+        finally:
+            ctx.chain.denoiser.graphs = None
         # Now that the device has been waited for.
         _warn_of_not_finite(ctx.chain, ctx.record, tensors[0], x_0)
         if ctx.method.exact and ctx.method.check and by.z_is_untouched():

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from adjointdeis.diffusion.conditions import Conditions
+from adjointdeis.diffusion.fit import check_fit
 from adjointdeis.diffusion.grid import TimeGrid
 from adjointdeis.diffusion.noise import Noise, RecordedNoise, as_noise
 from adjointdeis.diffusion.prediction import x0_from_eps
@@ -64,6 +65,7 @@ class Chain:
         states: Sequence[Tensor] = (),
     ) -> "Chain":
         """The chain of a sampling run; arguments as for ``sample``."""
+        check_fit(denoiser, solver, grid, x_T)
         cost = Cost() if cost is None else cost
         stochastic = solver.calculus == "sde"
         return cls(
@@ -128,10 +130,8 @@ class Chain:
             if not (pair or noise.shape == x.shape):
                 source = type(self.noise).__name__
                 raise ValueError(f"{source} gives {tuple(noise.shape)}, x has {tuple(x.shape)}")
-            if self.denoiser.reads is not None and not noise.requires_grad:
-                noise = noise.detach()  # another object: a source may hand out what it keeps
         self.denoiser.first = None
-        with self.denoiser.watched(), self.widths():
+        with self.widths():
             found = self.solver.step(self.denoiser, x, z, s, t, state, noise)
         two = isinstance(found, tuple) and len(found) == 2
         if two and self.denoiser.wider and found[0].shape != x.shape:

@@ -1,7 +1,6 @@
 """What a rollout and its gradient cost, counted while they run."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -82,8 +81,6 @@ class CountedDenoiser:
         observer: called with (x, t, output) of every evaluation, where someone wants to know.
         graphs: called with (x, t, z, output) and the number of the evaluation's first node; None
             where nobody compares graphs.
-        reads: entered around every evaluation and every step of a solver, but not where noise is
-            drawn, which is a constant however a noise source keeps it; None where nobody looks.
         wider: whether an output had more channels than x.
         remembers: whether to keep the first evaluation of a step, and its graph with it.
         first: (x, t, output) of the first evaluation since this was set to None.
@@ -94,7 +91,6 @@ class CountedDenoiser:
     works_in_place: bool = False
     observer: Callable[[Tensor, Tensor, Tensor], None] | None = None
     graphs: Callable[[Tensor, Tensor, Any, Tensor, int], None] | None = None
-    reads: AbstractContextManager[Any] | None = None
     wider: bool = False
     remembers: bool = False
     first: tuple[Tensor, Tensor, Tensor] | None = None
@@ -112,14 +108,9 @@ class CountedDenoiser:
         self._count(t)
         if not hasattr(self.denoiser, "data"):
             return x0_from_eps(x, x, alpha=0.0, sigma=1.0)  # raises, and says what to do
-        with self.watched():
-            output = self.denoiser.data(x, t, z)
+        output = self.denoiser.data(x, t, z)
         is_wider(output, x)
         return output
-
-    def watched(self) -> AbstractContextManager[Any]:
-        """Inside, it is looked at what the network and the solver read."""
-        return nullcontext() if self.reads is None else self.reads
 
     def __post_init__(self) -> None:
         # Looked up once: a module without them is slow to say so.
@@ -132,17 +123,13 @@ class CountedDenoiser:
         self.cost.evaluated(count(t) if count else self._evaluations)
 
     def __call__(self, x: Tensor, t: Tensor, z: Any) -> Tensor:
-        if not 0.0 <= float(t) <= 1.0:
-            raise ValueError(f"the network was about to be evaluated at t = {float(t)}")
+        time, before = float(t), version(x)
+        if not 0.0 <= time <= 1.0:
+            raise ValueError(f"the network was about to be evaluated at t = {time}")
         self._count(t)
-        before = version(x), version(t)
         number = 0 if self.graphs is None else next_number()
         try:
-            if self.reads is None:
-                output = self.denoiser(x, t, z)
-            else:
-                with self.reads:
-                    output = self.denoiser(x, t, z)
+            output = self.denoiser(x, t, z)
         except RuntimeError as error:
             if "Double" in str(error) or "float64" in str(error):
                 error.add_note(
@@ -152,12 +139,12 @@ class CountedDenoiser:
             raise
         if not isinstance(output, Tensor) or output.shape != x.shape:
             self.wider = is_wider(output, x)
-        if version(t) != before[1]:
+        if float(t) != time:
             raise ValueError(
                 "the denoiser changes t in place, and with it the time grid: write t = t * 1000 "
                 "instead of t.mul_(1000) or t *= 1000"
             )
-        self.works_in_place = self.works_in_place or version(x) != before[0]
+        self.works_in_place = self.works_in_place or version(x) != before
         if self.remembers and self.first is None:
             self.first = (x, t, output)
         if self.observer is not None:

@@ -1,16 +1,18 @@
 """Forward mode: a few directional derivatives carried along with the sampling run."""
 
+import weakref
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.overrides import TorchFunctionMode
 
 from adjointdeis.diffusion.prediction import wide
 from adjointdeis.gradients.base import StepwiseMethod, refuse_count
 from adjointdeis.gradients.chain import Chain, NotSupportedError
-from adjointdeis.gradients.graphs import Mark, UnreachableLeafError
+from adjointdeis.gradients.graphs import Aside, Mark, UnreachableLeafError
 from adjointdeis.gradients.inputs import Inputs
 from adjointdeis.gradients.reachable import reachable, version
 from adjointdeis.gradients.run import refuse_changed, taken
@@ -78,6 +80,7 @@ class ForwardMode(StepwiseMethod):
         assert chain.grid[0].index == 0
         tangents = self._tangents(inputs, wanted)
         before, history, mark = chain.cost.nfe, 0, Mark()
+        watch, aside = _Watch(), list[Tensor]()
 
         def run(*leaves: Tensor) -> tuple[Tensor, ...]:
             """x_0, then the other states and the data predictions if these are asked for."""
@@ -95,7 +98,10 @@ class ForwardMode(StepwiseMethod):
                     states.append(x)
                     predictions.append(rest.pop(0))
                 state, history = tuple(rest), max(history, len(rest))
-            return (x, *states[:-1], *predictions)
+                watch.forget()
+            found = (x, *states[:-1], *predictions)
+            aside.extend(watch.left({id(own) for own in (*found, *states, *state, *values)}))
+            return found
 
         def carried(*directions: Tensor) -> Any:
             return torch.func.jvp(run, tuple(inputs[place] for place in wanted), directions)
@@ -104,7 +110,7 @@ class ForwardMode(StepwiseMethod):
         # What is drawn on the way belongs to the run: it is the same for every direction.
         every: Any = torch.vmap(carried, out_dims=(None, 0), randomness="same")  # pyright: ignore
         try:
-            with torch.enable_grad(), _NoGradCutsTangents():
+            with torch.enable_grad(), watch:
                 outputs, record = every(*tangents)
         except (RuntimeError, ValueError) as error:
             if not any(sign in str(error) for sign in _NO_FORWARD_MODE):
@@ -114,6 +120,7 @@ class ForwardMode(StepwiseMethod):
                 f"an operation without them ({str(error).splitlines()[0][:200]}): use "
                 "gradient=DiscreteAdjoint() or Backprop()"
             ) from error
+        _lead_to_aside(aside, by)
         refuse_changed(inputs[1:], versions[1:])
         by.leaf_check.look(outputs, inputs, inputs, mark)
         x_0, *way = (output.detach() for output in outputs)
@@ -177,10 +184,8 @@ class ForwardMode(StepwiseMethod):
 
     def _refuse_kept(self, chain: Chain) -> None:
         """Refuse a value that the network keeps from an earlier run, without its derivatives."""
-        torch_c: Any = torch._C
-        is_kept = torch_c._functorch.is_functorch_wrapped_tensor
         for _, value in reachable(chain.denoiser.denoiser, chain.solver):
-            if isinstance(value, Tensor) and is_kept(value):
+            if isinstance(value, Tensor) and (_is_wrapped(value) or Aside.leads(value)):
                 raise UnreachableLeafError(
                     f"the denoiser keeps a tensor of shape {tuple(value.shape)} from an earlier "
                     "run of ForwardMode, and its derivatives ended with that run: clear its cache "
@@ -202,17 +207,67 @@ class ForwardMode(StepwiseMethod):
         return found
 
 
-class _NoGradCutsTangents(TorchFunctionMode):
-    """Lets ``torch.no_grad()`` inside a network cut tangents, as it cuts the graph of autograd.
+class _Watch(TorchFunctionMode):
+    """Sees every operation of a run, and which results are held after it.
 
-    Torch itself carries them on there, and would differentiate another function than autograd does.
+    It also lets ``torch.no_grad()`` inside a network cut tangents, as it cuts the graph of
+    autograd. Torch itself carries them on there, and would differentiate another function than
+    autograd does.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._made: list[weakref.ref[Tensor]] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         del types
         if func is torch._C._set_grad_enabled:
             torch._C._set_fwd_grad_enabled(*args)
-        return func(*args, **(kwargs or {}))
+        found = func(*args, **(kwargs or {}))
+        several = found if isinstance(found, (tuple, list)) else (found,)
+        self._made += [weakref.ref(value) for value in several if isinstance(value, Tensor)]
+        return found
+
+    def forget(self) -> None:
+        """Drop what nobody holds any more."""
+        self._made = [ref for ref in self._made if ref() is not None]
+
+    def left(self, known: set[int]) -> list[Tensor]:
+        """What is held and has tangents, but for the known ones, by ``id``."""
+        held = {id(value): value for ref in self._made if (value := ref()) is not None}
+        self._made.clear()  # what is referred to weakly cannot be exchanged
+        return [
+            value
+            for place, value in held.items()
+            if place not in known and forward_ad.unpack_dual(value).tangent is not None
+        ]
+
+
+def _lead_to_aside(held: list[Tensor], by: Inputs) -> None:
+    """Make a loss that uses what a step laid aside, without tangents now, come by :class:`Aside`.
+
+    Raises:
+        UnreachableLeafError: torch itself holds one of them, so that this cannot be done.
+    """
+    while held:
+        value = held.pop()
+        plain = value
+        while _is_wrapped(plain):
+            plain = _functorch.get_unwrapped(plain)
+        with torch.enable_grad():
+            (marked,) = by.entrances([plain.detach()], [True])
+        try:
+            torch.utils.swap_tensors(value, marked)
+        except RuntimeError as error:
+            raise UnreachableLeafError(
+                f"the denoiser lays aside a tensor of shape {tuple(marked.shape)} of which the "
+                "derivatives end with the run of ForwardMode: detach() what is only looked at, or "
+                "use gradient=Backprop()"
+            ) from error
+
+
+_functorch: Any = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
+_is_wrapped = _functorch.is_functorch_wrapped_tensor
 
 
 def _inputs(by: Inputs) -> list[Tensor]:

@@ -8,13 +8,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
-from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
 
 from adjointdeis.gradients.chain import Chain, NotSupportedError
-from adjointdeis.gradients.cost import Cost, CountedDenoiser
+from adjointdeis.gradients.cost import Cost
 from adjointdeis.gradients.reachable import next_number
 
 
@@ -24,8 +22,6 @@ class UnreachableLeafError(RuntimeError):
 
 _BEFORE = object()  # marks what was made before the run, which every step may share
 _THREAD = threading.local()
-# What most operations are given, of which torch's walk over containers would take longer.
-_LEAVES = frozenset({Tensor, nn.Parameter, int, float, bool, str, type(None), torch.dtype})
 _KEPT = (
     "the denoiser keeps a value that it computed in an earlier step (a cache of a projected "
     "prompt, of a time embedding or of outputs: {}), so that its gradient would be lost in this "
@@ -52,52 +48,24 @@ class RunKey:
     Attributes:
         numbered: whether the network makes its nodes in the thread that calls it, so that their
             numbers tell whose they are.
-        quiet: whether every step that was given nothing with a gradient had no graph.
-        late: tensors that the network began to hold in a step without a graph.
-        hidden: tensors that were made in such a step and are held where nobody sees, by ``id``.
         graphs: compares the graphs of evaluations; None where the network holds what it held.
+        whole: whether the sampling run takes every step, and looks at it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, whole: bool) -> None:
+        self.whole = whole
         self._thread, self._first, self.numbered = _this_thread(), next_number(), True
-        self.quiet = True
-        self.late: list[weakref.ref[Tensor]] = []
-        self.hidden: dict[int, weakref.ref[Tensor]] = {}
         self.graphs: Callable[[Tensor, Tensor, Any, Tensor, int], None] | None = None
-        self._given: list[weakref.ref[Any]] = []
+        self._given: set[weakref.ref[Any]] = set()
 
     def hands_out(self, leaves: Iterable[Tensor]) -> None:
-        """Note leaves that a step is given, which are to end with its graph."""
-        given = [weakref.ref(leaf.grad_fn or leaf) for leaf in leaves if leaf.requires_grad]
-        self.quiet = self.quiet and bool(given)
-        self._given += given
+        """Note where the graph of a step ends, which is to be gone with it."""
+        self._given |= {weakref.ref(leaf.grad_fn or leaf) for leaf in leaves if leaf.requires_grad}
 
     def something_outlived(self) -> bool:
         """Whether anything holds the graph of an earlier step."""
-        self._given = [ref for ref in self._given if ref() is not None]
+        self._given = {ref for ref in self._given if ref() is not None}
         return bool(self._given)
-
-    @contextmanager
-    def exposed(self, denoiser: CountedDenoiser) -> Iterator[None]:
-        """Inside, a graph shows where it uses what the network began to hold, or is another."""
-        denoiser.graphs = self.graphs
-        if self.hidden:
-            denoiser.reads = _Reads(self.hidden)
-        held = [tensor for ref in self.late if (tensor := ref()) is not None]
-        late = [tensor for tensor in held if not tensor.requires_grad]
-        try:
-            for tensor in late:
-                tensor.requires_grad_()
-            yield
-        except RuntimeError as error:
-            if late and "leaf Variable that requires grad" in str(error):
-                raise UnreachableLeafError(_KEPT.format("written in place")) from error
-            raise
-        finally:
-            denoiser.graphs = denoiser.reads = None
-            for tensor in late:
-                if tensor.is_leaf:
-                    tensor.requires_grad_(False)
 
     def here(self) -> bool:
         """Whether this is the thread of the sampling run."""
@@ -118,42 +86,6 @@ class RunKey:
         return node.metadata.setdefault(self, _BEFORE if before else mark) in (mark, _BEFORE)
 
 
-class _Reads(TorchFunctionMode):
-    """Refuses the operations that read one of some tensors, where a graph is made."""
-
-    def __init__(self, tensors: dict[int, weakref.ref[Tensor]]) -> None:
-        super().__init__()
-        self._tensors = tensors
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        del types
-        given = (*args, *kwargs.values()) if kwargs else args
-        for value in _flat(given) if torch.is_grad_enabled() else ():
-            known = self._tensors.get(id(value))
-            if known is not None and known() is value:
-                raise UnreachableLeafError(
-                    f"a step, taken again, reads a tensor of shape {tuple(value.shape)} that an "
-                    "earlier step made and keeps out of sight (functools.lru_cache, a generator). "
-                    "If it depends on x, z or the weights, its gradient is lost: switch that cache "
-                    "off, or use gradient=DiscreteAdjoint(budget=...) with room for every step, or "
-                    "Backprop(). If it is a table of constants, make it before the run, or say "
-                    "check=False"
-                )
-        return func(*args, **(kwargs or {}))
-
-
-def _flat(given: Iterable[Any]) -> Iterator[Any]:
-    """The arguments of an operation, those in containers too."""
-    for value in given:
-        kind = type(value)
-        if kind in _LEAVES:
-            yield value
-        elif kind in (tuple, list):
-            yield from _flat(value)
-        else:
-            yield from tree_leaves(value)
-
-
 def _this_thread() -> object:
     # Not its identifier, which a later thread may have again.
     return _THREAD.__dict__.setdefault("token", object())
@@ -166,13 +98,19 @@ class Aside(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, cost: Cost, value: Tensor, *inputs: Tensor) -> Tensor:
-        del inputs
+    def forward(ctx: Any, cost: Cost, count: int, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Views of the first tensors; the others are what a loss may be differentiated by."""
         ctx.cost = cost
-        return value.view_as(value)
+        ctx.set_materialize_grads(False)
+        return tuple(value.view_as(value) for value in inputs[:count])
 
     @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor) -> Any:
+    def leads(value: Tensor) -> bool:
+        """Whether a tensor is one of these views."""
+        return type(value.grad_fn).__name__ == "AsideBackward"
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor | None) -> Any:
         if ctx.cost.in_backward:  # a kept graph, whose end is where the step before began
             return (None,) * len(ctx.needs_input_grad)
         raise UnreachableLeafError(
@@ -229,7 +167,7 @@ class LeafCheck:
 
         Args:
             outputs, entering, leaves: results of the step, the state and history that it was
-                given, and all that it was given, at which its graph ends.
+                given, and where its graph ends.
             mark: made before the graph; the same whenever this graph is looked at.
             again: whether the sampling run took this step, too.
 
@@ -241,7 +179,7 @@ class LeafCheck:
         mark.end = mark.end or next_number()
         run, known, by_number = self.run, self._known, self.by_number
         if run is not None:
-            plain = again and by_number and run.quiet and not known and not run.late
+            plain = again and run.whole and by_number and not known
             plain = plain and not run.something_outlived()
             run.hands_out(leaves)
             if plain:
@@ -270,8 +208,6 @@ class LeafCheck:
                 continue
             if any(leaf is given for given in leaves):
                 continue
-            if run is not None and any(ref() is leaf for ref in run.late):
-                raise UnreachableLeafError(_KEPT.format(f"a tensor of shape {tuple(leaf.shape)}"))
             if leaf.untyped_storage().data_ptr() not in memory:
                 self.suspects.append(weakref.ref(leaf))
 

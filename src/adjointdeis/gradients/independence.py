@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from adjointdeis.diffusion.classifier_free import of_rows
 from adjointdeis.diffusion.conditions import PerStep, divided
 from adjointdeis.diffusion.grid import TimeGrid
 from adjointdeis.diffusion.prediction import wide
@@ -44,9 +45,6 @@ def check_independent(
             )
     step, batch = grid.steps - 1, x.shape[0]
     z = z.values[step] if isinstance(z, PerStep) else z
-    counted = CountedDenoiser(denoiser, cost)
-    # At the only node of one step alpha may be 0, where eps says nothing.
-    predict = counted.data if step == 0 and hasattr(denoiser, "data") else counted
     states = [source.get() for source in recorder.sources]
     buffers = [(owner, name, owner[name]) for owner, name in recorder.places]
     found = []
@@ -55,6 +53,9 @@ def check_independent(
             for rows in (slice(0, size), [batch - 1, 0]):
                 for owner, name, value in buffers:
                     owner[name] = value.clone()
+                counted = CountedDenoiser(of_rows(denoiser, None, batch, rows)[0], cost)
+                # At the only node of one step alpha may be 0, where eps says nothing.
+                predict = counted.data if step == 0 and hasattr(denoiser, "data") else counted
                 out = predict(x[rows].detach().clone(), grid[step].t, divided(z, batch, rows))
                 if out.shape[0] != x[rows].shape[0]:
                     raise CoupledSamplesError(

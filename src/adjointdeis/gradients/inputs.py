@@ -181,17 +181,23 @@ class Inputs:
         """Which leaves of a slot's condition want a gradient."""
         return self.needs[1 + slot * self.places : 1 + (slot + 1) * self.places]
 
-    def entrance(self, value: Tensor, wanted: bool, kept: bool = False) -> Tensor:
-        """A tensor as a step is given it, where the step's graph ends; see :class:`Aside`.
+    def entrances(
+        self, values: Sequence[Tensor], wanted: Sequence[bool], kept: bool = False
+    ) -> list[Tensor]:
+        """Tensors as a step is given them, where the step's graph ends; see :class:`Aside`.
 
         A kept graph, which this class pulls through, leads on to leaves alone.
         """
-        own = detached(value, wanted)
+        found = [detached(value, want) for value, want in zip(values, wanted, strict=True)]
         given = [] if self.chain.cost.in_backward else self.given
         given = [tensor for tensor in given if tensor.is_leaf or not kept]
-        if not given or not own.requires_grad:
-            return own
-        return Aside.apply(self.chain.cost, own.detach(), *given)  # pyright: ignore
+        places = [place for place, own in enumerate(found) if own.requires_grad]
+        if given and places:
+            own = [found[place].detach() for place in places]
+            marked: Any = Aside.apply(self.chain.cost, len(own), *own, *given)
+            for place, value in zip(places, marked, strict=True):
+                found[place] = value
+        return found
 
     def graph(
         self,
@@ -215,12 +221,10 @@ class Inputs:
         """
         chain, before, mark = self.chain, self.chain.cost.nfe, Mark()
         with torch.enable_grad(), explained():
-            leaves = [self.entrance(value, need_entering, kept=True) for value in entering]
-            wanted = self.needs_z(slot)
-            z = [
-                self.entrance(leaf, every_z or want, kept=True)
-                for leaf, want in zip(self.z[slot], wanted, strict=True)
-            ]
+            wanted = [need_entering] * len(entering)
+            wanted += [every_z or want for want in self.needs_z(slot)]
+            found = self.entrances([*entering, *self.z[slot]], wanted, kept=True)
+            leaves, z = found[: len(entering)], found[len(entering) :]
             noise = None
             if step is not None and self.noise:
                 noise = detached(self.noise[step], self.needs[self._first_noise + step])

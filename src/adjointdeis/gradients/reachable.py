@@ -4,12 +4,10 @@ Python does not say what a function depends on. This walks over closures, refere
 attributes and containers, which is where the state of published samplers lives.
 """
 
-import gc
 import logging
 import random
 import sys
 import types
-import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from functools import lru_cache, partial
@@ -59,65 +57,6 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """Names of what was added, removed or changed between two states."""
     missing = object()
     return [n for n in {**before, **after} if before.get(n, missing) != after.get(n, missing)]
-
-
-def is_constant(value: Any) -> bool:
-    """Whether this is a tensor of numbers from which no graph leads anywhere."""
-    if not isinstance(value, Tensor) or value.requires_grad or not value.is_leaf:
-        return False
-    return (value.is_floating_point() or value.is_complex()) and not value.is_inference()
-
-
-class Newborn:
-    """Finds constant tensors that were made since :meth:`begin`, wherever Python holds them.
-
-    A walk does not reach what ``lru_cache``, a generator or an extension holds; the garbage
-    collector does. It lists what is young in the order of its making, and promotes it when it
-    collects, before which its callback looks. What C++ alone holds is not found.
-    """
-
-    def __init__(self) -> None:
-        self._found: list[weakref.ref[Tensor]] = []
-        self._youngest: list[Any] | None = None
-
-    def begin(self) -> None:
-        """Look at what is made from now on."""
-        gc.callbacks.append(self._collects)
-        self._youngest = []
-
-    def alive(self, known: Iterable[Any]) -> list[Tensor]:
-        """Those that are alive now, but for the known ones."""
-        self._look()
-        ours = set(map(id, known))
-        found = (tensor for ref in self._found if (tensor := ref()) is not None)
-        return [tensor for tensor in found if id(tensor) not in ours and is_constant(tensor)]
-
-    def _look(self) -> None:
-        # A collection meanwhile looks by itself, at what is older than it.
-        youngest = self._youngest
-        if youngest is None:
-            return
-        for value in reversed(gc.get_objects(generation=0)):
-            if value is youngest:
-                break
-            if type(value) in (Tensor, nn.Parameter):
-                self._found.append(weakref.ref(value))
-        self._youngest = []
-
-    def _collects(self, phase: str, info: dict[str, int]) -> None:
-        del info
-        if phase == "start":
-            self._look()
-        else:
-            self._youngest = []
-
-    def __enter__(self) -> "Newborn":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._youngest is not None:
-            self._youngest = None
-            gc.callbacks.remove(self._collects)
 
 
 def version(tensor: Tensor) -> int:

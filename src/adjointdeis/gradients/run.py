@@ -1,6 +1,5 @@
 """A sampling run without a graph, taken step by step, with every check that needs no evaluation."""
 
-import weakref
 from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -8,42 +7,34 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adjointdeis.gradients.chain import Chain, NotSupportedError, Trajectory
+from adjointdeis.gradients.chain import Chain, NotSupportedError
 from adjointdeis.gradients.consistency import GraphCheck, InconsistentStepError
 from adjointdeis.gradients.graphs import Mark, RunKey
 from adjointdeis.gradients.inputs import CHANGES_Z, Inputs, StepGraph, Take, explained
-from adjointdeis.gradients.reachable import (
-    Newborn,
-    changes,
-    comparable,
-    is_constant,
-    own_state,
-    reachable,
-    version,
-)
+from adjointdeis.gradients.reachable import changes, comparable, own_state, reachable, version
 from adjointdeis.gradients.step_context import ContextRecorder
 from adjointdeis.gradients.trace import Trace
 from adjointdeis.solvers.base import State
 
-_SHORT = 8  # steps; looking whether something is kept costs more than a graph for each
+_SHORT = 8  # steps, of which all are taken though their states are known
 
 
 class Run:
     """A sampling run without a graph, step by step, with every check that needs no evaluation.
 
-    Where no weight requires a gradient the steps run with gradients enabled on detached inputs:
-    a graph then only arises from a tensor that nobody named, and costs nothing otherwise. With
-    trainable weights the first step does so, the others are looked at when they are recomputed.
+    Every step has a graph that ends at what the step was given and is gone after it. By it
+    :class:`LeafCheck` finds a tensor that nobody named, and a value that the network keeps for
+    later steps; and what the network lays aside for the loss leads to :class:`Aside`. Graphs of a
+    network that changes what it holds in the second step are compared as well
+    (:class:`GraphCheck`).
 
-    Some steps have a graph to x and z as well, by which :class:`LeafCheck` finds a value that the
-    network keeps for later ones: the first two, a middle one and the last; all of a short run, and
-    of a network that changes what it holds in the second step, whose graphs are compared as well
-    (:class:`GraphCheck`). What another network holds anew after the run was made in a step without
-    a graph, and is watched in the backward pass.
+    Without ``check`` a graph only arises from a tensor that nobody named. Of a run whose states are
+    known (``chain.states``) the first two steps, a middle one and the last are taken; all of a
+    short one, or where the network changes what it holds.
 
     Args:
         chain, by, owner: the run, what it is differentiated by, and the method, for messages.
-        check: whether to look for kept values.
+        check: whether every step has a graph.
         observed: look at every step here, record evaluations, and whether the sampler changes a
             state of its own; for methods that recompute no step.
         black_box: whether the method only needs the step as a whole.
@@ -60,7 +51,7 @@ class Run:
         black_box: bool = False,
     ) -> None:
         self.chain, self.by, self.owner = chain, by, owner
-        self.with_graph: set[int] = set()
+        self.with_graph = check and any(by.needs)
         self.every_step = observed or not by.theta
         self.black_box, self.observed = black_box, observed
         self._roots = (chain.denoiser.denoiser, chain.solver)
@@ -69,28 +60,30 @@ class Run:
         self._versions = [version(z) for z in self._conditions]
         self._before: list[dict] = []
         self._held: dict[str, Any] = {}
-        self._newborn = Newborn()
-        self._recording = self._changed = False
+        self._ends, self._slot = [by.x_T.new_full((), -0.0)], -1
+        self._changed = False
         self._nfe = chain.cost.nfe
-        self._latest: Sequence[Tensor] = ()
-        if check and any(by.needs):
+        self._taken: set[int] = set()
+        if self.with_graph:
             last = chain.steps - 1
-            self.with_graph = {0, min(1, last), chain.steps // 2, last}
-            if chain.steps <= _SHORT:
-                self.with_graph = set(range(chain.steps))
-            by.leaf_check.run = RunKey()
+            short = chain.steps <= _SHORT
+            self._taken = set(range(last + 1)) if short else {0, 1, chain.steps // 2, last}
+            with torch.enable_grad():
+                self._ends = by.entrances(self._ends, [True])
+            by.leaf_check.run = RunKey(whole=not chain.states)
             by.leaf_check.run.graphs = chain.denoiser.graphs = GraphCheck()
 
     @contextmanager
     def recording(self) -> Iterator[None]:
         """Inside, a step without a graph gets one from a leaf that nobody named."""
-        self._recording = True
-        with torch.set_grad_enabled(self.every_step), self._newborn:
-            try:
+        try:
+            with torch.set_grad_enabled(self.every_step):
                 yield
-                self._note_kept()
-            finally:
-                self.chain.denoiser.graphs = None
+            key = self.by.leaf_check.run
+            if key is not None and isinstance(key.graphs, GraphCheck):
+                key.graphs.recording = False
+        finally:
+            self.chain.denoiser.graphs = None
 
     def enter(self, step: int) -> None:
         """Record the context of a step that is about to be taken."""
@@ -112,42 +105,21 @@ class Run:
         if step == 1 and isinstance(key.graphs, GraphCheck) and self.chain.cost.nfe > self._nfe + 1:
             key.graphs.after = self._look_between_evaluations
         elif step == 2 and (self._changed or changes(before, self._held)):
-            self.with_graph = set(range(self.chain.steps))
+            self._taken = set(range(self.chain.steps))
         elif step == 2:
             key.graphs = self.chain.denoiser.graphs = None
-            if self._recording and len(self.with_graph) < self.chain.steps:
-                self._newborn.begin()
 
     def _look_between_evaluations(self) -> None:
         """The same after one of several evaluations of a step, at whose end a counter is back."""
         self._changed = bool(changes(self._held, comparable(reachable(*self._roots))))
 
-    def _note_kept(self) -> None:
-        key = self.by.leaf_check.run
-        if key is None:
-            return
-        if isinstance(key.graphs, GraphCheck):
-            key.graphs.recording = False
-        if len(self.with_graph) == self.chain.steps:
-            return
-        found = reachable(*self._roots)
-        names = set(changes(self._held, comparable(found)))
-        key.late = [weakref.ref(v) for name, v in found if name in names and is_constant(v)]
-        way = self.chain.trajectory or Trajectory()
-        ours = [*self._latest, *way.states, *way.predictions, *self.trace.tensors()]
-        others = self._newborn.alive([*ours, *(value for _, value in found)])
-        if others:
-            known = reachable(self.chain.noise, self.chain.grid, self.chain.conditions)
-            others = self._newborn.alive([*ours, *(value for _, value in [*found, *known])])
-        key.hidden = {id(tensor): weakref.ref(tensor) for tensor in others}
-
     def advance(self, step: int, x: Tensor, state: State) -> tuple[Tensor, State]:
         """Take a step; x itself stays as it is even if the network works in place."""
         chain, by, trace = self.chain, self.by, self.trace
-        if chain.states and step not in self.with_graph:
+        if chain.states and step not in self._taken:
             return chain.states[step + 1], state
         noise = by.noise[step].detach() if by.noise else None
-        if step in self.with_graph or step == 0 or trace.in_place:
+        if self.with_graph or step == 0 or trace.in_place:
             with self.inputs(step, [x, *state]) as ((own, *history), z, mark, leaves):
                 before = version(own)
                 # Handed on without a name: what is refused must not be held by this step's graph.
@@ -161,11 +133,8 @@ class Run:
         leaves = [leaf.detach() for leaf in by.z[slot]]
         own, *history = entering = [x.detach(), *(value.detach() for value in state)]
         z = chain.conditions.at(slot, leaves)
-        if torch.is_grad_enabled() == self.every_step:
+        with torch.set_grad_enabled(self.every_step):
             outputs = taken(chain, step, own, z, tuple(history), noise)
-        else:
-            with torch.set_grad_enabled(self.every_step):
-                outputs = taken(chain, step, own, z, tuple(history), noise)
         found = self.settled(entering, outputs, mark, [*entering, *leaves])
         refuse_in_place(step, x, before)
         return found
@@ -201,19 +170,17 @@ class Run:
         Raises:
             ValueError: the step changes its condition in place.
         """
-        by, slot, mark = self.by, self.chain.slot(step), Mark()
-        graph = step in self.with_graph
-        enabled = self.every_step or graph or step == 0
-        with torch.set_grad_enabled(enabled), explained():
-            # In the memory of the originals, by which a cache may know them.
-            z = [
-                by.entrance(leaf, graph and want)
-                for leaf, want in zip(by.z[slot], by.needs_z(slot), strict=True)
-            ]
-            leaves = [by.entrance(value, graph and (step > 0 or by.needs[0])) for value in entering]
-            # A network may change its x in place, but never a leaf.
-            copies = [leaf.clone() if graph or leaf is leaves[0] else leaf for leaf in leaves]
-            yield copies, self.chain.conditions.at(slot, z), mark, [*leaves, *z]
+        by, slot, mark, graph = self.by, self.chain.slot(step), Mark(), self.with_graph
+        with torch.set_grad_enabled(self.every_step or graph or step == 0), explained():
+            if slot != self._slot:
+                self._slot, wanted = slot, [graph and want for want in by.needs_z(slot)]
+                # In the memory of the originals, by which a cache may know them.
+                self._ends[1:] = by.entrances(by.z[slot], wanted)
+            end, *z = self._ends
+            # Copies, which the network may change in place. Adding -0 changes nothing.
+            leads = end.requires_grad and (step > 0 or by.needs[0])
+            copies = [value + end.to(value) if leads else value.clone() for value in entering]
+            yield copies, self.chain.conditions.at(slot, z), mark, [end, *z]
         if not self.black_box:
             # By .data, which counts no version.
             for copy, value in zip(copies, entering, strict=True):
@@ -255,7 +222,6 @@ class Run:
             self._refuse_in_place()
         if not self.chain.scheduled:
             refuse_changed(self._conditions, self._versions)
-        self._latest = outputs
         if self.chain.trajectory is None:
             return outputs[0], tuple(outputs[1:])
         self.chain.trajectory.note(outputs[0], outputs[1])
@@ -276,6 +242,7 @@ class Run:
                 no step again by which it could be seen whether that matters.
         """
         trace, self.trace.end, self.chain.denoiser.graphs = self.trace, end, None
+        self._ends.clear()
         refuse_changed(self._conditions, self._versions)
         trace.contexts.append(trace.recorder.now())
         if self.observed:

@@ -229,8 +229,6 @@ class Surrogate(DiscreteAdjoint):
                 trace.latents += 1
 
         run.chain.denoiser.observer = record
-        # What an active step uses must be known with its graph.
-        run.with_graph |= set(plan) if run.with_graph else set()
 
     def forward_pass(self, chain: Chain, by: Inputs) -> tuple[Tensor, Checkpoints]:
         found = super().forward_pass(chain, by)

@@ -169,8 +169,9 @@ def _check_added(overrides: Sequence[Override], choices: Choices) -> None:
                 f"{given.input_line}: nothing reads it there; write +{name}@{_WITHIN[name]}="
                 f"{given.value()}"
             )
-        close = difflib.get_close_matches(name, choices.groups(), 1, 0.8)
-        if close and close[0] != name:
+        if choices.is_group(name):  # to list all groups takes longer than to compose
+            continue
+        if close := difflib.get_close_matches(name, choices.groups(), 1, 0.8):
             raise ConfigError(
                 f"{given.input_line}: there is no group {name!r}; did you mean +{close[0]}="
                 f"{given.value()}?"

@@ -5,6 +5,7 @@ The price of a gradient is the number of evaluations of the network plus that of
 products, both of the whole batch.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -285,19 +286,25 @@ def _networks(rows: Sequence[Row]) -> tuple[Any, ...]:
 
 def _out(rows: Sequence[Row]) -> tuple[Any, ...]:
     """Who took no place, and why."""
-    reasons: dict[tuple[str, str, str, str], int] = {}
+    reasons: dict[tuple[str, ...], list[str]] = {}
+
+    def note(row: Row, kind: str, reason: str) -> None:
+        # The same but for its numbers, such as a size, is the same reason: the first stands.
+        key = (row["method"], row["calculus"].upper(), kind, re.sub(r"\d+", "#", reason))
+        reasons.setdefault(key, []).append(reason)
+
     for row in rows:
         for kind in ("refused", "failed", "disqualified"):
             if kind in row:
-                key = (row["method"], row["calculus"].upper(), kind, row[kind])
-                reasons[key] = reasons.get(key, 0) + 1
+                note(row, kind, row[kind])
         for part in PARTS:
             if "flow" in row and part in row["truth_moves"] and part not in row["flow"]:
-                key = (row["method"], row["calculus"].upper(), "refused", f"no gradient of {part}")
-                reasons[key] = reasons.get(key, 0) + 1
+                note(row, "refused", f"no gradient of {part}")
     if not reasons:
         return (Prose("Nobody."),)
-    lines = tuple(cells([*key, str(count)]) for key, count in sorted(reasons.items()))
+    lines = tuple(
+        cells([*key[:3], told[0], str(len(told))]) for key, told in sorted(reasons.items())
+    )
     header = ("method", "equations", "what", "why", "rows")
     return (Table("out", "", header, lines),)
 

@@ -34,6 +34,8 @@ class Standing:
             of cosine, ratio, seconds and bytes.
         price: evaluations plus products, the largest over problems; both are attributes, too.
         failed: problems on which it gave no gradient that is finite.
+        missing: problems that it refused while it took others: its means are over fewer, perhaps
+            easier ones, so that it has no place and is on no front.
         place: one more than the number of methods that are ahead of it; None for one that is not
             ahead of the zero vector, and before :func:`placed` has compared it.
     """
@@ -47,6 +49,7 @@ class Standing:
     evaluations: int
     products: int
     failed: int
+    missing: int = 0
     place: int | None = None
 
     @property
@@ -90,16 +93,20 @@ def standings(rows: Iterable[Row], part: str) -> list[Standing]:
             numbers[name] = _median(row[name] for row in done)
         dearest = max(done, key=lambda row: row["evaluations"] + row["products"])
         counts = dearest["evaluations"], dearest["products"]
+        missing = sum(row["members"] for row in group if "refused" in row)
         found.append(
-            Standing(method, done[0]["sampler"], steps, logs, numbers, sum(counts), *counts, failed)
-        )
+            Standing(
+                method, done[0]["sampler"], steps, logs, numbers, sum(counts), *counts, failed,
+                missing,
+            )
+        )  # fmt: skip
     return sorted(found, key=lambda one: (round(math.log(one.error), 6), *_cheapness(one)))
 
 
 def at_price(found: Sequence[Standing], budget: int) -> list[Standing]:
     """Of every method the best that the budget buys, placed; ``found`` is in order of error."""
     best: dict[str, Standing] = {}
-    for one in found:
+    for one in sorted(found, key=lambda one: one.missing > 0):
         if one.price <= budget:
             best.setdefault(one.method, one)
     return placed(list(best.values()))
@@ -111,10 +118,11 @@ def placed(found: Sequence[Standing]) -> list[Standing]:
     Those without a place come last, in the order in which they are given.
     """
     nothing = Standing("", "", 0, dict.fromkeys(_problems(found), 0.0), {}, 0, 0, 0, 0)
+    compared = [one for one in found if not one.missing]
     placed, others = [], []
     for one in found:
-        if ahead(one, nothing):
-            before = sum(ahead(other, one) for other in found if other is not one)
+        if not one.missing and ahead(one, nothing):
+            before = sum(ahead(other, one) for other in compared if other is not one)
             placed.append(replace(one, place=1 + before))
         else:
             others.append(one)
@@ -144,7 +152,8 @@ def ahead(one: Standing, other: Standing) -> bool:
 def front(found: Sequence[Standing]) -> list[Standing]:
     """Those that no other is better than at the same price or less, by price."""
     kept: list[Standing] = []
-    for one in sorted(found, key=lambda s: (s.price, s.error)):
+    whole = [one for one in found if not one.missing]
+    for one in sorted(whole, key=lambda s: (s.price, s.error)):
         if not kept or one.error < kept[-1].error * (1 - 1e-6):
             kept.append(one)
     return kept

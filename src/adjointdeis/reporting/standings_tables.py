@@ -12,7 +12,10 @@ from adjointdeis.reporting.standings import (
     standings,
 )
 
-_UNPLACED = "a dash for a place: not ahead of the zero vector"
+_UNPLACED = (
+    "a dash for a place: not ahead of the zero vector, or refused on some of the problems, so that "
+    "its means are over the others alone"
+)
 _DETAIL = ("bias", "spread", "own sampler", "cosine", "length", "ms", "KiB")
 
 

@@ -8,13 +8,13 @@ line. Lists of images and pairs, which are not scores, are in `lists.py`.
 
 import importlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 from adjointdeis.evaluation.errors import EvaluationError, ScoreError
 from adjointdeis.evaluation.formats.text import Labels
 from adjointdeis.evaluation.scores import ScoreTable, concatenate
-from adjointdeis.evaluation.storage import metadata_with
 
 __all__ = ["FORMATS", "Labels", "read", "write"]
 
@@ -44,7 +44,9 @@ def read(name: str, paths: Sequence[str | Path], labels: Labels) -> ScoreTable:
     else:
         found = concatenate(module.read_one(file, labels) for file in files)
     stated = labels.metadata(found.unique("system"))
-    return metadata_with(found, stated) if stated and name != "canonical" else found
+    if name == "canonical":
+        return found
+    return replace(found, metadata={**found.metadata, **stated})
 
 
 def write(name: str, table: ScoreTable, paths: Sequence[str | Path]) -> None:

@@ -22,8 +22,8 @@ from adjointdeis.evaluation.formats.text import (
     number,
     one_path,
     only,
-    read_fields,
     refuse_failures,
+    score_lines,
     write_lines,
 )
 from adjointdeis.evaluation.scores import ScoreTable, concatenate
@@ -91,7 +91,7 @@ def read_thresholds(path: Path, target_fmr: float) -> list[ThresholdRecord]:
 def _read_one(path: Path, direction: str, labels: Labels) -> ScoreTable:
     entries: list[tuple[int, str, str, list[float]]] = []
     by_morph: dict[str, set[str]] = {}
-    for line, fields in read_fields(path):
+    for line, fields in score_lines(path, fewest=3):
         if len(fields) < 3:
             raise ScoreError(f"{path}:{line}: expected morph, subject and at least one score")
         morph, subject = fields[:2]
@@ -100,21 +100,17 @@ def _read_one(path: Path, direction: str, labels: Labels) -> ScoreTable:
         by_morph[morph].add(subject)
         entries.append((line, morph, subject, [number(path, line, x) for x in fields[2:]]))
     roles = len(by_morph) > 1 and len({frozenset(s) for s in by_morph.values()}) == 1
-    rows = Rows(path)
+    rows = Rows(path, labels, direction)
     for line, morph, subject, scores in entries:
         width = len(str(len(scores)))
         for attempt, score in enumerate(scores, start=1):
-            rows.add(
+            rows.morph(
                 line,
-                kind="morph",
+                system=path.stem,
                 morph_id=morph,
-                attack=labels.attack,
                 subject_id=f"{morph}/{subject}" if roles else subject,
                 probe_id=f"{attempt:0{width}d}",
-                system=path.stem,
                 score=score,
-                score_type=direction,
-                probe_policy=labels.probe,
             )
     return rows.table()
 

@@ -1,7 +1,8 @@
 """Files of the bob toolboxes: 4 and 5 columns, comparison CSV, and PAD CSV.
 
 4 columns: `claimed_id real_id test_label score`; 5 columns: `claimed_id model_label real_id
-test_label score`; mated where the two ids are equal. Comparison CSV: `bio_ref_subject_id,
+test_label score`; mated where the two ids are equal; a first line of these names is passed
+over. Comparison CSV: `bio_ref_subject_id,
 probe_subject_id, probe_key, probe_attack_type, score` and the template ids where present; a row
 with an attack type is a morph shown as the probe against one claimed subject. PAD CSV:
 `claimed_id,test_label,is_bonafide,attack_type,score`. Comparison scores are similarities; PAD
@@ -22,17 +23,20 @@ from adjointdeis.evaluation.errors import ScoreError
 from adjointdeis.evaluation.formats.text import (
     Labels,
     Rows,
-    kind_by_ids,
+    joined_by_blanks,
     named,
     one_path,
     only,
     read_fields,
+    score_lines,
     score_or_failure,
     write_lines,
 )
 from adjointdeis.evaluation.scores import BONA_FIDE, ScoreTable
 from adjointdeis.files import records, write_csv
 
+FOUR = ("claimed_id", "real_id", "test_label", "score")
+FIVE = ("claimed_id", "model_label", "real_id", "test_label", "score")
 COMPARISON_COLUMNS = (
     "bio_ref_subject_id",
     "bio_ref_template_id",
@@ -56,77 +60,55 @@ def read_one(path: Path, labels: Labels) -> ScoreTable:
     header = next(lines, (1, []))[1]
     if "score" not in header:
         raise ScoreError(f"{path}:1: no column 'score' in the header {','.join(header)}")
-    read_row = _pad_row if "is_bonafide" in header else _comparison_row
-    rows = Rows(path, by_ids=True)
+    if "is_bonafide" in header:
+        rows, needed = Rows(path, labels, labels.score_type or "dissimilarity"), PAD_COLUMNS
+        add = _add_image
+    else:
+        rows = Rows(path, labels, labels.score_type or "similarity")
+        needed, add = ("bio_ref_subject_id", "probe_subject_id"), _add_comparison
     for line, row in records(path, header, lines, ScoreError):
-        read_row(rows, line, row, labels)
+        if absent := [name for name in needed if name not in row]:
+            raise ScoreError(f"{path}:1: no column {absent[0]!r} in the header")
+        add(rows, line, row)
     return rows.table()
 
 
 def _read_columns(path: Path, labels: Labels) -> ScoreTable:
-    rows = Rows(path, by_ids=True)
-    for line, fields in read_fields(path):
+    rows = Rows(path, labels, labels.score_type or "similarity")
+    for line, fields in score_lines(path, FOUR, FIVE):
         if len(fields) not in (4, 5):
             raise ScoreError(
-                f"{path}:{line}: {len(fields)} fields, expected 4 (claimed_id real_id test_label "
-                "score) or 5 (claimed_id model_label real_id test_label score)"
+                f"{path}:{line}: {len(fields)} fields, expected 4 ({' '.join(FOUR)}) or 5 "
+                f"({' '.join(FIVE)})"
             )
         claimed, real, probe, score = fields[0], *fields[-3:]
-        rows.add(
+        rows.comparison(
             line,
-            kind=kind_by_ids(real, claimed),
-            subject_id=real,
+            real,
+            claimed,
             probe_id=probe,
             ref_id=fields[1] if len(fields) == 5 else "",
-            ref_subject_id=claimed,
-            system=labels.system,
-            score_type=labels.score_type or "similarity",
             **score_or_failure(path, line, score),
         )
     return rows.table()
 
 
-def _comparison_row(rows: Rows, line: int, row: dict[str, str], labels: Labels) -> None:
-    for name in ("bio_ref_subject_id", "probe_subject_id"):
-        if name not in row:
-            raise ScoreError(f"{rows.path}:1: no column {name!r} in the header")
+def _add_comparison(rows: Rows, line: int, row: dict[str, str]) -> None:
     probe = row.get("probe_key") or row.get("probe_template_id", "")
     reference, subject = row["bio_ref_subject_id"], row["probe_subject_id"]
     attack = named(rows.path, line, "probe_attack_type", row.get("probe_attack_type", ""))
-    common = {
-        "system": labels.system,
-        "score_type": labels.score_type or "similarity",
-        **score_or_failure(rows.path, line, row["score"]),
-    }
+    score = score_or_failure(rows.path, line, row["score"])
+    template = row.get("bio_ref_template_id", "")
     if attack:
         # Here the morph is the probe and the genuine image the reference; the canonical table
         # has it the other way round, and comparison scores are symmetric.
-        rows.add(
-            line,
-            kind="morph",
-            morph_id=probe,
-            attack=attack,
-            subject_id=reference,
-            probe_id=row.get("bio_ref_template_id", ""),
-            probe_policy=labels.probe,
-            **common,
-        )
-        return
-    rows.add(
-        line,
-        kind=kind_by_ids(subject, reference),
-        subject_id=subject,
-        probe_id=probe,
-        ref_id=row.get("bio_ref_template_id", ""),
-        ref_subject_id=reference,
-        **common,
-    )
+        names = {"morph_id": probe, "attack": attack, "subject_id": reference}
+        rows.morph(line, **names, probe_id=template, **score)
+    else:
+        rows.comparison(line, subject, reference, probe_id=probe, ref_id=template, **score)
 
 
-def _pad_row(rows: Rows, line: int, row: dict[str, str], labels: Labels) -> None:
-    for name in PAD_COLUMNS:
-        if name not in row:
-            raise ScoreError(f"{rows.path}:1: no column {name!r} in the header")
+def _add_image(rows: Rows, line: int, row: dict[str, str]) -> None:
     truth = _TRUE.get(row["is_bonafide"].lower())
     if truth is None:
         raise ScoreError(
@@ -134,15 +116,11 @@ def _pad_row(rows: Rows, line: int, row: dict[str, str], labels: Labels) -> None
         )
     if not truth and not row["attack_type"]:
         raise ScoreError(f"{rows.path}:{line}: an attack needs an attack_type")
-    rows.add(
+    rows.image(
         line,
-        kind="mad",
-        morph_id="" if truth else row["test_label"],
-        attack=BONA_FIDE if truth else row["attack_type"],
+        row["test_label"],
+        BONA_FIDE if truth else row["attack_type"],
         subject_id=row["claimed_id"],
-        ref_id=row["test_label"],
-        system=labels.system,
-        score_type=labels.score_type or "dissimilarity",
         **score_or_failure(rows.path, line, row["score"]),
     )
 
@@ -169,10 +147,10 @@ def write(table: ScoreTable, paths: Sequence[Path]) -> None:
     names = ("ref_subject_id", "ref_id", "subject_id", "probe_id")
     lines = []
     for row in table.to_rows():
-        cells = [row[name] for name in names]
-        if any(not cell or " " in cell for cell in cells):
-            raise ScoreError("the 5-column format needs ids without blanks; write a .csv")
-        lines.append(" ".join([*cells, _number(row["score"])]))
+        cells = [*(row[name] for name in names), _number(row["score"])]
+        lines.append(
+            joined_by_blanks(cells, "the 5-column format needs ids without blanks; write a .csv")
+        )
     write_lines(path, lines)
 
 

@@ -22,8 +22,7 @@ from adjointdeis.evaluation.formats.text import (
     score_or_failure,
 )
 from adjointdeis.evaluation.scores import COLUMNS, ScoreTable
-from adjointdeis.evaluation.storage import metadata_with
-from adjointdeis.files import read_text, refuse_twice
+from adjointdeis.files import read_text, records, refuse_twice
 
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
@@ -52,33 +51,32 @@ def read_one(path: Path, labels: Labels) -> ScoreTable:
     if stated:  # As spreadsheets write it above the header.
         next(lines)
     _, header = next(lines, (1, []))
-    place = _places(path, header, labels)
-    body = list(lines)
+    columns = _columns(path, header, labels)
+    body = list(records(path, header, lines, ScoreError))
+    decimal = _decimal_comma(path, {line: fields[columns["score"]] for line, fields in body})
+    stated_kind = "kind" in columns or bool(labels.kind)
+    rows = Rows(path, labels, labels.score_type or "", stated_kind)
     for line, fields in body:
-        if len(fields) != len(header):
-            raise ScoreError(f"{path}:{line}: {len(fields)} fields, expected {len(header)}")
-    decimal = _decimal_comma(path, {line: fields[place["score"]] for line, fields in body})
-    rows = Rows(path, by_ids="kind" not in place and not labels.kind)
-    for line, fields in body:
-        row: dict[str, Any] = {name: fields[at] for name, at in place.items()}
+        row: dict[str, Any] = {name: fields[column] for name, column in columns.items()}
         text = row.pop("score").replace(",", ".") if decimal else row.pop("score")
         if row.get("status", "ok") in ("ok", ""):
             row |= {"status": "ok", **score_or_failure(path, line, text)}
         rows.add(line, **_completed(path, line, row, labels))
     mark = "comma" if decimal else "point"
-    unused = [name for k, name in enumerate(header) if k not in place.values()]
+    unused = [name for name in header if name not in columns.values()]
     said = f"{path}: delimiter {DELIMITERS[delimiter]}, decimal {mark}"
     said += f"; columns passed over: {', '.join(unused)}" if unused else ""
-    return metadata_with(rows.table(), {"read_as": said})
+    return rows.table(read_as=said)
 
 
-def _places(path: Path, header: list[str], labels: Labels) -> dict[str, int]:
+def _columns(path: Path, header: list[str], labels: Labels) -> dict[str, str]:
+    """Column of the file by canonical name."""
     refuse_twice(path, header, ScoreError)
     mapped = {name: name for name in COLUMNS if name in header} | dict(labels.columns)
     for name, column in mapped.items():
         if name not in COLUMNS:
             raise ScoreError(f"--columns {name}=...: expected one of {', '.join(COLUMNS)}")
-        if column not in header:
+        if not column or column not in header:
             raise ScoreError(
                 f"{path}:1: no column {column!r} for {name}; the header has {', '.join(header)}"
             )
@@ -87,7 +85,7 @@ def _places(path: Path, header: list[str], labels: Labels) -> dict[str, int]:
             f"{path}:1: which column is the score? The header has {', '.join(header)}; state it "
             "as --columns score=NAME"
         )
-    return {name: header.index(column) for name, column in mapped.items()}
+    return mapped
 
 
 def _decimal_comma(path: Path, scores: Mapping[int, str]) -> bool:
@@ -111,9 +109,7 @@ def _decimal_comma(path: Path, scores: Mapping[int, str]) -> bool:
 def _completed(path: Path, line: int, row: dict[str, Any], labels: Labels) -> dict[str, Any]:
     """A row with what the file leaves to the labels."""
     morph = bool(named(path, line, "morph_id", row.get("morph_id", "")))
-    row.setdefault("system", labels.system)
-    row.setdefault("score_type", labels.score_type or "")
-    if not row["score_type"]:
+    if not row.setdefault("score_type", labels.score_type or ""):
         row["score_type"] = labels.direction(path)
     if not row.get("kind"):
         who = [row.get(name, "") for name in ("subject_id", "ref_subject_id")]

@@ -20,7 +20,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from adjointdeis.evaluation.errors import ScoreError
-from adjointdeis.evaluation.formats.text import expect, number, read_fields, write_lines
+from adjointdeis.evaluation.formats.text import (
+    below_header,
+    expect,
+    number,
+    read_fields,
+    write_lines,
+)
 
 SMDD_LABELS = ("bonafide", "attack")
 
@@ -70,17 +76,16 @@ def read_labels(path: str | Path) -> dict[str, bool]:
     """Reads an SMDD list: image path -> whether it is bona fide; a header line is allowed."""
     path = Path(path)
     found: dict[str, bool] = {}
-    for line, fields in read_fields(path, delimiter=","):
-        expect(path, line, fields, ("image_path", "label"))
-        if line == 1 and fields == ["image_path", "label"]:
-            continue
+    names = ("image_path", "label")
+    for line, fields in below_header(read_fields(path, delimiter=","), names):
+        expect(path, line, fields, names)
         image, label = fields
         if label not in SMDD_LABELS:
             raise ScoreError(f"{path}:{line}: label {label!r}, expected bonafide or attack")
         if image in found:
             raise ScoreError(f"{path}:{line}: image {image!r} is listed twice")
         found[image] = label == "bonafide"
-    return _some(found, Path(path))
+    return _some(found, path)
 
 
 def write_labels(labels: dict[str, bool], path: str | Path) -> None:
@@ -95,14 +100,14 @@ def read_landmarks(path: str | Path) -> list[FaceBox]:
     names = ["path", "x1", "x2", "y1", "y2"]
     names += [f"{p}_{a}" for p in ("eyeL", "eyeR", "nose", "mouthL", "mouthR") for a in "xy"]
     found = []
-    for line, fields in read_fields(path):
+    for line, fields in below_header(read_fields(path), names):
         expect(path, line, fields, names)
         x = [number(path, line, text) for text in fields[1:]]
         if x[0] >= x[1] or x[2] >= x[3]:
             raise ScoreError(f"{path}:{line}: the box is empty; expected x1 < x2 and y1 < y2")
         points = tuple((x[i], x[i + 1]) for i in range(4, 14, 2))
         found.append(FaceBox(fields[0], (x[0], x[1], x[2], x[3]), points))
-    return _some(found, Path(path))
+    return _some(found, path)
 
 
 def write_landmarks(faces: Sequence[FaceBox], path: str | Path) -> None:
@@ -129,7 +134,7 @@ def _triples(
     path: Path, delimiter: str, order: tuple[int, int, int], names: Sequence[str]
 ) -> list[Triple]:
     found, seen = [], set()
-    for line, fields in read_fields(path, delimiter=delimiter):
+    for line, fields in below_header(read_fields(path, delimiter=delimiter), names):
         expect(path, line, fields, names)
         if "" in fields:
             raise ScoreError(f"{path}:{line}: an empty field; expected {', '.join(names)}")

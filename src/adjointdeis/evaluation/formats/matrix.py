@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from adjointdeis.evaluation.errors import ScoreError
-from adjointdeis.evaluation.formats.text import Labels, Rows, kind_by_ids, one_path
+from adjointdeis.evaluation.formats.text import Labels, Rows, one_path
 from adjointdeis.evaluation.scores import ScoreTable
 from adjointdeis.evaluation.storage import check_header
 from adjointdeis.files import read_arrays, read_table
@@ -45,7 +45,7 @@ def read(paths: Sequence[Path], labels: Labels) -> ScoreTable:
     one_list = first == second or probes == references
     # Of an asymmetric matrix both triangles count; rounding makes none asymmetric.
     once = one_list and np.allclose(scores, scores.T, rtol=1e-5, atol=1e-6, equal_nan=True)
-    rows = Rows(matrix, by_ids=True)
+    rows = Rows(matrix, labels, direction)
     for i, probe in enumerate(probes):
         for j, reference in enumerate(references):
             if (i == j and one_list) or (once and j > i):
@@ -54,25 +54,25 @@ def read(paths: Sequence[Path], labels: Labels) -> ScoreTable:
             sides = (probe.get("image_id") or f"row {i + 1}",
                      reference.get("image_id") or f"column {j + 1}")  # fmt: skip
             value = float(scores[i, j])
-            row = {"system": labels.system, "score_type": direction}
-            row |= {"status": "fta"} if np.isnan(value) else {"score": value}
+            score = {"status": "fta"} if np.isnan(value) else {"score": value}
             if morph.get("morph_id"):
                 subject = other.get("subject_id")
                 # A morph is the reference, whichever side it is on; two morphs are no comparison.
                 if other.get("morph_id") or subject not in _contributors(morph):
                     continue
-                row |= {"kind": "morph", "morph_id": morph["morph_id"],
-                        "attack": morph.get("attack") or labels.attack, "subject_id": subject,
-                        "probe_id": sides[morph is probe],
-                        "probe_policy": labels.probe}  # fmt: skip
+                rows.morph(
+                    i + 1,
+                    morph_id=morph["morph_id"],
+                    attack=morph.get("attack") or labels.attack,
+                    subject_id=subject,
+                    probe_id=sides[morph is probe],
+                    **score,
+                )
             else:
                 if reference.get("image_id") and sides[0] == sides[1]:
                     continue
                 people = probe["subject_id"], reference["subject_id"]
-                row |= {"kind": kind_by_ids(*people), "subject_id": people[0],
-                        "ref_subject_id": people[1], "probe_id": sides[0],
-                        "ref_id": sides[1]}  # fmt: skip
-            rows.add(i + 1, **row)
+                rows.comparison(i + 1, *people, probe_id=sides[0], ref_id=sides[1], **score)
     return rows.table()
 
 

@@ -1,7 +1,8 @@
 """Files of the MMPMR reference scripts (dasec/mvr): semicolons, similarity scores, no header.
 
 Morphs: `morph; subject; sample; score`. Bona fide: `subject1; sample1; subject2; sample2; score`,
-mated where the subjects are equal; the first is taken for the reference.
+mated where the subjects are equal; the first is taken for the reference. A first line of these
+names is passed over.
 
 References:
     | Morphing Vulnerability Reporting
@@ -16,11 +17,10 @@ from adjointdeis.evaluation.formats.text import (
     Labels,
     Rows,
     expect,
-    kind_by_ids,
     number,
     only,
-    read_fields,
     refuse_failures,
+    score_lines,
     write_lines,
 )
 from adjointdeis.evaluation.scores import ScoreTable
@@ -37,35 +37,18 @@ def read_one(path: Path, labels: Labels) -> ScoreTable:
     """
     if labels.score_type == "dissimilarity":
         raise ScoreError(f"{path}: files of this format hold similarities by definition")
-    rows = Rows(path, by_ids=True)
-    for line, fields in read_fields(path, delimiter=";", quotechar="|"):
-        common = {"system": labels.system, "score_type": "similarity"}
+    rows = Rows(path, labels, "similarity")
+    headers = (MORPH_FIELDS, BONA_FIDE_FIELDS)
+    for line, fields in score_lines(path, *headers, delimiter=";", quotechar="|"):
         if len(fields) == len(BONA_FIDE_FIELDS):
-            ref_subject, ref, subject, probe, score = fields
-            rows.add(
-                line,
-                kind=kind_by_ids(subject, ref_subject),
-                subject_id=subject,
-                probe_id=probe,
-                ref_id=ref,
-                ref_subject_id=ref_subject,
-                score=number(path, line, score),
-                **common,
-            )
+            ref_subject, ref, subject, probe, text = fields
+            score = number(path, line, text)
+            rows.comparison(line, subject, ref_subject, probe_id=probe, ref_id=ref, score=score)
             continue
         expect(path, line, fields, MORPH_FIELDS)
-        morph, subject, probe, score = fields
-        rows.add(
-            line,
-            kind="morph",
-            morph_id=morph,
-            attack=labels.attack,
-            subject_id=subject,
-            probe_id=probe,
-            score=number(path, line, score),
-            probe_policy=labels.probe,
-            **common,
-        )
+        morph, subject, probe, text = fields
+        score = number(path, line, text)
+        rows.morph(line, morph_id=morph, subject_id=subject, probe_id=probe, score=score)
     return rows.table()
 
 

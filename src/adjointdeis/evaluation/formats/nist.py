@@ -14,7 +14,7 @@ References:
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
@@ -24,7 +24,7 @@ from adjointdeis.evaluation.formats.text import (
     Labels,
     Rows,
     expect,
-    kind_by_ids,
+    joined_by_blanks,
     number,
     one_path,
     only,
@@ -37,7 +37,7 @@ from adjointdeis.texts import canonical
 COMPARISON = ("enrollImage", "verifImage", "score", "returnCode")
 SINGLE = ("image", "isMorph", "score", "returnCode")
 DIFFERENTIAL = ("image", "probeImage", "isMorph", "score", "returnCode")
-
+HEADERS = (COMPARISON, SINGLE, DIFFERENTIAL)
 
 _NAME = re.compile(r"(?P<a>\d{3})_(\d{2}(-vs-(?P<b>\d{3})_\d{2})?|(?P<other>\d{3}))")
 
@@ -83,15 +83,13 @@ def read_one(path: Path, labels: Labels) -> ScoreTable:
     """
     lines = read_fields(path)
     header = next(lines, (1, []))[1]
-    forms = {form: form for form in (COMPARISON, SINGLE, DIFFERENTIAL)}
-    if tuple(header) not in forms:
-        known = "; ".join(" ".join(form) for form in forms)
+    if tuple(header) not in HEADERS:
+        known = "; ".join(" ".join(names) for names in HEADERS)
         raise ScoreError(f"{path}:1: unknown header {' '.join(header)!r}; expected one of: {known}")
-    rows = Rows(path, by_ids=True)
+    rows = Rows(path, labels, labels.score_type or "similarity")
     for line, fields in lines:
         expect(path, line, fields, header)
-        values = dict(zip(header, fields, strict=True))
-        common = _common(path, line, values, labels)
+        score = _score(path, line, dict(zip(header, fields, strict=True)))
         try:
             first = parse_name(fields[0])
             second = parse_name(fields[1]) if header[1] in ("verifImage", "probeImage") else None
@@ -99,56 +97,46 @@ def read_one(path: Path, labels: Labels) -> ScoreTable:
             raise ScoreError(f"{path}:{line}: {error}") from None
         if header[0] == "enrollImage":
             assert second is not None
-            rows.add(line, **_comparison(path, line, first, second, labels), **common)
+            _add_comparison(rows, line, first, second, score)
             continue
-        common["score_type"] = labels.score_type or "similarity"
-        rows.add(
+        rows.image(
             line,
-            kind="mad",
-            morph_id=first.stem if first.is_morph else "",
-            attack=labels.attack if first.is_morph else BONA_FIDE,
+            first.stem,
+            labels.attack if first.is_morph else BONA_FIDE,
             subject_id="" if second is None else second.subjects[0],
             probe_id="" if second is None else second.stem,
-            ref_id=first.stem,
-            **common,
+            **score,
         )
     return rows.table()
 
 
-def _common(path: Path, line: int, values: dict[str, str], labels: Labels) -> dict[str, Any]:
+def _score(path: Path, line: int, values: dict[str, str]) -> dict[str, Any]:
+    """Columns `score` and `status`."""
     try:
         code = int(values["returnCode"])
     except ValueError:
         raise ScoreError(
             f"{path}:{line}: returnCode {values['returnCode']!r}, expected an integer"
         ) from None
-    common: dict[str, Any] = {
-        "system": labels.system,
-        "score_type": labels.score_type or "similarity",
-        "status": "fta" if code else "ok",
-    }
-    if not code:
-        common["score"] = number(path, line, values["score"])
-    return common
+    return {"status": "fta"} if code else {"score": number(path, line, values["score"])}
 
 
-def _comparison(
-    path: Path, line: int, enrolled: ImageName, probe: ImageName, labels: Labels
-) -> dict[str, str]:
+def _add_comparison(
+    rows: Rows, line: int, enrolled: ImageName, probe: ImageName, score: Mapping[str, Any]
+) -> None:
+    place = f"{rows.path}:{line}"
     if probe.is_morph:
-        raise ScoreError(f"{path}:{line}: the probe {probe.stem!r} is a morph; enrol morphs")
+        raise ScoreError(f"{place}: the probe {probe.stem!r} is a morph; enrol morphs")
     subject = probe.subjects[0]
-    row = {"subject_id": subject, "probe_id": probe.stem, "ref_id": enrolled.stem}
+    images = {"probe_id": probe.stem, "ref_id": enrolled.stem}
     if not enrolled.is_morph:
-        own = enrolled.subjects[0]
-        kind = kind_by_ids(subject, own)
-        return {"kind": kind, "ref_subject_id": own, **row}
+        rows.comparison(line, subject, enrolled.subjects[0], **images, **score)
+        return
     if canonical(subject) not in map(canonical, enrolled.subjects):
         raise ScoreError(
-            f"{path}:{line}: subject {subject!r} did not contribute to the morph {enrolled.stem!r}"
+            f"{place}: subject {subject!r} did not contribute to the morph {enrolled.stem!r}"
         )
-    policy = {"attack": labels.attack, "probe_policy": labels.probe}
-    return {"kind": "morph", "morph_id": enrolled.stem, **policy, **row}
+    rows.morph(line, morph_id=enrolled.stem, subject_id=subject, **images, **score)
 
 
 def write(table: ScoreTable, paths: Sequence[Path]) -> None:
@@ -163,17 +151,16 @@ def write(table: ScoreTable, paths: Sequence[Path]) -> None:
     lines = [" ".join(header)]
     for row in table.to_rows():
         failed = row["score"] is None
-        score = "-1" if failed else repr(row["score"])
-        code = "1" if failed else "0"
         reference = row["ref_id"] or row["morph_id"]
-        decision = str(int(not failed and row["score"] > 0.5))
-        if not len(detection):
-            cells = [reference, row["probe_id"], score, code]
-        elif differential:
-            cells = [reference, row["probe_id"], decision, score, code]
-        else:
-            cells = [reference, decision, score, code]
-        if any(not cell or " " in cell for cell in cells):
-            raise ScoreError("a log needs image names without blanks in every row")
-        lines.append(" ".join(cells))
+        fields = {
+            "enrollImage": reference,
+            "image": reference,
+            "verifImage": row["probe_id"],
+            "probeImage": row["probe_id"],
+            "isMorph": str(int(not failed and row["score"] > 0.5)),
+            "score": "-1" if failed else repr(row["score"]),
+            "returnCode": "1" if failed else "0",
+        }
+        cells = [fields[name] for name in header]
+        lines.append(joined_by_blanks(cells, "a log needs image names without blanks in every row"))
     write_lines(path, lines)

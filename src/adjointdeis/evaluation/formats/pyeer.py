@@ -15,8 +15,8 @@ from adjointdeis.evaluation.formats.text import (
     number,
     one_path,
     only,
-    read_fields,
     refuse_failures,
+    score_lines,
     write_lines,
 )
 from adjointdeis.evaluation.scores import ScoreTable, concatenate
@@ -35,18 +35,15 @@ def read(paths: Sequence[Path], labels: Labels) -> ScoreTable:
 
 
 def _read_one(path: Path, kind: str, labels: Labels) -> ScoreTable:
-    direction = labels.direction(path)
-    rows = Rows(path)
-    for line, fields in read_fields(path):
+    rows = Rows(path, labels, labels.direction(path))
+    for line, fields in score_lines(path, ("score",)):
         named = len(fields) >= 3
         rows.add(
             line,
             kind=kind,
             probe_id=fields[1] if named else f"{path.stem}:{line}",
             ref_id=fields[0] if named else "",
-            system=labels.system,
             score=number(path, line, fields[-1]),
-            score_type=direction,
         )
     return rows.table()
 

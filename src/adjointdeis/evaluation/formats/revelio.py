@@ -18,9 +18,9 @@ from adjointdeis.evaluation.formats.text import (
     number,
     one_path,
     only,
-    read_fields,
     refuse_failures,
-    write_lines as _write_lines,
+    score_lines,
+    write_lines,
 )
 from adjointdeis.evaluation.scores import BONA_FIDE, ScoreTable, concatenate
 
@@ -34,22 +34,12 @@ def read(paths: Sequence[Path], labels: Labels) -> ScoreTable:
 
 
 def _read_one(path: Path, attack: str, labels: Labels) -> ScoreTable:
-    direction = labels.direction(path)
-    rows = Rows(path)
-    for line, fields in read_fields(path):
+    rows = Rows(path, labels, labels.direction(path))
+    for line, fields in score_lines(path, ("score",)):
         expect(path, line, fields, ("score",))
         # The files name no image, so the line stands for it.
         image = f"{path.stem}:{line}"
-        rows.add(
-            line,
-            kind="mad",
-            morph_id="" if attack == BONA_FIDE else image,
-            attack=attack,
-            ref_id=image,
-            system=labels.system,
-            score=number(path, line, fields[0]),
-            score_type=direction,
-        )
+        rows.image(line, image, attack, score=number(path, line, fields[0]))
     return rows.table()
 
 
@@ -67,4 +57,4 @@ def write(table: ScoreTable, paths: Sequence[Path]) -> None:
     bona = np.isin(table["attack"], ("", BONA_FIDE))
     only(table.where(~bona), "attack")
     for path, mask in zip(files, (bona, ~bona), strict=True):
-        _write_lines(path, [repr(float(score)) for score in table["score"][mask]])
+        write_lines(path, [repr(float(score)) for score in table["score"][mask]])

@@ -1,7 +1,6 @@
 """What the text formats share: labels they lack, lines with numbers, rows with places."""
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,9 @@ import numpy as np
 from adjointdeis.evaluation.columns import SCORE_TYPES
 from adjointdeis.evaluation.errors import ScoreError
 from adjointdeis.evaluation.policies import refuse_unmatched_ids
-from adjointdeis.evaluation.scores import COLUMNS, DEFAULTS, PROBE_POLICIES, ScoreTable
+from adjointdeis.evaluation.scores import BONA_FIDE, PROBE_POLICIES, ScoreTable
 from adjointdeis.files import read_csv, read_text, write_atomically
-from adjointdeis.texts import canonical, finite_number
+from adjointdeis.texts import any_number, canonical, finite_number
 
 
 @dataclass(frozen=True)
@@ -85,32 +84,48 @@ class Rows:
 
     Args:
         path: the file, for messages.
-        by_ids: whether equal ids are what makes a comparison mated.
+        labels: what the file does not say.
+        score_type: of every row that does not say it.
+        kinds_stated: whether the file or the user says which comparisons are mated; else equal ids
+            do.
     """
 
     path: Path
-    by_ids: bool = False
+    labels: Labels
+    score_type: str
+    kinds_stated: bool = False
     rows: list[dict[str, Any]] = field(default_factory=list)
     lines: list[int] = field(default_factory=list)
 
     def add(self, line: int, **row: Any) -> None:
-        """One comparison from one line."""
-        self.rows.append(row)
+        """A row from one line."""
+        self.rows.append({"system": self.labels.system, "score_type": self.score_type, **row})
         self.lines.append(line)
+
+    def morph(self, line: int, **row: Any) -> None:
+        """A morph against a probe of one of its subjects."""
+        stated = {"attack": self.labels.attack, "probe_policy": self.labels.probe}
+        self.add(line, kind="morph", **{**stated, **row})
+
+    def comparison(self, line: int, subject: str, reference: str, **row: Any) -> None:
+        """A probe of one subject against a reference of the same or of another one."""
+        kind = kind_by_ids(subject, reference)
+        self.add(line, kind=kind, subject_id=subject, ref_subject_id=reference, **row)
+
+    def image(self, line: int, name: str, attack: str, **row: Any) -> None:
+        """A detector's score of an image, which is a morph of an attack or `BONA_FIDE`."""
+        morph = "" if attack == BONA_FIDE else name
+        self.add(line, kind="mad", attack=attack, morph_id=morph, ref_id=name, **row)
 
     def table(self, **metadata: Any) -> ScoreTable:
         """The checked table; its errors name file and line."""
         if not self.rows:
             raise ScoreError(f"{self.path}: no score in this file")
-        columns: dict[str, Any] = {}
-        for name in COLUMNS:
-            default = math.nan if name == "score" else DEFAULTS.get(name, "")
-            columns[name] = [row.get(name, default) for row in self.rows]
         lines = np.array(self.lines, dtype=np.int64)
-        found = ScoreTable.from_columns(
-            metadata=metadata, source=str(self.path), lines=lines, **columns
+        found = ScoreTable.from_rows(
+            self.rows, metadata=metadata, source=str(self.path), lines=lines
         )
-        if self.by_ids:
+        if not self.kinds_stated:
             refuse_unmatched_ids(found)
         return found
 
@@ -143,7 +158,8 @@ def read_fields(
 ) -> Iterator[tuple[int, list[str]]]:
     """(line number, fields) of every non-empty line that is no comment (`#`).
 
-    A line that begins with `#` and is else one of the scores is refused: it may be an id.
+    A line that begins with `#` and is else one of the scores, above them or among them, is refused:
+    it may be an id.
 
     Args:
         path: The text file.
@@ -155,21 +171,78 @@ def read_fields(
         lines = ((line, row) for line, text in texts if (row := text.split()))
     else:
         lines = read_csv(path, ScoreError, delimiter=delimiter, quotechar=quotechar)
-    width = 0
+    width, above = 0, []
     for line, row in lines:
-        if not row[0].startswith("#"):
-            width = len(row)
-            yield line, row
-        elif len(row) == width and any(map(_is_number, row[1:])):
+        if row[0].startswith("#"):
+            # What a line has to look like is seen from the first one without a mark.
+            if width:
+                _refuse_marked(path, line, row, width)
+            else:
+                above.append((line, row))
+            continue
+        if not width and any(map(_is_number, row[1:])):  # else it is a header, and all above words
+            for place, marked in above:
+                _refuse_marked(path, place, marked, len(row))
+        width = len(row)
+        yield line, row
+
+
+def _refuse_marked(path: Path, line: int, row: Sequence[str], width: int) -> None:
+    if len(row) == width and any(map(_is_number, row[1:])):
+        raise ScoreError(
+            f"{path}:{line}: {row[0]!r} begins with #, and the line has the fields of a score: "
+            "delete it if it does not count, write the id without # if it does"
+        )
+
+
+def score_lines(
+    path: Path,
+    *headers: Sequence[str],
+    delimiter: str | None = None,
+    quotechar: str | None = None,
+    fewest: int = 1,
+) -> Iterator[tuple[int, list[str]]]:
+    """`read_fields` of a format without a header, whose last field is a score.
+
+    Args:
+        path: The text file.
+        headers: Names of the fields in their order. A first line of just these, which some programs
+            write all the same, is passed over.
+        delimiter, quotechar: As for `read_fields`.
+        fewest: Fields of a line with a score.
+
+    Raises:
+        ScoreError: A first line with a word for its score: columns that are named otherwise may
+            stand in another order.
+    """
+    lines = below_header(read_fields(path, delimiter, quotechar), *headers)
+    for at, (line, row) in enumerate(lines):
+        word = row[-1][:1].isalpha() and not _is_number(row[-1], finite=False)
+        if not at and word and len(row) >= fewest:
+            order = " or ".join(" ".join(names) for names in headers)
             raise ScoreError(
-                f"{path}:{line}: {row[0]!r} begins with #, and the line has the fields of a score: "
-                "delete it if it does not count, write the id without # if it does"
+                f"{path}:{line}: score {row[-1]!r} is not a number. Is the line a header? This "
+                f"format has none{order and f' but {order}'}: delete the line if the columns stand "
+                "in the order of the format; a table of columns in any order, with a comma, a "
+                "semicolon, a tab or a bar between them, is read by their names: adjointdeis-eval "
+                f"convert --from generic {path} --columns score={row[-1]} ... --into scores.csv"
             )
+        yield line, row
 
 
-def _is_number(text: str) -> bool:
+def below_header(
+    lines: Iterable[tuple[int, list[str]]], *headers: Sequence[str]
+) -> Iterator[tuple[int, list[str]]]:
+    """Lines without the first one, if that names the fields as one of `headers` does."""
+    known = [[name.casefold() for name in names] for names in headers]
+    for at, (line, row) in enumerate(lines):
+        if at or [field.casefold() for field in row] not in known:
+            yield line, row
+
+
+def _is_number(text: str, finite: bool = True) -> bool:
     try:
-        finite_number(text)
+        finite_number(text) if finite else any_number(text)
     except ValueError:
         return False
     return True
@@ -244,6 +317,21 @@ def expect(path: Path, line: int, fields: Sequence[str], names: Sequence[str]) -
 def write_lines(path: Path, lines: Sequence[str]) -> None:
     """Writes text lines atomically."""
     write_atomically(path, "".join(line + "\n" for line in lines))
+
+
+def joined_by_blanks(cells: Sequence[str], otherwise: str) -> str:
+    """A line of fields between blanks.
+
+    Args:
+        cells: The fields.
+        otherwise: What to say where one is empty or has a blank in it.
+
+    Raises:
+        ScoreError: saying so.
+    """
+    if any(not cell or " " in cell for cell in cells):
+        raise ScoreError(otherwise)
+    return " ".join(cells)
 
 
 def only(table: ScoreTable, column: str) -> str:
