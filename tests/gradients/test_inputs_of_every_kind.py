@@ -326,6 +326,7 @@ def test_z_and_t_changed_in_place_are_named() -> None:
             lambda x, t, z: network(x, t, z.mul_(0.9) if float(t) < 0.5 else z), x, scheduled,
             solver=DDIM(), grid=GRID, parameters=list(network.parameters()),
         )  # fmt: skip
+    network.requires_grad_(False)
 
     def writing(x, t, z):
         z["own"] = z["own"] * 0.9
