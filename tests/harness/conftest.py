@@ -75,11 +75,12 @@ class Warm:
         order = {"command": command, "cwd": str(cwd), "environ": environ, **self.told}
         print(json.dumps(order), file=self.process.stdin, flush=True)
         if not select.select([self.process.stdout], [], [], timeout)[0]:
+            self.process.kill()  # the next order would be answered with this one's status
             raise subprocess.TimeoutExpired(command, timeout)
-        status = int(self.process.stdout.readline())
-        return subprocess.CompletedProcess(
-            command, status, *(Path(name).read_text() for name in self.told.values())
-        )
+        status = self.process.stdout.readline()
+        assert status, "tests/warm.py has ended: by its own error, or after a time-out"
+        told = (Path(name).read_text() for name in self.told.values())
+        return subprocess.CompletedProcess(command, int(status), *told)
 
 
 @pytest.fixture(scope="session")

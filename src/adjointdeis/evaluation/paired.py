@@ -113,10 +113,8 @@ def in_common(first: MorphScores, second: MorphScores) -> tuple[MorphScores, Mor
     common = sorted(set(keys[0]) & set(keys[1]))
     if not common:
         raise ScoreError("the two attacks have no pair of subjects in common")
-    return tuple(
-        _take(groups, [own[key] for key in common])
-        for groups, own in zip((first, second), keys, strict=True)
-    )  # type: ignore[return-value]
+    one, two = ([own[key] for key in common] for own in keys)
+    return _take(first, one), _take(second, two)
 
 
 def compare_attacks(

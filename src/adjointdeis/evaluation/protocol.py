@@ -155,13 +155,13 @@ def evaluate(
                     continue
                 groups = group_table(cell, attack=attack, system=system, probe_policy=policy)
                 labels: dict[str, Any] = {"attack": attack, "system": system}
-                labels["probe_policy"] = policy
+                labels |= {"probe_policy": policy, "_subjects": _pairs(groups)}
                 labels["n_fta"] = int((cell["status"] == "fta").sum())
                 labels["n_fte"] = int((cell["status"] == "fte").sum())
                 for point in points:
                     for variant in variants or _default_variants(groups):
                         row = _row(groups, mated, point, variant, source.draws, confidence)
-                        rows.append({**labels, **row, "_subjects": _pairs(groups)})
+                        rows.append({**labels, **row})
     if not rows:
         raise ScoreError("no morph row for the chosen attacks, systems and probe policies")
     _add_bounds(rows)

@@ -162,7 +162,7 @@ def bootstrap_rates(
         variant: One of `metrics.VARIANTS`.
         taus: shape (B,) from `bootstrap_thresholds`, or one fixed threshold; oriented.
     """
-    taus = np.broadcast_to(np.asarray(taus, dtype=np.float64), (len(draws),))
+    taus = np.broadcast_to(taus, len(draws))
     weights = morph_weights(draws, groups)
     size = denominators(groups, variant)
     values = np.empty(len(draws))
@@ -188,8 +188,7 @@ def bootstrap_fnmr(
     scores = np.asarray(scores, dtype=np.float64)
     valid = ~np.isnan(scores)
     weights = draws.counts[:, draws.index(np.asarray(subject)[valid])]
-    taus = np.broadcast_to(np.asarray(taus, dtype=np.float64), (len(draws),))
-    misses = scores[valid][None, :] <= taus[:, None]
+    misses = scores[valid][None, :] <= np.broadcast_to(taus, len(draws))[:, None]
     with np.errstate(invalid="ignore", divide="ignore"):
         return (weights * misses).sum(axis=1) / weights.sum(axis=1)
 

@@ -1,4 +1,7 @@
-"""What the text formats share: labels they lack, lines with numbers, rows with places."""
+"""What the text formats share: labels they lack, lines with numbers, rows with places.
+
+`path` and `line` say where a text stands; every ScoreError begins with them.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -273,15 +276,7 @@ _NO_NAMES = (*("nan", "none", "null", "na", "n/a", "<na>", "-"), *("bonafide", "
 
 
 def number(path: Path, line: int, text: str) -> float:
-    """A finite score from its text.
-
-    Args:
-        path, line: Where the text stands, for the message.
-        text: The field.
-
-    Raises:
-        ScoreError: naming file and line.
-    """
+    """A finite score from its text, or a ScoreError."""
     try:
         return finite_number(text)
     except ValueError as error:
@@ -291,12 +286,8 @@ def number(path: Path, line: int, text: str) -> float:
 def score_or_failure(path: Path, line: int, text: str) -> dict[str, Any]:
     """Fields `score` and `status` of a comparison; an empty field or NaN is a failure to acquire.
 
-    Args:
-        path, line: Where the text stands, for the message.
-        text: The field.
-
     Raises:
-        ScoreError: naming file and line, for anything else that is no finite number.
+        ScoreError: anything else that is no finite number.
     """
     if text.strip().casefold() in ("", "nan"):
         return {"status": "fta"}
@@ -304,16 +295,7 @@ def score_or_failure(path: Path, line: int, text: str) -> dict[str, Any]:
 
 
 def expect(path: Path, line: int, fields: Sequence[str], names: Sequence[str]) -> None:
-    """Checks the number of fields of a line.
-
-    Args:
-        path, line: Where the fields stand, for the message.
-        fields: What the line has.
-        names: What it should have.
-
-    Raises:
-        ScoreError: naming file, line and the fields expected.
-    """
+    """Refuses a line that has not as many fields as there are names."""
     if len(fields) != len(names):
         raise ScoreError(
             f"{path}:{line}: {len(fields)} fields, expected {len(names)}: {' '.join(names)}"
@@ -326,15 +308,7 @@ def write_lines(path: Path, lines: Sequence[str]) -> None:
 
 
 def joined_by_blanks(cells: Sequence[str], otherwise: str) -> str:
-    """A line of fields between blanks.
-
-    Args:
-        cells: The fields.
-        otherwise: What to say where one is empty or has a blank in it.
-
-    Raises:
-        ScoreError: saying so.
-    """
+    """Fields with blanks between them; a ScoreError says `otherwise` if one is empty or has one."""
     if any(not cell or " " in cell for cell in cells):
         raise ScoreError(otherwise)
     return " ".join(cells)
