@@ -155,7 +155,7 @@ def autoencoder(file: str, profile: Profile) -> Autoencoder:
     return Autoencoder(network, prediction, sha256, licence, spread=spread)
 
 
-def _trained(path: Path) -> tuple[str, float]:
+def _trained(path: Path) -> tuple[Any, float]:
     """What a training's weights predict, and their spread, as its header says."""
     training = read_header(path).get("training", {})
     recipe = training.get("recipe", {}) if isinstance(training, dict) else None
