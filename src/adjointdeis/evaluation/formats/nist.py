@@ -32,7 +32,7 @@ from adjointdeis.evaluation.formats.text import (
     write_lines,
 )
 from adjointdeis.evaluation.scores import ScoreTable
-from adjointdeis.files import canonical
+from adjointdeis.texts import canonical
 
 COMPARISON = ("enrollImage", "verifImage", "score", "returnCode")
 SINGLE = ("image", "isMorph", "score", "returnCode")

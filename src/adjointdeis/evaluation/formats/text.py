@@ -14,14 +14,8 @@ from adjointdeis.evaluation.columns import SCORE_TYPES
 from adjointdeis.evaluation.errors import ScoreError
 from adjointdeis.evaluation.policies import refuse_unmatched_ids
 from adjointdeis.evaluation.scores import BONA_FIDE, PROBE_POLICIES, ScoreTable
-from adjointdeis.files import (
-    any_number,
-    canonical,
-    finite_number,
-    read_csv,
-    read_text,
-    write_atomically,
-)
+from adjointdeis.files import read_csv, read_text, write_atomically
+from adjointdeis.texts import any_number, canonical, finite_number
 
 
 @dataclass(frozen=True)
@@ -304,7 +298,7 @@ def expect(path: Path, line: int, fields: Sequence[str], names: Sequence[str]) -
 
 def write_lines(path: Path, lines: Sequence[str]) -> None:
     """Writes text lines atomically."""
-    write_atomically(path, lambda f: f.write("".join(line + "\n" for line in lines)))
+    write_atomically(path, "".join(line + "\n" for line in lines))
 
 
 def joined_by_blanks(cells: Sequence[str], otherwise: str) -> str:
