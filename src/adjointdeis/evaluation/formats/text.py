@@ -115,10 +115,10 @@ class Rows:
         kind = kind_by_ids(subject, reference)
         self.add(line, kind=kind, subject_id=subject, ref_subject_id=reference, **row)
 
-    def image(self, line: int, name: str, attack: str, **row: Any) -> None:
-        """A detector's score of an image, which is a morph of an attack or `BONA_FIDE`."""
-        morph = "" if attack == BONA_FIDE else name
-        self.add(line, kind="mad", attack=attack, morph_id=morph, ref_id=name, **row)
+    def image(self, line: int, name: str, attack: str | None, **row: Any) -> None:
+        """A detector's score of an image: a morph of an attack, or bona fide where that is None."""
+        morph = {"attack": BONA_FIDE} if attack is None else {"attack": attack, "morph_id": name}
+        self.add(line, kind="mad", ref_id=name, **morph, **row)
 
     def table(self, **metadata: Any) -> ScoreTable:
         """The checked table; its errors name file and line."""
