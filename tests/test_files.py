@@ -8,19 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from adjointdeis.files import (
-    JSON_LIMIT,
-    canonical,
-    confusable,
-    file_key,
-    printable,
-    read_csv,
-    read_json,
-    read_text,
-    slug,
-    spreadsheet_cell,
-    write_atomically,
-)
+from adjointdeis.files import JSON_LIMIT, read_csv, read_json, read_text, write_atomically
+from adjointdeis.texts import canonical, confusable, file_key, printable, slug, spreadsheet_cell
 
 CASES = Path(__file__).parents[2] / "shared" / "cases"
 
@@ -48,9 +37,9 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, mode):
 
 
 def test_text_and_bytes_arrive_as_they_are(tmp_path):
-    write_atomically(tmp_path / "new" / "a.txt", lambda f: f.write("é\n\r\n"))
+    write_atomically(tmp_path / "new" / "a.txt", "é\n\r\n")
     assert (tmp_path / "new" / "a.txt").read_bytes() == b"\xc3\xa9\n\r\n"
-    write_atomically(tmp_path / "new" / "b", lambda f: f.write(b"\xff\x00"), "wb")
+    write_atomically(tmp_path / "new" / "b", b"\xff\x00")
     assert (tmp_path / "new" / "b").read_bytes() == b"\xff\x00"
     assert (tmp_path / "new" / "b").stat().st_mode & 0o777 == 0o644
 

@@ -41,10 +41,10 @@ ALLOWED: dict[str, set[str]] = {
 }
 ALLOWED["morphing"] |= {"faces"}
 # What every room may use: no mathematics, no framework.
-COMMON = {"extras", "files", "images", "plugins", "terminal"}
+COMMON = {"extras", "files", "images", "plugins", "terminal", "texts"}
 ALLOWED = {**{room: rooms | COMMON for room, rooms in ALLOWED.items()}, **{c: {c} for c in COMMON}}
 for common in ("terminal", "images"):
-    ALLOWED[common] |= {"files"}
+    ALLOWED[common] |= {"files", "texts"}
 FRAMEWORKS = {"hydra", "lightning", "pytorch_lightning", "omegaconf", "wandb"}
 TORCH = {"torch", "torchmetrics", "torchvision"}
 SOURCES = sorted(PACKAGE.rglob("*.py"))

@@ -39,5 +39,5 @@ def publish(folder: Path, text: str, record: Any = None, name: str = "result") -
     """
     if record is not None:
         write_json(record, folder / f"{name}.json")
-    write_atomically(folder / f"{name}.md", lambda file: file.write(text + "\n"))
+    write_atomically(folder / f"{name}.md", text + "\n")
     print(text)

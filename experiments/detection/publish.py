@@ -69,7 +69,7 @@ def publish(run: Path, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for path in found:
         shutil.copyfile(path, folder / f"{path.parent.name}{path.suffix}")
-    write_atomically(folder / "CARDS.md", lambda file: file.write(cards(folder)))
+    write_atomically(folder / "CARDS.md", cards(folder))
 
 
 def main() -> None:

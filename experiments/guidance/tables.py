@@ -9,7 +9,7 @@ from adjointdeis.files import write_atomically
 def write_tables(path: Path, result: dict[str, Any]) -> None:
     """Writes the tables of a result."""
     text = tables(result)
-    write_atomically(path, lambda file: file.write(text))
+    write_atomically(path, text)
 
 
 def tables(result: dict[str, Any]) -> str:

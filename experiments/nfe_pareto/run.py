@@ -176,8 +176,8 @@ def main() -> None:
     }
     options.out.mkdir(parents=True, exist_ok=True)
     text = "\n\n".join(printed(result, policy) for policy in POLICIES)
-    write_atomically(options.out / "result.json", lambda file: file.write(compact(result)))
-    write_atomically(options.out / "result.md", lambda file: file.write(text + "\n"))
+    write_atomically(options.out / "result.json", compact(result))
+    write_atomically(options.out / "result.md", text + "\n")
     draw_attacks(result, options.out / "pareto.png")
     draw_optimisers(result, options.out / "optimisers.png")
     print(text)

@@ -170,7 +170,7 @@ def main() -> None:
     data = json.dumps(computed(), separators=(",", ":"), allow_nan=False)
     template = (HERE / "page.html").read_text(encoding="utf-8")
     page = template.replace("__DATA__", data.replace("</", "<\\/"))
-    write_atomically(options.out, lambda file: file.write(page))
+    write_atomically(options.out, page)
     print(f"{options.out}: {len(page) // 1024} KiB")
 
 

@@ -8,7 +8,7 @@ import threading
 from types import FrameType
 from typing import Any, TextIO
 
-from adjointdeis.files import printable
+from adjointdeis.texts import printable
 
 INTERRUPTED = 128 + signal.SIGINT
 

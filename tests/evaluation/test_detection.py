@@ -5,12 +5,8 @@ import pytest
 from hypothesis import given, strategies as st
 
 from adjointdeis.evaluation import DetectionError, ScoreTable, clopper_pearson
-from adjointdeis.evaluation.detection import (
-    OPERATING_POINTS,
-    WORST,
-    DetectionScores,
-    detection_rows,
-)
+from adjointdeis.evaluation.detection import WORST, DetectionScores
+from adjointdeis.evaluation.detection_points import OPERATING_POINTS, detection_rows
 
 scores = st.lists(st.integers(-4, 4).map(float), min_size=1, max_size=25).map(np.array)
 

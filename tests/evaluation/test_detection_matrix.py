@@ -12,13 +12,14 @@ from detection_scores import (
 )
 
 from adjointdeis.evaluation import DetectionError, DetectionScores, ScoreError
-from adjointdeis.evaluation.detection import WORST, images_needed
+from adjointdeis.evaluation.detection import WORST
 from adjointdeis.evaluation.detection_matrix import (
     DetectorSetting,
     hardening_rows,
     matrix_rows,
     read_detection,
 )
+from adjointdeis.evaluation.detection_points import images_needed
 
 ATTACKS = {"landmark": (3.0, 1.0), "diffusion": (1.5, 0.5), "guided": (2.0, 2.0)}
 

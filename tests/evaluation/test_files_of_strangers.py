@@ -19,7 +19,8 @@ import pytest
 from adjointdeis.evaluation import EvaluationError, ScoreError, ScoreTable, evaluate, read_scores
 from adjointdeis.evaluation.checks import SameImageWarning
 from adjointdeis.evaluation.cli import main, parser
-from adjointdeis.evaluation.detection import DetectionScores, detection_rows
+from adjointdeis.evaluation.detection import DetectionScores
+from adjointdeis.evaluation.detection_points import detection_rows
 from adjointdeis.evaluation.formats import Labels, read
 from adjointdeis.evaluation.metrics import minmax_mmpmr, mmpmr
 from adjointdeis.evaluation.paired import compare_attacks

@@ -14,6 +14,7 @@ from adjointdeis.gradients import (
     AdjointDEIS,
     Backprop,
     DiscreteAdjoint,
+    ForwardMode,
     NotSupportedError,
     Reversible,
     SecondDerivativeError,
@@ -325,6 +326,21 @@ def test_z_and_t_changed_in_place_are_named() -> None:
             lambda x, t, z: network(x, t, z.mul_(0.9) if float(t) < 0.5 else z), x, scheduled,
             solver=DDIM(), grid=GRID, parameters=list(network.parameters()),
         )  # fmt: skip
+    network.requires_grad_(False)
+
+    def writing(x, t, z):
+        z["own"] = z["own"] * 0.9
+        return network(x, t, z["own"])
+
+    for method, solver in (
+        (DiscreteAdjoint(), DDIM()), (DiscreteAdjoint(keep_activations=9), DDIM()),
+        (Reversible(), BDIA()), (ForwardMode(), DDIM()),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match="nothing into a dictionary that is z"):
+            sample(
+                writing, x.detach(), {"own": z.clone().requires_grad_()}, solver=solver, grid=GRID,
+                gradient=method,
+            )  # fmt: skip
     for changed in (lambda t: t.mul_(0.9), lambda t: t.data.mul_(0.9)):
         own = TimeGrid.uniform_time(VPLinear(), 3)
         with pytest.raises(ValueError, match="changes t in place"):

@@ -1,8 +1,10 @@
 """What a walk over a sampler reaches, and what leads out of it and is left alone."""
 
+import itertools
 import logging
 import random
 import weakref
+from contextvars import ContextVar
 
 import numpy as np
 import torch
@@ -60,6 +62,19 @@ def test_a_class_of_generators_is_no_generator() -> None:
     assert changes(before, comparable(reachable(model))) == []
     model.rng.random()
     assert changes(before, comparable(reachable(model))) == ["Told.rng"]
+
+
+def test_a_counter_that_is_no_number_is_seen() -> None:
+    count, place = itertools.count(3), ContextVar("place", default=0)
+
+    def counting(x, t, z):
+        place.set(place.get() + 1)
+        return x * next(count)
+
+    before = comparable(reachable(counting))
+    assert changes(before, comparable(reachable(counting))) == []
+    counting(1.0, 0.5, None)
+    assert sorted(changes(before, comparable(reachable(counting)))) == ["count", "place"]
 
 
 def test_a_proxy_is_walked_as_what_it_stands_for() -> None:

@@ -8,7 +8,7 @@ import pytest
 from tiny_profile import composed, write_profile
 
 from adjointdeis.diffusion import EpsFromX0
-from adjointdeis.faces.weights import WeightsError
+from adjointdeis.faces.weights import WeightsError, save_network
 from adjointdeis.harness import assets
 from adjointdeis.harness.assets import AssetError
 from adjointdeis.harness.launch import launch
@@ -100,6 +100,24 @@ def test_a_network_of_another_kind(folder) -> None:
 def test_a_file_that_the_manifest_does_not_list(folder) -> None:
     with pytest.raises(AssetError, match=r"has no entry for other\.safetensors; it lists adaface"):
         assets.recogniser("other.safetensors", at(folder))
+
+
+@pytest.mark.parametrize("training", ["no recipe", {"recipe": [1]}, {"recipe": {"spread": "s"}}])
+def test_weights_whose_header_says_nothing_of_their_training(folder, tmp_path, training) -> None:
+    network = assets.autoencoder("diffae.safetensors", at(folder)).network
+    path = tmp_path / "mine.safetensors"
+    save_network(network, path, {"training": training})
+    with pytest.raises(WeightsError, match=r"mine\.safetensors: its header says training="):
+        assets.autoencoder(str(path), at(folder))
+    save_network(network, path, {"training": {"recipe": {}}})
+    assert assets.autoencoder(str(path), at(folder)).prediction == "v"
+
+
+def test_a_network_is_named_by_its_description(folder, tmp_path) -> None:
+    path = tmp_path / "mine.onnx"
+    path.write_bytes(b"")
+    with pytest.raises(AssetError, match=r"mine\.onnx: .* JSON file .*judges\.onnx\.file=\.\.\."):
+        assets.recogniser(str(path), at(folder))
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"profile": "mini"}'])

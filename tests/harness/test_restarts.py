@@ -137,14 +137,25 @@ def test_a_full_disk_stops_a_run_and_room_continues_it(
     assert_same(undisturbed, disk / "run")
 
 
+def test_what_is_no_place_for_a_run_is_named(tiny, tmp_path) -> None:
+    file = tmp_path / "file"
+    file.write_text("mine")
+    for place in (file, file / "below"):
+        told = refused(arguments(tiny, place, few=True))
+        assert told.startswith(f"error: {place}: no run can be kept there (")
+        assert told.endswith("name another place, paths.outputs=... or paths.run=...")
+    assert file.read_text() == "mine"
+
+
 @pytest.mark.parametrize("number", [1, 4, 11])
 def test_a_quota_stops_a_run(undisturbed, tiny, tmp_path, monkeypatch, number: int) -> None:
     run, count, replace = tmp_path / "run", [0], os.replace
+    of_a_file = errno.EFBIG if number == 4 else errno.EDQUOT  # ulimit -f
 
     def exhausted(*args, **options):
         count[0] += 1
         if count[0] >= number:
-            raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+            raise OSError(of_a_file, os.strerror(of_a_file))
         replace(*args, **options)
 
     lines = arguments(tiny, run, few=True)

@@ -258,6 +258,15 @@ def test_a_disabled_logger_writes_nothing(tmp_path, monkeypatch, capsys) -> None
     kept.experiment.finish()
 
 
+def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch) -> None:
+    """W&B itself would go on in the system's temporary folder."""
+    (tmp_path / "file").write_text("mine")
+    place = tmp_path / "file" / "below"
+    at = [f"paths.run={tmp_path}", f"paths.root={tmp_path}", f"logger.wandb.save_dir={place}"]
+    with pytest.raises(ValueError, match=r"logger\.wandb\.save_dir=.*file/below: W&B cannot write"):
+        loggers(composed(["logger=wandb", *at]))
+
+
 # The dashboard and the sweeps
 
 DASHBOARD = ROOT / "experiments" / "dashboard"

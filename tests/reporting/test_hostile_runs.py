@@ -9,8 +9,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from adjointdeis.files import slug
 from adjointdeis.reporting import ReportError, aggregate, collect, validate_result, write_report
+from adjointdeis.texts import slug
 
 DIM = {"dim_a": ("DiM-A", "DiM-A", 0.25, None, 350)}
 EVIL = '../../../x"><script>alert(1)</script>'

@@ -21,7 +21,8 @@ from adjointdeis.detection.detector import (
 from adjointdeis.faces.recognisers.onnx import OnnxRecogniser
 from adjointdeis.faces.tensors import to_tensor
 from adjointdeis.faces.weights import fingerprint
-from adjointdeis.files import finite_number, read_table
+from adjointdeis.files import read_table
+from adjointdeis.texts import finite_number
 
 HIGHER_IS = {"morph": 1.0, "bonafide": -1.0}
 """Sign by what a high score of theirs says."""

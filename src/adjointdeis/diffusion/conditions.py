@@ -117,6 +117,14 @@ class Conditions:
             leaves[place] = tensor if isinstance(leaves[place], Tensor) else leaves[place]
         return leaves[0] if self.spec.is_leaf() else tree_unflatten(leaves, self.spec)
 
+    def is_intact(self, tree: Any, slot: int, wanted: Sequence[Tensor]) -> bool:
+        """Whether a dictionary or list that :meth:`at` made holds what it was made of."""
+        if not self.active or self.spec.is_leaf():
+            return True
+        found, spec = tree_flatten(tree)
+        made, _ = tree_flatten(self.at(slot, wanted))
+        return spec == self.spec and all(a is b for a, b in zip(found, made, strict=True))
+
 
 def divided(z: Any, batch: int, rows: slice | list[int]) -> Any:
     """The condition of some samples: their rows of every tensor as long as the batch."""

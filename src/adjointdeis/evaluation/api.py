@@ -1,13 +1,14 @@
 """The public names of the package, each from the module that it is at home in."""
 
 # ruff: noqa: F401
-from adjointdeis.evaluation.detection import DetectionScores, detection_rows
+from adjointdeis.evaluation.detection import DetectionScores
 from adjointdeis.evaluation.detection_matrix import (
     DetectionStudy,
     hardening_rows,
     matrix_rows,
     read_detection,
 )
+from adjointdeis.evaluation.detection_points import detection_rows
 from adjointdeis.evaluation.errors import (
     DetectionError,
     EvaluationError,

@@ -237,7 +237,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from adjointdeis.evaluation import commands
     from adjointdeis.evaluation.errors import EvaluationError
     from adjointdeis.extras import MissingPackageError
-    from adjointdeis.files import printable
+    from adjointdeis.texts import printable
 
     try:
         return int(getattr(commands, options.command)(options) or 0)

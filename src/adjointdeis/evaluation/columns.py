@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from adjointdeis.evaluation.errors import ScoreError
-from adjointdeis.files import canonical, confusable
+from adjointdeis.texts import canonical, confusable
 
 SCORE_TYPES = ("similarity", "dissimilarity")
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from adjointdeis.evaluation import credentials, detection_tables, tables
-from adjointdeis.evaluation.detection import WORST, DetectionScores, detection_rows
+from adjointdeis.evaluation.detection import WORST, DetectionScores
 from adjointdeis.evaluation.detection_matrix import hardening_rows, matrix_rows, read_detection
+from adjointdeis.evaluation.detection_points import detection_rows
 from adjointdeis.evaluation.errors import EvaluationError
 from adjointdeis.evaluation.formats import Labels, read as read_format, write as write_format
 from adjointdeis.evaluation.generality import evaluate_attack_potential, evaluate_generality
@@ -27,7 +28,8 @@ from adjointdeis.evaluation.subjects import Subjects, read_subjects
 from adjointdeis.evaluation.thresholds import ThresholdRecord, read_thresholds
 from adjointdeis.evaluation.verification import verification_rows
 from adjointdeis.extras import load
-from adjointdeis.files import printable, write_atomically, write_csv
+from adjointdeis.files import write_atomically, write_csv
+from adjointdeis.texts import printable
 
 _MOST_REPLICATES = 1_000_000
 _MOST_SYNTHETIC = 100_000
@@ -82,7 +84,7 @@ def score(options: Namespace) -> None:
     out = Path(options.json or f"{options.scores}.result.json")
     write_json(result, out)
     if options.markdown:
-        write_atomically(Path(options.markdown), lambda f: f.write(text + "\n"))
+        write_atomically(Path(options.markdown), text + "\n")
     print(f"wrote {out}", file=sys.stderr)
 
 

@@ -81,7 +81,7 @@ def sign(
         builder.sign(c2pa.Signer.from_info(info), _MIME, io.BytesIO(path.read_bytes()), signed)
     except c2pa.C2paError as error:
         raise EvaluationError(f"{path}: not signed ({error}); see --certificate, --key") from None
-    write_atomically(path, lambda file: file.write(signed.getvalue()), mode="wb")
+    write_atomically(path, signed.getvalue())
 
 
 def read_credentials(path: str | os.PathLike[str]) -> dict[str, Any] | None:

@@ -33,7 +33,8 @@ from typing import Any
 import numpy as np
 
 from adjointdeis.evaluation.columns import text_column
-from adjointdeis.evaluation.detection import WORST, Images, detection_rows, resampled_points
+from adjointdeis.evaluation.detection import WORST
+from adjointdeis.evaluation.detection_points import Images, detection_rows, resampled_points
 from adjointdeis.evaluation.errors import DetectionError, EvaluationError, ScoreError
 from adjointdeis.evaluation.formats.text import score_or_failure
 from adjointdeis.evaluation.scores import BONA_FIDE, ScoreTable

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from adjointdeis.evaluation.detection import OPERATING_POINTS, WORST
+from adjointdeis.evaluation.detection import WORST
 from adjointdeis.evaluation.detection_matrix import (
     CHANGES,
     KINDS,
@@ -11,6 +11,7 @@ from adjointdeis.evaluation.detection_matrix import (
     WITHOUT,
     training_order,
 )
+from adjointdeis.evaluation.detection_points import OPERATING_POINTS
 from adjointdeis.evaluation.tables import (
     DASH,
     Cell,

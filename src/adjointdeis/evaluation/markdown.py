@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from adjointdeis.evaluation.tables import Table
-from adjointdeis.files import printable
+from adjointdeis.texts import printable
 
 # Where CommonMark takes a `<` for the beginning of HTML or of a link; `p < 0.1` stays as it is.
 _OPENS = re.compile(r"<(?=[A-Za-z/!?])")

@@ -14,7 +14,7 @@ from adjointdeis.evaluation.scores import ScoreTable
 from adjointdeis.evaluation.subjects import Subjects
 from adjointdeis.evaluation.thresholds import ThresholdRecord, threshold_at_fmr
 from adjointdeis.evaluation.uncertainty import SubjectDraws, bootstrap_thresholds, draw_subjects
-from adjointdeis.files import canonical
+from adjointdeis.texts import canonical
 
 TAU_REESTIMATED = "re-estimated"
 TAU_FIXED = "fixed"

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from adjointdeis.evaluation.detection import DetectionScores, images_needed
+from adjointdeis.evaluation.detection import DetectionScores
+from adjointdeis.evaluation.detection_points import images_needed
 from adjointdeis.evaluation.groups import MorphScores
 from adjointdeis.evaluation.rates import clopper_pearson
 from adjointdeis.evaluation.scores import ScoreTable

@@ -34,7 +34,7 @@ import numpy as np
 
 from adjointdeis.evaluation.columns import as_scores, is_scalar, text_column
 from adjointdeis.evaluation.errors import ScoreError
-from adjointdeis.files import canonical
+from adjointdeis.texts import canonical
 
 KINDS = ("mated", "nonmated", "morph", "mad")
 STATUSES = ("ok", "fta", "fte")

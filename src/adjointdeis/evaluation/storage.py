@@ -17,14 +17,8 @@ import numpy as np
 from adjointdeis.evaluation.errors import ScoreError
 from adjointdeis.evaluation.scores import COLUMNS, REQUIRED_COLUMNS, ScoreTable
 from adjointdeis.extras import load
-from adjointdeis.files import (
-    any_number,
-    read_json,
-    read_table,
-    refuse_twice,
-    write_atomically,
-    write_csv,
-)
+from adjointdeis.files import read_json, read_table, refuse_twice, write_atomically, write_csv
+from adjointdeis.texts import any_number
 
 SCHEMA = "adjointdeis-scores/1"
 _CONVERT = " (another format? use `adjointdeis-eval convert`)"
@@ -76,7 +70,7 @@ def sidecar_of(path: Path) -> Path:
 def write_json(value: Any, path: str | os.PathLike[str]) -> None:
     """Writes JSON atomically, keys in the order given, NaN refused."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
-    write_atomically(Path(path), lambda f: f.write(text + "\n"))
+    write_atomically(Path(path), text + "\n")
 
 
 def _metadata(path: Path) -> dict[str, Any]:

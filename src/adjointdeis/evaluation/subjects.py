@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from adjointdeis.evaluation.errors import PolicyError, ScoreError
-from adjointdeis.files import canonical, finite_number, read_table
+from adjointdeis.files import read_table
+from adjointdeis.texts import canonical, finite_number
 
 # The names that published subject lists use for the same facts.
 _ALIASES = {

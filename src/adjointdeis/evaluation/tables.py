@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from adjointdeis.evaluation.detection import OPERATING_POINTS
+from adjointdeis.evaluation.detection_points import OPERATING_POINTS
 from adjointdeis.evaluation.rates import CONDITIONAL, NEW_SUBJECTS, NEW_SUBJECTS_FIXED_TAU
 from adjointdeis.evaluation.thresholds import ThresholdRecord
 

@@ -28,7 +28,8 @@ from adjointdeis.evaluation.columns import SCORE_TYPES, codes, oriented, oriente
 from adjointdeis.evaluation.errors import EvaluationError, ThresholdMismatch
 from adjointdeis.evaluation.rates import clopper_pearson
 from adjointdeis.evaluation.storage import write_json
-from adjointdeis.files import canonical, read_json
+from adjointdeis.files import read_json
+from adjointdeis.texts import canonical
 
 SCHEMA = "adjointdeis-threshold/1"
 ORDER_STATISTIC = "conservative order statistic: tau = x_(floor(f N_I)), match iff S > tau"

@@ -121,7 +121,7 @@ def verification_rows(
     Raises:
         EvaluationError: no system with mated and nonmated rows.
     """
-    from adjointdeis.evaluation import detection, uncertainty
+    from adjointdeis.evaluation import detection_points, uncertainty
     from adjointdeis.evaluation.operating import ThresholdSource, chosen
     from adjointdeis.evaluation.policies import impostors
 
@@ -142,7 +142,7 @@ def verification_rows(
         people += zip(found.subject[usable].tolist(), found.other[usable].tolist(), strict=True)
         scores = np.concatenate([genuine, found.oriented[usable]])
         impostor = np.arange(len(scores)) >= len(genuine)
-        images = detection.Images(
+        images = detection_points.Images(
             scores, impostor, np.where(impostor, "", "mated"), np.array(people, object), "subjects"
         )
         known = found.people_known and bool((mated["subject_id"] != "").all())
@@ -158,7 +158,7 @@ def verification_rows(
         eer = equal_error_rate(genuine, found.oriented[usable])
         drawn = values = None
         if draws is not None:
-            drawn = detection.resampled_points(images, [["mated"]], draws)[0]["d_eer"]
+            drawn = detection_points.resampled_points(images, [["mated"]], draws)[0]["d_eer"]
         lo, hi = ends(drawn, eer.value)
         points = source.points(system, fmr, [impostor_policy])
         fnmr = []

@@ -67,7 +67,7 @@ class ArrayCache:
         data = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
         path = self.path(parts)
         data = _checksum(path.stem, data) + data
-        write_atomically(path, lambda file: file.write(data), "wb")
+        write_atomically(path, data)
 
     def path(self, parts: tuple[object, ...]) -> Path:
         """Where the entry of a key lies: named by the SHA-256 of the key."""

@@ -65,7 +65,7 @@ from adjointdeis.faces.networks import (
 )
 from adjointdeis.faces.torch_file import INERT, CheckpointError, read_torch_file
 from adjointdeis.faces.weights import fingerprint, no_weight, save_network
-from adjointdeis.files import printable
+from adjointdeis.texts import printable
 
 
 @dataclass(frozen=True)

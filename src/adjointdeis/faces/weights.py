@@ -94,7 +94,7 @@ def save_network(
         for name, value in network.state_dict().items()
     }
     data = _in_order(save(tensors, metadata=header))
-    write_atomically(path, lambda file: file.write(data), "wb")
+    write_atomically(path, data)
     return fingerprint(path)
 
 

@@ -13,7 +13,7 @@ from adjointdeis.diffusion.prediction import wide
 from adjointdeis.gradients.base import StepwiseMethod, refuse_count
 from adjointdeis.gradients.chain import Chain, NotSupportedError
 from adjointdeis.gradients.graphs import Aside, Mark, UnreachableLeafError
-from adjointdeis.gradients.inputs import Inputs
+from adjointdeis.gradients.inputs import Inputs, refuse_rewritten
 from adjointdeis.gradients.reachable import reachable, version
 from adjointdeis.gradients.run import refuse_changed, taken
 
@@ -91,9 +91,11 @@ class ForwardMode(StepwiseMethod):
             inside = Inputs(chain, values, by.needs)
             x, state = inside.x_T, chain.initial_state(inside.x_T)
             for step in range(chain.steps):
-                z = inside.condition(chain.slot(step))
+                slot = chain.slot(step)
+                z = inside.condition(slot)
                 # A copy, which the network may change in place.
                 x, *rest = taken(chain, step, x.clone(), z, state, None)
+                refuse_rewritten(chain, z, slot, inside.z[slot])
                 if chain.trajectory is not None:
                     states.append(x)
                     predictions.append(rest.pop(0))

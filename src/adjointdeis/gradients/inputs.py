@@ -21,7 +21,7 @@ Take = Callable[[int, tuple[Tensor, ...], Any, Tensor | None], tuple[Tensor, ...
 ONE_SLOT = ((0, 1.0),)
 CHANGES_Z = (
     "the denoiser changes its condition z in place, so that every step has another one: write "
-    "z = z * c instead of z.mul_(c)"
+    "z = z * c instead of z.mul_(c), and nothing into a dictionary that is z"
 )
 
 
@@ -108,6 +108,16 @@ def explained() -> Iterator[None]:
         if "Aside" in str(error) and "inplace" in str(error):
             raise ValueError(CHANGES_Z) from error
         raise
+
+
+def refuse_rewritten(chain: Chain, condition: Any, slot: int, wanted: Sequence[Tensor]) -> None:
+    """Refuse a step that put something else into the dictionary or list that is its condition.
+
+    Raises:
+        ValueError: it did; the next step would be given what was there before.
+    """
+    if not chain.conditions.is_intact(condition, slot, wanted):
+        raise ValueError(CHANGES_Z)
 
 
 def total(a: Tensor | None, b: Tensor | None) -> Tensor | None:
@@ -229,7 +239,9 @@ class Inputs:
             if step is not None and self.noise:
                 noise = detached(self.noise[step], self.needs[self._first_noise + step])
             copies = [leaf.clone() for leaf in leaves]
-            outputs = function(copies, chain.conditions.at(slot, z), noise)
+            condition = chain.conditions.at(slot, z)
+            outputs = function(copies, condition, noise)
+        refuse_rewritten(chain, condition, slot, z)
         mark.end = next_number()
         return StepGraph(
             leaves, z, noise, tuple(outputs), chain.cost.nfe - before, slot, step, mark,

@@ -4,12 +4,14 @@ Python does not say what a function depends on. This walks over closures, refere
 attributes and containers, which is where the state of published samplers lives.
 """
 
+import itertools
 import logging
 import random
 import sys
 import types
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from contextvars import ContextVar
 from functools import lru_cache, partial
 from typing import Any
 
@@ -20,7 +22,7 @@ from torch import Tensor, nn
 _EVERY_MODULE = frozenset(vars(nn.Module()))
 _LARGEST = 20_000  # values; a bound for what is no sampler but leads everywhere
 _PLAIN = (bool, int, float, complex, str, type(None))
-_NAMED = (nn.Module, Tensor, torch.Generator, random.Random)
+_NAMED = (nn.Module, Tensor, torch.Generator, random.Random, itertools.count, ContextVar)
 # A logger leads to every other one of the process.
 _HOLDS_NOTHING = (
     *(Tensor, types.ModuleType, type, bytes, range),
@@ -85,6 +87,10 @@ def _comparable(value: Any) -> Any:
         return value.get_state().numpy().tobytes()
     if isinstance(value, random.Random):
         return hash(value.getstate())
+    if kind is itertools.count:
+        return repr(value)  # with where it is
+    if kind is ContextVar:
+        return _comparable(value.get(None))
     if not isinstance(value, nn.Module) and hasattr(value, "bit_generator"):
         return _frozen(value.bit_generator.state)
     return id(value)

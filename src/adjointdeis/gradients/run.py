@@ -10,7 +10,14 @@ from torch import Tensor
 from adjointdeis.gradients.chain import Chain, NotSupportedError
 from adjointdeis.gradients.consistency import GraphCheck, InconsistentStepError
 from adjointdeis.gradients.graphs import Mark, RunKey
-from adjointdeis.gradients.inputs import CHANGES_Z, Inputs, StepGraph, Take, explained
+from adjointdeis.gradients.inputs import (
+    CHANGES_Z,
+    Inputs,
+    StepGraph,
+    Take,
+    explained,
+    refuse_rewritten,
+)
 from adjointdeis.gradients.reachable import changes, comparable, own_state, reachable, version
 from adjointdeis.gradients.step_context import ContextRecorder
 from adjointdeis.gradients.trace import Trace
@@ -180,7 +187,9 @@ class Run:
             # Copies, which the network may change in place. Adding -0 changes nothing.
             leads = end.requires_grad and (step > 0 or by.needs[0])
             copies = [value + end.to(value) if leads else value.clone() for value in entering]
-            yield copies, self.chain.conditions.at(slot, z), mark, [end, *z]
+            condition = self.chain.conditions.at(slot, z)
+            yield copies, condition, mark, [end, *z]
+            refuse_rewritten(self.chain, condition, slot, z)
         if not self.black_box:
             # By .data, which counts no version.
             for copy, value in zip(copies, entering, strict=True):

@@ -21,6 +21,7 @@ from adjointdeis.faces.recognisers.network import Guides, NetworkRecogniser
 from adjointdeis.faces.weights import WeightsError, fingerprint, load_network, read_header
 from adjointdeis.files import read_json
 from adjointdeis.harness.packages import obtain, read_spec
+from adjointdeis.harness.value_kinds import shown
 from adjointdeis.morphing.autoencoder import Autoencoder
 from adjointdeis.morphing.perceptual import TrunkMaps
 from adjointdeis.morphing.style_generator import StyleGenerator
@@ -146,14 +147,27 @@ def autoencoder(file: str, profile: Profile) -> Autoencoder:
     else:
         remedy = "give the path of the weights.safetensors of a training"
         network = load_network(path, remedy=remedy).requires_grad_(False)
-        recipe = read_header(path).get("training", {}).get("recipe", {})
-        # Trainings before there was a choice predicted v, and did not say so.
-        prediction, spread = recipe.get("prediction", "v"), recipe.get("spread", 0.0)
+        prediction, spread = _trained(path)
         sha256, licence = fingerprint(path), "your own weights"
     if not isinstance(network, DiffAE):
         held = profile.root / file if listed else path
         raise WeightsError(f"{held} holds a {type(network).__name__}, not a DiffAE")
     return Autoencoder(network, prediction, sha256, licence, spread=spread)
+
+
+def _trained(path: Path) -> tuple[Any, float]:
+    """What a training's weights predict, and their spread, as its header says."""
+    training = read_header(path).get("training", {})
+    recipe = training.get("recipe", {}) if isinstance(training, dict) else None
+    if isinstance(recipe, dict):
+        # Trainings before there was a choice predicted v, and did not say so.
+        prediction, spread = recipe.get("prediction", "v"), recipe.get("spread", 0.0)
+        if isinstance(prediction, str) and isinstance(spread, int | float):
+            return prediction, spread
+    raise WeightsError(
+        f"weight file {path}: its header says training={shown(training)}, expected a recipe whose "
+        "prediction is a text and whose spread is a number; train it again, or restore the file"
+    )
 
 
 def recogniser(file: str, profile: Profile) -> NetworkRecogniser:
@@ -173,6 +187,12 @@ def recogniser(file: str, profile: Profile) -> NetworkRecogniser:
         path = Path(file)
         name, entry = read_spec(path)
         return graph_recogniser(GraphSpec.from_mapping(name, entry), path.parent)
+    if not profile.lists(file) and Path(file).exists():
+        raise AssetError(
+            f"{file}: a recogniser of your own is named by the JSON file that describes it, beside "
+            "the network (docs/recognisers.md); an ONNX file that only judges, by "
+            "judges=onnx judges.onnx.file=..."
+        )
     entry = profile.entry(file)
     if entry.get("kind") == "dlib":
         return dlib_port()

@@ -18,13 +18,14 @@ from adjointdeis.evaluation import EvaluationError, evaluate
 from adjointdeis.evaluation.provenance import read_provenance
 from adjointdeis.faces.array_cache import DAMAGED, SUFFIX, read_entry
 from adjointdeis.faces.weights import fingerprint
-from adjointdeis.files import printable, read_json, read_text
+from adjointdeis.files import read_json, read_text
 from adjointdeis.harness.finished import MARKER, inside, outputs
 from adjointdeis.harness.provenance import config_hash
 from adjointdeis.harness.records import KEYS
 from adjointdeis.images import ImageError, open_rgb
 from adjointdeis.reporting import ReportError
 from adjointdeis.reporting.run import Run, condition
+from adjointdeis.texts import printable
 
 LARGEST = 4 * 2**30
 """Bytes of the largest file whose checksum is made."""

@@ -1,31 +1,19 @@
-"""The command line, checked before Hydra sees it: a mistake is one line with the nearest name.
+"""The command line, checked before Hydra sees it: a mistake is one line with the nearest name."""
 
-Everything here goes through Hydra's public interfaces, and finds configurations where Hydra does:
-in the project's folder, in those of ``--config-path`` and ``--config-dir``, and in
-``hydra.searchpath``.
-"""
-
-import argparse
 import contextlib
 import difflib
-import fnmatch
 import math
 import os
 import re
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, cast
+from typing import cast
 
 import yaml
-from hydra import compose, initialize_config_dir
-from hydra.core.config_loader import ConfigLoader
-from hydra.core.config_search_path import ConfigSearchPath
-from hydra.core.global_hydra import GlobalHydra
+from hydra import compose
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import (
     ChoiceSweep,
@@ -36,16 +24,16 @@ from hydra.core.override_parser.types import (
     RangeSweep,
     ValueType,
 )
-from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
-from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from adjointdeis.files import printable, read_text
+from adjointdeis.files import read_text
+from adjointdeis.harness.choices import Choices, Command, expand_globs
 from adjointdeis.harness.generated_options import register_options
-from adjointdeis.harness.option_values import shown
 from adjointdeis.harness.validation import ConfigError, flat_keys, validate
+from adjointdeis.harness.value_kinds import shown
+from adjointdeis.texts import printable
 
 # Of YAML, of its encoding, of nodes that hold themselves, of what Hydra expects in it.
 _UNREADABLE = (yaml.YAMLError, ValueError, RecursionError, AttributeError, TypeError, OSError)
@@ -81,150 +69,6 @@ def checked(config_dir: Path | str) -> Iterator[None]:
     yield
 
 
-class CommandLineFolder(SearchPathPlugin):
-    """Adds the folder of ``--config-dir`` to the search path, at the place where Hydra does."""
-
-    folder: ClassVar[Path | None] = None
-
-    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        if self.folder is not None:
-            search_path.append("command-line", f"file://{self.folder.absolute()}")
-
-
-@dataclass(frozen=True)
-class Command:
-    """A command line as Hydra reads it.
-
-    Attributes:
-        config_dir: Folder of the primary configuration.
-        config_name: Its name.
-        extra_dir: Folder of ``--config-dir``.
-        multirun: Whether ``--multirun`` was given.
-        only_prints: Whether a flag asks for help or information: nothing will run.
-        overrides: The overrides.
-    """
-
-    config_dir: Path
-    config_name: str = "config"
-    extra_dir: Path | None = None
-    multirun: bool = False
-    only_prints: bool = False
-    overrides: list[str] = field(default_factory=list)
-
-    @classmethod
-    def read(cls, config_dir: Path, arguments: Sequence[str]) -> "Command":
-        """Reads arguments; those that Hydra will refuse are left to Hydra.
-
-        Raises:
-            ConfigError: A folder of ``--config-path`` or ``--config-dir`` does not exist.
-        """
-        parser = argparse.ArgumentParser(add_help=False)
-        parser.add_argument("overrides", nargs="*")
-        for name, short in (
-            ("--help", "-h"),
-            ("--hydra-help", None),
-            ("--version", None),
-            ("--resolve", None),
-            ("--run", "-r"),
-            ("--multirun", "-m"),
-            ("--shell-completion", "-sc"),
-        ):
-            parser.add_argument(*filter(None, (name, short)), action="store_true")
-        for name, short in (
-            ("--cfg", "-c"),
-            ("--package", "-p"),
-            ("--config-path", "-cp"),
-            ("--config-name", "-cn"),
-            ("--config-dir", "-cd"),
-            ("--experimental-rerun", None),
-        ):
-            parser.add_argument(*filter(None, (name, short)))
-        parser.add_argument("--info", "-i", nargs="?", const="all")
-        options, _ = parser.parse_known_args(list(arguments))
-        folders = {
-            # Hydra takes the first from the program's folder, the second from the working one.
-            "--config-path": options.config_path and config_dir.parent / options.config_path,
-            "--config-dir": options.config_dir and Path(options.config_dir).absolute(),
-        }
-        for flag, folder in folders.items():
-            if folder is not None and "://" not in str(folder) and not folder.is_dir():
-                raise ConfigError(f"{flag}: there is no folder {folder}")
-        printing = ("help", "hydra_help", "version", "shell_completion", "info", "cfg")
-        return cls(
-            config_dir=folders["--config-path"] or config_dir,
-            config_name=options.config_name or "config",
-            extra_dir=folders["--config-dir"],
-            multirun=options.multirun,
-            only_prints=any(getattr(options, name) for name in printing)
-            or options.experimental_rerun is not None,
-            overrides=[token for token in options.overrides if not token.startswith("-")],
-        )
-
-    @contextlib.contextmanager
-    def found(self) -> Iterator["Choices"]:
-        """Opens Hydra's search path for this command."""
-        register_options(self.config_dir)
-        CommandLineFolder.folder = self.extra_dir
-        Plugins.instance().register(CommandLineFolder)
-        try:
-            with initialize_config_dir(str(self.config_dir.resolve()), version_base="1.3"):
-                yield Choices(self, GlobalHydra.instance().config_loader())
-        finally:
-            CommandLineFolder.folder = None
-
-
-@dataclass(frozen=True)
-class Choices:
-    """What a command line can choose from: groups and their options, in all folders searched."""
-
-    command: Command
-    loader: ConfigLoader
-    listed: dict[tuple[str, ObjectType], list[str]] = field(default_factory=dict)
-
-    def is_group(self, name: str) -> bool:
-        """Whether a key of the command line names a group, as ``attack`` and ``task/head`` do."""
-        parent, _, last = name.rpartition("/")
-        nested = not parent or self.is_group(parent)
-        return nested and last in self._list(parent, ObjectType.GROUP)
-
-    def groups(self, parent: str = "") -> set[str]:
-        """Names of all groups below another one."""
-        found: set[str] = set()
-        for name in self._list(parent, ObjectType.GROUP):
-            group = f"{parent}/{name}" if parent else name
-            found |= {group} | self.groups(group)
-        return found
-
-    def options(self, group: str) -> list[str]:
-        """Options of a group, those of its subgroups with their path."""
-        found = set(self._list(group, ObjectType.CONFIG))
-        for name in self._list(group, ObjectType.GROUP):
-            found |= {f"{name}/{option}" for option in self.options(f"{group}/{name}")}
-        return sorted(found)
-
-    def matching(self, pattern: Glob, group: str) -> list[str]:
-        """Options of a group that a ``glob(...)`` means; ``*`` never crosses a folder."""
-
-        def matches(option: str, one: str) -> bool:
-            return option.count("/") == one.count("/") and fnmatch.fnmatch(option, one)
-
-        return [
-            option
-            for option in self.options(group)
-            if any(matches(option, one) for one in pattern.include)
-            and not any(matches(option, one) for one in pattern.exclude)
-        ]
-
-    def _list(self, group: str, kind: ObjectType) -> list[str]:
-        # Hydra reads its search path anew for every list, which takes longer than to compose.
-        if (group, kind) not in self.listed:
-            given = [o for o in self.command.overrides if o.startswith("hydra.searchpath=")]
-            self.listed[group, kind] = self.loader.get_group_options(
-                group, kind, self.command.config_name, given
-            )
-        return self.listed[group, kind]
-
-
 def this_command() -> list[str]:
     """Flags and overrides that repeat this run, or this point of a sweep; none outside Hydra."""
     if not HydraConfig.initialized():
@@ -247,30 +91,6 @@ def setting(key: str, value: object) -> str:
     # Within quotes a backslash is special before a quote only.
     escaped = re.sub(r'(\\*)("|$)', lambda m: 2 * m[1] + ('\\"' if m[2] else ""), text)
     return f'{key}="{escaped}"'
-
-
-def expand_globs(config_dir: Path, arguments: Sequence[str]) -> list[str]:
-    """The command line with ``group=glob(...)`` written out as the options that it means.
-
-    Hydra looks at the options of the group itself only; here ``experiment=glob(table1/*)`` means
-    those of the folder ``table1``, and ``*`` never crosses a folder.
-    """
-    if not any("glob(" in argument for argument in arguments):
-        return list(arguments)
-    parser, expanded = OverridesParser.create(), []
-    with Command.read(config_dir, arguments).found() as choices:
-        for argument in arguments:
-            expanded.append(argument)
-            # What cannot be read is told of by the check.
-            with contextlib.suppress(HydraException):
-                if "glob(" not in argument or argument.startswith("-"):
-                    continue
-                (given,) = parser.parse_overrides([argument])
-                if given.value_type == ValueType.GLOB_CHOICE_SWEEP:
-                    found = choices.matching(cast(Glob, given.value()), given.key_or_group)
-                    if found:
-                        expanded[-1] = f"{given.get_key_element()}={','.join(found)}"
-    return expanded
 
 
 def check_overrides(config_dir: Path, arguments: Sequence[str]) -> None:

@@ -18,8 +18,8 @@ from adjointdeis.detection.degradation import Degradation, DegradationError, Deg
 from adjointdeis.evaluation.errors import EvaluationError
 from adjointdeis.evaluation.provenance import png_texts
 from adjointdeis.faces.image_io import AnyPath, ImageError, read_image, sha256_of, write_image
-from adjointdeis.files import is_file_name
 from adjointdeis.harness.benchmark import file_hash
+from adjointdeis.texts import is_file_name
 
 KEY = "Degradation"
 """PNG text that says what a copy went through, and of which file it is a copy."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig
 
-from adjointdeis.detection.detector import DetectorError, Suspects
+from adjointdeis.detection.detector import DetectorError, MorphDetector, Suspects
 from adjointdeis.evaluation.detection import DetectionScores
 from adjointdeis.evaluation.detection_matrix import COLUMNS
 from adjointdeis.faces.datasets.folder import FaceDataset, load_folder
@@ -221,3 +221,28 @@ def write_scores_of_images(path: Path, rows: Sequence[Mapping[str, Any]]) -> Non
     # repr is the shortest text that reads back as the same float64.
     exact = ({**row, "score": repr(float(row["score"]))} for row in rows)
     write_csv(path, [COLUMNS, *([row[name] for name in COLUMNS] for row in exact)])
+
+
+def rows_of_scores(
+    detector: MorphDetector,
+    trained_on: str,
+    degradation: str,
+    images: Sequence[SuspectImage],
+    scores: np.ndarray,
+) -> list[dict[str, Any]]:
+    """A row of the table for each image that a detector scored."""
+    return [
+        {
+            "detector": detector.name,
+            "kind": detector.kind,
+            "trained_on": trained_on,
+            "degradation": degradation,
+            "attack": image.attack,
+            "label": "morph" if image.attack else "bona_fide",
+            "subject_1": image.people[0],
+            "subject_2": image.people[1] if image.attack else "",
+            "image": image.name,
+            "score": float(score),
+        }
+        for image, score in zip(images, scores, strict=True)
+    ]

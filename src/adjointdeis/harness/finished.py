@@ -51,7 +51,7 @@ def write_marker(directory: Path, identifier: str, seconds: float) -> None:
         seconds: How long it took.
     """
     done = {"config_hash": identifier, "seconds": seconds, "files": outputs(directory)}
-    write_atomically(directory / MARKER, lambda file: file.write(json.dumps(done, indent=1)))
+    write_atomically(directory / MARKER, json.dumps(done, indent=1))
 
 
 def read_marker(directory: Path) -> dict[str, Any] | None:

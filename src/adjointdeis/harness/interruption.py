@@ -193,9 +193,10 @@ def remove_leftovers(directory: Path, older_than: float = 0.0) -> None:
 
 
 def is_full_disk(error: BaseException | None) -> bool:
-    """Whether an error, or what caused it, is that of a full disk or an exhausted quota."""
+    """Whether an error, or what caused it, is that of a full disk or of a limit on its files."""
     while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        if isinstance(error, OSError) and error.errno in full:
             return True
         error = error.__cause__ or error.__context__
     return False

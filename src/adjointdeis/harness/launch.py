@@ -21,7 +21,7 @@ from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from adjointdeis.files import printable, read_json, read_text, write_atomically
+from adjointdeis.files import read_json, read_text, write_atomically
 from adjointdeis.harness.command_line import this_command
 from adjointdeis.harness.finished import MARKER, missing, read_marker, write_marker
 from adjointdeis.harness.interruption import (
@@ -39,6 +39,7 @@ from adjointdeis.harness.provenance import config_hash, environment, git_revisio
 from adjointdeis.harness.records import write_record
 from adjointdeis.harness.sweep import note_job, sweeping
 from adjointdeis.harness.validation import ConfigError, validate
+from adjointdeis.texts import printable
 
 
 def launch(cfg: DictConfig) -> float | None:
@@ -123,7 +124,12 @@ def _run(cfg: DictConfig, directory: Path) -> tuple[str, float | None]:
             except DirectoryInUse as error:
                 raise RunFailed(f"error: {error}") from error
             except OSError as error:
-                raise RunFailed(_explained(error, directory)) from error
+                if is_full_disk(error):
+                    raise RunFailed(_explained(error, directory)) from error
+                raise RunFailed(
+                    f"error: {directory}: no run can be kept there ({error.strerror or error}); "
+                    "name another place, paths.outputs=... or paths.run=..."
+                ) from error
         return "done", _work(cfg, directory, identifier)
 
 
@@ -261,7 +267,7 @@ def prepare(
         print(f"{directory} failed before ({_last_error(directory)}); trying it again")
     _keep_curves(directory / "logs")
     text = OmegaConf.to_yaml(cfg, resolve=False)
-    write_atomically(directory / "config.yaml", lambda file: file.write(text))
+    write_atomically(directory / "config.yaml", text)
     facts: dict[str, Any] = {
         "config_hash": identifier,
         "git": git_revision(),
@@ -337,8 +343,8 @@ def _quieten() -> None:
 def _explained(error: Exception, directory: Path) -> str:
     if is_full_disk(error):
         return (
-            f"error: no space left on the disk of {directory}; free some and start the same "
-            "command again: it continues, and no morph is half-written"
+            f"error: no space left on the disk of {directory}, or a limit is reached (ulimit -f); "
+            "free some and start the same command again: it continues, and no morph is half-written"
         )
     return f"error: {_message(error)}"
 

@@ -70,7 +70,7 @@ def obtain(name: str, entry: Mapping[str, Any], root: Path) -> Path:
                 f"{digest[:16]}...: it is another version or was altered; fetch it again with: "
                 f"{fetch_command(entry, root)}"
             )
-        write_atomically(folder / file, lambda f, data=data: f.write(data), "wb")
+        write_atomically(folder / file, data)
     return folder
 
 

@@ -10,9 +10,9 @@ from typing import Any, TextIO
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
-from adjointdeis.files import printable
 from adjointdeis.gradients import LargeAdjointStepWarning
 from adjointdeis.harness.pair_data import WorkItem
+from adjointdeis.texts import printable
 
 
 class ProgressLine(Callback):

@@ -6,8 +6,12 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from adjointdeis.files import read_json, write_atomically
 from adjointdeis.harness.benchmark import Benchmark, file_hash
+from adjointdeis.morphing.attack import Attack
+from adjointdeis.reporting.comparability import departures
 
 KEYS = frozenset(
     ("pair", "attack", "config_hash", "sources", "loss", "gradient_norm", "nfe", "gradient_error",
@@ -22,7 +26,7 @@ SCHEMA = 2
 def write_record(path: Path, record: dict[str, Any]) -> None:
     """Writes a JSON record atomically."""
     text = json.dumps(record, indent=1)
-    write_atomically(path, lambda file: file.write(text))
+    write_atomically(path, text)
 
 
 def read_records(directory: Path, benchmark: Benchmark, config: str) -> dict[str, dict[str, Any]]:
@@ -98,3 +102,45 @@ def every_record(
             )
         time.sleep(min(1.0, patience / 4))
     return records
+
+
+def summary_of(attack: Attack, records: dict[str, dict[str, Any]], pairs: int) -> dict[str, Any]:
+    """What ``result.json`` says of an attack, from the records of its pairs."""
+    good = [record for record in records.values() if not record["failed"]]
+    summary: dict[str, Any] = {
+        "label": attack.label,
+        "paper_row": attack.paper_row,
+        "settings": attack.settings(),
+        "nfe_paper": attack.nfe_paper,
+        "nfe": _mean_cost(good) if good else None,
+        "seconds_per_pair": float(np.mean([r["seconds"] for r in good])) if good else None,
+        "pairs": pairs,
+        "failed": [
+            {"pair_id": pair, "reason": record["failed"]}
+            for pair, record in records.items()
+            if record["failed"]
+        ],
+        "notes": departures(attack.paper_row, attack.settings()) + attack.notes(),
+    }
+    if good and attack.steps:
+        summary["curves"] = {
+            key: np.mean([record[key] for record in good], 0).tolist()
+            for key in ("loss", "gradient_norm")
+            if good[0][key]
+        }
+        measured = [r["gradient_error"] for r in good if r["gradient_error"]]
+        if measured:
+            summary["gradient_error"] = {
+                **{
+                    key: float(np.median([m[key] for m in measured]))
+                    for key in ("relative", "cosine", "norm_ratio")
+                },
+                "pairs": len(measured),
+            }
+    return summary
+
+
+def _mean_cost(records: list[dict[str, Any]]) -> dict[str, Any]:
+    """Mean counters; they differ between pairs only where pairs stop early."""
+    means = {key: float(np.mean([r["nfe"][key] for r in records])) for key in records[0]["nfe"]}
+    return {key: int(mean) if mean.is_integer() else mean for key, mean in means.items()}

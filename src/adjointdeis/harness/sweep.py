@@ -45,7 +45,7 @@ def note_job(directory: Path, status: str, reason: str = "") -> None:
         "reason": reason,
     }
     path = Path(hydra.sweep.dir) / "jobs" / f"{hydra.job.num:05d}.json"
-    write_atomically(path, lambda file: file.write(json.dumps(line)))
+    write_atomically(path, json.dumps(line))
 
 
 def _read_jobs(folder: Path) -> list[dict[str, Any]]:

@@ -135,12 +135,12 @@ def write_people(
                 picture = renderer.render(subject.identity, face, capture, size)
                 name = f"{subject.subject_id}_{code}.png"
                 png = _png(picture, subject, face.name)
-                write_atomically(directory / name, lambda f, png=png: f.write(png), "wb")
+                write_atomically(directory / name, png)
     write_landmarks(directory / LANDMARKS, subjects, size)
     table = [(s.subject_id, s.seed, s.identity.shape.sex, s.identity.shape.group) for s in subjects]
     write_csv(directory / "subjects.csv", [("subject_id", "seed", "sex", "group"), *table])
     readme = README.format(title=title, subjects=len(subjects), size=size, made_by=made_by)
-    write_atomically(directory / "README.md", lambda f: f.write(readme))
+    write_atomically(directory / "README.md", readme)
 
 
 def write_landmarks(path: Path, subjects: Sequence[Person], size: int = 64) -> None:
@@ -163,4 +163,4 @@ def write_landmarks(path: Path, subjects: Sequence[Person], size: int = 64) -> N
     rounded = np.float32(np.round(np.stack(points), 2))
     content = io.BytesIO()
     np.savez_compressed(content, stems=np.array(stems), points=rounded, size=np.int64(size))
-    write_atomically(path, lambda file: file.write(content.getvalue()), "wb")
+    write_atomically(path, content.getvalue())

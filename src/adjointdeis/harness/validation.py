@@ -21,8 +21,9 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 
-from adjointdeis.files import file_key, is_file_name, printable
-from adjointdeis.harness.option_values import kind_of, shown
+from adjointdeis.harness.option_values import kind_of
+from adjointdeis.harness.value_kinds import shown
+from adjointdeis.texts import file_key, is_file_name, printable
 
 _OPEN = ("rows.", "judges.", "logger.", "degradation.")
 _OF_NODES = ("judges.", "logger.", "degradation.", "task.detectors.", "task.degradations.")

@@ -131,13 +131,25 @@ def wandb_mode(offline: bool) -> Literal["online", "offline", "disabled"]:
     return "offline" if offline else "online"
 
 
+def _require_writable(key: str, folder: str | None) -> None:
+    """Refuses a folder that W&B would leave for the system's temporary one, in a log line alone."""
+    place = Path(folder or os.environ.get("WANDB_DIR") or ".")
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        why = "" if os.access(place, os.W_OK) else "it is read-only"
+    except OSError as error:
+        why = error.strerror or str(error)
+    if why:
+        raise ValueError(f"{key}={place}: W&B cannot write there ({why}); name another folder")
+
+
 def loggers(cfg: DictConfig) -> list[Logger]:
     """The loggers that the configuration names, each told the whole configuration.
 
     One of W&B is left out where `WANDB_MODE=disabled` or `WANDB_DISABLED=true`.
     """
     chosen: list[Logger] = []
-    for entry in (cfg.logger or {}).values():
+    for key, entry in (cfg.logger or {}).items():
         own = {}
         if issubclass(get_class(entry._target_), WandbLogger):
             mode = wandb_mode(bool(entry.get("offline")))
@@ -146,6 +158,7 @@ def loggers(cfg: DictConfig) -> list[Logger]:
                     print("the environment disables W&B: no run is written", file=sys.stderr)
                 continue
             own = {"offline": mode == "offline"}
+            _require_writable(f"logger.{key}.save_dir", entry.get("save_dir"))
         chosen.append(instantiate(entry, **own))
     plain = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(plain, dict)

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from adjointdeis.evaluation.storage import write_json
-from adjointdeis.files import slug, spreadsheet_cell, write_atomically, write_csv
+from adjointdeis.files import write_atomically, write_csv
 from adjointdeis.reporting import paired_tables
 from adjointdeis.reporting.collect import AttackRuns, Collection, collect, without_broken
 from adjointdeis.reporting.comparability import ASSUMED
@@ -52,6 +52,7 @@ from adjointdeis.reporting.text import (
     rate_cell,
     small,
 )
+from adjointdeis.texts import slug, spreadsheet_cell
 
 
 def aggregate(
@@ -361,7 +362,7 @@ def _write_table(name: str, rows: list[Line], folder: Path, destination: Path) -
 
 
 def _write(path: Path, text: str) -> Path:
-    write_atomically(path, lambda f: f.write(text))
+    write_atomically(path, text)
     return path
 
 

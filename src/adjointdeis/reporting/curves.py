@@ -12,7 +12,7 @@ from adjointdeis.evaluation.attack_potential import attack_potential
 from adjointdeis.evaluation.errors import EvaluationError
 from adjointdeis.evaluation.thresholds import allowed_false_matches
 from adjointdeis.reporting.document import Figure
-from adjointdeis.reporting.plots import WIDTH
+from adjointdeis.reporting.plots import WIDTH, finite
 from adjointdeis.reporting.run import EvaluationSetting, Run
 from adjointdeis.reporting.style import (
     INK,
@@ -61,8 +61,8 @@ def det_figure(run: Run, at: EvaluationSetting, stem: Path) -> Figure | None:
     curves, words = [], []
     for system in run.systems:
         rows = run.scores.select(system=system)
-        mated = np.sort(_finite(rows.select(kind="mated").oriented))
-        nonmated = np.sort(_finite(rows.select(kind="nonmated").oriented))
+        mated = np.sort(finite(rows.select(kind="mated").oriented))
+        nonmated = np.sort(finite(rows.select(kind="nonmated").oriented))
         if not (len(mated) and len(nonmated)):
             continue
         taus = np.sort(np.concatenate([mated, nonmated]))
@@ -96,8 +96,8 @@ def detection_curve(scores: DetectionScores, attack: str | None, label: str) -> 
     at = int(np.argmin(np.abs(macer - bscer)))
     order = np.argsort(-bscer, kind="stable")
     names = [attack] if attack else list(scores.attacks)
-    n = min(len(_finite(np.asarray(scores.attacks[name]))) for name in names)
-    bona_fide = len(_finite(np.asarray(scores.bona_fide)))
+    n = min(len(finite(np.asarray(scores.attacks[name]))) for name in names)
+    bona_fide = len(finite(np.asarray(scores.bona_fide)))
     mark = float(bscer[at]), float(macer[at])
     return ErrorCurve(label, bscer[order], macer[order], bona_fide, n, mark)
 
@@ -193,7 +193,7 @@ def operating_curve_figure(
         at: Probe, impostors, variant and FMR of the threshold.
         stem: Path of the two pictures without suffix.
     """
-    impostors = _finite(run.scores.select(system=system, kind="nonmated").oriented)
+    impostors = finite(run.scores.select(system=system, kind="nonmated").oriented)
     curves = []
     for i, attack in enumerate(run.attacks):
         groups = run.groups(attack, system, at.probe)
@@ -298,7 +298,3 @@ def _potentials(run: Run, at: EvaluationSetting) -> list[tuple[str, Any]]:
             # Recognisers that scored different morphs have no common potential.
             continue
     return found
-
-
-def _finite(values: np.ndarray) -> np.ndarray:
-    return values[np.isfinite(values)]

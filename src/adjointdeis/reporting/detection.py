@@ -23,7 +23,6 @@ from adjointdeis.evaluation.detection_tables import (
     points_table,
     training,
 )
-from adjointdeis.files import printable, slug
 from adjointdeis.reporting.collect import Collection, reason_of
 from adjointdeis.reporting.detection_figures import (
     det_of_attacks,
@@ -51,6 +50,7 @@ from adjointdeis.reporting.render_latex import write_tables
 from adjointdeis.reporting.run import EvaluationSetting
 from adjointdeis.reporting.run_tables import GUIDE, GUIDE_NOTE
 from adjointdeis.reporting.text import interval, listed, of, percent, rate_cell, share
+from adjointdeis.texts import printable, slug
 
 RESPONSIBLE = (
     "Responsible use: this is about finding morphs. No attack here was made against a detector."

@@ -6,7 +6,6 @@ from pathlib import Path
 from adjointdeis.evaluation.detection_matrix import UNDEGRADED
 from adjointdeis.evaluation.detection_tables import headline_of
 from adjointdeis.evaluation.tables import subject_interval
-from adjointdeis.files import printable, slug
 from adjointdeis.reporting.curves import detection_curve, detection_curves
 from adjointdeis.reporting.detection_result import DetectionResult
 from adjointdeis.reporting.document import Block, Figure, FigureRow, Folded
@@ -23,6 +22,7 @@ from adjointdeis.reporting.style import (
     spread,
 )
 from adjointdeis.reporting.text import PROBES, share
+from adjointdeis.texts import printable, slug
 
 
 def planes(result: DetectionResult, at: EvaluationSetting, folder: Path) -> list[Block]:

@@ -23,10 +23,10 @@ from adjointdeis.evaluation.detection_matrix import DETECTION, UNDEGRADED, Detec
 from adjointdeis.evaluation.detection_tables import first_of, headline_of
 from adjointdeis.evaluation.passing import passing
 from adjointdeis.evaluation.storage import write_json
-from adjointdeis.files import printable
 from adjointdeis.reporting.errors import ReportError
 from adjointdeis.reporting.run import EvaluationSetting, Run, condition
 from adjointdeis.reporting.schema import read_degraded
+from adjointdeis.texts import printable
 
 ROWS = "detection_rows.json"
 REPLICATES = 500

@@ -1,12 +1,13 @@
 """The verdict on detection: the system under test, and what would harden it, in sentences."""
 
-from adjointdeis.evaluation.detection import WORST, images_needed
+from adjointdeis.evaluation.detection import WORST
 from adjointdeis.evaluation.detection_matrix import KINDS, UNDEGRADED, WITHOUT
+from adjointdeis.evaluation.detection_points import images_needed
 from adjointdeis.evaluation.detection_tables import first_of, headline_of
-from adjointdeis.files import printable
 from adjointdeis.reporting.detection_result import BSCER, DetectionResult, Row
 from adjointdeis.reporting.run import EvaluationSetting
 from adjointdeis.reporting.text import interval, listed, percent, share
+from adjointdeis.texts import printable
 
 
 def verdict(result: DetectionResult, at: EvaluationSetting | None) -> tuple[str, ...]:

@@ -103,8 +103,8 @@ def write_leaderboard(rows: Sequence[Row], facts: Row, directory: Path) -> list[
     ]
     document = Document("Gradient leaderboard", _lead(rows), tuple(sections))
     pages = [directory / "leaderboard.html", directory / "leaderboard.md"]
-    write_atomically(pages[0], lambda file: file.write(html(document)))
-    write_atomically(pages[1], lambda file: file.write(markdown(document, directory)))
+    write_atomically(pages[0], html(document))
+    write_atomically(pages[1], markdown(document, directory))
     record = directory / "result.json"
     write_json({"facts": dict(facts), "standings": _record(rows)}, record)
     return [*pages, record]

@@ -14,10 +14,11 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from adjointdeis.files import printable, write_atomically
+from adjointdeis.files import write_atomically
 from adjointdeis.images import ImageError, open_rgb
 from adjointdeis.reporting.document import Picture
 from adjointdeis.reporting.errors import ReportError
+from adjointdeis.texts import printable
 
 Colour = tuple[int, int, int]
 CELL = 144
@@ -180,7 +181,7 @@ def write_morph_grid(sheet: Sheet, path: Path) -> Path:
     """Writes the sheet as PNG, and as SVG beside it, atomically; returns the PNG's path."""
     image = sheet.pixels()
     write_atomically(path, lambda f: image.save(f, "PNG"), mode="wb")
-    write_atomically(path.with_suffix(".svg"), lambda f: f.write(sheet.svg()))
+    write_atomically(path.with_suffix(".svg"), sheet.svg())
     return path
 
 

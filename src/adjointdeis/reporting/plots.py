@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from adjointdeis.evaluation.tables import subject_interval
-from adjointdeis.files import slug
 from adjointdeis.reporting.document import Figure
 from adjointdeis.reporting.run import EvaluationSetting, Run
 from adjointdeis.reporting.style import (
@@ -26,6 +25,7 @@ from adjointdeis.reporting.style import (
     spread,
 )
 from adjointdeis.reporting.text import percent, share
+from adjointdeis.texts import slug
 
 WIDTH = 4.6
 
@@ -43,12 +43,12 @@ def density_figure(run: Run, system: str, at: EvaluationSetting, stem: Path) -> 
     dissimilar = scores.direction(system) == "dissimilarity"
     ridges = []
     for kind, name in (("nonmated", "different people"), ("mated", "same person")):
-        values = _finite(scores.select(kind=kind)["score"])
+        values = finite(scores.select(kind=kind)["score"])
         if len(values) > 1:
             ridges.append((name, values, None))
     for i, attack in enumerate(run.attacks):
         own = scores.select(kind="morph", attack=attack, probe_policy=at.probe)
-        values = _finite(own["score"])
+        values = finite(own["score"])
         if len(values) > 1:
             ridges.append((run.short_label(attack), values, i))
     tau = run.oriented_tau(system, at)
@@ -370,7 +370,8 @@ def _leading(value: float) -> bool:
     return f"{value:e}"[0] in "25"
 
 
-def _finite(values: np.ndarray) -> np.ndarray:
+def finite(values: np.ndarray) -> np.ndarray:
+    """The finite ones, in their order."""
     return values[np.isfinite(values)]
 
 

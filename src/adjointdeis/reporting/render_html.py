@@ -13,7 +13,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from adjointdeis.files import printable, slug, write_atomically
+from adjointdeis.files import write_atomically
 from adjointdeis.images import ImageError, open_rgb
 from adjointdeis.reporting.document import (
     DASH,
@@ -34,6 +34,7 @@ from adjointdeis.reporting.errors import ReportError
 from adjointdeis.reporting.render_markdown import markdown
 from adjointdeis.reporting.style import INK, PAPER
 from adjointdeis.reporting.text import target
+from adjointdeis.texts import printable, slug
 
 EMBED_WIDTH = 256
 _NUMBER = re.compile(r"^[-+–~<>]?[\d.,]*[%/\d.e+-]*( s| min| h)?$")
@@ -70,7 +71,7 @@ def write_pages(document: Document, folder: Path) -> list[Path]:
     """Writes the document as `report.md` and `report.html` into a folder; returns both paths."""
     pages = {"report.md": markdown(document, folder), "report.html": html(document)}
     for name, text in pages.items():
-        write_atomically(folder / name, lambda f, text=text: f.write(text))
+        write_atomically(folder / name, text)
     return [folder / name for name in pages]
 
 

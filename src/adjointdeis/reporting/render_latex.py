@@ -3,8 +3,9 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from adjointdeis.files import printable, slug, spreadsheet_cell, write_atomically, write_csv
+from adjointdeis.files import write_atomically, write_csv
 from adjointdeis.reporting.document import Block, Cell, Table, parts
+from adjointdeis.texts import printable, slug, spreadsheet_cell
 
 _ESCAPES = {
     "\\": r"\textbackslash{}",
@@ -65,7 +66,7 @@ def write_tables(blocks: Iterable[Block], folder: Path) -> list[Path]:
     written = []
     for table in (block for block in parts(blocks) if isinstance(block, Table)):
         tex, plain = (folder / f"{slug(table.key)}.{suffix}" for suffix in ("tex", "csv"))
-        write_atomically(tex, lambda f, table=table: f.write(latex_table(table)))
+        write_atomically(tex, latex_table(table))
         lines = [table.header, *([c.flat for c in row] for row in table.rows)]
         write_csv(plain, (map(spreadsheet_cell, line) for line in lines))
         written += [tex, plain]

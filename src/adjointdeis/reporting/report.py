@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from adjointdeis.files import slug
 from adjointdeis.reporting import run_details as details, run_tables as tables
 from adjointdeis.reporting.curves import det_figure, operating_curve_figure, potential_figure
 from adjointdeis.reporting.detection import beside_table, detection_blocks
@@ -32,6 +31,7 @@ from adjointdeis.reporting.render_html import write_pages
 from adjointdeis.reporting.run import EvaluationSetting, Run
 from adjointdeis.reporting.schema import RESULT, PairRecord
 from adjointdeis.reporting.text import PROBES, duration, listed, plural, share
+from adjointdeis.texts import slug
 
 PLOTS = "plots"
 DETECTION_SECTION = "detection"

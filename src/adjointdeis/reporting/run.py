@@ -19,10 +19,10 @@ from adjointdeis.evaluation import (
     group_table,
     read_scores,
 )
-from adjointdeis.files import printable
 from adjointdeis.reporting.errors import ReportError
 from adjointdeis.reporting.schema import Result, read_result, threshold_record
 from adjointdeis.reporting.text import IMPOSTORS, share
+from adjointdeis.texts import printable
 
 PROBE_ORDER = ("other", "source")
 # How papers write the names that configurations spell in lower case.

@@ -117,7 +117,7 @@ def save(made: Any, stem: Path) -> tuple[Path, Path]:
         data = io.BytesIO()
         made.savefig(data, format=suffix, **options)
         path = stem.with_name(f"{stem.name}.{suffix}")
-        write_atomically(path, lambda f, data=data: f.write(data.getvalue()), mode="wb")
+        write_atomically(path, data.getvalue())
         paths.append(path)
     return paths[0], paths[1]
 

@@ -4,13 +4,13 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from adjointdeis.files import slug
 from adjointdeis.reporting.collect import AttackRuns, Collection, entries
 from adjointdeis.reporting.document import Prose, Strips
 from adjointdeis.reporting.morph_grid import morph_grid, pair_strip, write_morph_grid
 from adjointdeis.reporting.paper_tables import Line, headline, systems_of
 from adjointdeis.reporting.run import EvaluationSetting, Run
 from adjointdeis.reporting.text import PROBES, share
+from adjointdeis.texts import slug
 
 PAIRS = 4
 FIGURE = "figure"

@@ -3,7 +3,7 @@
 from urllib.parse import quote
 
 from adjointdeis.evaluation.tables import DASH, interval, of, percent, rate_cell, share
-from adjointdeis.files import slug
+from adjointdeis.texts import slug
 
 __all__ = [
     "IMPOSTORS", "PROBES", "count", "duration", "interval", "listed", "of", "percent", "plural",

@@ -2,6 +2,7 @@
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,7 +37,7 @@ def white_box(path: Path) -> Recogniser:
 KINDS = pytest.mark.parametrize("load", [black_box, white_box], ids=["runtime", "torch"])
 
 
-def written(folder: Path, *more: onnx.NodeProto, scale: float = 0.02, kind=TensorProto.FLOAT,
+def written(folder: Path, *more: Any, scale: float = 0.02, kind=TensorProto.FLOAT,
             batch: int | str = "n") -> Path:  # fmt: skip
     """A file whose embedding is a projection of the pixels plus (0, 1, ..., 5), and `more`."""
     matrix = scale * np.random.default_rng(0).standard_normal((192, 6)).astype(np.float32)

@@ -119,7 +119,7 @@ def _add_image(rows: Rows, line: int, row: dict[str, str]) -> None:
     rows.image(
         line,
         row["test_label"],
-        BONA_FIDE if truth else row["attack_type"],
+        None if truth else row["attack_type"],
         subject_id=row["claimed_id"],
         **score_or_failure(rows.path, line, row["score"]),
     )

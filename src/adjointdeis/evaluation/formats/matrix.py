@@ -19,7 +19,8 @@ from adjointdeis.evaluation.errors import ScoreError
 from adjointdeis.evaluation.formats.text import Labels, Rows, one_path
 from adjointdeis.evaluation.scores import ScoreTable
 from adjointdeis.evaluation.storage import check_header
-from adjointdeis.files import canonical, read_arrays, read_table
+from adjointdeis.files import read_arrays, read_table
+from adjointdeis.texts import canonical
 
 _COLUMNS = ("subject_id", "image_id", "morph_id", "attack")
 _OF_MORPH = re.compile("subject_[a-z]")

@@ -31,8 +31,8 @@ from adjointdeis.evaluation.formats.text import (
     read_fields,
     write_lines,
 )
-from adjointdeis.evaluation.scores import BONA_FIDE, ScoreTable
-from adjointdeis.files import canonical
+from adjointdeis.evaluation.scores import ScoreTable
+from adjointdeis.texts import canonical
 
 COMPARISON = ("enrollImage", "verifImage", "score", "returnCode")
 SINGLE = ("image", "isMorph", "score", "returnCode")
@@ -102,7 +102,7 @@ def read_one(path: Path, labels: Labels) -> ScoreTable:
         rows.image(
             line,
             first.stem,
-            labels.attack if first.is_morph else BONA_FIDE,
+            labels.attack if first.is_morph else None,
             subject_id="" if second is None else second.subjects[0],
             probe_id="" if second is None else second.stem,
             **score,

@@ -39,7 +39,8 @@ def _read_one(path: Path, attack: str, labels: Labels) -> ScoreTable:
         expect(path, line, fields, ("score",))
         # The files name no image, so the line stands for it.
         image = f"{path.stem}:{line}"
-        rows.image(line, image, attack, score=number(path, line, fields[0]))
+        named = None if attack == BONA_FIDE else attack
+        rows.image(line, image, named, score=number(path, line, fields[0]))
     return rows.table()
 
 

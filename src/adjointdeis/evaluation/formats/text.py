@@ -14,14 +14,8 @@ from adjointdeis.evaluation.columns import SCORE_TYPES
 from adjointdeis.evaluation.errors import ScoreError
 from adjointdeis.evaluation.policies import refuse_unmatched_ids
 from adjointdeis.evaluation.scores import BONA_FIDE, PROBE_POLICIES, ScoreTable
-from adjointdeis.files import (
-    any_number,
-    canonical,
-    finite_number,
-    read_csv,
-    read_text,
-    write_atomically,
-)
+from adjointdeis.files import read_csv, read_text, write_atomically
+from adjointdeis.texts import any_number, canonical, finite_number
 
 
 @dataclass(frozen=True)
@@ -121,10 +115,10 @@ class Rows:
         kind = kind_by_ids(subject, reference)
         self.add(line, kind=kind, subject_id=subject, ref_subject_id=reference, **row)
 
-    def image(self, line: int, name: str, attack: str, **row: Any) -> None:
-        """A detector's score of an image, which is a morph of an attack or `BONA_FIDE`."""
-        morph = "" if attack == BONA_FIDE else name
-        self.add(line, kind="mad", attack=attack, morph_id=morph, ref_id=name, **row)
+    def image(self, line: int, name: str, attack: str | None, **row: Any) -> None:
+        """A detector's score of an image: a morph of an attack, or bona fide where that is None."""
+        morph = {"attack": BONA_FIDE} if attack is None else {"attack": attack, "morph_id": name}
+        self.add(line, kind="mad", ref_id=name, **morph, **row)
 
     def table(self, **metadata: Any) -> ScoreTable:
         """The checked table; its errors name file and line."""
@@ -304,7 +298,7 @@ def expect(path: Path, line: int, fields: Sequence[str], names: Sequence[str]) -
 
 def write_lines(path: Path, lines: Sequence[str]) -> None:
     """Writes text lines atomically."""
-    write_atomically(path, lambda f: f.write("".join(line + "\n" for line in lines)))
+    write_atomically(path, "".join(line + "\n" for line in lines))
 
 
 def joined_by_blanks(cells: Sequence[str], otherwise: str) -> str:

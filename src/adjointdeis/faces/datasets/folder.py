@@ -10,7 +10,8 @@ from functools import cached_property
 from pathlib import Path
 
 from adjointdeis.faces.image_io import IMAGE_SUFFIXES, AnyPath
-from adjointdeis.files import canonical, confusable, read_bytes
+from adjointdeis.files import read_bytes
+from adjointdeis.texts import canonical, confusable
 
 NAME = re.compile(r"^(?P<subject>[A-Za-z]*\d{1,6})_(?P<capture>\d{2})$")
 """Subject, underscore, two-digit capture: 03 is neutral and 08 smiling, frontal, in FRLL."""

@@ -19,7 +19,8 @@ from adjointdeis.faces.datasets.folder import (
     walk,
 )
 from adjointdeis.faces.image_io import AnyPath
-from adjointdeis.files import canonical, read_table
+from adjointdeis.files import read_table
+from adjointdeis.texts import canonical
 
 INFO_FILE = "london_faces_info.csv"
 LICENCE = "CC BY 4.0 (DeBruine & Jones 2017, doi:10.6084/m9.figshare.5047666)"

@@ -33,7 +33,8 @@ from adjointdeis.faces.datasets.folder import (
 )
 from adjointdeis.faces.image_io import IMAGE_SUFFIXES
 from adjointdeis.faces.recogniser import Recogniser
-from adjointdeis.files import canonical, file_key, is_file_name, read_text, write_atomically
+from adjointdeis.files import read_text, write_atomically
+from adjointdeis.texts import canonical, file_key, is_file_name
 
 _DIM = re.compile(r"^(?P<a>\d{3})_(?P<b>\d{3})$")
 _MAD22 = re.compile(r"^(?P<a>\w*?\d+_\d{2})-vs-(?P<b>\w*?\d+_\d{2})$")
@@ -286,7 +287,7 @@ def validate_pairs(
 def write_pairs(path: Path | str, pairs: Sequence[MorphPair]) -> None:
     """Writes `a.png,b.png,out.png` lines, atomically."""
     text = "".join(f"{pair.image_a}.png,{pair.image_b}.png,{pair.name}\n" for pair in pairs)
-    write_atomically(path, lambda f: f.write(text))
+    write_atomically(path, text)
 
 
 def overlap(first: Sequence[MorphPair], second: Sequence[MorphPair]) -> tuple[int, int]:

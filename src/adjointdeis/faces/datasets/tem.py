@@ -87,4 +87,4 @@ def write_tem(path: Path | str, points: np.ndarray) -> None:
     """Writes points (P, 2) as a template without curves, atomically."""
     rows = "\n".join(f"{x:.4f}\t{y:.4f}" for x, y in np.asarray(points, np.float64))
     text = f"{len(points)}\n{rows}\n0\n"
-    write_atomically(Path(path), lambda file: file.write(text))
+    write_atomically(Path(path), text)

@@ -86,7 +86,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
         {"schema": "adjointdeis-calibration/1", "outcomes": [o.to_dict() for o in found]},
     )
     text = report(found)
-    write_atomically(directory / "calibration.md", lambda file: file.write(text))
+    write_atomically(directory / "calibration.md", text)
     print(text)
     if task.write:
         _write(found, profile, benchmark.dataset.fingerprint)

@@ -26,7 +26,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 
@@ -49,6 +48,7 @@ from adjointdeis.harness.detection_data import (
     folds_of,
     loaded,
     morph_image,
+    rows_of_scores,
     scores_by_attack,
     synthetic_people,
     write_scores_of_images,
@@ -375,32 +375,8 @@ def _score_all(
             if trained_on in (ALL, GIVEN):
                 seconds = time.perf_counter() - started
                 print_speed(f"{detector.name}, {degradation}", len(suspects), seconds)
-        rows += _rows(detector, trained_on, degradation, images, scores)
+        rows += rows_of_scores(detector, trained_on, degradation, images, scores)
     return rows
-
-
-def _rows(
-    detector: MorphDetector,
-    trained_on: str,
-    degradation: str,
-    images: Sequence[SuspectImage],
-    scores: np.ndarray,
-) -> list[dict[str, Any]]:
-    return [
-        {
-            "detector": detector.name,
-            "kind": detector.kind,
-            "trained_on": trained_on,
-            "degradation": degradation,
-            "attack": image.attack,
-            "label": "morph" if image.attack else "bona_fide",
-            "subject_1": image.people[0],
-            "subject_2": image.people[1] if image.attack else "",
-            "image": image.name,
-            "score": float(score),
-        }
-        for image, score in zip(images, scores, strict=True)
-    ]
 
 
 def _morphs(folder: Path, test: Benchmark, attacks: Iterable[str]) -> list[SuspectImage]:

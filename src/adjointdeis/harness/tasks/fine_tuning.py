@@ -99,4 +99,4 @@ def _save(denoiser: nn.Module, path: Path, record: dict[str, Any]) -> None:
             save_network(module, path, {"training": record})
             return
     tensors = {name: value.contiguous() for name, value in denoiser.state_dict().items()}
-    write_atomically(path, lambda file: file.write(save(tensors)), "wb")
+    write_atomically(path, save(tensors))

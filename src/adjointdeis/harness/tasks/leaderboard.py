@@ -17,7 +17,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 import adjointdeis
-from adjointdeis.files import read_json, slug
+from adjointdeis.files import read_json
 from adjointdeis.gradients.catalogue import Entry
 from adjointdeis.harness.leaderboard import Measurement, contestants
 from adjointdeis.harness.problem_sets import COMMITTED, Case, cases
@@ -25,6 +25,7 @@ from adjointdeis.harness.provenance import digest, environment
 from adjointdeis.harness.records import write_record
 from adjointdeis.reporting.leaderboard import write_leaderboard
 from adjointdeis.reporting.standings import NETWORKS
+from adjointdeis.texts import slug
 
 TOLD = (
     "problems", "losses", "each", "steps", "drawn_each", "drawn_steps", "paths", "budgets",

@@ -11,7 +11,6 @@ from time import monotonic
 from typing import Any
 
 import lightning as L
-import numpy as np
 from hydra.utils import instantiate
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
@@ -20,7 +19,7 @@ import adjointdeis
 from adjointdeis.evaluation import evaluate, write_scores
 from adjointdeis.evaluation.policies import require_policy
 from adjointdeis.faces.datasets.folder import load_folder
-from adjointdeis.files import file_key, write_atomically
+from adjointdeis.files import write_atomically
 from adjointdeis.harness import assets
 from adjointdeis.harness.benchmark import OTHER, SOURCE, Benchmark, load_benchmark, load_faces
 from adjointdeis.harness.command_line import this_command
@@ -33,14 +32,14 @@ from adjointdeis.harness.pair_data import PairData
 from adjointdeis.harness.preflight import ImageCheck, face_detector
 from adjointdeis.harness.progress import LargeStepsOnce, ProgressLine
 from adjointdeis.harness.provenance import config_hash, digest, environment, git_revision
-from adjointdeis.harness.records import every_record, read_records, write_record
+from adjointdeis.harness.records import every_record, read_records, summary_of, write_record
 from adjointdeis.harness.resources import identity_of, times_of
 from adjointdeis.harness.scoring import all_thresholds, applicable_thresholds, score_morphs
 from adjointdeis.harness.trainer import make_trainer, own_device
 from adjointdeis.harness.wandb_logger import conclude, loggers
 from adjointdeis.morphing.attack import Attack, Workbench
 from adjointdeis.reporting import write_report
-from adjointdeis.reporting.comparability import departures
+from adjointdeis.texts import file_key
 
 DRY_RUN = True
 """With ``dry_run=true`` the task prints what it will cost, and leaves nothing behind."""
@@ -319,7 +318,7 @@ def _conclude(
             "assets": made_of(benches),
         },
         "attacks": {
-            attack.name: _summary(attack, done[attack.name], len(benchmark.pairs))
+            attack.name: summary_of(attack, done[attack.name], len(benchmark.pairs))
             | {"guides": guided_by(attack, next(iter(benches.values())))}
             for attack in attacks
         },
@@ -341,47 +340,6 @@ def _conclude(
     write_record(directory / "result.json", result)
     write_report(directory, plots=plots)
     return result
-
-
-def _summary(attack: Attack, records: dict[str, dict[str, Any]], pairs: int) -> dict[str, Any]:
-    good = [record for record in records.values() if not record["failed"]]
-    summary: dict[str, Any] = {
-        "label": attack.label,
-        "paper_row": attack.paper_row,
-        "settings": attack.settings(),
-        "nfe_paper": attack.nfe_paper,
-        "nfe": _mean_cost(good) if good else None,
-        "seconds_per_pair": float(np.mean([r["seconds"] for r in good])) if good else None,
-        "pairs": pairs,
-        "failed": [
-            {"pair_id": pair, "reason": record["failed"]}
-            for pair, record in records.items()
-            if record["failed"]
-        ],
-        "notes": departures(attack.paper_row, attack.settings()) + attack.notes(),
-    }
-    if good and attack.steps:
-        summary["curves"] = {
-            key: np.mean([record[key] for record in good], 0).tolist()
-            for key in ("loss", "gradient_norm")
-            if good[0][key]
-        }
-        measured = [r["gradient_error"] for r in good if r["gradient_error"]]
-        if measured:
-            summary["gradient_error"] = {
-                **{
-                    key: float(np.median([m[key] for m in measured]))
-                    for key in ("relative", "cosine", "norm_ratio")
-                },
-                "pairs": len(measured),
-            }
-    return summary
-
-
-def _mean_cost(records: list[dict[str, Any]]) -> dict[str, Any]:
-    """Mean counters; they differ between pairs only where pairs stop early."""
-    means = {key: float(np.mean([r["nfe"][key] for r in records])) for key in records[0]["nfe"]}
-    return {key: int(mean) if mean.is_integer() else mean for key, mean in means.items()}
 
 
 def _copy_sources(
@@ -409,7 +367,7 @@ def _copy_sources(
             target = directory / "sources" / path.name
             content = path.read_bytes()
             if not target.is_file() or target.read_bytes() != content:
-                write_atomically(target, lambda file, content=content: file.write(content), "wb")
+                write_atomically(target, content)
             row[side] = f"sources/{path.name}"
         rows.append(row)
     return rows

@@ -215,7 +215,7 @@ def aligned(cfg: DictConfig, source: FaceDataset, folder: Path) -> FaceDataset:
         about = (subject.id, subject.gender, subject.ethnicity, subject.age)
         rows.append(",".join("" if value is None else str(value) for value in about))
     text = "\n".join(rows) + "\n"
-    write_atomically(folder / "subjects.csv", lambda file: file.write(text))
+    write_atomically(folder / "subjects.csv", text)
     return load_folder(folder, source.name)
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from adjointdeis.files import printable
 from adjointdeis.harness.check_run import check_cache, check_run, run_directories
+from adjointdeis.texts import printable
 
 
 def run(cfg: DictConfig) -> dict[str, Any]:
