@@ -200,6 +200,8 @@ def test_no_column_says_who_was_compared_with_whom(tmp_path):
                 "a,a,1,None,.5\nb,a,1,None,.4\n", ":2: probe_attack_type 'None': leave"),
         ("bob", "bio_ref_subject_id,probe_subject_id,probe_key,probe_attack_type,score\n"
                 "a,a,1,bonafide,.5\n", ":2: probe_attack_type 'bonafide': leave"),
+        ("bob", "claimed_id,test_label,is_bonafide,attack_type,score\n1,a,True,,.1\n1,b,False,bonafide,.9\n",
+         ":3: attack 'bonafide': leave"),
         ("mvr", "m; a; a1; 0.5\n#m; b; b1; 0.4\nm; c; c1; 0.3\n", ":2: '#m' begins with #"),
         ("mvr", "#m; a; a1; 0.5\nm; b; b1; 0.4\n", ":1: '#m' begins with #"),
         ("bob", "# of A\n\n#1 #1 a 0.5\n2 2 b 0.4\n", ":3: '#1' begins with #"),
@@ -215,6 +217,16 @@ def test_one_file_is_not_both_sides(name, tmp_path):
     path = saved(tmp_path / "f.txt", "0.5\n0.6\n")
     with pytest.raises(ScoreError, match=r"f\.txt is given twice, expected two files"):
         read(name, [path, path], GENERIC)
+
+
+@pytest.mark.parametrize(("attack", "message"), [
+    ("bonafide", "attack 'bonafide': leave"), ("", "a morph needs the name of its attack"),
+])  # fmt: skip
+def test_a_morph_that_is_named_as_no_morph(attack, message, tmp_path):
+    """It counted as a bona fide image."""
+    paths = [saved(tmp_path / f"{name}.txt", "0.5\n0.6\n") for name in ("bona_fide", "morphs")]
+    with pytest.raises(ScoreError, match=rf"morphs\.txt:1: {message}"):
+        read("revelio", paths, Labels(score_type="similarity", attack=attack))
 
 
 def test_a_key_of_json_twice(tmp_path):

@@ -177,6 +177,11 @@ def test_grids() -> None:
             {"optimisation_steps": 5, "gradient": Reversible(), "optimizer": SGD},
             r"DDIM has none",
         ),
+        (
+            GuidedDiM,
+            {"optimisation_steps": 5, "gradient": AdjointDEIS(steps=21), "optimizer": SGD},
+            r"gradient.steps=21 adjoint steps at the recorded states of sampling_steps=20: set",
+        ),
     ],
 )
 def test_errors(kind: type, settings: dict, match: str) -> None:

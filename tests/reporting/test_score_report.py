@@ -57,6 +57,20 @@ def test_files_without_morphs_have_a_report_too(scores, tmp_path, kinds, title):
     assert ("plots/det_detectors.png" in text) == (title != "Verification")
 
 
+def test_thresholds_of_other_recognisers_are_passed_over(scores, tmp_path):
+    path, one, record = tmp_path / "one.csv", tmp_path / "tau.json", tmp_path / "out"
+    table = read_scores(scores / "s.csv")
+    assert main(["threshold", str(scores / "s.csv"), "--out", str(one), "--fmr", "0.01"]) == 0
+    system, *others = table.unique("system", kind="morph")
+    assert others
+    write_scores(table.select(system=system), path)
+    command = ["report", str(path), "-o", str(record), "--thresholds", str(one), "--no-plots"]
+    assert main([*command, "--replicates", "20"]) == 0
+    result = json.loads((record / "result.json").read_text())
+    assert {row["system"] for row in result["rows"]} == {system}
+    assert {r["model"] for r in result["thresholds"]} == {system}
+
+
 def test_verification_prints_and_draws(scores, tmp_path, capsys):
     command = ["verification", str(scores / "s.csv"), "--replicates", "20"]
     assert main(command) == 0

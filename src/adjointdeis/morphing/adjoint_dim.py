@@ -80,6 +80,13 @@ class GuidedDiM(DiM):
         if self.optimisation_steps and self.gradient is not None:
             # A sampler and a gradient that cannot go together are refused before any encoding.
             self.gradient.refuse(self.solver, ("x_T", "z"))
+            recorded = getattr(self.gradient, "states", None) == "recorded"
+            if recorded and self.adjoint_steps > self.sampling_steps:
+                raise ValueError(
+                    f"attack {self.name}: gradient.steps={self.adjoint_steps} adjoint steps at the "
+                    f"recorded states of sampling_steps={self.sampling_steps}: set gradient.steps "
+                    f"to {self.sampling_steps} or less, or gradient.states=interpolated"
+                )
         if self.stop_similarity is not None and not -1 < self.stop_similarity < 1:
             raise ValueError(
                 f"attack {self.name}: stop_similarity={self.stop_similarity}, expected a cosine "

@@ -120,7 +120,9 @@ def _rates(
     statistics: dict[str, Any],
 ) -> tuple[list[ThresholdRecord], list[dict[str, Any]]]:
     morphs = table.unique("system", kind="morph")
-    records = [] if thresholds is None else list(thresholds)
+    # A file of thresholds may serve recognisers that these scores are not of.
+    known = table.unique("system")
+    records = [record for record in thresholds or () if record.model in known]
     if thresholds is None:
         for system in morphs or table.unique("system", kind="nonmated"):
             confidence = statistics["confidence"]

@@ -29,18 +29,17 @@ def read(paths: Sequence[Path], labels: Labels) -> ScoreTable:
     """Reads [bona fide, morph]; the direction must be stated in `labels`."""
     bona_fide, morph = one_path(paths, "bona fide scores, morph scores", count=2)
     return concatenate(
-        [_read_one(bona_fide, BONA_FIDE, labels), _read_one(morph, labels.attack, labels)]
+        [_read_one(bona_fide, None, labels), _read_one(morph, labels.attack, labels)]
     )
 
 
-def _read_one(path: Path, attack: str, labels: Labels) -> ScoreTable:
+def _read_one(path: Path, attack: str | None, labels: Labels) -> ScoreTable:
     rows = Rows(path, labels, labels.direction(path))
     for line, fields in score_lines(path, ("score",)):
         expect(path, line, fields, ("score",))
         # The files name no image, so the line stands for it.
         image = f"{path.stem}:{line}"
-        named = None if attack == BONA_FIDE else attack
-        rows.image(line, image, named, score=number(path, line, fields[0]))
+        rows.image(line, image, attack, score=number(path, line, fields[0]))
     return rows.table()
 
 

@@ -116,8 +116,16 @@ class Rows:
         self.add(line, kind=kind, subject_id=subject, ref_subject_id=reference, **row)
 
     def image(self, line: int, name: str, attack: str | None, **row: Any) -> None:
-        """A detector's score of an image: a morph of an attack, or bona fide where that is None."""
-        morph = {"attack": BONA_FIDE} if attack is None else {"attack": attack, "morph_id": name}
+        """A detector's score of an image: a morph of an attack, or bona fide where that is None.
+
+        Raises:
+            ScoreError: an attack without a name, or of the name that bona fide images have.
+        """
+        if attack == "":
+            raise ScoreError(f"{self.path}:{line}: a morph needs the name of its attack (--attack)")
+        morph = {"attack": BONA_FIDE}
+        if attack is not None:
+            morph = {"attack": named(self.path, line, "attack", attack), "morph_id": name}
         self.add(line, kind="mad", ref_id=name, **morph, **row)
 
     def table(self, **metadata: Any) -> ScoreTable:
