@@ -289,8 +289,9 @@ def _out(rows: Sequence[Row]) -> tuple[Any, ...]:
     reasons: dict[tuple[str, ...], list[str]] = {}
 
     def note(row: Row, kind: str, reason: str) -> None:
-        # The same but for its numbers, such as a size, is the same reason: the first stands.
-        key = (row["method"], row["calculus"].upper(), kind, re.sub(r"\d+", "#", reason))
+        # A refusal is the same whatever sizes it names, and the first stands for all of them.
+        same = re.sub(r"\d+", "#", reason) if kind == "refused" else reason
+        key = (row["method"], row["calculus"].upper(), kind, same)
         reasons.setdefault(key, []).append(reason)
 
     for row in rows:
