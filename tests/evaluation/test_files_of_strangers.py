@@ -200,7 +200,8 @@ def test_no_column_says_who_was_compared_with_whom(tmp_path):
                 "a,a,1,None,.5\nb,a,1,None,.4\n", ":2: probe_attack_type 'None': leave"),
         ("bob", "bio_ref_subject_id,probe_subject_id,probe_key,probe_attack_type,score\n"
                 "a,a,1,bonafide,.5\n", ":2: probe_attack_type 'bonafide': leave"),
-        ("bob", "claimed_id,test_label,is_bonafide,attack_type,score\n1,a,True,,.1\n1,b,False,bonafide,.9\n",
+        ("bob", "claimed_id,test_label,is_bonafide,attack_type,score\n1,a,True,,.1\n"
+                "1,b,False,bonafide,.9\n",
          ":3: attack 'bonafide': leave"),
         ("mvr", "m; a; a1; 0.5\n#m; b; b1; 0.4\nm; c; c1; 0.3\n", ":2: '#m' begins with #"),
         ("mvr", "#m; a; a1; 0.5\nm; b; b1; 0.4\n", ":1: '#m' begins with #"),
