@@ -63,8 +63,9 @@ class IdentityDistances:
 class IdentityLoss:
     """The loss, for given face-recognition networks.
 
-    Its gradient jumps where a morph is equally far from both sources (|a - b| has a kink), which is
-    where optimisation takes it. Compare gradients of different samplers away from there.
+    Its gradient jumps where a morph is equally far from both sources, where the absolute difference
+    of both distances has a kink, and that is where optimisation takes it. Compare gradients of
+    different samplers away from there.
 
     Args:
         features: Differentiable embedding of images in [-1, 1], (B, 3, H, W) to (B, D); those of
