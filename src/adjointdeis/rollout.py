@@ -263,9 +263,9 @@ def _run(
         )
     if not torch.is_grad_enabled():
         x_0 = chain.run(x)[0]
-    elif any(asked.values()):
+    elif wanted:
         asked["trajectory"] = trajectory
-        method.refuse(solver, [what for what, wanted in asked.items() if wanted])
+        method.refuse(solver, [what for what, want in asked.items() if want])
         x_0 = method.rollout(chain, x, theta)
     else:
         x_0 = method.sampled(chain, x)

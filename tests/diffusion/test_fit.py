@@ -117,6 +117,8 @@ def test_forgotten_initial_noise_is_said() -> None:
     ):
         with pytest.warns(InitialNoiseWarning, match=r"deviation of (1|0\.9).*: pass"):
             sample(run.pop("denoiser"), x_T, z, **run)
+    with pytest.warns(InitialNoiseWarning, match="pass sampler.initial"):  # as if scaled twice
+        sample(euler.denoiser, 4.0 * euler.initial(X), z, solver=euler.solver, grid=euler.grid)
     with warnings.catch_warnings():
         warnings.simplefilter("error", InitialNoiseWarning)
         given = {"solver": euler.solver, "grid": euler.grid}

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from adjointdeis.evaluation import read_scores, read_thresholds
+from adjointdeis.evaluation import read_scores, read_thresholds, write_scores
 from adjointdeis.evaluation.cli import COMMANDS, main
 
 
@@ -163,6 +163,11 @@ def test_an_error_that_quotes_the_input_moves_no_cursor(tmp_path, capsys):
         (["synth", "x.csv", "--n-morphs", "1000000000"], "--n-morphs 1000000000: expected 1 to"),
         (["synth", "x.csv", "--seed", "-1"], "--seed -1: expected 0 or more"),
         (["{scores}", "--seed", "-1"], "--seed -1: expected 0 or more"),
+        (["map", "{impostors}"], "no row of kind 'morph' to evaluate"),
+        (
+            ["compare", "{impostors}", "strong", "weak", "--probe", "other"],
+            "no row of kind 'morph'",
+        ),
         (["map", "{scores}", "--replicates", "1000000000"], "expected at most 1000000"),
         (["{scores}", "--replicates", "1000000000"], "--replicates 1000000000: expected at most"),
         (["{scores}", "--confidence", "nan"], "--confidence nan: expected between 0 and 1"),
@@ -170,7 +175,9 @@ def test_an_error_that_quotes_the_input_moves_no_cursor(tmp_path, capsys):
     ],
 )
 def test_errors_are_one_line_and_exit_2(scores, capsys, arguments, message):
-    assert main([a.format(scores=scores) for a in arguments]) == 2
+    impostors = scores.with_name("impostors.csv")
+    write_scores(read_scores(scores).select(kind="nonmated"), impostors)
+    assert main([a.format(scores=scores, impostors=impostors) for a in arguments]) == 2
     error = capsys.readouterr().err
     assert error.startswith("adjointdeis-eval: ") and message in error
     assert error.count("\n") == 1

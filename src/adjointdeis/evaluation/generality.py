@@ -18,6 +18,7 @@ from adjointdeis.evaluation.operating import (
     TAU_REESTIMATED,
     ThresholdSource,
     chosen,
+    morph_rows,
 )
 from adjointdeis.evaluation.protocol import WORST_CASE
 from adjointdeis.evaluation.scores import ScoreTable
@@ -61,7 +62,7 @@ def evaluate_attack_potential(
     Raises:
         EvaluationError: when a system has no threshold at this FMR and policy.
     """
-    morphs = table.select(kind="morph")
+    morphs = morph_rows(table)
     attacks = chosen(morphs, "attack", attacks)
     systems = chosen(morphs, "system", systems)
     policies = chosen(morphs, "probe_policy", probe_policies)
@@ -147,7 +148,7 @@ def evaluate_generality(
     Raises:
         EvaluationError: when a system has no threshold at this FMR and policy.
     """
-    morphs = table.select(kind="morph")
+    morphs = morph_rows(table)
     systems = chosen(morphs, "system", None)
     attacks = [a for a in chosen(morphs, "attack", None) if a != WORST_CASE]
     source = ThresholdSource(table, thresholds, subjects, replicates, seed, confidence)

@@ -105,6 +105,14 @@ def conditions(table: ScoreTable, system: str) -> dict[str, str]:
     return {k: str(stated[k]) for k in wanted if stated.get(k)}
 
 
+def morph_rows(table: ScoreTable) -> ScoreTable:
+    """The comparisons of morphs; without any, a ScoreError."""
+    morphs = table.select(kind="morph")
+    if not len(morphs):
+        raise ScoreError(f"{table.source or 'scores'}: no row of kind 'morph' to evaluate")
+    return morphs
+
+
 def chosen(table: ScoreTable, column: str, wanted: Sequence[str] | None) -> list[str]:
     """The wanted values of a column, or all it has; an absent value raises EvaluationError.
 

@@ -22,7 +22,7 @@ import numpy as np
 from adjointdeis.evaluation.errors import EvaluationError, ScoreError
 from adjointdeis.evaluation.groups import MorphScores, group_table
 from adjointdeis.evaluation.metrics import numerators
-from adjointdeis.evaluation.operating import ThresholdSource, chosen
+from adjointdeis.evaluation.operating import ThresholdSource, chosen, morph_rows
 from adjointdeis.evaluation.rates import clopper_pearson
 from adjointdeis.evaluation.scores import ScoreTable
 from adjointdeis.evaluation.subjects import Subjects
@@ -147,7 +147,7 @@ def compare_attacks(
     if variant not in ("MMPMR", "MinMax"):
         raise EvaluationError(f"variant {variant!r}: a paired test takes MMPMR or MinMax")
     source = ThresholdSource(table, thresholds, subjects, replicates, seed, confidence)
-    morphs = table.select(kind="morph")
+    morphs = morph_rows(table)
     morphs = morphs.select(probe_policy=chosen(morphs, "probe_policy", [probe_policy]))
     first, second = chosen(morphs, "attack", [first])[0], chosen(morphs, "attack", [second])[0]
     both = [set(morphs.unique("system", attack=attack)) for attack in (first, second)]

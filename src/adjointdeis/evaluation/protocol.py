@@ -21,6 +21,7 @@ from adjointdeis.evaluation.operating import (
     ThresholdSource,
     chosen,
     distinct,
+    morph_rows,
 )
 from adjointdeis.evaluation.rates import (
     CONDITIONAL,
@@ -132,9 +133,7 @@ def evaluate(
     Raises:
         ScoreError, PolicyError, ThresholdMismatch, EvaluationError: see the parts.
     """
-    morphs = table.select(kind="morph")
-    if not len(morphs):
-        raise ScoreError(f"{table.source or 'scores'}: no row of kind 'morph' to evaluate")
+    morphs = morph_rows(table)
     attacks = chosen(morphs, "attack", attacks)
     systems = chosen(morphs, "system", systems)
     policies = chosen(morphs, "probe_policy", probe_policies)
