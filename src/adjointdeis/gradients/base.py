@@ -222,7 +222,7 @@ class StepwiseMethod(GradientMethod):
 
     @abstractmethod
     def forward_pass(self, chain: Chain, by: Inputs) -> tuple[Tensor, Any]:
-        """Sample without a graph; returns x_0 and whatever the backward pass needs."""
+        """Sample and keep no graph; returns x_0 and whatever the backward pass needs."""
 
     @abstractmethod
     def backward_pass(

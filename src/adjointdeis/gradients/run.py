@@ -1,4 +1,4 @@
-"""A sampling run without a graph, taken step by step, with every check that needs no evaluation."""
+"""A sampling run that keeps no graph, step by step, with every check that costs no evaluation."""
 
 from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,7 +27,7 @@ _SHORT = 8  # steps, of which all are taken though their states are known
 
 
 class Run:
-    """A sampling run without a graph, step by step, with every check that needs no evaluation.
+    """A sampling run that keeps no graph, step by step, with every check that needs no evaluation.
 
     Every step has a graph that ends at what the step was given and is gone after it. By it
     :class:`LeafCheck` finds a tensor that nobody named, and a value that the network keeps for
@@ -204,7 +204,7 @@ class Run:
         leaves: Sequence[Tensor],
         kept: StepGraph | None = None,
     ) -> tuple[Tensor, State]:
-        """The results of a step without a graph, after a look at what the step did.
+        """The results of a step without their graph, after a look at what the step did.
 
         Args:
             entering, outputs, mark, leaves: as for :meth:`LeafCheck.look`.
@@ -276,7 +276,7 @@ class Run:
 def traced(
     chain: Chain, by: Inputs, keep: Container[int] = (), **options: Any
 ) -> tuple[Tensor, Trace]:
-    """Sample without a graph; x_0, and a trace with the states of these numbers, below N."""
+    """Sample and keep no graph; x_0, and a trace with the states of these numbers, below N."""
     run = Run(chain, by, **options)
     x, state = by.x_T, chain.initial_state(by.x_T)
     with run.recording():
