@@ -5,14 +5,14 @@ called by the writer before it writes and by the reader after it reads, so that 
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from types import UnionType
 from typing import Any, NotRequired, TypedDict, get_args, get_origin, get_type_hints
 
 from adjointdeis.evaluation import ROW_KEYS, WORST_CASE, EvaluationError, ThresholdRecord
 from adjointdeis.evaluation.policies import IMPOSTOR_POLICIES
-from adjointdeis.evaluation.protocol import LATER_ROW_KEYS
+from adjointdeis.evaluation.protocol import LATER_ROW_KEYS, impossible_number
 from adjointdeis.evaluation.scores import PROBE_POLICIES
 from adjointdeis.files import read_json
 from adjointdeis.reporting.errors import ReportError
@@ -112,6 +112,7 @@ _TOP, _ATTACK, _SYSTEM, _PAIR = map(_kinds, (Result, AttackRecord, System, PairR
 _RUN = {"config_hash": str, "git": (str, type(None)), "seed": (int, type(None))}
 _RUN_MORE = {
     "profile": str,
+    "degradation": (str, type(None)),
     "wall_seconds": _MAYBE,
     "versions": (Mapping, type(None)),
     "assets": (Mapping, type(None)),
@@ -140,7 +141,7 @@ def validate_result(result: Any) -> list[str]:
         return [f"result: expected a JSON object, found {_kind(result)}"]
     if result.get("schema") != SCHEMA:
         return [f"schema: {result.get('schema')!r}, expected {SCHEMA}"]
-    problems = list(_missing(result, _TOP, ""))
+    problems = list(_missing(result, _TOP, "")) or list(_bad_numbers(result))
     if problems:
         return problems
     problems += _run(result["run"])
@@ -148,14 +149,16 @@ def validate_result(result: Any) -> list[str]:
         problems += _attack(attack, f"attacks.{name}")
     for name, system in result["systems"].items():
         problems += _object(system, _SYSTEM, f"systems.{name}")
-    for i, row in enumerate(result["rows"]):
-        problems += _row(row, f"rows[{i}]", result)
+    problems += _rows(result["rows"], "rows", result)
     for i, record in enumerate(result["thresholds"]):
         problems += _threshold(record, f"thresholds[{i}]")
     for i, pair in enumerate(result["pairs"]):
         problems += _pair(pair, f"pairs[{i}]", result)
+    # Of objects only: what else a list holds was told above.
+    problems += _twice(
+        [p for p in result["pairs"] if isinstance(p, Mapping)], ("pair_id",), "pairs"
+    )
     problems += _path(result["scores"], "scores")
-    problems += _bad_numbers(result)
     return problems
 
 
@@ -202,7 +205,7 @@ def read_degraded(
     if not path.resolve().is_relative_to(Path(run_directory).resolve()):
         raise ReportError(f"{path}: leaves the run directory; copy the file into it")
     found = read_json(path, ReportError)
-    problems = [*_degraded(found, result), *_bad_numbers({"": found})]
+    problems = [*_bad_numbers({"": found})] or [*_degraded(found, result)]
     if problems:
         raise ReportError(f"{path}: {problems[0]}")
     return found
@@ -216,8 +219,7 @@ def _degraded(found: Any, result: Mapping[str, Any]) -> Iterator[str]:
         if not isinstance(rows, list):
             yield f"{name}: expected a list of rows, found {_kind(rows)}"
             continue
-        for i, row in enumerate(rows):
-            yield from _row(row, f"{name}[{i}]", result)
+        yield from _rows(rows, name, result)
 
 
 def threshold_record(values: Mapping[str, Any], where: str = "threshold") -> ThresholdRecord:
@@ -266,6 +268,21 @@ def _attack(attack: Any, where: str) -> Iterator[str]:
         yield from _object(error, keys, f"{where}.gradient_error")
 
 
+def _rows(rows: list[Any], where: str, result: Mapping[str, Any]) -> Iterator[str]:
+    wrong = [p for i, row in enumerate(rows) for p in _row(row, f"{where}[{i}]", result)]
+    yield from wrong or _twice(rows, ROW_KEYS[:6], where)
+
+
+def _twice(entries: Sequence[Mapping[str, Any]], keys: Sequence[str], where: str) -> Iterator[str]:
+    """Entries of which a table would show one and drop the others without a word."""
+    found = set()
+    for i, entry in enumerate(entries):
+        own = repr([entry.get(key) for key in keys])
+        if own in found:
+            yield f"{where}[{i}]: {', '.join(keys)} are those of an earlier one; keep one of them"
+        found.add(own)
+
+
 def _row(row: Any, where: str, result: Mapping[str, Any]) -> Iterator[str]:
     if not isinstance(row, Mapping):
         yield f"{where}: expected an object, found {_kind(row)}"
@@ -281,6 +298,8 @@ def _row(row: Any, where: str, result: Mapping[str, Any]) -> Iterator[str]:
     yield from wrong
     if wrong:
         return
+    if (impossible := impossible_number(row)) is not None:
+        yield f"{where}.{impossible}"
     if row["attack"] != WORST_CASE and row["attack"] not in result["attacks"]:
         yield f"{where}.attack: {row['attack']!r} is not in attacks ({_names(result['attacks'])})"
     if row["system"] not in result["systems"]:
