@@ -173,8 +173,8 @@ def _cells(
         detail.append(f"ours: {e.label}")
     if e and len(e.runs) > 1:
         detail.append(plural(len(e.runs), "seed"))
-    if e and e.runs[0].degradation:
-        detail.append(f"after {e.runs[0].degradation}")
+    if e and e.degradation:
+        detail.append(f"after {e.degradation}")
     if e is None:
         detail.append("(not run)")
     source = str((line.paper or {}).get("source", ""))

@@ -67,6 +67,11 @@ class AttackRuns:
         return self.first["settings"]
 
     @property
+    def degradation(self) -> str | None:
+        """What documents went through before they were judged, in all runs."""
+        return self.runs[0].degradation
+
+    @property
     def label(self) -> str:
         """The attack's printed name."""
         return printable(self.first["label"])
