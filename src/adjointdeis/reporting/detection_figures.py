@@ -62,14 +62,7 @@ def plane_figure(
     at: EvaluationSetting,
     stem: Path,
 ) -> Figure | None:
-    """An attack a point: MMPMR against the morphs that a detector misses, intervals both ways.
-
-    Args:
-        result: The study and its run.
-        detector, system, degradation: Which plane.
-        at: The condition of MMPMR.
-        stem: Where to write.
-    """
+    """An attack a point: MMPMR against the morphs that a detector misses, intervals both ways."""
     run = result.run
     assert run is not None
     points = []

@@ -117,13 +117,7 @@ class DetectionResult:
         return self.candidates.keys() == self.study.detectors.keys()
 
     def row(self, detector: str, attack: str, degradation: str = UNDEGRADED) -> Row | None:
-        """The row of a detector's headline training.
-
-        Args:
-            detector: Its name.
-            attack: Of the study, or the worst.
-            degradation: What the images went through.
-        """
+        """The row of a detector's headline training."""
         trained = headline_of(self.rows, detector)
         return first_of(self.rows, detector=detector, trained_on=trained, attack=attack,
                         degradation=degradation)  # fmt: skip
@@ -144,14 +138,7 @@ class DetectionResult:
     def vulnerable(
         self, attack: str, system: str, at: EvaluationSetting, degradation: str
     ) -> Row | None:
-        """The row of MMPMR after a degradation, None where it was not measured.
-
-        Args:
-            attack: Of the run.
-            system: The recogniser.
-            at: Probe, impostors, variant and FMR of the threshold.
-            degradation: What the images went through.
-        """
+        """The row of MMPMR after a degradation, None where it was not measured."""
         if self.run is None:
             return None
         if degradation == UNDEGRADED:
@@ -186,12 +173,6 @@ class DetectionResult:
 
         Both thresholds are of images after it: of the recogniser's impostors, and of the detector's
         bona fide images.
-
-        Args:
-            attack: Of the run.
-            system: The recogniser.
-            at: Probe, impostors, variant and FMR of the threshold.
-            degradation: What the images went through.
         """
         detector = self.ranked[0]
         trained = headline_of(self.rows, detector)

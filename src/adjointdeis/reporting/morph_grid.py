@@ -66,12 +66,7 @@ class GridFace:
 
 @dataclass(frozen=True)
 class Sheet:
-    """A grid laid out, to be drawn as pixels or as vectors.
-
-    Attributes:
-        width, height: in pixels.
-        items: what is drawn, in that order.
-    """
+    """A grid laid out, to be drawn as pixels or as vectors."""
 
     width: int
     height: int
@@ -115,7 +110,6 @@ def pair_strip(
     """Title and faces of a pair, as `Strips` takes them: identity a, every morph, identity b.
 
     Args:
-        pair: its id.
         sources: name and file of identity a, then of b.
         morphs: file, caption and (recogniser, verdict) of each.
         link: where a click on a file leads.

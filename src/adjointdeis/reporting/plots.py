@@ -31,14 +31,7 @@ WIDTH = 4.6
 
 
 def density_figure(run: Run, system: str, at: EvaluationSetting, stem: Path) -> Figure | None:
-    """Score densities of impostors, mated pairs and every attack, one ridge each, with tau.
-
-    Args:
-        run: A finished run.
-        system: The recogniser.
-        at: Probe, impostors, variant and FMR of the threshold.
-        stem: Path of the two pictures without suffix.
-    """
+    """Score densities of impostors, mated pairs and every attack, one ridge each, with tau."""
     scores = run.scores.select(system=system)
     dissimilar = scores.direction(system) == "dissimilarity"
     ridges = []
@@ -98,14 +91,7 @@ def density_figure(run: Run, system: str, at: EvaluationSetting, stem: Path) -> 
 
 
 def scatter_figure(run: Run, system: str, at: EvaluationSetting, stem: Path) -> Figure | None:
-    """S_a against S_b of every morph, one panel per attack, with the threshold as a cross.
-
-    Args:
-        run: A finished run.
-        system: The recogniser.
-        at: Probe, impostors, variant and FMR of the threshold.
-        stem: Path of the two pictures without suffix.
-    """
+    """S_a against S_b of every morph, one panel per attack, with the threshold as a cross."""
     tau = run.oriented_tau(system, at)
     points = [
         (i, attack, found)
@@ -164,14 +150,7 @@ def scatter_figure(run: Run, system: str, at: EvaluationSetting, stem: Path) -> 
 
 
 def cost_figure(run: Run, system: str, at: EvaluationSetting, stem: Path) -> Figure | None:
-    """Success against cost of the attacks of a run, see :func:`success_against_cost`.
-
-    Args:
-        run: A finished run.
-        system: The recogniser.
-        at: Probe, impostors, variant and FMR of the threshold.
-        stem: Path of the two pictures without suffix.
-    """
+    """Success against cost of the attacks of a run, see :func:`success_against_cost`."""
     points = []
     for i, attack in enumerate(run.attacks):
         row = run.row(attack, system, at)
@@ -203,9 +182,6 @@ def success_against_cost(
 
     Args:
         points: The attacks; None is returned where there are none.
-        label: Name of the recogniser.
-        at: Which of its rates is shown.
-        stem: Path of the pictures without suffix.
         theirs: NFE and percent of the paper's rows, as hollow marks.
     """
     if not points:
@@ -271,9 +247,7 @@ def curve_figure(run: Run, key: str, stem: Path) -> Figure | None:
     """A curve of the optimisation, `loss` or `gradient_norm`, mean over pairs, per attack.
 
     Args:
-        run: A finished run.
         key: `loss` or `gradient_norm`.
-        stem: Path of the two pictures without suffix.
     """
     curves = [
         (i, attack, np.asarray(values, dtype=np.float64))
