@@ -44,6 +44,7 @@ from adjointdeis.reporting.document import (
     Table,
     cells,
     drawn_files,
+    folded,
 )
 from adjointdeis.reporting.render_html import write_pages
 from adjointdeis.reporting.render_latex import write_tables
@@ -93,8 +94,7 @@ def detection_blocks(
     rows, best = result.rows, result.ranked[0]
     blocks: list[Block] = [Bullets(verdict(result, at)), overview_table(rows)]
     if result.candidates:
-        tried = candidates_table(result)
-        blocks.append(Folded(tried.title, (replace(tried, title=""),)))
+        blocks.append(folded(candidates_table(result)))
     if folder is not None:
         found = [det_of_attacks(result, d, folder) for d in result.ranked]
         blocks.append(FigureRow("DET of each detector, an attack a curve", drawn(found)))
@@ -102,24 +102,16 @@ def detection_blocks(
         blocks += planes(result, at, folder)
     for detector in result.ranked:
         table = matrix_table(rows, detector, UNDEGRADED)
-        if not table.rows:
-            continue
-        if detector == best:
-            blocks.append(table)
-        else:
-            blocks.append(Folded(table.title, (replace(table, title=""),)))
+        if table.rows:
+            blocks.append(table if detector == best else folded(table))
     left_out = leave_one_out_table(rows)
     blocks += [left_out] if left_out is not None else []
     blocks += _after_degradation(result, at, folder)
     for degradation in result.study.degradations:
         table = hardening_table(result.changed, degradation)
-        if table is None:
-            continue
-        if degradation != UNDEGRADED:
-            title = f"{table.title}, after {degradation}"
-            blocks.append(Folded(title, (replace(table, title=""),)))
-        else:
-            blocks.append(table)
+        if table is not None:
+            after = f"{table.title}, after {degradation}"
+            blocks.append(table if degradation == UNDEGRADED else folded(table, after))
     control = reconstructed_table(result)
     blocks += [control] if control is not None else []
     for detector in result.ranked:
@@ -315,5 +307,5 @@ def _after_degradation(
         if result.run is not None and at is not None and degradation != UNDEGRADED:
             table = beside_table(result, at, degradation)
             if table.rows:
-                blocks.append(Folded(table.title, (replace(table, title=""),)))
+                blocks.append(folded(table))
     return blocks

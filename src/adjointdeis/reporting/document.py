@@ -5,14 +5,14 @@ main text (a count, an interval) and a link to what stands behind the number.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from adjointdeis.evaluation.tables import DASH, Cell, Table, cells
 
 __all__ = [
     "DASH", "Block", "Bullets", "Cell", "Document", "Facts", "Figure", "FigureRow", "Folded",
-    "Picture", "Prose", "Section", "Strips", "Table", "cells", "drawn_files", "parts",
+    "Picture", "Prose", "Section", "Strips", "Table", "cells", "drawn_files", "folded", "parts",
 ]  # fmt: skip
 
 
@@ -92,6 +92,11 @@ class Folded:
     summary: str
     blocks: tuple["Block", ...]
     key: str = ""
+
+
+def folded(table: Table, title: str = "", key: str = "") -> "Folded":
+    """A table behind its own title, or another one."""
+    return Folded(title or table.title, (replace(table, title=""),), key)
 
 
 Block = Prose | Bullets | Facts | Table | Figure | FigureRow | Strips | Folded

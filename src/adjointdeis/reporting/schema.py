@@ -326,6 +326,11 @@ def _object(value: Any, keys: Mapping[str, Any], where: str) -> Iterator[str]:
     yield from _missing(value, keys, f"{where}.")
 
 
+def has(value: Any, keys: Mapping[str, Any]) -> bool:
+    """Whether a value is an object with these keys, each of its kind."""
+    return not any(_object(value, keys, ""))
+
+
 def _missing(value: Mapping[str, Any], keys: Mapping[str, Any], prefix: str) -> Iterator[str]:
     for key, kind in keys.items():
         if key not in value:
