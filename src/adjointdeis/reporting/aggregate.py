@@ -24,6 +24,7 @@ from adjointdeis.reporting.document import (
     Strips,
     Table,
 )
+from adjointdeis.reporting.morph_grid import relative
 from adjointdeis.reporting.paired_tables import paired_lines
 from adjointdeis.reporting.paper_tables import (
     NUMBERS,
@@ -41,7 +42,7 @@ from adjointdeis.reporting.report import RESPONSIBLE
 from adjointdeis.reporting.run import KNOWN, EvaluationSetting, Run
 from adjointdeis.reporting.run_tables import GUIDE, GUIDE_NOTE
 from adjointdeis.reporting.sweep_plots import pareto_figure, sweep_figure
-from adjointdeis.reporting.table_grids import FIGURE, figure_grids, relative, run_links, table_grid
+from adjointdeis.reporting.table_grids import FIGURE, figure_grids, run_links, table_grid
 from adjointdeis.reporting.text import (
     PROBES,
     count,

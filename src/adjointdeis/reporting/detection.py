@@ -27,7 +27,6 @@ from adjointdeis.reporting.collect import Collection, reason_of
 from adjointdeis.reporting.detection_figures import (
     det_of_attacks,
     det_of_degradations,
-    drawn,
     planes,
 )
 from adjointdeis.reporting.detection_result import BSCER, DetectionResult, Row
@@ -43,6 +42,7 @@ from adjointdeis.reporting.document import (
     Section,
     Table,
     cells,
+    drawn,
     drawn_files,
     folded,
 )

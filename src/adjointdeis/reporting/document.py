@@ -12,7 +12,8 @@ from adjointdeis.evaluation.tables import DASH, Cell, Table, cells
 
 __all__ = [
     "DASH", "Block", "Bullets", "Cell", "Document", "Facts", "Figure", "FigureRow", "Folded",
-    "Picture", "Prose", "Section", "Strips", "Table", "cells", "drawn_files", "folded", "parts",
+    "Picture", "Prose", "Section", "Strips", "Table", "cells", "drawn", "drawn_files",
+    "folded", "parts",
 ]  # fmt: skip
 
 
@@ -110,6 +111,11 @@ def parts(blocks: Iterable[Block]) -> Iterator[Block]:
             yield from parts(block.blocks)
 
 
+def drawn(figures: Iterable[Figure | None]) -> tuple[Figure, ...]:
+    """The figures that there were."""
+    return tuple(figure for figure in figures if figure is not None)
+
+
 def drawn_files(blocks: Iterable[Block]) -> list[Path]:
     """The files of every figure."""
     rows = [block for block in parts(blocks) if isinstance(block, FigureRow)]
@@ -133,3 +139,8 @@ class Document:
     lead: str
     sections: tuple[Section, ...]
     footer: tuple[str, ...] = ()
+
+    @property
+    def blocks(self) -> list[Block]:
+        """Those of all sections."""
+        return [block for section in self.sections for block in section.blocks]
