@@ -49,7 +49,7 @@ from adjointdeis.reporting.document import (
 from adjointdeis.reporting.render_html import write_pages
 from adjointdeis.reporting.render_latex import write_tables
 from adjointdeis.reporting.run import EvaluationSetting
-from adjointdeis.reporting.run_tables import GUIDE, GUIDE_NOTE
+from adjointdeis.reporting.run_tables import GUIDE_NOTE, flagged
 from adjointdeis.reporting.text import interval, listed, of, percent, rate_cell, share
 from adjointdeis.texts import printable, slug
 
@@ -194,10 +194,9 @@ def beside_table(
             continue
         line: list[str | Cell] = [result.name(attack)]
         for system, rate in zip(run.systems, rates, strict=True):
-            cell = rate_cell(rate)
             guides = rate is not None and run.guided(attack, system)
             guided |= guides
-            line.append(replace(cell, detail=(*cell.detail, *(GUIDE,) * guides)))
+            line.append(flagged(rate_cell(rate), guides))
         for system in run.systems:
             passed = result.passing(attack, system, at, degradation)
             line.append(Cell(DASH) if passed is None else _passing_cell(passed))
