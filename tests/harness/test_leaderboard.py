@@ -1,6 +1,7 @@
 """The leaderboard: what an error is, who cheats, what is kept, and the page."""
 
 import math
+import sys
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
@@ -292,12 +293,26 @@ def test_the_page_is_made_and_what_was_measured_is_not_measured_again(
     [
         ("task.methods=[Backprob]", "'Backprob' is unknown; there are Backprop"),
         (f"seed={COMMITTED}", "is the committed set; choose another"),
+        ("task.steps=[] task.draws=0", "no problem is left"),
     ],
 )
 def test_wrong_settings_are_named(tmp_path, override: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        run(tmp_path, "task.methods=null", override)
+        run(tmp_path, "task.methods=null", *override.split())
     assert not list(tmp_path.iterdir())
+
+
+def test_a_network_alone_is_measured() -> None:
+    """What leaves out the closed forms left out the networks, too, and the page was empty."""
+    wanted = ["task.problems=[mini]", "task.steps=[]", "task.network_steps=[2]", "task.draws=0"]
+    _, _, todo = task.check(composed([*TINY, "task.cells=cells", "task.methods=null", *wanted]))
+    assert {case.family for case in todo} == {"mini"}
+
+
+def test_a_network_that_is_not_installed_is_told_before_anything_is_measured(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "terrain_diffusion", None)
+    with pytest.raises(FileNotFoundError, match="pip install --no-deps adaptive-terrain"):
+        task.check(composed([*TINY, "task.cells=cells", "task.problems=[gaussian,terrain]"]))
 
 
 def test_networks_are_not_drawn() -> None:

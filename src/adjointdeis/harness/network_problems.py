@@ -69,11 +69,15 @@ class Terrain(nn.Module):
         return self.graph(x, sigma, difficulty)
 
 
-def model_file() -> Path | None:
-    """The terrain model's file in the installed package; None where it is not installed."""
+def terrain_file() -> Path:
+    """The terrain model's file in the installed package.
+
+    Raises:
+        FileNotFoundError: it is not installed.
+    """
     found = importlib.util.find_spec("terrain_diffusion")
     if found is None or not found.submodule_search_locations:
-        return None
+        raise FileNotFoundError(f"the terrain model is not installed: {INSTALL_TERRAIN}")
     folder = Path(found.submodule_search_locations[0]) / "weights"
     return folder / "terrain_consistency_unet_difficulty100.onnx"
 
@@ -103,11 +107,8 @@ def network_problem(name: str, loss: str, number: int = 0) -> GradientProblem:
     if name == "mini":
         problem = mini(len(LOSSES), encoding_steps=20, only=slice(number, number + 1))
     elif name == "terrain":
-        path = model_file()
-        if path is None:
-            raise FileNotFoundError(f"the terrain model is not installed: {INSTALL_TERRAIN}")
         most, least = TERRAIN_LEVELS
-        adapted = from_k_diffusion(Terrain(path), condition="difficulty", sigma_max=most)
+        adapted = from_k_diffusion(Terrain(terrain_file()), condition="difficulty", sigma_max=most)
         noise = torch.randn(1, 1, 128, 128, generator=torch.Generator().manual_seed(number))
         problem = GradientProblem(
             "terrain", adapted.denoiser, adapted.schedule, most * noise, torch.tensor([50.0]),

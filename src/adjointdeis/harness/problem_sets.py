@@ -78,9 +78,8 @@ def cases(
     each: int,
     drawn_each: int,
     network_losses: Sequence[str],
-    committed: bool = True,
 ) -> list[Case]:
-    """The committed set, if wanted, then ``draws`` sets drawn from ``seed``, ``seed`` + 1, ...
+    """The committed set, then ``draws`` sets drawn from ``seed``, ``seed`` + 1, ...
 
     The committed set has ``each`` problems of every family, a drawn one ``drawn_each``, which take
     the losses in turn. Networks are trained and not drawn: they belong to the committed set alone,
@@ -92,7 +91,6 @@ def cases(
     seeds = [COMMITTED, *range(seed, seed + draws)]
     if len(set(seeds)) < len(seeds):
         raise ValueError(f"seed={seed}: {COMMITTED} is the committed set; choose another")
-    seeds = seeds if committed else seeds[1:]
     found = []
     for one in seeds:
         for family in problems:

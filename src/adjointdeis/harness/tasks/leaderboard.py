@@ -20,6 +20,7 @@ import adjointdeis
 from adjointdeis.files import read_json
 from adjointdeis.gradients.catalogue import Entry
 from adjointdeis.harness.leaderboard import Measurement, contestants
+from adjointdeis.harness.network_problems import terrain_file
 from adjointdeis.harness.problem_sets import COMMITTED, Case, cases
 from adjointdeis.harness.provenance import digest, environment
 from adjointdeis.harness.records import write_record
@@ -74,14 +75,30 @@ def check(cfg: DictConfig) -> tuple[dict[str, Any], list[Entry], list[Case]]:
     """Settings, methods and cases of a configuration; nothing is measured or written.
 
     Raises:
-        ValueError: An unknown method, or the seed of the committed set.
+        ValueError: An unknown method, the seed of the committed set, or no problem at all.
+        FileNotFoundError: the network of a problem is not installed.
     """
     task: Any = OmegaConf.to_container(cfg.task, resolve=True)
     todo = cases(
         task["problems"], task["losses"], task["calculi"], cfg.seed or 0, task["draws"],
-        task["each"], task["drawn_each"], task["network_losses"], bool(task["steps"]),
+        task["each"], task["drawn_each"], task["network_losses"],
     )  # fmt: skip
+    todo = [case for case in todo if _steps(case, task)]
+    if not todo:
+        raise ValueError(
+            "task.steps=[] leaves out the committed set and task.draws=0 every drawn one, so that "
+            "no problem is left: give task.steps=[20] or task.draws=1"
+        )
+    if "terrain" in task["problems"]:
+        terrain_file()
     return task, chosen(task["methods"]), todo
+
+
+def _steps(case: Case, task: dict[str, Any]) -> list[int]:
+    """Numbers of steps at which a case is measured."""
+    if case.family in NETWORKS:
+        return task["network_steps"]
+    return task["steps" if case.seed == COMMITTED else "drawn_steps"]
 
 
 def _rows(
@@ -89,7 +106,6 @@ def _rows(
 ) -> list[dict[str, Any]]:
     """Rows of a case, those of methods that were measured before read from their files."""
     network, drawn = case.family in NETWORKS, case.seed != COMMITTED
-    steps = task["network_steps" if network else "drawn_steps" if drawn else "steps"]
     truth_steps = task["truth"]["network" if network else case.calculus]
     if network and case.calculus == "sde":
         truth_steps *= 2
@@ -101,7 +117,7 @@ def _rows(
     found = []
     # The drawn sets are there for places; spread, bytes and cheats are seen on the committed one.
     measure = Measurement(case, 1 if drawn else task["paths"], truth_steps, not drawn, **limit)
-    for count in steps:
+    for count in _steps(case, task):
         path = cells / f"{slug(case.key)}-{count}.json"
         known = _kept(path)
         todo = [e for e in entries if known.get(e.name, {}).get("identity") != names[e.name]]
