@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from adjointdeis.evaluation import WORST_CASE, EvaluationError, wilson
-from adjointdeis.files import read_json
 from adjointdeis.reporting.errors import ReportError
 from adjointdeis.reporting.run import EvaluationSetting, Run, condition
 from adjointdeis.reporting.schema import RESULT, SCHEMA
@@ -153,14 +152,11 @@ def collect(outputs: Path | str) -> Collection:
     found: dict[tuple[Any, ...], Run] = {}
     skipped: list[tuple[Path, str]] = []
     for path in sorted(outputs.rglob(RESULT)):
-        reason = _other_schema(path)
-        if reason:
-            skipped.append((path, reason))
-            continue
         try:
             run = Run.read(path.parent)
             _require_finished(run)
-            identity = (run.result["experiment"], *_identity(run))
+            stated = run.result["run"]
+            identity = run.result["experiment"], stated["config_hash"], stated["seed"]
         # A stranger's file may bring about anything; the other runs must be reported all the same.
         except Exception as error:
             skipped.append((path, reason_of(error).removeprefix(f"{path}: ")))
@@ -263,19 +259,3 @@ def _require_finished(run: Run) -> None:
             continue
         if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
             raise ReportError(f"{name} is not the file that the run wrote; run its command again")
-
-
-def _identity(run: Run) -> tuple[Any, ...]:
-    stated = run.result["run"]
-    return stated["config_hash"], stated["seed"]
-
-
-def _other_schema(path: Path) -> str:
-    """A reason to pass over a result of another kind, or nothing."""
-    try:
-        found = read_json(path, ReportError)
-    except ReportError as error:
-        return f"not JSON ({reason_of(error).removeprefix(f'{path}: ')})"
-    if isinstance(found, dict) and found.get("schema") != SCHEMA:
-        return f"schema {found.get('schema')!r}, this report reads {SCHEMA}"
-    return ""
