@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from adjointdeis.evaluation import WORST_CASE, EvaluationError, wilson
+from adjointdeis.files import read_json
 from adjointdeis.reporting.errors import ReportError
 from adjointdeis.reporting.run import EvaluationSetting, Run, condition
 from adjointdeis.reporting.schema import RESULT, SCHEMA

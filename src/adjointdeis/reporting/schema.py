@@ -6,7 +6,7 @@ called by the writer before it writes and by the reader after it reads, so that 
 
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from types import UnionType
 from typing import Any, NotRequired, TypedDict, get_args, get_origin, get_type_hints
@@ -150,15 +150,10 @@ def validate_result(result: Any) -> list[str]:
         problems += _attack(attack, f"attacks.{name}")
     for name, system in result["systems"].items():
         problems += _object(system, _SYSTEM, f"systems.{name}")
-    problems += _rows(result["rows"], "rows", result)
+    problems += _each(result["rows"], _row, "rows", result)
     for i, record in enumerate(result["thresholds"]):
         problems += _threshold(record, f"thresholds[{i}]")
-    for i, pair in enumerate(result["pairs"]):
-        problems += _pair(pair, f"pairs[{i}]", result)
-    # Of objects only: what else a list holds was told above.
-    problems += _twice(
-        [p for p in result["pairs"] if isinstance(p, Mapping)], ("pair_id",), "pairs"
-    )
+    problems += _each(result["pairs"], _pair, "pairs", result)
     problems += _path(result["scores"], "scores")
     return problems
 
@@ -220,7 +215,7 @@ def _degraded(found: Any, result: Mapping[str, Any]) -> Iterator[str]:
         if not isinstance(rows, list):
             yield f"{name}: expected a list of rows, found {_kind(rows)}"
             continue
-        yield from _rows(rows, name, result)
+        yield from _each(rows, _row, name, result)
 
 
 def threshold_record(values: Mapping[str, Any], where: str = "threshold") -> ThresholdRecord:
@@ -269,19 +264,17 @@ def _attack(attack: Any, where: str) -> Iterator[str]:
         yield from _object(error, keys, f"{where}.gradient_error")
 
 
-def _rows(rows: list[Any], where: str, result: Mapping[str, Any]) -> Iterator[str]:
-    wrong = [p for i, row in enumerate(rows) for p in _row(row, f"{where}[{i}]", result)]
-    yield from wrong or _twice(rows, ROW_KEYS[:6], where)
-
-
-def _twice(entries: Sequence[Mapping[str, Any]], keys: Sequence[str], where: str) -> Iterator[str]:
-    """Entries of which a table would show one and drop the others without a word."""
-    found = set()
-    for i, entry in enumerate(entries):
-        own = repr([entry.get(key) for key in keys])
-        if own in found:
-            yield f"{where}[{i}]: {', '.join(keys)} are those of an earlier one; keep one of them"
-        found.add(own)
+def _each(
+    entries: list[Any], check: Callable[..., Iterator[str]], where: str, result: Mapping[str, Any]
+) -> Iterator[str]:
+    """Faults of each entry, and entries of which a table would show one and drop the others."""
+    wrong = [p for i, entry in enumerate(entries) for p in check(entry, f"{where}[{i}]", result)]
+    yield from wrong
+    keys = ROW_KEYS[:6] if check is _row else ("pair_id",)
+    own = [] if wrong else [repr([entry[key] for key in keys]) for entry in entries]
+    if len(set(own)) < len(own):
+        i = next(i for i, entry in enumerate(own) if entry in own[:i])
+        yield f"{where}[{i}]: {', '.join(keys)} are those of an earlier one; keep one of them"
 
 
 def _row(row: Any, where: str, result: Mapping[str, Any]) -> Iterator[str]:
