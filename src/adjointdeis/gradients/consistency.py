@@ -8,6 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -109,11 +110,17 @@ def fingerprint(tensor: Tensor) -> Tensor:
         tensor = torch.view_as_real(tensor)
     rows = tensor.reshape(-1, tensor.shape[-1] if tensor.ndim else 1)
     for _ in range(2):
-        places = torch.arange(1, rows.shape[-1] + 1, device=rows.device, dtype=rows.dtype)
-        rates = torch.arange(1, 4, device=rows.device, dtype=rows.dtype).unsqueeze(1)
-        # cos^2 has the mean 1/2; of the three rates each tells a third.
-        rows = (torch.cos(rates * places.square()) @ rows.mT) * (2.0 / 3.0) ** 0.5
+        rows = _projection(rows.shape[-1], rows.device, rows.dtype) @ rows.mT
     return rows.flatten()
+
+
+@lru_cache(maxsize=16)
+def _projection(size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Three rows of fixed weights; several sizes are kept, since every step asks for them."""
+    places = torch.arange(1, size + 1, device=device, dtype=dtype)
+    rates = torch.arange(1, 4, device=device, dtype=dtype).unsqueeze(1)
+    # cos^2 has the mean 1/2; of the three rates each tells a third.
+    return torch.cos(rates * places.square()) * (2.0 / 3.0) ** 0.5
 
 
 def distance(one: Tensor, other: Tensor) -> float:
