@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from adjointdeis.evaluation import WORST_CASE, EvaluationError, wilson
-from adjointdeis.files import read_json
 from adjointdeis.reporting.errors import ReportError
 from adjointdeis.reporting.run import EvaluationSetting, Run, condition
 from adjointdeis.reporting.schema import RESULT, SCHEMA
@@ -148,13 +147,10 @@ def collect(outputs: Path | str) -> Collection:
     found: dict[tuple[Any, ...], Run] = {}
     skipped: list[tuple[Path, str]] = []
     for path in sorted(outputs.rglob(RESULT)):
-        reason = _other_schema(path)
-        if reason:
-            skipped.append((path, reason))
-            continue
         try:
             run = Run.read(path.parent)
-            identity = (run.result["experiment"], *_identity(run))
+            stated = run.result["run"]
+            identity = run.result["experiment"], stated["config_hash"], stated["seed"]
         # A stranger's file may bring about anything; the other runs must be reported all the same.
         except Exception as error:
             skipped.append((path, reason_of(error).removeprefix(f"{path}: ")))
@@ -228,19 +224,3 @@ def reason_of(error: Exception) -> str:
     """Why a run was left out, on one line; what we did not foresee also says its kind."""
     foreseen = isinstance(error, ReportError | EvaluationError | OSError)
     return printable(error if foreseen else f"{type(error).__name__}: {error}")
-
-
-def _identity(run: Run) -> tuple[Any, ...]:
-    stated = run.result["run"]
-    return stated["config_hash"], stated["seed"]
-
-
-def _other_schema(path: Path) -> str:
-    """A reason to pass over a result of another kind, or nothing."""
-    try:
-        found = read_json(path, ReportError)
-    except ReportError as error:
-        return f"not JSON ({reason_of(error).removeprefix(f'{path}: ')})"
-    if isinstance(found, dict) and found.get("schema") != SCHEMA:
-        return f"schema {found.get('schema')!r}, this report reads {SCHEMA}"
-    return ""

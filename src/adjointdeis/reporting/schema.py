@@ -5,6 +5,7 @@ called by the writer before it writes and by the reader after it reads, so that 
 """
 
 import math
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from types import UnionType
@@ -139,7 +140,7 @@ def validate_result(result: Any) -> list[str]:
     if not isinstance(result, Mapping):
         return [f"result: expected a JSON object, found {_kind(result)}"]
     if result.get("schema") != SCHEMA:
-        return [f"schema: {result.get('schema')!r}, expected {SCHEMA}"]
+        return [f"schema {result.get('schema')!r}, expected {SCHEMA}"]
     problems = list(_missing(result, _TOP, ""))
     if problems:
         return problems
@@ -169,7 +170,7 @@ def read_result(run_directory: Path | str) -> Result:
         ReportError: no such file, not JSON, or anything `validate_result` finds.
     """
     path = Path(run_directory) / RESULT
-    if not path.is_file():
+    if not os.path.lexists(path):
         raise ReportError(
             f"{path}: no such file; a finished run leaves it, run the experiment first"
         )
@@ -324,6 +325,11 @@ def _object(value: Any, keys: Mapping[str, Any], where: str) -> Iterator[str]:
         yield f"{where}: expected an object, found {_kind(value)}"
         return
     yield from _missing(value, keys, f"{where}.")
+
+
+def has(value: Any, keys: Mapping[str, Any]) -> bool:
+    """Whether a value is an object with these keys, each of its kind."""
+    return not any(_object(value, keys, ""))
 
 
 def _missing(value: Mapping[str, Any], keys: Mapping[str, Any], prefix: str) -> Iterator[str]:
