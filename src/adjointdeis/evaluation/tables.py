@@ -174,8 +174,34 @@ def rates_table(rows: Sequence[Mapping[str, Any]], system: Named = str) -> Table
     return Table("rates", "Vulnerability", tuple(header), tuple(lines), notes=tuple(_notes(rows)))
 
 
+def sample_notes(rows: Sequence[Mapping[str, Any]], attack: Named = str) -> list[str]:
+    """How many people are behind rows of `evaluate`, and where attacks morph different pairs.
+
+    Args:
+        rows: The rows of one table; those of older results say nothing of it.
+        attack: The printed name of an attack.
+    """
+    people = sorted({row["n_subjects"] for row in rows if row.get("n_subjects")})
+    ends = " to ".join(str(n) for n in dict.fromkeys((*people[:1], *people[-1:])))
+    notes = [f"N counts morphs, of {ends} people."] if people else []
+    groups: dict[Any, dict[str, dict[str, int]]] = {}
+    for row in rows:
+        if row.get("pairs"):
+            own = groups.setdefault(row.get("group"), {}).setdefault(row["pairs"], {})
+            own[attack(row["attack"])] = row["n"]
+    if differing := [own for own in groups.values() if len(own) > 1]:
+        sets = "; ".join(
+            ", ".join(f"{name} {n}" for name, n in own.items()) for own in differing[0].values()
+        )
+        notes.append(
+            f"Not the same pairs of people: {sets}. Such rates do not say which attack is "
+            "stronger; the paired test does, on the pairs in common."
+        )
+    return notes
+
+
 def _notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    notes = []
+    notes = sample_notes(rows)
     if any(row["bootstrap_tau"] == "re-estimated" for row in rows):
         notes.append(f"New subjects: {NEW_SUBJECTS}.")
     if any(row["bootstrap_tau"] == "fixed" for row in rows):
@@ -209,9 +235,9 @@ def threshold_table(records: Sequence[ThresholdRecord], system: Named = str) -> 
         policy = r.impostor_policy or "unstated"
         sign = "D <" if r.score_type == "dissimilarity" else "S >"
         tau = Cell(f"{r.value:.6f}", (f"({sign} tau)",))
-        strictest = DASH
-        if r.n is not None:
-            strictest = "any stricter" if r.value_strictest is None else f"{r.value_strictest:.6f}"
+        strictest = DASH if r.value_strictest is None else f"{r.value_strictest:.6f}"
+        if r.n is not None and r.k == 0:
+            strictest = "any stricter"
         bounds = ()
         if r.fmr_lo is not None and r.fmr_hi is not None:
             bounds = (f"[{100 * r.fmr_lo:.4f}, {100 * r.fmr_hi:.4f}]",)
@@ -246,12 +272,19 @@ def paired_table(
         holm = DASH if c.p_holm is None else f"{c.p_holm:.2g}"
         change = change_cell(c.difference, c.lo, c.hi)
         lines.append(cells([*name, change, *counts, f"{c.p_value:.2g}", holm, pairs]))
+    labels = ()
+    if comparisons:
+        c = comparisons[0]
+        target = DASH if c.fmr_target is None else share(c.fmr_target)
+        labels = (("Probe", c.probe_policy), ("Impostors", c.impostor_policy),
+                  ("Variant", c.variant), ("FMR target", target))  # fmt: skip
     notes = (
         "Both attacks morph the same people: compare them here, never by two intervals of their "
         "own. Counts of pairs. McNemar's exact test takes pairs as independent; the interval of "
         "the difference, from the paired subject bootstrap, does not. Holm: over the recognisers.",
     )
-    return Table("paired", "Is the difference more than chance?", header, tuple(lines), notes=notes)
+    title = "Is the difference more than chance?"
+    return Table("paired", title, header, tuple(lines), labels, notes)
 
 
 def operating_cell(point: Mapping[str, Any], tau: bool = False) -> Cell:
