@@ -37,13 +37,7 @@ _WANDB = b":W&B"
 
 @dataclass(frozen=True)
 class Fault:
-    """One damaged file.
-
-    Attributes:
-        path: The file.
-        reason: What is wrong with it.
-        remedy: What to do.
-    """
+    """One damaged file."""
 
     path: Path
     reason: str

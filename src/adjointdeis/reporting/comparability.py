@@ -82,12 +82,7 @@ ASSUMED = (
 
 
 def reasons_not_comparable(run: Run, attack: str) -> list[str]:
-    """Why this attack's numbers are not the paper's experiment; empty when they are.
-
-    Args:
-        run: The run.
-        attack: Name of the attack in it.
-    """
+    """Why this attack's numbers are not the paper's experiment; empty when they are."""
     entry = run.result["attacks"][attack]
     return data_reasons(run) + departures(entry["paper_row"], entry["settings"])
 
@@ -115,7 +110,7 @@ def data_reasons(run: Run) -> list[str]:
             "other faces and other networks: the embedded synthetic benchmark and its small models "
             "stand in for FRLL photographs, DiffAE at 256 x 256 and IResNet-100 recognisers"
         ]
-    reasons = []
+    reasons = [f"documents went through {run.degradation}"] if run.degradation else []
     counts = {row["n"] for row in run.result["rows"]}
     if counts != {N_MORPHS}:
         reasons.append(f"{' or '.join(map(str, sorted(counts)))} morphs instead of {N_MORPHS}")
@@ -126,12 +121,7 @@ def data_reasons(run: Run) -> list[str]:
 
 
 def setting_reasons(settings: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """One sentence for each setting that is not the paper's, or that the run does not state.
-
-    Args:
-        settings: Of the run's attack.
-        wanted: Of the paper's row.
-    """
+    """One sentence for each setting that is not the paper's, or that the run does not state."""
     reasons = []
     for key, value in wanted.items():
         found, words = settings.get(key), key.replace("_", " ")

@@ -37,7 +37,6 @@ class ErrorCurve:
     """Two error rates over a common sweep of thresholds, x falling as y rises.
 
     Attributes:
-        label: what it is of.
         x, y: shape (T,), shares; n_x, n_y: out of how many.
         mark: the (x, y) that is reported, or None.
     """
@@ -51,13 +50,7 @@ class ErrorCurve:
 
 
 def det_figure(run: Run, at: EvaluationSetting, stem: Path) -> Figure | None:
-    """Detection error trade-off of every recogniser on bona fide comparisons, tau marked.
-
-    Args:
-        run: A finished run.
-        at: Probe, impostors, variant and FMR of the threshold.
-        stem: Path of the two pictures without suffix.
-    """
+    """Detection error trade-off of every recogniser on bona fide comparisons, tau marked."""
     curves, words = [], []
     for system in run.systems:
         rows = run.scores.select(system=system)
@@ -185,14 +178,7 @@ def error_figure(
 def operating_curve_figure(
     run: Run, system: str, at: EvaluationSetting, stem: Path
 ) -> Figure | None:
-    """MMPMR of every attack against the FMR that the threshold is set to.
-
-    Args:
-        run: A finished run.
-        system: The recogniser.
-        at: Probe, impostors, variant and FMR of the threshold.
-        stem: Path of the two pictures without suffix.
-    """
+    """MMPMR of every attack against the FMR that the threshold is set to."""
     impostors = finite(run.scores.select(system=system, kind="nonmated").oriented)
     curves = []
     for i, attack in enumerate(run.attacks):
@@ -236,13 +222,7 @@ def operating_curve_figure(
 
 
 def potential_figure(run: Run, at: EvaluationSetting, stem: Path) -> Figure | None:
-    """MAP[r, c] of every attack: morphs that get in r times at c recognisers at least.
-
-    Args:
-        run: A finished run.
-        at: Probe, impostors, variant and FMR of the threshold.
-        stem: Path of the two pictures without suffix.
-    """
+    """MAP[r, c] of every attack: morphs that get in r times at c recognisers at least."""
     matrices = _potentials(run, at)
     if not matrices:
         return None

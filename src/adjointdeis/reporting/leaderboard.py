@@ -36,17 +36,15 @@ from adjointdeis.reporting.standings import (
     Standing,
     at_price,
     contradictions,
-    first,
-    front,
-    standings,
-)
-from adjointdeis.reporting.standings_tables import (
     cosine,
     family_table,
+    first,
+    front,
     level_table,
     moves,
     number,
     price_table,
+    standings,
 )
 from adjointdeis.reporting.style import INK, QUIET, figure, halo, label_points, look, save
 
@@ -79,9 +77,7 @@ def write_leaderboard(rows: Sequence[Row], facts: Row, directory: Path) -> list[
     """Writes leaderboard.html, leaderboard.md, result.json and the figures.
 
     Args:
-        rows: everything that was measured.
         facts: how; ``budgets`` and ``committed`` are read.
-        directory: where to.
 
     Returns:
         the pages and the record.

@@ -25,20 +25,12 @@ from adjointdeis.reporting.style import (
     spread,
 )
 from adjointdeis.reporting.text import percent, share
-from adjointdeis.texts import slug
 
 WIDTH = 4.6
 
 
 def density_figure(run: Run, system: str, at: EvaluationSetting, stem: Path) -> Figure | None:
-    """Score densities of impostors, mated pairs and every attack, one ridge each, with tau.
-
-    Args:
-        run: A finished run.
-        system: The recogniser.
-        at: Probe, impostors, variant and FMR of the threshold.
-        stem: Path of the two pictures without suffix.
-    """
+    """Score densities of impostors, mated pairs and every attack, one ridge each, with tau."""
     scores = run.scores.select(system=system)
     dissimilar = scores.direction(system) == "dissimilarity"
     ridges = []
@@ -98,14 +90,7 @@ def density_figure(run: Run, system: str, at: EvaluationSetting, stem: Path) -> 
 
 
 def scatter_figure(run: Run, system: str, at: EvaluationSetting, stem: Path) -> Figure | None:
-    """S_a against S_b of every morph, one panel per attack, with the threshold as a cross.
-
-    Args:
-        run: A finished run.
-        system: The recogniser.
-        at: Probe, impostors, variant and FMR of the threshold.
-        stem: Path of the two pictures without suffix.
-    """
+    """S_a against S_b of every morph, one panel per attack, with the threshold as a cross."""
     tau = run.oriented_tau(system, at)
     points = [
         (i, attack, found)
@@ -164,14 +149,7 @@ def scatter_figure(run: Run, system: str, at: EvaluationSetting, stem: Path) -> 
 
 
 def cost_figure(run: Run, system: str, at: EvaluationSetting, stem: Path) -> Figure | None:
-    """Success against cost of the attacks of a run, see :func:`success_against_cost`.
-
-    Args:
-        run: A finished run.
-        system: The recogniser.
-        at: Probe, impostors, variant and FMR of the threshold.
-        stem: Path of the two pictures without suffix.
-    """
+    """Success against cost of the attacks of a run, see :func:`success_against_cost`."""
     points = []
     for i, attack in enumerate(run.attacks):
         row = run.row(attack, system, at)
@@ -203,9 +181,6 @@ def success_against_cost(
 
     Args:
         points: The attacks; None is returned where there are none.
-        label: Name of the recogniser.
-        at: Which of its rates is shown.
-        stem: Path of the pictures without suffix.
         theirs: NFE and percent of the paper's rows, as hollow marks.
     """
     if not points:
@@ -271,9 +246,7 @@ def curve_figure(run: Run, key: str, stem: Path) -> Figure | None:
     """A curve of the optimisation, `loss` or `gradient_norm`, mean over pairs, per attack.
 
     Args:
-        run: A finished run.
         key: `loss` or `gradient_norm`.
-        stem: Path of the two pictures without suffix.
     """
     curves = [
         (i, attack, np.asarray(values, dtype=np.float64))
@@ -373,16 +346,3 @@ def _leading(value: float) -> bool:
 def finite(values: np.ndarray) -> np.ndarray:
     """The finite ones, in their order."""
     return values[np.isfinite(values)]
-
-
-def run_figures(run: Run, at: EvaluationSetting, directory: Path) -> dict[str, Sequence[Figure]]:
-    """Every plot of a run under one condition, by kind."""
-    makers = {"densities": density_figure, "scatter": scatter_figure, "cost": cost_figure}
-    found: dict[str, Sequence[Figure]] = {}
-    for kind, make in makers.items():
-        made = [make(run, s, at, directory / f"{kind}_{slug(s)}") for s in run.systems]
-        found[kind] = [f for f in made if f is not None]
-    for key in ("loss", "gradient_norm"):
-        one = curve_figure(run, key, directory / key)
-        found[key] = [one] if one is not None else []
-    return found

@@ -114,6 +114,11 @@ class Run:
         """`mini` or `paper` assets; `mini` unless the run states otherwise."""
         return str(self.result["run"].get("profile", "mini"))
 
+    @property
+    def degradation(self) -> str | None:
+        """What documents went through before they were judged; None for nothing."""
+        return self.result["run"].get("degradation")
+
     def path(self, relative: str) -> Path:
         """A path of the result on this machine.
 
@@ -168,13 +173,7 @@ class Run:
         return {(row["attack"], row["system"], condition(row)): row for row in self.result["rows"]}
 
     def row(self, attack: str, system: str, at: EvaluationSetting) -> dict[str, Any] | None:
-        """One row of the results, or None where there is none.
-
-        Args:
-            attack: Name of the attack in the run.
-            system: Name of the recogniser.
-            at: Variant, operating point and probes.
-        """
+        """One row of the results, or None where there is none."""
         return self._index.get((attack, system, at))
 
     @cached_property
@@ -199,13 +198,7 @@ class Run:
         return found
 
     def groups(self, attack: str, system: str, probe: str) -> MorphScores | None:
-        """Scores of one attack, morph by morph, or None where nothing was scored.
-
-        Args:
-            attack: Name of the attack in the run.
-            system: Name of the recogniser.
-            probe: Which photographs the morphs were compared with.
-        """
+        """Scores of one attack, morph by morph, or None where nothing was scored."""
         try:
             return group_table(self.scores, attack=attack, system=system, probe_policy=probe)
         except EvaluationError:
@@ -223,13 +216,7 @@ class Run:
         return None
 
     def verdicts(self, attack: str, system: str, at: EvaluationSetting) -> dict[str, str]:
-        """Per morph: `yes` if it matches all its subjects, `no`, or `failed`.
-
-        Args:
-            attack: Of the run.
-            system: The recogniser.
-            at: Probe, impostors, variant and FMR of the threshold.
-        """
+        """Per morph: `yes` if it matches all its subjects, `no`, or `failed`."""
         groups, tau = self.groups(attack, system, at.probe), self.oriented_tau(system, at)
         if groups is None or tau is None:
             return {}

@@ -68,7 +68,6 @@ def write_score_report(
 
     Args:
         table: scores of any kinds.
-        out: the folder; made where it is absent.
         thresholds: records instead of estimates from the impostors in the table.
         covariates: of `sex`, `group`, `age`; rates of each group, which needs `subjects`.
         plots: whether to draw figures; they take most of the time.
@@ -279,5 +278,5 @@ def _write(document: Document, run: Run, out: Path, made: dict[str, Any]) -> lis
     written = write_pages(document, out)
     write_json({**run.result, **made}, out / "result.json")
     written.append(out / "result.json")
-    blocks = [block for section in document.sections for block in section.blocks]
-    return [*written, *write_tables(blocks, out / TABLES), *drawn_files(blocks)]
+    tables_of = write_tables(document.blocks, out / TABLES)
+    return [*written, *tables_of, *drawn_files(document.blocks)]

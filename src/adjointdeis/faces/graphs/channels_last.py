@@ -25,13 +25,13 @@ def _padded(
     padding: str,
     value: float = 0.0,
 ) -> Tensor:
-    """x (B, C, H, W), padded as the name says."""
-    if padding == "VALID":
-        return x
-    if padding != "SAME":
+    """x (B, H, W, C), padded as the name says, as (B, C, H, W) in the same order of memory."""
+    if padding == "SAME":
+        sizes = zip(x.shape[1:3], kernel, strides, dilations, strict=True)
+        x = pad_axes(x, [*(_same_padding(*axis) for axis in sizes), (0, 0)], value)
+    elif padding != "VALID":
         raise UnsupportedOperator(f"padding {padding}; SAME and VALID are supported")
-    sizes = zip(x.shape[2:], kernel, strides, dilations, strict=True)
-    return pad_axes(x, [_same_padding(*axis) for axis in sizes], value)
+    return x.permute(0, 3, 1, 2)
 
 
 def conv(
@@ -51,9 +51,12 @@ def conv(
         strides, dilations: Of height and width.
         padding: TensorFlow's word, SAME or VALID.
     """
-    x = x.permute(0, 3, 1, 2)
-    groups = x.shape[1] // weight.shape[1]
+    groups = x.shape[-1] // weight.shape[1]
     x = _padded(x, weight.shape[2:], strides, dilations, padding)
+    if groups == 1 and (*weight.shape[2:], *strides) == (1, 1, 1, 1):
+        # Each pixel by itself. Torch's convolution of a small batch in one thread would copy it to
+        # (B, C, H, W), and everything behind it would run on that other order of memory.
+        return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias)
     return F.conv2d(x, weight, bias, tuple(strides), 0, tuple(dilations), groups).permute(
         0, 2, 3, 1
     )
@@ -61,14 +64,13 @@ def conv(
 
 def max_pool(x: Tensor, kernel: Sequence[int], strides: Sequence[int], padding: str) -> Tensor:
     """Maximum over windows of (B, H, W, C)."""
-    x = _padded(x.permute(0, 3, 1, 2), kernel, strides, (1, 1), padding, -math.inf)
+    x = _padded(x, kernel, strides, (1, 1), padding, -math.inf)
     return F.max_pool2d(x, tuple(kernel), tuple(strides)).permute(0, 2, 3, 1)
 
 
 def average_pool(x: Tensor, kernel: Sequence[int], strides: Sequence[int], padding: str) -> Tensor:
     """Mean over windows of (B, H, W, C); padding does not count."""
-    x = x.permute(0, 3, 1, 2)
-    ones = x.new_ones(1, 1, *x.shape[2:])
+    ones = x.new_ones(1, *x.shape[1:3], 1)
 
     def pool(y: Tensor) -> Tensor:
         padded = _padded(y, kernel, strides, (1, 1), padding)

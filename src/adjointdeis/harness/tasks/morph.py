@@ -51,7 +51,6 @@ def run(cfg: DictConfig, plots: bool = True) -> dict[str, Any]:
     """Runs the experiment and returns its result, which is also written to ``result.json``.
 
     Args:
-        cfg: The whole configuration.
         plots: Whether the report has plots; a task that goes on with the result, and reports on
             all of it at its end, draws them then.
     """
@@ -113,11 +112,7 @@ def make_morphs(
     """Makes an attack's morphs where they are not there yet; the record of each by pair.
 
     Args:
-        cfg: The whole configuration: trainer and batch size.
-        attack: What to do.
         parts: Workbenches, each with the pairs that it makes.
-        folder: Where morphs and records go.
-        logger: Lightning's loggers.
         overrides: Command line of the run, for the command that repeats a pair that failed.
 
     Returns:
@@ -154,10 +149,7 @@ def dry_run(
     """What the run will cost, printed; everything that it needs is loaded and tried.
 
     Args:
-        cfg: The whole configuration.
         directory: Of the run, whose finished pairs are not counted.
-        parts: A workbench and its pairs for each fold.
-        attacks: The rows of the run.
     """
     todo = {attack.name: 0 for attack in attacks}
     for attack in attacks:
@@ -174,9 +166,6 @@ def priced(
     """Prints what morphs will cost, from one evaluation of each kind on the run's device.
 
     Args:
-        cfg: The whole configuration.
-        bench: Resources of the attacks.
-        attacks: The rows of the run.
         todo: How many pairs each has to make, by name.
     """
     device = own_device(cfg.trainer)
@@ -192,9 +181,7 @@ def judges_of(cfg: DictConfig, names: Sequence[str], profile: assets.Profile) ->
     """Recognisers under attack: those of the profile by name, and those of ``judges``.
 
     Args:
-        cfg: The whole configuration.
         names: Files of the profile's recognisers.
-        profile: Where they are.
     """
     found: list[Any] = [assets.recogniser(name, profile) for name in names]
     return found + [instantiate(judge) for judge in (cfg.judges or {}).values()]
@@ -228,8 +215,6 @@ def recipe_of(attack: Attack, bench: Workbench, precision: str = "32-true") -> s
     """Hash of what a morph depends on: its attack, its resources and the seed; not its judges.
 
     Args:
-        attack: What makes the morph.
-        bench: Its resources and the seed.
         precision: Lightning's, in which the networks run.
     """
     made_of = identity_of(attack, bench)
