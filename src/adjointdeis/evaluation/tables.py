@@ -10,7 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from adjointdeis.evaluation.detection_points import OPERATING_POINTS
-from adjointdeis.evaluation.rates import CONDITIONAL, NEW_SUBJECTS, NEW_SUBJECTS_FIXED_TAU
+from adjointdeis.evaluation.rates import (
+    CONDITIONAL,
+    NEW_SUBJECTS,
+    NEW_SUBJECTS_FIXED_TAU,
+    sample_notes,
+)
 from adjointdeis.evaluation.thresholds import ThresholdRecord
 
 DASH = "–"
@@ -180,32 +185,6 @@ def rates_table(rows: Sequence[Mapping[str, Any]], system: Named = str) -> Table
     return Table("rates", "Vulnerability", tuple(header), tuple(lines), notes=tuple(_notes(rows)))
 
 
-def sample_notes(rows: Sequence[Mapping[str, Any]], attack: Named = str) -> list[str]:
-    """How many people are behind rows of `evaluate`, and where attacks morph different pairs.
-
-    Args:
-        rows: The rows of one table; those of older results say nothing of it.
-        attack: The printed name of an attack.
-    """
-    people = sorted({row["n_subjects"] for row in rows if row.get("n_subjects")})
-    ends = " to ".join(str(n) for n in dict.fromkeys((*people[:1], *people[-1:])))
-    notes = [f"N counts morphs, of {ends} people."] if people else []
-    groups: dict[Any, dict[str, dict[str, int]]] = {}
-    for row in rows:
-        if row.get("pairs"):
-            own = groups.setdefault(row.get("group"), {}).setdefault(row["pairs"], {})
-            own[attack(row["attack"])] = row["n"]
-    if differing := [own for own in groups.values() if len(own) > 1]:
-        sets = "; ".join(
-            ", ".join(f"{name} {n}" for name, n in own.items()) for own in differing[0].values()
-        )
-        notes.append(
-            f"Not the same pairs of people: {sets}. Such rates do not say which attack is "
-            "stronger; the paired test does, on the pairs in common."
-        )
-    return notes
-
-
 def _notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     notes = sample_notes(rows)
     if any(row["bootstrap_tau"] == "re-estimated" for row in rows):
@@ -240,18 +219,11 @@ def threshold_table(records: Sequence[ThresholdRecord], system: Named = str) -> 
         model = system(r.model) if r.model else "unstated"
         policy = r.impostor_policy or "unstated"
         sign = "D <" if r.score_type == "dissimilarity" else "S >"
-<<<<<<< HEAD
-        tau = Cell(f"{r.value:.6f}", (f"({sign} tau)",))
-        strictest = DASH if r.value_strictest is None else f"{r.value_strictest:.6f}"
+        tau = Cell(threshold(r.value, 6), (f"({sign} tau)",))
+        found = r.value_strictest
+        strictest = DASH if found is None else threshold(found, 6)
         if r.n is not None and r.k == 0:
             strictest = "any stricter"
-=======
-        tau = Cell(threshold(r.value, 6), (f"({sign} tau)",))
-        strictest = DASH
-        if r.n is not None:
-            found = r.value_strictest
-            strictest = "any stricter" if found is None else threshold(found, 6)
->>>>>>> main
         bounds = ()
         if r.fmr_lo is not None and r.fmr_hi is not None:
             bounds = (f"[{100 * r.fmr_lo:.4f}, {100 * r.fmr_hi:.4f}]",)
