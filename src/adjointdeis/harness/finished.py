@@ -21,6 +21,7 @@ def outputs(directory: Path, hashed: bool = True) -> dict[str, str]:
     Neither links, hidden files and checkpoints, nor what lies in a run of its own below this one.
 
     Args:
+        directory: The run directory.
         hashed: False leaves the hashes empty, and reads no file.
     """
     found = {}
@@ -61,7 +62,9 @@ def write_marker(directory: Path, identifier: str, seconds: float) -> None:
     """Says that a run is finished; to be written last.
 
     Args:
+        directory: Of the run.
         identifier: Hash of its configuration.
+        seconds: How long it took.
     """
     done = {"config_hash": identifier, "seconds": seconds, "files": outputs(directory)}
     write_atomically(directory / MARKER, json.dumps(done, indent=1))

@@ -250,6 +250,9 @@ def prepare(
     otherwise are made again.
 
     Args:
+        directory: The run directory.
+        cfg: The whole configuration.
+        identifier: Its hash.
         force: Sets aside any earlier run, and uses nothing of it.
         reused: Patterns of files and folders that the task takes up where they fit its settings.
     """

@@ -160,8 +160,10 @@ class Measurement:
     """The measurement of one case; its truth is solved for once, when the first row is wanted.
 
     Args:
+        case: the problems.
         seeds: Wiener paths, and states of the generators; with one, that the same seed gives the
             same gradient is not looked at.
+        truth_steps: steps of the fine solve.
         with_bytes: whether to measure peaks of memory, which takes several times as long.
         limit: evaluations of the network that a method may make for one gradient.
     """
