@@ -15,8 +15,8 @@ from oracles import (
 from torch import nn
 
 from adjointdeis import TimeGrid, VPLinear, encode, sample
-from adjointdeis.diffusion import RecordedNoise
-from adjointdeis.gradients import Backprop, NotSupportedError, SymplecticAdjoint
+from adjointdeis.diffusion import EpsFromX0, RecordedNoise
+from adjointdeis.gradients import Backprop, DiscreteAdjoint, NotSupportedError, SymplecticAdjoint
 from adjointdeis.solvers import DDIM, RungeKutta, SDEDPMSolver
 from adjointdeis.solvers.tableau import TABLEAUS
 
@@ -82,6 +82,34 @@ def test_dropout_draws_the_same_mask_again() -> None:
         )
     for part, value in found[1].parts().items():
         assert agree(found[0].parts()[part], value), part
+
+
+def test_heun_ends_with_an_euler_step_where_there_is_no_noise() -> None:
+    schedule, (x_T, z) = VPLinear(), inputs()
+    network = MLPDenoiser()
+    grid = TimeGrid.from_times(schedule, [0.8, 0.4, 0.1, 0.0])
+    seen = []
+
+    def data(x, t, z):
+        seen.append(float(t))
+        return network(x, t, z)
+
+    solver = RungeKutta("heun")
+    found = {
+        method: differentiate(
+            EpsFromX0(data, schedule), x_T, z, method, solver=solver, grid=grid,
+            parameters=list(network.parameters()),
+        )
+        for method in (Backprop(), DiscreteAdjoint(), SymplecticAdjoint())
+    }  # fmt: skip
+    assert seen[:5] == grid.t[[0, 1, 1, 2, 2]].tolist()
+    last = TimeGrid.from_times(schedule, [0.1, 0.0])
+    before = sample(EpsFromX0(data, schedule), x_T, z, solver=solver, grid=grid.at([0, 1, 2])).x_0
+    euler = sample(EpsFromX0(data, schedule), before, z, solver=DDIM(), grid=last).x_0
+    for one in found.values():
+        assert agree(one.rollout.x_0, euler)
+        for part, value in found[Backprop()].parts().items():
+            assert agree(one.parts()[part], value), part
 
 
 def test_other_samplers_are_refused_by_name() -> None:
