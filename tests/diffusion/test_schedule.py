@@ -145,7 +145,7 @@ def test_levels_given_as_a_function_are_a_schedule() -> None:
             torch.testing.assert_close(schedule.dlmbda(t), own.dlmbda(t))
             torch.testing.assert_close(schedule.dlog_alpha(t), own.dlog_alpha(t))
             continue
-        with pytest.raises(ValueError, match="no derivative by t.*functions of torch"):
+        with pytest.raises(ValueError, match=r"no derivative by t.*functions of torch"):
             schedule.dlmbda(t)
 
 
