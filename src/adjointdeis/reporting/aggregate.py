@@ -1,13 +1,13 @@
 """The aggregator: the paper's Tables 1, 4, 5, 6 over all finished runs, in every format."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from adjointdeis.evaluation.storage import write_json
 from adjointdeis.files import write_atomically, write_csv
 from adjointdeis.reporting import paired_tables
-from adjointdeis.reporting.collect import AttackRuns, Collection, collect, without_broken
+from adjointdeis.reporting.collect import Collection, collect, without_broken
 from adjointdeis.reporting.comparability import ASSUMED
 from adjointdeis.reporting.detection import detection_sections
 from adjointdeis.reporting.document import (
@@ -16,14 +16,16 @@ from adjointdeis.reporting.document import (
     Bullets,
     Cell,
     Document,
-    Figure,
     FigureRow,
-    Folded,
     Prose,
     Section,
     Strips,
     Table,
+    drawn,
+    drawn_files,
+    folded,
 )
+from adjointdeis.reporting.morph_grid import relative
 from adjointdeis.reporting.paired_tables import paired_lines
 from adjointdeis.reporting.paper_tables import (
     NUMBERS,
@@ -39,15 +41,13 @@ from adjointdeis.reporting.render_latex import latex_table
 from adjointdeis.reporting.render_markdown import markdown_table
 from adjointdeis.reporting.report import RESPONSIBLE
 from adjointdeis.reporting.run import KNOWN, EvaluationSetting, Run
-from adjointdeis.reporting.run_tables import GUIDE, GUIDE_NOTE
+from adjointdeis.reporting.run_tables import GUIDE_NOTE, flagged, paper_cell
 from adjointdeis.reporting.sweep_plots import pareto_figure, sweep_figure
-from adjointdeis.reporting.table_grids import FIGURE, figure_grids, relative, run_links, table_grid
+from adjointdeis.reporting.table_grids import FIGURE, figure_grids, run_links, table_grid
 from adjointdeis.reporting.text import (
     PROBES,
     count,
     duration,
-    interval,
-    of,
     plural,
     rate_cell,
     small,
@@ -91,44 +91,85 @@ def aggregate(
 def _write_all(collection: Collection, destination: Path, plots: bool) -> list[Path]:
     """Every file of the report of a collection."""
     found = {name: lines(name, collection) for name in NUMBERS}
-    figures = _figures(found, destination / "plots") if plots else {}
-    grids = _grids(found, destination) if plots else {}
-    grids |= figure_grids(collection, destination) if plots else {}
+    sections = [_table_section(name, rows, destination, plots) for name, rows in found.items()]
+    for name, grid in sorted(figure_grids(collection, destination).items() if plots else ()):
+        sections.append(Section(name, f"Figure {name.removeprefix(FIGURE)}: morphs", grid))
     detected, broken = detection_sections(collection, destination / "plots" if plots else None)
     collection = replace(collection, skipped=(*collection.skipped, *broken))
-    document = _document(collection, found, figures, grids, detected, destination)
+    sections += [*detected, Section("runs", "Runs", _runs(collection, destination))]
+    experiments = len({run.result["experiment"] for run in collection})
+    lead = (
+        f"The paper's Tables 1, 4, 5 and 6 rebuilt from {plural(len(collection), 'run')} of "
+        f"{plural(experiments, 'experiment')}. Every rate leads to its run."
+    )
+    document = Document("Ours beside the paper's", lead, tuple(sections), (RESPONSIBLE,))
     written = write_pages(document, destination)
     for name, rows in found.items():
         written += _write_table(name, rows, destination / "tables", destination)
-    drawn = [path for row in figures.values() for f in row for path in (f.svg, f.png)]
-    sheets = [strips.sheet for _, strips in grids.values()]
-    drawn += [path for sheet in sheets for path in (sheet.with_suffix(".svg"), sheet)]
-    return [*written, *drawn]
+    sheets = [block.sheet for block in document.blocks if isinstance(block, Strips)]
+    written += drawn_files(document.blocks)
+    return [*written, *(path for sheet in sheets for path in (sheet.with_suffix(".svg"), sheet))]
+
+
+def _table_section(name: str, rows: Sequence[Line], destination: Path, plots: bool) -> Section:
+    """A table under each condition, its rows against the first, its morphs and its figures."""
+    blocks: list[Block] = []
+    if not any(line.ours for line in rows):
+        blocks.append(Prose("No run of this table was found; the paper's numbers stand alone."))
+    for at in headline(rows) or [None]:
+        table = _comparison_table(name, rows, at, destination)
+        # The section's own title names the table already.
+        short = table.title.removeprefix(f"{TITLES[name]}, ")
+        blocks.append(replace(table, title=short))
+    for at in headline(rows)[:1]:
+        paired = paired_lines(name, rows, at)
+        blocks += [folded(paired, key=paired.key)] if paired is not None else []
+        if plots:
+            folder = destination / "plots"
+            blocks += table_grid(rows, at, folder / f"{name}_morphs.png", destination) or ()
+            make = pareto_figure if name == "table1" else sweep_figure
+            figures = drawn(
+                make(name, rows, s, label, at, folder / f"{name}_{slug(s)}")
+                for s, label in _system_labels(rows).items()
+            )
+            blocks += [FigureRow("Ours and the paper's", figures)] if figures else []
+    return Section(name, TITLES[name], tuple(blocks))
 
 
 def _comparison_table(
     name: str, rows: Sequence[Line], at: EvaluationSetting | None, destination: Path
 ) -> Table:
     """One table under one condition; ours and the paper's in neighbouring columns."""
-    systems = systems_of(rows)
-    names = _system_labels(rows)
-    both = [s for s in systems if any(line.paper and s in line.paper for line in rows)]
-    header = ["Row", "NFE"]
-    for system in systems:
-        header.append(f"{names.get(system, system)}, ours")
-        # The paper judged by its own networks, whatever ours are called.
-        header += [f"{KNOWN.get(system, system)}, paper"] if system in both else []
+    names, header = _system_labels(rows), ["Row", "NFE"]
+    columns: list[tuple[str, bool]] = []  # of rates: recogniser, and whether it is the paper's
+    for system, label in names.items():
+        columns.append((system, False))
+        header.append(f"{label}, ours")
+        if any(line.paper and system in line.paper for line in rows):
+            columns.append((system, True))
+            # The paper judged by its own networks, whatever ours are called.
+            header.append(f"{KNOWN.get(system, system)}, paper")
     errors = any(line.ours and line.ours.first.get("gradient_error") for line in rows)
     header += ["Gradient error"] if errors else []
     header.append("Comparable")
     reasons = list(dict.fromkeys(reason for line in rows for reason in line.reasons))
+    letters = {reason: f"({_letter(i)})" for i, reason in enumerate(reasons)}
     own = [line.label for line in rows]
     body = [
-        _cells(line, systems, both, at, reasons, errors, destination, own.count(line.label) > 1)
+        (
+            _name(line, own.count(line.label) > 1, destination),
+            _cost(line),
+            *(
+                paper_cell(line.paper, system) if paper else _ours(line, system, at, destination)
+                for system, paper in columns
+            ),
+            *((_error(line),) if errors else ()),
+            _comparable(line, letters),
+        )
         for line in rows
     ]
     against = f", against {PROBES.get(at.probe, at.probe)}" if at else ""
-    notes = [f"({_letter(i)}) Not comparable: {reason}." for i, reason in enumerate(reasons)]
+    notes = [f"{letter} Not comparable: {reason}." for reason, letter in letters.items()]
     notes.append(f"Even where a row says yes: {ASSUMED}.")
     notes.append(
         "Under each rate: k/N and its interval for new subjects, of several seeds the mean ends. "
@@ -142,13 +183,12 @@ def _comparison_table(
             "Rows of several seeds: k is the mean count over seeds and N the pairs, which the "
             "seeds share; ± is the standard deviation over seeds."
         )
-    if any(line.ours and line.ours.guided(s) for line in rows for s in systems):
+    if any(line.ours and line.ours.guided(s) for line in rows for s in names):
         notes.append(GUIDE_NOTE)
     if errors:
         notes.append("Gradient error: ‖g − g*‖/‖g*‖ against the exact gradient, and the cosine.")
-    suffix = f"-{at.probe}" if at else ""
     return Table(
-        key=f"{name}{suffix}",
+        key=f"{name}-{at.probe}" if at else name,
         title=f"{TITLES[name]}, MMPMR in %{against}",
         header=tuple(header),
         rows=tuple(body),
@@ -157,22 +197,15 @@ def _comparison_table(
     )
 
 
-def _cells(
-    line: Line,
-    systems: Sequence[str],
-    both: Sequence[str],
-    at: EvaluationSetting | None,
-    reasons: Sequence[str],
-    errors: bool,
-    destination: Path,
-    twice: bool,
-) -> tuple[Cell, ...]:
-    e = line.ours
-    detail = []
+def _name(line: Line, twice: bool, destination: Path) -> Cell:
+    """What the row is, with its configuration where two rows are called the same."""
+    e, detail = line.ours, []
     if e and e.label != line.label and line.paper and "attack" in line.paper:
         detail.append(f"ours: {e.label}")
     if e and len(e.runs) > 1:
         detail.append(plural(len(e.runs), "seed"))
+    if e and e.degradation:
+        detail.append(f"after {e.degradation}")
     if e is None:
         detail.append("(not run)")
     source = str((line.paper or {}).get("source", ""))
@@ -180,31 +213,7 @@ def _cells(
         detail.append(f"({source})")
     if e and twice:
         detail.append(f"configuration {e.config_hash[:8]}")
-    links = run_links(e, destination) if e else ()
-    cells = [Cell(line.label, tuple(detail), links=links), _cost(line)]
-    for system in systems:
-        cells.append(_ours(e, system, at, destination))
-        if system in both:
-            theirs = line.paper.get(system) if line.paper else None
-            if theirs is None or line.paper is None:
-                cells.append(Cell(DASH, mark="paper"))
-            else:
-                bounds = (of(theirs.k, theirs.n), interval(theirs.lo, theirs.hi, theirs.n))
-                cells.append(Cell(f"{line.paper[f'{system}_percent']:g}", bounds, mark="paper"))
-    if errors:
-        error = (e.first.get("gradient_error") or None) if e else None
-        cells.append(
-            Cell(small(error["relative"]), (f"cosine {error['cosine']:.2f}",))
-            if error
-            else Cell(DASH)
-        )
-    if e is None or line.paper is None:
-        cells.append(Cell("ours alone" if e else DASH))
-    elif line.reasons:
-        cells.append(Cell("no", tuple(f"({_letter(reasons.index(r))})" for r in line.reasons)))
-    else:
-        cells.append(Cell("yes"))
-    return tuple(cells)
+    return Cell(line.label, tuple(detail), links=run_links(e, destination) if e else ())
 
 
 def _cost(line: Line) -> Cell:
@@ -219,64 +228,34 @@ def _cost(line: Line) -> Cell:
     return Cell(count(line.ours.number("nfe_paper")), tuple(detail))
 
 
-def _ours(
-    entry: AttackRuns | None, system: str, at: EvaluationSetting | None, destination: Path
-) -> Cell:
-    if entry is None or at is None:
-        return Cell(DASH)
-    found = entry.rate(system, at)
-    if found is None:
+def _ours(line: Line, system: str, at: EvaluationSetting | None, destination: Path) -> Cell:
+    entry = line.ours
+    found = entry.rate(system, at) if entry and at else None
+    if entry is None or found is None:
         return Cell(DASH)
     cell = rate_cell(found, _link(entry.runs[0], destination))
-    more = () if found["seed_sd"] is None else (f"± {100 * found['seed_sd']:.1f}",)
-    more += (GUIDE,) * entry.guided(system)
-    return replace(cell, detail=(*cell.detail, *more))
+    if found["seed_sd"] is not None:
+        cell = replace(cell, detail=(*cell.detail, f"± {100 * found['seed_sd']:.1f}"))
+    return flagged(cell, entry.guided(system))
+
+
+def _error(line: Line) -> Cell:
+    error = line.ours.first.get("gradient_error") if line.ours else None
+    return (
+        Cell(small(error["relative"]), (f"cosine {error['cosine']:.2f}",)) if error else Cell(DASH)
+    )
+
+
+def _comparable(line: Line, letters: Mapping[str, str]) -> Cell:
+    if line.ours is None or line.paper is None:
+        return Cell("ours alone" if line.ours else DASH)
+    return Cell("no", tuple(letters[r] for r in line.reasons)) if line.reasons else Cell("yes")
 
 
 def _link(run: Run, destination: Path) -> str:
     """The report of a run, or its result, relative to the destination."""
     page = run.directory / "report.html"
     return relative(page if page.is_file() else run.directory / "result.json", destination)
-
-
-def _document(
-    collection: Collection,
-    found: dict[str, list[Line]],
-    figures: dict[str, Sequence[Figure]],
-    grids: dict[str, tuple[Prose, Strips]],
-    detected: Sequence[Section],
-    destination: Path,
-) -> Document:
-    sections = []
-    for name, rows in found.items():
-        blocks: list[Block] = []
-        if not any(line.ours for line in rows):
-            blocks.append(Prose("No run of this table was found; the paper's numbers stand alone."))
-        for at in headline(rows) or [None]:
-            table = _comparison_table(name, rows, at, destination)
-            # The section's own title names the table already.
-            short = table.title.removeprefix(f"{TITLES[name]}, ")
-            blocks.append(replace(table, title=short))
-        for at in headline(rows)[:1]:
-            paired = paired_lines(name, rows, at)
-            if paired is not None:
-                blocks.append(Folded(paired.title, (replace(paired, title=""),), paired.key))
-        blocks += grids.get(name, ())
-        if figures.get(name):
-            blocks.append(FigureRow("Ours and the paper's", tuple(figures[name])))
-        sections.append(Section(name, TITLES[name], tuple(blocks)))
-    for name in sorted(grids.keys() - found.keys()):
-        title = f"Figure {name.removeprefix(FIGURE)}: morphs"
-        sections.append(Section(name, title, grids[name]))
-    sections += detected
-    sections.append(Section("runs", "Runs", _runs(collection, destination)))
-    n = len(collection)
-    experiments = len({run.result["experiment"] for run in collection})
-    lead = (
-        f"The paper's Tables 1, 4, 5 and 6 rebuilt from {plural(n, 'run')} of "
-        f"{plural(experiments, 'experiment')}. Every rate leads to its run."
-    )
-    return Document("Ours beside the paper's", lead, tuple(sections), (RESPONSIBLE,))
 
 
 def _runs(collection: Collection, destination: Path) -> tuple[Block, ...]:
@@ -310,48 +289,14 @@ def _runs(collection: Collection, destination: Path) -> tuple[Block, ...]:
     return (table, Prose("Left out:"), Bullets(left))
 
 
-def _figures(found: dict[str, list[Line]], directory: Path) -> dict[str, Sequence[Figure]]:
-    figures: dict[str, Sequence[Figure]] = {}
-    for name, rows in found.items():
-        conditions = headline(rows)
-        if not conditions:
-            continue
-        at = conditions[0]
-        make = pareto_figure if name == "table1" else sweep_figure
-        names = _system_labels(rows)
-        made = [
-            make(
-                name,
-                rows,
-                system,
-                names.get(system, system),
-                at,
-                directory / f"{name}_{slug(system)}",
-            )
-            for system in systems_of(rows)
-        ]
-        figures[name] = [f for f in made if f is not None]
-    return figures
-
-
-def _grids(found: dict[str, list[Line]], destination: Path) -> dict[str, tuple[Prose, Strips]]:
-    grids = {}
-    for name, rows in found.items():
-        for at in headline(rows)[:1]:
-            grid = table_grid(rows, at, destination / "plots" / f"{name}_morphs.png", destination)
-            if grid is not None:
-                grids[name] = grid
-    return grids
-
-
 def _write_table(name: str, rows: list[Line], folder: Path, destination: Path) -> list[Path]:
     written = []
     for at in headline(rows) or [None]:
         table = _comparison_table(name, rows, at, destination)
-        written.append(
-            _write(folder / f"{slug(table.key)}.md", markdown_table(table, level=2) + "\n")
-        )
-        written.append(_write(folder / f"{slug(table.key)}.tex", latex_table(table)))
+        texts = {"md": markdown_table(table, level=2) + "\n", "tex": latex_table(table)}
+        for suffix, text in texts.items():
+            written.append(folder / f"{slug(table.key)}.{suffix}")
+            write_atomically(written[-1], text)
     found = records(name, rows)
     path = folder / f"{name}.json"
     tests = [r for at in headline(rows) for r in paired_tables.records(name, rows, at)]
@@ -361,18 +306,14 @@ def _write_table(name: str, rows: list[Line], folder: Path, destination: Path) -
     return [*written, folder / f"{name}.csv", path]
 
 
-def _write(path: Path, text: str) -> Path:
-    write_atomically(path, text)
-    return path
-
-
 def _system_labels(rows: Sequence[Line]) -> dict[str, str]:
+    """Printed name of every recogniser of a table, in the order of its columns."""
     names = dict(KNOWN)
     for line in rows:
         if line.ours:
             run = line.ours.runs[0]
             names.update({s: run.system_label(s) for s in run.systems})
-    return names
+    return {system: names.get(system, system) for system in systems_of(rows)}
 
 
 def _letter(index: int) -> str:

@@ -67,6 +67,11 @@ class AttackRuns:
         return self.first["settings"]
 
     @property
+    def degradation(self) -> str | None:
+        """What documents went through before they were judged, in all runs."""
+        return self.runs[0].degradation
+
+    @property
     def label(self) -> str:
         """The attack's printed name."""
         return printable(self.first["label"])
@@ -148,13 +153,11 @@ def collect(outputs: Path | str) -> Collection:
     found: dict[tuple[Any, ...], Run] = {}
     skipped: list[tuple[Path, str]] = []
     for path in sorted(outputs.rglob(RESULT)):
-        reason = _other_schema(path)
-        if reason:
-            skipped.append((path, reason))
-            continue
         try:
             run = Run.read(path.parent)
-            identity = (run.result["experiment"], *_identity(run))
+            _require_finished(run)
+            stated = run.result["run"]
+            identity = run.result["experiment"], stated["config_hash"], stated["seed"]
         # A stranger's file may bring about anything; the other runs must be reported all the same.
         except Exception as error:
             skipped.append((path, reason_of(error).removeprefix(f"{path}: ")))
@@ -192,7 +195,16 @@ def entries(runs: Sequence[Run]) -> list[AttackRuns]:
                 "label": attack["label"],
                 "settings": attack["settings"],
                 "pairs": hashlib.sha256("\n".join(pairs).encode()).hexdigest(),
-                "systems": {s: v.get("fingerprint") for s, v in run.result["systems"].items()},
+                "degradation": run.degradation,
+                "systems": {
+                    s: (v.get("fingerprint"), v.get("alignment"))
+                    for s, v in run.result["systems"].items()
+                },
+                # Of other faces, impostors or files; to the digits that rounding leaves.
+                "thresholds": sorted(
+                    f"{t.model} {t.impostor_policy} {t.target_fmr:g} {t.value:.5g} {t.data_set}"
+                    for t in run.thresholds
+                ),
             }
             grouped.setdefault(json.dumps(key, sort_keys=True), []).append((name, run))
     found = []
@@ -230,17 +242,21 @@ def reason_of(error: Exception) -> str:
     return printable(error if foreseen else f"{type(error).__name__}: {error}")
 
 
-def _identity(run: Run) -> tuple[Any, ...]:
-    stated = run.result["run"]
-    return stated["config_hash"], stated["seed"]
+def _require_finished(run: Run) -> None:
+    """Refuses what an unfinished run left, and files that changed since a run was finished.
 
-
-def _other_schema(path: Path) -> str:
-    """A reason to pass over a result of another kind, or nothing."""
+    A result without the record of its run, copied or fetched from a server, is taken as it is.
+    """
+    if not (run.directory / "run.json").is_file():
+        return
     try:
-        found = read_json(path, ReportError)
-    except ReportError as error:
-        return f"not JSON ({reason_of(error).removeprefix(f'{path}: ')})"
-    if isinstance(found, dict) and found.get("schema") != SCHEMA:
-        return f"schema {found.get('schema')!r}, this report reads {SCHEMA}"
-    return ""
+        done = read_json(run.directory / "done.json", ReportError)
+    except ReportError:
+        raise ReportError("the run is unfinished; its command continues it") from None
+    files = done.get("files") if isinstance(done, dict) else None
+    for name, sha256 in files.items() if isinstance(files, dict) else ():
+        path = run.directory / name
+        if path.parent != run.directory or path.suffix not in (".json", ".csv"):
+            continue
+        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+            raise ReportError(f"{name} is not the file that the run wrote; run its command again")

@@ -27,7 +27,6 @@ from adjointdeis.reporting.collect import Collection, reason_of
 from adjointdeis.reporting.detection_figures import (
     det_of_attacks,
     det_of_degradations,
-    drawn,
     planes,
 )
 from adjointdeis.reporting.detection_result import BSCER, DetectionResult, Row
@@ -43,12 +42,14 @@ from adjointdeis.reporting.document import (
     Section,
     Table,
     cells,
+    drawn,
     drawn_files,
+    folded,
 )
 from adjointdeis.reporting.render_html import write_pages
 from adjointdeis.reporting.render_latex import write_tables
 from adjointdeis.reporting.run import EvaluationSetting
-from adjointdeis.reporting.run_tables import GUIDE, GUIDE_NOTE
+from adjointdeis.reporting.run_tables import GUIDE_NOTE, flagged
 from adjointdeis.reporting.text import interval, listed, of, percent, rate_cell, share
 from adjointdeis.texts import printable, slug
 
@@ -96,8 +97,7 @@ def detection_blocks(
     rows, best = result.rows, result.ranked[0]
     blocks: list[Block] = [Bullets(verdict(result, at)), overview_table(rows)]
     if result.candidates:
-        tried = candidates_table(result)
-        blocks.append(Folded(tried.title, (replace(tried, title=""),)))
+        blocks.append(folded(candidates_table(result)))
     if folder is not None:
         found = [det_of_attacks(result, d, folder) for d in result.ranked]
         blocks.append(FigureRow("DET of each detector, an attack a curve", drawn(found)))
@@ -105,24 +105,16 @@ def detection_blocks(
         blocks += planes(result, at, folder)
     for detector in result.ranked:
         table = matrix_table(rows, detector, UNDEGRADED)
-        if not table.rows:
-            continue
-        if detector == best:
-            blocks.append(table)
-        else:
-            blocks.append(Folded(table.title, (replace(table, title=""),)))
+        if table.rows:
+            blocks.append(table if detector == best else folded(table))
     left_out = leave_one_out_table(rows)
     blocks += [left_out] if left_out is not None else []
     blocks += _after_degradation(result, at, folder)
     for degradation in result.study.degradations:
         table = hardening_table(result.changed, degradation)
-        if table is None:
-            continue
-        if degradation != UNDEGRADED:
-            title = f"{table.title}, after {degradation}"
-            blocks.append(Folded(title, (replace(table, title=""),)))
-        else:
-            blocks.append(table)
+        if table is not None:
+            after = f"{table.title}, after {degradation}"
+            blocks.append(table if degradation == UNDEGRADED else folded(table, after))
     control = reconstructed_table(result)
     blocks += [control] if control is not None else []
     for detector in result.ranked:
@@ -207,10 +199,9 @@ def beside_table(
             continue
         line: list[str | Cell] = [result.name(attack)]
         for system, rate in zip(run.systems, rates, strict=True):
-            cell = rate_cell(rate)
             guides = rate is not None and run.guided(attack, system)
             guided |= guides
-            line.append(replace(cell, detail=(*cell.detail, *(GUIDE,) * guides)))
+            line.append(flagged(rate_cell(rate), guides))
         for system in run.systems:
             passed = result.passing(attack, system, at, degradation)
             line.append(Cell(DASH) if passed is None else _passing_cell(passed))
@@ -320,5 +311,5 @@ def _after_degradation(
         if result.run is not None and at is not None and degradation != UNDEGRADED:
             table = beside_table(result, at, degradation)
             if table.rows:
-                blocks.append(Folded(table.title, (replace(table, title=""),)))
+                blocks.append(folded(table))
     return blocks

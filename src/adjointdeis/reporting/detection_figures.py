@@ -1,6 +1,5 @@
 """Figures of detection: DET curves, and MMPMR against what a detector misses."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from adjointdeis.evaluation.detection_matrix import UNDEGRADED
@@ -8,7 +7,7 @@ from adjointdeis.evaluation.detection_tables import headline_of
 from adjointdeis.evaluation.tables import subject_interval
 from adjointdeis.reporting.curves import detection_curve, detection_curves
 from adjointdeis.reporting.detection_result import DetectionResult
-from adjointdeis.reporting.document import Block, Figure, FigureRow, Folded
+from adjointdeis.reporting.document import Block, Figure, FigureRow, Folded, drawn
 from adjointdeis.reporting.plots import WIDTH
 from adjointdeis.reporting.run import EvaluationSetting
 from adjointdeis.reporting.style import (
@@ -169,8 +168,3 @@ def det_of_degradations(result: DetectionResult, detector: str, folder: Path) ->
     what = "a degradation a curve, at the worst attack of each threshold"
     stem = folder / slug(f"det_degradations_{detector}")
     return detection_curves(curves, printable(detector), what, stem)
-
-
-def drawn(figures: Sequence[Figure | None]) -> tuple[Figure, ...]:
-    """The figures that there were."""
-    return tuple(figure for figure in figures if figure is not None)

@@ -1,7 +1,7 @@
 """Scores of detectors with their rows and the run that they are of, as reports see them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,10 @@ from adjointdeis.evaluation import (
     DetectionScores,
     DetectionStudy,
     EvaluationError,
-    MorphScores,
     ScoreTable,
-    group_table,
     hardening_rows,
     matrix_rows,
     read_detection,
-    read_scores,
 )
 from adjointdeis.evaluation.detection import WORST
 from adjointdeis.evaluation.detection_matrix import DETECTION, UNDEGRADED, DetectorSetting
@@ -24,8 +21,8 @@ from adjointdeis.evaluation.detection_tables import first_of, headline_of
 from adjointdeis.evaluation.passing import passing
 from adjointdeis.evaluation.storage import write_json
 from adjointdeis.reporting.errors import ReportError
-from adjointdeis.reporting.run import EvaluationSetting, Run, condition
-from adjointdeis.reporting.schema import read_degraded
+from adjointdeis.reporting.run import EvaluationSetting, Run
+from adjointdeis.reporting.schema import has, read_degraded
 from adjointdeis.texts import printable
 
 ROWS = "detection_rows.json"
@@ -34,6 +31,9 @@ REPLICATES = 500
 BSCER = 0.1
 """Share of bona fide images that may be flagged where one operating point stands for a detector."""
 Row = Mapping[str, Any]
+_CANDIDATE = {"settings": Mapping, "attack": str, "taken": bool, "d_eer": float,
+              "n_morph": int, "n_bonafide": int}  # fmt: skip
+_CONTROL = {"detector": str, "trained_on": str, "degradation": str, "k": int, "n": int}
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,22 +117,19 @@ class DetectionResult:
         return self.candidates.keys() == self.study.detectors.keys()
 
     def row(self, detector: str, attack: str, degradation: str = UNDEGRADED) -> Row | None:
-        """The row of a detector's headline training.
-
-        Args:
-            detector: Its name.
-            attack: Of the study, or the worst.
-            degradation: What the images went through.
-        """
+        """The row of a detector's headline training."""
         trained = headline_of(self.rows, detector)
         return first_of(self.rows, detector=detector, trained_on=trained, attack=attack,
                         degradation=degradation)  # fmt: skip
 
-    def scores(self, detector: str, degradation: str = UNDEGRADED) -> DetectionScores | None:
-        """Scores of its headline training."""
+    def _table(self, detector: str, degradation: str) -> ScoreTable | None:
         trained = headline_of(self.rows, detector)
         setting = DetectorSetting(detector, self.study.detectors[detector], trained, degradation)
-        table = self.study.tables.get(setting)
+        return self.study.tables.get(setting)
+
+    def scores(self, detector: str, degradation: str = UNDEGRADED) -> DetectionScores | None:
+        """Scores of its headline training."""
+        table = self._table(detector, degradation)
         return None if table is None else DetectionScores.from_table(table, detector)
 
     def label(self, attack: str) -> str:
@@ -141,30 +138,30 @@ class DetectionResult:
             return self.run.short_label(attack)
         return printable(attack)
 
+    def after(self, degradation: str) -> Run | None:
+        """The run with the rows and scores of its morphs after a degradation; None without."""
+        if self.run is None or degradation == UNDEGRADED:
+            return self.run
+        return self._degraded.get(degradation)
+
+    @cached_property
+    def _degraded(self) -> dict[str, Run]:
+        assert self.run is not None
+        result = self.run.result
+        return {
+            name: replace(
+                self.run,
+                result={**result, "rows": rows, "scores": f"degraded/{name}/scores.csv"},
+            )
+            for name, rows in read_degraded(self.run.directory, result).items()
+        }
+
     def vulnerable(
         self, attack: str, system: str, at: EvaluationSetting, degradation: str
     ) -> Row | None:
-        """The row of MMPMR after a degradation, None where it was not measured.
-
-        Args:
-            attack: Of the run.
-            system: The recogniser.
-            at: Probe, impostors, variant and FMR of the threshold.
-            degradation: What the images went through.
-        """
-        if self.run is None:
-            return None
-        if degradation == UNDEGRADED:
-            return self.run.row(attack, system, at)
-        for row in self.degraded.get(degradation, ()):
-            if (row["attack"], row["system"], condition(row)) == (attack, system, at):
-                return row
-        return None
-
-    @cached_property
-    def degraded(self) -> dict[str, list[dict[str, Any]]]:
-        """Rows of MMPMR by degradation, of the run that the scores are of."""
-        return {} if self.run is None else read_degraded(self.run.directory, self.run.result)
+        """The row of MMPMR after a degradation, None where it was not measured."""
+        run = self.after(degradation)
+        return None if run is None else run.row(attack, system, at)
 
     @cached_property
     def reconstructed(self) -> list[Row]:
@@ -186,59 +183,21 @@ class DetectionResult:
 
         Both thresholds are of images after it: of the recogniser's impostors, and of the detector's
         bona fide images.
-
-        Args:
-            attack: Of the run.
-            system: The recogniser.
-            at: Probe, impostors, variant and FMR of the threshold.
-            degradation: What the images went through.
         """
-        detector = self.ranked[0]
-        trained = headline_of(self.rows, detector)
-        setting = DetectorSetting(detector, self.study.detectors[detector], trained, degradation)
-        table, row = (
-            self.study.tables.get(setting),
-            self.vulnerable(attack, system, at, degradation),
-        )
-        if self.run is None or table is None or row is None:
+        run, table = self.after(degradation), self._table(self.ranked[0], degradation)
+        if run is None or table is None or run.row(attack, system, at) is None:
             return None
-        if degradation == UNDEGRADED:
-            groups = self.run.groups(attack, system, at.probe)
-        else:
-            groups = self._degraded_groups(attack, system, at.probe, degradation)
-        if groups is None:
-            return None
-        tau = -row["tau"] if row["score_type"] == "dissimilarity" else row["tau"]
-        return passing(groups, tau, table, attack, bscer=BSCER, replicates=REPLICATES)
-
-    def _degraded_groups(
-        self, attack: str, system: str, probe: str, degradation: str
-    ) -> MorphScores | None:
-        table = self._degraded_scores(degradation)
         try:
-            return None if table is None else group_table(
-                table, attack=attack, system=system, probe_policy=probe
-            )  # fmt: skip
-        except EvaluationError:
+            kept = run.path(run.result["scores"]).is_file()
+        except (
+            ReportError
+        ):  # the name is a stranger's: no other file of this machine is read for it
+            kept = False
+        groups = run.groups(attack, system, at.probe) if kept else None
+        tau = run.oriented_tau(system, at)
+        if groups is None or tau is None:
             return None
-
-    def _degraded_scores(self, degradation: str) -> ScoreTable | None:
-        """The comparison scores after a degradation; None where the run did not keep them."""
-        if degradation not in self._read:
-            assert self.run is not None
-            path = self.run.directory / "degraded" / degradation / "scores.csv"
-            # The name is a stranger's: no other file of this machine is read for it.
-            inside = path.resolve().is_relative_to(self.run.directory.resolve())
-            try:
-                found = read_scores(path) if inside and path.is_file() else None
-            except EvaluationError as error:
-                raise ReportError(f"scores after {degradation}: {error}") from None
-            self._read[degradation] = found
-        return self._read[degradation]
-
-    @cached_property
-    def _read(self) -> dict[str, ScoreTable | None]:
-        return {}
+        return passing(groups, tau, table, attack, bscer=BSCER, replicates=REPLICATES)
 
     @cached_property
     def _stated(self) -> Mapping[str, Any]:
@@ -259,18 +218,9 @@ class DetectionResult:
 
 def _is_candidate(row: Any) -> bool:
     """Whether a stranger's row has what the tables need."""
-    if not isinstance(row, Mapping) or not isinstance(row.get("settings"), Mapping):
-        return False
-    sizes = all(isinstance(row.get(name), int) for name in ("n_morph", "n_bonafide"))
-    texts = isinstance(row.get("attack"), str) and isinstance(row.get("taken"), bool)
-    d_eer = row.get("d_eer")
-    return sizes and texts and isinstance(d_eer, float) and 0 <= d_eer <= 1
+    return has(row, _CANDIDATE) and 0 <= row["d_eer"] <= 1
 
 
 def _is_control(row: Any) -> bool:
     """Whether a stranger's row has what the table needs."""
-    if not isinstance(row, Mapping):
-        return False
-    k, n = row.get("k"), row.get("n")
-    texts = all(isinstance(row.get(x), str) for x in ("detector", "trained_on", "degradation"))
-    return texts and isinstance(k, int) and isinstance(n, int) and 0 <= k <= n and n > 0
+    return has(row, _CONTROL) and 0 <= row["k"] <= row["n"] and row["n"] > 0

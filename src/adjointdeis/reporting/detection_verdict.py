@@ -1,5 +1,7 @@
 """The verdict on detection: the system under test, and what would harden it, in sentences."""
 
+from collections.abc import Sequence
+
 from adjointdeis.evaluation.detection import WORST
 from adjointdeis.evaluation.detection_matrix import KINDS, UNDEGRADED, WITHOUT
 from adjointdeis.evaluation.detection_points import images_needed
@@ -23,18 +25,12 @@ def _system_under_test(result: DetectionResult, at: EvaluationSetting | None) ->
         return []
     run, lines = result.run, []
     for system in run.systems:
-        found = [
-            (both, attack)
-            for attack in result.study.attacks
-            if attack in run.attacks and not run.guided(attack, system)
-            and (both := result.passing(attack, system, at)) is not None
-        ]  # fmt: skip
-        if not found:
+        found = _most(result, at, [system], UNDEGRADED)
+        if found is None:
             continue
-        # Of several that pass alike, the one that the recogniser accepts most.
-        both, attack = max(found, key=lambda pair: (pair[0]["value"], pair[0]["matched"]))
+        _, matched, attack, _, both = found
         lines.append(
-            f"{run.system_label(system)} alone accepts {both['matched']} of {both['n']} morphs of "
+            f"{run.system_label(system)} alone accepts {matched} of {both['n']} morphs of "
             f"{run.attack_label(attack)} as both people (FMR {share(at.fmr)}, probe {at.probe}); "
             f"behind {printable(result.ranked[0])}, which sends at most {share(BSCER)} of genuine "
             f"images to a person, {both['k']} of {both['n']} still pass "
@@ -45,6 +41,22 @@ def _system_under_test(result: DetectionResult, at: EvaluationSetting | None) ->
         f"{images_needed(BSCER)} bona fide images, and one morph a pair of named people, of an "
         "attack that the recogniser did not guide."
     ]
+
+
+def _most(
+    result: DetectionResult, at: EvaluationSetting, systems: Sequence[str], degradation: str
+) -> tuple[float, int, str, str, Row] | None:
+    """Where most morphs pass both; of several alike, where the recogniser accepts most."""
+    run = result.run
+    assert run is not None
+    found = [
+        (both["value"], both["matched"], attack, system, both)
+        for system in systems
+        for attack in result.study.attacks
+        if attack in run.attacks and not run.guided(attack, system)
+        and (both := result.passing(attack, system, at, degradation)) is not None
+    ]  # fmt: skip
+    return max(found, key=lambda row: row[:2], default=None)
 
 
 def _detector(result: DetectionResult, best: str) -> list[str]:
@@ -111,18 +123,10 @@ def _degraded(result: DetectionResult, at: EvaluationSetting | None) -> list[str
 def _passed(result: DetectionResult, at: EvaluationSetting | None, degradation: str) -> list[str]:
     """How many morphs pass both after a degradation, of the attack and recogniser where most do."""
     run = result.run
-    if run is None or at is None:
+    found = None if run is None or at is None else _most(result, at, run.systems, degradation)
+    if run is None or found is None:
         return []
-    found = [
-        (both["value"], both["matched"], attack, system, both)
-        for system in run.systems
-        for attack in result.study.attacks
-        if attack in run.attacks and not run.guided(attack, system)
-        and (both := result.passing(attack, system, at, degradation)) is not None
-    ]  # fmt: skip
-    if not found:
-        return []
-    _, matched, attack, system, both = max(found, key=lambda row: row[:2])
+    _, matched, attack, system, both = found
     return [
         f"Then {run.system_label(system)} accepts {matched} of {both['n']} morphs of "
         f"{result.name(attack)}, and {both['k']} of {both['n']} pass both "

@@ -5,14 +5,15 @@ main text (a count, an interval) and a link to what stands behind the number.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from adjointdeis.evaluation.tables import DASH, Cell, Table, cells
 
 __all__ = [
     "DASH", "Block", "Bullets", "Cell", "Document", "Facts", "Figure", "FigureRow", "Folded",
-    "Picture", "Prose", "Section", "Strips", "Table", "cells", "drawn_files", "parts",
+    "Picture", "Prose", "Section", "Strips", "Table", "cells", "drawn", "drawn_files",
+    "folded", "parts",
 ]  # fmt: skip
 
 
@@ -94,6 +95,11 @@ class Folded:
     key: str = ""
 
 
+def folded(table: Table, title: str = "", key: str = "") -> "Folded":
+    """A table behind its own title, or another one."""
+    return Folded(title or table.title, (replace(table, title=""),), key)
+
+
 Block = Prose | Bullets | Facts | Table | Figure | FigureRow | Strips | Folded
 
 
@@ -103,6 +109,11 @@ def parts(blocks: Iterable[Block]) -> Iterator[Block]:
         yield block
         if isinstance(block, Folded):
             yield from parts(block.blocks)
+
+
+def drawn(figures: Iterable[Figure | None]) -> tuple[Figure, ...]:
+    """The figures that there were."""
+    return tuple(figure for figure in figures if figure is not None)
 
 
 def drawn_files(blocks: Iterable[Block]) -> list[Path]:
@@ -128,3 +139,8 @@ class Document:
     lead: str
     sections: tuple[Section, ...]
     footer: tuple[str, ...] = ()
+
+    @property
+    def blocks(self) -> list[Block]:
+        """Those of all sections."""
+        return [block for section in self.sections for block in section.blocks]

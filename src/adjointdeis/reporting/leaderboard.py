@@ -36,17 +36,15 @@ from adjointdeis.reporting.standings import (
     Standing,
     at_price,
     contradictions,
-    first,
-    front,
-    standings,
-)
-from adjointdeis.reporting.standings_tables import (
     cosine,
     family_table,
+    first,
+    front,
     level_table,
     moves,
     number,
     price_table,
+    standings,
 )
 from adjointdeis.reporting.style import INK, QUIET, figure, halo, label_points, look, save
 

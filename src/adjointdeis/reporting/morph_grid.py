@@ -4,236 +4,175 @@ Under each morph stands one box per recogniser: filled where the morph matches b
 where it does not, crossed out where a comparison failed. Filled and hollow need no colour.
 """
 
-import base64
-import io
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Mapping, Sequence
 from functools import cache
-from html import escape
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageFont
 
-from adjointdeis.files import write_atomically
 from adjointdeis.images import ImageError, open_rgb
-from adjointdeis.reporting.document import Picture
+from adjointdeis.reporting.document import Picture, Prose, Strips
 from adjointdeis.reporting.errors import ReportError
-from adjointdeis.texts import printable
+from adjointdeis.reporting.run import EvaluationSetting, Run
+from adjointdeis.reporting.style import DPI, INK, PAPER, QUIET, figure, save
+from adjointdeis.reporting.text import PROBES, share
 
-Colour = tuple[int, int, int]
 CELL = 144
 GAP = 10
-INK = (27, 29, 33)
-QUIET = (100, 106, 116)
-PAPER = (255, 255, 255)
-EMPTY = (240, 242, 245)
+EMPTY = "#f0f2f5"
 END = "Identity"
 
 
-@dataclass(frozen=True)
-class Text:
-    """A line of text; `anchor` is Pillow's: `la` left and top, `mm` centred both ways."""
+class Column(NamedTuple):
+    """One attack of a grid: its caption, its run, and its name there."""
 
-    x: float
-    y: float
-    line: str
-    size: int
-    ink: Colour = INK
-    bold: bool = False
-    anchor: str = "la"
+    caption: str
+    run: Run
+    attack: str
 
-
-@dataclass(frozen=True)
-class Rectangle:
-    """A rectangle, or with `stroke` alone a line from one corner to the other."""
-
-    left: float
-    top: float
-    right: float
-    bottom: float
-    fill: Colour | None = None
-    stroke: Colour | None = None
-
-
-@dataclass(frozen=True)
-class GridFace:
-    """An image, a square of CELL pixels."""
-
-    x: float
-    y: float
-    image: Image.Image
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """A grid laid out, to be drawn as pixels or as vectors.
-
-    Attributes:
-        width, height: in pixels.
-        items: what is drawn, in that order.
-    """
-
-    width: int
-    height: int
-    items: tuple[Text | Rectangle | GridFace, ...]
-
-    def pixels(self) -> Image.Image:
-        """The sheet as an image."""
-        sheet = Image.new("RGB", (self.width, self.height), PAPER)
-        draw = ImageDraw.Draw(sheet)
-        for item in self.items:
-            match item:
-                case GridFace():
-                    sheet.paste(item.image, (round(item.x), round(item.y)))
-                case Text():
-                    font = _font(item.size, bold=item.bold)
-                    draw.text((item.x, item.y), item.line, item.ink, font, anchor=item.anchor)
-                case Rectangle(fill=None):
-                    draw.line((item.left, item.bottom, item.right, item.top), item.stroke, 1)
-                case Rectangle():
-                    corners = (item.left, item.top, item.right, item.bottom)
-                    draw.rectangle(corners, fill=item.fill, outline=item.stroke, width=1)
-        return sheet
-
-    def svg(self) -> str:
-        """The sheet as SVG: text and boxes as vectors, faces as the pixels they are."""
-        parts = [
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {self.width} {self.height}" '
-            f'width="{self.width}" height="{self.height}" '
-            'font-family="DejaVu Sans, Verdana, sans-serif">',
-            f'<rect width="{self.width}" height="{self.height}" fill="{_hex(PAPER)}"/>',
-        ]
-        return "\n".join([*parts, *map(_svg, self.items), "</svg>\n"])
-
-
-def pair_strip(
-    pair: str,
-    sources: Sequence[tuple[str, Path]],
-    morphs: Iterable[tuple[Path, str, Sequence[tuple[str, str]]]],
-    link: Callable[[Path], str],
-) -> tuple[str, tuple[Picture, ...]]:
-    """Title and faces of a pair, as `Strips` takes them: identity a, every morph, identity b.
-
-    Args:
-        pair: its id.
-        sources: name and file of identity a, then of b.
-        morphs: file, caption and (recogniser, verdict) of each.
-        link: where a click on a file leads.
-    """
-    one, two = (
-        (path, f"{END} {k}: {name}", ()) for k, (name, path) in zip("ab", sources, strict=True)
-    )
-    faces = (Picture(p, caption, tuple(v), link(p)) for p, caption, v in (one, *morphs, two))
-    return f"Pair {pair}", tuple(faces)
+    def morphs(self) -> dict[str, Path]:
+        """Morph files by pair, in the order of the pair list; some may not exist."""
+        pairs = self.run.result["pairs"]
+        return {p["pair_id"]: self.run.path(p["morphs"].get(self.attack, "absent")) for p in pairs}
 
 
 def morph_grid(
-    rows: Sequence[tuple[str, Sequence[Picture]]], systems: Sequence[str], caption: str
-) -> Sheet:
-    """Lays the grid out.
+    columns: Sequence[Column],
+    pairs: Sequence[Mapping[str, Any]],
+    systems: Sequence[str],
+    at: EvaluationSetting,
+    sheet: Path,
+    destination: Path,
+    *,
+    what: str,
+    told: str,
+) -> tuple[Prose, Strips]:
+    """A sentence and a strip for every pair; draws them all as `sheet`, with an SVG beside it.
 
     Args:
-        rows: strips of `pair_strip` from top to bottom; a file that is not there leaves its cell
-            empty.
-        systems: labels of the recognisers, in the order of the boxes.
-        caption: a line under the grid; it should say which threshold and probe the boxes use.
+        columns: The attacks.
+        pairs: Of the first column's run; an image that is not there leaves its cell empty.
+        systems: Recognisers, in the order of the boxes.
+        at: The condition of the verdicts under each morph.
+        sheet: Path of the PNG.
+        destination: Folder that links are relative to.
+        what: Names the columns; told: what pairs these are.
 
     Raises:
-        ReportError: a file that is not an image.
+        ReportError: A file that is not an image.
     """
-    labels = [title.removeprefix("Pair ") for title, _ in rows]
-    captions = [face.caption for face in rows[0][1]] if rows else []
-    header = [f"{END} a", *captions[1:-1], f"{END} b"]
-    marked = any(face.verdicts for _, faces in rows for face in faces)
-    box_height = 22 if marked else 0
-    left = max(_width(label, 13) for label in labels) + 2 * GAP if rows else GAP
-    head_lines = [_wrap(title, CELL, 14) for title in header]
-    head = 18 * max(len(lines) for lines in head_lines) + GAP
-    width = left + len(header) * (CELL + GAP) + GAP
-    key = [f"{short}: {label}" for label, short in _abbreviations(systems).items()]
-    legend = ["Filled: matches both subjects. Hollow: does not. Crossed: comparison failed. "
-              + ", ".join(key) + "."] if marked else []  # fmt: skip
-    foot = [line for text in (*legend, caption) for line in _wrap(text, width - 2 * GAP, 13)]
-    row_height = CELL + box_height + GAP
-    height = GAP + head + len(rows) * row_height + GAP + 18 * len(foot) + GAP
-    items: list[Text | Rectangle | GridFace] = []
-    for column, lines in enumerate(head_lines):
-        x = left + column * (CELL + GAP)
-        top = GAP + head - GAP // 2 - 18 * len(lines)
-        items += [Text(x, top + 18 * i, line, 14, bold=True) for i, line in enumerate(lines)]
-    for r, (label, (_, faces)) in enumerate(zip(labels, rows, strict=True)):
-        y = GAP + head + r * row_height
-        items.append(Text(GAP, y + CELL // 2 - 8, label, 13))
-        for column, face in enumerate(faces):
-            x = left + column * (CELL + GAP)
-            if not face.path.is_file():
-                middle = Text(x + CELL // 2, y + CELL // 2, "no image", 12, QUIET, anchor="mm")
-                items += [Rectangle(x, y, x + CELL - 1, y + CELL - 1, fill=EMPTY), middle]
-            else:
-                items.append(GridFace(x, y, _face(face.path)))
-            items += _boxes(x, y + CELL + 3, dict(face.verdicts), systems)
-    for i, line in enumerate(foot):
-        items.append(Text(GAP, height - GAP - 18 * (len(foot) - i), line, 13, QUIET))
-    return Sheet(width, height, tuple(items))
-
-
-def write_morph_grid(sheet: Sheet, path: Path) -> Path:
-    """Writes the sheet as PNG, and as SVG beside it, atomically; returns the PNG's path."""
-    image = sheet.pixels()
-    write_atomically(path, lambda f: image.save(f, "PNG"), mode="wb")
-    write_atomically(path.with_suffix(".svg"), sheet.svg())
-    return path
-
-
-def _boxes(
-    x: int, y: int, verdicts: Mapping[str, str], systems: Sequence[str]
-) -> Iterator[Text | Rectangle]:
-    short = _abbreviations(systems)
-    step = CELL / max(len(systems), 1)
-    for at, name in enumerate(systems):
-        if name not in verdicts:
-            continue
-        left, right = round(x + at * step), round(x + (at + 1) * step) - 4
-        filled = verdicts[name] == "yes"
-        yield Rectangle(left, y, right, y + 16, fill=INK if filled else PAPER, stroke=INK)
-        middle = ((left + right) // 2, y + 8)
-        yield Text(*middle, short[name], 11, PAPER if filled else INK, anchor="mm")
-        if verdicts[name] == "failed":
-            yield Rectangle(left, y, right, y + 16, stroke=INK)
-
-
-def _svg(item: Text | Rectangle | GridFace) -> str:
-    match item:
-        case GridFace():
-            data = io.BytesIO()
-            item.image.save(data, "PNG", optimize=True)
-            encoded = base64.b64encode(data.getvalue()).decode("ascii")
-            return (
-                f'<image x="{item.x}" y="{item.y}" width="{CELL}" height="{CELL}" '
-                f'href="data:image/png;base64,{encoded}"/>'
-            )
-        case Text():
-            middle = item.anchor == "mm"
-            where = 'text-anchor="middle" dominant-baseline="central"' if middle else ""
-            # SVG sets text on its baseline, Pillow from its top.
-            y = item.y if middle else item.y + 0.93 * item.size
-            weight = ' font-weight="bold"' if item.bold else ""
-            return (
-                f'<text x="{item.x}" y="{y:g}" font-size="{item.size}" fill="{_hex(item.ink)}"'
-                f"{weight} {where}>{escape(printable(item.line))}</text>"
-            )
-        case Rectangle(fill=None):
-            ends = f'x1="{item.left}" y1="{item.bottom}" x2="{item.right}" y2="{item.top}"'
-            return f'<line {ends} stroke="{_hex(item.stroke or INK)}"/>'
-    stroke = f' stroke="{_hex(item.stroke)}"' if item.stroke else ""
-    return (
-        f'<rect x="{item.left}" y="{item.top}" width="{item.right - item.left}" '
-        f'height="{item.bottom - item.top}" fill="{_hex(item.fill or PAPER)}"{stroke}/>'
+    labels = {s: c.run.system_label(s) for c in columns for s in systems if s in c.run.systems}
+    morphs = [column.morphs() for column in columns]
+    verdicts = [
+        [(s, c.run.verdicts(c.attack, s, at)) for s in systems if s in c.run.systems]
+        for c in columns
+    ]
+    strips = []
+    for pair in pairs:
+        name, run = pair["pair_id"], columns[0].run
+        one, two = (
+            (run.path(pair[f"source_{k}"]), f"{END} {k}: {pair[f'subject_{k}']}", ()) for k in "ab"
+        )
+        middle = (
+            (files[name], c.caption, tuple((labels[s], of[name]) for s, of in own if name in of))
+            for c, files, own in zip(columns, morphs, verdicts, strict=True)
+        )
+        faces = (
+            Picture(path, caption, marks, relative(path, destination) if path.is_file() else "")
+            for path, caption, marks in (one, *middle, two)
+        )
+        strips.append((f"Pair {name}", tuple(faces)))
+    use = f"FMR {share(at.fmr)}, probe: {at.probe}, impostors: {at.impostors}. "
+    draw_grid(strips, list(labels.values()), f"{use}Synthetic morphs, research use.", sheet)
+    text = (
+        f"{told} Under each morph the recognisers: filled where it matches both subjects at FMR "
+        f"{share(at.fmr)} (against {PROBES.get(at.probe, at.probe)}), hollow where it does not, "
+        "dashed where a comparison failed."
     )
+    alt = f"Morph grid: identity a, {what}, identity b; one row per pair"
+    return Prose(text), Strips(tuple(strips), sheet, alt)
 
 
-def _hex(colour: Colour) -> str:
-    return "#{:02x}{:02x}{:02x}".format(*colour)
+def relative(path: Path, destination: Path) -> str:
+    """A link from a page in `destination` to a file."""
+    return Path(os.path.relpath(path, destination)).as_posix()
+
+
+def draw_grid(
+    strips: Sequence[tuple[str, Sequence[Picture]]],
+    systems: Sequence[str],
+    caption: str,
+    sheet: Path,
+) -> None:
+    """Draws strips from top to bottom, in pixels and beside them as vectors.
+
+    Args:
+        strips: Title and faces of each pair.
+        systems: Labels of the recognisers.
+        caption: A line under the grid, which says which threshold and probe the boxes use.
+        sheet: Path of the PNG.
+    """
+    from matplotlib.patches import Rectangle
+
+    names = [title.removeprefix("Pair ") for title, _ in strips]
+    captions = [face.caption for face in strips[0][1]] if strips else []
+    heads = [_wrap(t, CELL, 14) for t in (f"{END} a", *captions[1:-1], f"{END} b")]
+    marked = any(face.verdicts for _, faces in strips for face in faces)
+    short = _abbreviations(systems)
+    left = max(_width(name, 13) for name in names) + 2 * GAP if strips else GAP
+    head = 18 * max(map(len, heads)) + GAP
+    width = left + len(heads) * (CELL + GAP) + GAP
+    key = ", ".join(f"{letters}: {label}" for label, letters in short.items())
+    legend = ("Filled: matches both subjects. Hollow: does not. Crossed: comparison failed. "
+              f"{key}.",) * marked  # fmt: skip
+    foot = [line for text in (*legend, caption) for line in _wrap(text, width - 2 * GAP, 13)]
+    row_height = CELL + 22 * marked + GAP
+    height = GAP + head + len(strips) * row_height + GAP + 18 * len(foot) + GAP
+    # A hair more, so that the picture is not a pixel smaller by rounding.
+    with figure((width + 1e-3) / DPI, (height + 1e-3) / DPI) as (made, axes):
+        made.set_layout_engine("none")
+        axes.set_position((0, 0, 1, 1))
+        axes.set(xlim=(0, width), ylim=(height, 0), autoscale_on=False)
+        axes.axis("off")
+
+        def write(x: float, y: float, text: str, size: int, middle: bool = False, **more: Any):
+            where = {"ha": "center", "va": "center_baseline"} if middle else {}
+            axes.text(x, y if middle else y + 0.93 * size, text, fontsize=size * 72 / DPI,
+                      parse_math=False, **where, **more)  # fmt: skip
+
+        for column, lines in enumerate(heads):
+            top = GAP + head - GAP // 2 - 18 * len(lines)
+            for i, line in enumerate(lines):
+                write(left + column * (CELL + GAP), top + 18 * i, line, 14, weight="bold")
+        for r, (name, (_, faces)) in enumerate(zip(names, strips, strict=True)):
+            y = GAP + head + r * row_height
+            write(GAP, y + CELL // 2 - 8, name, 13)
+            for column, face in enumerate(faces):
+                x = left + column * (CELL + GAP)
+                if face.path.is_file():
+                    axes.imshow(_face(face.path), extent=(x, x + CELL, y + CELL, y),
+                                interpolation="none", aspect="auto")  # fmt: skip
+                else:
+                    axes.add_patch(Rectangle((x, y), CELL, CELL, facecolor=EMPTY))
+                    write(x + CELL // 2, y + CELL // 2, "no image", 12, True, color=QUIET)
+                box, top = CELL / max(len(systems), 1), y + CELL + 3
+                for k, system in enumerate(systems):
+                    verdict = dict(face.verdicts).get(system)
+                    if verdict is None:
+                        continue
+                    fill, ink = (INK, PAPER) if verdict == "yes" else (PAPER, INK)
+                    ends = round(x + k * box), round(x + (k + 1) * box) - 4
+                    patch = Rectangle((ends[0], top), ends[1] - ends[0], 16, linewidth=0.45)
+                    patch.set(facecolor=fill, edgecolor=INK)
+                    axes.add_patch(patch)
+                    write(sum(ends) / 2, top + 8, short[system], 11, True, color=ink)
+                    if verdict == "failed":
+                        axes.plot(ends, (top + 16, top), color=INK, linewidth=0.45)
+        for i, line in enumerate(foot):
+            write(GAP, height - GAP - 18 * (len(foot) - i), line, 13, color=QUIET)
+        save(made, sheet.with_suffix(""))
 
 
 def _abbreviations(labels: Sequence[str]) -> dict[str, str]:
@@ -260,7 +199,7 @@ def _wrap(text: str, width: int, size: int) -> list[str]:
     lines, line = [], ""
     for word in text.split():
         longer = f"{line} {word}".strip()
-        if line and _width(longer, size, bold=True) > width:
+        if line and _width(longer, size) > width:
             lines.append(line)
             line = word
         else:
@@ -268,13 +207,12 @@ def _wrap(text: str, width: int, size: int) -> list[str]:
     return [*lines, line]
 
 
-def _width(text: str, size: int, bold: bool = False) -> int:
-    return int(_font(size, bold=bold).getlength(text)) + 1
+def _width(text: str, size: int) -> int:
+    return int(_font(size).getlength(text)) + 1
 
 
 @cache
-def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
+def _font(size: int) -> ImageFont.FreeTypeFont:
     from matplotlib import get_data_path
 
-    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    return ImageFont.truetype(str(Path(get_data_path()) / "fonts" / "ttf" / name), size)
+    return ImageFont.truetype(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans-Bold.ttf", size)

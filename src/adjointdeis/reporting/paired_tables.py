@@ -5,7 +5,7 @@ networks, so that a row of a sweep may be tested against another one pair by pai
 or a threshold differs between two runs, that recogniser is left out.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -38,17 +38,11 @@ def paired_table(run: Run, at: EvaluationSetting) -> Table | None:
 def paired_lines(name: str, rows: Sequence[Line], at: EvaluationSetting) -> Table | None:
     """Every row of a rebuilt table against its `baseline`, of several seeds the first."""
     base = baseline(rows)
-    if base is None or base.ours is None:
-        return None
     found = [
-        (line.label, c, _judge(base.ours.runs[0], c.system, _side(line), _side(base)))
-        for line in rows
-        if line.ours is not None and line.ours is not base.ours
-        for c in comparisons(_side(line), _side(base), at)
+        (line.label, c, _judge(other[0], c.system, own, other))
+        for line, own, other, c in _against(rows, base, at)
     ]
-    if not found:
-        return None
-    return _table(f"{name}-paired", base.label, found, at.labels)
+    return _table(f"{name}-paired", base.label, found, at.labels) if base and found else None
 
 
 def baseline(rows: Sequence[Line]) -> Line | None:
@@ -79,8 +73,11 @@ def comparisons(
         s
         for s in other.systems
         if s in run.systems
-        and _fingerprint(run, s) == _fingerprint(other, s)
-        and _judged_alike(run.row(attack, s, at), other.row(base, s, at))
+        and run.result["systems"][s].get("fingerprint")
+        == other.result["systems"][s].get("fingerprint")
+        and (one := run.row(attack, s, at)) is not None
+        and (two := other.row(base, s, at)) is not None
+        and one["tau"] == two["tau"]
     ]
     if not systems:
         return []
@@ -105,8 +102,6 @@ def comparisons(
 def records(name: str, rows: Sequence[Line], at: EvaluationSetting) -> list[dict[str, Any]]:
     """The comparisons of `paired_lines` as JSON-ready records."""
     base = baseline(rows)
-    if base is None:
-        return []
     return [
         {
             "table": name,
@@ -115,31 +110,30 @@ def records(name: str, rows: Sequence[Line], at: EvaluationSetting) -> list[dict
             "fmr_target": at.fmr,
             **c.to_dict(),
             "first": line.label,
-            "second": base.label,
+            "second": base.label if base else None,
         }
-        for line in rows
-        if line.ours is not None and line.ours is not base.ours
-        for c in comparisons(_side(line), _side(base), at)
+        for line, _, _, c in _against(rows, base, at)
     ]
 
 
-def _side(line: Line) -> tuple[Run, str]:
-    assert line.ours is not None
-    return line.ours.runs[0], line.ours.attack
+def _against(
+    rows: Sequence[Line], base: Line | None, at: EvaluationSetting
+) -> Iterator[tuple[Line, tuple[Run, str], tuple[Run, str], PairedComparison]]:
+    """Every other row of ours with its side, the base's side, and how they compare."""
+    if base is None or base.ours is None:
+        return
+    other = base.ours.runs[0], base.ours.attack
+    for line in rows:
+        if line.ours is not None and line.ours is not base.ours:
+            own = line.ours.runs[0], line.ours.attack
+            for c in comparisons(own, other, at):
+                yield line, own, other, c
 
 
 def _judge(run: Run, system: str, *sides: tuple[Run, str]) -> str:
     """A recogniser's printed name, marked where it guided either attack."""
     guide = any(own.guided(attack, system) for own, attack in sides)
     return run.system_label(system) + f" ({GUIDE})" * guide
-
-
-def _fingerprint(run: Run, system: str) -> str | None:
-    return run.result["systems"][system].get("fingerprint")
-
-
-def _judged_alike(one: dict[str, Any] | None, two: dict[str, Any] | None) -> bool:
-    return one is not None and two is not None and one["tau"] == two["tau"]
 
 
 def _joined(first: tuple[Run, str], second: tuple[Run, str], systems: Sequence[str]) -> ScoreTable:

@@ -25,7 +25,6 @@ from adjointdeis.reporting.style import (
     spread,
 )
 from adjointdeis.reporting.text import percent, share
-from adjointdeis.texts import slug
 
 WIDTH = 4.6
 
@@ -373,16 +372,3 @@ def _leading(value: float) -> bool:
 def finite(values: np.ndarray) -> np.ndarray:
     """The finite ones, in their order."""
     return values[np.isfinite(values)]
-
-
-def run_figures(run: Run, at: EvaluationSetting, directory: Path) -> dict[str, Sequence[Figure]]:
-    """Every plot of a run under one condition, by kind."""
-    makers = {"densities": density_figure, "scatter": scatter_figure, "cost": cost_figure}
-    found: dict[str, Sequence[Figure]] = {}
-    for kind, make in makers.items():
-        made = [make(run, s, at, directory / f"{kind}_{slug(s)}") for s in run.systems]
-        found[kind] = [f for f in made if f is not None]
-    for key in ("loss", "gradient_norm"):
-        one = curve_figure(run, key, directory / key)
-        found[key] = [one] if one is not None else []
-    return found

@@ -1,6 +1,6 @@
 """The report of one run: `report.md`, `report.html`, `morphs.png` and plots, in its directory."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +19,26 @@ from adjointdeis.reporting.document import (
     Folded,
     Prose,
     Section,
-    Strips,
     Table,
+    drawn,
     drawn_files,
 )
 from adjointdeis.reporting.errors import ReportError
-from adjointdeis.reporting.morph_grid import morph_grid, pair_strip, write_morph_grid
+from adjointdeis.reporting.morph_grid import Column, morph_grid
 from adjointdeis.reporting.paired_tables import paired_table
-from adjointdeis.reporting.plots import run_figures
+from adjointdeis.reporting.plots import (
+    cost_figure,
+    curve_figure,
+    density_figure,
+    scatter_figure,
+)
 from adjointdeis.reporting.render_html import write_pages
 from adjointdeis.reporting.run import EvaluationSetting, Run
-from adjointdeis.reporting.schema import RESULT, PairRecord
-from adjointdeis.reporting.text import PROBES, duration, listed, plural, share
+from adjointdeis.reporting.schema import RESULT
+from adjointdeis.reporting.text import duration, listed, plural
 from adjointdeis.texts import slug
 
-PLOTS = "plots"
-DETECTION_SECTION = "detection"
+PLOTS, SHEET = "plots", "morphs.png"
 RESPONSIBLE = (
     "Responsible use: morphs are attacks on face recognition. These were made for research, carry "
     "that mark in their metadata, and must not be used to obtain or forge a document. Use only "
@@ -64,38 +68,34 @@ def write_report(run_directory: Path | str, *, pairs: int = 8, plots: bool = Tru
     if not run.headline:
         raise ReportError(f"{run.directory / RESULT}: rows: empty, there is no rate to report")
     at = run.headline[0]
-    sheet = _grid(run, at, pairs)
     figures = figures_of(run, at) if plots else {}
     detection = DetectionResult.of_run(run)
     document = _run_document(run, figures, pairs, detection)
     written = write_pages(document, run.directory)
     if detection is not None:
         written.append(detection.write(run.directory))
-        written += drawn_files([b for section in document.sections for b in section.blocks
-                                if section.key == DETECTION_SECTION])  # fmt: skip
-    drawn = [path for kind in figures.values() for f in kind for path in (f.svg, f.png)]
-    return [*written, sheet, *drawn]
+    return [*written, run.directory / SHEET, *drawn_files(document.blocks)]
 
 
 def figures_of(run: Run, at: EvaluationSetting) -> dict[str, Sequence[Figure]]:
     """Every plot of a run under one condition, by kind, written into its folder `plots`."""
     folder = run.path(PLOTS)
-    curves = [
-        operating_curve_figure(run, s, at, folder / f"operating_{slug(s)}") for s in run.systems
-    ]
-    single = [det_figure(run, at, folder / "det"), potential_figure(run, at, folder / "potential")]
-    return {
-        **run_figures(run, at, folder),
-        "operating": [f for f in curves if f is not None],
-        "recognisers": [f for f in single if f is not None],
-    }
+    of_systems = {"densities": density_figure, "scatter": scatter_figure, "cost": cost_figure,
+                  "operating": operating_curve_figure}  # fmt: skip
+    found: dict[str, Sequence[Figure]] = {}
+    for kind, make in of_systems.items():
+        found[kind] = drawn(make(run, s, at, folder / f"{kind}_{slug(s)}") for s in run.systems)
+    for key in ("loss", "gradient_norm"):
+        found[key] = drawn([curve_figure(run, key, folder / key)])
+    both = det_figure(run, at, folder / "det"), potential_figure(run, at, folder / "potential")
+    return {**found, "recognisers": drawn(both)}
 
 
 def _run_document(
     run: Run,
     figures: dict[str, Sequence[Figure]],
-    pairs: int = 8,
-    detection: DetectionResult | None = None,
+    pairs: int,
+    detection: DetectionResult | None,
 ) -> Document:
     """The report as a document.
 
@@ -129,7 +129,7 @@ def _run_document(
     if detection is not None:
         folder = run.path(PLOTS) if figures else None
         blocks = detection_blocks(detection, at, folder)
-        sections.insert(1, Section(DETECTION_SECTION, "Detection of morphing attacks", blocks))
+        sections.insert(1, Section("detection", "Detection of morphing attacks", blocks))
     if closer:
         sections.append(Section("closer", "A closer look", tuple(closer)))
     sections += [
@@ -183,42 +183,18 @@ def plot_rows(figures: dict[str, Sequence[Figure]]) -> tuple[FigureRow, ...]:
     return tuple(row for row in rows if row.figures)
 
 
-def _strips(run: Run, at: EvaluationSetting, pairs: int) -> Strips:
-    """The first pairs of the list, with whom each morph fooled."""
-    attacks = list(run.result["attacks"])
-    verdicts = {(a, s): run.verdicts(a, s, at) for a in attacks for s in run.systems}
-
-    def morphs(pair: PairRecord) -> Iterator[tuple[Path, str, list[tuple[str, str]]]]:
-        for attack in attacks:
-            found = ((s, verdicts[attack, s].get(pair["pair_id"])) for s in run.systems)
-            marks = [(run.system_label(s), verdict) for s, verdict in found if verdict]
-            yield run.path(pair["morphs"].get(attack, "absent")), run.attack_label(attack), marks
-
-    strips = [
-        pair_strip(
-            pair["pair_id"],
-            [
-                (pair["subject_a"], run.path(pair["source_a"])),
-                (pair["subject_b"], run.path(pair["source_b"])),
-            ],
-            morphs(pair),
-            lambda path: path.relative_to(run.directory).as_posix() if path.is_file() else "",
-        )
-        for pair in run.result["pairs"][:pairs]
-    ]
-    alt = "Morph grid: identity a, each attack, identity b; one row per pair"
-    return Strips(tuple(strips), run.directory / "morphs.png", alt)
-
-
 def _morphs(run: Run, at: EvaluationSetting, pairs: int) -> tuple[Block, ...]:
-    strips, total = _strips(run, at, pairs), len(run.result["pairs"])
-    text = (
-        f"The first {len(strips.strips)} of {plural(total, 'pair')} in the order of the pair list, "
-        f"not a selection. Under each morph the recognisers: filled where it matches both subjects "
-        f"at FMR {share(at.fmr)} (against {PROBES.get(at.probe, at.probe)}), hollow where it does "
-        "not, dashed where a comparison failed."
+    """The first pairs of the list, with whom each morph fooled; drawn as `morphs.png` too."""
+    columns = [Column(run.attack_label(attack), run, attack) for attack in run.result["attacks"]]
+    every = run.result["pairs"]
+    told = (
+        f"The first {len(every[:pairs])} of {plural(len(every), 'pair')} in the order of the pair "
+        "list, not a selection."
     )
-    return (Prose(text), strips)
+    return morph_grid(
+        columns, every[:pairs], run.systems, at, run.directory / SHEET, run.directory,
+        what="each attack", told=told,
+    )  # fmt: skip
 
 
 def _outcomes(run: Run, at: EvaluationSetting) -> tuple[Block, ...]:
@@ -268,7 +244,7 @@ def _provenance(run: Run) -> tuple[Block, ...]:
         (".hydra/config.yaml", "the resolved configuration"),
         ("metrics.jsonl", "every optimisation step"),
         ("citations.bib", "what to cite for what ran"),
-        ("morphs.png", "the morph grid as one image"),
+        (SHEET, "the morph grid as one image"),
     ):
         if run.path(name).is_file():
             links.append(Cell(name, (what,), name))
@@ -280,13 +256,3 @@ def _asset(asset: Mapping[str, Any]) -> str:
     parts += [f"licence {asset['licence']}"] if asset.get("licence") else []
     parts += [f"alignment {asset['alignment']}"] if asset.get("alignment") else []
     return ", ".join(parts)
-
-
-def _grid(run: Run, at: EvaluationSetting, pairs: int) -> Path:
-    caption = (
-        f"FMR {share(at.fmr)}, probe: {at.probe}, impostors: {at.impostors}. Synthetic morphs, "
-        "research use."
-    )
-    strips = _strips(run, at, pairs)
-    sheet = morph_grid(strips.strips, [run.system_label(s) for s in run.systems], caption)
-    return write_morph_grid(sheet, strips.sheet)

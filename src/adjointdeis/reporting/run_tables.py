@@ -1,7 +1,8 @@
 """The tables of one run that show rates: headline, policies, bound, beside the paper."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from adjointdeis.evaluation import WORST_CASE
 from adjointdeis.evaluation.paper import paper_table
@@ -191,12 +192,8 @@ def paper_rows_table(run: Run, at: EvaluationSetting) -> Table | None:
         nfe = theirs["nfe"]
         line += [Cell(count(entry["nfe_paper"])), Cell(count(nfe), mark="paper")]
         for system in systems:
-            guide = (GUIDE,) * run.guided(attack, system)
             own = rate_cell(run.row(attack, system, at))
-            line.append(replace(own, detail=(*own.detail, *guide)))
-            r = theirs[system]
-            detail = (of(r.k, r.n), interval(r.lo, r.hi, r.n))
-            line.append(Cell(f"{theirs[f'{system}_percent']:g}", detail, mark="paper"))
+            line += [flagged(own, run.guided(attack, system)), paper_cell(theirs, system)]
         rows.append(tuple(line))
     if not rows or not systems:
         return None
@@ -244,12 +241,24 @@ def belongs(record: object, at: EvaluationSetting) -> bool:
     ) in ("", at.impostors)
 
 
+def flagged(cell: Cell, guided: bool) -> Cell:
+    """The cell, which says so where its recogniser guided the attack."""
+    return replace(cell, detail=(*cell.detail, GUIDE)) if guided else cell
+
+
 def _flagged(run: Run, attack: str, cells: Sequence[Cell]) -> list[Cell]:
-    """Cells of one attack at each recogniser; those of its guides say so."""
-    return [
-        replace(cell, detail=(*cell.detail, GUIDE)) if run.guided(attack, system) else cell
-        for system, cell in zip(run.systems, cells, strict=True)
-    ]
+    """Cells of one attack at each recogniser."""
+    judged = zip(cells, run.systems, strict=True)
+    return [flagged(cell, run.guided(attack, system)) for cell, system in judged]
+
+
+def paper_cell(row: Mapping[str, Any] | None, system: str) -> Cell:
+    """The paper's own rate at a recogniser, with the interval that is ours."""
+    rate = row.get(system) if row else None
+    if row is None or rate is None:
+        return Cell(DASH, mark="paper")
+    detail = (of(rate.k, rate.n), interval(rate.lo, rate.hi, rate.n))
+    return Cell(f"{row[f'{system}_percent']:g}", detail, mark="paper")
 
 
 def _guide_note(run: Run) -> list[str]:

@@ -5,14 +5,15 @@ called by the writer before it writes and by the reader after it reads, so that 
 """
 
 import math
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from types import UnionType
 from typing import Any, NotRequired, TypedDict, get_args, get_origin, get_type_hints
 
 from adjointdeis.evaluation import ROW_KEYS, WORST_CASE, EvaluationError, ThresholdRecord
 from adjointdeis.evaluation.policies import IMPOSTOR_POLICIES
-from adjointdeis.evaluation.protocol import LATER_ROW_KEYS
+from adjointdeis.evaluation.protocol import LATER_ROW_KEYS, impossible_number
 from adjointdeis.evaluation.scores import PROBE_POLICIES
 from adjointdeis.files import read_json
 from adjointdeis.reporting.errors import ReportError
@@ -112,6 +113,7 @@ _TOP, _ATTACK, _SYSTEM, _PAIR = map(_kinds, (Result, AttackRecord, System, PairR
 _RUN = {"config_hash": str, "git": (str, type(None)), "seed": (int, type(None))}
 _RUN_MORE = {
     "profile": str,
+    "degradation": (str, type(None)),
     "wall_seconds": _MAYBE,
     "versions": (Mapping, type(None)),
     "assets": (Mapping, type(None)),
@@ -139,8 +141,8 @@ def validate_result(result: Any) -> list[str]:
     if not isinstance(result, Mapping):
         return [f"result: expected a JSON object, found {_kind(result)}"]
     if result.get("schema") != SCHEMA:
-        return [f"schema: {result.get('schema')!r}, expected {SCHEMA}"]
-    problems = list(_missing(result, _TOP, ""))
+        return [f"schema {result.get('schema')!r}, expected {SCHEMA}"]
+    problems = list(_missing(result, _TOP, "")) or list(_bad_numbers(result))
     if problems:
         return problems
     problems += _run(result["run"])
@@ -148,14 +150,11 @@ def validate_result(result: Any) -> list[str]:
         problems += _attack(attack, f"attacks.{name}")
     for name, system in result["systems"].items():
         problems += _object(system, _SYSTEM, f"systems.{name}")
-    for i, row in enumerate(result["rows"]):
-        problems += _row(row, f"rows[{i}]", result)
+    problems += _each(result["rows"], _row, "rows", result)
     for i, record in enumerate(result["thresholds"]):
         problems += _threshold(record, f"thresholds[{i}]")
-    for i, pair in enumerate(result["pairs"]):
-        problems += _pair(pair, f"pairs[{i}]", result)
+    problems += _each(result["pairs"], _pair, "pairs", result)
     problems += _path(result["scores"], "scores")
-    problems += _bad_numbers(result)
     return problems
 
 
@@ -169,7 +168,7 @@ def read_result(run_directory: Path | str) -> Result:
         ReportError: no such file, not JSON, or anything `validate_result` finds.
     """
     path = Path(run_directory) / RESULT
-    if not path.is_file():
+    if not os.path.lexists(path):
         raise ReportError(
             f"{path}: no such file; a finished run leaves it, run the experiment first"
         )
@@ -202,7 +201,7 @@ def read_degraded(
     if not path.resolve().is_relative_to(Path(run_directory).resolve()):
         raise ReportError(f"{path}: leaves the run directory; copy the file into it")
     found = read_json(path, ReportError)
-    problems = [*_degraded(found, result), *_bad_numbers({"": found})]
+    problems = [*_bad_numbers({"": found})] or [*_degraded(found, result)]
     if problems:
         raise ReportError(f"{path}: {problems[0]}")
     return found
@@ -216,8 +215,7 @@ def _degraded(found: Any, result: Mapping[str, Any]) -> Iterator[str]:
         if not isinstance(rows, list):
             yield f"{name}: expected a list of rows, found {_kind(rows)}"
             continue
-        for i, row in enumerate(rows):
-            yield from _row(row, f"{name}[{i}]", result)
+        yield from _each(rows, _row, name, result)
 
 
 def threshold_record(values: Mapping[str, Any], where: str = "threshold") -> ThresholdRecord:
@@ -266,6 +264,19 @@ def _attack(attack: Any, where: str) -> Iterator[str]:
         yield from _object(error, keys, f"{where}.gradient_error")
 
 
+def _each(
+    entries: list[Any], check: Callable[..., Iterator[str]], where: str, result: Mapping[str, Any]
+) -> Iterator[str]:
+    """Faults of each entry, and entries of which a table would show one and drop the others."""
+    wrong = [p for i, entry in enumerate(entries) for p in check(entry, f"{where}[{i}]", result)]
+    yield from wrong
+    keys = ROW_KEYS[:6] if check is _row else ("pair_id",)
+    own = [] if wrong else [repr([entry[key] for key in keys]) for entry in entries]
+    if len(set(own)) < len(own):
+        i = next(i for i, entry in enumerate(own) if entry in own[:i])
+        yield f"{where}[{i}]: {', '.join(keys)} are those of an earlier one; keep one of them"
+
+
 def _row(row: Any, where: str, result: Mapping[str, Any]) -> Iterator[str]:
     if not isinstance(row, Mapping):
         yield f"{where}: expected an object, found {_kind(row)}"
@@ -281,6 +292,8 @@ def _row(row: Any, where: str, result: Mapping[str, Any]) -> Iterator[str]:
     yield from wrong
     if wrong:
         return
+    if (impossible := impossible_number(row)) is not None:
+        yield f"{where}.{impossible}"
     if row["attack"] != WORST_CASE and row["attack"] not in result["attacks"]:
         yield f"{where}.attack: {row['attack']!r} is not in attacks ({_names(result['attacks'])})"
     if row["system"] not in result["systems"]:
@@ -324,6 +337,11 @@ def _object(value: Any, keys: Mapping[str, Any], where: str) -> Iterator[str]:
         yield f"{where}: expected an object, found {_kind(value)}"
         return
     yield from _missing(value, keys, f"{where}.")
+
+
+def has(value: Any, keys: Mapping[str, Any]) -> bool:
+    """Whether a value is an object with these keys, each of its kind."""
+    return not any(_object(value, keys, ""))
 
 
 def _missing(value: Mapping[str, Any], keys: Mapping[str, Any], prefix: str) -> Iterator[str]:

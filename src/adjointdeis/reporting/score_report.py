@@ -279,5 +279,5 @@ def _write(document: Document, run: Run, out: Path, made: dict[str, Any]) -> lis
     written = write_pages(document, out)
     write_json({**run.result, **made}, out / "result.json")
     written.append(out / "result.json")
-    blocks = [block for section in document.sections for block in section.blocks]
-    return [*written, *write_tables(blocks, out / TABLES), *drawn_files(blocks)]
+    tables_of = write_tables(document.blocks, out / TABLES)
+    return [*written, *tables_of, *drawn_files(document.blocks)]

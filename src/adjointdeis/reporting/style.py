@@ -127,38 +127,23 @@ def spread(
 ) -> np.ndarray:
     """Label positions at least `gap` apart, near the given ones, within [low, high] if they fit.
 
-    Neighbours that are too close become one block centred on its mean (pool adjacent violators),
-    so labels keep the order of what they name.
+    Labels keep the order of what they name: by least squares, neighbours that are too close become
+    one block centred on its mean.
 
     Args:
         positions: Where the labels would be, in data units.
         gap: Least distance of two labels.
         low, high: The ends of the axis.
     """
+    from scipy.optimize import isotonic_regression
+
     order = np.argsort(positions, kind="stable")
-    blocks: list[list[float]] = []
-    for value in np.asarray(positions, dtype=np.float64)[order]:
-        blocks.append([float(value), 1.0])
-        while (
-            len(blocks) > 1
-            and blocks[-1][0] - blocks[-2][0] < gap * (blocks[-1][1] + blocks[-2][1]) / 2
-        ):
-            centre, size = blocks.pop()
-            other, count = blocks.pop()
-            total = size + count
-            blocks.append([(centre * size + other * count) / total, total])
-    placed = np.concatenate(
-        [c + gap * (np.arange(int(n)) - (n - 1) / 2) for c, n in blocks] or [np.empty(0)]
-    )
-    if placed.size:
-        for i in range(len(placed)):
-            floor = low if i == 0 else placed[i - 1] + gap
-            placed[i] = max(placed[i], floor)
-        for i in range(len(placed) - 1, -1, -1):
-            ceiling = high if i == len(placed) - 1 else placed[i + 1] - gap
-            placed[i] = min(placed[i], ceiling)
-    result = np.empty(len(placed))
-    result[order] = placed
+    if not order.size:
+        return np.empty(0)
+    below = gap * np.arange(len(order))
+    free = isotonic_regression(np.asarray(positions, dtype=np.float64)[order] - below).x
+    result = np.empty(len(order))
+    result[order] = np.clip(free, low, high - below[-1]) + below
     return result
 
 

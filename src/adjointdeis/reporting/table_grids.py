@@ -1,15 +1,13 @@
 """Behind a rebuilt table: links to its runs, and the same pairs morphed by every row of it."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from adjointdeis.reporting.collect import AttackRuns, Collection, entries
 from adjointdeis.reporting.document import Prose, Strips
-from adjointdeis.reporting.morph_grid import morph_grid, pair_strip, write_morph_grid
+from adjointdeis.reporting.morph_grid import Column, morph_grid, relative
 from adjointdeis.reporting.paper_tables import Line, headline, systems_of
-from adjointdeis.reporting.run import EvaluationSetting, Run
-from adjointdeis.reporting.text import PROBES, share
+from adjointdeis.reporting.run import EvaluationSetting
 from adjointdeis.texts import slug
 
 PAIRS = 4
@@ -34,11 +32,6 @@ def run_links(entry: AttackRuns, destination: Path) -> tuple[tuple[str, str], ..
     return tuple(found)
 
 
-def relative(path: Path, destination: Path) -> str:
-    """A link from a page in `destination` to a file."""
-    return Path(os.path.relpath(path, destination)).as_posix()
-
-
 def table_grid(
     rows: Sequence[Line], at: EvaluationSetting, sheet: Path, destination: Path, pairs: int = PAIRS
 ) -> tuple[Prose, Strips] | None:
@@ -53,42 +46,29 @@ def table_grid(
     Returns:
         a sentence and the strips, or None where the rows have no pair with images in common.
     """
-    ours = list({id(line.ours): line for line in rows if line.ours}.values())
-    made = [(line.label, line.ours.attack, line.ours.runs[0]) for line in ours if line.ours]
-    images = [_images(run, attack) for _, attack, run in made]
-    common = [p for p in images[0] if all(p in other for other in images)] if images else []
-    sources = _sources(made[0][2]) if made else {}
-    common = [p for p in common if p in sources][:pairs]
+    ours = {id(line.ours): (line.label, line.ours) for line in rows if line.ours}
+    columns = [Column(label, entry.runs[0], entry.attack) for label, entry in ours.values()]
+    if not columns:
+        return None
+    run = columns[0].run
+    images = [{p for p, path in c.morphs().items() if path.is_file()} for c in columns]
+    common = [
+        pair
+        for pair in run.result["pairs"]
+        if all(run.path(pair[side]).is_file() for side in ("source_a", "source_b"))
+        and all(pair["pair_id"] in own for own in images)
+    ]  # fmt: skip
     if not common:
         return None
-    systems = [s for s in systems_of(rows) if any(s in run.systems for _, _, run in made)]
-    labels = {s: run.system_label(s) for _, _, run in made for s in systems if s in run.systems}
-    verdicts = [
-        {s: run.verdicts(attack, s, at) for s in systems if s in run.systems}
-        for _, attack, run in made
-    ]
-    strips = [
-        pair_strip(
-            pair,
-            sources[pair],
-            (
-                (own[pair], label, [(labels[s], of[pair]) for s, of in marks.items() if pair in of])
-                for (label, _, _), own, marks in zip(made, images, verdicts, strict=True)
-            ),
-            lambda path: relative(path, destination),
-        )
-        for pair in common
-    ]
-    caption = f"FMR {share(at.fmr)}, probe: {at.probe}, impostors: {at.impostors}. Research use."
-    write_morph_grid(morph_grid(strips, list(labels.values()), caption), sheet)
-    text = (
+    systems = [s for s in systems_of(rows) if any(s in c.run.systems for c in columns)]
+    told = (
         "The first pairs that every row made, in the order of the pair list, not a selection; of "
-        "several seeds the first. Under each morph the recognisers: filled where it matches both "
-        f"subjects at FMR {share(at.fmr)} (against {PROBES.get(at.probe, at.probe)}), hollow where "
-        "it does not, dashed where a comparison failed."
+        "several seeds the first."
     )
-    alt = "Morph grid: identity a, every row of the table, identity b; one row per pair"
-    return Prose(text), Strips(tuple(strips), sheet, alt)
+    return morph_grid(
+        columns, common[:pairs], systems, at, sheet, destination, what="every row of the table",
+        told=told,
+    )  # fmt: skip
 
 
 def figure_grids(collection: Collection, destination: Path) -> dict[str, tuple[Prose, Strips]]:
@@ -104,21 +84,3 @@ def figure_grids(collection: Collection, destination: Path) -> dict[str, tuple[P
             if grid is not None:
                 found[name] = grid
     return found
-
-
-def _images(run: Run, attack: str) -> dict[str, Path]:
-    """Morph files that exist, by pair, in the order of the pair list."""
-    found = {p["pair_id"]: run.path(p["morphs"].get(attack, "")) for p in run.result["pairs"]}
-    return {pair: path for pair, path in found.items() if path.is_file()}
-
-
-def _sources(run: Run) -> dict[str, tuple[tuple[str, Path], tuple[str, Path]]]:
-    """(subject, file) of both sources of the pairs whose sources exist."""
-    found = {
-        p["pair_id"]: (
-            (p["subject_a"], run.path(p["source_a"])),
-            (p["subject_b"], run.path(p["source_b"])),
-        )
-        for p in run.result["pairs"]
-    }
-    return {pair: ends for pair, ends in found.items() if all(end[1].is_file() for end in ends)}
