@@ -237,7 +237,7 @@ def _closer(
                 continue
             key = f"paired-{other}-{condition.probe}"
             made = tables.paired_table(pairs)
-            found.append(replace(made, key=key, labels=(("Probe", condition.probe),)))
+            found.append(replace(made, key=key))
     return tuple(found)
 
 
