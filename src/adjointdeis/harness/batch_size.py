@@ -26,8 +26,10 @@ def best_batch_size(
 
     Args:
         step: Makes one optimisation step with so many pairs.
+        largest: No more pairs than these.
         fits: ``(size, next_size) -> bool``, asked after ``step(size)``: whether the next size has
             memory, too.
+        clock: Seconds.
     """
     best, least, size = 1, float("inf"), 1
     while size <= largest:

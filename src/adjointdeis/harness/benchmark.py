@@ -35,6 +35,7 @@ class Benchmark:
     """Aligned faces with two captures a subject, and the pairs to morph.
 
     Attributes:
+        dataset: The faces.
         pairs: Pairs in the order of the list.
         originals: The photographs that the faces were aligned from, where a recogniser that finds
             the face itself is to see them as probes; None shows it the aligned faces.
@@ -55,6 +56,8 @@ class Benchmark:
         """The image that a recogniser compares morphs with.
 
         Args:
+            system: The recogniser.
+            subject: Id of the person.
             capture: `03` (neutral) or `08` (smiling).
         """
         if self.originals is not None and finds_faces(system):

@@ -43,8 +43,12 @@ class Command:
     """A command line as Hydra reads it.
 
     Attributes:
+        config_dir: Folder of the primary configuration.
+        config_name: Its name.
         extra_dir: Folder of ``--config-dir``.
+        multirun: Whether ``--multirun`` was given.
         only_prints: Whether a flag asks for help or information: nothing will run.
+        overrides: The overrides.
     """
 
     config_dir: Path

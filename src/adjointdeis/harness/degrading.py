@@ -56,6 +56,7 @@ def degraded_copies(
     Args:
         originals: File of each image by its name, such as ``morphs/dim_a/001_002.png``: from the
             name what is random is drawn.
+        degradation: What they go through.
         folder: Where the copies go, each under its name with the suffix ``.png``.
     """
     found = {name: (folder / name).with_suffix(".png") for name in originals}
@@ -78,7 +79,13 @@ def degraded_copies(
 
 
 def print_speed(what: str, images: int, seconds: float) -> None:
-    """Says on standard error how many images a second something took."""
+    """Says on standard error how many images a second something took.
+
+    Args:
+        what: A degradation or a detector.
+        images: How many.
+        seconds: How long.
+    """
     rate = images / max(seconds, 1e-9)
     print(f"{what}: {images} images, {rate:.3g} images/s", file=sys.stderr)
 

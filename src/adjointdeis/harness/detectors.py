@@ -53,8 +53,11 @@ def difference(
     """A differential detector on the embeddings of recognisers of a profile.
 
     Args:
+        name: Of the detector.
         recognisers: Files, as ``assets.recognisers`` lists them.
+        profile: Of which profile.
         root: Where its files are, as ``assets.root``.
+        settings: Everything else of the recipe.
 
     Raises:
         AssetError: A file is missing.
@@ -75,7 +78,12 @@ def demorphing(
     """Demorphing by the autoencoder of a profile.
 
     Args:
+        name: Of the detector.
+        autoencoder: File, as ``assets.autoencoder``.
         recogniser: File of the recogniser that compares.
+        profile: Of which profile.
+        root: Where its files are, as ``assets.root``.
+        settings: Everything else of the detector.
 
     Raises:
         AssetError: A file is missing.
@@ -93,6 +101,7 @@ def weights_of(name: str, choice: str) -> str:
     """The file of a trained detector.
 
     Args:
+        name: Of the detector.
         choice: A path, or ``mini`` for those that the package ships.
 
     Raises:
@@ -216,6 +225,8 @@ def choose(
     """Of every detector the candidate that is best on the validation people.
 
     Args:
+        cfg: The whole configuration.
+        candidates: Of each detector.
         learnt: Images that candidates learn.
         validation: Images of other people, on which they are compared.
 
@@ -256,6 +267,9 @@ def train(
     """Every detector on every set of examples: what it was trained on, and it.
 
     Args:
+        cfg: The whole configuration.
+        recipes: By the detectors' names.
+        images: What they learn.
         folder: Where trained detectors are left.
     """
     everything, sets = loaded(images), training_sets(cfg.task, images)
@@ -281,7 +295,7 @@ def train_folds(
     """As :func:`train`, on the test's own people: of each image by those who have not seen them.
 
     Args:
-        images: Those of the test.
+        cfg, recipes, images, folder: As there; ``images`` are those of the test.
         fold: Fold of every image by its name.
     """
     members: dict[tuple[str, str], list[MorphDetector]] = {}

@@ -28,6 +28,7 @@ def outputs(directory: Path, hashed: bool = True) -> dict[str, str]:
     Neither links, hidden files and checkpoints, nor what lies in a run of its own below this one.
 
     Args:
+        directory: The run directory.
         hashed: False leaves the hashes empty, and reads no file.
     """
     found = {}
@@ -160,7 +161,9 @@ def write_marker(
     """Says that a run is finished; to be written last.
 
     Args:
+        directory: Of the run.
         identifier: Hash of its configuration.
+        seconds: How long it took.
     """
     done = {
         "config_hash": identifier,

@@ -23,7 +23,14 @@ _OF_A_FOLD = ("autoencoder", "encoder")
 def workbenches(
     cfg: DictConfig, profile: assets.Profile, dataset: FaceDataset, attacks: Sequence[Attack]
 ) -> dict[str, Workbench]:
-    """A workbench for each file in ``assets.autoencoder``: one, or one for every fold of people."""
+    """A workbench for each file in ``assets.autoencoder``: one, or one for every fold of people.
+
+    Args:
+        cfg: The whole configuration.
+        profile: Where the files are.
+        dataset: The faces of the run.
+        attacks: What the workbenches have to hold resources for.
+    """
     wanted = cfg.assets.autoencoder
     files: list[Any] = [wanted] if isinstance(wanted, str) or wanted is None else list(wanted)
     if not files:

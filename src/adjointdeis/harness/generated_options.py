@@ -29,6 +29,9 @@ CONFIG_GROUPS = {
 def register_options(config_dir: Path) -> None:
     """Tells Hydra of all of them; again and again is the same as once.
 
+    Args:
+        config_dir: Folder of the configuration.
+
     Raises:
         ConfigError: A plugin has the name of an option of ours.
     """

@@ -36,7 +36,10 @@ class LatentMorphing(L.LightningModule):
     """Runs one attack over batches of pairs.
 
     Args:
+        attack: What to do.
         bench: What it works with; its device is that of the trainer.
+        benchmark: Faces.
+        directory: Where morphs and records go.
         config: Hash of all that determines a morph, for provenance and for resuming.
         overrides: Command line of the run, for the command that repeats a pair that failed.
     """
@@ -70,6 +73,7 @@ class LatentMorphing(L.LightningModule):
 
         Args:
             pairs: Pairs of the run, of which the first ones are tried.
+            device: Where the run computes.
         """
         self.networks.to(device)
         memory = FreeMemory(device)

@@ -255,6 +255,9 @@ def prepare(
     would make otherwise are made again.
 
     Args:
+        directory: The run directory.
+        cfg: The whole configuration.
+        identifier: Its hash.
         force: Sets aside any earlier run, and uses nothing of it.
         reused: Patterns of files and folders that the task takes up where they fit its settings.
         changed: Whether the data of a finished run changed since.

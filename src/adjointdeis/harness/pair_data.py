@@ -40,7 +40,10 @@ class PairSteps(IterableDataset):
     others waiting for it.
 
     Args:
+        pairs: The whole list.
+        batch_size: Pairs optimised together.
         steps: Steps of a batch, see :attr:`Attack.steps`.
+        rank, world: This process and the number of processes.
         finished: Morph ids of the pairs that are finished.
     """
 

@@ -85,6 +85,7 @@ def _watch_children(children: Sequence[subprocess.Popen], period: float = 0.5) -
 
     Args:
         children: Processes 1, 2, ... of the run.
+        period: Seconds between two looks.
     """
 
     def watch() -> None:

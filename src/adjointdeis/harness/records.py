@@ -37,6 +37,8 @@ def read_records(directory: Path, benchmark: Benchmark, config: str) -> dict[str
     again. A morph that was changed is said in a warning, for someone may have meant it.
 
     Args:
+        directory: Of the attack's morphs.
+        benchmark: The faces and pairs.
         config: Hash of what the morphs depend on, see `recipe_of`.
     """
     records = {}
@@ -83,6 +85,7 @@ def every_record(
     On a network file system those of another node may be seen a little later.
 
     Args:
+        directory, benchmark, config: see :func:`read_records`.
         patience: Seconds to wait for records that are not there.
 
     Raises:

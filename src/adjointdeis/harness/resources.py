@@ -25,7 +25,13 @@ from adjointdeis.plugins import plugins
 
 @dataclass(frozen=True, eq=False)
 class Loading:
-    """Where resources are loaded from; each is loaded once."""
+    """Where resources are loaded from; each is loaded once.
+
+    Args:
+        cfg: The whole configuration.
+        profile: Files of the profile.
+        dataset: The faces of the run.
+    """
 
     cfg: DictConfig
     profile: assets.Profile
@@ -48,6 +54,7 @@ class Resource:
     """One kind of thing that attacks work with.
 
     Attributes:
+        load: Loads it.
         identity: What of it a morph depends on, by name: a changed value makes the morph again.
         modules: Its networks, which are moved to the device.
         times: Seconds of its evaluations on a device, by counter of a cost; None where a dry run
@@ -154,7 +161,12 @@ def modules_of(bench: Workbench) -> list[nn.Module]:
 
 
 def times_of(bench: Workbench, batch: int) -> dict[str, UnitTimes]:
-    """Seconds of the evaluations of every resource that can be timed, by its name."""
+    """Seconds of the evaluations of every resource that can be timed, by its name.
+
+    Args:
+        bench: Resources, and the device.
+        batch: Pairs at a time.
+    """
     return {
         name: times(loaded, bench, batch)
         for name, loaded in bench.resources.items()

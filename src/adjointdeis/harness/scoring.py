@@ -44,6 +44,9 @@ def applicable_thresholds(
     Args:
         choice: A file of records; None takes the profile's own where they were made for these
             faces, and leaves every other recogniser to the run's own impostors.
+        profile: Where the frozen records are.
+        judges: Recognisers under attack.
+        benchmark: The faces that are judged.
         fmr, policies: What every recogniser needs a record for.
 
     Raises:
@@ -96,7 +99,10 @@ def all_thresholds(
     """The given records, and for every other recogniser those of the run's own impostors.
 
     Args:
+        table: The run's comparisons.
         given: By recogniser, see :func:`applicable_thresholds`.
+        judges: Recognisers under attack.
+        fmr, policies: What every recogniser needs a record for.
         people: Sexes and groups, for the policies that ask for them.
     """
     found: list[ThresholdRecord] = []
@@ -133,7 +139,9 @@ def score_morphs(
     Args:
         benchmark: Probes, and what documents went through.
         morphs: File of each pair's morph, by attack and pair.
+        recognisers: Systems under attack.
         pairs: Pairs to score; one without a morph in some attack is left out of that attack.
+        progress: Show a bar.
         everyone: Names of the recognisers whose bona fide comparisons are of everybody in the data
             set, since their thresholds come from them; those of the others are of the pairs'
             subjects.

@@ -36,6 +36,8 @@ def bona_fide(system: Recogniser, dataset: FaceDataset, fmr: float) -> BonaFide:
     """Compares every neutral photograph with every smiling one, and finds the threshold at an FMR.
 
     Args:
+        system: The recogniser.
+        dataset: Photographs of people in both captures.
         fmr: Target false match rate, a share; the impostors are the data set's own people.
 
     Raises:
@@ -59,6 +61,8 @@ def false_matches(system: Recogniser, found: BonaFide, ids: Sequence[str]) -> se
     """Pairs of people who are taken for each other without a morph: two of their photographs match.
 
     Args:
+        system: The recogniser.
+        found: What :func:`bona_fide` found with it.
         ids: The people, in the order of the data set.
     """
     among = np.asarray(system.compare(found.neutral[:, None], found.neutral[None]))
@@ -87,7 +91,9 @@ def select_pairs(
     sample of the whole.
 
     Args:
+        dataset: The people.
         systems: Recognisers by name, the selector among them.
+        found: What each one makes of everybody.
         selector: Name of the recogniser whose similarity ranks the pairs.
         folds: People of each fold; a pair lies within one.
         per_group: Pairs of each group of each fold.

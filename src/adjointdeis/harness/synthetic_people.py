@@ -120,7 +120,11 @@ def write_people(
     """Writes the pictures, their landmarks, ``subjects.csv`` and a README; files are replaced.
 
     Args:
+        directory: where to.
+        subjects: the people to render.
+        size: side in pixels.
         title, made_by: heading and last words of the README.
+        progress: show a bar.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -145,6 +149,8 @@ def write_landmarks(path: Path, subjects: Sequence[Person], size: int = 64) -> N
     Args:
         path: the ``.npz`` file: ``stems`` such as 001_03, ``points`` (pictures, 189, 2) in pixels,
             pixel centres at integers, of which the first 68 are iBUG's, and ``size``.
+        subjects: the people whose landmarks are written.
+        size: side of the pictures in pixels.
     """
     renderer = Renderer()
     vertices = list(template_vertices(renderer.assets))

@@ -37,6 +37,7 @@ def make_trainer(cfg: DictConfig, **options: Any) -> L.Trainer:
     sampler that pads would make a morph twice.
 
     Args:
+        cfg: The whole configuration.
         options: Further arguments of `lightning.Trainer`; they win over the configuration's.
     """
     chosen, strategy = cfg.trainer, cfg.trainer.strategy
@@ -67,6 +68,9 @@ class RandomnessOfStep(L.Callback):
     """Noise, dropout and augmentation of a step depend on the seed, the process and the step only.
 
     A training that was stopped and continued therefore makes the steps of one that was not.
+
+    Args:
+        seed: Of the training.
     """
 
     def __init__(self, seed: int) -> None:

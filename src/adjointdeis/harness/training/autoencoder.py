@@ -58,6 +58,8 @@ class AutoencoderTraining(L.LightningModule):
         max_steps: Length of the learning-rate schedule.
         learning_rate: Peak rate of AdamW, reached after ``warmup`` steps; a cosine then takes it
             to zero.
+        weight_decay: Of AdamW.
+        warmup: Steps.
         prediction: What the network shall predict, "x0" or "v".
         spread: s, what an "x0" prediction leaves out of the image, in the units of images in
             [-1, 1]; 0 with "v". Encoded noise has the standard deviation of what is really left
@@ -141,6 +143,9 @@ def descent(
 
     Args:
         parameters: Parameters, or groups of them with options of their own.
+        rate: Peak learning rate.
+        decay: Weight decay.
+        warmup, steps: Lengths.
     """
 
     def factor(step: int) -> float:

@@ -35,8 +35,12 @@ class ConvolutionalDetection:
     are mirrored, and moved by whole pixels, at random.
 
     Args:
+        name: Of the detector.
         network: Numbers of the network.
+        steps: Gradient steps.
+        batch_size: Images a step.
         learning_rate: Peak rate of AdamW, after a tenth of the steps; a cosine takes it to zero.
+        weight_decay: Of AdamW.
         smoothing: Share of the other label in each label: it keeps scores of what is certain from
             growing without end.
         shift: Largest move in pixels.
@@ -114,7 +118,11 @@ class ConvolutionalDetection:
 
 
 class DetectorTraining(L.LightningModule):
-    """One step: the binary cross-entropy of a batch."""
+    """One step: the binary cross-entropy of a batch.
+
+    Args:
+        recipe: Its settings.
+    """
 
     def __init__(self, recipe: ConvolutionalDetection) -> None:
         super().__init__()

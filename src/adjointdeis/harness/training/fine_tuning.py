@@ -58,6 +58,7 @@ class Draws(L.LightningDataModule):
 
     Args:
         draw: ``step -> Batch``, the same in every process.
+        steps: How many there are.
     """
 
     def __init__(self, draw: Callable[[int], Batch], steps: int) -> None:
@@ -95,6 +96,11 @@ class _Steps(IterableDataset):
 
 def share(batch: Batch, rank: int, world: int) -> Batch:
     """Rows rank, rank + world, ... of a batch.
+
+    Args:
+        batch: The samples of one step.
+        rank: Number of this process, from 0.
+        world: How many processes there are.
 
     Raises:
         ValueError: the batch is not a multiple of the number of processes, whose mean gradient
