@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from pathlib import Path
 
 from adjointdeis.extras import MissingPackageError
@@ -23,6 +24,8 @@ def main() -> None:
 def evaluation() -> None:
     """`adjointdeis-eval ...`: rates from score files; needs scipy and no torch."""
     prepare()
+    # A warning is a sentence to the user; the line that raised it says nothing.
+    warnings.formatwarning = lambda message, category, *_: f"{category.__name__}: {message}\n"
     try:
         from adjointdeis.evaluation.cli import main
     except MissingPackageError as error:

@@ -1,6 +1,7 @@
 """Tables of detectors under several trainings and degradations, from rows of `matrix_rows`."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from adjointdeis.evaluation.detection import WORST
@@ -23,6 +24,7 @@ from adjointdeis.evaluation.tables import (
     percent,
     share,
 )
+from adjointdeis.texts import printable
 
 POINTS = ("bscer10", "bscer20", "bscer100")
 HEADLINE = ("all", "given")
@@ -93,6 +95,22 @@ def overview_table(rows: Sequence[Row]) -> Table:
         _intervals_note(rows),
     )
     return Table("detectors", "Detectors at their worst attack", header, tuple(lines), notes=notes)
+
+
+def turned(rows: Sequence[Row]) -> list[str]:
+    """Detectors that call bona fide images morphs and morphs bona fide, beyond chance."""
+    lines = []
+    for name in dict.fromkeys(row["detector"] for row in rows):
+        known = {"detector": name, "trained_on": headline_of(rows, name), "degradation": UNDEGRADED}
+        found = [row for row in rows_of(rows, **known) if row["attack"] != WORST]
+        if found and all(row["d_eer_lo"] > 0.5 for row in found):
+            best = equal_error_cell(min(found, key=lambda row: row["d_eer"])).flat
+            lines.append(
+                f"{printable(name)} has D-EER {best} at its best attack, worse than chance: is a "
+                "high score of it bona fide? Turn them round then (higher_is; a minus sign in a "
+                "file)."
+            )
+    return lines
 
 
 def _intervals_note(rows: Sequence[Row]) -> str:
@@ -280,7 +298,8 @@ def headline_tables(rows: Sequence[Row], changed: Sequence[Row] = ()) -> list[Ta
         rows: Of `matrix_rows`.
         changed: Of `hardening_rows`.
     """
-    found: list[Table | None] = [overview_table(rows)]
+    overview = overview_table(rows)
+    found: list[Table | None] = [replace(overview, notes=(*overview.notes, *turned(rows)))]
     settings = list(dict.fromkeys((row["detector"], row["degradation"]) for row in rows))
     first: dict[str, str] = {}
     for detector, degradation in settings:
