@@ -1,6 +1,7 @@
 """Tables of detectors under several trainings and degradations, from rows of `matrix_rows`."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from adjointdeis.evaluation.detection import WORST
@@ -23,6 +24,7 @@ from adjointdeis.evaluation.tables import (
     percent,
     share,
 )
+from adjointdeis.texts import printable
 
 POINTS = ("bscer10", "bscer20", "bscer100")
 HEADLINE = ("all", "given")
@@ -67,13 +69,16 @@ def overview_table(rows: Sequence[Row]) -> Table:
     """Each detector at its worst attack, undegraded, with the control beside it."""
     header = ("detector", "kind", "trained on", "D-EER %", "BSCER10 %", "BSCER20 %", "BSCER100 %",
               "control D-EER %", "morphs", "bona fide")  # fmt: skip
-    lines = []
+    lines, backwards = [], []
     for detector in dict.fromkeys(row["detector"] for row in rows):
         for trained in dict.fromkeys((headline_of(rows, detector), "hardened")):
             row = first_of(rows, detector=detector, trained_on=trained, degradation=UNDEGRADED,
                            attack=WORST)  # fmt: skip
             if row is None:
                 continue
+            every = rows_of(rows, detector=detector, trained_on=trained, degradation=UNDEGRADED)
+            if min(each["d_eer"] for each in every) > 0.5:
+                backwards.append(f"{detector}, trained on {trained}")
             shuffled = rows_of(
                 rows, detector=detector, trained_on="shuffled", degradation=UNDEGRADED
             )
@@ -92,7 +97,28 @@ def overview_table(rows: Sequence[Row]) -> Table:
         f"from 50%; its interval must hold 50%. {_NEEDS}",
         _intervals_note(rows),
     )
+    if backwards:
+        notes += (
+            f"Worse than chance at every attack: {'; '.join(backwards)}. Larger must say morph: "
+            "where a larger score says bona fide, turn the scores round.",
+        )
     return Table("detectors", "Detectors at their worst attack", header, tuple(lines), notes=notes)
+
+
+def turned(rows: Sequence[Row]) -> list[str]:
+    """Detectors that call bona fide images morphs and morphs bona fide, beyond chance."""
+    lines = []
+    for name in dict.fromkeys(row["detector"] for row in rows):
+        known = {"detector": name, "trained_on": headline_of(rows, name), "degradation": UNDEGRADED}
+        found = [row for row in rows_of(rows, **known) if row["attack"] != WORST]
+        if found and all(row["d_eer_lo"] > 0.5 for row in found):
+            best = equal_error_cell(min(found, key=lambda row: row["d_eer"])).flat
+            lines.append(
+                f"{printable(name)} has D-EER {best} at its best attack, worse than chance: is a "
+                "high score of it bona fide? Turn them round then (higher_is; a minus sign in a "
+                "file)."
+            )
+    return lines
 
 
 def _intervals_note(rows: Sequence[Row]) -> str:
@@ -280,7 +306,8 @@ def headline_tables(rows: Sequence[Row], changed: Sequence[Row] = ()) -> list[Ta
         rows: Of `matrix_rows`.
         changed: Of `hardening_rows`.
     """
-    found: list[Table | None] = [overview_table(rows)]
+    overview = overview_table(rows)
+    found: list[Table | None] = [replace(overview, notes=(*overview.notes, *turned(rows)))]
     settings = list(dict.fromkeys((row["detector"], row["degradation"]) for row in rows))
     first: dict[str, str] = {}
     for detector, degradation in settings:
