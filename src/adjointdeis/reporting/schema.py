@@ -141,7 +141,7 @@ def validate_result(result: Any) -> list[str]:
     if not isinstance(result, Mapping):
         return [f"result: expected a JSON object, found {_kind(result)}"]
     if result.get("schema") != SCHEMA:
-        return [f"schema {result.get('schema')!r}, expected {SCHEMA}"]
+        return [f"schema {result.get('schema')!r}, expected {SCHEMA}: no result of task=morph"]
     problems = list(_missing(result, _TOP, "")) or list(_bad_numbers(result))
     if problems:
         return problems
