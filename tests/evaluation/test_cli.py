@@ -285,3 +285,13 @@ def test_intervals_and_thresholds_are_printed_by_every_command(scores, capsys):
     # Two of them at 1%, of which 20 images say nothing.
     assert detection.count("– needs n ≥ 100") == 2 * 3
     assert "too few for MACER" in detection and "bootstrap over subjects" in detection
+
+
+def test_a_file_of_the_other_command_names_it(tmp_path, capsys):
+    path = tmp_path / "mine.csv"
+    path.write_text("detector,attack,label,image,score\nmine,,bona_fide,1.png,0.1\n")
+    assert main(["mad", str(path)]) == 2
+    assert "use `adjointdeis-eval detection`" in capsys.readouterr().err
+    path.write_text("kind,system,score,score_type\nmad,x,0.1,similarity\n")
+    assert main(["detection", str(path)]) == 2
+    assert "use `adjointdeis-eval mad`" in capsys.readouterr().err
