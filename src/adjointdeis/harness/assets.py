@@ -20,8 +20,8 @@ from adjointdeis.faces.recognisers.graph_file import GraphSpec, graph_recogniser
 from adjointdeis.faces.recognisers.network import Guides, NetworkRecogniser
 from adjointdeis.faces.weights import WeightsError, fingerprint, load_network, read_header
 from adjointdeis.files import read_json
+from adjointdeis.harness.option_values import shown
 from adjointdeis.harness.packages import obtain, read_spec
-from adjointdeis.harness.value_kinds import shown
 from adjointdeis.morphing.autoencoder import Autoencoder
 from adjointdeis.morphing.perceptual import TrunkMaps
 from adjointdeis.morphing.style_generator import StyleGenerator
@@ -81,11 +81,7 @@ class Profile:
         return self.holder(name).manifest[name]
 
     def holder(self, name: str) -> "Profile":
-        """This profile, or the one behind it, whichever lists a file.
-
-        Raises:
-            AssetError: Neither does.
-        """
+        """This profile, or the one behind it, whichever lists a file."""
         if name in self.manifest:
             return self
         if self.behind is not None and self.lists(name):

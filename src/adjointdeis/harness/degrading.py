@@ -32,9 +32,6 @@ def degradation_of(steps: DictConfig | None) -> Degradation | None:
 
     Args:
         steps: By name; ``degradation=[print_scan,jpeg2000]`` gives two, in that order.
-
-    Raises:
-        DegradationError: A value that cannot be.
     """
     found = [instantiate(step) for step in (steps or {}).values() if step]
     names = [step.name for step in found]

@@ -20,6 +20,7 @@ from adjointdeis.harness import assets
 from adjointdeis.harness.benchmark import OTHER, SOURCE, read_aligned
 from adjointdeis.harness.degrading import degraded_copies
 from adjointdeis.harness.provenance import digest
+from adjointdeis.harness.selection import embedded
 from adjointdeis.harness.synthetic_people import choose_subjects, write_people
 from adjointdeis.harness.training.data import held_out
 from synthetic_faces.pool_spec import GENERATOR_VERSION
@@ -73,9 +74,6 @@ def synthetic_people(data: Path | str, role: str, per_sex: int, size: int) -> Fa
         role: Whose, see :mod:`synthetic_faces.roles`.
         per_sex: How many.
         size: Side of a picture in pixels.
-
-    Raises:
-        ValueError: Their role is that of the test.
     """
     if role == "test":
         raise ValueError("role=test would train or choose on the people of the test")
@@ -101,9 +99,7 @@ def choose_pairs(
         path: The pair list to write.
     """
     selector = assets.recogniser(settings.selector, profile)
-    embeddings, _ = selector.embed(
-        read_aligned([subject.images[SOURCE] for subject in dataset.subjects], None)
-    )
+    embeddings = embedded(selector, dataset, SOURCE)
     _, rows = read_table(Path(dataset.root) / "subjects.csv")
     sexes = {row["subject_id"]: row["sex"] for _, row in rows}
     groups = [sexes[i] for i in dataset.ids]

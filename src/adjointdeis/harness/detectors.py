@@ -55,9 +55,6 @@ def difference(
     Args:
         recognisers: Files, as ``assets.recognisers`` lists them.
         root: Where its files are, as ``assets.root``.
-
-    Raises:
-        AssetError: A file is missing.
     """
     files = assets.profile(profile, root)
     found = [assets.recogniser(file, files) for file in recognisers]
@@ -76,9 +73,6 @@ def demorphing(
 
     Args:
         recogniser: File of the recogniser that compares.
-
-    Raises:
-        AssetError: A file is missing.
     """
     files = assets.profile(profile, root)
     return Demorphing(
@@ -94,9 +88,6 @@ def weights_of(name: str, choice: str) -> str:
 
     Args:
         choice: A path, or ``mini`` for those that the package ships.
-
-    Raises:
-        AssetError: The package ships none of this name.
     """
     if choice != "mini":
         return choice

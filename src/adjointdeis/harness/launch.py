@@ -21,9 +21,9 @@ from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from adjointdeis.files import read_json, read_text, write_atomically
+from adjointdeis.files import read_text, write_atomically
 from adjointdeis.harness.command_line import this_command
-from adjointdeis.harness.finished import MARKER, missing, read_marker, write_marker
+from adjointdeis.harness.finished import MARKER, missing, write_marker
 from adjointdeis.harness.interruption import (
     DirectoryInUse,
     end_with_parent,
@@ -36,7 +36,7 @@ from adjointdeis.harness.interruption import (
     starts_processes,
 )
 from adjointdeis.harness.provenance import config_hash, environment, git_revision, identifies
-from adjointdeis.harness.records import write_record
+from adjointdeis.harness.records import read_record, write_record
 from adjointdeis.harness.sweep import note_job, sweeping
 from adjointdeis.harness.validation import ConfigError, validate
 from adjointdeis.texts import printable
@@ -106,7 +106,7 @@ def _run(cfg: DictConfig, directory: Path) -> tuple[str, float | None]:
             "(hydra/launcher=slurm trainer=slurm, docs/clusters.md)"
         )
     repeat = cfg.force or cfg.task.get("repeat", False)
-    done = read_marker(directory) or {}
+    done = read_record(directory / MARKER) or {}
     if not repeat and done.get("config_hash") == identifier:
         lost = missing(directory, done)
         if not lost:
@@ -134,11 +134,7 @@ def _run(cfg: DictConfig, directory: Path) -> tuple[str, float | None]:
 
 
 def _check_task(cfg: DictConfig) -> None:
-    """Lets a task refuse what it can before anything is written, by a function ``check`` beside it.
-
-    Raises:
-        RunFailed: With its error.
-    """
+    """Lets a task refuse what it can before anything is written, by a ``check`` beside it."""
     check = _beside_task(cfg, "check")
     if check is not None:
         try:
@@ -243,7 +239,7 @@ def prepare(
         reused: Patterns of files and folders that the task takes up where they fit its settings.
     """
     record, finished = directory / "run.json", (directory / MARKER).is_file()
-    other = finished and _recorded_hash(record) != identifier
+    other = finished and (read_record(record) or {}).get("config_hash") != identifier
     if record.is_file() and (force or other):
         aside = _unused(f"{directory}.{time.strftime('%Y%m%d-%H%M%S')}")
         print(f"{directory} holds another run; it moves to {aside}")
@@ -288,14 +284,6 @@ def _last_error(directory: Path) -> str:
     except ValueError:
         return "its error.txt cannot be read"
     return printable(lines[-1]) if lines else "no reason was left"
-
-
-def _recorded_hash(path: Path) -> str | None:
-    """Hash in the record of a run; None where there is none, or the file is damaged."""
-    try:
-        return read_json(path).get("config_hash")
-    except (ValueError, AttributeError):
-        return None
 
 
 def _keep_curves(logs: Path) -> None:

@@ -10,9 +10,7 @@ from tqdm import tqdm
 from adjointdeis.evaluation import (
     PolicyError,
     ScoreTable,
-    Subjects,
     ThresholdRecord,
-    estimate_thresholds,
     read_thresholds,
     worst_case_scores,
 )
@@ -82,29 +80,6 @@ def applicable_thresholds(
                 "estimates thresholds from the run's own impostors"
             )
         found[judge.name] = [own[at].require(**stated) for at in wanted]
-    return found
-
-
-def all_thresholds(
-    table: ScoreTable,
-    given: Mapping[str, list[ThresholdRecord]],
-    judges: Sequence[Recogniser],
-    fmr: Sequence[float],
-    policies: Sequence[str],
-    people: Subjects | None,
-) -> list[ThresholdRecord]:
-    """The given records, and for every other recogniser those of the run's own impostors.
-
-    Args:
-        given: By recogniser, see :func:`applicable_thresholds`.
-        people: Sexes and groups, for the policies that ask for them.
-    """
-    found: list[ThresholdRecord] = []
-    for judge in judges:
-        own = given.get(judge.name)
-        if own is None:
-            own = estimate_thresholds(table, judge.name, fmr, policies, people)
-        found += own
     return found
 
 

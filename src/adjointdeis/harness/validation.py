@@ -21,8 +21,7 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 
-from adjointdeis.harness.option_values import kind_of
-from adjointdeis.harness.value_kinds import shown
+from adjointdeis.harness.option_values import kind_of, shown
 from adjointdeis.texts import file_key, is_file_name, printable
 
 _OPEN = ("rows.", "judges.", "logger.", "degradation.")

@@ -37,9 +37,6 @@ class RunLogger(WandbLogger):
             shows none.
         photographs: Whether the source images and all morphs are kept too. False keeps the records
             of the morphs alone, and of the images only those few: a face cannot be unpublished.
-
-    Raises:
-        ValueError: `images` below zero.
     """
 
     def __init__(self, *, images: int = 4, photographs: bool = False, **kwargs: Any) -> None:

@@ -25,7 +25,7 @@ from adjointdeis.reporting.document import (
     drawn_files,
     folded,
 )
-from adjointdeis.reporting.morph_grid import relative
+from adjointdeis.reporting.morph_grid import FIGURE, figure_grids, relative, run_links, table_grid
 from adjointdeis.reporting.paired_tables import paired_lines
 from adjointdeis.reporting.paper_tables import (
     NUMBERS,
@@ -43,7 +43,6 @@ from adjointdeis.reporting.report import RESPONSIBLE
 from adjointdeis.reporting.run import KNOWN, EvaluationSetting, Run
 from adjointdeis.reporting.run_tables import GUIDE_NOTE, flagged, paper_cell
 from adjointdeis.reporting.sweep_plots import pareto_figure, sweep_figure
-from adjointdeis.reporting.table_grids import FIGURE, figure_grids, run_links, table_grid
 from adjointdeis.reporting.text import (
     PROBES,
     count,

@@ -107,9 +107,6 @@ def held_out(ids: Sequence[str], fold: int, folds: int) -> tuple[str, ...]:
     Args:
         fold: 0 .. folds - 1.
         folds: At least 2.
-
-    Raises:
-        ValueError: No such fold.
     """
     if folds < 2 or not 0 <= fold < folds:
         raise ValueError(

@@ -42,9 +42,6 @@ class ConvolutionalDetection:
         shift: Largest move in pixels.
         degradations: What copies of the examples go through, by any name: a copy of all of them
             each. Empty trains on them as they are.
-
-    Raises:
-        DetectorError: A number of which there cannot be so few.
     """
 
     name: str
