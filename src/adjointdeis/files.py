@@ -40,6 +40,7 @@ _PACKED = {
     b"\xfd7zXZ": "packed by xz; unpack it (unxz)",
     b"\x28\xb5\x2f\xfd": "packed by zstd; unpack it (unzstd)",
     b"PK\x03\x04": "a zip archive, or a workbook of a spreadsheet; unpack it, or save it as CSV",
+    b"PAR1": "Parquet; give the file a name that ends in .parquet",
 }
 
 

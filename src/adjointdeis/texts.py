@@ -6,6 +6,8 @@ import unicodedata
 
 _DASHES = {ord(dash): "-" for dash in "\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe63\uff0d"}
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
+LOOKALIKE = "case, dashes, a final .0 or leading zeros"
+"""What ids of two spellings differ in that are one more often than two; see `confusable`."""
 _NUMERALS = frozenset("0123456789.,%/ –−()[];")
 
 
@@ -119,6 +121,10 @@ def canonical(text: str) -> str:
 
 
 def confusable(text: str) -> str:
-    """A key that ids share which a person would take for one: case, dashes, leading zeros."""
+    """A key that ids share which a person would take for one; they differ in `LOOKALIKE` alone.
+
+    Spreadsheets drop the zeros of 007; data frames write 7.0 where another cell is empty.
+    """
     folded = canonical(text).casefold().translate(_DASHES)
+    folded = folded.removesuffix(".0") if folded[:-2].isdecimal() else folded
     return folded.lstrip("0") or "0" if folded.isdecimal() else folded

@@ -43,6 +43,14 @@ def test_scoring_prints_a_table_and_writes_json(scores, capsys):
 
 def test_thresholds_are_written_and_used_again(scores, tmp_path, capsys):
     out = tmp_path / "tau.json"
+    narrow = ["--systems", "adaface", "--confidence", "50%"]
+    assert main(["threshold", str(scores), "--fmr", "0.01", "-o", str(out), *narrow]) == 0
+    assert read_thresholds(out)[0].confidence == 0.5 and len(read_thresholds(out)) == 1
+    for command in ("map", "verification"):
+        options = [str(scores), "--systems", "adaface", "--replicates", "0"]
+        assert main([command, *options]) == 0
+        printed = capsys.readouterr().out
+        assert "adaface" in printed and "arcface" not in printed
     assert main(["threshold", str(scores), "--fmr", "0.01", "--out", str(out)]) == 0
     assert len(read_thresholds(out)) == 3
     result = tmp_path / "r.json"

@@ -24,6 +24,7 @@ from adjointdeis.evaluation import (
     vulnerability,
 )
 from adjointdeis.evaluation.operating import DirectionWarning
+from adjointdeis.evaluation.tables import rates_table
 
 
 def test_rows_equal_direct_computation(table):
@@ -247,6 +248,28 @@ def test_few_scores_on_the_wrong_side_are_a_warning():
     ]  # fmt: skip
     with pytest.warns(DirectionWarning, match="in 0% of the couples"):
         estimate_thresholds(ScoreTable.from_rows(rows), "x")
+
+
+def test_scores_that_are_cut_off_are_refused_where_nothing_can_match(table):
+    """Saturated at 1, the threshold of 1% is 1 itself; no morph matched there, and no genuine."""
+    cut = dict(table.columns, score=np.minimum(table["score"] * 10, 1.0))
+    cut = ScoreTable.from_columns(**cut)
+    with pytest.raises(ScoreError, match=r"impostor comparisons have its best score of all, 1, so"):
+        evaluate(cut, fmr=[0.01], replicates=0)
+    found = threshold_at_fmr(impostors(cut, "adaface").scores, 0.01)
+    assert found.value == 1.0 and not found.matches(cut["score"]).any()
+    assert evaluate(cut, fmr=[0.99], replicates=0)
+    alone = cut.select(kind="nonmated")
+    assert estimate_thresholds(alone, "adaface", [0.01])[0].value == 1.0
+
+
+def test_thresholds_of_small_scores_have_digits_in_the_table(table):
+    small = ScoreTable.from_columns(**dict(table.columns, score=table["score"] * 1e-6))
+    one, other = (rates_table(evaluate(t, fmr=[0.01], replicates=0)) for t in (table, small))
+    at = one.header.index("tau")
+    for plain, tiny in zip(one.rows, other.rows, strict=True):
+        mine, theirs = (float(row[at].text.split()[0]) for row in (plain, tiny))
+        assert theirs == pytest.approx(mine * 1e-6, rel=1e-3)
 
 
 def test_a_threshold_without_a_model_is_refused_where_there_are_several(table):

@@ -119,3 +119,36 @@ def test_a_damaged_parquet_file_is_named(tmp_path):
     (tmp_path / "s.parquet").write_bytes(b"PAR1 and nothing else")
     with pytest.raises(ScoreError, match=r"s\.parquet: not a readable Parquet"):
         read_scores(tmp_path / "s.parquet")
+
+
+@pytest.mark.parametrize("name", ["s.parquet", "s.PARQUET"])
+def test_parquet_of_other_programs_is_read_as_a_csv_of_the_same_cells(tmp_path, name):
+    """Empty status, scores as text, and ids that a data frame made decimals of."""
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = importlib.import_module("pyarrow.parquet")
+    rows = [("mated", 7, 0.5), ("nonmated", 8, 0.25), ("nonmated", 9, None)]
+    columns = {
+        "kind": [kind for kind, _, _ in rows],
+        "system": "x",
+        "score": ["" if score is None else repr(score) for _, _, score in rows],
+        "score_type": "similarity",
+        "status": ["", None, "fta"],
+        "subject_id": [other for _, other, _ in rows],
+        "ref_subject_id": [float("nan"), 7.0, 7.0],
+    }
+    listed = {k: v if isinstance(v, list) else [v] * 3 for k, v in columns.items()}
+    parquet.write_table(pyarrow.table(listed), tmp_path / name)
+    found = read_scores(tmp_path / name)
+    assert found["score"][:2].tolist() == [0.5, 0.25]
+    assert found["status"].tolist() == ["ok", "ok", "fta"]
+    assert found["ref_subject_id"].tolist() == ["", "7", "7"]
+    lines = [listed, *zip(*listed.values(), strict=True)]
+    text = "\n".join(",".join(map(str, line)) for line in lines)
+    path = write(tmp_path / "s.csv", text.replace("nan", "").replace("None", ""))
+    with pytest.raises(ScoreError, match=r"'7.0': it and '7' differ in .* a final \.0"):
+        read_scores(path)
+    path.write_text(path.read_text().replace("7.0", "7"))
+    assert read_scores(path).fingerprint() == found.fingerprint()
+    (tmp_path / "t.csv").write_bytes((tmp_path / name).read_bytes())
+    with pytest.raises(ScoreError, match=r"not text but Parquet; give .* \.parquet"):
+        read_scores(tmp_path / "t.csv")

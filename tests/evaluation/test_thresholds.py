@@ -76,6 +76,14 @@ def test_frll_sized_set_gives_ten_false_matches_not_eleven():
 def test_allowed_false_matches_is_free_of_rounding(n, k):
     k = min(k, n - 1)
     assert allowed_false_matches(n, k / n) == k
+    # Just below it, where fmr * n may be rounded up to k.
+    assert allowed_false_matches(n, np.nextafter(k / n, 0.0)) == max(k - 1, 0)
+
+
+def test_allowed_false_matches_of_many_sets():
+    assert allowed_false_matches(np.array([0.0, 9.0, 100.0, 10302.0]), 0.29).tolist() == [
+        0, 2, 29, 2987,
+    ]  # fmt: skip
 
 
 def test_failures_are_left_out_and_counted():

@@ -1,5 +1,6 @@
 """One worker in a directory, none without its parent, and whose answer to a signal counts."""
 
+import json
 import os
 import signal
 import time
@@ -7,8 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from omegaconf import DictConfig, OmegaConf
 from tiny_profile import composed
 
+from adjointdeis.files import write_atomically
 from adjointdeis.harness.interruption import (
     PARENT,
     DirectoryInUse,
@@ -18,6 +21,7 @@ from adjointdeis.harness.interruption import (
     remove_leftovers,
 )
 from adjointdeis.harness.launch import launch
+from adjointdeis.harness.sweep import SweepReport
 
 
 def forked(work: Callable[[int], None]) -> tuple[int, int]:
@@ -59,6 +63,43 @@ def test_a_second_worker_is_refused(holder) -> None:
     with pytest.raises(DirectoryInUse, match=f"run is being worked on by process {child} on "):
         with holding(run):
             pass
+    link = run.parents[1] / "link"
+    link.symlink_to(run, target_is_directory=True)
+    with pytest.raises(DirectoryInUse, match=f"link is being worked on by process {child} on "):
+        with holding(link):
+            pass
+
+
+def test_a_run_leaves_those_below_it_alone(holder) -> None:
+    run, _ = holder
+    run.mkdir()
+    (run / ".partial-x").touch()
+    lines = ["task._target_=tiny_profile.counting_task", f"paths.run={run.parent}", "logger=none"]
+    launch(composed([*lines, f"paths.root={run.parents[1]}"]))
+    launch(composed([*lines, f"paths.root={run.parents[1]}", "force=true"]))
+    assert (run / ".partial-x").is_file() and run.with_name(".run.lock").is_file()
+    (aside,) = run.parents[1].glob("outputs.*")
+    assert (aside / "calls.txt").is_file() and not (aside / "run").exists()
+
+
+def sweep_in(folder: Path) -> DictConfig:
+    trainer = {"devices": 1, "num_nodes": 1}
+    return OmegaConf.create({"hydra": {"sweep": {"dir": str(folder)}}, "trainer": trainer})
+
+
+def test_a_second_sweep_of_one_folder_is_refused(holder) -> None:
+    folder, child = holder
+    with pytest.raises(SystemExit, match=f"worked on by process {child} on .*hydra.sweep.dir"):
+        SweepReport().on_multirun_start(sweep_in(folder))
+
+
+def test_a_sweep_does_not_count_the_jobs_of_an_earlier_one(tmp_path, capsys) -> None:
+    job = {"job": 7, "overrides": [], "directory": "x", "status": "failed", "reason": "y"}
+    write_atomically(tmp_path / "jobs" / "00007.json", json.dumps(job))
+    report, config = SweepReport(), sweep_in(tmp_path)
+    report.on_multirun_start(config)
+    report.on_multirun_end(config)
+    assert "Sweep of 0 jobs: 0 ran, 0 were finished before, 0 failed." in capsys.readouterr().out
 
 
 def test_a_run_that_is_under_way_is_not_started_again(holder) -> None:
@@ -140,6 +181,7 @@ def test_leftovers_of_a_shared_folder_go_when_they_are_old(tmp_path) -> None:
     fresh, old = tmp_path / ".partial-fresh", tmp_path / ".partial-old"
     fresh.touch()
     old.touch()
-    os.utime(old, (time.time() - 2 * 86400,) * 2)
+    before = time.time() - 2 * 86400
+    os.utime(old, (before, before))
     remove_leftovers(tmp_path, older_than=86400)
     assert [p.name for p in tmp_path.iterdir()] == [fresh.name]

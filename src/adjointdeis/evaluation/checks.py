@@ -14,6 +14,7 @@ from adjointdeis.evaluation.scores import (
     STATUSES,
     ScoreTable,
 )
+from adjointdeis.texts import LOOKALIKE
 
 
 class SameImageWarning(UserWarning):
@@ -48,13 +49,13 @@ def checked(table: ScoreTable) -> ScoreTable:
     _refuse(table, attack_row & (table["morph_id"] == ""), "morph_id", "a MAD attack row needs it")
     ok = table["status"] == "ok"
     _refuse(table, ok & ~np.isfinite(table["score"]), "score", "status ok needs a finite number")
+    _refuse_two_spellings(table)
     same = table["subject_id"] == table["ref_subject_id"]
     known = (table["subject_id"] != "") & (table["ref_subject_id"] != "")
     for kind, wrong, why in (("nonmated", same, "one subject"), ("mated", ~same, "two subjects")):
         bad = (table["kind"] == kind) & known & wrong
         _refuse(table, bad, "ref_subject_id", f"a {kind} comparison is of {why} by its ids")
     _warn_of_itself(table)
-    _refuse_two_spellings(table)
     _one_direction(table)
     table = _without_repeats(table)
     _subjects_complete(table)
@@ -82,7 +83,7 @@ def _warn_of_itself(table: ScoreTable) -> None:
 
 
 def _refuse_two_spellings(table: ScoreTable) -> None:
-    """Refuses names of people, attacks or systems that differ in case, dashes or zeros alone.
+    """Refuses names of people, attacks or systems that differ in `LOOKALIKE` alone.
 
     They are one more often than two: such a person would be an impostor of himself, contribute to
     a morph twice, or be drawn twice in the bootstrap; such an attack would be half of one.
@@ -92,8 +93,8 @@ def _refuse_two_spellings(table: ScoreTable) -> None:
         for name in columns:
             if found := two_spellings(table[name], seen):
                 expected = (
-                    f"it and {found[1]!r} differ in case, dashes or leading zeros only; write one "
-                    "name one way, and rename one of them if they are two"
+                    f"it and {found[1]!r} differ in {LOOKALIKE} only; write one name one way, and "
+                    "rename one of them if they are two"
                 )
                 _refuse(table, table[name] == found[0], name, expected)
 

@@ -109,7 +109,6 @@ def parser() -> argparse.ArgumentParser:
                        help="MMPMR MinMax ProdAvg FMMPMR IAPMR RMMR-<variant>")  # fmt: skip
     score.add_argument("--probe", nargs="+", metavar="POLICY", help="source, other (default both)")
     score.add_argument("--attacks", nargs="+")
-    score.add_argument("--systems", nargs="+")
     score.add_argument("--by", nargs="+", choices=("sex", "group", "age"),
                        help="also the morphs of each sex, group or age band alone")  # fmt: skip
     _statistics(score)
@@ -119,15 +118,13 @@ def parser() -> argparse.ArgumentParser:
     report = commands.add_parser(
         "report", help="tables and figures of score files: HTML, Markdown, LaTeX, CSV, JSON"
     )
-    report.add_argument("scores", nargs="+", metavar="FILE", help="canonical score files")
-    report.add_argument("-o", "--out", required=True, metavar="DIR")
+    _scores(report, nargs="+")
+    _page(report, "where to", required=True)
     report.add_argument("--title", help="default: the first file's name")
-    report.add_argument("--subjects", metavar="CSV", help="subject_id, sex, group, age")
     report.add_argument("--fmr", type=_share, nargs="+", metavar="F")
     report.add_argument("--impostors", nargs="+", metavar="POLICY")
     report.add_argument("--thresholds", metavar="FILE")
     report.add_argument("--by", nargs="+", choices=("sex", "group", "age"))
-    report.add_argument("--no-plots", action="store_true", help="tables only, in seconds")
     _statistics(report)
 
     verification = commands.add_parser(
@@ -136,7 +133,7 @@ def parser() -> argparse.ArgumentParser:
     _scores(verification)
     verification.add_argument("--fmr", type=_share, nargs="+", metavar="F")
     verification.add_argument("--impostors", default="all", metavar="POLICY")
-    verification.add_argument("-o", "--out", metavar="DIR", help="also a report with the figures")
+    _page(verification, "also a report with the figures")
     _statistics(verification)
 
     compare = commands.add_parser("compare", help="two attacks on the same pairs: paired tests")
@@ -146,7 +143,6 @@ def parser() -> argparse.ArgumentParser:
     compare.add_argument("--probe", required=True, choices=("source", "other"))
     compare.add_argument("--impostors", default="all", metavar="POLICY")
     compare.add_argument("--fmr", type=_share, default=0.001, metavar="F")
-    compare.add_argument("--systems", nargs="+")
     _statistics(compare)
 
     potential = commands.add_parser("map", help="morphing attack potential MAP[r, c]")
@@ -168,18 +164,17 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     detection.add_argument("scores", metavar="CSV", help="a detection.csv, see below")
-    detection.add_argument("-o", "--out", metavar="DIR", help="also a page with the DET curves")
-    detection.add_argument("--no-plots", action="store_true", help="tables only, in seconds")
+    _page(detection, "also a page with the DET curves")
     _statistics(detection)
 
     threshold = commands.add_parser("threshold", help="estimate thresholds and write records")
     _scores(threshold)
     threshold.add_argument("--fmr", type=_share, nargs="+", default=[0.001], metavar="F")
     threshold.add_argument("--impostors", nargs="+", default=["all"], metavar="POLICY")
-    threshold.add_argument("--systems", nargs="+")
     threshold.add_argument("--alignment", help="how faces were cropped, if the sidecar lacks it")
     threshold.add_argument("--impostor-set", help="a name for the people behind the impostors")
-    threshold.add_argument("--out", metavar="FILE", help="where to write the records (JSON)")
+    threshold.add_argument("-o", "--out", metavar="FILE", help="where to write the records (JSON)")
+    threshold.add_argument("--confidence", type=_share, default=0.95)
 
     convert = commands.add_parser(
         "convert",
@@ -190,7 +185,7 @@ def parser() -> argparse.ArgumentParser:
     convert.add_argument("inputs", nargs="+", metavar="IN")
     convert.add_argument("--from", dest="source", required=True, metavar="FORMAT")
     convert.add_argument("--to", dest="target", default="canonical", metavar="FORMAT")
-    convert.add_argument("--into", nargs="+", required=True, metavar="OUT")
+    convert.add_argument("-o", "--into", nargs="+", required=True, metavar="OUT")
     convert.add_argument("--system", default="system")
     convert.add_argument("--attack", default="attack")
     convert.add_argument("--probe", choices=("source", "other"),
@@ -260,10 +255,18 @@ def _share(text: str) -> float:
         ) from None
 
 
-def _scores(command: argparse.ArgumentParser, subjects: bool = True) -> None:
-    command.add_argument("scores", help="canonical score file, CSV or Parquet")
+def _scores(
+    command: argparse.ArgumentParser, subjects: bool = True, nargs: str | None = None
+) -> None:
+    command.add_argument("scores", nargs=nargs, help="canonical score file, CSV or Parquet")
+    command.add_argument("--systems", nargs="+", metavar="NAME", help="of these alone")
     if subjects:
-        command.add_argument("--subjects", metavar="CSV", help="subject_id, sex, group")
+        command.add_argument("--subjects", metavar="CSV", help="subject_id, sex, group, age")
+
+
+def _page(command: argparse.ArgumentParser, what: str, required: bool = False) -> None:
+    command.add_argument("-o", "--out", required=required, metavar="DIR", help=what)
+    command.add_argument("--no-plots", action="store_true", help="tables only, in seconds")
 
 
 def _statistics(command: argparse.ArgumentParser) -> None:

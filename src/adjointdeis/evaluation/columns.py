@@ -24,7 +24,7 @@ def as_scores(scores: Any) -> np.ndarray:
 
 
 def two_spellings(values: np.ndarray, seen: dict[str, str]) -> tuple[str, str] | None:
-    """A value and another one, of these or in `seen`, that differ in case, dashes or zeros."""
+    """A value and another one, of these or in `seen`, that differ in `LOOKALIKE` alone."""
     for value in map(str, np.unique(values)):
         if (other := seen.setdefault(confusable(value), value)) != value:
             return value, other
@@ -95,6 +95,9 @@ def text_column(values: Any) -> np.ndarray:
 
 def _text(value: Any) -> str:
     """A label as text; empty for None and for what data frames hold in an empty cell."""
+    # A data frame makes decimals of ids when one cell is empty: 7.0 is the 7 of another column.
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     text = canonical(str(value))
     absent = not isinstance(value, str) and text in ("None", "nan", "<NA>", "NaT")
     return "" if absent else text

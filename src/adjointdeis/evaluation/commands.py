@@ -17,7 +17,7 @@ from adjointdeis.evaluation.errors import EvaluationError
 from adjointdeis.evaluation.formats import Labels, read as read_format, write as write_format
 from adjointdeis.evaluation.generality import evaluate_attack_potential, evaluate_generality
 from adjointdeis.evaluation.markdown import markdown_table, table as text_table
-from adjointdeis.evaluation.operating import estimate_thresholds
+from adjointdeis.evaluation.operating import chosen, estimate_thresholds
 from adjointdeis.evaluation.paired import compare_attacks
 from adjointdeis.evaluation.paper import SYSTEMS, paper_table
 from adjointdeis.evaluation.protocol import INTERVALS, evaluate, evaluate_by
@@ -38,7 +38,7 @@ RESULT_SCHEMA = "adjointdeis-evaluation/1"
 
 def score(options: Namespace) -> None:
     """Evaluates a score file, prints the tables and writes the result as JSON."""
-    table = read_scores(options.scores)
+    table = _table(options)
     subjects = _subjects(options)
     statistics = _statistics(options)
     if options.thresholds:
@@ -94,9 +94,8 @@ def report(options: Namespace) -> None:
     from adjointdeis.reporting.score_report import write_score_report
 
     statistics = _statistics(options)
-    read = [read_scores(path) for path in options.scores]
     written = write_score_report(
-        concatenate(read),
+        _table(options),
         options.out,
         title=options.title or Path(options.scores[0]).stem,
         thresholds=read_thresholds(options.thresholds) if options.thresholds else None,
@@ -114,7 +113,7 @@ def verification(options: Namespace) -> None:
     """Prints EER and FNMR of every recogniser; with --out also figures, as `report` does."""
     statistics = _statistics(options)
     rows = verification_rows(
-        read_scores(options.scores),
+        _table(options),
         fmr=options.fmr or (0.01, 0.001, 0.0001),
         impostor_policy=options.impostors,
         subjects=_subjects(options),
@@ -123,7 +122,7 @@ def verification(options: Namespace) -> None:
     print(_printed(tables.verification_table(rows)))
     if options.out:
         options.scores, options.by, options.title = [options.scores], (), None
-        options.thresholds, options.impostors, options.no_plots = None, [options.impostors], False
+        options.thresholds, options.impostors = None, [options.impostors]
         report(options)
 
 
@@ -131,7 +130,7 @@ def compare(options: Namespace) -> None:
     """Compares two attacks pair by pair and prints the table."""
     statistics = _statistics(options)
     found = compare_attacks(
-        read_scores(options.scores),
+        _table(options),
         options.first,
         options.second,
         probe_policy=options.probe,
@@ -147,7 +146,7 @@ def compare(options: Namespace) -> None:
 def map(options: Namespace) -> None:
     """Prints the matrix MAP[r, c] of every attack and probe policy, then G-MAP over the attacks."""
     statistics = _statistics(options)
-    table = read_scores(options.scores)
+    table = _table(options)
     records = read_thresholds(options.thresholds) if options.thresholds else None
     asked = {"fmr": options.fmr, "impostor_policy": options.impostors,
              "subjects": _subjects(options), **statistics}  # fmt: skip
@@ -160,7 +159,7 @@ def map(options: Namespace) -> None:
 def mad(options: Namespace) -> None:
     """Prints the detection rates of every detector, and writes their DET curves if asked."""
     statistics = _statistics(options)
-    table = read_scores(options.scores)
+    table = _table(options)
     rows = detection_rows(table, **statistics)
     if not rows:
         raise EvaluationError(f"{options.scores}: no row of kind 'mad'")
@@ -189,13 +188,14 @@ def detection(options: Namespace) -> None:
 
 def threshold(options: Namespace) -> None:
     """Estimates thresholds, prints them and writes the records."""
-    table = read_scores(options.scores)
+    table = _table(options)
     given = {"alignment": options.alignment, "impostor_set": options.impostor_set}
     stated = {name: value for name, value in given.items() if value}
     systems = options.systems or table.unique("system", kind="nonmated")
     if not systems:
         raise EvaluationError(f"{options.scores}: no row of kind 'nonmated'")
     subjects = _subjects(options)
+    stated["confidence"] = _confidence(options)
     records: list[ThresholdRecord] = []
     for system in systems:
         records += estimate_thresholds(
@@ -317,10 +317,7 @@ def _say_written(files: Sequence[object], options: Namespace) -> None:
 
 def _statistics(options: Namespace) -> dict[str, Any]:
     """Options of every interval, checked."""
-    if not 0 < options.confidence < 1:
-        raise EvaluationError(
-            f"--confidence {options.confidence}: expected between 0 and 1, as 0.95 or 95%"
-        )
+    _confidence(options)
     if options.replicates < 0:
         raise EvaluationError(f"--replicates {options.replicates}: expected 0 or more")
     if options.replicates > _MOST_REPLICATES:
@@ -332,9 +329,25 @@ def _statistics(options: Namespace) -> dict[str, Any]:
     return {name: getattr(options, name) for name in ("replicates", "seed", "confidence")}
 
 
+def _confidence(options: Namespace) -> float:
+    if not 0 < options.confidence < 1:
+        raise EvaluationError(
+            f"--confidence {options.confidence}: expected between 0 and 1, as 0.95 or 95%"
+        )
+    return options.confidence
+
+
 def _check_seed(options: Namespace) -> None:
     if not 0 <= options.seed < 2**64:
         raise EvaluationError(f"--seed {options.seed}: expected 0 or more, of at most 64 bits")
+
+
+def _table(options: Namespace) -> ScoreTable:
+    """The comparisons of all score files, or those of `--systems` alone."""
+    files = [options.scores] if isinstance(options.scores, str) else options.scores
+    table = concatenate(read_scores(file) for file in files)
+    wanted = options.systems
+    return table.select(system=chosen(table, "system", wanted)) if wanted else table
 
 
 def _subjects(options: Namespace) -> Subjects | None:

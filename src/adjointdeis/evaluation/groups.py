@@ -8,6 +8,7 @@ import numpy as np
 from adjointdeis.evaluation.columns import as_scores, codes, oriented, text_column, two_spellings
 from adjointdeis.evaluation.errors import ScoreError
 from adjointdeis.evaluation.scores import ScoreTable
+from adjointdeis.texts import LOOKALIKE
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,8 +124,8 @@ def group(
             raise ScoreError(f"comparison {int(np.argmax(absent))} has no {name}")
     if subject.dtype.kind in "UO" and (found := two_spellings(subject, {})):
         raise ScoreError(
-            f"subjects {found[0]!r} and {found[1]!r} differ in case, dashes or leading zeros only; "
-            "write one person one way"
+            f"subjects {found[0]!r} and {found[1]!r} differ in {LOOKALIKE} only; write one person "
+            "one way"
         )
     failed = np.isnan(scores)
     turned = np.where(failed, -np.inf, turned)

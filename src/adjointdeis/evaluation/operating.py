@@ -319,4 +319,20 @@ def _estimates(
                 people=(found.subject, found.other) if found.people_known else None,
                 **labels,
             )
+            _refuse_saturated(table, system, record, found)
             yield record, found
+
+
+def _refuse_saturated(
+    table: ScoreTable, system: str, record: ThresholdRecord, found: Impostors
+) -> None:
+    """Refuses a threshold that is the highest score of all, which impostors share: none matches."""
+    shared = int(np.count_nonzero(found.oriented == record.oriented))
+    others = table.select(system=system, kind=("mated", "morph")).oriented
+    if shared > 1 and len(others) and not (others > record.oriented).any():
+        raise ScoreError(
+            f"{table.source or 'scores'}: system {system!r}: {shared} of {len(found.oriented)} "
+            f"impostor comparisons have its best score of all, {record.value:g}, so that at FMR "
+            f"{record.target_fmr:g} nothing matches, genuine or morph: the scores are cut off or "
+            "rounded; write them as the recogniser gives them, or ask a larger --fmr"
+        )

@@ -128,6 +128,8 @@ class ScoreTable:
             if array.shape != (length,):
                 raise ScoreError(f"column {name!r} has shape {array.shape}, expected ({length},)")
             arrays[name] = array
+        # The status that a cell or a data frame leaves empty is that of an absent column.
+        arrays["status"] = np.where(arrays["status"] == "", "ok", arrays["status"])
         # What a program writes as the score of a failed comparison (-1, 0) means nothing.
         arrays["score"] = np.where(arrays["status"] == "ok", arrays["score"], np.nan)
         table = cls(arrays, _canonical_metadata(metadata or {}), source, lines)

@@ -36,10 +36,11 @@ def read_scores(path: str | os.PathLike[str]) -> ScoreTable:
     path = Path(path)
     if not path.is_file():
         raise ScoreError(f"{path}: no such score file")
-    columns, lines = (_read_parquet if path.suffix == ".parquet" else _read_csv)(path)
+    columns, lines = (_read_parquet if _is_parquet(path) else _read_csv)(path)
     # Often what a program that failed has left.
     if not len(lines):
         raise ScoreError(f"{path}: a header and no comparison; make the file again")
+    columns["score"] = _numbers(path, columns["score"], lines)
     return ScoreTable.from_columns(
         metadata=_metadata(path), source=str(path), lines=lines, **columns
     )
@@ -53,7 +54,7 @@ def write_scores(table: ScoreTable, path: str | os.PathLike[str]) -> None:
         path: The file; its folder is made. The sidecar lies beside it, with `.json` appended.
     """
     path = Path(path)
-    if path.suffix == ".parquet":
+    if _is_parquet(path):
         _write_parquet(table, path)
     else:
         _write_csv(table, path)
@@ -100,11 +101,7 @@ def _read_csv(path: Path) -> tuple[dict[str, Any], np.ndarray]:
         for name, value in row.items():
             columns[name].append(known.setdefault(value, value))
         lines.append(line)
-    at = np.array(lines, dtype=np.int64)
-    columns["score"] = _numbers(path, columns["score"], at)
-    if "status" in header:
-        columns["status"] = [value or "ok" for value in columns["status"]]
-    return columns, at
+    return columns, np.array(lines, dtype=np.int64)
 
 
 def check_header(
@@ -132,11 +129,11 @@ def check_header(
     refuse_twice(path, header, ScoreError)
 
 
-def _numbers(path: Path, text: list[str], lines: np.ndarray) -> np.ndarray:
-    numbers = np.empty(len(text))
-    for k, value in enumerate(text):
+def _numbers(path: Path, cells: list[Any], lines: np.ndarray) -> np.ndarray:
+    numbers = np.empty(len(cells))
+    for k, value in enumerate(cells):
         try:
-            numbers[k] = any_number(value or "nan")
+            numbers[k] = any_number("nan" if value in ("", None) else str(value))
         except ValueError as error:
             raise ScoreError(f"{path}:{lines[k]}: score {value!r} {error}") from None
     return numbers
@@ -148,6 +145,10 @@ def _write_csv(table: ScoreTable, path: Path) -> None:
     # repr is the shortest text that reads back as the same float64.
     columns[at] = ["" if math.isnan(s) else repr(s) for s in columns[at]]
     write_csv(path, itertools.chain([COLUMNS], zip(*columns, strict=True)))
+
+
+def _is_parquet(path: Path) -> bool:
+    return path.suffix.lower() == ".parquet"
 
 
 def _pyarrow(path: Path) -> tuple[Any, Any]:
@@ -164,13 +165,7 @@ def _read_parquet(path: Path) -> tuple[dict[str, Any], np.ndarray]:
     except Exception as error:
         raise ScoreError(f"{path}: not a readable Parquet file ({error})") from None
     check_header(path, found.column_names, REQUIRED_COLUMNS, COLUMNS, _CONVERT)
-    columns: dict[str, Any] = {}
-    for name in found.column_names:
-        values = found.column(name).to_pylist()
-        if name == "score":
-            columns[name] = np.array([math.nan if v is None else v for v in values], np.float64)
-        else:
-            columns[name] = ["" if v is None else str(v) for v in values]
+    columns = {name: found.column(name).to_pylist() for name in found.column_names}
     return columns, np.arange(1, found.num_rows + 1)
 
 

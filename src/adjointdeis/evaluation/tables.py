@@ -82,11 +82,17 @@ def share(value: float) -> str:
     return f"{100 * value:g}%"
 
 
+def threshold(value: float, digits: int = 4) -> str:
+    """A threshold in a table: decimals, or digits where scores are so small or large."""
+    plain = value == 0 or 0.01 <= abs(value) < 1e6
+    return f"{value:.{digits}{'f' if plain else 'g'}}"
+
+
 def of(k: float | None, n: int | None) -> str:
     """`k/N`."""
     if k is None or n is None:
         return DASH
-    return f"{k:g}/{n}" if float(k).is_integer() else f"{k:.1f}/{n}"
+    return f"{int(k)}/{n}" if float(k).is_integer() else f"{k:.1f}/{n}"
 
 
 def interval(lo: float | None, hi: float | None, n: int | None = None) -> str:
@@ -153,10 +159,10 @@ def rates_table(rows: Sequence[Mapping[str, Any]], system: Named = str) -> Table
         if row["impostors_n"]:
             false = of(row["impostors_k"], row["impostors_n"])
             realised = f"{100 * row['fmr_realised']:.3f}% ({false})"
-        tau, k = f"{row['tau']:.4f}", of(row["k"], row["n"])
+        tau, k = threshold(row["tau"]), of(row["k"], row["n"])
         strictest = row.get("k_strictest")
         if strictest is not None and strictest != row["k"]:
-            tau += f" (to {row['tau_strictest']:.4f})"
+            tau += f" (to {threshold(row['tau_strictest'])})"
             k += f" ({strictest:g})"
         star = "*" if row["bootstrap_tau"] == "fixed" else ""
         new = interval(row["bootstrap_lo"], row["bootstrap_hi"])
@@ -208,10 +214,11 @@ def threshold_table(records: Sequence[ThresholdRecord], system: Named = str) -> 
         model = system(r.model) if r.model else "unstated"
         policy = r.impostor_policy or "unstated"
         sign = "D <" if r.score_type == "dissimilarity" else "S >"
-        tau = Cell(f"{r.value:.6f}", (f"({sign} tau)",))
+        tau = Cell(threshold(r.value, 6), (f"({sign} tau)",))
         strictest = DASH
         if r.n is not None:
-            strictest = "any stricter" if r.value_strictest is None else f"{r.value_strictest:.6f}"
+            found = r.value_strictest
+            strictest = "any stricter" if found is None else threshold(found, 6)
         bounds = ()
         if r.fmr_lo is not None and r.fmr_hi is not None:
             bounds = (f"[{100 * r.fmr_lo:.4f}, {100 * r.fmr_hi:.4f}]",)

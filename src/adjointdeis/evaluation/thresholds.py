@@ -264,10 +264,11 @@ def read_thresholds(path: str | os.PathLike[str]) -> list[ThresholdRecord]:
     return records
 
 
-def allowed_false_matches(n: int, fmr: float) -> int:
-    """The largest k with k / n <= fmr, free of the rounding of `floor(fmr * n)`."""
-    k = math.floor(fmr * n)
-    return k + 1 if (k + 1) / n <= fmr else k
+def allowed_false_matches(n: int | np.ndarray, fmr: float) -> np.ndarray:
+    """The largest k with k / n <= fmr, free of the rounding of `floor(fmr * n)`; 0 where n = 0."""
+    n = np.maximum(n, 1)
+    k = np.floor(fmr * n)
+    return np.asarray(k + ((k + 1) / n <= fmr) - (k / n > fmr)).astype(np.int64)
 
 
 def threshold_at_fmr(

@@ -32,6 +32,7 @@ from adjointdeis.evaluation.errors import EvaluationError
 from adjointdeis.evaluation.groups import MorphScores
 from adjointdeis.evaluation.metrics import denominators, numerators
 from adjointdeis.evaluation.rates import clopper_pearson
+from adjointdeis.evaluation.thresholds import allowed_false_matches
 
 _CHUNK = 256
 
@@ -120,7 +121,7 @@ def bootstrap_thresholds(
     np.add.at(pairs, (i, j), 1.0)
     counts = draws.counts.astype(np.float64)
     total = np.einsum("bi,bi->b", counts @ pairs, counts)
-    limit = _allowed(total, fmr)
+    limit = allowed_false_matches(total, fmr)
     taus = np.full(len(draws), np.nan)
     # Only the upper tail decides; it is lengthened for the replicates that it does not satisfy.
     columns = np.ascontiguousarray(draws.counts.T)
@@ -137,12 +138,6 @@ def bootstrap_thresholds(
         open_ = open_[np.isnan(taus[open_])]
         length = min(len(x), 4 * length)
     return taus
-
-
-def _allowed(total: np.ndarray, fmr: float) -> np.ndarray:
-    k = np.floor(fmr * total)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where((k + 1) / total <= fmr, k + 1, k).astype(np.int64)
 
 
 def morph_weights(draws: SubjectDraws, groups: MorphScores) -> np.ndarray:

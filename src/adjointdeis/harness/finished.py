@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -23,13 +24,8 @@ def outputs(directory: Path, hashed: bool = True) -> dict[str, str]:
         hashed: False leaves the hashes empty, and reads no file.
     """
     found = {}
-    for folder, below, names in os.walk(directory):
-        here = Path(folder)
-        top = here == directory
-        if not top and "run.json" in names:
-            below.clear()
-            continue
-        left_out = (*_NO_OUTPUT, *_OF_THE_PROGRAM) if top else ()
+    for here, below, names in own_folders(directory):
+        left_out = (*_NO_OUTPUT, *_OF_THE_PROGRAM) if here == directory else ()
         below[:] = sorted(n for n in below if not n.startswith(".") and n not in left_out)
         for name in sorted(names):
             path = here / name
@@ -39,6 +35,26 @@ def outputs(directory: Path, hashed: bool = True) -> dict[str, str]:
                 name = path.relative_to(directory).as_posix()
                 found[name] = fingerprint(path) if hashed else ""
     return found
+
+
+def own_folders(directory: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """A run directory and its folders as `os.walk` gives them, without the runs below it: settings
+    of one's own are run in a folder below that of the bare experiment."""
+    for folder, below, names in os.walk(directory):
+        below[:] = [name for name in below if not is_run(Path(folder, name))]
+        yield Path(folder), below, names
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is a run directory, also one that a run is only about to write into."""
+    return (folder / "run.json").is_file() or lock_of(folder).is_file()
+
+
+def lock_of(directory: Path) -> Path:
+    """The file that a run locks: beside its directory, which may be set aside as a whole; one for
+    all links to it."""
+    place = Path(os.path.realpath(directory))
+    return place.with_name(f".{place.name}.lock")
 
 
 def write_marker(directory: Path, identifier: str, seconds: float) -> None:

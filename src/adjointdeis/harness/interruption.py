@@ -17,6 +17,7 @@ from typing import IO
 from omegaconf import DictConfig, OmegaConf
 
 from adjointdeis import terminal
+from adjointdeis.harness.finished import lock_of, own_folders
 from adjointdeis.terminal import stopped
 
 try:
@@ -137,9 +138,7 @@ def holding(directory: Path) -> Iterator[None]:
     if fcntl is None:
         yield
         return
-    # Beside the directory, which may be set aside as a whole.
-    place = Path(os.path.abspath(directory))
-    path = place.with_name(f".{place.name}.lock")
+    path = lock_of(directory)
     path.parent.mkdir(parents=True, exist_ok=True)
     with _locked(path, directory) as file:
         file.truncate(0)
@@ -182,14 +181,15 @@ def remove_leftovers(directory: Path, older_than: float = 0.0) -> None:
     """Removes what a killed process was writing.
 
     Args:
-        directory: A folder, with those below it.
+        directory: A folder, with those below it that are no runs of their own.
         older_than: Seconds since the last change; 0 where no other process is at work.
     """
     until = time.time() - older_than  # noqa: TID251 - compared with times of files
-    for path in directory.rglob(".partial-*"):
-        with contextlib.suppress(FileNotFoundError):
-            if not older_than or path.stat().st_mtime < until:
-                path.unlink()
+    for folder, _, names in own_folders(directory):
+        for path in (folder / name for name in names if name.startswith(".partial-")):
+            with contextlib.suppress(FileNotFoundError):
+                if not older_than or path.stat().st_mtime < until:
+                    path.unlink()
 
 
 def is_full_disk(error: BaseException | None) -> bool:

@@ -23,7 +23,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from adjointdeis.files import read_text, write_atomically
 from adjointdeis.harness.command_line import this_command
-from adjointdeis.harness.finished import MARKER, missing, write_marker
+from adjointdeis.harness.finished import (
+    MARKER,
+    is_run,
+    lock_of,
+    missing,
+    write_marker,
+)
 from adjointdeis.harness.interruption import (
     DirectoryInUse,
     end_with_parent,
@@ -243,8 +249,8 @@ def prepare(
     if record.is_file() and (force or other):
         aside = _unused(f"{directory}.{time.strftime('%Y%m%d-%H%M%S')}")
         print(f"{directory} holds another run; it moves to {aside}")
-        shutil.move(directory, aside)
-        directory.mkdir(parents=True)
+        _set_aside(directory, aside)
+        directory.mkdir(parents=True, exist_ok=True)
         for path in [p for pattern in reused if not force for p in aside.glob(pattern)]:
             # Whole or not at all, where the copying is interrupted.
             part = aside / f".{path.name}"
@@ -269,6 +275,21 @@ def prepare(
         **environment(),
     }
     write_record(record, facts)
+
+
+def _set_aside(directory: Path, aside: Path) -> None:
+    """Moves a run, but not the runs below it, which may be under way."""
+    kept = [Path(folder, name) for folder, below, _ in os.walk(directory) for name in below]
+    kept = [folder for folder in kept if is_run(folder)]
+    if not kept:
+        shutil.move(directory, aside)
+        return
+    aside.mkdir()
+    locks = {folder.with_name(lock_of(folder).name) for folder in kept}
+    around = {path for folder in kept for path in (folder, *folder.parents)} | locks
+    for path in directory.iterdir():
+        if path not in around:
+            shutil.move(path, aside)
 
 
 def _own_command() -> list[str]:

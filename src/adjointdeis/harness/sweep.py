@@ -6,6 +6,7 @@ command again skips what is finished and tries again what failed or was killed.
 """
 
 import atexit
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from omegaconf import DictConfig
 
 from adjointdeis.evaluation.markdown import table
 from adjointdeis.files import write_atomically
+from adjointdeis.harness.interruption import DirectoryInUse, holding, is_child
 
 
 def sweeping() -> bool:
@@ -86,9 +88,20 @@ class SweepReport(Callback):
     """Hydra callback that prints the summary of a sweep when all of its jobs are over."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Sees to it that the summary comes at the end, however that comes."""
+        """Keeps other sweeps out of the folder, and sees to it that the summary comes at the end,
+        however that comes."""
+        folder = Path(config.hydra.sweep.dir)
+        if not is_child(config.trainer):
+            held = contextlib.ExitStack()
+            try:
+                held.enter_context(holding(folder))
+            except DirectoryInUse as error:
+                sys.exit(f"error: {error}, or give this sweep a folder of its own, hydra.sweep.dir")
+            atexit.register(held.close)  # not of self, which launchers send to their processes
+            for path in (folder / "jobs").glob("*.json"):
+                path.unlink()  # of an earlier sweep, which had other jobs
         # A launcher one of whose jobs was killed raises, and Hydra calls on_multirun_end no more.
-        atexit.register(self._print, Path(config.hydra.sweep.dir))
+        atexit.register(self._print, folder)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Prints the summary, and exits with 1 when a job failed."""

@@ -72,6 +72,7 @@ def test_gradient_is_that_of_the_function(tmp_path: Path) -> None:
         (Case("CUSTOM", normal(1, 2)), "CUSTOM:mystery"),
         (Case("TOPK_V2", normal(1, 2)), "TOPK_V2"),
         (Case("ADD", normal(1, 2), [np.zeros(2, np.uint8)]), "quantised"),
+        (Case("DEQUANTIZE", np.zeros((1, 2), np.uint8)), "quantised"),
         (Case("ADD", normal(1, 2), [normal(2)], {"FusedActivationFunction": 5}), "SIGN_BIT"),
     ],
     ids=str,
@@ -79,6 +80,16 @@ def test_gradient_is_that_of_the_function(tmp_path: Path) -> None:
 def test_unsupported_is_named(case: Case, message: str, tmp_path: Path) -> None:
     with pytest.raises(UnsupportedOperator, match=message):
         load_tflite(write(case, tmp_path))._run(torch.from_numpy(case.x))
+
+
+def test_any_tensor_may_be_the_output(tmp_path: Path) -> None:
+    """The description of a recogniser names one; it was ignored, and the first output taken."""
+    path = write(Case("NEG", normal(1, 2)), tmp_path)
+    x = torch.randn(3, 2)
+    assert torch.equal(load_tflite(path, outputs=["t0"])(x), x)
+    assert torch.equal(load_tflite(path, outputs=["t1"])(x), -x)
+    with pytest.raises(GraphError, match=r"0 tensors of the name 'y', .* its outputs are t1"):
+        load_tflite(path, outputs=["y"])
 
 
 def test_damaged_files_are_refused(tmp_path: Path) -> None:

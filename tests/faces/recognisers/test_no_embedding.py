@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -38,7 +39,7 @@ KINDS = pytest.mark.parametrize("load", [black_box, white_box], ids=["runtime", 
 
 
 def written(folder: Path, *more: Any, scale: float = 0.02, kind=TensorProto.FLOAT,
-            batch: int | str = "n") -> Path:  # fmt: skip
+            batch: int | str = "n", gives=TensorProto.FLOAT) -> Path:  # fmt: skip
     """A file whose embedding is a projection of the pixels plus (0, 1, ..., 5), and `more`."""
     matrix = scale * np.random.default_rng(0).standard_normal((192, 6)).astype(np.float32)
     nodes = [
@@ -57,7 +58,7 @@ def written(folder: Path, *more: Any, scale: float = 0.02, kind=TensorProto.FLOA
         nodes,
         "network",
         [helper.make_tensor_value_info("x", kind, [batch, 3, 8, 8])],
-        [helper.make_tensor_value_info(nodes[-1].output[0], TensorProto.FLOAT, [batch, 6])],
+        [helper.make_tensor_value_info(nodes[-1].output[0], gives, [batch, 6])],
         [numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
@@ -103,20 +104,94 @@ def test_chance_is_refused(tmp_path):
 
 
 @KINDS
-@pytest.mark.parametrize("kind", [TensorProto.UINT8, TensorProto.FLOAT16])
+@pytest.mark.parametrize("kind", [TensorProto.UINT8, TensorProto.INT32])
 def test_pixels_of_another_type_are_named(tmp_path, load, kind):
     """A network of whole numbers would get -1, 0 and 1 for every pixel."""
-    with pytest.raises(WeightsError, match=r"m\.onnx .*float32.*: export it so, or put a Cast"):
+    said = "export it so" if load == white_box or kind == TensorProto.INT32 else "state mean: .0, 0"
+    with pytest.raises(WeightsError, match=rf"m\.onnx .*: {said}"):
         load(written(tmp_path, kind=kind))
 
 
-def test_fractions_are_not_dropped_without_a_word(tmp_path):
-    import torch
+@KINDS
+@pytest.mark.parametrize("batch", [4, "n"])
+def test_pixels_of_half_precision_are_rounded_to_it(tmp_path, load, batch):
+    images = np.random.default_rng(1).integers(0, 256, (5, 8, 8, 3), dtype=np.uint8)
+    found, _ = load(written(tmp_path, kind=TensorProto.FLOAT16, batch=batch)).embed(images)
+    pixels = (images.transpose(0, 3, 1, 2).reshape(5, -1).astype(np.float32) - 127.5) / 127.5
+    matrix = 0.02 * np.random.default_rng(0).standard_normal((192, 6)).astype(np.float32)
+    expected = pixels.astype(np.float16).astype(np.float32) @ matrix + np.arange(6)
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+    assert found.dtype == np.float32
 
+
+def test_pixels_of_whole_levels_are_judged(tmp_path):
+    """As they are, or, of a crop between pixels, the nearest level."""
+    path, whole = written(tmp_path, kind=TensorProto.UINT8), {"mean": [0] * 3, "std": [1] * 3}
+    matrix = 0.02 * np.random.default_rng(0).standard_normal((192, 6)).astype(np.float32)
+    images = np.random.default_rng(1).integers(0, 256, (5, 8, 8, 3), dtype=np.uint8)
+    for box in ((0, 0, 1, 1), (0.1, 0.1, 0.9, 0.9)):
+        judge = OnnxRecogniser.from_file(path, **(DESCRIPTION | whole), box=box)
+        levels = judge.spec.crop(to_pixels(images)).numpy().reshape(5, -1).round()
+        found, _ = judge.embed(images)
+        np.testing.assert_allclose(found, levels @ matrix + np.arange(6), rtol=1e-5, atol=1e-3)
+
+
+def to_pixels(images: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float()
+
+
+@KINDS
+def test_whole_numbers_are_no_embedding(tmp_path, load):
+    """Those of a quantised output, whose zero point the file keeps to itself."""
+    cast = helper.make_node("Cast", ["e"], ["y"], to=TensorProto.UINT8)
+    with pytest.raises(WeightsError, match=r"m\.onnx: .*uint8.*, numbers without their scale"):
+        load(written(tmp_path, cast, gives=TensorProto.UINT8))
+
+
+def test_weights_in_another_file_are_refused(tmp_path):
+    """They could change under the same fingerprint, and with them every score."""
+    model = onnx.load(written(tmp_path))
+    path = tmp_path / "two.onnx"
+    onnx.save(model, path, save_as_external_data=True, location="two.bin", size_threshold=0)
+    with pytest.raises(WeightsError, match=r"two\.onnx has weights in another file, .*save the"):
+        black_box(path)
+
+
+@pytest.mark.parametrize("batch", [4, "n"])
+def test_a_scale_of_the_whole_run_is_of_one_image(tmp_path, batch):
+    """Weights quantised dynamically: the scores of a picture changed with those beside it."""
+    scaled = helper.make_node("DynamicQuantizeLinear", ["cast"], ["q", "scale", "zero"])
+    back = helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["level"])
+    flat = helper.make_node("Flatten", ["level"], ["flat2"])
+    end = helper.make_node("Gemm", ["flat2", "matrix", "bias"], ["y"])
+    judge = black_box(written(tmp_path, scaled, back, flat, end, batch=batch))
+    images = np.random.default_rng(1).integers(0, 256, (5, 8, 8, 3), dtype=np.uint8)
+    images[1] //= 3
+    together, _ = judge.embed(images)
+    alone = np.concatenate([judge.embed(image[None])[0] for image in images])
+    assert (together == alone).all()
+    pixels = ((to_pixels(images[1:2]) - 127.5) / 127.5).flatten(1).numpy()
+    low, high = min(pixels.min(), 0), max(pixels.max(), 0)
+    step = np.float32((high - low) / 255)
+    zero = np.round(-low / step)
+    levels = (np.clip(np.round(pixels / step) + zero, 0, 255) - zero) * step
+    matrix = 0.02 * np.random.default_rng(0).standard_normal((192, 6)).astype(np.float32)
+    np.testing.assert_allclose(together[1:2], levels @ matrix + np.arange(6), atol=2e-4)
+
+
+def test_fractions_are_not_dropped_without_a_word(tmp_path):
     graph = load_onnx(written(tmp_path, kind=TensorProto.UINT8))
     assert graph(torch.full((1, 3, 8, 8), 7, dtype=torch.uint8)).shape == (1, 6)
     with pytest.raises(GraphError, match=r"input x takes numbers of torch.uint8, got torch.float"):
         graph(torch.zeros(1, 3, 8, 8))
+    half = written(tmp_path, kind=TensorProto.FLOAT16)
+    narrow = onnx.load(half)
+    for weight in narrow.graph.initializer[:2]:
+        array = numpy_helper.to_array(weight).astype(np.float16)
+        weight.CopyFrom(numpy_helper.from_array(array, weight.name))
+    half.write_bytes(narrow.SerializeToString())
+    with pytest.raises(GraphError, match=r"takes numbers of torch.float16, .* give x\.half\(\)"):
+        load_onnx(half)(torch.zeros(1, 3, 8, 8))
 
 
 def test_the_number_of_an_output_is_a_number(tmp_path):

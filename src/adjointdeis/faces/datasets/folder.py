@@ -11,7 +11,7 @@ from pathlib import Path
 
 from adjointdeis.faces.image_io import IMAGE_SUFFIXES, AnyPath
 from adjointdeis.files import read_bytes
-from adjointdeis.texts import canonical, confusable
+from adjointdeis.texts import LOOKALIKE, canonical, confusable
 
 NAME = re.compile(r"^(?P<subject>[A-Za-z]*\d{1,6})_(?P<capture>\d{2})$")
 """Subject, underscore, two-digit capture: 03 is neutral and 08 smiling, frontal, in FRLL."""
@@ -208,8 +208,8 @@ def load_folder(root: Path | str, name: str = "folder") -> FaceDataset:
     for subject in images:
         if (other := keys.setdefault(confusable(subject), subject)) != subject:
             raise DatasetError(
-                f"{root}: subjects {other} and {subject} differ in case or leading zeros only; "
-                "write one person one way, and rename one of them if they are two"
+                f"{root}: subjects {other} and {subject} differ in {LOOKALIKE} only; write one "
+                "person one way, and rename one of them if they are two"
             )
     subjects = (SubjectImages(key, images[key], templates.get(key, {})) for key in sorted(images))
     return FaceDataset(name, root, tuple(subjects))

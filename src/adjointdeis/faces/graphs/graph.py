@@ -175,7 +175,13 @@ class Graph(nn.Module):
                 raise GraphError(
                     f"{self.source}: input {name} takes (B, {wanted}), got {tuple(value.shape)}"
                 )
+        half = torch.float16 in {weight.dtype for weight in self.weights.values()}
         for name, value, dtype in zip(self.inputs, values, self.dtypes or (), strict=False):
+            if half and dtype == torch.float16 and value.dtype == torch.float32:
+                raise GraphError(
+                    f"{self.source}: input {name} takes numbers of {dtype}, got {value.dtype}: "
+                    "give x.half(), or compute in single precision, network.float()"
+                )
             # Whole numbers become others without a loss.
             if value.is_floating_point() and not dtype.is_floating_point:
                 raise GraphError(

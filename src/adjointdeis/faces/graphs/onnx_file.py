@@ -25,6 +25,10 @@ OLDEST_OPSET = 7
 
 _ITEM_SIZE = {1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 12: 4, 13: 8}
 """Bytes of one number by `TensorProto.DataType`."""
+ONE_FILE = (
+    "in another file, which the fingerprint does not cover; save the model as one file (onnx.save "
+    "with save_as_external_data=False)"
+)
 _REPEATED = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data")
 
 
@@ -138,11 +142,7 @@ def _tensor(tensor: Any, source: str) -> Tensor:
 
     what = f"{source}: constant {tensor.name!r}"
     if tensor.data_location == 1 or tensor.external_data:
-        raise GraphError(
-            f"{what} lies in another file ({[e.value for e in tensor.external_data][:1]}), which "
-            "the fingerprint does not cover; save the model as one file (onnx.save with "
-            "save_as_external_data=False)"
-        )
+        raise GraphError(f"{what} lies {ONE_FILE}")
     if tensor.data_type not in _ITEM_SIZE:
         raise GraphError(f"{what} is of data type {tensor.data_type}, which is not read")
     if any(size < 0 for size in tensor.dims):

@@ -6,6 +6,7 @@ Reference:
 """
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,9 @@ _TYPES = {0: "<f4", 1: "<f2", 2: "<i4", 3: "u1", 4: "<i8", 6: "?", 9: "i1", 10: 
 _QUANTISED = (3, 9)
 
 
-def load_tflite(path: str | Path, sha256: str | None = None) -> Graph:
+def load_tflite(
+    path: str | Path, sha256: str | None = None, outputs: Sequence[str] | None = None
+) -> Graph:
     """The network of a TensorFlow Lite file of floating-point weights.
 
     Inputs and outputs are as the file has them: images are (B, H, W, C). Nothing in the file is
@@ -38,6 +41,7 @@ def load_tflite(path: str | Path, sha256: str | None = None) -> Graph:
     Args:
         path: The ``.tflite`` file; one subgraph.
         sha256: Fingerprint that the file must have; None takes any.
+        outputs: Names of the tensors to return; None returns the file's outputs.
 
     Raises:
         MissingPackageError: The package tflite is not installed.
@@ -50,7 +54,7 @@ def load_tflite(path: str | Path, sha256: str | None = None) -> Graph:
     if data[4:8] != b"TFL3":
         raise GraphError(f"{path} is not a TensorFlow Lite file: it does not begin as one")
     try:
-        return _read(tflite, data, str(path))
+        return _read(tflite, data, outputs, str(path))
     except GraphError:
         raise
     except Exception as error:
@@ -60,7 +64,7 @@ def load_tflite(path: str | Path, sha256: str | None = None) -> Graph:
         ) from error
 
 
-def _read(tflite: Any, data: bytes, source: str) -> Graph:
+def _read(tflite: Any, data: bytes, wanted: Sequence[str] | None, source: str) -> Graph:
     model = tflite.Model.GetRootAsModel(data, 0)
     if model.SubgraphsLength() != 1:
         raise UnsupportedOperator(f"{source} has {model.SubgraphsLength()} subgraphs, expected 1")
@@ -88,6 +92,16 @@ def _read(tflite: Any, data: bytes, source: str) -> Graph:
         attributes = _options(tflite, name, operator) | {"outputs": len(outputs)}
         nodes.append(Node(name, inputs, outputs, attributes))
     inputs, outputs = _indices(graph.InputsAsNumpy()), _indices(graph.OutputsAsNumpy())
+    if wanted is not None:
+        called = [_name(graph.Tensors(i)) for i in range(graph.TensorsLength())]
+        for name in wanted:
+            if called.count(name) != 1:
+                made = ", ".join(called[int(i)] for i in outputs)
+                raise GraphError(
+                    f"{source} has {called.count(name)} tensors of the name {name!r}, expected "
+                    f"one; its outputs are {made}"
+                )
+        outputs = tuple(str(called.index(name)) for name in wanted)
     shapes = [_signature(graph.Tensors(int(name))) for name in inputs]
     batches = {shape[0] if shape else None for shape in shapes}
     batch = batches.pop() if len(batches) == 1 else None
@@ -139,10 +153,11 @@ def _constant(model: Any, tensor: Any, source: str) -> Tensor | None:
     if not size:
         return None
     shape, kind = _shape(tensor), tensor.Type()
-    name = (tensor.Name() or b"?").decode("utf-8", "replace")
+    name = _name(tensor)
     if kind in _QUANTISED:
         raise UnsupportedOperator(
-            f"{source}: weights {name!r} are quantised; only floating-point files are read"
+            f"{source}: weights {name!r} are quantised; only floating-point files are read: "
+            "convert it without optimisation, or to float16"
         )
     if kind not in _TYPES:
         raise UnsupportedOperator(f"{source}: weights {name!r} are of type {kind}")
@@ -154,6 +169,10 @@ def _constant(model: Any, tensor: Any, source: str) -> Tensor | None:
         )
     values = np.frombuffer(buffer.DataAsNumpy().tobytes(), dtype).reshape(shape)
     return torch.from_numpy(values.copy())
+
+
+def _name(tensor: Any) -> str:
+    return (tensor.Name() or b"?").decode("utf-8", "replace")
 
 
 def _options(tflite: Any, name: str, operator: Any) -> dict[str, Any]:

@@ -110,6 +110,13 @@ def _concatenation(a: Attributes, *values: Tensor) -> Tensor:
     return _fused(a, torch.cat(values, a["Axis"]))
 
 
+def _dequantize(a: Attributes, x: Tensor) -> Tensor:
+    """Half-precision weights are stored behind it."""
+    if not x.is_floating_point():
+        raise UnsupportedOperator("quantised numbers; only floating-point files are read")
+    return x.float() if x.dtype == torch.float16 else x
+
+
 _REDUCTIONS = channels_last.reductions("KeepDims")
 
 OPERATORS: dict[str, Callable[..., Any]] = {
@@ -127,8 +134,7 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "BATCH_MATMUL": lambda a, x, y: channels_last.matmul(x, y, a.get("AdjX"), a.get("AdjY")),
     "CONCATENATION": _concatenation,
     "CONV_2D": _convolution(depthwise=False),
-    # Half-precision weights are stored behind it.
-    "DEQUANTIZE": lambda a, x: x.float() if x.dtype == torch.float16 else x,
+    "DEQUANTIZE": _dequantize,
     "DEPTHWISE_CONV_2D": _convolution(depthwise=True),
     "EXPAND_DIMS": lambda a, x, axis: x.unsqueeze(int(axis)),
     "FULLY_CONNECTED": _fully_connected,

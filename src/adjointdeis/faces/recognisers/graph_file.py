@@ -104,8 +104,17 @@ class PixelNetwork(nn.Module):
         pixels = ((x + 1) * 127.5 - self.mean) / self.std
         if self.layout == "nhwc":
             pixels = pixels.permute(0, 2, 3, 1)
-        found = self.graph(pixels)
-        return (found[0] if isinstance(found, tuple) else found).flatten(1)
+        # A file of half precision computes in it; embeddings are compared in single.
+        half = self.graph.dtypes is not None and self.graph.dtypes[0] == torch.float16
+        found = self.graph(pixels.half() if half else pixels)
+        embedding = found[0] if isinstance(found, tuple) else found
+        if not embedding.is_floating_point():
+            raise WeightsError(
+                f"recogniser file {self.graph.source}: the embedding is of {embedding.dtype}, "
+                "numbers without their scale and zero point; choose an output of floating-point "
+                "numbers"
+            )
+        return embedding.to(x.dtype).flatten(1)
 
 
 def graph_recogniser(spec: GraphSpec, folder: str | Path) -> NetworkRecogniser:
@@ -125,7 +134,7 @@ def graph_recogniser(spec: GraphSpec, folder: str | Path) -> NetworkRecogniser:
     if spec.format == "onnx":
         graph = load_onnx(path, spec.outputs, digest)
     elif spec.format == "tflite":
-        graph = load_tflite(path, digest)
+        graph = load_tflite(path, digest, spec.outputs)
     else:
         graph = load_tfjs(path, spec.outputs, spec.sha256)
     shape = (3, spec.size, spec.size) if spec.layout == "nchw" else (spec.size, spec.size, 3)
@@ -139,10 +148,11 @@ def graph_recogniser(spec: GraphSpec, folder: str | Path) -> NetworkRecogniser:
             f"recogniser file {path} takes {len(graph.inputs)} inputs, the first {taken} after the "
             f"batch; the description of {spec.name} says one of {shape}: correct size or layout"
         )
-    if graph.dtypes and graph.dtypes[0] != torch.float32:
+    if graph.dtypes and graph.dtypes[0] not in (torch.float32, torch.float16):
         raise WeightsError(
-            f"recogniser file {path} takes pixels of {graph.dtypes[0]}; expected float32: export "
-            "it so, or put a Cast before its first operator"
+            f"recogniser file {path} takes pixels of {graph.dtypes[0]}; expected float32 or "
+            "float16, for whole numbers have no gradient: export it so; to judge alone, an ONNX "
+            "file of uint8 runs as judges=onnx judges.onnx.file=..."
         )
     network = PixelNetwork(graph, spec).eval()
     with torch.no_grad():

@@ -9,9 +9,15 @@ import numpy as np
 import torch
 
 from adjointdeis.extras import load
+from adjointdeis.faces.graphs.onnx_file import ONE_FILE
 from adjointdeis.faces.recogniser import Metric, acquired, require_embedding, similarity
 from adjointdeis.faces.recognisers.crop import FaceCrop, InputSpec
 from adjointdeis.faces.weights import WeightsError, fingerprint
+
+_PIXELS = {"float": np.float32, "float16": np.float16, "double": np.float64, "uint8": np.uint8}
+"""numpy's type by onnxruntime's name of what a network takes."""
+# How a weight in another file begins: the first key of TensorProto.external_data.
+_EXTERNAL = b"\n\x08location\x12"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +68,8 @@ class OnnxRecogniser:
     """Black-box recogniser over aligned images, run by onnxruntime on the CPU.
 
     Satisfies :class:`adjointdeis.faces.recogniser.Recogniser`. An image whose embedding is not
-    finite counts as a failure to acquire.
+    finite counts as a failure to acquire. Pixels are rounded to the type that the file takes: of
+    uint8 to whole levels, where the spec's mean is 0 and its std 1.
 
     Args:
         path: The ``.onnx`` file.
@@ -92,6 +99,9 @@ class OnnxRecogniser:
                 f"recogniser file {self.path} has SHA-256 {self.fingerprint}, the spec of "
                 f"{spec.name} says {spec.sha256}: it was altered or is another model; {remedy}"
             )
+        data = self.path.read_bytes()
+        if _EXTERNAL in data:
+            raise WeightsError(f"recogniser file {self.path} has weights {ONE_FILE}")
         runtime = _import_onnxruntime()
         try:
             self._session = runtime.InferenceSession(
@@ -101,8 +111,10 @@ class OnnxRecogniser:
             raise WeightsError(
                 f"recogniser file {self.path} cannot be run ({error}); {remedy}"
             ) from error
-        self._input, batch = self._check_interface()
+        self._input, self._pixels, batch = self._check_interface()
         self._batch_size = batch or batch_size
+        # Its scale is that of all images of a run: each would change with its company.
+        self._together = 1 if b"DynamicQuantize" in data else self._batch_size
         self._output = self._session.get_outputs()[spec.output].name
         blank = np.zeros((1, spec.size, spec.size, 3), np.uint8)
         self.embedding_dim = self._run(blank).shape[1]
@@ -163,8 +175,8 @@ class OnnxRecogniser:
                 "its spec if a resized image is what its alignment label means"
             )
         embeddings = np.empty((len(images), self.embedding_dim), np.float32)
-        for start in range(0, len(images), self._batch_size):
-            stop = start + self._batch_size
+        for start in range(0, len(images), self._together):
+            stop = start + self._together
             embeddings[start:stop] = self._run(images[start:stop])
         return acquired(embeddings, self.metric)
 
@@ -181,11 +193,14 @@ class OnnxRecogniser:
         blob = (blob - mean) / std
         if self.spec.layout == "nhwc":
             blob = blob.transpose(0, 2, 3, 1)
-        # A file exported with a fixed batch gets exactly that many; the padding is cut off again.
+        if self._pixels is np.uint8:
+            blob = blob.round()
+        # A file exported with a fixed batch gets exactly that many; the copies are cut off again.
         short = (self._batch_size if self._fixed else len(blob)) - len(blob)
-        blob = np.concatenate([blob, np.zeros((short, *blob.shape[1:]), np.float32)])
+        blob = np.concatenate([blob, np.repeat(blob[-1:], short, axis=0)])
+        blob = np.ascontiguousarray(blob, self._pixels)
         try:
-            (output,) = self._session.run([self._output], {self._input: np.ascontiguousarray(blob)})
+            (output,) = self._session.run([self._output], {self._input: blob})
         except Exception as error:  # onnxruntime's exceptions have no common base
             raise WeightsError(
                 f"recogniser file {self.path} cannot be run on {blob.shape} ({error}); check size "
@@ -199,14 +214,21 @@ class OnnxRecogniser:
             )
         return output.reshape(len(blob), -1)[: len(images)]
 
-    def _check_interface(self) -> tuple[str, int]:
-        """Name of the input, and its fixed batch or 0, after comparison with the spec."""
+    def _check_interface(self) -> tuple[str, type, int]:
+        """Name and type of the input, and its fixed batch or 0, after comparison with the spec."""
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
-        if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].type != "tensor(float)":
+        kinds = [entry.type.removeprefix("tensor(").removesuffix(")") for entry in inputs]
+        if len(inputs) != 1 or len(inputs[0].shape) != 4 or kinds[0] not in _PIXELS:
             found = [f"{entry.name} {entry.type} {entry.shape}" for entry in inputs]
             raise WeightsError(
-                f"recogniser file {self.path} has the inputs {found}; expected one image of "
-                "float32 with four axes: export it so, or put a Cast before its first operator"
+                f"recogniser file {self.path} has the inputs {found}; expected one image with four "
+                f"axes of {', '.join(_PIXELS)}: export it so, or put a Cast before its first "
+                "operator"
+            )
+        if kinds == ["uint8"] and (any(self.spec.mean) or {*self.spec.std} != {1.0}):
+            raise WeightsError(
+                f"recogniser file {self.path} takes uint8, pixels as they are, and brings mean and "
+                f"std itself: state mean: [0, 0, 0] and std: [1, 1, 1] of {self.name}"
             )
         side, shape = self.spec.size, inputs[0].shape
         wanted = (3, side, side) if self.spec.layout == "nchw" else (side, side, 3)
@@ -220,9 +242,16 @@ class OnnxRecogniser:
                 f"recogniser file {self.path} has {len(outputs)} outputs, the spec of {self.name} "
                 f"asks for output {self.spec.output}"
             )
+        output = outputs[self.spec.output]
+        if not any(kind in output.type for kind in ("float", "double")):
+            raise WeightsError(
+                f"recogniser file {self.path}: output {self.spec.output} is of {output.type}, "
+                "numbers without their scale and zero point; choose an output of floating-point "
+                "numbers, or put a DequantizeLinear behind it"
+            )
         batch = shape[0] if isinstance(shape[0], int) else 0
         self._fixed = batch > 0
-        return inputs[0].name, batch
+        return inputs[0].name, _PIXELS[kinds[0]], batch
 
 
 def _import_onnxruntime() -> Any:
