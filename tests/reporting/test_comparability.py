@@ -7,7 +7,7 @@ from hydra.utils import instantiate
 from tiny_profile import composed
 
 from adjointdeis.evaluation.paper import SYSTEMS, paper_table
-from adjointdeis.reporting.comparability import ROWS, reasons_not_comparable, setting_reasons
+from adjointdeis.reporting.paper_tables import ROWS, reasons_not_comparable, setting_reasons
 
 ATTACKS = {
     "Webmorph": "webmorph", "OpenCV": "opencv", "FaceMorpher": "facemorpher",

@@ -57,11 +57,7 @@ def memory_taken(device: torch.device) -> int:
 
 
 class FreeMemory:
-    """Whether a larger batch fits, from what the smaller ones took at most.
-
-    Args:
-        device: CPU (resident memory of this process against what the machine has left) or CUDA.
-    """
+    """Whether a larger batch fits, from what the smaller ones took at most."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device

@@ -53,11 +53,7 @@ class Benchmark:
         return self.dataset.subject(subject).images[capture]
 
     def probe(self, system: Recogniser, subject: str, capture: str) -> AnyPath:
-        """The image that a recogniser compares morphs with.
-
-        Args:
-            capture: `03` (neutral) or `08` (smiling).
-        """
+        """The image that a recogniser compares morphs with."""
         if self.originals is not None and finds_faces(system):
             return self.originals.subject(subject).images[capture]
         return self.image(subject, capture)

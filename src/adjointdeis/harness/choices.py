@@ -133,7 +133,6 @@ class Command:
     """A command line as Hydra reads it.
 
     Attributes:
-        extra_dir: Folder of ``--config-dir``.
         only_prints: Whether a flag asks for help or information: nothing will run.
     """
 

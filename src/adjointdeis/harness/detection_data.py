@@ -70,9 +70,7 @@ def synthetic_people(data: Path | str, role: str, per_sex: int, size: int) -> Fa
     """People of a role, rendered where they are not there yet.
 
     Args:
-        data: The folder of data of the run's configuration.
         role: Whose, see :mod:`synthetic_faces.roles`.
-        per_sex: How many.
         size: Side of a picture in pixels.
     """
     if role == "test":
@@ -96,7 +94,6 @@ def choose_pairs(
         dataset: The faces, with a `subjects.csv` that has their sexes.
         settings: `selector`, the recogniser's file, and `most_per_person`.
         per_sex: How many pairs of each sex.
-        path: The pair list to write.
     """
     selector = assets.recogniser(settings.selector, profile)
     embeddings = embedded(selector, dataset, SOURCE)

@@ -69,11 +69,7 @@ def demorphing(
     root: str | None = None,
     **settings: Any,
 ) -> Demorphing:
-    """Demorphing by the autoencoder of a profile.
-
-    Args:
-        recogniser: File of the recogniser that compares.
-    """
+    """Demorphing by the autoencoder of a profile."""
     files = assets.profile(profile, root)
     return Demorphing(
         name=name,
@@ -107,7 +103,6 @@ class Candidate:
 
     Attributes:
         settings: What it sets otherwise than the configuration of the detector; empty for that one.
-        recipe: A recipe, or a detector that is not trained here.
     """
 
     settings: Mapping[str, Any]
@@ -244,11 +239,7 @@ def _worst_d_eer(images: Sequence[SuspectImage], scores: np.ndarray) -> dict[str
 def train(
     cfg: DictConfig, recipes: Mapping[str, Any], images: Sequence[SuspectImage], folder: Path
 ) -> list[tuple[str, MorphDetector]]:
-    """Every detector on every set of examples: what it was trained on, and it.
-
-    Args:
-        folder: Where trained detectors are left.
-    """
+    """Every detector on every set of examples: what it was trained on, and it."""
     everything, sets = loaded(images), training_sets(cfg.task, images)
     found: list[tuple[str, MorphDetector]] = []
     for name, recipe in recipes.items():

@@ -64,7 +64,6 @@ class PairSteps(IterableDataset):
 
     Args:
         steps: Steps of a batch, see :attr:`Attack.steps`.
-        finished: Morph ids of the pairs that are finished.
     """
 
     def __init__(
@@ -161,9 +160,6 @@ class LatentMorphing(L.LightningModule):
 
         The tried steps change no morph. What they leave is the encodings of their faces, which the
         run reads again.
-
-        Args:
-            pairs: Pairs of the run, of which the first ones are tried.
         """
         self.networks.to(device)
         memory = FreeMemory(device)

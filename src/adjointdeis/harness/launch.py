@@ -23,13 +23,6 @@ from omegaconf.errors import OmegaConfBaseException
 
 from adjointdeis.files import read_text, write_atomically
 from adjointdeis.harness.command_line import this_command
-from adjointdeis.harness.finished import (
-    MARKER,
-    is_run,
-    lock_of,
-    missing,
-    write_marker,
-)
 from adjointdeis.harness.interruption import (
     DirectoryInUse,
     end_with_parent,
@@ -42,7 +35,15 @@ from adjointdeis.harness.interruption import (
     starts_processes,
 )
 from adjointdeis.harness.provenance import config_hash, environment, git_revision, identifies
-from adjointdeis.harness.records import read_record, write_record
+from adjointdeis.harness.records import (
+    MARKER,
+    is_run,
+    lock_of,
+    missing,
+    read_record,
+    write_marker,
+    write_record,
+)
 from adjointdeis.harness.sweep import note_job, sweeping
 from adjointdeis.harness.validation import ConfigError, validate
 from adjointdeis.texts import printable

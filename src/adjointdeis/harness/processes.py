@@ -82,9 +82,6 @@ def _watch_children(children: Sequence[subprocess.Popen], period: float = 0.5) -
 
     Lightning ends the others within five seconds, at once where they wait for the dead one, but
     says nothing about it.
-
-    Args:
-        children: Processes 1, 2, ... of the run.
     """
 
     def watch() -> None:

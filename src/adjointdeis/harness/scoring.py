@@ -42,7 +42,6 @@ def applicable_thresholds(
     Args:
         choice: A file of records; None takes the profile's own where they were made for these
             faces, and leaves every other recogniser to the run's own impostors.
-        fmr, policies: What every recogniser needs a record for.
 
     Raises:
         ThresholdMismatch: A record of the file was made for other faces, weights or alignment.

@@ -59,11 +59,7 @@ def bona_fide(system: Recogniser, dataset: FaceDataset, fmr: float) -> BonaFide:
 
 
 def false_matches(system: Recogniser, found: BonaFide, ids: Sequence[str]) -> set[frozenset[str]]:
-    """Pairs of people who are taken for each other without a morph: two of their photographs match.
-
-    Args:
-        ids: The people, in the order of the data set.
-    """
+    """Pairs of people taken for each other without a morph: two of their photographs match."""
     among = np.asarray(system.compare(found.neutral[:, None], found.neutral[None]))
     cross = np.maximum(found.similarity, found.similarity.T)
     closest = np.maximum(among, cross)
@@ -90,11 +86,8 @@ def select_pairs(
     sample of the whole.
 
     Args:
-        systems: Recognisers by name, the selector among them.
         selector: Name of the recogniser whose similarity ranks the pairs.
         folds: People of each fold; a pair lies within one.
-        per_group: Pairs of each group of each fold.
-        most_per_person: Pairs that one person may be in.
         groups: Group of each person; pairs never cross groups.
     """
     ids = list(dataset.ids)

@@ -67,7 +67,6 @@ def choose_subjects(per_sex: int, role: str = "test", prefix: str = "") -> list[
     """The first identities of a role, skipping a sex once it has its share.
 
     Args:
-        per_sex: identities per sex.
         role: name of a set of seeds, see :mod:`synthetic_faces.roles`; two roles share nobody.
         prefix: letters before the digits of each id, so that two folders have no id in common.
     """

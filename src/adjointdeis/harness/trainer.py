@@ -154,11 +154,7 @@ def _named(chosen: DictConfig) -> Iterator[None]:
 
 
 def own_device(chosen: DictConfig) -> torch.device:
-    """The device that Lightning will give to this process.
-
-    Args:
-        chosen: The group `trainer` of the configuration.
-    """
+    """The device that Lightning will give to this process."""
     if chosen.accelerator == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     rank = 0 if one_process(chosen) else int(os.environ.get("LOCAL_RANK", "0"))

@@ -8,7 +8,6 @@ from adjointdeis.evaluation.storage import write_json
 from adjointdeis.files import write_atomically, write_csv
 from adjointdeis.reporting import paired_tables
 from adjointdeis.reporting.collect import Collection, collect, without_broken
-from adjointdeis.reporting.comparability import ASSUMED
 from adjointdeis.reporting.detection import detection_sections
 from adjointdeis.reporting.document import (
     DASH,
@@ -28,6 +27,7 @@ from adjointdeis.reporting.document import (
 from adjointdeis.reporting.morph_grid import FIGURE, figure_grids, relative, run_links, table_grid
 from adjointdeis.reporting.paired_tables import paired_lines
 from adjointdeis.reporting.paper_tables import (
+    ASSUMED,
     NUMBERS,
     TITLES,
     Line,

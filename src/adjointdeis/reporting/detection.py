@@ -176,11 +176,7 @@ def _keyed(blocks: Sequence[Block], prefix: str) -> tuple[Block, ...]:
 def beside_table(
     result: DetectionResult, at: EvaluationSetting, degradation: str = UNDEGRADED
 ) -> Table:
-    """MMPMR at each recogniser, what passes it and the best detector, D-EER of each, per attack.
-
-    Args:
-        at: The condition of MMPMR.
-    """
+    """MMPMR at each recogniser, what passes it and the best detector, D-EER of each, per attack."""
     run = result.run
     assert run is not None
     header = ["attack", *(f"MMPMR %, {run.system_label(s)}" for s in run.systems)]

@@ -97,11 +97,7 @@ def _run_document(
     pairs: int,
     detection: DetectionResult | None,
 ) -> Document:
-    """The report as a document.
-
-    Args:
-        figures: From `figures_of`; with none, detectors are not drawn either.
-    """
+    """The report as a document."""
     result, at = run.result, run.headline[0]
     results: list[Block] = [tables.rate_table(run, c, explained=c == at) for c in run.headline]
     results.append(_reading(run))

@@ -7,8 +7,8 @@ from typing import Any
 from adjointdeis.evaluation import WORST_CASE
 from adjointdeis.evaluation.paper import paper_table
 from adjointdeis.evaluation.rates import CONDITIONAL, NEW_SUBJECTS, NEW_SUBJECTS_FIXED_TAU
-from adjointdeis.reporting.comparability import reasons_not_comparable
 from adjointdeis.reporting.document import DASH, Cell, Table
+from adjointdeis.reporting.paper_tables import reasons_not_comparable
 from adjointdeis.reporting.run import HEADLINE_VARIANTS, KNOWN, EvaluationSetting, Run, condition
 from adjointdeis.reporting.text import (
     IMPOSTORS,

@@ -49,61 +49,37 @@ class OfficialFile:
     label: str = ""
 
 
+# The paper calls the identity loss's network ArcFace; the published Glint360k r100 file was trained
+# with CosFace. It does not say which of the four ElasticFace files it took; all have the same name.
+# MIPGAN's own generators were fine-tuned on passport-like photographs and are not public.
 PAPER: tuple[OfficialFile, ...] = (
+    OfficialFile("diffae_ffhq256.safetensors", "diffae", "generator", "ffhq256_autoenc/last.ckpt"),
     OfficialFile(
-        "diffae_ffhq256.safetensors",
-        "diffae",
-        "generator",
-        "ffhq256_autoenc/last.ckpt",
-    ),
-    OfficialFile(
-        "glint360k_cosface_r100.safetensors",
-        "arcface",
-        # The paper calls it ArcFace; the published Glint360k r100 file was trained with CosFace.
-        "identity loss",
+        "glint360k_cosface_r100.safetensors", "arcface", "identity loss",
         "glint360k_cosface_r100_fp16_0.1/backbone.pth",
-        "identity",
-        "IResNet-100, Glint360k (CosFace)",
+        "identity", "IResNet-100, Glint360k (CosFace)",
     ),
     OfficialFile(
-        "ms1mv3_arcface_r100.safetensors",
-        "arcface",
-        "evaluation",
-        "ms1mv3_arcface_r100_fp16/backbone.pth",
-        "arcface",
-        "ArcFace",
+        "ms1mv3_arcface_r100.safetensors", "arcface", "evaluation",
+        "ms1mv3_arcface_r100_fp16/backbone.pth", "arcface", "ArcFace",
     ),
     OfficialFile(
-        "elasticface_arc_r100.safetensors",
-        "elasticface",
-        # The paper does not say which of the four ElasticFace files; all have the same name.
-        "evaluation",
-        "ElasticFace-Arc/295672backbone.pth",
-        "elasticface",
-        "ElasticFace-Arc",
+        "elasticface_arc_r100.safetensors", "elasticface", "evaluation",
+        "ElasticFace-Arc/295672backbone.pth", "elasticface", "ElasticFace-Arc",
     ),
     OfficialFile(
-        "adaface_ir101_ms1mv2.safetensors",
-        "adaface",
-        "evaluation",
-        "adaface_ir101_ms1mv2.ckpt",
-        "adaface",
-        "AdaFace",
+        "adaface_ir101_ms1mv2.safetensors", "adaface", "evaluation",
+        "adaface_ir101_ms1mv2.ckpt", "adaface", "AdaFace",
     ),
     OfficialFile(
-        "stylegan2_ffhq1024.safetensors",
-        "stylegan2",
-        # MIPGAN's own generators were fine-tuned on passport-like photographs and are not public.
-        "generator of MIPGAN, if you run it",
+        "stylegan2_ffhq1024.safetensors", "stylegan2", "generator of MIPGAN, if you run it",
         "stylegan2_ffhq.pt, the state dict of G_ema of ffhq.pkl",
     ),
     OfficialFile(
-        "vgg16.safetensors",
-        "vgg16",
-        "features of MIPGAN's perceptual loss",
+        "vgg16.safetensors", "vgg16", "features of MIPGAN's perceptual loss",
         "vgg16_features-amdegroot-88682ab5.pth",
     ),
-)
+)  # fmt: skip
 
 
 def fault(wanted: OfficialFile, path: Path) -> str | None:
@@ -268,7 +244,13 @@ def _packaged(profile: assets.Profile) -> list[dict[str, Any]]:
 def _official(profile: assets.Profile, source: Path) -> list[dict[str, Any]]:
     rows, files = [], {}
     for wanted in PAPER:
-        row, path = _row(wanted, source), profile.root / wanted.name
+        kind, path = KINDS[wanted.kind], profile.root / wanted.name
+        row = {
+            "file": wanted.name,
+            "use": wanted.use,
+            "source": f"{wanted.source} from {kind.source}",
+            "licence": kind.licence,
+        }
         if not path.is_file():
             row["status"] = "missing"
             row["remedy"] = (
@@ -290,55 +272,26 @@ def _official(profile: assets.Profile, source: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _row(wanted: OfficialFile, source: Path) -> dict[str, Any]:
-    kind = KINDS[wanted.kind]
-    return {
-        "file": wanted.name,
-        "use": wanted.use,
-        "source": f"{wanted.source} from {kind.source}",
-        "licence": kind.licence,
-    }
-
-
 def _data(cfg: DictConfig, profile: assets.Profile) -> list[dict[str, Any]]:
     """Faces, pairs, thresholds and published morphs, which are no checkpoints."""
-    published = Path(cfg.paths.data) / "published"
+    data, published = Path(cfg.paths.data), Path(cfg.paths.data) / "published"
     wanted = [
-        (
-            profile.root / "faces",
-            "aligned faces NNN_03.png and NNN_08.png",
-            "Face Research Lab London Set, https://doi.org/10.6084/m9.figshare.5047666, aligned by "
-            "`python run.py task=align data=frll data.root=...`",
-            "CC BY 4.0",
-        ),
-        (
-            profile.root / "pairs.csv",
-            "pairs to morph",
-            "names of https://huggingface.co/datasets/zblasingame/DiM-FRLL-Morphs, MAD22 triples, "
-            "or SYN-MAD's rule by `python run.py task=pairs`",
-            "",
-        ),
-        (
-            profile.root / "thresholds.json",
-            "decision thresholds",
-            "`python run.py task=calibrate assets=paper`",
-            "",
-        ),
-    ]
-    for name in ("Webmorph", "MIPGAN_I", "MIPGAN_II", "OpenCV", "FaceMorpher"):
-        wanted.append(
-            (
-                published / name,
-                "published morphs, aligned like the faces",
-                "MAD22 (SYN-MAD 2022), on request: https://github.com/marcohuber/SYN-MAD-2022",
-                "no licence stated; derived from FRLL: do not redistribute",
-            )
-        )
+        (profile.root / "faces", "aligned faces NNN_03.png and NNN_08.png",
+         "Face Research Lab London Set, https://doi.org/10.6084/m9.figshare.5047666, aligned by "
+         "`python run.py task=align data=frll data.root=...`", "CC BY 4.0"),
+        (profile.root / "pairs.csv", "pairs to morph",
+         "names of https://huggingface.co/datasets/zblasingame/DiM-FRLL-Morphs, MAD22 triples, "
+         "or SYN-MAD's rule by `python run.py task=pairs`", ""),
+        (profile.root / "thresholds.json", "decision thresholds",
+         "`python run.py task=calibrate assets=paper`", ""),
+        *((published / name, "published morphs, aligned like the faces",
+           "MAD22 (SYN-MAD 2022), on request: https://github.com/marcohuber/SYN-MAD-2022",
+           "no licence stated; derived from FRLL: do not redistribute")
+          for name in ("Webmorph", "MIPGAN_I", "MIPGAN_II", "OpenCV", "FaceMorpher")),
+    ]  # fmt: skip
     return [
         {
-            "file": str(path.relative_to(Path(cfg.paths.data)))
-            if path.is_relative_to(cfg.paths.data)
-            else str(path),
+            "file": str(path.relative_to(data) if path.is_relative_to(data) else path),
             "status": "present" if path.exists() else "missing",
             "use": use,
             "source": source,

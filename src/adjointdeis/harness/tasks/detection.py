@@ -69,11 +69,7 @@ REUSED = ("training", "validation", "reconstructed", *morph.REUSED)
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run of detectors needs, made before any morph is.
-
-    Attributes:
-        cfg: The whole configuration, whose task is this one.
-    """
+    """What a run of detectors needs, made before any morph is."""
 
     cfg: DictConfig
     candidates: dict[str, list[Candidate]]

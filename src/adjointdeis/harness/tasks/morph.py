@@ -169,11 +169,7 @@ def dry_run(
     parts: Sequence[tuple[Workbench, Benchmark]],
     attacks: Sequence[Attack],
 ) -> dict[str, Any]:
-    """What the run will cost, printed; everything that it needs is loaded and tried.
-
-    Args:
-        directory: Of the run, whose finished pairs are not counted.
-    """
+    """What the run will cost, printed; everything that it needs is loaded and tried."""
     todo = {attack.name: 0 for attack in attacks}
     for attack in attacks:
         folder = directory / "morphs" / attack.name
@@ -201,11 +197,7 @@ def priced(
 
 
 def judges_of(cfg: DictConfig, names: Sequence[str], profile: assets.Profile) -> list[Any]:
-    """Recognisers under attack: those of the profile by name, and those of ``judges``.
-
-    Args:
-        names: Files of the profile's recognisers.
-    """
+    """Recognisers under attack: those of the profile by name, and those of ``judges``."""
     found: list[Any] = [assets.recogniser(name, profile) for name in names]
     return found + [instantiate(judge) for judge in (cfg.judges or {}).values()]
 

@@ -39,7 +39,6 @@ def v_error(
 
     Args:
         output: m or v, with the shape of ``x_0``.
-        x_0: Clean images.
         eps: The noise in :math:`x = \alpha x_0 + \sigma\epsilon`.
         alpha, sigma: Of each image, broadcast to it.
         spread: s of a data prediction; None where the output is v.
@@ -138,9 +137,6 @@ def descent(
     The rate rises linearly from 2% over `warmup` steps, then half a cosine takes it down to zero at
     `steps`. A checkpoint holds the step only, not these lengths: a training that is continued with
     more or fewer steps follows the cosine of its new length from there on.
-
-    Args:
-        parameters: Parameters, or groups of them with options of their own.
     """
 
     def factor(step: int) -> float:

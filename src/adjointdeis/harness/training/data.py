@@ -66,7 +66,6 @@ class FaceFolder(ImageBatches):
 
     Args:
         dataset: Faces named ``<subject>_<capture>``, all of one size.
-        size: That size, in pixels.
         fold: Part of the people that is left out, 0 .. folds - 1; None leaves nobody out.
         folds: Number of parts, see :func:`held_out`.
 

@@ -35,7 +35,6 @@ class ConvolutionalDetection:
     are mirrored, and moved by whole pixels, at random.
 
     Args:
-        network: Numbers of the network.
         learning_rate: Peak rate of AdamW, after a tenth of the steps; a cosine takes it to zero.
         smoothing: Share of the other label in each label: it keeps scores of what is certain from
             growing without end.

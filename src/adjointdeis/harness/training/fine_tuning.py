@@ -23,12 +23,7 @@ from adjointdeis.guidance.problem import Batch, WeightProblem
 
 
 class WeightDescent(L.LightningModule):
-    """One step: sample this process's share, descend its mean loss over the weights.
-
-    Args:
-        tuning: Gradient method, optimiser and bound of the norm.
-        problem: Denoiser, loss and sampler.
-    """
+    """One step: sample this process's share, descend its mean loss over the weights."""
 
     def __init__(self, tuning: FineTuning, problem: WeightProblem) -> None:
         super().__init__()
