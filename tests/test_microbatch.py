@@ -1,9 +1,13 @@
 """A batch sampled and differentiated in parts is the whole batch."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 from oracles import MLPDenoiser, relative_error
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from adjointdeis import TimeGrid, VPLinear, sample
 from adjointdeis.diffusion import BrownianPath, RecordedNoise
@@ -124,6 +128,42 @@ def test_samples_that_depend_on_each_other_are_refused(which: str, microbatch: i
         network.eval()
         runs = [sample(network, X, solver=DDIM(), grid=GRID, microbatch=m).x_0 for m in (None, 2)]
         assert relative_error(*runs) < 1e-12
+
+
+class Projecting:
+    """A network that projects its prompt once, and a prompt that is an object."""
+
+    def __init__(self, keeps: bool) -> None:
+        self.keeps, self.kept = keeps, None
+
+    def __call__(self, x: Tensor, t: Tensor, z: Any) -> Tensor:
+        if self.kept is None or not self.keeps:
+            self.kept = torch.tanh(z["prompt"] if isinstance(z, dict) else z.prompt)
+        return NETWORK(x, t, self.kept)
+
+
+@pytest.mark.parametrize("microbatch", [1, 2, 3])
+@pytest.mark.parametrize("keeps", [True, False])
+def test_a_prompt_of_other_samples_is_refused(keeps: bool, microbatch: int) -> None:
+    """Kept from one part for the next one, or not divided: no wrong sample, no error of torch."""
+    z = {"prompt": Z} if keeps else SimpleNamespace(prompt=Z)
+    for x in (X, X.clone().requires_grad_()):
+        with pytest.raises(CoupledSamplesError, match=r"microbatch|other objects"):
+            sample(Projecting(keeps), x, z, solver=DDIM(), grid=GRID, microbatch=microbatch)
+
+
+def test_the_check_leaves_no_weight_without_its_graph() -> None:
+    """In torch's own cache of parametrised weights, which the parts then read."""
+    layer, found = nn.utils.parametrizations.weight_norm(nn.Linear(4, 4).double()), []
+    weights = list(layer.parameters())
+    for microbatch in (None, 2):
+        with parametrize.cached():
+            x_0 = sample(
+                lambda x, t, z: torch.tanh(layer(x)), X, solver=DDIM(), grid=GRID,
+                microbatch=microbatch, parameters=weights, gradient=Backprop(),
+            ).x_0  # fmt: skip
+            found.append(torch.autograd.grad(x_0.square().sum(), weights))
+    assert all(relative_error(*pair) < 1e-12 for pair in zip(*found, strict=True))
 
 
 @torch.no_grad()

@@ -114,7 +114,7 @@ def sample(
             and differentiated in parts, with the activations of one part in memory; x_0 and its
             gradients are those of the whole batch. A network that does not treat its samples one by
             one (batch normalisation, dropout or noise of its own) is refused, which takes two small
-            evaluations without a gradient. Divided are x_T, the noise, every tensor in z whose
+            evaluations. Divided are x_T, the noise, every tensor in z whose
             first dimension is the batch, and what a ``Guidance`` holds for each sample; evaluations
             are counted once a part.
         trajectory: also return the states and data predictions on the way. A loss may depend on

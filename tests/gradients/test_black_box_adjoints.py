@@ -75,7 +75,10 @@ def test_euler_over_rho_is_adjoint_deis_of_order_one(states: str, solver) -> Non
             for part, value in same.parts().items():
                 assert agree(found.parts()[part], value), part
             cost = found.rollout.cost
-            assert (cost.nfe_backward, cost.vjps, cost.peak_graphs) == (grid.steps, grid.steps, 1)
+            # Re-solved states are those of no evaluation, and the first step is taken again.
+            again = states == "resolved"
+            assert (cost.nfe_backward, cost.vjps) == (grid.steps + again, grid.steps)
+            assert cost.peak_graphs == 1
             assert cost.peak_latents == (grid.steps + 1 if states == "recorded" else 1)
 
 
@@ -136,8 +139,9 @@ def test_the_error_follows_the_tolerance(name: str) -> None:
         )  # fmt: skip
         for part, value in reference("lmbda").parts().items():
             errors[part].append(relative_error(found.parts()[part], value))
-        evaluations.append(found.rollout.cost.nfe_backward)
-        assert found.rollout.cost.vjps == evaluations[-1]
+        evaluations.append(found.rollout.cost.vjps)
+        # The first step of the sampler, taken again, has four.
+        assert found.rollout.cost.nfe_backward == evaluations[-1] + 4
         assert found.rollout.cost.peak_latents == 1
     for part, values in errors.items():
         slope = observed_order([1 / tol for tol in tolerances], values)

@@ -139,7 +139,7 @@ def some_steps_without_a_condition(run: Sampler) -> list[Tensor]:
 
 def views(run: Sampler) -> list[Tensor]:
     """x_T and z cut out of larger leaves, shared by all samples, lying across memory."""
-    network, big = MLPDenoiser(), normal(3, 9, seed=1).requires_grad_()
+    network, big = MLPDenoiser().requires_grad_(False), normal(3, 9, seed=1).requires_grad_()
     shared = normal(1, COND, seed=2).requires_grad_()
     x_0 = run(network, big.t()[1:5, ::2].t(), shared.expand(BATCH, -1))
     return [x_0, *torch.autograd.grad(x_0.square().sum(), (big, shared))]
@@ -175,7 +175,7 @@ CASES = {
     )
 }  # fmt: skip
 # A product for each number of x_T and z, and none of weights or complex numbers.
-FORWARD = ("nothing_moves", "batched_products")
+FORWARD = ("nothing_moves", "batched_products", "views")
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -310,6 +310,18 @@ def clipped_by_data(x, t, z):
     return torch.tanh(x)
 
 
+class Clipped(nn.Module):
+    """A network that clips the gradient of one of its layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Tanh()
+        self.layer.register_full_backward_hook(lambda layer, inner, outer: (inner[0].clamp(-1, 1),))
+
+    def forward(self, x, t, z):
+        return self.layer(x)
+
+
 def refused(kind: str):
     """A call that is refused, and what its message says."""
     network, (x, z) = MLPDenoiser().requires_grad_(False), inputs()
@@ -352,6 +364,18 @@ def refused(kind: str):
             },
             "BDIA takes as many channels",
         ),
+        "a sparse condition": (
+            call
+            | {
+                "z": torch.eye(DIM, dtype=torch.float64).to_sparse().requires_grad_(),
+                "denoiser": lambda x, t, z: torch.tanh(torch.sparse.mm(z, x.mT).mT),
+            },
+            r"layout torch.sparse_coo: pass z.to_dense\(\)",
+        ),
+        "hooks, forward": (
+            call | {"denoiser": Clipped(), "gradient": ForwardMode()},
+            "Tanh has a hook that changes its gradient",
+        ),
         "an object around z": (
             call | {"z": nn.ParameterList([z]), "denoiser": lambda x, t, z: network(x, t, z[0])},
             "tuple or dict: other objects are not looked into",
@@ -361,7 +385,8 @@ def refused(kind: str):
 
 REFUSED = (
     "lazy", "made of each other", "written by .data", "a schedule inside",
-    "z in place, graphs kept", "more channels", "an object around z",
+    "z in place, graphs kept", "more channels", "a sparse condition", "hooks, forward",
+    "an object around z",
 )  # fmt: skip
 
 

@@ -52,7 +52,7 @@ each_method = pytest.mark.parametrize("method", METHODS, ids=lambda m: type(m)._
         (AdjointDEIS(), N, N, N, 1),
         (AdjointDEIS("2M"), N, N, N, 1),
         (AdjointDEIS(steps=3), 3, 3, 3, 1),
-        (AdjointDEIS(steps=3, states="resolved"), 3, 3, 1, 1),
+        (AdjointDEIS(steps=3, states="resolved"), 3 + 1, 3, 1, 1),
         (AdjointDEIS(steps=9, states="interpolated"), 9, 9, N + 1, 1),
     ],
 )

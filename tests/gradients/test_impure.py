@@ -10,6 +10,7 @@ import random
 import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,11 +18,13 @@ import torch
 from oracles import BATCH, COND, DIM, agree, inputs, normal
 from torch import nn
 
-from adjointdeis import TimeGrid, VPLinear, sample
+from adjointdeis import PerStep, TimeGrid, VPLinear, sample
 from adjointdeis.diffusion import BrownianPath
 from adjointdeis.gradients import (
     AdjointDEIS,
+    AdjointDPM,
     Backprop,
+    Backsolve,
     DiscreteAdjoint,
     InconsistentStepError,
     NotSupportedError,
@@ -33,7 +36,7 @@ from adjointdeis.gradients import (
 )
 from adjointdeis.gradients.catalogue import CATALOGUE, Entry
 from adjointdeis.gradients.consistency import EvaluationCheck
-from adjointdeis.solvers import BDIA, DDIM, SDEDPMSolver
+from adjointdeis.solvers import BDIA, DDIM, RungeKutta, SDEDPMSolver
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 STEPS = 6
@@ -132,6 +135,18 @@ class OtherNoise(Body):
         return super().forward(x * (1.0 + 0.3 * torch.tensor(noise, dtype=x.dtype)), t, z)
 
 
+class OutOfSight(Body):
+    """Noise of a source that Python does not show, such as ``secrets``; the same in each test."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        source = torch.Generator().manual_seed(2)
+        self.noise = (float(torch.rand((), generator=source)) for _ in iter(int, 1))
+
+    def forward(self, x, t, z):
+        return super().forward(x * (1.0 + 0.3 * next(self.noise)), t, z)
+
+
 class InPlace(Body):
     """Preconditioning written into its input."""
 
@@ -161,6 +176,7 @@ IMPURE = {
     "numpy": lambda: OtherNoise("numpy"),
     "numpy's own": lambda: OtherNoise("numpy's own"),
     "random": lambda: OtherNoise("random"),
+    "out of sight": OutOfSight,
     "batch norm": lambda: Body(nn.BatchNorm1d(12).double()),
     "batch norm without momentum": lambda: Body(nn.BatchNorm1d(12, momentum=None).double()),
     "instance norm": lambda: Body(
@@ -238,6 +254,52 @@ def test_no_cell_is_silent(one: Entry, kind: str) -> None:
         # a surrogate compares each of its active steps with the sampling run.
         unchecked = IMPURE[kind]()
         assert isinstance(unchecked, tuple) or isinstance(method, Surrogate), kind
+
+
+# Methods that evaluate the network at no point of the sampling run: what they cost, and where.
+ELSEWHERE = {
+    "interpolated": (AdjointDEIS(states="interpolated", steps=STEPS + 1), DDIM(), STEPS + 1),
+    "resolved": (AdjointDEIS(order=2, states="resolved"), DDIM(), STEPS),
+    "resolved, SDE": (AdjointDEIS(states="resolved"), SDEDPMSolver(), STEPS),
+    "one step": (AdjointDEIS(steps=1), DDIM(), 1),
+    "AdjointDPM": (AdjointDPM(states="resolved"), DDIM(), STEPS),
+    "AdjointDPM, adaptive": (AdjointDPM(method="dopri5"), DDIM(), None),
+    "Backsolve": (Backsolve(), RungeKutta("heun"), None),
+    "Backsolve, fixed": (Backsolve(method="euler"), DDIM(), STEPS),
+    "SdeBacksolve": (SdeBacksolve(substeps=2), SDEDPMSolver(), 2 * STEPS),
+}
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_a_method_that_evaluates_elsewhere_takes_the_first_step_twice(name: str) -> None:
+    method, solver, evaluations = ELSEWHERE[name]
+    for package in ("torchdiffeq", "torchsde"):
+        pytest.importorskip(package)
+
+    def run(network, method):
+        x_T, z = inputs()
+        noise = BrownianPath((BATCH, DIM), seed=8) if solver.calculus == "sde" else None
+        rollout = sample(
+            network, x_T, z.requires_grad_(), solver=solver, grid=GRID, noise=noise, gradient=method
+        )
+        return torch.autograd.grad(rollout.x_0.sum(), z)[0], rollout.cost
+
+    found, cost = run(Body(), method)
+    unchecked, least = run(Body(), replace(method, check=False))
+    assert torch.equal(found, unchecked)
+    assert evaluations in (None, least.nfe_backward) and cost.vjps == least.vjps
+    first_step = cost.nfe_forward // STEPS
+    assert cost.nfe_backward == least.nfe_backward + first_step
+    with pytest.raises(InconsistentStepError, match=r"evaluated again at t = 0\.6"):
+        run(OutOfSight(), method)
+
+
+def test_a_schedule_of_conditions_is_compared_where_no_step_was_evaluated_with_its_own() -> None:
+    x_T, zs = inputs(STEPS)
+    z = PerStep([value.requires_grad_() for value in zs])
+    x_0 = sample(OutOfSight(), x_T, z, solver=DDIM(), grid=GRID, gradient=AdjointDEIS()).x_0
+    with pytest.raises(InconsistentStepError, match=r"evaluated again at t = 0\.6"):
+        x_0.sum().backward()
 
 
 class Keeping(Body):
@@ -545,7 +607,17 @@ def freezing():
     return denoiser, list(body.parameters())
 
 
-@pytest.mark.parametrize("kind", [detaching, toggling, freezing])
+def drawing():
+    """No gradient of z in calls that are drawn."""
+    body = Body()
+
+    def denoiser(x, t, z):
+        return body(x, t, z.detach() if random.random() < 0.5 else z)
+
+    return denoiser, list(body.parameters())
+
+
+@pytest.mark.parametrize("kind", [detaching, toggling, freezing, drawing])
 @pytest.mark.parametrize("one", [o for o in AVAILABLE if o.target == "chain"], ids=lambda o: o.name)
 def test_a_graph_that_counts_calls_is_refused(one: Entry, kind) -> None:
     # No number differs, so that only the graphs can be compared.

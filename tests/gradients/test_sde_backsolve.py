@@ -72,14 +72,14 @@ def test_euler_is_adjoint_deis_with_resolved_states(denoiser, noise: str) -> Non
     for part, value in same.parts().items():
         assert agree(found.parts()[part], value, 1e-11), part
     cost = found.rollout.cost
-    assert (cost.nfe_forward, cost.nfe_backward, cost.vjps) == (9, 9, 9)
+    assert (cost.nfe_forward, cost.nfe_backward, cost.vjps) == (9, 9 + 1, 9)
     assert (cost.peak_latents, cost.peak_graphs) == (1, 1)
 
 
 @pytest.mark.parametrize(("method", "per_step"), [("euler", 1), ("midpoint", 2), ("heun", 2)])
 def test_each_step_costs_its_stages(method: str, per_step: int) -> None:
     cost = solve(SdeBacksolve(method, substeps=3), 4).rollout.cost
-    assert cost.nfe_backward == cost.vjps == 4 * 3 * per_step
+    assert cost.nfe_backward - 1 == cost.vjps == 4 * 3 * per_step
 
 
 def errors(method, steps: list[int]) -> dict[str, list[float]]:

@@ -238,9 +238,12 @@ def test_a_run_that_lost_a_file_is_not_finished(tmp_path, capsys) -> None:
     }
     (run / "calls.txt").unlink()
     assert launch(made(run)) == 1.5
-    assert f"{run} was finished, but calls.txt is gone; made again" in capsys.readouterr().out
+    assert "calls.txt is gone or changed; made again" in capsys.readouterr().out
     assert len(calls(run)) == 1
     assert launch(made(run)) is None
+    (run / "calls.txt").write_text("")
+    assert launch(made(run)) == 1.5
+    assert f"{run} was finished, but calls.txt is gone or changed" in capsys.readouterr().out
 
 
 def test_a_run_of_an_earlier_version_without_its_result_is_not_finished(tmp_path) -> None:

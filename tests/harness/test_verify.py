@@ -220,7 +220,7 @@ UNLISTED = {
         lambda r: replaced(r / "result.json", b"[" * 200_000), "result.json", "nested too deeply"
     ),
     "changed rate": (
-        lambda r: change(r / "result.json", rows__0__value=0.123), "result.json", "its rate of"
+        lambda r: change(r / "result.json", rows__0__tau=0.123), "result.json", "its rate of"
     ),
     "another hash": (
         lambda r: change(r / "result.json", run__config_hash="f" * 16), "result.json", "of another"

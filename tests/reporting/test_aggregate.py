@@ -1,6 +1,7 @@
 """Collecting runs, grouping seeds, and the paper's tables with ours beside them."""
 
 import csv
+import hashlib
 import json
 
 import pytest
@@ -65,6 +66,46 @@ def test_runs_are_collected_and_the_others_named(outputs):
     assert skipped["5"] == "run again later in 5b"
     assert "not JSON" in skipped["broken"]
     assert "schema 9" in skipped["other"]
+
+
+def test_what_a_run_left_unfinished_or_lost_does_not_count(tmp_path, make_run):
+    common = {"attacks": DIM, "systems": ("arcface",), "images": False, "replicates": 0}
+    for seed, name in enumerate(("finished", "unfinished", "truncated", "copied")):
+        make_run(tmp_path / name, seed=seed, n_pairs=6, **common)
+        digests = {
+            file: hashlib.sha256((tmp_path / name / file).read_bytes()).hexdigest()
+            for file in ("result.json", "scores.csv")
+        }
+        if name != "copied":
+            (tmp_path / name / "run.json").write_text("{}")
+        if name in ("finished", "truncated"):
+            (tmp_path / name / "done.json").write_text(json.dumps({"files": digests}))
+    scores = tmp_path / "truncated/scores.csv"
+    scores.write_text("".join(scores.read_text().splitlines(keepends=True)[:-3]))
+    found = collect(tmp_path)
+    assert [run.directory.name for run in found] == ["copied", "finished"]
+    skipped = {path.parent.name: why for path, why in found.skipped}
+    assert skipped == {
+        "unfinished": "the run is unfinished; its command continues it",
+        "truncated": "scores.csv is not the file that the run wrote; run its command again",
+    }
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda result: result["run"].update(degradation="print_scan"),
+        lambda result: result["thresholds"][0].update(value=0.9),
+        lambda result: result["thresholds"][0].update(data_set="other people"),
+    ],
+)
+def test_seeds_under_other_conditions_are_not_averaged(tmp_path, make_run, change):
+    common = {"attacks": DIM, "systems": ("arcface",), "images": False, "replicates": 0}
+    results = [make_run(tmp_path / str(seed), seed=seed, n_pairs=6, **common) for seed in (0, 1)]
+    assert [len(e.runs) for e in entries(collect(tmp_path).runs)] == [2]
+    change(results[1])
+    (tmp_path / "1/result.json").write_text(json.dumps(results[1]))
+    assert [len(e.runs) for e in entries(collect(tmp_path).runs)] == [1, 1]
 
 
 def test_seeds_are_grouped_and_keep_the_number_of_pairs(outputs):

@@ -130,6 +130,21 @@ BAD = {
     "guides": (lambda r: one_of(r, "attacks", "dim_a", "guides", value=3), "guides"),
     "curves": (lambda r: one_of(r, "attacks", "dim_a", "curves", value=[3]), "curves"),
     "assets": (lambda r: one_of(r, "run", "assets", value={"a": 3}), "assets.a"),
+    "negative count": (lambda r: one_of(r, "rows", 0, "k", value=-1), r"rows\[0\].k: -1 of n=6"),
+    "more than all": (lambda r: one_of(r, "rows", 0, "k", value=7), r"rows\[0\].k: 7 of n=6"),
+    "another rate": (
+        lambda r: one_of(r, "rows", 0, "value", value=0.123),
+        r"rows\[0\].value: 0.123 is not k/n",
+    ),
+    "percent": (lambda r: one_of(r, "rows", 0, "wilson_hi", value=95.0), "95.0, expected a share"),
+    "a row twice": (
+        lambda r: one_of(r, "rows", value=[*r["rows"], {**r["rows"][0], "n_fta": 1}]),
+        r"rows\[\d\]: attack, .* are those of an earlier one",
+    ),
+    "a pair twice": (
+        lambda r: one_of(r, "pairs", value=[*r["pairs"], r["pairs"][0]]),
+        r"pairs\[6\]: pair_id",
+    ),
     "300 digits": (lambda r: one_of(r, "rows", 0, "k", value=10**300), "64 bits"),
     "6,000 digits": (
         lambda r: one_of(r, "rows", 0, "k", value=77777).replace("77777", "7" * 6000),

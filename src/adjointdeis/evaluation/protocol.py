@@ -6,7 +6,7 @@ and realised FMR with counts, k of N, both intervals and what the bootstrap did 
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -90,8 +90,29 @@ ROW_KEYS = (
     "tau_strictest",
     "k_strictest",
 )
+SHARES = ("fmr_target", "confidence", "wilson_lo", "wilson_hi", "bootstrap_lo", "bootstrap_hi")
 # Keys that rows of older results lack.
 LATER_ROW_KEYS = ROW_KEYS[-3:]
+
+
+def impossible_number(row: Mapping[str, Any]) -> str | None:
+    """What in a row no evaluation can have counted, behind its key; None where nothing is.
+
+    Args:
+        row: Of :func:`evaluate`, perhaps from a stranger's file; its numbers are finite.
+    """
+    # Of a sum of two rates neither holds.
+    if row["variant"].startswith(RMMR_PREFIX):
+        return None
+    for key in SHARES:
+        if row[key] is not None and not 0 <= row[key] <= 1:
+            return f"{key}: {row[key]!r}, expected a share, 0 to 1"
+    k, n, value = row["k"], row["n"], row["value"]
+    if not 0 <= k <= n:
+        return f"k: {k!r} of n={n!r}, expected 0 to n"
+    if n and (value is None or not math.isclose(value, k / n, rel_tol=1e-9, abs_tol=1e-12)):
+        return f"value: {value!r} is not k/n = {k!r}/{n!r}"
+    return None
 
 
 def evaluate(

@@ -142,7 +142,7 @@ class AdjointDEIS(StepwiseMethod):
         resolved, data = self.states == "resolved", self.prediction == "data"
         form = Form(self.prediction, chain.factor)
         y = x_0 / form.scale(grid[-1])
-        check = trace.reevaluations()
+        check = trace.reevaluations(chain, by)
         chain.cost.holds(1, graphs=1)
 
         def velocity(interval: int, t: Node, p: Tensor | None) -> Velocity:

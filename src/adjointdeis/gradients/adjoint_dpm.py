@@ -2,12 +2,18 @@
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 from torch import Tensor
 
 from adjointdeis.diffusion.grid import TimeGrid
-from adjointdeis.gradients.augmented import Augmented, Coefficients, OdeAdjoint, OdeMethod
+from adjointdeis.gradients.augmented import (
+    AdaptiveMethod,
+    Augmented,
+    Coefficients,
+    OdeAdjoint,
+    OdeMethod,
+)
 from adjointdeis.gradients.base import ContinuousAdjoint, refuse_other
 from adjointdeis.gradients.chain import Chain
 from adjointdeis.gradients.inputs import Inputs
@@ -81,7 +87,9 @@ class AdjointDPM(OdeAdjoint):
         self, chain: Chain, record: Trace, by: Inputs, x_0: Tensor, a_x: Tensor
     ) -> Tensor | None:
         grid, coefficients = chain.grid, _Clock(chain.grid)
-        check = record.reevaluations()
+        check = record.reevaluations(chain, by)
+        if self.states == "resolved" or self.method in get_args(AdaptiveMethod):
+            check.finish()
         augmented = Augmented(chain, by, check, record.contexts[-1])
         state = augmented.start(x_0 / grid[-1].alpha, grid[-1].alpha * a_x)
         chain.cost.holds(1, graphs=1)

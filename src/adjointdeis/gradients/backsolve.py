@@ -72,9 +72,8 @@ class Backsolve(OdeAdjoint):
     def backward_pass(
         self, chain: Chain, record: Trace, by: Inputs, x_0: Tensor, a_x: Tensor
     ) -> Tensor | None:
-        check = record.reevaluations()
-        # It evaluates the network between the sampler's nodes, where nothing can be compared; an
-        # adaptive integrator of a network that changes would take ever smaller steps.
+        check = record.reevaluations(chain, by)
+        # It evaluates the network between the sampler's nodes, where nothing can be compared.
         check.finish()
         augmented = Augmented(chain, by, check, record.contexts[-1])
         chain.cost.holds(1, graphs=1)

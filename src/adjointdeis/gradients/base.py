@@ -196,8 +196,9 @@ class StepwiseMethod(GradientMethod):
     Args:
         check: Compare what is evaluated again with the sampling run, and raise
             ``InconsistentStepError`` where it differs: a network or sampler with a state of its
-            own (counters, caches, random generators) would give a wrong gradient. Costs no
-            evaluation.
+            own (counters, caches, random generators) would give a wrong gradient. Costs nothing
+            but where a method evaluates the network at no point of the sampling run, which then
+            takes its first step twice.
 
     Raises:
         InconsistentStepError: what was evaluated again is not what ran.
@@ -345,7 +346,13 @@ class _NoSecondDerivative(torch.autograd.Function):
 
 
 def _refuse_transforms(name: str, given: Sequence[Tensor]) -> None:
-    """Refuse the derivatives of torch.func, and of forward mode, which a run would drop."""
+    """Refuse derivatives of torch.func and forward mode, and those by sparse or nested tensors."""
+    for tensor in given:
+        if tensor.requires_grad and tensor.layout is not torch.strided:
+            raise NotSupportedError(
+                f"{name} gives no gradient of a tensor of layout {tensor.layout}: pass "
+                "z.to_dense(), or a padded tensor and a mask, or use gradient=Backprop()"
+            )
     # torch has no public name for this.
     if torch._C._are_functorch_transforms_active():
         raise NotSupportedError(

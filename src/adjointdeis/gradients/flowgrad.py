@@ -93,7 +93,7 @@ class FlowGrad(StepwiseMethod):
         starts = merged_steps(deviations(states, chain.grid), self.threshold)
         coarse = replace(chain, grid=chain.grid.at([*starts, chain.steps]))
         steps = StepCheck(chain, record.recorder, self.check)
-        network = record.reevaluations()
+        network = record.reevaluations(chain, by)
         adjoint: Tensor | None = a_x
         for node, (first, last) in reversed(list(enumerate(pairwise([*starts, chain.steps])))):
             # A node is evaluated under the condition of its first member.

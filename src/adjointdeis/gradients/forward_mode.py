@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.overrides import TorchFunctionMode
 
@@ -79,6 +79,8 @@ class ForwardMode(StepwiseMethod):
         # Its nodes are made once, and inside they would be held with derivatives.
         assert chain.grid[0].index == 0
         tangents = self._tangents(inputs, wanted)
+        # Not expanded ones, into which torch cannot write.
+        primals = tuple(inputs[place].contiguous() for place in wanted)
         before, history, mark = chain.cost.nfe, 0, Mark()
         watch, aside = _Watch(), list[Tensor]()
 
@@ -106,7 +108,7 @@ class ForwardMode(StepwiseMethod):
             return found
 
         def carried(*directions: Tensor) -> Any:
-            return torch.func.jvp(run, tuple(inputs[place] for place in wanted), directions)
+            return torch.func.jvp(run, primals, directions)
 
         versions = [version(tensor) for tensor in inputs]
         # What is drawn on the way belongs to the run: it is the same for every direction.
@@ -185,8 +187,15 @@ class ForwardMode(StepwiseMethod):
         return counts
 
     def _refuse_kept(self, chain: Chain) -> None:
-        """Refuse a value that the network keeps from an earlier run, without its derivatives."""
+        """Refuse hooks of a backward pass, and a value that is kept from an earlier run."""
         for _, value in reachable(chain.denoiser.denoiser, chain.solver):
+            if isinstance(value, nn.Module) and (
+                value._backward_hooks or value._backward_pre_hooks
+            ):
+                raise NotSupportedError(
+                    f"{type(value).__name__} has a hook that changes its gradient, which "
+                    "ForwardMode does not call: remove it, or use gradient=DiscreteAdjoint()"
+                )
             if isinstance(value, Tensor) and (_is_wrapped(value) or Aside.leads(value)):
                 raise UnreachableLeafError(
                     f"the denoiser keeps a tensor of shape {tuple(value.shape)} from an earlier "

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from adjointdeis.diffusion.classifier_free import of_rows
@@ -12,6 +11,12 @@ from adjointdeis.diffusion.grid import TimeGrid
 from adjointdeis.diffusion.prediction import wide
 from adjointdeis.gradients.cost import Cost, CountedDenoiser
 from adjointdeis.gradients.step_context import ContextRecorder
+
+_WHOLE = (
+    "a part of {} samples came out as {}: the denoiser holds a tensor of the whole batch of {}; "
+    "pass it in z, which is divided (a tensor, tuple or dict: other objects are not looked into). "
+    "Or it keeps one of other samples: switch that cache off, or leave out microbatch"
+)
 
 
 class CoupledSamplesError(ValueError):
@@ -24,8 +29,8 @@ def check_independent(
     """Refuse to divide a batch whose samples depend on each other.
 
     Layers that are known to couple samples are named. Otherwise the first sample is evaluated twice
-    without a gradient, at the last step's time: beside its neighbours and beside the last sample.
-    Random states and buffers are left as they were.
+    at the last step's time: beside the last sample, and then in its own part, where a value that
+    was kept from the other evaluation shows. Random states and buffers are left as they were.
 
     Args:
         denoiser, x, z, grid, cost: as in ``sample``; both evaluations are counted.
@@ -49,21 +54,24 @@ def check_independent(
     buffers = [(owner, name, owner[name]) for owner, name in recorder.places]
     found = []
     try:
-        with torch.no_grad():
-            for rows in (slice(0, size), [batch - 1, 0]):
-                for owner, name, value in buffers:
-                    owner[name] = value.clone()
-                counted = CountedDenoiser(of_rows(denoiser, None, batch, rows)[0], cost)
-                # At the only node of one step alpha may be 0, where eps says nothing.
-                predict = counted.data if step == 0 and hasattr(denoiser, "data") else counted
-                out = predict(x[rows].detach().clone(), grid[step].t, divided(z, batch, rows))
-                if out.shape[0] != x[rows].shape[0]:
-                    raise CoupledSamplesError(
-                        f"a part of {x[rows].shape[0]} samples came out as {tuple(out.shape)}: the "
-                        f"denoiser holds a tensor of the whole batch of {batch}; pass it in z, "
-                        "which is divided"
-                    )
-                found.append(wide(out[0 if isinstance(rows, slice) else 1]))
+        # With gradients as the run has them: what is kept from here has no other graph.
+        for rows in ([batch - 1, 0], slice(0, size)):
+            for owner, name, value in buffers:
+                owner[name] = value.clone()
+            counted = CountedDenoiser(of_rows(denoiser, None, batch, rows)[0], cost)
+            # At the only node of one step alpha may be 0, where eps says nothing.
+            predict = counted.data if step == 0 and hasattr(denoiser, "data") else counted
+            out = predict(x[rows].detach().clone(), grid[step].t, divided(z, batch, rows))
+            if out.shape[0] != x[rows].shape[0]:
+                raise CoupledSamplesError(_WHOLE.format(x[rows].shape[0], tuple(out.shape), batch))
+            found.append(wide(out[0 if isinstance(rows, slice) else 1].detach()))
+    except RuntimeError as error:
+        text = str(error).splitlines()[0]
+        if "memory" in text or not ("size" in text.lower() or "shape" in text):
+            raise
+        raise CoupledSamplesError(
+            _WHOLE.format(len(x[rows]), f"an error ({text})", batch)
+        ) from error
     finally:
         for owner, name, value in buffers:
             owner[name] = value

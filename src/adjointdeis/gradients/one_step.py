@@ -55,7 +55,7 @@ class OneStep(StepwiseMethod):
     ) -> Tensor | None:
         del x_0
         s, t, before = chain.grid[0], chain.grid[-1], chain.cost.nfe
-        check = record.reevaluations()
+        check = record.reevaluations(chain, by)
 
         def predicted(x: Tensor, z: Any) -> Tensor:
             eps = chain.denoiser(x, s.t, z)

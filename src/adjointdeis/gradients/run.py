@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from adjointdeis.gradients.chain import Chain, NotSupportedError
-from adjointdeis.gradients.consistency import GraphCheck, InconsistentStepError
+from adjointdeis.gradients.consistency import InconsistentStepError
 from adjointdeis.gradients.graphs import Mark, RunKey
 from adjointdeis.gradients.inputs import (
     CHANGES_Z,
@@ -18,7 +18,7 @@ from adjointdeis.gradients.inputs import (
     explained,
     refuse_rewritten,
 )
-from adjointdeis.gradients.reachable import changes, comparable, own_state, reachable, version
+from adjointdeis.gradients.reachable import changes, own_state, reachable, version
 from adjointdeis.gradients.step_context import ContextRecorder
 from adjointdeis.gradients.trace import Trace
 from adjointdeis.solvers.base import State
@@ -78,7 +78,7 @@ class Run:
             with torch.enable_grad():
                 self._ends = by.entrances(self._ends, [True])
             by.leaf_check.run = RunKey(whole=not chain.states)
-            by.leaf_check.run.graphs = chain.denoiser.graphs = GraphCheck()
+            by.leaf_check.run.graphs = chain.denoiser.graphs = self.trace.graphs
 
     @contextmanager
     def recording(self) -> Iterator[None]:
@@ -86,9 +86,7 @@ class Run:
         try:
             with torch.set_grad_enabled(self.every_step):
                 yield
-            key = self.by.leaf_check.run
-            if key is not None and isinstance(key.graphs, GraphCheck):
-                key.graphs.recording = False
+            self.trace.graphs.recording = False
         finally:
             self.chain.denoiser.graphs = None
 
@@ -108,9 +106,9 @@ class Run:
         key = self.by.leaf_check.run
         if step not in (1, 2) or key is None:
             return
-        before, self._held = self._held, comparable(reachable(*self._roots))
-        if step == 1 and isinstance(key.graphs, GraphCheck) and self.chain.cost.nfe > self._nfe + 1:
-            key.graphs.after = self._look_between_evaluations
+        before, self._held = self._held, own_state(*self._roots)
+        if step == 1 and self.chain.cost.nfe > self._nfe + 1:
+            self.trace.graphs.after = self._look_between_evaluations
         elif step == 2 and (self._changed or changes(before, self._held)):
             self._taken = set(range(self.chain.steps))
         elif step == 2:
@@ -118,7 +116,7 @@ class Run:
 
     def _look_between_evaluations(self) -> None:
         """The same after one of several evaluations of a step, at whose end a counter is back."""
-        self._changed = bool(changes(self._held, comparable(reachable(*self._roots))))
+        self._changed = bool(changes(self._held, own_state(*self._roots)))
 
     def advance(self, step: int, x: Tensor, state: State) -> tuple[Tensor, State]:
         """Take a step; x itself stays as it is even if the network works in place."""

@@ -91,9 +91,8 @@ class SdeBacksolve(StepwiseMethod):
         self, chain: Chain, record: Trace, by: Inputs, x_0: Tensor, a_x: Tensor
     ) -> Tensor | None:
         torchsde = load("torchsde", "gradients by SdeBacksolve")
-        grid, check = chain.grid, record.reevaluations()
-        # It evaluates the network between the sampler's nodes, where nothing can be compared; an
-        # adaptive integrator of a network that changes would take ever smaller steps.
+        grid, check = chain.grid, record.reevaluations(chain, by)
+        # It evaluates the network between the sampler's nodes, where nothing can be compared.
         check.finish()
         augmented = Augmented(chain, by, check, record.contexts[-1])
         chain.cost.holds(1, graphs=1)

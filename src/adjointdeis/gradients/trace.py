@@ -1,11 +1,19 @@
 """What the sampling run of a method that keeps no graph leaves for the backward pass."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
-from adjointdeis.gradients.consistency import CAUSES, EvaluationCheck, InconsistentStepError
+from adjointdeis.gradients.chain import Chain
+from adjointdeis.gradients.consistency import (
+    CAUSES,
+    EvaluationCheck,
+    GraphCheck,
+    InconsistentStepError,
+)
+from adjointdeis.gradients.inputs import Inputs
 from adjointdeis.gradients.step_context import ContextRecorder, StepContext
 from adjointdeis.solvers.base import State
 
@@ -30,6 +38,7 @@ class Trace:
         latents: how many latents these are.
         evaluations, changed: those of the network, and what it changed of its own while it ran,
             where the run was observed.
+        graphs: those of its first evaluations.
         in_place: whether a step changed its x in place.
         end: the solver's history after the last step.
     """
@@ -41,6 +50,7 @@ class Trace:
     carries: dict[int, Carry] = field(default_factory=dict)
     latents: int = 0
     evaluations: EvaluationCheck = field(default_factory=EvaluationCheck)
+    graphs: GraphCheck = field(default_factory=GraphCheck)
     outputs: dict[int, list[Tensor]] = field(default_factory=dict)
     changed: list[str] = field(default_factory=list)
     in_place: bool = False
@@ -57,9 +67,9 @@ class Trace:
         self.latents -= 1 + len(carry.state)
         return carry
 
-    def reevaluations(self) -> "Reevaluations":
+    def reevaluations(self, chain: Chain, by: Inputs) -> "Reevaluations":
         """A check of the evaluations that a backward pass makes."""
-        return Reevaluations(self)
+        return Reevaluations(self, chain, by)
 
     def state(self, step: int) -> Tensor:
         """x before a step that was kept."""
@@ -81,6 +91,8 @@ class Reevaluations:
     """The network's evaluations of a backward pass that takes no step again."""
 
     trace: Trace
+    chain: Chain
+    by: Inputs
     _compared: int = 0
 
     def compare(self, x: Tensor, t: Tensor, slot: int, output: Tensor) -> None:
@@ -102,16 +114,33 @@ class Reevaluations:
             )
 
     def finish(self) -> None:
-        """Refuse a network that changes and of which no evaluation could be compared.
+        """See to it that something has been compared: the first step, if nothing else.
+
+        That step is taken again for it, which costs its evaluations. To be called before an
+        adaptive integrator, which would take ever smaller steps through a network that changes.
 
         Raises:
-            InconsistentStepError: naming what it changes.
+            InconsistentStepError: it gives something else; or the network is seen to change a
+                state of its own, of which one step says too little.
         """
-        trace = self.trace
-        if trace.checked and trace.changed and not self._compared:
+        trace, chain = self.trace, self.chain
+        if not trace.checked or self._compared:
+            return
+        if trace.changed:
             raise InconsistentStepError(
                 f"the denoiser changes a state of its own while it runs ({trace.changed[0]}), and "
                 f"{trace.owner} evaluates it at no point of the sampling run, where it could be "
                 "seen whether that matters: use gradient=DiscreteAdjoint(), which compares every "
                 "step, or check=False if it only counts"
             )
+
+        def first(entering: Sequence[Tensor], z: Any, noise: Tensor | None) -> tuple[Tensor, ...]:
+            with trace.contexts[0].replayed():
+                x, state = chain.advance(0, entering[0], z, tuple(entering[1:]), noise)
+            return (x, *state)
+
+        graphs, chain.denoiser.graphs = chain.denoiser.graphs, trace.graphs
+        chain.denoiser.observer = lambda x, t, output: self.compare(x, t, chain.slot(0), output)
+        entering = [self.by.x_T, *chain.initial_state(self.by.x_T)]
+        self.by.graph(first, entering, chain.slot(0), need_entering=self.by.needs[0])
+        chain.denoiser.graphs, chain.denoiser.observer = graphs, None

@@ -120,7 +120,11 @@ def _run(cfg: DictConfig, directory: Path) -> tuple[str, float | None]:
             print(f"{directory} is finished; force=true runs it again")
             return "skipped", None
         more = f" and {len(lost) - 1} more files" if len(lost) > 1 else ""
-        print(printable(f"{directory} was finished, but {lost[0]}{more} is gone; made again"))
+        print(
+            printable(
+                f"{directory} was finished, but {lost[0]}{more} is gone or changed; made again"
+            )
+        )
     _check_task(cfg)
     with contextlib.ExitStack() as held:
         if not is_child(cfg.trainer):

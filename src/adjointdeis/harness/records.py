@@ -208,14 +208,19 @@ def write_marker(directory: Path, identifier: str, seconds: float) -> None:
 
 
 def missing(directory: Path, done: dict[str, Any]) -> list[str]:
-    """Files that a finished run left and that are not there any more.
+    """Files that a finished run left and that are not there any more, or changed.
 
-    Of runs of earlier versions, whose marker lists nothing, the result of a table of morphs.
+    Of files in folders, as morphs are, only that they are there: `task=verify` reads them all. Of
+    runs of earlier versions, whose marker lists nothing, the result of a table of morphs.
     """
     files = done.get("files")
     if not isinstance(files, dict):
         files = {"result.json": ""} if (directory / "morphs").is_dir() else {}
-    return [name for name in files if inside(name) and not (directory / name).is_file()]
+    return [n for n, sha256 in files.items() if inside(n) and not _same(directory / n, n, sha256)]
+
+
+def _same(path: Path, name: str, sha256: str) -> bool:
+    return path.is_file() and ("/" in name or not sha256 or fingerprint(path) == sha256)
 
 
 def inside(name: str) -> bool:

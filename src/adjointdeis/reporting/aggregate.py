@@ -203,6 +203,8 @@ def _name(line: Line, twice: bool, destination: Path) -> Cell:
         detail.append(f"ours: {e.label}")
     if e and len(e.runs) > 1:
         detail.append(plural(len(e.runs), "seed"))
+    if e and e.degradation:
+        detail.append(f"after {e.degradation}")
     if e is None:
         detail.append("(not run)")
     source = str((line.paper or {}).get("source", ""))

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from adjointdeis.evaluation import WORST_CASE, EvaluationError, wilson
+from adjointdeis.files import read_json
 from adjointdeis.reporting.errors import ReportError
 from adjointdeis.reporting.run import EvaluationSetting, Run, condition
 from adjointdeis.reporting.schema import RESULT, SCHEMA
@@ -64,6 +65,11 @@ class AttackRuns:
     def settings(self) -> Mapping[str, Any]:
         """The settings that the seeds share."""
         return self.first["settings"]
+
+    @property
+    def degradation(self) -> str | None:
+        """What documents went through before they were judged, in all runs."""
+        return self.runs[0].degradation
 
     @property
     def label(self) -> str:
@@ -149,6 +155,7 @@ def collect(outputs: Path | str) -> Collection:
     for path in sorted(outputs.rglob(RESULT)):
         try:
             run = Run.read(path.parent)
+            _require_finished(run)
             stated = run.result["run"]
             identity = run.result["experiment"], stated["config_hash"], stated["seed"]
         # A stranger's file may bring about anything; the other runs must be reported all the same.
@@ -188,7 +195,16 @@ def entries(runs: Sequence[Run]) -> list[AttackRuns]:
                 "label": attack["label"],
                 "settings": attack["settings"],
                 "pairs": hashlib.sha256("\n".join(pairs).encode()).hexdigest(),
-                "systems": {s: v.get("fingerprint") for s, v in run.result["systems"].items()},
+                "degradation": run.degradation,
+                "systems": {
+                    s: (v.get("fingerprint"), v.get("alignment"))
+                    for s, v in run.result["systems"].items()
+                },
+                # Of other faces, impostors or files; to the digits that rounding leaves.
+                "thresholds": sorted(
+                    f"{t.model} {t.impostor_policy} {t.target_fmr:g} {t.value:.5g} {t.data_set}"
+                    for t in run.thresholds
+                ),
             }
             grouped.setdefault(json.dumps(key, sort_keys=True), []).append((name, run))
     found = []
@@ -224,3 +240,23 @@ def reason_of(error: Exception) -> str:
     """Why a run was left out, on one line; what we did not foresee also says its kind."""
     foreseen = isinstance(error, ReportError | EvaluationError | OSError)
     return printable(error if foreseen else f"{type(error).__name__}: {error}")
+
+
+def _require_finished(run: Run) -> None:
+    """Refuses what an unfinished run left, and files that changed since a run was finished.
+
+    A result without the record of its run, copied or fetched from a server, is taken as it is.
+    """
+    if not (run.directory / "run.json").is_file():
+        return
+    try:
+        done = read_json(run.directory / "done.json", ReportError)
+    except ReportError:
+        raise ReportError("the run is unfinished; its command continues it") from None
+    files = done.get("files") if isinstance(done, dict) else None
+    for name, sha256 in files.items() if isinstance(files, dict) else ():
+        path = run.directory / name
+        if path.parent != run.directory or path.suffix not in (".json", ".csv"):
+            continue
+        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+            raise ReportError(f"{name} is not the file that the run wrote; run its command again")

@@ -117,7 +117,7 @@ def data_reasons(run: Run) -> list[str]:
             "other faces and other networks: the embedded synthetic benchmark and its small models "
             "stand in for FRLL photographs, DiffAE at 256 x 256 and IResNet-100 recognisers"
         ]
-    reasons = []
+    reasons = [f"documents went through {run.degradation}"] if run.degradation else []
     counts = {row["n"] for row in run.result["rows"]}
     if counts != {N_MORPHS}:
         reasons.append(f"{' or '.join(map(str, sorted(counts)))} morphs instead of {N_MORPHS}")

@@ -114,6 +114,11 @@ class Run:
         """`mini` or `paper` assets; `mini` unless the run states otherwise."""
         return str(self.result["run"].get("profile", "mini"))
 
+    @property
+    def degradation(self) -> str | None:
+        """What documents went through before they were judged; None for nothing."""
+        return self.result["run"].get("degradation")
+
     def path(self, relative: str) -> Path:
         """A path of the result on this machine.
 

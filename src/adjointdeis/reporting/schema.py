@@ -6,7 +6,7 @@ called by the writer before it writes and by the reader after it reads, so that 
 
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from types import UnionType
 from typing import (
@@ -22,7 +22,7 @@ from typing import (
 
 from adjointdeis.evaluation import ROW_KEYS, WORST_CASE, EvaluationError, ThresholdRecord
 from adjointdeis.evaluation.policies import IMPOSTOR_POLICIES
-from adjointdeis.evaluation.protocol import LATER_ROW_KEYS
+from adjointdeis.evaluation.protocol import LATER_ROW_KEYS, impossible_number
 from adjointdeis.evaluation.scores import PROBE_POLICIES
 from adjointdeis.files import read_json
 from adjointdeis.reporting.errors import ReportError
@@ -115,6 +115,7 @@ class _RunFacts(TypedDict):
     git: str | None
     seed: int | None
     profile: NotRequired[str]
+    degradation: NotRequired[str | None]
     wall_seconds: NotRequired[float | None]
     versions: NotRequired[dict[str, Any] | None]
     assets: NotRequired[dict[str, dict[str, Any]] | None]
@@ -173,13 +174,20 @@ def validate_result(result: Any) -> list[str]:
     if result.get("schema") != SCHEMA:
         return [f"schema {result.get('schema')!r}, expected {SCHEMA}"]
     # The rest is about values that are of their kinds.
-    return list(problems_of(result, Result)) or [
-        *(p for i, row in enumerate(result["rows"]) for p in _row(row, f"rows[{i}]", result)),
-        *(p for i, t in enumerate(result["thresholds"]) for p in _threshold(t, f"thresholds[{i}]")),
-        *(p for i, pair in enumerate(result["pairs"]) for p in _pair(pair, f"pairs[{i}]", result)),
-        *_path(result["scores"], "scores"),
-        *_bad_numbers(result),
-    ]
+    return (
+        list(problems_of(result, Result))
+        or list(_bad_numbers(result))
+        or [
+            *_each(result["rows"], _row, "rows", result),
+            *(
+                p
+                for i, t in enumerate(result["thresholds"])
+                for p in _threshold(t, f"thresholds[{i}]")
+            ),
+            *_each(result["pairs"], _pair, "pairs", result),
+            *_path(result["scores"], "scores"),
+        ]
+    )
 
 
 def read_result(run_directory: Path | str) -> Result:
@@ -225,7 +233,7 @@ def read_degraded(
     if not path.resolve().is_relative_to(Path(run_directory).resolve()):
         raise ReportError(f"{path}: leaves the run directory; copy the file into it")
     found = read_json(path, ReportError)
-    problems = [*_degraded(found, result), *_bad_numbers({"": found})]
+    problems = [*_bad_numbers({"": found})] or [*_degraded(found, result)]
     if problems:
         raise ReportError(f"{path}: {problems[0]}")
     return found
@@ -239,9 +247,7 @@ def _degraded(found: Any, result: Mapping[str, Any]) -> Iterator[str]:
         if not isinstance(rows, list):
             yield f"{name}: expected a list of rows, found {_kind(rows)}"
             continue
-        for i, row in enumerate(rows):
-            where = f"{name}[{i}]"
-            yield from list(problems_of(row, _Row, where)) or _row(row, where, result)
+        yield from list(problems_of(rows, list[_Row], name)) or _each(rows, _row, name, result)
 
 
 def threshold_record(values: Mapping[str, Any], where: str = "threshold") -> ThresholdRecord:
@@ -287,13 +293,29 @@ def _is(value: Any, kind: Any) -> bool:
     return isinstance(value, (int, float) if plain is float else plain)
 
 
+def _each(
+    entries: list[Any], check: Callable[..., Iterator[str]], where: str, result: Mapping[str, Any]
+) -> Iterator[str]:
+    """Faults of each entry, and entries of which a table would show one and drop the others."""
+    wrong = [p for i, entry in enumerate(entries) for p in check(entry, f"{where}[{i}]", result)]
+    yield from wrong
+    keys = ROW_KEYS[:6] if check is _row else ("pair_id",)
+    own = [] if wrong else [repr([entry[key] for key in keys]) for entry in entries]
+    if len(set(own)) < len(own):
+        i = next(i for i, entry in enumerate(own) if entry in own[:i])
+        yield f"{where}[{i}]: {', '.join(keys)} are those of an earlier one; keep one of them"
+
+
 def _row(row: Mapping[str, Any], where: str, result: Mapping[str, Any]) -> Iterator[str]:
     for key in ROW_KEYS:
         if key not in row and key not in LATER_ROW_KEYS:
             yield f"{where}.{key}: missing; rows are those of adjointdeis.evaluation.evaluate"
+            return
     for key, known in _CHOICES.items():
         if row[key] not in known:
             yield f"{where}.{key}: {row[key]!r}, expected {' or '.join(known)}"
+    if (impossible := impossible_number(row)) is not None:
+        yield f"{where}.{impossible}"
     if row["attack"] != WORST_CASE and row["attack"] not in result["attacks"]:
         yield f"{where}.attack: {row['attack']!r} is not in attacks ({_names(result['attacks'])})"
     if row["system"] not in result["systems"]:
