@@ -335,8 +335,10 @@ def _check_kinds(
     ):
         if isinstance(value, type) or not fits:
             kind = getattr(value, "dtype", None) or type(value).__name__
-            found = f"the class {value.__name__}" if isinstance(value, type) else f"of kind {kind}"
-            raise TypeError(f"{argument} is {found}: write {write}")
+            if isinstance(value, type):
+                own = f"{argument}={value.__name__}()" if fits else write
+                raise TypeError(f"{argument} is the class {value.__name__}: write {own}")
+            raise TypeError(f"{argument} is of kind {kind}: write {write}")
 
 
 def _check_states(

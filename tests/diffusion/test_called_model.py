@@ -113,6 +113,8 @@ def test_conditions_by_their_names() -> None:
     )
     with pytest.raises(TypeError, match="takes no 'pooled' beside its input and time; it takes"):
         from_diffusers(small(), scheduler, pooled=pooled)
+    with pytest.raises(TypeError, match=r"no 'guidance_scale'.*Guidance\(denoiser, nega"):
+        from_diffusers(small(), scheduler, guidance_scale=7.5)
     with pytest.raises(TypeError, match="takes no 'propmt'"):
         free(x, t, {"propmt": text})
     with pytest.raises(ValueError, match="encoder_hidden_states is both in z and bound"):

@@ -73,7 +73,9 @@ def test_nodes_know_the_one_before_them() -> None:
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: TimeGrid.ddim_stride(DDPM(), 30 * 20), "no integer stride"),
+        (lambda: TimeGrid.ddim_stride(DDPM(), 600), r"no integer stride.*334, 500"),
+        (lambda: TimeGrid.ddim_stride(DDPM(), 45), "42, 44, 46, 48"),
+        (lambda: TimeGrid.from_times(DDPM(), [999, 0]), r"timestep k of T is \(k \+ 1\) / T"),
         (lambda: TimeGrid.ddim_stride(VPLinear(), 20), "needs a DDPM schedule"),
         (lambda: TimeGrid.greedy_dim(VPLinear(), 20), "needs a DDPM schedule"),
         (lambda: TimeGrid.uniform_lmbda(VPLinear(), 0), "at least 1"),

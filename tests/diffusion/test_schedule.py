@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from adjointdeis import DDPM, RectifiedFlow, VarianceExploding, VPCosine, VPLinear
-from adjointdeis.diffusion import Schedule
+from adjointdeis.diffusion import FunctionSchedule, Schedule
 
 
 def no_terminal_signal() -> DDPM:
@@ -117,6 +117,36 @@ def test_impossible_schedules_are_refused() -> None:
         DDPM(torch.tensor([1.0, 0.5]))
     with pytest.raises(ValueError, match="positive sigma_max"):
         VarianceExploding(0.0)
+
+
+def test_alphas_are_no_betas() -> None:
+    betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
+    products = (1.0 - betas).cumprod(0)
+    for alphas in (1.0 - betas, products):
+        with pytest.raises(ValueError, match=r"DDPM\(1 - alphas\).*a\[1:\] / a\[:-1\]"):
+            DDPM(alphas)
+    a = products
+    again = DDPM(torch.cat((1 - a[:1], 1 - a[1:] / a[:-1])))  # what the message says
+    torch.testing.assert_close(again.betas, betas, rtol=1e-9, atol=0.0)
+    assert repr(again) == "DDPM(1000 betas from 0.0001 to 0.02)"
+
+
+def test_levels_given_as_a_function_are_a_schedule() -> None:
+    t = torch.tensor([0.05, 0.4, 0.9], dtype=torch.float64)
+    for own, levels in (
+        (VPCosine(), lambda t: (VPCosine().alpha(t), VPCosine().sigma(t))),
+        (VarianceExploding(9.0), lambda t: (1.0, 9.0 * t)),
+        (RectifiedFlow(), lambda t: (1.0 - t, t)),
+    ):
+        schedule = FunctionSchedule(levels)
+        torch.testing.assert_close(schedule.lmbda(t), own.lmbda(t))
+        torch.testing.assert_close(schedule.t_of(own.lmbda(t)), t)
+        if not isinstance(own, VPCosine):  # whose levels are outside any graph
+            torch.testing.assert_close(schedule.dlmbda(t), own.dlmbda(t))
+            torch.testing.assert_close(schedule.dlog_alpha(t), own.dlog_alpha(t))
+            continue
+        with pytest.raises(ValueError, match=r"no derivative by t.*functions of torch"):
+            schedule.dlmbda(t)
 
 
 def test_zero_terminal_signal_is_the_last_timestep_alone() -> None:

@@ -11,6 +11,7 @@ import json
 import unicodedata
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -259,7 +260,8 @@ def matrix(tmp_path, scores, rows, columns=None):
     np.save(tmp_path / "s.npy", np.array(scores))
     first = saved(tmp_path / "rows.csv", rows)
     second = first if columns is None else saved(tmp_path / "columns.csv", columns)
-    return read("matrix", [tmp_path / "s.npy", first, second], GENERIC)
+    labels = replace(GENERIC, columns={})
+    return read("matrix", [tmp_path / "s.npy", first, second], labels)
 
 
 def test_both_triangles_of_an_asymmetric_matrix_count(tmp_path):

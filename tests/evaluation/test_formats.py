@@ -185,7 +185,7 @@ def test_attack_potential_folder(tmp_path):
         "M2\tS2\t0.1\t0.1\n")  # fmt: skip
     put(tmp_path / "D" / "B.txt", "M1\tS1\t5\t5\nM1\tS2\t5\t5\nM2\tS1\t5\t1\nM2\tS2\t5\t1\n")
     put(tmp_path / "FRS_Info.json", json.dumps({"A": [0.5, False], "B": [4, True]}))
-    table = read("map", [tmp_path / "D"], LABELS)
+    table = read("map", [tmp_path / "D"], Labels(attack="dim", probe_policy="other"))
     assert table.direction("A") == "dissimilarity"
     assert table.unique("subject_id") == ["M1/S1", "M1/S2", "M2/S1", "M2/S2"]
     groups = {
@@ -344,7 +344,48 @@ def test_that_call_reads_it(tmp_path):
     into = tmp_path / "scores.csv"
     given = ["convert", "--from", "generic", str(path), "--columns", *names, "--into", str(into)]
     assert main([*given, "--score-type", "similarity", "--probe", "other"]) == 0
-    assert read("canonical", [into], LABELS)["morph_id"].tolist() == ["m", "m"]
+    assert read("canonical", [into], Labels())["morph_id"].tolist() == ["m", "m"]
+
+
+@pytest.mark.parametrize(
+    ("stated", "message"),
+    [
+        ({"system": "facenet"}, "system is 'arcface', and --system facenet was stated"),
+        ({"score_type": "dissimilarity"}, "score_type is 'similarity', and --score-type dissim"),
+        ({"probe_policy": "source"}, "probe_policy is 'other', and --probe source was stated"),
+        ({"attack": "opencv"}, "attack is 'dim', and --attack opencv was stated"),
+        ({"kind": "mated"}, "kind is 'morph', and --kind mated was stated"),
+        ({"columns": {"score": "score"}}, "--columns is of --from generic; the format canonical"),
+    ],
+)
+def test_what_is_stated_against_the_file_is_refused(stated, message, tmp_path):
+    """It was dropped in silence: a file of `other` probes stayed one under --probe source."""
+    write("canonical", joined(morphs(), bona_fide()), [tmp_path / "s.csv"])
+    with pytest.raises(ScoreError, match=message):
+        read("canonical", [tmp_path / "s.csv"], Labels(**stated))
+
+
+def test_a_canonical_file_is_told_its_alignment_once(tmp_path):
+    one, two = tmp_path / "one.csv", tmp_path / "two.csv"
+    write("canonical", joined(morphs(), bona_fide()), [one])
+    given = ["convert", "--from", "canonical", str(one), "--into", str(two)]
+    assert main([*given, "--alignment", "5pt", "--data-set", "mine"]) == 0
+    again = read("canonical", [two], Labels(alignment="5pt"))
+    assert again.metadata["systems"] == {"arcface": {"alignment": "5pt"}}
+    assert again.metadata["data_set"] == "mine"
+    with pytest.raises(ScoreError, match=r"two\.csv: system 'arcface' has alignment '5pt', and '7"):
+        read("canonical", [two], Labels(alignment="7pt"))
+
+
+def test_two_runs_of_one_attack_are_named_by_file_and_line(tmp_path):
+    tables = [morphs(), morphs()]
+    moved = tables[1].to_rows()
+    moved[1]["score"] += 0.1
+    files = [tmp_path / "a.csv", tmp_path / "b.csv"]
+    for table, file in zip((tables[0], ScoreTable.from_rows(moved)), files, strict=True):
+        write("canonical", table, [file])
+    with pytest.raises(ScoreError, match=r"b\.csv:3: duplicate.*first seen at .*a\.csv:3 as"):
+        read("canonical", files, Labels())
 
 
 def test_lists_have_no_header_but_their_own(tmp_path):

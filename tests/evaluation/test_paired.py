@@ -7,6 +7,7 @@ from scipy.stats import binomtest
 
 from adjointdeis.evaluation import EvaluationError, ScoreError, ScoreTable, group
 from adjointdeis.evaluation.paired import compare_attacks, holm, in_common, mcnemar_exact
+from adjointdeis.evaluation.tables import paired_table
 
 p_values = st.lists(st.floats(0, 1), min_size=1, max_size=8)
 
@@ -63,6 +64,31 @@ def test_an_attack_does_not_differ_from_itself(table):
         assert c.lo == -c.hi < 0
 
 
+def test_no_difference_is_never_sure_in_one_direction(table):
+    """Replicates whose threshold moves may differ one way only: [-2, +0] of 30 equal pairs."""
+    rows = table.select(kind=("morph", "nonmated"), system="arcface").to_rows()
+    asked = {"probe_policy": "source", "fmr": 0.05, "replicates": 200}
+    tau = compare_attacks(ScoreTable.from_rows(rows), "weak", "weak", **asked)[0].tau
+    weak = [r for r in rows if r["attack"] == "weak"]
+    # Above the threshold, the second is nearer to it: only a stricter one tells them apart.
+    nearer = [r | {"attack": "nearer", "score": r["score"] and min(r["score"], tau + 1e-3)}
+              if (r["score"] or 0) > tau else r | {"attack": "nearer"} for r in weak]  # fmt: skip
+    both = ScoreTable.from_rows([*(r for r in rows if r["attack"] != "strong"), *nearer])
+    c = compare_attacks(both, "weak", "nearer", **asked)[0]
+    itself = compare_attacks(both, "weak", "weak", **asked)[0]
+    assert (c.first_only, c.second_only) == (0, 0)
+    assert c.lo == itself.lo < 0 < itself.hi <= c.hi
+
+
+def test_a_comparison_says_what_it_was_made_under(table):
+    found = compare_attacks(table, "strong", "weak", probe_policy="other", fmr=0.01, replicates=0)
+    stated = dict(paired_table(found).labels)
+    assert stated == {
+        "Probe": "other", "Impostors": "all", "Variant": "MinMax", "FMR target": "1%",
+    }  # fmt: skip
+    assert paired_table([]).labels == ()
+
+
 def test_only_common_pairs_count():
     def attack(pairs):
         subjects = np.array(pairs).ravel()
@@ -90,7 +116,7 @@ def test_paired_difference_is_tighter_than_unpaired(table):
     nearly = []
     for r in rows:
         if r["attack"] == "weak" and r["score"] is not None:
-            nearly.append(r | {"attack": "nearly", "score": r["score"] + 0.001})
+            nearly.append(r | {"attack": "nearly", "score": r["score"] + 0.02})
         elif r["attack"] == "weak":
             nearly.append(r | {"attack": "nearly"})
     both = ScoreTable.from_rows([*rows, *nearly])
@@ -100,4 +126,5 @@ def test_paired_difference_is_tighter_than_unpaired(table):
     row = evaluate(both, fmr=(0.01,), attacks=["weak"], probe_policies=["source"], replicates=300)[
         0
     ]
+    assert c.first_only > 0  # Of attacks that never differ only the exact interval is known.
     assert c.hi - c.lo < (row["bootstrap_hi"] - row["bootstrap_lo"]) / 2

@@ -24,7 +24,7 @@ from adjointdeis.evaluation import (
     vulnerability,
 )
 from adjointdeis.evaluation.operating import DirectionWarning
-from adjointdeis.evaluation.tables import rates_table
+from adjointdeis.evaluation.tables import rates_table, threshold_table
 
 
 def test_rows_equal_direct_computation(table):
@@ -51,6 +51,33 @@ def test_rows_are_json_with_all_keys(table):
     rows = evaluate(table, replicates=20, variants=ALL_VARIANTS)
     assert json.loads(json.dumps(rows, allow_nan=False)) == rows
     assert all(tuple(row) == ROW_KEYS for row in rows)
+
+
+def test_attacks_on_other_pairs_are_named_under_their_rates(table):
+    """Rates of different people stood side by side without a word."""
+    rows = evaluate(table, replicates=0)
+    morphs = table.select(kind="morph", attack="weak")
+    assert {row["n_subjects"] for row in rows} == {len(morphs.unique("subject_id"))}
+    assert len({row["pairs"] for row in rows}) == 1
+    assert not any(note.startswith("Not the same") for note in rates_table(rows).notes)
+    fewer = set(morphs.unique("morph_id")[::2])
+    gone = (table["attack"] == "weak") & ~np.isin(table["morph_id"], sorted(fewer))
+    rows = evaluate(table.where(~gone), replicates=0)
+    notes = rates_table(rows).notes
+    assert f"Not the same pairs of people: strong 40; weak {len(fewer)}. " in " ".join(notes)
+    assert len({row["pairs"] for row in rows}) == 2
+    # Rows of older results do not say whose they are.
+    older = [{k: v for k, v in row.items() if k not in ("pairs", "n_subjects")} for row in rows]
+    assert not any(note.startswith(("Not the", "N counts")) for note in rates_table(older).notes)
+
+
+def test_an_unknown_strictest_threshold_is_no_promise():
+    """`any stricter` has as few false matches only where there is none."""
+    known = threshold_at_fmr(np.arange(1000) / 1000, 0.01)
+    frozen = replace(known, value_strictest=None)
+    none = threshold_at_fmr(np.arange(10) / 10, 0.01)
+    cells = [row[4].text for row in threshold_table([known, frozen, none]).rows]
+    assert cells == ["0.990000", "–", "any stricter"]
 
 
 def test_failures_are_counted_and_are_no_matches(table):

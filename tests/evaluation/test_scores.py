@@ -210,3 +210,34 @@ def test_joined_tables_keep_what_each_states_about_its_systems(table):
         values = values if key == "systems" else ("one", "two")
         with pytest.raises(ScoreError, match=message):
             concatenate(ScoreTable(parts[0].columns, {key: value}) for value in values)
+
+
+def test_morphs_and_probes_that_changed_places_are_refused():
+    """120 probes passed for morphs, of subjects that were the names of pairs."""
+    pairs = [("a", "b"), ("b", "c"), ("c", "a")]
+    person = {"system": "s", "score_type": "similarity", "score": 0.5}
+    rows = [
+        {"kind": "nonmated", "subject_id": p, "ref_subject_id": q, "probe_id": f"{p}_live",
+         "ref_id": f"{q}_document", **person}
+        for p in "abc" for q in "abc" if p != q
+    ]  # fmt: skip
+    right = [
+        {"kind": "morph", "attack": "x", "probe_policy": "other", "morph_id": f"{p}{q}.png",
+         "ref_id": f"{p}{q}.png", "subject_id": who, "ref_subject_id": f"{p}+{q}",
+         "probe_id": f"{who}_live", **person}
+        for p, q in pairs for who in (p, q)
+    ]  # fmt: skip
+    assert len(ScoreTable.from_rows(rows + right)) == 12
+    wrong = [
+        row | {"morph_id": row["probe_id"], "ref_id": row["probe_id"], "probe_id": row["ref_id"],
+               "subject_id": row["ref_subject_id"], "ref_subject_id": row["subject_id"]}
+        for row in right
+    ]  # fmt: skip
+    message = "row 6: were morphs and probes taken for each other?"
+    with pytest.raises(ScoreError, match=message):
+        ScoreTable.from_rows(rows + wrong)
+    with pytest.raises(ScoreError, match=message):
+        ScoreTable.from_rows([row | {"ref_subject_id": ""} for row in rows + wrong])
+    # A reference may be named by one of its people, who has no other comparison than as impostor.
+    named = [row | {"ref_subject_id": row["ref_subject_id"][0]} for row in right]
+    assert len(ScoreTable.from_rows(rows + named)) == 12

@@ -47,6 +47,17 @@ def test_frozen_weights_receive_nothing(one: Entry) -> None:
 
 
 @each_entry
+def test_a_weight_that_no_step_uses_receives_nothing_as_in_autograd(one: Entry) -> None:
+    """Not zeros, by which an optimiser with weight decay would let it shrink."""
+    network, x_T, z = leaves(one)
+    if one.requires or not one.capability("theta"):
+        pytest.skip("no gradient of weights, or all of them in one vector of an ODE library")
+    network.unused = torch.nn.Parameter(torch.ones(3))
+    (rollout(one, network, x_T, z).x_0 * COTANGENT).sum().backward()
+    assert network.unused.grad is None and network.bias.grad.norm() > 0
+
+
+@each_entry
 def test_the_same_call_gives_the_same_gradient_and_adds_to_it(one: Entry) -> None:
     network, x_T, z = leaves(one)
     grads = []

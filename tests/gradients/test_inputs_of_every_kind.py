@@ -361,6 +361,18 @@ def test_a_time_in_float64_is_explained() -> None:
     assert any("write t.to(x)" in note for note in caught.value.__notes__)
 
 
+def test_a_network_that_is_called_wrongly_says_how_it_was_called() -> None:
+    table = nn.Embedding(1000, DIM)
+    with pytest.raises(RuntimeError) as caught:
+        sample(
+            lambda x, t, z: x + table(t), torch.zeros(2, DIM), {"a": torch.zeros(2, 3)},
+            solver=DDIM(), grid=GRID, parameters=table.parameters(),
+        )  # fmt: skip
+    (note,) = caught.value.__notes__
+    assert f"x torch.float32 (2, {DIM})" in note and "'a': 'torch.float32 (2, 3)'" in note
+    assert "FromTimesteps(network, DDPM(betas))" in note
+
+
 class _Step:
     """A sampler of somebody else, whose step returns something else."""
 
@@ -393,6 +405,7 @@ class _Output:
         ({"solver": DDIM}, TypeError, r"the class DDIM.*solver=DDIM\(\)"),
         ({"solver": "ddim"}, TypeError, "kind str.*StepFunction"),
         ({"gradient": DiscreteAdjoint}, TypeError, r"write gradient=DiscreteAdjoint\(\)"),
+        ({"gradient": Truncated}, TypeError, r"class Truncated: write gradient=Truncated\(\)"),
         ({"gradient": "exact"}, TypeError, "kind str"),
         ({"grid": 20}, TypeError, "grid=TimeGrid.uniform_lmbda"),
         ({"x_T": torch.ones(BATCH, DIM, dtype=torch.int64)}, TypeError, "x_T is of kind.*int64"),

@@ -15,8 +15,8 @@ from oracles import (
 from torch import nn
 
 from adjointdeis import TimeGrid, VPLinear, encode, sample
-from adjointdeis.diffusion import RecordedNoise
-from adjointdeis.gradients import Backprop, NotSupportedError, SymplecticAdjoint
+from adjointdeis.diffusion import EpsFromX0, RecordedNoise
+from adjointdeis.gradients import Backprop, DiscreteAdjoint, NotSupportedError, SymplecticAdjoint
 from adjointdeis.solvers import DDIM, RungeKutta, SDEDPMSolver
 from adjointdeis.solvers.tableau import TABLEAUS
 
@@ -82,6 +82,22 @@ def test_dropout_draws_the_same_mask_again() -> None:
         )
     for part, value in found[1].parts().items():
         assert agree(found[0].parts()[part], value), part
+
+
+def test_heun_ends_with_an_euler_step_where_there_is_no_noise() -> None:
+    schedule, solver, (x_T, z) = VPLinear(), RungeKutta("heun"), inputs()
+    denoiser = EpsFromX0(MLPDenoiser(), schedule)
+    grid = TimeGrid.from_times(schedule, [0.8, 0.4, 0.1, 0.0])
+    found = [
+        differentiate(denoiser, x_T, z, method, solver=solver, grid=grid)
+        for method in (Backprop(), DiscreteAdjoint(), SymplecticAdjoint())
+    ]
+    before = sample(denoiser, x_T, z, solver=solver, grid=grid.at([0, 1, 2])).x_0
+    euler = sample(denoiser, before, z, solver=DDIM(), grid=grid.at([2, 3])).x_0
+    for one in found:
+        assert agree(one.rollout.x_0, euler) and one.rollout.cost.nfe_forward == 5
+        for part, value in found[0].parts().items():
+            assert agree(one.parts()[part], value), part
 
 
 def test_other_samplers_are_refused_by_name() -> None:

@@ -12,7 +12,7 @@ from adjointdeis.guidance.latent_optimisation import LatentDescent, LatentOptimi
 from adjointdeis.guidance.per_sample import Sphere
 from adjointdeis.guidance.problem import LatentProblem
 from adjointdeis.rollout import Rollout
-from adjointdeis.solvers import SDEDPMSolver
+from adjointdeis.solvers import DDIM, SDEDPMSolver
 
 TARGET = torch.linspace(-1, 1, 4, dtype=torch.float64)
 CURVATURE = torch.tensor([0.5, 1.0, 2.0, 4.0], dtype=torch.float64)
@@ -445,3 +445,9 @@ def test_the_noise_of_some_samples_is_theirs_whatever_draws_it() -> None:
         found.append(problem.sample(x_T[rows], z[rows], rows).x_0)
         assert torch.allclose(found[-1], problem.sample().x_0[rows], rtol=1e-12)
     assert torch.equal(found[0], found[1]) and torch.equal(found[1], found[2])
+
+
+def test_a_loss_of_the_samples_alone_is_told_its_other_argument() -> None:
+    given = {"solver": DDIM(), "grid": TimeGrid.uniform_lmbda(VPLinear(), 3)}
+    with pytest.raises(TypeError, match=r"loss=lambda x_0, rows: \.\.\."):
+        LatentProblem(lambda x, t, z: x, torch.zeros(2, 3), loss=lambda x_0: x_0.sum(1), **given)

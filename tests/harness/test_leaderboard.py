@@ -241,8 +241,11 @@ def installed(monkeypatch) -> None:
 
 @pytest.mark.usefixtures("installed")
 def test_methods_of_other_packages_take_part() -> None:
-    names = {entry.name: entry for entry in contestants()}
-    assert names["behind"].ode is DDIM and names["theirs, 2M"].ode is DPMSolverPP
+    names = contestants()
+    assert names["behind"][0].ode is DDIM and names["theirs, 2M"][0].ode is DPMSolverPP
+    # The name of the entry point stands for what its class enters.
+    assert [e.name for e in task.chosen(["theirs", "theirs, 2M"])] == ["theirs, 2M"]
+    assert len(task.chosen(None)) == len(CATALOGUE) + 2
     assert {entry.name for entry in CATALOGUE} < names.keys()
     assert plugins.GROUPS[0] == "gradients"
 

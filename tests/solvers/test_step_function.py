@@ -80,3 +80,10 @@ def test_what_is_not_a_solver_is_named() -> None:
 
     with pytest.raises(ValueError, match=r"Undeclared\.calculus must be 'ode' or 'sde'"):
         sample(network, x_T, z, solver=Undeclared(), grid=GRID)
+
+
+def test_a_function_that_returns_a_state_is_told_the_shape_of_a_solver() -> None:
+    solver = StepFunction(lambda denoiser, x, z, s, t: (heun(denoiser, x, z, s, t), ()))
+    x_T, z = inputs()
+    with pytest.raises(ValueError, match=r"returned a tuple; a step with a history is a class"):
+        sample(MLPDenoiser(), x_T, z, solver=solver, grid=GRID)

@@ -19,6 +19,7 @@ from adjointdeis.diffusion.grid import Node, TimeGrid
 from adjointdeis.diffusion.noise import BrownianPath, Noise, RecordedNoise, as_noise
 from adjointdeis.diffusion.oracles import GaussianDenoiser, MixtureDenoiser
 from adjointdeis.diffusion.other_libraries import (
+    FunctionSchedule,
     from_azula,
     from_diffae,
     from_flow_matching,
@@ -46,6 +47,7 @@ __all__ = [
     "EpsFromX0",
     "FromNoiseLevels",
     "FromTimesteps",
+    "FunctionSchedule",
     "GaussianDenoiser",
     "Guidance",
     "InitialNoiseWarning",

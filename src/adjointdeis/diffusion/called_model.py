@@ -118,9 +118,10 @@ class CalledModel(nn.Module):
             return
         if name not in self.names or name in (self.latents, self.clock, "return_dict"):
             free = [n for n in self.names if n not in (self.latents, self.clock, "return_dict")]
+            guided = "; classifier-free guidance is Guidance(denoiser, negative=..., scale=...)"
             raise TypeError(
                 f"{type(self._bare[0]).__name__} takes no {name!r} beside its input and time; it "
-                f"takes {', '.join(free) or 'nothing more'}"
+                f"takes {', '.join(free) or 'nothing more'}{guided * ('guidance' in name)}"
             )
 
     def _conditions(self, x: Tensor, z: Any) -> dict[str, Any]:

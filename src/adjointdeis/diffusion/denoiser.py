@@ -108,8 +108,9 @@ class EpsFromX0(_Converted):
         if sigma == 0.0 and self.spread == 0.0:
             raise ValueError(
                 "a data prediction gives no noise prediction where sigma = 0 (t = 0), and this "
-                "solver asks for one there: end the grid before, at sigmas[:-1] or t_min=1e-3, and "
-                "take the last step by sample(denoiser, rollout.x_0, z, solver=DDIM(), "
+                "solver asks for one there: use DDIM(), DPMSolverPP() or RungeKutta('heun'), which "
+                "do not; or end the grid before, at sigmas[:-1] or t_min=1e-3, and take the last "
+                "step by sample(denoiser, rollout.x_0, z, solver=DDIM(), "
                 "grid=TimeGrid.from_sigmas(schedule, sigmas[-2:]))"
             )
         return eps_from_x0(x, self.network(x, t, z), alpha, sigma, self.spread)

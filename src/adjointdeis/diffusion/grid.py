@@ -121,13 +121,18 @@ class TimeGrid:
             raise ValueError("a TimeGrid needs at least two nodes")
         if not ((self.t >= 0) & (self.t <= 1)).all():
             raise ValueError(
-                f"times must lie in [0, 1], got [{self.t.min():.6g}, {self.t.max():.6g}]"
+                f"times must lie in [0, 1], got [{self.t.min():.6g}, {self.t.max():.6g}]; timestep "
+                "k of T is (k + 1) / T, and clean data 0"
             )
         if not ((self.alpha >= 0) & (self.sigma >= 0)).all():
             raise ValueError("alpha and sigma must not be negative")
         direction = self.lmbda[1:] > self.lmbda[:-1]
         if not (direction.all() or (self.lmbda[1:] < self.lmbda[:-1]).all()):
             raise ValueError("the log-SNR of a TimeGrid must be strictly monotone")
+
+    def __repr__(self) -> str:
+        ends = f"{float(self.t[0]):.4g} to {float(self.t[-1]):.4g}"
+        return f"TimeGrid({self.steps} steps from t = {ends}, {self.schedule!r})"
 
     def __len__(self) -> int:
         return self.t.numel()
@@ -304,9 +309,12 @@ class TimeGrid:
         total = schedule.timesteps
         stride = next((i for i in range(1, total + 1) if len(range(0, total, i)) == steps), None)
         if stride is None:
+            counts = {-(-total // i) for i in range(1, total + 1)}
+            near = sorted(sorted(counts, key=lambda count: abs(count - steps))[:4])
             raise ValueError(
-                f"no integer stride visits exactly {steps} of {total} timesteps; "
-                "choose another number of steps (20, 50, 100 and 250 work for 1000)"
+                f"no integer stride visits exactly {steps} of {total} timesteps; choose another "
+                f"number of steps, such as {', '.join(map(str, near))}, or any timesteps k by "
+                "TimeGrid.from_times(schedule, [*(k + 1) / T, 0])"
             )
         t = schedule.t_of_timestep(torch.arange(0, total, stride))
         if not encode:

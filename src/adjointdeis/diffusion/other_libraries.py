@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from adjointdeis.diffusion.denoiser import EpsFromX0, FromNoiseLevels, FromTimesteps
 from adjointdeis.diffusion.schedule import DDPM, Schedule, Time, VarianceExploding, as_float64
 
-Levels = Callable[[Tensor], tuple[Tensor, Tensor]]
+Levels = Callable[[Tensor], tuple[Tensor | float, Tensor | float]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +35,10 @@ class FunctionSchedule(Schedule):
 
     Args:
         levels: t in [0, 1] to (alpha, sigma), float64 in and out, t = 1 the noise; alpha/sigma
-            decreases in t.
+            decreases in t. Written with functions of torch; a constant level may be a number.
+
+    Raises:
+        ValueError: a derivative is asked for, and a level that changes was computed without torch.
     """
 
     levels: Levels
@@ -44,10 +47,10 @@ class FunctionSchedule(Schedule):
         return self.alpha(t).log()
 
     def alpha(self, t: Time) -> Tensor:
-        return self.levels(as_float64(t))[0].detach()
+        return self._levels(as_float64(t))[0].detach()
 
     def sigma(self, t: Time) -> Tensor:
-        return self.levels(as_float64(t))[1].detach()
+        return self._levels(as_float64(t))[1].detach()
 
     def dlog_alpha(self, t: Time) -> Tensor:
         return self._slope(lambda alpha, sigma: alpha.log(), t)
@@ -64,11 +67,22 @@ class FunctionSchedule(Schedule):
             low, high = torch.where(noisier, low, middle), torch.where(noisier, middle, high)
         return 0.5 * (low + high)
 
+    def _levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        alpha, sigma = self.levels(t)
+        alpha = alpha if isinstance(alpha, Tensor) else torch.full_like(t, alpha)
+        return alpha, sigma if isinstance(sigma, Tensor) else torch.full_like(t, sigma)
+
     def _slope(self, function: Callable[[Tensor, Tensor], Tensor], t: Time) -> Tensor:
         with torch.enable_grad():
             leaf = as_float64(t).clone().requires_grad_()
-            value = function(*self.levels(leaf))
+            value = function(*self._levels(leaf))
             if not value.requires_grad:  # a constant level
+                early, late = (function(*self._levels(as_float64(end))) for end in (0.25, 0.75))
+                if not torch.equal(early, late):
+                    raise ValueError(
+                        "the levels of FunctionSchedule have no derivative by t: compute them "
+                        "with functions of torch, without float(), numpy or detach()"
+                    )
                 return torch.zeros_like(leaf).detach()
             return torch.autograd.grad(value.sum(), leaf)[0]
 

@@ -232,9 +232,19 @@ class DDPM(VariancePreserving):
             raise ValueError(
                 "DDPM needs a 1-d tensor of at least two betas, each in (0, 1); the last may be 1"
             )
+        if betas[0] > max(0.5, float(betas[-1])):
+            raise ValueError(
+                f"these betas fall from {betas[0]:.4g} to {betas[-1]:.4g}, as alphas and their "
+                "products do: write DDPM(1 - alphas), or with a = alphas_cumprod "
+                "DDPM(torch.cat((1 - a[:1], 1 - a[1:] / a[:-1])))"
+            )
         table = 0.5 * torch.cat((betas.new_zeros(1), torch.log1p(-betas).cumsum(0)))
         object.__setattr__(self, "betas", betas)
         object.__setattr__(self, "_table", table)
+
+    def __repr__(self) -> str:
+        first, last = -torch.expm1(2.0 * self._table.diff()[[0, -1]])
+        return f"DDPM({self.timesteps} betas from {first:.4g} to {last:.4g})"
 
     @property
     def t_max(self) -> float:  # type: ignore[override]

@@ -29,7 +29,8 @@ def checked(table: ScoreTable) -> ScoreTable:
             with status ok; an empty id that the kind needs; a mated comparison of two subjects or a
             nonmated one of one; two spellings of one name; a system with two directions; one
             comparison with two scores; a morph with fewer than two subjects; a subject of a morph
-            without a probe under a system and policy under which the morph was scored.
+            without a probe under a system and policy under which the morph was scored; morphs and
+            probes that changed places.
     """
     for name, allowed in (("kind", KINDS), ("score_type", SCORE_TYPES), ("status", STATUSES)):
         _refuse(
@@ -58,6 +59,7 @@ def checked(table: ScoreTable) -> ScoreTable:
     _warn_of_itself(table)
     _one_direction(table)
     table = _without_repeats(table)
+    _refuse_swapped(table)
     _subjects_complete(table)
     return table
 
@@ -132,7 +134,7 @@ def _without_repeats(table: ScoreTable) -> ScoreTable:
         raise ScoreError(
             f"{table.place(row)}: duplicate comparison with another score: "
             f"{_shown(table, row)}, first seen at {table.place(other)} as {_shown(table, other)}; "
-            "keep one of the two"
+            "keep one of the two, or give two runs of one attack two names"
         )
     keep = np.ones(len(table), dtype=bool)
     keep[here] = False
@@ -142,6 +144,38 @@ def _without_repeats(table: ScoreTable) -> ScoreTable:
 def _shown(table: ScoreTable, row: int) -> str:
     status = str(table["status"][row])
     return f"{float(table['score'][row])!r}" if status == "ok" else status
+
+
+def _refuse_swapped(table: ScoreTable) -> None:
+    """Refuses a table in which every morph is, by its names, a bona fide image or of one person."""
+    morph, bona_fide = table["kind"] == "morph", np.isin(table["kind"], ("mated", "nonmated"))
+    if not (morph.any() and bona_fide.any()):
+        return
+    row, people = int(np.argmax(morph)), ("subject_id", "ref_subject_id")
+
+    def met(name: str, *columns: str) -> bool:
+        """Whether bona fide rows have every name of the morphs; the first settles it, mostly."""
+        found = (bona_fide & (table[column] == table[name][row]) for column in columns)
+        if not any(rows.any() for rows in found):
+            return False
+        known = np.concatenate([table[column][bona_fide] for column in columns])
+        return bool(np.isin(table[name][morph], known[known != ""]).all())
+
+    def nobody() -> bool:
+        known = np.concatenate([table[column][bona_fide] for column in people])
+        return not np.isin(table["subject_id"][morph], known).any()
+
+    image = (table["morph_id"] == table["ref_id"])[morph].all()
+    if (image and met("morph_id", "probe_id", "ref_id")) or (
+        met("ref_subject_id", *people) and nobody()
+    ):
+        seen = {name: str(table[name][row]) for name in ("morph_id", "subject_id", *people[1:])}
+        raise ScoreError(
+            f"{table.place(row)}: were morphs and probes taken for each other? In every morph row "
+            "the morph is an image, or its ref_subject_id a person, of the bona fide comparisons, "
+            f"as here ({', '.join(f'{k} {v!r}' for k, v in seen.items())}). morph_id and ref_id "
+            "name the morph, subject_id and probe_id the person and the image that met it"
+        )
 
 
 def _subjects_complete(table: ScoreTable) -> None:

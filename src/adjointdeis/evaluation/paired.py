@@ -44,6 +44,7 @@ class PairedComparison:
         difference: rate of the first minus rate of the second, in [-1, 1].
         lo, hi: paired subject-bootstrap interval of the difference.
         p_value: exact two-sided McNemar; p_holm: adjusted over the systems compared together.
+        probe_policy, impostor_policy, fmr_target, tau: under what, and at which threshold.
     """
 
     first: str
@@ -62,6 +63,10 @@ class PairedComparison:
     p_holm: float | None = None
     n_first: int = 0
     n_second: int = 0
+    probe_policy: str = ""
+    impostor_policy: str = ""
+    fmr_target: float | None = None
+    tau: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -166,17 +171,17 @@ def compare_attacks(
         ]
         one, two = in_common(*sides)
         a, b = (numerators(g, variant, tau)[0] > 0.5 for g in (one, two))
+        only, difference = (int((a & ~b).sum()), int((b & ~a).sum())), float(a.mean() - b.mean())
         lo = hi = None
         if source.draws is not None:
             rates = [bootstrap_rates(source.draws, g, variant, point.taus) for g in (one, two)]
             lo, hi = percentile_interval(rates[0] - rates[1], confidence)
-            if lo == hi:
-                # Where the attacks never differ, every replicate says so: what is left to say is
-                # how rare a difference may be, exactly, among pairs that share no subject.
+            if lo == hi or not any(only):
+                # Where the attacks never differ, no replicate at this threshold can: what is left
+                # to say is how rare a difference may be, exactly, among pairs that share nobody.
                 n = independent_morphs(one)
                 rare = clopper_pearson(0, n, confidence)[1]
-                lo, hi = max(-1.0, lo - rare), min(1.0, hi + rare)
-        only = int((a & ~b).sum()), int((b & ~a).sum())
+                lo, hi = max(-1.0, min(lo, difference - rare)), min(1.0, max(hi, difference + rare))
         found.append(
             PairedComparison(
                 first=first,
@@ -188,12 +193,16 @@ def compare_attacks(
                 first_only=only[0],
                 second_only=only[1],
                 neither=int((~a & ~b).sum()),
-                difference=float(a.mean() - b.mean()),
+                difference=difference,
                 lo=lo,
                 hi=hi,
                 p_value=mcnemar_exact(*only),
                 n_first=len(sides[0]),
                 n_second=len(sides[1]),
+                probe_policy=probe_policy,
+                impostor_policy=point.record.impostor_policy or "unstated",
+                fmr_target=point.record.target_fmr,
+                tau=point.record.value,
             )
         )
     adjusted = holm([c.p_value for c in found])

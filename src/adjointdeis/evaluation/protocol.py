@@ -5,6 +5,7 @@ and realised FMR with counts, k of N, both intervals and what the bootstrap did 
 `INTERVALS` says in words what the intervals mean.
 """
 
+import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -89,10 +90,12 @@ ROW_KEYS = (
     "n_independent",
     "tau_strictest",
     "k_strictest",
+    "n_subjects",
+    "pairs",
 )
 SHARES = ("fmr_target", "confidence", "wilson_lo", "wilson_hi", "bootstrap_lo", "bootstrap_hi")
 # Keys that rows of older results lack.
-LATER_ROW_KEYS = ROW_KEYS[-3:]
+LATER_ROW_KEYS = ROW_KEYS[-5:]
 
 
 def impossible_number(row: Mapping[str, Any]) -> str | None:
@@ -150,6 +153,8 @@ def evaluate(
     Returns:
         dictionaries with the keys `ROW_KEYS`, JSON-ready; shares in [0, 1], None where unknown.
         `tau` is in the direction of the scores. `n_fta` and `n_fte` count comparisons of morphs.
+        `n_subjects` is how many people the n morphs are of; `pairs` is a hash of who is in which,
+        equal where two rates are of the same pairs of people.
 
     Raises:
         ScoreError, PolicyError, ThresholdMismatch, EvaluationError: see the parts.
@@ -175,7 +180,8 @@ def evaluate(
                     continue
                 groups = group_table(cell, attack=attack, system=system, probe_policy=policy)
                 labels: dict[str, Any] = {"attack": attack, "system": system}
-                labels |= {"probe_policy": policy, "_subjects": _pairs(groups)}
+                labels |= {"probe_policy": policy, "pairs": _pairs(groups)}
+                labels["n_subjects"] = len(set(groups.subjects.tolist()))
                 labels["n_fta"] = int((cell["status"] == "fta").sum())
                 labels["n_fte"] = int((cell["status"] == "fte").sum())
                 for point in points:
@@ -265,13 +271,14 @@ def _at_strictest(groups: MorphScores, record: ThresholdRecord, variant: str) ->
     return vulnerability(groups, float(tau), variant).k
 
 
-def _pairs(groups: MorphScores) -> tuple[str, ...]:
-    return tuple(sorted("\x1f".join(sorted(map(str, people))) for people in groups.people))
+def _pairs(groups: MorphScores) -> str:
+    pairs = sorted("\x1f".join(sorted(map(str, people))) for people in groups.people)
+    return hashlib.sha256("\n".join(pairs).encode()).hexdigest()[:16]
 
 
 def _add_bounds(rows: list[dict[str, Any]]) -> None:
     """Adds the worst-case morph's rate where it was scored on the very same pairs of subjects."""
-    labels = ("system", "probe_policy", "impostor_policy", "variant", "fmr_target", "_subjects")
+    labels = ("system", "probe_policy", "impostor_policy", "variant", "fmr_target", "pairs")
     bounds = {
         tuple(row[k] for k in labels): row["value"] for row in rows if row["attack"] == WORST_CASE
     }

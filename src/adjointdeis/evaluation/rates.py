@@ -11,6 +11,7 @@ References:
 """
 
 import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -165,3 +166,31 @@ def _check(k: float, n: int, confidence: float) -> None:
         raise ValueError(f"confidence {confidence!r}: expected a number between 0 and 1")
     if n < 0 or not -1e-9 <= k <= n + 1e-9 or not np.isfinite(k):
         raise ValueError(f"k={k!r} of n={n!r}: expected 0 <= k <= n")
+
+
+def sample_notes(
+    rows: Sequence[Mapping[str, Any]], attack: Callable[[str], str] = str
+) -> list[str]:
+    """How many people are behind rows of `evaluate`, and where attacks morph different pairs.
+
+    Args:
+        rows: The rows of one table; those of older results say nothing of it.
+        attack: The printed name of an attack.
+    """
+    people = sorted({row["n_subjects"] for row in rows if row.get("n_subjects")})
+    ends = " to ".join(str(n) for n in dict.fromkeys((*people[:1], *people[-1:])))
+    notes = [f"N counts morphs, of {ends} people."] if people else []
+    groups: dict[Any, dict[str, dict[str, int]]] = {}
+    for row in rows:
+        if row.get("pairs"):
+            own = groups.setdefault(row.get("group"), {}).setdefault(row["pairs"], {})
+            own[attack(row["attack"])] = row["n"]
+    if differing := [own for own in groups.values() if len(own) > 1]:
+        sets = "; ".join(
+            ", ".join(f"{name} {n}" for name, n in own.items()) for own in differing[0].values()
+        )
+        notes.append(
+            f"Not the same pairs of people: {sets}. Such rates do not say which attack is "
+            "stronger; the paired test does, on the pairs in common."
+        )
+    return notes

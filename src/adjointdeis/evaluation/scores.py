@@ -26,7 +26,7 @@ A table is immutable and holds numpy arrays. `subjects.py` holds the covariates 
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -79,7 +79,7 @@ class ScoreTable:
             with NaN where status is not `ok`.
         metadata: what the sidecar JSON holds (tool version, model fingerprints, alignment, seed).
         source: the file it came from, for messages.
-        lines: the line of `source` each row came from, for messages.
+        lines: the line of `source` each row came from, or its whole place where tables were joined.
     """
 
     columns: Mapping[str, np.ndarray]
@@ -102,7 +102,7 @@ class ScoreTable:
         Args:
             metadata: What the sidecar JSON holds.
             source: The file, for messages.
-            lines: Shape (R,), the line of each row in it.
+            lines: Shape (R,), the line of each row in it, or as text `file:line`.
             check: False takes the columns for right.
             columns: Of `COLUMNS`, shape (R,) or one value; `score` in float64, NaN where it failed.
 
@@ -202,6 +202,8 @@ class ScoreTable:
 
     def place(self, row: int) -> str:
         """Where a row came from: `file:line`, or its index."""
+        if self.lines is not None and self.lines.dtype.kind == "U":
+            return str(self.lines[row])
         if self.lines is not None:
             return f"{self.source or 'scores'}:{int(self.lines[row])}"
         return f"{self.source or 'scores'}: row {row}"
@@ -242,29 +244,48 @@ def concatenate(tables: Iterable[ScoreTable]) -> ScoreTable:
     if len(listed) == 1:
         return listed[0]
     metadata: dict[str, Any] = {}
-    for table in reversed(listed):
-        metadata.update(table.metadata)
-    systems: dict[str, dict[str, Any]] = {}
     for table in listed:
-        if table.metadata.get("data_set", metadata.get("data_set")) != metadata.get("data_set"):
-            raise ScoreError(
-                f"{table.source or 'scores'}: of data set {table.metadata['data_set']!r}, and "
-                f"{listed[0].source or 'another table'} of {metadata['data_set']!r}; evaluate them "
-                "apart, for a threshold belongs to one data set"
-            )
-        for name, stated in (table.metadata.get("systems") or {}).items():
-            for key, value in stated.items():
-                if systems.setdefault(name, {}).setdefault(key, value) != value:
-                    raise ScoreError(
-                        f"{table.source or 'scores'}: system {name!r} has {key} {value!r}, and "
-                        f"{systems[name][key]!r} in another table; give the two systems two names"
-                    )
-    if systems:
-        metadata["systems"] = systems
+        metadata = joined_metadata(table, metadata)
     columns: dict[str, Any] = {
         name: [value for table in listed for value in table[name].tolist()] for name in COLUMNS
     }
-    return ScoreTable.from_columns(metadata=metadata, **columns)
+    return ScoreTable.from_columns(metadata=metadata, lines=_places(listed), **columns)
+
+
+def joined_metadata(table: ScoreTable, other: Mapping[str, Any]) -> dict[str, Any]:
+    """What a table and another source state together; where both state more, the other's wins.
+
+    Args:
+        table: The table.
+        other: Metadata of another table, or what the user states.
+
+    Raises:
+        ScoreError: They state another model or alignment of one system, or another data set, so
+            that no threshold could judge both.
+    """
+    source, own, joined = table.source or "scores", table.metadata, {**table.metadata, **other}
+    if own.get("data_set", joined.get("data_set")) != joined.get("data_set"):
+        raise ScoreError(
+            f"{source}: of data set {own['data_set']!r}, and {joined['data_set']!r} was stated, "
+            "too; evaluate them apart, for a threshold belongs to one data set"
+        )
+    systems = {name: dict(stated) for name, stated in (other.get("systems") or {}).items()}
+    for name, stated in (own.get("systems") or {}).items():
+        for key, value in stated.items():
+            if systems.setdefault(name, {}).setdefault(key, value) != value:
+                raise ScoreError(
+                    f"{source}: system {name!r} has {key} {value!r}, and "
+                    f"{systems[name][key]!r} was stated, too; give the two systems two names"
+                )
+    return joined | ({"systems": systems} if systems else {})
+
+
+def _places(tables: Sequence[ScoreTable]) -> np.ndarray | None:
+    """Where each row of joined tables came from, `file:line`; None where one does not know."""
+    if any(table.lines is None for table in tables):
+        return None
+    places = [np.char.add(f"{t.source or 'scores'}:", np.char.mod("%s", t.lines)) for t in tables]
+    return np.concatenate(places)
 
 
 def _canonical_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:

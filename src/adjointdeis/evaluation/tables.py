@@ -10,7 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from adjointdeis.evaluation.detection_points import OPERATING_POINTS
-from adjointdeis.evaluation.rates import CONDITIONAL, NEW_SUBJECTS, NEW_SUBJECTS_FIXED_TAU
+from adjointdeis.evaluation.rates import (
+    CONDITIONAL,
+    NEW_SUBJECTS,
+    NEW_SUBJECTS_FIXED_TAU,
+    sample_notes,
+)
 from adjointdeis.evaluation.thresholds import ThresholdRecord
 
 DASH = "–"
@@ -181,7 +186,7 @@ def rates_table(rows: Sequence[Mapping[str, Any]], system: Named = str) -> Table
 
 
 def _notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    notes = []
+    notes = sample_notes(rows)
     if any(row["bootstrap_tau"] == "re-estimated" for row in rows):
         notes.append(f"New subjects: {NEW_SUBJECTS}.")
     if any(row["bootstrap_tau"] == "fixed" for row in rows):
@@ -215,10 +220,10 @@ def threshold_table(records: Sequence[ThresholdRecord], system: Named = str) -> 
         policy = r.impostor_policy or "unstated"
         sign = "D <" if r.score_type == "dissimilarity" else "S >"
         tau = Cell(threshold(r.value, 6), (f"({sign} tau)",))
-        strictest = DASH
-        if r.n is not None:
-            found = r.value_strictest
-            strictest = "any stricter" if found is None else threshold(found, 6)
+        found = r.value_strictest
+        strictest = DASH if found is None else threshold(found, 6)
+        if r.n is not None and r.k == 0:
+            strictest = "any stricter"
         bounds = ()
         if r.fmr_lo is not None and r.fmr_hi is not None:
             bounds = (f"[{100 * r.fmr_lo:.4f}, {100 * r.fmr_hi:.4f}]",)
@@ -253,12 +258,19 @@ def paired_table(
         holm = DASH if c.p_holm is None else f"{c.p_holm:.2g}"
         change = change_cell(c.difference, c.lo, c.hi)
         lines.append(cells([*name, change, *counts, f"{c.p_value:.2g}", holm, pairs]))
+    labels = ()
+    if comparisons:
+        c = comparisons[0]
+        target = DASH if c.fmr_target is None else share(c.fmr_target)
+        labels = (("Probe", c.probe_policy), ("Impostors", c.impostor_policy),
+                  ("Variant", c.variant), ("FMR target", target))  # fmt: skip
     notes = (
         "Both attacks morph the same people: compare them here, never by two intervals of their "
         "own. Counts of pairs. McNemar's exact test takes pairs as independent; the interval of "
         "the difference, from the paired subject bootstrap, does not. Holm: over the recognisers.",
     )
-    return Table("paired", "Is the difference more than chance?", header, tuple(lines), notes=notes)
+    title = "Is the difference more than chance?"
+    return Table("paired", title, header, tuple(lines), labels, notes)
 
 
 def operating_cell(point: Mapping[str, Any], tau: bool = False) -> Cell:

@@ -304,12 +304,13 @@ class _Stepwise(torch.autograd.Function):
                 UnusedConditionWarning,
                 stacklevel=2,
             )
-        found = [
-            (torch.zeros_like(tensor) if value is None else value) if want else None
-            for tensor, value, want in zip(
-                tensors, [a_T, *by.sums.values[1:]], by.needs, strict=True
-            )
-        ]
+        found = [a_T, *by.sums.values[1:]]
+        # Zeros for an input; for a weight that no step used none, as autograd has it: an optimiser
+        # would let a zero decay.
+        for slot in range(len(found) - len(by.theta)):
+            if found[slot] is None and by.needs[slot]:
+                found[slot] = torch.zeros_like(tensors[slot])
+        found = [value if want else None for value, want in zip(found, by.needs, strict=True)]
         if torch.is_grad_enabled():
             # With create_graph=True the gradients must not pass for constants.
             name = type(ctx.method).__name__

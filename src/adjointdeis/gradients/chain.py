@@ -136,7 +136,7 @@ class Chain:
         two = isinstance(found, tuple) and len(found) == 2
         if two and self.denoiser.wider and found[0].shape != x.shape:
             raise ValueError(_WIDER.format(type(self.solver).__name__))
-        if not two or not (pair or found[0].shape == x.shape):
+        if not two or not (pair or getattr(found[0], "shape", None) == x.shape):
             raise ValueError(
                 f"{type(self.solver).__name__}.step must return (x, state), x of shape "
                 f"{tuple(x.shape)} and state a tuple of tensors, () without any"

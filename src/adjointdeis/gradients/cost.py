@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from adjointdeis.diffusion.denoiser import is_wider
 from adjointdeis.diffusion.prediction import x0_from_eps
@@ -71,6 +72,18 @@ class Cost:
         self.peak_graphs = max(self.peak_graphs, graphs)
 
 
+def _called(x: Tensor, t: Tensor, z: Any) -> str:
+    """How the denoiser was called, for an error that it raises itself."""
+    shapes = tree_map_only(Tensor, lambda each: f"{each.dtype} {tuple(each.shape)}", z)
+    return (
+        f"It was called as denoiser(x, t, z) with x {x.dtype} {tuple(x.shape)}, z {shapes}, and "
+        f"t = {float(t):.4g}, a float64 scalar on the CPU: write t.to(x), or "
+        "t.to(x).expand(x.shape[0]), where it enters a layer. A network of integer timesteps goes "
+        "into FromTimesteps(network, DDPM(betas)), one of other libraries into from_diffusers, "
+        "from_k_diffusion, ... (condition= is the name of its argument for z)."
+    )
+
+
 @dataclass(eq=False)
 class CountedDenoiser:
     """The denoiser that a solver is given: counts its evaluations, refuses times outside [0, 1].
@@ -130,12 +143,9 @@ class CountedDenoiser:
         number = 0 if self.graphs is None else next_number()
         try:
             output = self.denoiser(x, t, z)
-        except RuntimeError as error:
-            if "Double" in str(error) or "float64" in str(error):
-                error.add_note(
-                    "The denoiser receives t as a float64 scalar on the CPU: write t.to(x), or "
-                    "t.to(x).expand(x.shape[0]), where it enters a layer."
-                )
+        except (AttributeError, IndexError, RuntimeError, TypeError) as error:
+            if self.cost.nfe <= self._evaluations:  # a later one was called in the same way
+                error.add_note(_called(x, t, z))
             raise
         if not isinstance(output, Tensor) or output.shape != x.shape:
             self.wider = is_wider(output, x)

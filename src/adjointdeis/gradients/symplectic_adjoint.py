@@ -69,10 +69,11 @@ class SymplecticAdjoint(StepwiseMethod):
         self, chain: Chain, record: Trace, by: Inputs, x_0: Tensor, a_x: Tensor
     ) -> Tensor | None:
         assert isinstance(chain.solver, RungeKutta)
-        table, check = chain.solver.tableau, StepCheck(chain, record.recorder, self.check)
+        check = StepCheck(chain, record.recorder, self.check)
         p, after, wanted = chain.grid[-1].alpha * a_x, x_0, by.of_trajectory
         for step in reversed(range(chain.steps)):
             s, t = chain.grid[step], chain.grid[step + 1]
+            table = chain.solver.coefficients(t)
             width, slot = chain.solver.variables(s, t).width(s, t), chain.slot(step)
             of_state, of_prediction = None, None
             if wanted is not None:

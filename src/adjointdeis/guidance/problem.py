@@ -21,6 +21,7 @@ A problem, rather than the arguments of ``sample`` once more in every call, beca
 handed to many algorithms when they are compared.
 """
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -75,6 +76,15 @@ class LatentProblem:
     def __post_init__(self) -> None:
         if self.moves not in ("both", "x_T", "z"):
             raise ValueError(f"moves={self.moves!r} must be 'both', 'x_T' or 'z'")
+        try:
+            inspect.signature(self.loss).bind(None, None)
+        except TypeError as error:
+            raise TypeError(
+                f"loss is called as loss(x_0, rows), rows being the numbers of the samples, and "
+                f"takes other arguments ({error}): write loss=lambda x_0, rows: ..."
+            ) from None
+        except ValueError:  # a function that does not tell
+            pass
         if self.z is None and self.moves == "z":
             raise ValueError("moves='z', and the problem has no z; give one, or moves='x_T'")
 

@@ -81,7 +81,11 @@ class Profile:
         return self.holder(name).manifest[name]
 
     def holder(self, name: str) -> "Profile":
-        """This profile, or the one behind it, whichever lists a file."""
+        """This profile, or the one behind it, whichever lists a file.
+
+        Raises:
+            AssetError: Neither does.
+        """
         if name in self.manifest:
             return self
         if self.behind is not None and self.lists(name):
@@ -129,6 +133,7 @@ def autoencoder(file: str, profile: Profile) -> Autoencoder:
     Args:
         file: A file that the profile lists, or the path of weights of your own, as
             ``task=train/autoencoder`` leaves them (``weights.safetensors``).
+        profile: Where listed files are.
 
     Raises:
         AssetError, WeightsError: There is no such file; it is damaged or another network.
@@ -172,6 +177,7 @@ def recogniser(file: str, profile: Profile) -> NetworkRecogniser:
         file: A file or key that the profile lists, or the path of a JSON file that describes a
             recogniser of your own in the graph file beside it, with the keys of
             :class:`adjointdeis.faces.recognisers.graph_file.GraphSpec`.
+        profile: Where listed files are.
 
     Raises:
         AssetError, WeightsError, GraphError, PackageError: A file is missing or is not what its
@@ -218,6 +224,7 @@ def style_generator(file: str | None, features: str, profile: Profile) -> StyleG
     Args:
         file: The generator's file: of the profile, or a path; None where the profile has none.
         features: A VGG16's file of the profile, or an IResNet recogniser's for want of one.
+        profile: Where they are.
 
     Raises:
         AssetError: There is no generator: the profile ``mini`` has none.

@@ -123,6 +123,8 @@ class Trial:
     """One gradient, with what it took.
 
     Attributes:
+        gradients: by part.
+        x_0: the sample.
         cost: the method's own counters, which those at the network do not exceed.
         seconds: of the processor.
     """

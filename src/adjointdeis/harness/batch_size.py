@@ -26,8 +26,10 @@ def best_batch_size(
 
     Args:
         step: Makes one optimisation step with so many pairs.
+        largest: No more pairs than these.
         fits: ``(size, next_size) -> bool``, asked after ``step(size)``: whether the next size has
             memory, too.
+        clock: Seconds.
     """
     best, least, size = 1, float("inf"), 1
     while size <= largest:
@@ -57,7 +59,11 @@ def memory_taken(device: torch.device) -> int:
 
 
 class FreeMemory:
-    """Whether a larger batch fits, from what the smaller ones took at most."""
+    """Whether a larger batch fits, from what the smaller ones took at most.
+
+    Args:
+        device: CPU (resident memory of this process against what the machine has left) or CUDA.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device

@@ -36,6 +36,7 @@ class Benchmark:
     """Aligned faces with two captures a subject, and the pairs to morph.
 
     Attributes:
+        dataset: The faces.
         pairs: Pairs in the order of the list.
         originals: The photographs that the faces were aligned from, where a recogniser that finds
             the face itself is to see them as probes; None shows it the aligned faces.
@@ -53,7 +54,13 @@ class Benchmark:
         return self.dataset.subject(subject).images[capture]
 
     def probe(self, system: Recogniser, subject: str, capture: str) -> AnyPath:
-        """The image that a recogniser compares morphs with."""
+        """The image that a recogniser compares morphs with.
+
+        Args:
+            system: The recogniser.
+            subject: Id of the person.
+            capture: `03` (neutral) or `08` (smiling).
+        """
         if self.originals is not None and finds_faces(system):
             return self.originals.subject(subject).images[capture]
         return self.image(subject, capture)
@@ -92,6 +99,9 @@ def load_faces(faces: str) -> FaceDataset:
     Args:
         faces: Folder of aligned images ``NNN_03.png`` and ``NNN_08.png``; "mini" for the embedded
             ones.
+
+    Raises:
+        DatasetError: See the message.
     """
     _require_path("faces", faces)
     return load_folder(MINI / "faces" if faces == "mini" else faces, faces)
@@ -120,6 +130,7 @@ def load_benchmark(
         check: Finds problems of the images themselves, see :class:`ImageCheck`.
 
     Raises:
+        PairListError, DatasetError: See the messages.
         BenchmarkError: Problems of more than one kind, or of images; all are listed.
     """
     dataset = faces if isinstance(faces, FaceDataset) else load_faces(faces)

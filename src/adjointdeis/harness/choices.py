@@ -46,6 +46,9 @@ CONFIG_GROUPS = {
 def register_options(config_dir: Path) -> None:
     """Tells Hydra of all of them; again and again is the same as once.
 
+    Args:
+        config_dir: Folder of the configuration.
+
     Raises:
         ConfigError: A plugin has the name of an option of ours.
     """
@@ -133,7 +136,12 @@ class Command:
     """A command line as Hydra reads it.
 
     Attributes:
+        config_dir: Folder of the primary configuration.
+        config_name: Its name.
+        extra_dir: Folder of ``--config-dir``.
+        multirun: Whether ``--multirun`` was given.
         only_prints: Whether a flag asks for help or information: nothing will run.
+        overrides: The overrides.
     """
 
     config_dir: Path

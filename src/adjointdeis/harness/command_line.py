@@ -95,6 +95,10 @@ def setting(key: str, value: object) -> str:
 def check_overrides(config_dir: Path, arguments: Sequence[str]) -> None:
     """Composes a command line as Hydra will, every point of a sweep too, and validates the result.
 
+    Args:
+        config_dir: Folder of the primary configuration.
+        arguments: The command line without the program.
+
     Raises:
         ConfigError: It cannot be read, or a group, option, key or value in it cannot be right.
     """

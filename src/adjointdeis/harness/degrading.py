@@ -32,6 +32,9 @@ def degradation_of(steps: DictConfig | None) -> Degradation | None:
 
     Args:
         steps: By name; ``degradation=[print_scan,jpeg2000]`` gives two, in that order.
+
+    Raises:
+        DegradationError: A value that cannot be.
     """
     found = [instantiate(step) for step in (steps or {}).values() if step]
     names = [step.name for step in found]
@@ -53,6 +56,7 @@ def degraded_copies(
     Args:
         originals: File of each image by its name, such as ``morphs/dim_a/001_002.png``: from the
             name what is random is drawn.
+        degradation: What they go through.
         folder: Where the copies go, each under its name with the suffix ``.png``.
     """
     found = {name: (folder / name).with_suffix(".png") for name in originals}
@@ -75,7 +79,13 @@ def degraded_copies(
 
 
 def print_speed(what: str, images: int, seconds: float) -> None:
-    """Says on standard error how many images a second something took."""
+    """Says on standard error how many images a second something took.
+
+    Args:
+        what: A degradation or a detector.
+        images: How many.
+        seconds: How long.
+    """
     rate = images / max(seconds, 1e-9)
     print(f"{what}: {images} images, {rate:.3g} images/s", file=sys.stderr)
 

@@ -35,7 +35,9 @@ class SuspectImage:
     Attributes:
         name: Unique in its set, such as ``morphs/dim_a/001_002.png``: its degradation is drawn
             from it.
+        path: The file.
         people: Its person, or the morph's two; the live capture is of the first.
+        live: The file of the live capture.
         attack: Of a morph; empty for a bona fide image.
     """
 
@@ -58,6 +60,12 @@ def morph_image(attack: str, pair: MorphPair, path: Path, dataset: FaceDataset) 
     """A morph, with the live capture of one of its two people, drawn by the pair's name.
 
     Half of the time it is the second one: some attacks favour a side.
+
+    Args:
+        attack: Name of the attack.
+        pair: Whose morph it is.
+        path: Its file.
+        dataset: The faces, from which the live capture is taken.
     """
     people = (pair.subject_a, pair.subject_b)
     if hashlib.sha256(pair.morph_id.encode()).digest()[0] % 2:
@@ -70,8 +78,13 @@ def synthetic_people(data: Path | str, role: str, per_sex: int, size: int) -> Fa
     """People of a role, rendered where they are not there yet.
 
     Args:
+        data: The folder of data of the run's configuration.
         role: Whose, see :mod:`synthetic_faces.roles`.
+        per_sex: How many.
         size: Side of a picture in pixels.
+
+    Raises:
+        ValueError: Their role is that of the test.
     """
     if role == "test":
         raise ValueError("role=test would train or choose on the people of the test")
@@ -92,8 +105,10 @@ def choose_pairs(
 
     Args:
         dataset: The faces, with a `subjects.csv` that has their sexes.
+        profile: Where the recogniser is.
         settings: `selector`, the recogniser's file, and `most_per_person`.
         per_sex: How many pairs of each sex.
+        path: The pair list to write.
     """
     selector = assets.recogniser(settings.selector, profile)
     embeddings = embedded(selector, dataset, SOURCE)
@@ -109,6 +124,11 @@ def choose_pairs(
 
 def folds_of(images: Sequence[SuspectImage], ids: Sequence[str], folds: int) -> dict[str, int]:
     """Fold of every image by its name: that of its people.
+
+    Args:
+        images: Bona fide images and morphs.
+        ids: Everybody in the data set.
+        folds: How many folds.
 
     Raises:
         DetectorError: A morph of people of two folds, who could be neither learnt nor tested.
@@ -179,6 +199,7 @@ def loaded(
     """The images, after a degradation whose copies lie in a folder; live captures as they are.
 
     Args:
+        images: What is scored.
         change: The degradation; None leaves the images as they are.
         copies: Folder of the degraded copies; needed with a degradation.
     """

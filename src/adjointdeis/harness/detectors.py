@@ -53,8 +53,14 @@ def difference(
     """A differential detector on the embeddings of recognisers of a profile.
 
     Args:
+        name: Of the detector.
         recognisers: Files, as ``assets.recognisers`` lists them.
+        profile: Of which profile.
         root: Where its files are, as ``assets.root``.
+        settings: Everything else of the recipe.
+
+    Raises:
+        AssetError: A file is missing.
     """
     files = assets.profile(profile, root)
     found = [assets.recogniser(file, files) for file in recognisers]
@@ -69,7 +75,19 @@ def demorphing(
     root: str | None = None,
     **settings: Any,
 ) -> Demorphing:
-    """Demorphing by the autoencoder of a profile."""
+    """Demorphing by the autoencoder of a profile.
+
+    Args:
+        name: Of the detector.
+        autoencoder: File, as ``assets.autoencoder``.
+        recogniser: File of the recogniser that compares.
+        profile: Of which profile.
+        root: Where its files are, as ``assets.root``.
+        settings: Everything else of the detector.
+
+    Raises:
+        AssetError: A file is missing.
+    """
     files = assets.profile(profile, root)
     return Demorphing(
         name=name,
@@ -83,7 +101,11 @@ def weights_of(name: str, choice: str) -> str:
     """The file of a trained detector.
 
     Args:
+        name: Of the detector.
         choice: A path, or ``mini`` for those that the package ships.
+
+    Raises:
+        AssetError: The package ships none of this name.
     """
     if choice != "mini":
         return choice
@@ -103,6 +125,7 @@ class Candidate:
 
     Attributes:
         settings: What it sets otherwise than the configuration of the detector; empty for that one.
+        recipe: A recipe, or a detector that is not trained here.
     """
 
     settings: Mapping[str, Any]
@@ -202,6 +225,8 @@ def choose(
     """Of every detector the candidate that is best on the validation people.
 
     Args:
+        cfg: The whole configuration.
+        candidates: Of each detector.
         learnt: Images that candidates learn.
         validation: Images of other people, on which they are compared.
 
@@ -239,7 +264,14 @@ def _worst_d_eer(images: Sequence[SuspectImage], scores: np.ndarray) -> dict[str
 def train(
     cfg: DictConfig, recipes: Mapping[str, Any], images: Sequence[SuspectImage], folder: Path
 ) -> list[tuple[str, MorphDetector]]:
-    """Every detector on every set of examples: what it was trained on, and it."""
+    """Every detector on every set of examples: what it was trained on, and it.
+
+    Args:
+        cfg: The whole configuration.
+        recipes: By the detectors' names.
+        images: What they learn.
+        folder: Where trained detectors are left.
+    """
     everything, sets = loaded(images), training_sets(cfg.task, images)
     found: list[tuple[str, MorphDetector]] = []
     for name, recipe in recipes.items():
@@ -263,7 +295,7 @@ def train_folds(
     """As :func:`train`, on the test's own people: of each image by those who have not seen them.
 
     Args:
-        images: Those of the test.
+        cfg, recipes, images, folder: As there; ``images`` are those of the test.
         fold: Fold of every image by its name.
     """
     members: dict[tuple[str, str], list[MorphDetector]] = {}

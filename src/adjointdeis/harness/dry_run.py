@@ -29,8 +29,10 @@ def expected_costs(
     """Expected cost of every attack.
 
     Args:
+        attacks: The rows.
         bench: With the device that the run will have.
         todo: How many pairs have no morph yet, by attack.
+        batch_size: Pairs optimised together.
         times: Seconds of one evaluation of each kind, by resource.
     """
     taken = memory_taken(bench.device)
@@ -67,6 +69,11 @@ COUNTERS = ("encode", "nfe_forward", "nfe_backward", "vjps", "loss_gradients", "
 def time_autoencoder(autoencoder: Any, bench: Workbench, batch: int) -> UnitTimes:
     """Times the denoiser without a graph, and with one and back to (x, z).
 
+    Args:
+        autoencoder: The diffusion autoencoder.
+        bench: Where its device is.
+        batch: Pairs at a time.
+
     Raises:
         DryRunError: An output has another shape than it must, or is not finite.
     """
@@ -93,6 +100,7 @@ def time_identity(identity: Any, bench: Workbench, batch: int) -> UnitTimes:
     Args:
         identity: What offers ``network`` and ``features``.
         bench: Where its device is, and the autoencoder that says how large images are.
+        batch: Pairs at a time.
 
     Raises:
         DryRunError: An output has another shape than it must, or is not finite.
@@ -119,7 +127,13 @@ def time_identity(identity: Any, bench: Workbench, batch: int) -> UnitTimes:
 
 
 def cost_table(rows: Sequence[Mapping[str, Any]], device: torch.device, batch: int) -> str:
-    """The costs as a text table."""
+    """The costs as a text table.
+
+    Args:
+        rows: What `expected_costs` gives.
+        device: Where the times were taken.
+        batch: Pairs optimised together.
+    """
     head = ("attack", "pairs", "NFE (paper)", "counted", "hours", "GiB")
     lines: list[tuple[str, ...]] = [head]
     for row in rows:

@@ -32,6 +32,7 @@ class Encodings:
     the images that are missing are encoded together.
 
     Args:
+        autoencoder: Network.
         cache: Folder of the cache, or None to keep nothing.
     """
 

@@ -28,6 +28,10 @@ class BenchmarkLandmarks:
 
     All in pixels of the aligned image. The faces are aligned, so that dlib takes its usual box
     where its detector sees no face.
+
+    Args:
+        dataset: The faces.
+        landmarker: Finds the 68 points.
     """
 
     def __init__(self, dataset: FaceDataset, landmarker: DlibLandmarker | None = None) -> None:

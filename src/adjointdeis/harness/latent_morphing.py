@@ -63,7 +63,11 @@ class PairSteps(IterableDataset):
     others waiting for it.
 
     Args:
+        pairs: The whole list.
+        batch_size: Pairs optimised together.
         steps: Steps of a batch, see :attr:`Attack.steps`.
+        rank, world: This process and the number of processes.
+        finished: Morph ids of the pairs that are finished.
     """
 
     def __init__(
@@ -129,7 +133,10 @@ class LatentMorphing(L.LightningModule):
     """Runs one attack over batches of pairs.
 
     Args:
+        attack: What to do.
         bench: What it works with; its device is that of the trainer.
+        benchmark: Faces.
+        directory: Where morphs and records go.
         config: Hash of all that determines a morph, for provenance and for resuming.
         overrides: Command line of the run, for the command that repeats a pair that failed.
     """
@@ -160,6 +167,10 @@ class LatentMorphing(L.LightningModule):
 
         The tried steps change no morph. What they leave is the encodings of their faces, which the
         run reads again.
+
+        Args:
+            pairs: Pairs of the run, of which the first ones are tried.
+            device: Where the run computes.
         """
         self.networks.to(device)
         memory = FreeMemory(device)

@@ -145,7 +145,11 @@ def _run(cfg: DictConfig, directory: Path) -> tuple[str, float | None]:
 
 
 def _check_task(cfg: DictConfig) -> None:
-    """Lets a task refuse what it can before anything is written, by a ``check`` beside it."""
+    """Lets a task refuse what it can before anything is written, by a function ``check`` beside it.
+
+    Raises:
+        RunFailed: With its error.
+    """
     check = _beside_task(cfg, "check")
     if check is not None:
         try:
@@ -246,6 +250,9 @@ def prepare(
     otherwise are made again.
 
     Args:
+        directory: The run directory.
+        cfg: The whole configuration.
+        identifier: Its hash.
         force: Sets aside any earlier run, and uses nothing of it.
         reused: Patterns of files and folders that the task takes up where they fit its settings.
     """

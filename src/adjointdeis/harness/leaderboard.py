@@ -47,15 +47,17 @@ AUTOGRAD = Entry("", Backprop)
 """The gradient that every method is held against for its own sampler."""
 
 
-def contestants() -> list[Entry]:
+def contestants() -> dict[str, list[Entry]]:
     """The catalogue, then every method that an installed package adds by entry point.
 
-    A class may name the samplers it is to be run with in an attribute ``entries``, a tuple of
+    By name; the name of an entry point stands for all entries of its class. That may name the
+    samplers it is to be run with in an attribute ``entries``, a tuple of
     :class:`~adjointdeis.gradients.catalogue.Entry`; otherwise it gets DDIM and SDE-DPM-Solver.
     """
-    found = list(CATALOGUE)
+    found = {entry.name: [entry] for entry in CATALOGUE}
     for name, method in plugins("gradients").items():
-        found += getattr(method, "entries", None) or [Entry(name, method, target="own")]
+        own = getattr(method, "entries", None) or [Entry(name, method, target="own")]
+        found |= {name: list(own)} | {entry.name: [entry] for entry in own}
     return found
 
 
@@ -160,8 +162,10 @@ class Measurement:
     """The measurement of one case; its truth is solved for once, when the first row is wanted.
 
     Args:
+        case: the problems.
         seeds: Wiener paths, and states of the generators; with one, that the same seed gives the
             same gradient is not looked at.
+        truth_steps: steps of the fine solve.
         with_bytes: whether to measure peaks of memory, which takes several times as long.
         limit: evaluations of the network that a method may make for one gradient.
     """

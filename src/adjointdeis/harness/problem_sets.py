@@ -24,6 +24,8 @@ class Case:
         family: of ``adjointdeis.problems.FAMILIES`` or :data:`NETWORKS`.
         losses: of ``adjointdeis.problems.LOSSES``; the problems take them in turn.
         seed: what they are drawn from; :data:`COMMITTED` for the committed set.
+        calculus: "ode" or "sde".
+        members: how many.
         number: which problem it is of a network, whose problems are measured one by one.
     """
 

@@ -82,6 +82,10 @@ def _watch_children(children: Sequence[subprocess.Popen], period: float = 0.5) -
 
     Lightning ends the others within five seconds, at once where they wait for the dead one, but
     says nothing about it.
+
+    Args:
+        children: Processes 1, 2, ... of the run.
+        period: Seconds between two looks.
     """
 
     def watch() -> None:

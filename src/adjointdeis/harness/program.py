@@ -26,6 +26,9 @@ def _from_here(arguments: list[str]) -> list[str]:
 
     Hydra reads it relative to the program's own file, where an installed program keeps no
     configuration of its user's.
+
+    Args:
+        arguments: The command line without the program.
     """
     found = list(arguments)
     for k, argument in enumerate(arguments):

@@ -23,8 +23,10 @@ class ProgressLine(Callback):
     loss 0.044, 40 min 10 s left".
 
     Args:
+        label: What is under way.
         pairs: Pairs of the attack; None for a training.
         done: Pairs that were finished before.
+        stream: Where to write; standard error by default.
     """
 
     def __init__(

@@ -72,6 +72,8 @@ def morph_text(attack: str, config: str, sources: Mapping[str, str]) -> dict[str
     """PNG text chunks of a morph.
 
     Args:
+        attack: Name of the attack.
+        config: Hash of the run's configuration.
         sources: SHA-256 of each source file by its name.
     """
     record = {

@@ -50,6 +50,8 @@ def read_records(directory: Path, benchmark: Benchmark, config: str) -> dict[str
     again. A morph that was changed is said in a warning, for someone may have meant it.
 
     Args:
+        directory: Of the attack's morphs.
+        benchmark: The faces and pairs.
         config: Hash of what the morphs depend on, see `recipe_of`.
     """
     records = {}
@@ -93,6 +95,7 @@ def every_record(
     On a network file system those of another node may be seen a little later.
 
     Args:
+        directory, benchmark, config: see :func:`read_records`.
         patience: Seconds to wait for records that are not there.
 
     Raises:
@@ -165,6 +168,7 @@ def outputs(directory: Path, hashed: bool = True) -> dict[str, str]:
     Neither links, hidden files and checkpoints, nor what lies in a run of its own below this one.
 
     Args:
+        directory: The run directory.
         hashed: False leaves the hashes empty, and reads no file.
     """
     found = {}
@@ -202,7 +206,13 @@ def lock_of(directory: Path) -> Path:
 
 
 def write_marker(directory: Path, identifier: str, seconds: float) -> None:
-    """Says that a run is finished; to be written last."""
+    """Says that a run is finished; to be written last.
+
+    Args:
+        directory: Of the run.
+        identifier: Hash of its configuration.
+        seconds: How long it took.
+    """
     done = {"config_hash": identifier, "seconds": seconds, "files": outputs(directory)}
     write_atomically(directory / MARKER, json.dumps(done, indent=1))
 

@@ -31,7 +31,13 @@ from adjointdeis.plugins import plugins
 
 @dataclass(frozen=True, eq=False)
 class Loading:
-    """Where resources are loaded from; each is loaded once."""
+    """Where resources are loaded from; each is loaded once.
+
+    Args:
+        cfg: The whole configuration.
+        profile: Files of the profile.
+        dataset: The faces of the run.
+    """
 
     cfg: DictConfig
     profile: assets.Profile
@@ -39,7 +45,11 @@ class Loading:
     loaded: dict[str, Any] = field(default_factory=dict)
 
     def __call__(self, name: str) -> Any:
-        """The resource of a name."""
+        """The resource of a name.
+
+        Raises:
+            ValueError: There is none of that name.
+        """
         if name not in self.loaded:
             self.loaded[name] = resource(name).load(self)
         return self.loaded[name]
@@ -50,6 +60,7 @@ class Resource:
     """One kind of thing that attacks work with.
 
     Attributes:
+        load: Loads it.
         identity: What of it a morph depends on, by name: a changed value makes the morph again.
         modules: Its networks, which are moved to the device.
         times: Seconds of its evaluations on a device, by counter of a cost; None where a dry run
@@ -156,7 +167,12 @@ def modules_of(bench: Workbench) -> list[nn.Module]:
 
 
 def times_of(bench: Workbench, batch: int) -> dict[str, UnitTimes]:
-    """Seconds of the evaluations of every resource that can be timed, by its name."""
+    """Seconds of the evaluations of every resource that can be timed, by its name.
+
+    Args:
+        bench: Resources, and the device.
+        batch: Pairs at a time.
+    """
     return {
         name: times(loaded, bench, batch)
         for name, loaded in bench.resources.items()
@@ -171,7 +187,14 @@ _OF_A_FOLD = ("autoencoder", "encoder")
 def workbenches(
     cfg: DictConfig, profile: assets.Profile, dataset: FaceDataset, attacks: Sequence[Attack]
 ) -> dict[str, Workbench]:
-    """A workbench for each file in ``assets.autoencoder``: one, or one for every fold of people."""
+    """A workbench for each file in ``assets.autoencoder``: one, or one for every fold of people.
+
+    Args:
+        cfg: The whole configuration.
+        profile: Where the files are.
+        dataset: The faces of the run.
+        attacks: What the workbenches have to hold resources for.
+    """
     wanted = cfg.assets.autoencoder
     files: list[Any] = [wanted] if isinstance(wanted, str) or wanted is None else list(wanted)
     if not files:

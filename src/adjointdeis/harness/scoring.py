@@ -42,6 +42,10 @@ def applicable_thresholds(
     Args:
         choice: A file of records; None takes the profile's own where they were made for these
             faces, and leaves every other recogniser to the run's own impostors.
+        profile: Where the frozen records are.
+        judges: Recognisers under attack.
+        benchmark: The faces that are judged.
+        fmr, policies: What every recogniser needs a record for.
 
     Raises:
         ThresholdMismatch: A record of the file was made for other faces, weights or alignment.
@@ -107,7 +111,9 @@ def score_morphs(
     Args:
         benchmark: Probes, and what documents went through.
         morphs: File of each pair's morph, by attack and pair.
+        recognisers: Systems under attack.
         pairs: Pairs to score; one without a morph in some attack is left out of that attack.
+        progress: Show a bar.
         everyone: Names of the recognisers whose bona fide comparisons are of everybody in the data
             set, since their thresholds come from them; those of the others are of the pairs'
             subjects.

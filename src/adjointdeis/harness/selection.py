@@ -48,7 +48,12 @@ def bona_fide(system: Recogniser, dataset: FaceDataset, fmr: float) -> BonaFide:
     """Compares every neutral photograph with every smiling one, and finds the threshold at an FMR.
 
     Args:
+        system: The recogniser.
+        dataset: Photographs of people in both captures.
         fmr: Target false match rate, a share; the impostors are the data set's own people.
+
+    Raises:
+        NoFaceError: The recogniser finds no face in some photograph; all are named.
     """
     neutral, smiling = (embedded(system, dataset, capture) for capture in (SOURCE, OTHER))
     similarity = np.asarray(system.compare(neutral[:, None], smiling[None]))
@@ -59,7 +64,13 @@ def bona_fide(system: Recogniser, dataset: FaceDataset, fmr: float) -> BonaFide:
 
 
 def false_matches(system: Recogniser, found: BonaFide, ids: Sequence[str]) -> set[frozenset[str]]:
-    """Pairs of people taken for each other without a morph: two of their photographs match."""
+    """Pairs of people who are taken for each other without a morph: two of their photographs match.
+
+    Args:
+        system: The recogniser.
+        found: What :func:`bona_fide` found with it.
+        ids: The people, in the order of the data set.
+    """
     among = np.asarray(system.compare(found.neutral[:, None], found.neutral[None]))
     cross = np.maximum(found.similarity, found.similarity.T)
     closest = np.maximum(among, cross)
@@ -86,8 +97,13 @@ def select_pairs(
     sample of the whole.
 
     Args:
+        dataset: The people.
+        systems: Recognisers by name, the selector among them.
+        found: What each one makes of everybody.
         selector: Name of the recogniser whose similarity ranks the pairs.
         folds: People of each fold; a pair lies within one.
+        per_group: Pairs of each group of each fold.
+        most_per_person: Pairs that one person may be in.
         groups: Group of each person; pairs never cross groups.
     """
     ids = list(dataset.ids)

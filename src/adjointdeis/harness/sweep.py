@@ -31,8 +31,10 @@ def note_job(directory: Path, status: str, reason: str = "") -> None:
     """Leaves the line of a job; does nothing outside of a sweep.
 
     Args:
+        directory: Run directory of the job.
         status: "started", then "done", "skipped" (was finished before) or "failed"; a job that was
             killed stays at the first.
+        reason: First line of what went wrong.
     """
     if not sweeping():
         return

@@ -67,6 +67,7 @@ def choose_subjects(per_sex: int, role: str = "test", prefix: str = "") -> list[
     """The first identities of a role, skipping a sex once it has its share.
 
     Args:
+        per_sex: identities per sex.
         role: name of a set of seeds, see :mod:`synthetic_faces.roles`; two roles share nobody.
         prefix: letters before the digits of each id, so that two folders have no id in common.
     """
@@ -119,7 +120,11 @@ def write_people(
     """Writes the pictures, their landmarks, ``subjects.csv`` and a README; files are replaced.
 
     Args:
+        directory: where to.
+        subjects: the people to render.
+        size: side in pixels.
         title, made_by: heading and last words of the README.
+        progress: show a bar.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -144,6 +149,8 @@ def write_landmarks(path: Path, subjects: Sequence[Person], size: int = 64) -> N
     Args:
         path: the ``.npz`` file: ``stems`` such as 001_03, ``points`` (pictures, 189, 2) in pixels,
             pixel centres at integers, of which the first 68 are iBUG's, and ``size``.
+        subjects: the people whose landmarks are written.
+        size: side of the pictures in pixels.
     """
     renderer = Renderer()
     vertices = list(template_vertices(renderer.assets))

@@ -38,6 +38,7 @@ def make_trainer(cfg: DictConfig, **options: Any) -> L.Trainer:
     sampler that pads would make a morph twice.
 
     Args:
+        cfg: The whole configuration.
         options: Further arguments of `lightning.Trainer`; they win over the configuration's.
     """
     chosen, strategy = cfg.trainer, cfg.trainer.strategy
@@ -79,6 +80,9 @@ class RandomnessOfStep(L.Callback):
     """Noise, dropout and augmentation of a step depend on the seed, the process and the step only.
 
     A training that was stopped and continued therefore makes the steps of one that was not.
+
+    Args:
+        seed: Of the training.
     """
 
     def __init__(self, seed: int) -> None:
@@ -144,7 +148,11 @@ def _flat(values: dict[str, Any], above: str = "") -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _named(chosen: DictConfig) -> Iterator[None]:
-    """What Lightning or torch refuses of a device or a precision is told of by its keys."""
+    """What Lightning or torch refuses of a device or a precision is told of by its keys.
+
+    Raises:
+        ConfigError: In the place of their error.
+    """
     try:
         yield
     except (MisconfigurationException, ValueError, RuntimeError, TypeError) as error:
@@ -154,7 +162,11 @@ def _named(chosen: DictConfig) -> Iterator[None]:
 
 
 def own_device(chosen: DictConfig) -> torch.device:
-    """The device that Lightning will give to this process."""
+    """The device that Lightning will give to this process.
+
+    Args:
+        chosen: The group `trainer` of the configuration.
+    """
     if chosen.accelerator == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     rank = 0 if one_process(chosen) else int(os.environ.get("LOCAL_RANK", "0"))

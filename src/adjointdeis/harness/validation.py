@@ -88,6 +88,7 @@ def validate(cfg: DictConfig, runs: bool = False) -> None:
     attacks, gradients, solvers and optimisers can be made of them, and no two rows share a name.
 
     Args:
+        cfg: The whole configuration.
         runs: Whether it is about to run: the row of a gradient chosen on the command line is made
             too, which an option alone need not allow, as a gradient may be for other solvers.
     """

@@ -37,6 +37,10 @@ class RunLogger(WandbLogger):
             shows none.
         photographs: Whether the source images and all morphs are kept too. False keeps the records
             of the morphs alone, and of the images only those few: a face cannot be unpublished.
+        kwargs: Of :class:`lightning.pytorch.loggers.WandbLogger`.
+
+    Raises:
+        ValueError: `images` below zero.
     """
 
     def __init__(self, *, images: int = 4, photographs: bool = False, **kwargs: Any) -> None:
@@ -49,7 +53,12 @@ class RunLogger(WandbLogger):
 
     @rank_zero_only
     def log_outcome(self, directory: Path, result: Mapping[str, Any]) -> None:
-        """Adds what a finished run found: table, images, summary, files and an artifact."""
+        """Adds what a finished run found: table, images, summary, files and an artifact.
+
+        Args:
+            directory: Run directory, with `result.json` and the files it names.
+            result: Its content.
+        """
         import wandb
 
         run = self.experiment
@@ -162,7 +171,13 @@ def loggers(cfg: DictConfig) -> list[Logger]:
 
 
 def conclude(chosen: Sequence[Logger], directory: Path, result: Mapping[str, Any]) -> None:
-    """Hands a finished run to the loggers that keep more than curves."""
+    """Hands a finished run to the loggers that keep more than curves.
+
+    Args:
+        chosen: The loggers of the run.
+        directory: Of the run.
+        result: What is in its `result.json`.
+    """
     for logger in chosen:
         if isinstance(logger, RunLogger):
             logger.log_outcome(directory, result)
@@ -173,6 +188,7 @@ def download(project: str, destination: Path) -> list[Path]:
 
     Args:
         project: `entity/project`.
+        destination: Folder; made if absent.
 
     Raises:
         ValueError: The project cannot be read, or has no run with a result.

@@ -37,6 +37,7 @@ class ErrorCurve:
     """Two error rates over a common sweep of thresholds, x falling as y rises.
 
     Attributes:
+        label: what it is of.
         x, y: shape (T,), shares; n_x, n_y: out of how many.
         mark: the (x, y) that is reported, or None.
     """
@@ -50,7 +51,13 @@ class ErrorCurve:
 
 
 def det_figure(run: Run, at: EvaluationSetting, stem: Path) -> Figure | None:
-    """Detection error trade-off of every recogniser on bona fide comparisons, tau marked."""
+    """Detection error trade-off of every recogniser on bona fide comparisons, tau marked.
+
+    Args:
+        run: A finished run.
+        at: Probe, impostors, variant and FMR of the threshold.
+        stem: Path of the two pictures without suffix.
+    """
     curves, words = [], []
     for system in run.systems:
         rows = run.scores.select(system=system)
@@ -178,7 +185,14 @@ def error_figure(
 def operating_curve_figure(
     run: Run, system: str, at: EvaluationSetting, stem: Path
 ) -> Figure | None:
-    """MMPMR of every attack against the FMR that the threshold is set to."""
+    """MMPMR of every attack against the FMR that the threshold is set to.
+
+    Args:
+        run: A finished run.
+        system: The recogniser.
+        at: Probe, impostors, variant and FMR of the threshold.
+        stem: Path of the two pictures without suffix.
+    """
     impostors = finite(run.scores.select(system=system, kind="nonmated").oriented)
     curves = []
     for i, attack in enumerate(run.attacks):
@@ -222,7 +236,13 @@ def operating_curve_figure(
 
 
 def potential_figure(run: Run, at: EvaluationSetting, stem: Path) -> Figure | None:
-    """MAP[r, c] of every attack: morphs that get in r times at c recognisers at least."""
+    """MAP[r, c] of every attack: morphs that get in r times at c recognisers at least.
+
+    Args:
+        run: A finished run.
+        at: Probe, impostors, variant and FMR of the threshold.
+        stem: Path of the two pictures without suffix.
+    """
     matrices = _potentials(run, at)
     if not matrices:
         return None

@@ -70,6 +70,8 @@ def write_detection_report(
 
     Args:
         study: scores; rows: of `matrix_rows`; changed: of `hardening_rows`.
+        out: the folder; made where it is absent.
+        plots: whether to draw.
     """
     out = Path(out)
     result = DetectionResult(study, rows, changed)
@@ -88,6 +90,7 @@ def detection_blocks(
     """What a report says about detection, but for `beside_table`.
 
     Args:
+        result: The scores and their rows.
         at: The condition of MMPMR; None without a run.
         folder: Where figures go; None draws none.
     """
@@ -176,7 +179,13 @@ def _keyed(blocks: Sequence[Block], prefix: str) -> tuple[Block, ...]:
 def beside_table(
     result: DetectionResult, at: EvaluationSetting, degradation: str = UNDEGRADED
 ) -> Table:
-    """MMPMR at each recogniser, what passes it and the best detector, D-EER of each, per attack."""
+    """MMPMR at each recogniser, what passes it and the best detector, D-EER of each, per attack.
+
+    Args:
+        result: The study and its run.
+        at: The condition of MMPMR.
+        degradation: After which one.
+    """
     run = result.run
     assert run is not None
     header = ["attack", *(f"MMPMR %, {run.system_label(s)}" for s in run.systems)]

@@ -61,7 +61,14 @@ def plane_figure(
     at: EvaluationSetting,
     stem: Path,
 ) -> Figure | None:
-    """An attack a point: MMPMR against the morphs that a detector misses, intervals both ways."""
+    """An attack a point: MMPMR against the morphs that a detector misses, intervals both ways.
+
+    Args:
+        result: The study and its run.
+        detector, system, degradation: Which plane.
+        at: The condition of MMPMR.
+        stem: Where to write.
+    """
     run = result.run
     assert run is not None
     points = []

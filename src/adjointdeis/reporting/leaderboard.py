@@ -77,7 +77,9 @@ def write_leaderboard(rows: Sequence[Row], facts: Row, directory: Path) -> list[
     """Writes leaderboard.html, leaderboard.md, result.json and the figures.
 
     Args:
+        rows: everything that was measured.
         facts: how; ``budgets`` and ``committed`` are read.
+        directory: where to.
 
     Returns:
         the pages and the record.

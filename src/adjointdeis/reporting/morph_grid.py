@@ -56,9 +56,11 @@ def morph_grid(
     """A sentence and a strip for every pair; draws them all as `sheet`, with an SVG beside it.
 
     Args:
+        columns: The attacks.
         pairs: Of the first column's run; an image that is not there leaves its cell empty.
         systems: Recognisers, in the order of the boxes.
         at: The condition of the verdicts under each morph.
+        sheet: Path of the PNG.
         destination: Folder that links are relative to.
         what: Names the columns; told: what pairs these are.
 
@@ -112,7 +114,9 @@ def draw_grid(
 
     Args:
         strips: Title and faces of each pair.
+        systems: Labels of the recognisers.
         caption: A line under the grid, which says which threshold and probe the boxes use.
+        sheet: Path of the PNG.
     """
     from matplotlib.patches import Rectangle
 
@@ -247,6 +251,9 @@ def table_grid(
 
     Args:
         rows: a table; the paper's rows that no run made are left out.
+        at: the condition of the verdicts under each morph.
+        sheet: where the grid is written as one PNG, with an SVG beside it.
+        destination: the folder that links are relative to.
 
     Returns:
         a sentence and the strips, or None where the rows have no pair with images in common.

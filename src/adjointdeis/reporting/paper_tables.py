@@ -89,7 +89,12 @@ ASSUMED = (
 
 
 def reasons_not_comparable(run: Run, attack: str) -> list[str]:
-    """Why this attack's numbers are not the paper's experiment; empty when they are."""
+    """Why this attack's numbers are not the paper's experiment; empty when they are.
+
+    Args:
+        run: The run.
+        attack: Name of the attack in it.
+    """
     entry = run.result["attacks"][attack]
     return data_reasons(run) + departures(entry["paper_row"], entry["settings"])
 
@@ -128,7 +133,12 @@ def data_reasons(run: Run) -> list[str]:
 
 
 def setting_reasons(settings: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """One sentence for each setting that is not the paper's, or that the run does not state."""
+    """One sentence for each setting that is not the paper's, or that the run does not state.
+
+    Args:
+        settings: Of the run's attack.
+        wanted: Of the paper's row.
+    """
     reasons = []
     for key, value in wanted.items():
         found, words = settings.get(key), key.replace("_", " ")

@@ -30,7 +30,14 @@ WIDTH = 4.6
 
 
 def density_figure(run: Run, system: str, at: EvaluationSetting, stem: Path) -> Figure | None:
-    """Score densities of impostors, mated pairs and every attack, one ridge each, with tau."""
+    """Score densities of impostors, mated pairs and every attack, one ridge each, with tau.
+
+    Args:
+        run: A finished run.
+        system: The recogniser.
+        at: Probe, impostors, variant and FMR of the threshold.
+        stem: Path of the two pictures without suffix.
+    """
     scores = run.scores.select(system=system)
     dissimilar = scores.direction(system) == "dissimilarity"
     ridges = []
@@ -90,7 +97,14 @@ def density_figure(run: Run, system: str, at: EvaluationSetting, stem: Path) -> 
 
 
 def scatter_figure(run: Run, system: str, at: EvaluationSetting, stem: Path) -> Figure | None:
-    """S_a against S_b of every morph, one panel per attack, with the threshold as a cross."""
+    """S_a against S_b of every morph, one panel per attack, with the threshold as a cross.
+
+    Args:
+        run: A finished run.
+        system: The recogniser.
+        at: Probe, impostors, variant and FMR of the threshold.
+        stem: Path of the two pictures without suffix.
+    """
     tau = run.oriented_tau(system, at)
     points = [
         (i, attack, found)
@@ -149,7 +163,14 @@ def scatter_figure(run: Run, system: str, at: EvaluationSetting, stem: Path) -> 
 
 
 def cost_figure(run: Run, system: str, at: EvaluationSetting, stem: Path) -> Figure | None:
-    """Success against cost of the attacks of a run, see :func:`success_against_cost`."""
+    """Success against cost of the attacks of a run, see :func:`success_against_cost`.
+
+    Args:
+        run: A finished run.
+        system: The recogniser.
+        at: Probe, impostors, variant and FMR of the threshold.
+        stem: Path of the two pictures without suffix.
+    """
     points = []
     for i, attack in enumerate(run.attacks):
         row = run.row(attack, system, at)
@@ -181,6 +202,9 @@ def success_against_cost(
 
     Args:
         points: The attacks; None is returned where there are none.
+        label: Name of the recogniser.
+        at: Which of its rates is shown.
+        stem: Path of the pictures without suffix.
         theirs: NFE and percent of the paper's rows, as hollow marks.
     """
     if not points:
@@ -246,7 +270,9 @@ def curve_figure(run: Run, key: str, stem: Path) -> Figure | None:
     """A curve of the optimisation, `loss` or `gradient_norm`, mean over pairs, per attack.
 
     Args:
+        run: A finished run.
         key: `loss` or `gradient_norm`.
+        stem: Path of the two pictures without suffix.
     """
     curves = [
         (i, attack, np.asarray(values, dtype=np.float64))

@@ -97,7 +97,14 @@ def _run_document(
     pairs: int,
     detection: DetectionResult | None,
 ) -> Document:
-    """The report as a document."""
+    """The report as a document.
+
+    Args:
+        run: The run.
+        figures: From `figures_of`; with none, detectors are not drawn either.
+        pairs: Of the morph grid.
+        detection: Scores of detectors, where there are some.
+    """
     result, at = run.result, run.headline[0]
     results: list[Block] = [tables.rate_table(run, c, explained=c == at) for c in run.headline]
     results.append(_reading(run))

@@ -173,7 +173,13 @@ class Run:
         return {(row["attack"], row["system"], condition(row)): row for row in self.result["rows"]}
 
     def row(self, attack: str, system: str, at: EvaluationSetting) -> dict[str, Any] | None:
-        """One row of the results, or None where there is none."""
+        """One row of the results, or None where there is none.
+
+        Args:
+            attack: Name of the attack in the run.
+            system: Name of the recogniser.
+            at: Variant, operating point and probes.
+        """
         return self._index.get((attack, system, at))
 
     @cached_property
@@ -198,7 +204,13 @@ class Run:
         return found
 
     def groups(self, attack: str, system: str, probe: str) -> MorphScores | None:
-        """Scores of one attack, morph by morph, or None where nothing was scored."""
+        """Scores of one attack, morph by morph, or None where nothing was scored.
+
+        Args:
+            attack: Name of the attack in the run.
+            system: Name of the recogniser.
+            probe: Which photographs the morphs were compared with.
+        """
         try:
             return group_table(self.scores, attack=attack, system=system, probe_policy=probe)
         except EvaluationError:
@@ -216,7 +228,13 @@ class Run:
         return None
 
     def verdicts(self, attack: str, system: str, at: EvaluationSetting) -> dict[str, str]:
-        """Per morph: `yes` if it matches all its subjects, `no`, or `failed`."""
+        """Per morph: `yes` if it matches all its subjects, `no`, or `failed`.
+
+        Args:
+            attack: Of the run.
+            system: The recogniser.
+            at: Probe, impostors, variant and FMR of the threshold.
+        """
         groups, tau = self.groups(attack, system, at.probe), self.oriented_tau(system, at)
         if groups is None or tau is None:
             return {}

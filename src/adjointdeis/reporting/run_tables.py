@@ -6,7 +6,12 @@ from typing import Any
 
 from adjointdeis.evaluation import WORST_CASE
 from adjointdeis.evaluation.paper import paper_table
-from adjointdeis.evaluation.rates import CONDITIONAL, NEW_SUBJECTS, NEW_SUBJECTS_FIXED_TAU
+from adjointdeis.evaluation.rates import (
+    CONDITIONAL,
+    NEW_SUBJECTS,
+    NEW_SUBJECTS_FIXED_TAU,
+    sample_notes,
+)
 from adjointdeis.reporting.document import DASH, Cell, Table
 from adjointdeis.reporting.paper_tables import reasons_not_comparable
 from adjointdeis.reporting.run import HEADLINE_VARIANTS, KNOWN, EvaluationSetting, Run, condition
@@ -24,6 +29,10 @@ from adjointdeis.reporting.text import (
 
 INTERVAL = "Under each rate: k/N and its {level} interval. {meaning}."
 
+BOUND = (
+    "The worst-case bound is the rate of the best conceivable morph: the embedding halfway between "
+    "the two source images' embeddings. No image need have that embedding."
+)
 
 GUIDE = "guide"
 """What marks a rate at a recogniser that guided the attack."""
@@ -72,6 +81,8 @@ def rate_table(
     notes = [*_attack_notes(run), *_guide_note(run)]
     notes += explained * [
         INTERVAL.format(level=level, meaning=_meaning(run, at)),
+        *[BOUND] * (WORST_CASE in run.attacks),
+        *sample_notes([r for r in run.result["rows"] if condition(r) == at], run.attack_label),
         "NFE (paper): N_E + n_opt (N + M), one backward product counted as one evaluation and the "
         "pair's encoding counted once. NFE (counted): network evaluations and vector-Jacobian "
         "products that ran, per pair.",
@@ -157,7 +168,7 @@ def bound_table(run: Run, at: EvaluationSetting) -> Table | None:
         if attack == WORST_CASE or not any(r and r["share_of_bound"] is not None for r in found):
             continue
         line = [
-            Cell(percent(r["share_of_bound"], r["n"]), (f"of {percent(r['bound'], r['n'])}%",))
+            Cell(percent(r["share_of_bound"], r["n"]), (f"bound {percent(r['bound'], r['n'])}%",))
             if r and r["share_of_bound"] is not None
             else Cell(DASH)
             for r in found
@@ -172,8 +183,7 @@ def bound_table(run: Run, at: EvaluationSetting) -> Table | None:
         rows=tuple(rows),
         labels=at.labels,
         notes=(
-            "The bound is the rate of the best conceivable morph: the embedding halfway between "
-            "the two source images' embeddings. No image need have that embedding.",
+            BOUND,
             *_guide_note(run),
         ),
     )

@@ -68,6 +68,7 @@ def write_score_report(
 
     Args:
         table: scores of any kinds.
+        out: the folder; made where it is absent.
         thresholds: records instead of estimates from the impostors in the table.
         covariates: of `sex`, `group`, `age`; rates of each group, which needs `subjects`.
         plots: whether to draw figures; they take most of the time.
@@ -236,7 +237,7 @@ def _closer(
                 continue
             key = f"paired-{other}-{condition.probe}"
             made = tables.paired_table(pairs)
-            found.append(replace(made, key=key, labels=(("Probe", condition.probe),)))
+            found.append(replace(made, key=key))
     return tuple(found)
 
 

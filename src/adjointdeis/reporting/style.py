@@ -165,6 +165,7 @@ def label_beside(
     """Writes the name of every curve beside the axes, with a thin line from the curve's end.
 
     Args:
+        axes: Where the curves are.
         ends: Name, x and y of the end in data, and colour of each curve.
         gap, low, high: Least distance and range of the labels, see :func:`spread`; in decades on a
             logarithmic axis.

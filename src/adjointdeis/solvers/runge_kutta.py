@@ -9,7 +9,7 @@ from torch import Tensor
 from adjointdeis.diffusion.denoiser import Denoiser
 from adjointdeis.diffusion.grid import Node
 from adjointdeis.solvers.base import Solver, State
-from adjointdeis.solvers.tableau import Tableau, TableauName, combined, tableau
+from adjointdeis.solvers.tableau import EULER, Tableau, TableauName, combined, tableau
 from adjointdeis.solvers.variables import Prediction, SamplingVariables
 
 
@@ -24,7 +24,9 @@ class RungeKutta(Solver):
     Each stage is evaluated at its own time, the exact inverse of the clock, not at the nearest grid
     node; "euler" is ``DDIM`` in either. One network evaluation per stage: 1, 2, 2, 3, 3, 4 and 6
     for "euler", "midpoint", "heun", "kutta3", "bosh3", "rk4" and "dopri5". Steps of "heun", "bosh3"
-    and "dopri5" can be chosen by a tolerance: ``adaptive_grid``.
+    and "dopri5" can be chosen by a tolerance: ``adaptive_grid``. A step of "heun" to sigma = 0 is
+    Euler's, as in the samplers of EDM, k-diffusion and diffusers: a network that predicts the data
+    has no slope there.
 
     Args:
         method: name of the tableau.
@@ -64,6 +66,10 @@ class RungeKutta(Solver):
         """Order of convergence."""
         return self.tableau.order
 
+    def coefficients(self, t: Node) -> Tableau:
+        """Coefficients of a step to t."""
+        return EULER if self.method == "heun" and t.sigma == 0.0 else self.tableau
+
     def variables(self, s: Node, t: Node) -> SamplingVariables:
         """In which a step is taken."""
         clean = s.sigma == 0.0 or t.sigma == 0.0
@@ -84,9 +90,9 @@ class RungeKutta(Solver):
             denoiser, x, z, s, t: as for :meth:`step`.
             known: slopes of the first stages, if they have been evaluated.
         """
-        form = self.variables(s, t)
+        form, table = self.variables(s, t), self.coefficients(t)
         y, width, slopes = x / form.level(s), form.width(s, t), [*known]
-        for row, c in zip(self.tableau.a[len(known) :], self.tableau.c[len(known) :], strict=True):
+        for row, c in zip(table.a[len(known) :], table.c[len(known) :], strict=True):
             node = form.stage(s, t, c)
             stage = combined(y, width, row, slopes)
             slopes.append(form.slope(denoiser, form.level(node) * stage, node, z))
@@ -111,4 +117,4 @@ class RungeKutta(Solver):
     ) -> tuple[Tensor, State]:
         del noise
         slopes = self.stages(denoiser, x, z, s, t)
-        return self.moved(x, s, t, self.tableau.b, slopes), state
+        return self.moved(x, s, t, self.coefficients(t).b, slopes), state

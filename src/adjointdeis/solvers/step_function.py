@@ -53,6 +53,12 @@ class StepFunction(Solver):
         state: State,
         noise: Tensor | None,
     ) -> tuple[Tensor, State]:
-        if self.calculus == "ode":
-            return self.function(denoiser, x, z, s, t), state
-        return self.function(denoiser, x, z, s, t, noise), state
+        random = () if self.calculus == "ode" else (noise,)
+        found = self.function(denoiser, x, z, s, t, *random)
+        if not isinstance(found, Tensor):
+            raise ValueError(
+                f"the function of StepFunction must return x at t, a tensor of shape "
+                f"{tuple(x.shape)}, and returned a {type(found).__name__}; a step with a history "
+                "is a class with step(denoiser, x, z, s, t, state, noise) -> (x, state)"
+            )
+        return found, state

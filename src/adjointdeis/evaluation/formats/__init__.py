@@ -12,9 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
+
+from adjointdeis import texts
 from adjointdeis.evaluation.errors import EvaluationError, ScoreError
 from adjointdeis.evaluation.formats.text import Labels
-from adjointdeis.evaluation.scores import ScoreTable, concatenate
+from adjointdeis.evaluation.scores import BONA_FIDE, ScoreTable, concatenate, joined_metadata
 
 __all__ = ["FORMATS", "Labels", "read", "write"]
 
@@ -36,17 +39,16 @@ def read(name: str, paths: Sequence[str | Path], labels: Labels) -> ScoreTable:
         labels: What the files do not say: system, attack, direction of the scores.
 
     Raises:
-        EvaluationError: unknown format; the format's own errors name file and line.
+        EvaluationError: unknown format; a label that the files contradict; the format's own errors
+            name file and line.
     """
     module, files = _format(name), [Path(p) for p in paths]
     if hasattr(module, "read"):
         found = module.read(files, labels)
     else:
         found = concatenate(module.read_one(file, labels) for file in files)
-    stated = labels.metadata(found.unique("system"))
-    if name == "canonical":
-        return found
-    return replace(found, metadata={**found.metadata, **stated})
+    _refuse_contradicted(found, labels, name)
+    return replace(found, metadata=joined_metadata(found, labels.metadata(found.unique("system"))))
 
 
 def write(name: str, table: ScoreTable, paths: Sequence[str | Path]) -> None:
@@ -64,6 +66,27 @@ def write(name: str, table: ScoreTable, paths: Sequence[str | Path]) -> None:
     if not hasattr(module, "write"):
         raise ScoreError(f"files of the format {name} are read only; write --to canonical")
     module.write(table, [Path(p) for p in paths])
+
+
+def _refuse_contradicted(table: ScoreTable, labels: Labels, name: str) -> None:
+    """Refuses a stated label that rows of the files do not have: they say something else."""
+    if labels.columns and name != "generic":
+        raise ScoreError(f"--columns is of --from generic; the format {name} has its own columns")
+    morph, attack = table["kind"] == "morph", ~np.isin(table["attack"], ("", BONA_FIDE))
+    where = {"attack": attack, "probe_policy": morph}
+    for column in ("system", "score_type", "kind", "attack", "probe_policy"):
+        stated = getattr(labels, column)
+        if stated == getattr(Labels, column):
+            continue
+        wrong = where.get(column, True) & (table[column] != texts.canonical(stated))
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            flag = "--" + column.removesuffix("_policy").replace("_", "-")
+            raise ScoreError(
+                f"{table.place(row)}: {column} is {str(table[column][row])!r}, and {flag} {stated} "
+                f"was stated; files of the format {name} may say it themselves: leave {flag} out, "
+                "or correct the file"
+            )
 
 
 def _format(name: str) -> ModuleType:

@@ -37,8 +37,10 @@ class OfficialFile:
     Args:
         name: File name in the profile's folder.
         kind: Entry of :data:`adjointdeis.faces.checkpoints.KINDS`.
+        use: What it is for.
         source: Which of the published files it is.
         system: Name of the recogniser in score files, or None for another network.
+        label: Its name in tables.
     """
 
     name: str

@@ -86,8 +86,10 @@ class CalibrationResult:
     """What a protocol gives.
 
     Attributes:
+        protocol: The way of scoring.
         deviation: Mean absolute difference to the published cells, percentage points.
         cells: ``{row: {system: {"percent", "published", "k", "n"}}}``.
+        thresholds: One record per recogniser.
     """
 
     protocol: ScoringProtocol
@@ -118,6 +120,7 @@ def outcomes(
         published: Percent by row and recogniser.
         fmr: Target false match rate, a share.
         people: Sex of every person, for the policy "same-sex".
+        impostors, policies, probes: What to try.
 
     Raises:
         ValueError: Nothing to compare, an unknown choice, or "same-sex" without people.

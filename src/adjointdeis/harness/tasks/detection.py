@@ -69,7 +69,14 @@ REUSED = ("training", "validation", "reconstructed", *morph.REUSED)
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run of detectors needs, made before any morph is."""
+    """What a run of detectors needs, made before any morph is.
+
+    Attributes:
+        cfg: The whole configuration, whose task is this one.
+        candidates: Of each detector.
+        degradations: By name.
+        attacks: Of the run, by name.
+    """
 
     cfg: DictConfig
     candidates: dict[str, list[Candidate]]
@@ -88,7 +95,11 @@ def check(cfg: DictConfig) -> None:
 
 
 def planned(cfg: DictConfig) -> Plan:
-    """Makes what the configuration names, and refuses what would only fail after the morphs."""
+    """Makes what the configuration names, and refuses what would only fail after the morphs.
+
+    Raises:
+        DetectorError, DegradationError, ValueError: See the message.
+    """
     task = cfg.task
     if not one_process(cfg.trainer):
         raise ValueError("task=detection runs in one process; leave out trainer=, or trainer=cpu")
@@ -133,6 +144,7 @@ def examined(plan: Plan, result: dict[str, Any]) -> dict[str, Any]:
     """Detectors of the morphs of a finished table: trained, applied and reported.
 
     Args:
+        plan: Of the run.
         result: Of its table; a dry run's is returned as it is.
     """
     cfg, directory, task = plan.cfg, Path(plan.cfg.paths.run), plan.cfg.task
@@ -208,7 +220,10 @@ def _synthetic_images(
     """Bona fide images and morphs of people that no test knows.
 
     Args:
+        cfg: The whole configuration.
         people: Whose: role, per_sex, size, and how many pairs of each sex.
+        folder: Where pairs and morphs go.
+        attacks: That morph them.
     """
     task = cfg.task
     dataset = synthetic_people(cfg.paths.data, people.role, people.per_sex, people.size)
@@ -336,6 +351,9 @@ def _score_all(
     """A row of ``detection.csv`` for each detector and image; says how many images a second.
 
     Args:
+        detectors: What each was trained on, and it.
+        images: What is scored.
+        suspects: Their pixels, after the degradation.
         degradation: Its name; a detector whose scores are of a file may have none of it.
     """
     rows = []

@@ -55,15 +55,19 @@ def run(cfg: DictConfig) -> dict[str, Any]:
 
 
 def chosen(names: Sequence[str] | None) -> list[Entry]:
-    """Methods by name; all where none is named."""
+    """Methods by name; all where none is named.
+
+    Raises:
+        ValueError: a name that no method has.
+    """
     known = contestants()
-    if names is None:
-        return known
-    unknown = set(names) - {entry.name for entry in known}
+    unknown = set(() if names is None else names) - set(known)
     if unknown:
-        listed = "; ".join(entry.name for entry in known)
+        listed = "; ".join(known)
         raise ValueError(f"task.methods: {sorted(unknown)[0]!r} is unknown; there are {listed}")
-    return [entry for entry in known if entry.name in names]
+    picked = [known[name] for name in known if names is None or name in names]
+    # Once each: an entry point and an entry of its class may both be named.
+    return list({entry.name: entry for entries in picked for entry in entries}.values())
 
 
 def check(cfg: DictConfig) -> tuple[dict[str, Any], list[Entry], list[Case]]:

@@ -68,6 +68,7 @@ def run(cfg: DictConfig, plots: bool = True) -> dict[str, Any]:
     """Runs the experiment and returns its result, which is also written to ``result.json``.
 
     Args:
+        cfg: The whole configuration.
         plots: Whether the report has plots; a task that goes on with the result, and reports on
             all of it at its end, draws them then.
     """
@@ -129,7 +130,11 @@ def make_morphs(
     """Makes an attack's morphs where they are not there yet; the record of each by pair.
 
     Args:
+        cfg: The whole configuration: trainer and batch size.
+        attack: What to do.
         parts: Workbenches, each with the pairs that it makes.
+        folder: Where morphs and records go.
+        logger: Lightning's loggers.
         overrides: Command line of the run, for the command that repeats a pair that failed.
 
     Returns:
@@ -169,7 +174,14 @@ def dry_run(
     parts: Sequence[tuple[Workbench, Benchmark]],
     attacks: Sequence[Attack],
 ) -> dict[str, Any]:
-    """What the run will cost, printed; everything that it needs is loaded and tried."""
+    """What the run will cost, printed; everything that it needs is loaded and tried.
+
+    Args:
+        cfg: The whole configuration.
+        directory: Of the run, whose finished pairs are not counted.
+        parts: A workbench and its pairs for each fold.
+        attacks: The rows of the run.
+    """
     todo = {attack.name: 0 for attack in attacks}
     for attack in attacks:
         folder = directory / "morphs" / attack.name
@@ -185,6 +197,9 @@ def priced(
     """Prints what morphs will cost, from one evaluation of each kind on the run's device.
 
     Args:
+        cfg: The whole configuration.
+        bench: Resources of the attacks.
+        attacks: The rows of the run.
         todo: How many pairs each has to make, by name.
     """
     device = own_device(cfg.trainer)
@@ -197,7 +212,13 @@ def priced(
 
 
 def judges_of(cfg: DictConfig, names: Sequence[str], profile: assets.Profile) -> list[Any]:
-    """Recognisers under attack: those of the profile by name, and those of ``judges``."""
+    """Recognisers under attack: those of the profile by name, and those of ``judges``.
+
+    Args:
+        cfg: The whole configuration.
+        names: Files of the profile's recognisers.
+        profile: Where they are.
+    """
     found: list[Any] = [assets.recogniser(name, profile) for name in names]
     return found + [instantiate(judge) for judge in (cfg.judges or {}).values()]
 
@@ -236,7 +257,11 @@ def rates_of(
     """Thresholds and rates of every recogniser under the protocol of the run.
 
     Args:
+        cfg: The whole configuration, whose protocol it is.
+        table: The run's comparisons.
         given: Records by recogniser; the others get those of the run's own impostors.
+        judges: Recognisers under attack.
+        benchmark: The faces that are judged.
     """
     (fmr, policies), people = operating_conditions(cfg, benchmark), benchmark.people
     records: list[ThresholdRecord] = []
@@ -254,6 +279,8 @@ def recipe_of(attack: Attack, bench: Workbench, precision: str = "32-true") -> s
     """Hash of what a morph depends on: its attack, its resources and the seed; not its judges.
 
     Args:
+        attack: What makes the morph.
+        bench: Its resources and the seed.
         precision: Lightning's, in which the networks run.
     """
     made_of = identity_of(attack, bench)

@@ -142,7 +142,9 @@ def _available(
 
     Args:
         names: Keys, files or descriptions, as :func:`assets.recogniser` takes them.
+        profile: Where they are.
         missing: Gets a line for each that is not there.
+        first: Stop at the first that is there.
     """
     found = []
     for name in names:
@@ -185,6 +187,8 @@ def aligned(cfg: DictConfig, source: FaceDataset, folder: Path) -> FaceDataset:
     """The aligned faces, made where they are not there yet, and the people's sexes beside them.
 
     Args:
+        cfg: The whole configuration.
+        source: The photographs.
         folder: Where the aligned faces go, unless `task.faces` names some.
     """
     wanted = {f"{s.id}_{c}" for s in source.subjects for c in (SOURCE, OTHER)}
@@ -230,7 +234,10 @@ def adapted(cfg: DictConfig, faces: FaceDataset, fold: int, directory: Path) -> 
     """The generator's weights of a fold, trained where they are not there yet.
 
     Args:
+        cfg: The whole configuration.
+        faces: Aligned faces of everybody.
         fold: Number of the fold whose people the generator must not see.
+        directory: Of the run.
     """
     folder = directory / f"fold{fold}"
     settings = OmegaConf.to_container(cfg.task.training, resolve=True)

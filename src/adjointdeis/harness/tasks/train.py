@@ -54,6 +54,7 @@ def autoencoder(cfg: DictConfig, free: Collection[str] = (*NO_EFFECT, *LENGTH)) 
     """Trains the diffusion autoencoder that `cfg.task` describes, where that is not done yet.
 
     Args:
+        cfg: The whole configuration.
         free: Settings in which a training under way may differ from the one that is asked for.
 
     Raises:

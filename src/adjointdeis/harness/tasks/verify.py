@@ -71,7 +71,13 @@ _WANDB = b":W&B"
 
 @dataclass(frozen=True)
 class Fault:
-    """One damaged file."""
+    """One damaged file.
+
+    Attributes:
+        path: The file.
+        reason: What is wrong with it.
+        remedy: What to do.
+    """
 
     path: Path
     reason: str

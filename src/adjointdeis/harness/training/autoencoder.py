@@ -39,6 +39,7 @@ def v_error(
 
     Args:
         output: m or v, with the shape of ``x_0``.
+        x_0: Clean images.
         eps: The noise in :math:`x = \alpha x_0 + \sigma\epsilon`.
         alpha, sigma: Of each image, broadcast to it.
         spread: s of a data prediction; None where the output is v.
@@ -57,6 +58,8 @@ class AutoencoderTraining(L.LightningModule):
         max_steps: Length of the learning-rate schedule.
         learning_rate: Peak rate of AdamW, reached after ``warmup`` steps; a cosine then takes it
             to zero.
+        weight_decay: Of AdamW.
+        warmup: Steps.
         prediction: What the network shall predict, "x0" or "v".
         spread: s, what an "x0" prediction leaves out of the image, in the units of images in
             [-1, 1]; 0 with "v". Encoded noise has the standard deviation of what is really left
@@ -137,6 +140,12 @@ def descent(
     The rate rises linearly from 2% over `warmup` steps, then half a cosine takes it down to zero at
     `steps`. A checkpoint holds the step only, not these lengths: a training that is continued with
     more or fewer steps follows the cosine of its new length from there on.
+
+    Args:
+        parameters: Parameters, or groups of them with options of their own.
+        rate: Peak learning rate.
+        decay: Weight decay.
+        warmup, steps: Lengths.
     """
 
     def factor(step: int) -> float:

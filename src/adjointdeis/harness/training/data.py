@@ -26,6 +26,7 @@ class ImageBatches(Dataset):
 
     Args:
         images: (N, 3, S, S), in [-1, 1] or bytes, which are brought there.
+        labels: (N).
     """
 
     def __init__(self, images: Tensor, labels: Tensor) -> None:
@@ -66,6 +67,7 @@ class FaceFolder(ImageBatches):
 
     Args:
         dataset: Faces named ``<subject>_<capture>``, all of one size.
+        size: That size, in pixels.
         fold: Part of the people that is left out, 0 .. folds - 1; None leaves nobody out.
         folds: Number of parts, see :func:`held_out`.
 
@@ -104,8 +106,12 @@ def held_out(ids: Sequence[str], fold: int, folds: int) -> tuple[str, ...]:
     have been photographed on one day, are spread over them.
 
     Args:
+        ids: Subject ids, in any order.
         fold: 0 .. folds - 1.
         folds: At least 2.
+
+    Raises:
+        ValueError: No such fold.
     """
     if folds < 2 or not 0 <= fold < folds:
         raise ValueError(
@@ -121,6 +127,9 @@ class EndlessBatches(Sampler[list[int]]):
     A run that resumes at step k therefore sees the batches it would have seen.
 
     Args:
+        size: Number of images.
+        batch: Images per batch.
+        seed: Seed of the order.
         first: First step to serve.
     """
 
@@ -143,7 +152,9 @@ class PoolData(L.LightningDataModule):
     """Training batches from a pool or a folder, in an endless order that a continued run keeps.
 
     Args:
+        dataset: A pool or a folder.
         batch_size: Images per step and process.
+        seed: Seed of the order.
     """
 
     def __init__(self, dataset: PoolDataset | FaceFolder, batch_size: int, seed: int = 0) -> None:
@@ -228,6 +239,7 @@ def similarity(
         angle: Radians, (B).
         shift: Of the coordinates, in half sides, (B, 2).
         mirror: -1 mirrors left and right, 1 does not; (B).
+        mode: Interpolation.
     """
     theta = torch.stack(
         [

@@ -35,12 +35,20 @@ class ConvolutionalDetection:
     are mirrored, and moved by whole pixels, at random.
 
     Args:
+        name: Of the detector.
+        network: Numbers of the network.
+        steps: Gradient steps.
+        batch_size: Images a step.
         learning_rate: Peak rate of AdamW, after a tenth of the steps; a cosine takes it to zero.
+        weight_decay: Of AdamW.
         smoothing: Share of the other label in each label: it keeps scores of what is certain from
             growing without end.
         shift: Largest move in pixels.
         degradations: What copies of the examples go through, by any name: a copy of all of them
             each. Empty trains on them as they are.
+
+    Raises:
+        DetectorError: A number of which there cannot be so few.
     """
 
     name: str
@@ -110,7 +118,11 @@ class ConvolutionalDetection:
 
 
 class DetectorTraining(L.LightningModule):
-    """One step: the binary cross-entropy of a batch."""
+    """One step: the binary cross-entropy of a batch.
+
+    Args:
+        recipe: Its settings.
+    """
 
     def __init__(self, recipe: ConvolutionalDetection) -> None:
         super().__init__()

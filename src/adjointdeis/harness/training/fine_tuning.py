@@ -23,7 +23,12 @@ from adjointdeis.guidance.problem import Batch, WeightProblem
 
 
 class WeightDescent(L.LightningModule):
-    """One step: sample this process's share, descend its mean loss over the weights."""
+    """One step: sample this process's share, descend its mean loss over the weights.
+
+    Args:
+        tuning: Gradient method, optimiser and bound of the norm.
+        problem: Denoiser, loss and sampler.
+    """
 
     def __init__(self, tuning: FineTuning, problem: WeightProblem) -> None:
         super().__init__()
@@ -53,6 +58,7 @@ class Draws(L.LightningDataModule):
 
     Args:
         draw: ``step -> Batch``, the same in every process.
+        steps: How many there are.
     """
 
     def __init__(self, draw: Callable[[int], Batch], steps: int) -> None:
@@ -90,6 +96,11 @@ class _Steps(IterableDataset):
 
 def share(batch: Batch, rank: int, world: int) -> Batch:
     """Rows rank, rank + world, ... of a batch.
+
+    Args:
+        batch: The samples of one step.
+        rank: Number of this process, from 0.
+        world: How many processes there are.
 
     Raises:
         ValueError: the batch is not a multiple of the number of processes, whose mean gradient

@@ -36,7 +36,9 @@ def autoencoder_quality(autoencoder: Autoencoder, faces: Tensor, directory: Path
     noise, and the other source.
 
     Args:
+        autoencoder: Network.
         faces: Images in [-1, 1], with shape (B, 3, S, S), at least two.
+        directory: Where the pictures go.
 
     Returns:
         Numbers by name, as follows.

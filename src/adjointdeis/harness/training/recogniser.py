@@ -16,9 +16,14 @@ class RecogniserTraining(L.LightningModule):
     """One step: augment a batch, crop the face, classify identities under the head's margin.
 
     Args:
+        network: Numbers of the backbone.
         crop: Face crop that the recogniser applies to aligned images.
         head: Factory of the margin head, called with the embedding length and the identities.
+        identities: Number of training identities.
         max_steps: Length of the learning-rate schedule.
+        learning_rate: Peak rate of AdamW.
+        weight_decay: Of AdamW.
+        warmup: Steps.
     """
 
     def __init__(
