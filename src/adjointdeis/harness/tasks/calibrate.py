@@ -205,11 +205,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
             "task.morphs is empty: name folders of published morphs by their row of Table 1, such "
             "as task.morphs.DiM-A=data/dim_frll/morphs/dim_a"
         )
-    unknown = [name for name in task.preparations if name not in PREPARATIONS]
-    if unknown:
-        raise ValueError(
-            f"task.preparations: {unknown[0]!r} is unknown; known are {', '.join(PREPARATIONS)}"
-        )
+    _known("task.preparations", task.preparations, PREPARATIONS)
     published = _published(task.published)
     missing = sorted(set(folders) - set(published))
     if len(missing) == len(folders):

@@ -29,7 +29,7 @@ from adjointdeis.faces.datasets.frll import load_frll
 from adjointdeis.faces.datasets.pairs import read_pairs, write_pairs
 from adjointdeis.faces.recogniser import Recogniser
 from adjointdeis.faces.weights import fingerprint
-from adjointdeis.files import write_atomically
+from adjointdeis.files import write_csv
 from adjointdeis.harness import assets
 from adjointdeis.harness.benchmark import OTHER, SOURCE
 from adjointdeis.harness.packages import fetch_command
@@ -206,12 +206,8 @@ def aligned(cfg: DictConfig, source: FaceDataset, folder: Path) -> FaceDataset:
             f"task.faces={folder}: {len(wanted - there)} faces of {source.root} are missing, "
             f"such as {min(wanted - there)}.png; task.faces=null aligns them"
         )
-    rows = ["subject_id,sex,group,age"]
-    for subject in source.subjects:
-        about = (subject.id, subject.gender, subject.ethnicity, subject.age)
-        rows.append(",".join("" if value is None else str(value) for value in about))
-    text = "\n".join(rows) + "\n"
-    write_atomically(folder / "subjects.csv", text)
+    about = [(s.id, s.gender, s.ethnicity, s.age) for s in source.subjects]
+    write_csv(folder / "subjects.csv", [("subject_id", "sex", "group", "age"), *about])
     return load_folder(folder, source.name)
 
 
