@@ -9,8 +9,10 @@ import pytest
 from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 
-from adjointdeis.faces.image_io import read_image
+from adjointdeis.faces.datasets.pairs import MorphPair
+from adjointdeis.faces.image_io import read_image, read_images
 from adjointdeis.images import ImageError, open_rgb, to_rgb
+from adjointdeis.morphing.precomputed import Precomputed
 
 RAMP = np.tile(np.arange(0, 256, 4, dtype=np.uint8), (16, 1))
 COLOUR = np.stack([RAMP, RAMP[:, ::-1], np.full_like(RAMP, 90)], axis=-1)
@@ -162,3 +164,22 @@ def test_a_text_beyond_the_limit_is_named(tmp_path) -> None:
     Image.fromarray(COLOUR).save(tmp_path / "xmp.png", pnginfo=info)
     with pytest.raises(ImageError, match=r"xmp\.png"):
         open_rgb(tmp_path / "xmp.png")
+
+
+def test_all_that_cannot_be_read_are_told_of_together(tmp_path) -> None:
+    """Before the first morph: a folder of a thousand pictures was told of one at a time."""
+    paths = [tmp_path / f"{k:03d}_{k + 1:03d}.png" for k in range(9)]
+    for path in paths:
+        Image.fromarray(COLOUR).save(path)
+    assert read_images(paths, np.shape) == [COLOUR.shape] * 9
+    paths[3].write_bytes(paths[3].read_bytes()[:60])
+    with pytest.raises(ImageError, match=r"^\S*003_004\.png: not a readable"):
+        read_images(paths)
+    for path in paths[1:8]:
+        path.write_bytes(b"not a picture")
+    paths[2].unlink()
+    with pytest.raises(ImageError, match=r"^7 of 9 .*001_002.*002_003.png: no such.*; and 2 more$"):
+        read_images(paths)
+    morphs = Precomputed(name="m", folder=str(tmp_path))
+    with pytest.raises(ImageError, match=r"^6 of 8 images cannot be read: .*; and 1 more$"):
+        morphs.image(MorphPair("000", "001"), (16, 64))

@@ -11,9 +11,7 @@ from adjointdeis.reporting.style import halo, label_beside, look
 Line = tuple[str, Sequence[float], Sequence[float]]
 
 
-def lines(
-    axes: Any, series: Sequence[Line], floor: float = 1e-14, ceiling: float = 1e3, room: float = 0.9
-) -> None:
+def lines(axes: Any, series: Sequence[Line], floor: float = 1e-14, ceiling: float = 1e3) -> None:
     """Draw labelled lines on logarithmic axes.
 
     Values outside [floor, ceiling] are drawn at the border: a method that blows up leaves the
@@ -23,7 +21,6 @@ def lines(
         axes: where to draw.
         series: name, x and y of each line.
         floor, ceiling: range of y.
-        room: share of the height that labels may take.
     """
     ends = []
     for i, (name, x, y) in enumerate(series):
@@ -35,5 +32,4 @@ def lines(
         ends.append((name, x[-1], shown[-1], style.colour))
     axes.set_ylim(floor / 2, ceiling * 2)
     low, high = math.log10(floor), math.log10(ceiling)
-    gap = (high - low) * min(1 / 16, room / max(len(ends), 1))
-    label_beside(axes, ends, gap, low, high, x=1.06, fontsize=7, path_effects=halo())
+    label_beside(axes, ends, low, high, x=1.06, fontsize=7, path_effects=halo())

@@ -128,10 +128,10 @@ def draw(rows: list[dict[str, Any]], widths: list[float], stem: Path) -> None:
             ends.append((row["method"], x[-1], y[-1], style.colour))
         axes.axhline(0.0, color="#7a818c", linewidth=0.6)
         axes.set_ylim(-3.2, 3.2)
-        label_beside(axes, ends, 0.4, -3.1, 3.1, fontsize=7, path_effects=halo())
         axes.set_xlabel("log-SNR width h of a step")
         axes.set_ylabel("gradient / true gradient")
         axes.set_title("1 is right; below 0 the descent goes up")
+        label_beside(axes, ends, -3.1, 3.1, fontsize=7, path_effects=halo())
         save(made, stem)
 
 

@@ -246,6 +246,48 @@ def test_a_run_that_lost_a_file_is_not_finished(tmp_path, capsys) -> None:
     assert f"{run} was finished, but calls.txt is gone or changed" in capsys.readouterr().out
 
 
+def test_a_run_whose_data_changed_is_not_finished(tmp_path, capsys) -> None:
+    run, faces = tmp_path / "run", tmp_path / "faces"
+    faces.mkdir()
+    face = faces / "001_03.png"
+    face.write_bytes(b"one")
+    launch(made(run, f"data.faces={faces}"))
+    face.touch()  # another time, the same content
+    (faces / ".hidden").touch()
+    assert launch(made(run, f"data.faces={faces}")) is None
+    for change, said in (
+        (lambda: face.write_bytes(b"two"), "001_03.png changed since"),
+        (lambda: (faces / "002_03.png").touch(), "002_03.png is new since"),
+        (lambda: face.unlink(), "001_03.png is gone since"),
+    ):
+        change()
+        assert launch(made(run, f"data.faces={faces}")) == 1.5
+        assert f"{run} was finished, but {faces}/{said}; made again" in capsys.readouterr().out
+        assert len(calls(run)) == 1, "the former result was not set aside"
+        assert launch(made(run, f"data.faces={faces}")) is None
+    assert len(list(tmp_path.glob("run.*/done.json"))) == 3
+
+
+def test_what_a_run_goes_on_with_is_said_where_it_is_another(tmp_path, monkeypatch, capsys) -> None:
+    run = tmp_path / "run"
+    monkeypatch.setattr("adjointdeis.harness.launch.git_revision", lambda: "aaaa")
+    launch(made(run, "threads=1"))
+    monkeypatch.setattr("adjointdeis.harness.launch.git_revision", lambda: "bbbb")
+    launch(made(run, "threads=1"))
+    said = "is finished (by revision aaaa, this is bbbb); force=true runs it again"
+    assert said in capsys.readouterr().out
+    (run / "done.json").unlink()
+    launch(made(run, "threads=2", "seed=1"))
+    said = capsys.readouterr().out
+    assert (
+        "is continued with other settings, another revision (bbbb, was aaaa), another mach" in said
+    )
+    assert "2 threads, was " in said and "force=true makes all of it again" in said
+    (run / "done.json").unlink()
+    launch(made(run, "threads=2", "seed=1"))
+    assert "is continued with" not in capsys.readouterr().out
+
+
 def test_a_run_of_an_earlier_version_without_its_result_is_not_finished(tmp_path) -> None:
     run = tmp_path / "run"
     launch(made(run))

@@ -21,7 +21,16 @@ from adjointdeis.reporting.plots import (
 )
 from adjointdeis.reporting.render_html import html
 from adjointdeis.reporting.report import figures_of
-from adjointdeis.reporting.style import INK, figure, growth, label_points, look, save, spread
+from adjointdeis.reporting.style import (
+    INK,
+    figure,
+    growth,
+    label_beside,
+    label_points,
+    look,
+    save,
+    spread,
+)
 from adjointdeis.reporting.sweep_plots import sweep_figure
 
 
@@ -199,6 +208,29 @@ def test_a_figure_of_many_labels_grows_until_all_of_them_fit(labels):
     # As far apart on the page as ever.
     assert all(step * higher >= gap - 1e-9 for step in np.diff(np.sort(placed)))
     assert higher == 1 or labels > 14
+
+
+@pytest.mark.parametrize(("labels", "rows", "lines"), [(3, 1, 1), (23, 2, 1), (12, 1, 2)])
+@pytest.mark.parametrize("logarithmic", [False, True])
+def test_no_name_beside_the_axes_covers_another(labels, rows, lines, logarithmic, tmp_path):
+    """Whatever their number: the plot of 23 gradient methods had a name over every other."""
+    with figure(4.6, 2.9 * rows, rows=rows, squeeze=False) as (made, axes):
+        for panel in axes[:, 0]:
+            panel.set_yscale("log" if logarithmic else "linear")
+            panel.set_ylim(1e-6, 1e2)
+            ends = [(f"method {k}\n" * (lines - 1) + "x", 1.0, 1.0, INK) for k in range(labels)]
+            limits = (-6, 2) if logarithmic else (0, 100)
+            label_beside(panel, ends, *limits)
+            panel.set_title("a title")
+        axes[-1, 0].set_xlabel("an axis")
+        grown = made.get_size_inches()[1] > 2.9 * rows
+        save(made, tmp_path / "many")
+        for panel in axes[:, 0]:
+            boxes = sorted(Text.get_window_extent(t).y0 for t in panel.texts)
+            tall = Text.get_window_extent(panel.texts[0]).height
+            assert len(boxes) == labels and (np.diff(boxes) > 0.95 * tall).all()
+            assert panel.get_window_extent().y0 - tall < boxes[0]
+    assert grown == (labels > 3)
 
 
 def test_names_of_points_that_are_close_cover_no_other_and_stay_inside(tmp_path):

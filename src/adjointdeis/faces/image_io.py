@@ -1,8 +1,9 @@
 """Reading and writing of face images as uint8 RGB arrays, with errors that name the file."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -12,8 +13,8 @@ from adjointdeis.files import write_atomically
 from adjointdeis.images import IMAGE_SUFFIXES, AnyPath, ImageError, open_rgb
 
 __all__ = [
-    "IMAGE_SUFFIXES", "AnyPath", "ImageError", "read_image", "require_rgb", "sha256_of",
-    "write_image",
+    "IMAGE_SUFFIXES", "AnyPath", "ImageError", "first_few", "read_image", "read_images",
+    "require_rgb", "sha256_of", "write_image",
 ]  # fmt: skip
 
 
@@ -28,6 +29,41 @@ def read_image(path: AnyPath | str) -> np.ndarray:
         ImageError: Not an image, truncated, or of a kind without one reading; names the file.
     """
     return np.array(open_rgb(Path(path) if isinstance(path, str) else path))
+
+
+def read_images(
+    paths: Iterable[AnyPath], take: Callable[[np.ndarray], Any] | None = None
+) -> list[Any]:
+    """Every image of a list, read as by `read_image`; all that cannot be are told of together.
+
+    Args:
+        paths: The files.
+        take: What to keep of each image, such as its shape where all of them would fill the memory;
+            None keeps the image.
+
+    Raises:
+        ImageError: Names those that cannot be read: the first few, and how many there are.
+    """
+    found, problems = [], []
+    for path in paths:
+        try:
+            image = read_image(path)
+        except (ImageError, OSError) as error:
+            problems.append(error)
+            continue
+        found.append(image if take is None else take(image))
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        total = len(found) + len(problems)
+        raise ImageError(f"{len(problems)} of {total} images cannot be read: {first_few(problems)}")
+    return found
+
+
+def first_few(problems: Sequence[object], most: int = 5) -> str:
+    """Problems in one line: the first ones, and how many more there are."""
+    left = len(problems) - most
+    return "; ".join([*map(str, problems[:most]), *([f"and {left} more"] if left > 0 else [])])
 
 
 def write_image(path: Path | str, image: np.ndarray, text: Mapping[str, str] | None = None) -> None:

@@ -14,7 +14,7 @@ from adjointdeis.faces.datasets.folder import DatasetError, FaceDataset, load_fo
 from adjointdeis.faces.datasets.frll import INFO_FILE, read_info
 from adjointdeis.faces.datasets.pairs import MorphPair, PairListError, read_pairs, validate_pairs
 from adjointdeis.faces.dlib_models import DlibLandmarker
-from adjointdeis.faces.image_io import AnyPath, ImageError, read_image
+from adjointdeis.faces.image_io import AnyPath, ImageError, first_few, read_image, read_images
 from adjointdeis.faces.recogniser import Recogniser
 from adjointdeis.files import read_bytes, read_table
 from adjointdeis.harness.assets import MINI
@@ -180,9 +180,9 @@ def read_aligned(paths: Sequence[AnyPath], size: int | None) -> np.ndarray:
     """Aligned images as (B, size, size, 3) uint8; without a size, that of the first.
 
     Raises:
-        ValueError: Images of another size, all listed.
+        ValueError: Images that cannot be read, or of another size; the first few, and the count.
     """
-    images = [read_image(path) for path in paths]
+    images = read_images(paths)
     wanted = images[0].shape if size is None else (size, size, 3)
     wrong = [
         f"{path} is {image.shape[1]}x{image.shape[0]}"
@@ -193,7 +193,7 @@ def read_aligned(paths: Sequence[AnyPath], size: int | None) -> np.ndarray:
         reason = "as the autoencoder needs" if size is not None else "like the first of the batch"
         raise ValueError(
             f"{len(wrong)} images are not {wanted[1]}x{wanted[0]} {reason}: "
-            f"{', '.join(wrong[:5])}; align them first (see adjointdeis.faces.alignment)"
+            f"{first_few(wrong)}; align them first (see adjointdeis.faces.alignment)"
         )
     return np.stack(images)
 

@@ -17,7 +17,7 @@ from typing import IO
 from omegaconf import DictConfig, OmegaConf
 
 from adjointdeis import terminal
-from adjointdeis.harness.records import lock_of, own_folders
+from adjointdeis.harness.finished import lock_of, own_folders
 from adjointdeis.terminal import stopped
 
 try:

@@ -21,8 +21,17 @@ from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from adjointdeis.files import read_text, write_atomically
+from adjointdeis.files import read_json, read_text, write_atomically
 from adjointdeis.harness.command_line import this_command
+from adjointdeis.harness.finished import (
+    MARKER,
+    changed_input,
+    inputs,
+    missing,
+    read_marker,
+    set_aside,
+    write_marker,
+)
 from adjointdeis.harness.interruption import (
     DirectoryInUse,
     end_with_parent,
@@ -35,15 +44,7 @@ from adjointdeis.harness.interruption import (
     starts_processes,
 )
 from adjointdeis.harness.provenance import config_hash, environment, git_revision, identifies
-from adjointdeis.harness.records import (
-    MARKER,
-    is_run,
-    lock_of,
-    missing,
-    read_record,
-    write_marker,
-    write_record,
-)
+from adjointdeis.harness.records import write_record
 from adjointdeis.harness.sweep import note_job, sweeping
 from adjointdeis.harness.validation import ConfigError, validate
 from adjointdeis.texts import printable
@@ -113,25 +114,26 @@ def _run(cfg: DictConfig, directory: Path) -> tuple[str, float | None]:
             "(hydra/launcher=slurm trainer=slurm, docs/clusters.md)"
         )
     repeat = cfg.force or cfg.task.get("repeat", False)
-    done = read_record(directory / MARKER) or {}
+    done, changed = read_marker(directory) or {}, None
     if not repeat and done.get("config_hash") == identifier:
-        lost = missing(directory, done)
-        if not lost:
-            print(f"{directory} is finished; force=true runs it again")
+        lost, changed = missing(directory, done), changed_input(done, cfg)
+        if not lost and changed is None:
+            made, now = _recorded(directory / "run.json").get("git"), git_revision()
+            by = f" (by revision {made}, this is {now})" if made and now and made != now else ""
+            print(printable(f"{directory} is finished{by}; force=true runs it again"))
             return "skipped", None
         more = f" and {len(lost) - 1} more files" if len(lost) > 1 else ""
-        print(
-            printable(
-                f"{directory} was finished, but {lost[0]}{more} is gone or changed; made again"
-            )
-        )
+        why = f"{lost[0]}{more} is gone or changed" if changed is None else changed
+        print(printable(f"{directory} was finished, but {why}; made again"))
     _check_task(cfg)
+    if cfg.threads is not None:  # before the record of the run says how many
+        torch.set_num_threads(cfg.threads)
     with contextlib.ExitStack() as held:
         if not is_child(cfg.trainer):
             try:
                 held.enter_context(holding(directory))
                 reused = _beside_task(cfg, "REUSED") or ()
-                prepare(directory, cfg, identifier, cfg.force, reused)
+                prepare(directory, cfg, identifier, cfg.force, reused, changed is not None)
             except DirectoryInUse as error:
                 raise RunFailed(f"error: {error}") from error
             except OSError as error:
@@ -170,8 +172,6 @@ def _work(cfg: DictConfig, directory: Path, identifier: str) -> float | None:
     if "lightning" in sys.modules and one_process(cfg.trainer):
         # It takes its rank from SLURM or torchrun, where this may be the third task.
         sys.modules["lightning"].pytorch.utilities.rank_zero_only.rank = 0
-    if cfg.threads is not None:
-        torch.set_num_threads(cfg.threads)
     if cfg.seed is not None:
         _seed(cfg.seed)
     _quieten()
@@ -195,7 +195,7 @@ def _work(cfg: DictConfig, directory: Path, identifier: str) -> float | None:
     _close_wandb(0)
     if not child:
         (directory / "error.txt").unlink(missing_ok=True)
-        write_marker(directory, identifier, round(time.monotonic() - start, 1))
+        write_marker(directory, identifier, round(time.monotonic() - start, 1), inputs(cfg))
         _announce(directory)
     return result.get("objective")
 
@@ -240,14 +240,19 @@ def run_directory(cfg: DictConfig) -> Path:
 
 
 def prepare(
-    directory: Path, cfg: DictConfig, identifier: str, force: bool, reused: Sequence[str] = ()
+    directory: Path,
+    cfg: DictConfig,
+    identifier: str,
+    force: bool,
+    reused: Sequence[str] = (),
+    changed: bool = False,
 ) -> None:
     """Makes the run directory and records what will run in it.
 
-    A finished run of another configuration is set aside, never overwritten, and the new one gets
-    copies of what it may use of it. An unfinished one is continued even when its settings changed:
-    every morph carries the hash of what made it, and those that the new settings would make
-    otherwise are made again.
+    A finished run of another configuration, or of other data, is set aside, never overwritten, and
+    the new one gets copies of what it may use of it. An unfinished one is continued even when its
+    settings changed: every morph carries the hash of what made it, and those that the new settings
+    would make otherwise are made again.
 
     Args:
         directory: The run directory.
@@ -255,13 +260,14 @@ def prepare(
         identifier: Its hash.
         force: Sets aside any earlier run, and uses nothing of it.
         reused: Patterns of files and folders that the task takes up where they fit its settings.
+        changed: Whether the data of a finished run changed since.
     """
     record, finished = directory / "run.json", (directory / MARKER).is_file()
-    other = finished and (read_record(record) or {}).get("config_hash") != identifier
+    former = _recorded(record)
+    other = finished and (changed or former.get("config_hash") != identifier)
     if record.is_file() and (force or other):
-        aside = _unused(f"{directory}.{time.strftime('%Y%m%d-%H%M%S')}")
+        aside = set_aside(directory)
         print(f"{directory} holds another run; it moves to {aside}")
-        _set_aside(directory, aside)
         directory.mkdir(parents=True, exist_ok=True)
         for path in [p for pattern in reused if not force for p in aside.glob(pattern)]:
             # Whole or not at all, where the copying is interrupted.
@@ -286,22 +292,15 @@ def prepare(
         "seed": cfg.seed,
         **environment(),
     }
+    if former and not (force or finished) and (changes := _changes(former, facts)):
+        print(
+            printable(
+                f"{directory} is continued with {', '.join(changes)}: what is finished, of the "
+                "same settings, networks and images, is kept as it was made; force=true makes all "
+                "of it again"
+            )
+        )
     write_record(record, facts)
-
-
-def _set_aside(directory: Path, aside: Path) -> None:
-    """Moves a run, but not the runs below it, which may be under way."""
-    kept = [Path(folder, name) for folder, below, _ in os.walk(directory) for name in below]
-    kept = [folder for folder in kept if is_run(folder)]
-    if not kept:
-        shutil.move(directory, aside)
-        return
-    aside.mkdir()
-    locks = {folder.with_name(lock_of(folder).name) for folder in kept}
-    around = {path for folder in kept for path in (folder, *folder.parents)} | locks
-    for path in directory.iterdir():
-        if path not in around:
-            shutil.move(path, aside)
 
 
 def _own_command() -> list[str]:
@@ -319,19 +318,31 @@ def _last_error(directory: Path) -> str:
     return printable(lines[-1]) if lines else "no reason was left"
 
 
+def _recorded(path: Path) -> dict[str, Any]:
+    """The record of a run; empty where there is none, or the file is damaged."""
+    try:
+        found = read_json(path)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _changes(former: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What a record says of how a run is computed, where a former one of it says otherwise."""
+    names = {"git": "revision", "machine": "machine", "versions": "packages"}
+    found = [
+        f"another {name} ({now[key]}, was {former[key]})" if key != "versions" else f"other {name}"
+        for key, name in names.items()
+        if former.get(key) and now[key] and former[key] != now[key]
+    ]
+    return ["other settings"] * (former.get("config_hash") != now["config_hash"]) + found
+
+
 def _keep_curves(logs: Path) -> None:
     """Numbers the curves of an earlier session: Lightning's CSV logger would delete them."""
     if (logs / "metrics.csv").is_file():
         number = 1 + len(list(logs.glob("metrics-*.csv")))
         (logs / "metrics.csv").rename(logs / f"metrics-{number}.csv")
-
-
-def _unused(name: str) -> Path:
-    """A path that does not exist: moving a folder onto another one would move it inside."""
-    path, number = Path(name), 1
-    while path.exists():
-        path, number = Path(f"{name}-{number}"), number + 1
-    return path
 
 
 def _quieten() -> None:

@@ -1,17 +1,13 @@
-"""What a run leaves: the record of every morph beside its PNG, believed only when it fits; and
-``done.json``, that the run is finished, with the files that it left, by their SHA-256."""
+"""The record of every morph, beside its PNG: written atomically, believed only when it fits."""
 
 import json
-import os
 import time
 import warnings
-from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from adjointdeis.faces.weights import fingerprint
 from adjointdeis.files import read_json, write_atomically
 from adjointdeis.harness.benchmark import Benchmark, file_hash
 from adjointdeis.morphing.attack import Attack
@@ -154,88 +150,3 @@ def _mean_cost(records: list[dict[str, Any]]) -> dict[str, Any]:
     """Mean counters; they differ between pairs only where pairs stop early."""
     means = {key: float(np.mean([r["nfe"][key] for r in records])) for key in records[0]["nfe"]}
     return {key: int(mean) if mean.is_integer() else mean for key, mean in means.items()}
-
-
-MARKER = "done.json"
-_NO_OUTPUT = ("logs", "wandb", "cache", "plots", "report.md", "report.html", "morphs.png")
-"""Left out: curves are kept per session, caches have checksums, a report can be made again."""
-_OF_THE_PROGRAM = (MARKER, "error.txt")
-
-
-def outputs(directory: Path, hashed: bool = True) -> dict[str, str]:
-    """SHA-256 of every file that a run left, by its path in the run directory.
-
-    Neither links, hidden files and checkpoints, nor what lies in a run of its own below this one.
-
-    Args:
-        directory: The run directory.
-        hashed: False leaves the hashes empty, and reads no file.
-    """
-    found = {}
-    for here, below, names in own_folders(directory):
-        left_out = (*_NO_OUTPUT, *_OF_THE_PROGRAM) if here == directory else ()
-        below[:] = sorted(n for n in below if not n.startswith(".") and n not in left_out)
-        for name in sorted(names):
-            path = here / name
-            if name.startswith(".") or name in left_out or path.suffix == ".ckpt":
-                continue
-            if path.is_file() and not path.is_symlink():
-                name = path.relative_to(directory).as_posix()
-                found[name] = fingerprint(path) if hashed else ""
-    return found
-
-
-def own_folders(directory: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
-    """A run directory and its folders as `os.walk` gives them, without the runs below it: settings
-    of one's own are run in a folder below that of the bare experiment."""
-    for folder, below, names in os.walk(directory):
-        below[:] = [name for name in below if not is_run(Path(folder, name))]
-        yield Path(folder), below, names
-
-
-def is_run(folder: Path) -> bool:
-    """Whether a folder is a run directory, also one that a run is only about to write into."""
-    return (folder / "run.json").is_file() or lock_of(folder).is_file()
-
-
-def lock_of(directory: Path) -> Path:
-    """The file that a run locks: beside its directory, which may be set aside as a whole; one for
-    all links to it."""
-    place = Path(os.path.realpath(directory))
-    return place.with_name(f".{place.name}.lock")
-
-
-def write_marker(directory: Path, identifier: str, seconds: float) -> None:
-    """Says that a run is finished; to be written last.
-
-    Args:
-        directory: Of the run.
-        identifier: Hash of its configuration.
-        seconds: How long it took.
-    """
-    done = {"config_hash": identifier, "seconds": seconds, "files": outputs(directory)}
-    write_atomically(directory / MARKER, json.dumps(done, indent=1))
-
-
-def missing(directory: Path, done: dict[str, Any]) -> list[str]:
-    """Files that a finished run left and that are not there any more, or changed.
-
-    Of files in folders, as morphs are, only that they are there: `task=verify` reads them all. Of
-    runs of earlier versions, whose marker lists nothing, the result of a table of morphs.
-    """
-    files = done.get("files")
-    if not isinstance(files, dict):
-        files = {"result.json": ""} if (directory / "morphs").is_dir() else {}
-    return [n for n, sha256 in files.items() if inside(n) and not _same(directory / n, n, sha256)]
-
-
-def _same(path: Path, name: str, sha256: str) -> bool:
-    return path.is_file() and ("/" in name or not sha256 or fingerprint(path) == sha256)
-
-
-def inside(name: str) -> bool:
-    """Whether a path of a marker stays within the run directory, and can be one."""
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name or not name.isprintable():
-        return False
-    return len(name) < 1024 and all(len(part.encode()) < 256 for part in path.parts)

@@ -9,9 +9,8 @@ import numpy as np
 from adjointdeis.evaluation.thresholds import threshold_at_fmr
 from adjointdeis.faces.datasets.folder import FaceDataset
 from adjointdeis.faces.datasets.pairs import MorphPair, most_similar_pairs
-from adjointdeis.faces.image_io import read_image
 from adjointdeis.faces.recogniser import Recogniser, require_faces
-from adjointdeis.harness.benchmark import OTHER, SOURCE
+from adjointdeis.harness.benchmark import OTHER, SOURCE, read_aligned
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,9 +36,10 @@ def embedded(system: Recogniser, dataset: FaceDataset, capture: str) -> np.ndarr
 
     Raises:
         NoFaceError: The recogniser finds no face in some image; all are named.
+        ValueError: Images that cannot be read, or are of several sizes.
     """
     paths = [subject.images[capture] for subject in dataset.subjects]
-    found, acquired = system.embed(np.stack([read_image(path) for path in paths]))
+    found, acquired = system.embed(read_aligned(paths, None))
     require_faces(acquired, [path.name for path in paths], system.name)
     return found
 
@@ -54,6 +54,7 @@ def bona_fide(system: Recogniser, dataset: FaceDataset, fmr: float) -> BonaFide:
 
     Raises:
         NoFaceError: The recogniser finds no face in some photograph; all are named.
+        ValueError: Photographs that cannot be read, or are of several sizes.
     """
     neutral, smiling = (embedded(system, dataset, capture) for capture in (SOURCE, OTHER))
     similarity = np.asarray(system.compare(neutral[:, None], smiling[None]))

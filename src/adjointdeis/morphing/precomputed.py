@@ -21,7 +21,7 @@ from PIL import Image
 
 from adjointdeis.faces.datasets.folder import warn_left_out, why_left_out
 from adjointdeis.faces.datasets.pairs import MorphPair, PairListError, parse_pair
-from adjointdeis.faces.image_io import IMAGE_SUFFIXES, read_image, sha256_of
+from adjointdeis.faces.image_io import IMAGE_SUFFIXES, read_image, read_images, sha256_of
 from adjointdeis.faces.tensors import to_tensor
 from adjointdeis.morphing.attack import Attack, MorphCost, Morphs, Progress, Sources, Workbench
 
@@ -57,6 +57,7 @@ class Precomputed(Attack):
         Raises:
             FileNotFoundError: No such folder.
             PairListError: No file is named as a pair, or two are of the same pair.
+            ImageError: Some cannot be read.
         """
         folder = Path(self.folder)
         if not folder.is_dir():
@@ -84,6 +85,7 @@ class Precomputed(Attack):
         if clashes:
             raise PairListError(f"{folder}: two files of one pair: {'; '.join(clashes)}")
         warn_left_out(folder, left_out)
+        read_images(found.values(), np.shape)
         if not found:
             raise PairListError(
                 f"{folder}: no image is named like a pair, 001_013.png or 001_03-vs-013_03.jpg"

@@ -19,7 +19,6 @@ from adjointdeis.reporting.style import (
     PAPER,
     QUIET,
     figure,
-    growth,
     label_beside,
     look,
     save,
@@ -132,10 +131,7 @@ def error_figure(
 
     if not curves:
         return None
-    # A line of a label beside the axes takes 0.15 inches.
-    room = 0.15 * max(curve.label.count("\n") + 1 for curve in curves) + 0.02
-    height = max(3.4, room * len(curves) + 0.8)
-    with figure(WIDTH, height) as (made, axes):
+    with figure(WIDTH, 3.4) as (made, axes):
         ends = []
         for i, curve in enumerate(curves):
             # Shares of 0 and 1 lie at infinity on this scale; half a comparison is where they go.
@@ -174,10 +170,10 @@ def error_figure(
             (curve.label, ndtri(0.3), max(y, low), look(i).colour)
             for i, (curve, y) in enumerate(zip(curves, heights, strict=True))
         ]
-        label_beside(axes, named, room / (height - 0.6) * (high - low), low, high)
         axes.set_xlabel(f"{names[0]} (normal deviate)")
         axes.set_ylabel(f"{names[1]} (normal deviate)")
         axes.set_title(title)
+        label_beside(axes, named, low, high)
         svg, png = save(made, stem)
     return Figure(stem.name, svg, png, caption, alt)
 
@@ -207,9 +203,7 @@ def operating_curve_figure(
     taus = ordered[[allowed_false_matches(len(ordered), float(f)) for f in targets]]
     label = run.system_label(system)
     words = []
-    gap = 7.5 * run.label_lines
-    higher = growth(len(curves), gap, 100)
-    with figure(WIDTH, 2.9 * higher) as (made, axes):
+    with figure(WIDTH, 2.9) as (made, axes):
         axes.set_xscale("log")
         starts = []
         for i, attack, groups in curves:
@@ -221,11 +215,11 @@ def operating_curve_figure(
         axes.axvline(at.fmr, color=INK, linewidth=0.9, linestyle=(0, (4, 2)))
         axes.set_ylim(-3, 103)
         axes.set_xlim(lowest, 0.1)
-        label_beside(axes, starts, gap / higher, 0, 100)
         axes.xaxis.set_major_formatter(lambda value, _: share(value))
         axes.set_xlabel("FMR the threshold is set to (log scale)")
         axes.set_ylabel("MinMax-MMPMR (%)" if at.variant != "MMPMR" else "MMPMR (%)")
         axes.set_title(label)
+        label_beside(axes, starts, 0, 100)
         svg, png = save(made, stem)
     caption = (
         "Thresholds from this run's own pairs of different people, one after another; those of "

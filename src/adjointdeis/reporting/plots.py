@@ -217,9 +217,7 @@ def success_against_cost(
         same = np.flatnonzero(nfe == cost)
         shift[same] = 1.035 ** (np.arange(len(same)) - (len(same) - 1) / 2)
     x = nfe * shift
-    gap = 7.5 * max(p.short.count("\n") + 1 for p in points)
-    higher = growth(len(points), gap, 100)
-    with figure(WIDTH, 2.9 * higher) as (made, axes):
+    with figure(WIDTH, 2.9) as (made, axes):
         axes.set_xscale("log")
         for point, at_x, y in zip(points, x, value, strict=True):
             bounds = [100 * end for end in subject_interval(point.row)]
@@ -242,8 +240,6 @@ def success_against_cost(
             (f"{p.short} {percent(y / 100, 100)}%", at_x, y, p.look.colour)
             for p, at_x, y in zip(points, x.tolist(), value.tolist(), strict=True)
         ]
-        # In one column: beside their marks, long names would cover each other.
-        label_beside(axes, names, gap / higher, 0, 100, x=1.02)
         ticks = np.unique(nfe)
         if theirs:  # whole tables have too many costs to state each
             ticks = np.array([100, 200, 500, 1000, 2000, 5000])
@@ -255,6 +251,8 @@ def success_against_cost(
         axes.set_xlabel("NFE, the paper's accounting (log scale)")
         axes.set_ylabel(f"{at.variant} (%)")
         axes.set_title(label)
+        # In one column: beside their marks, long names would cover each other.
+        label_beside(axes, names, 0, 100, x=1.02)
         svg, png = save(made, stem)
     words = ", ".join(f"{p.label} {percent(p.row['value'])}% at {p.nfe:g}" for p in points)
     caption = (

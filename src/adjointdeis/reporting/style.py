@@ -155,7 +155,6 @@ def growth(labels: int, gap: float, span: float) -> float:
 def label_beside(
     axes: Any,
     ends: Sequence[tuple[str, float, float, str]],
-    gap: float,
     low: float,
     high: float,
     *,
@@ -164,15 +163,32 @@ def label_beside(
 ) -> None:
     """Writes the name of every curve beside the axes, with a thin line from the curve's end.
 
+    The figure grows until no name covers another.
+
     Args:
         axes: Where the curves are.
         ends: Name, x and y of the end in data, and colour of each curve.
-        gap, low, high: Least distance and range of the labels, see :func:`spread`; in decades on a
-            logarithmic axis.
+        low, high: Range of the labels, in decades on a logarithmic axis.
         x: Where labels start, in widths of the axes.
         text: More of ``Axes.annotate``; the size is 8 points.
     """
     logarithmic = axes.get_yscale() == "log"
+    text = {"fontsize": 8, **text}
+    lines = max((name.count("\n") + 1 for name, *_ in ends), default=1)
+    room = lines * text["fontsize"] * 1.3 / 72
+    made = axes.figure
+    made.draw_without_rendering()
+    inches = axes.get_window_extent().height / made.dpi
+    # What is written later takes a line of it.
+    inches -= 0.2 * [axes.get_xlabel(), axes.get_title("left")].count("")
+    limits = np.log10(axes.get_ylim()) if logarithmic else axes.get_ylim()
+    span = inches * (high - low) / abs(limits[1] - limits[0])
+    higher = growth(len(ends), room, span)
+    if higher > 1:
+        width, height = made.get_size_inches()
+        rows = axes.get_subplotspec().get_gridspec().nrows
+        made.set_size_inches(width, height + rows * (higher - 1) * inches)
+    gap = room / (higher * span) * (high - low)
     values = np.array([y for _, _, y, _ in ends], dtype=np.float64)
     heights = spread(np.log10(values) if logarithmic else values, gap, low, high)
     heights = 10**heights if logarithmic else heights
@@ -185,7 +201,7 @@ def label_beside(
             va="center",
             annotation_clip=False,
             arrowprops=leader(colour, 2),
-            **{"fontsize": 8, **text},
+            **text,
         )
 
 

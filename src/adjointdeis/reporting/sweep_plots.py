@@ -73,12 +73,12 @@ def sweep_figure(
                 who = "ours" if source is ours else "paper"
                 labels.append((f"{series}, {who}", x[-1], y[-1], style.colour))
         axes.set_ylim(-3, 103)
-        label_beside(axes, labels, 6.6, -2, 102, fontsize=7.5, path_effects=halo())
         steps = sorted({x for source in (ours, theirs) for v in source.values() for x, _ in v})
         axes.set_xticks(steps, [f"{s:g}" for s in steps])
         axes.set_xlabel("adjoint steps M")
         axes.set_ylabel(f"{at.variant} (%)")
         axes.set_title(label)
+        label_beside(axes, labels, -2, 102, fontsize=7.5, path_effects=halo())
         svg, png = save(made, stem)
     caption = (
         "Filled and solid: ours. Hollow and dotted: the paper's, on its own faces and networks. "

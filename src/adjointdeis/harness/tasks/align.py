@@ -20,7 +20,13 @@ from adjointdeis.faces.datasets.folder import NEUTRAL, SMILING, DatasetError
 from adjointdeis.faces.datasets.frll import load_frll
 from adjointdeis.faces.datasets.tem import read_tem, write_tem
 from adjointdeis.faces.dlib_models import DlibLandmarker
-from adjointdeis.faces.image_io import read_image, sha256_of, write_image
+from adjointdeis.faces.image_io import (
+    ImageError,
+    first_few,
+    read_image,
+    sha256_of,
+    write_image,
+)
 from adjointdeis.faces.recogniser import NoFaceError
 from adjointdeis.files import read_bytes, write_atomically
 from adjointdeis.harness.landmarks import STORED
@@ -30,7 +36,8 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     """Aligns every subject's neutral and smiling image.
 
     Raises:
-        NoFaceError: Names every photograph without a face, or with several; the others are written.
+        NoFaceError: Names photographs without a face, with several, or that cannot be read; the
+            others are written.
         DatasetError: The set is incomplete or has one picture of two people, or the folder holds
             another picture by a name.
     """
@@ -61,7 +68,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
 
         try:
             made = cache.get(key, make)
-        except NoFaceError as error:
+        except (NoFaceError, ImageError) as error:
             problems.append(str(error))
             continue
         file = target / f"{stem}.png"
@@ -89,6 +96,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     if stems:
         write_atomically(target / STORED, save, "wb")
     if problems:
-        raise NoFaceError("; ".join(problems))
+        said = f"{len(problems)} of {len(jobs)} photographs cannot be aligned"
+        raise NoFaceError(f"{said}: {first_few(problems, 20)}")
     print(f"{len(stems)} aligned faces in {target}")
     return {"faces": len(stems)}

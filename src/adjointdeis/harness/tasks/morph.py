@@ -145,6 +145,12 @@ def make_morphs(
         recipe = recipe_of(attack, bench, cfg.trainer.precision)
         finished = read_records(folder, part, recipe)
         todo = [pair for pair in part.pairs if pair.morph_id not in finished]
+        other = sum((folder / f"{pair.morph_id}.json").is_file() for pair in todo)
+        if other and not rank_zero_only.rank:
+            print(
+                f"{attack.label}: {other} of {len(part.pairs)} morphs are made again, for they "
+                "are damaged or of other settings, networks, images or an earlier version"
+            )
         # Processes may see different files finished; if one of them has work, all of them meet.
         if todo or not one_process(cfg.trainer):
             module = LatentMorphing(attack, bench, part, folder, recipe, overrides)

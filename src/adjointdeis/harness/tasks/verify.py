@@ -22,8 +22,9 @@ from adjointdeis.evaluation.provenance import read_provenance
 from adjointdeis.faces.array_cache import DAMAGED, SUFFIX, read_entry
 from adjointdeis.faces.weights import fingerprint
 from adjointdeis.files import read_json, read_text
+from adjointdeis.harness.finished import MARKER, inside, outputs
 from adjointdeis.harness.provenance import config_hash
-from adjointdeis.harness.records import KEYS, MARKER, inside, outputs
+from adjointdeis.harness.records import KEYS
 from adjointdeis.images import ImageError, open_rgb
 from adjointdeis.reporting import ReportError
 from adjointdeis.reporting.run import Run, condition
