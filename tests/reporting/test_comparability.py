@@ -29,7 +29,7 @@ def run_of(row: str, stated: dict, profile: str = "paper") -> SimpleNamespace:
     result = {
         "attacks": {"it": entry}, "rows": [{"n": 489}], "systems": dict.fromkeys(SYSTEMS),
     }  # fmt: skip
-    return SimpleNamespace(result=result, profile=profile)
+    return SimpleNamespace(result=result, profile=profile, degradation=None)
 
 
 def test_every_row_of_the_table_has_its_settings() -> None:
