@@ -231,6 +231,8 @@ def test_methods_that_evaluate_the_network_refuse_by_name() -> None:
     with pytest.raises(ValueError, match="takes the 6 steps of its own sampler"):
         grid = TimeGrid.uniform_lmbda(VPLinear(), STEPS)
         sample(sampler.denoiser, noise, z, solver=sampler.solver, grid=grid)
+    with pytest.raises(ValueError, match=r"nodes were left out.*grid=model.grid\(steps\)"):
+        sampler.grid.at([0, 2, 4])
     with pytest.raises(ValueError, match="none of the 6 times"):
         sampler.denoiser(noise, torch.tensor(0.3, dtype=torch.float64), z)
 

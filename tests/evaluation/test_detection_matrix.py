@@ -20,6 +20,7 @@ from adjointdeis.evaluation.detection_matrix import (
     read_detection,
 )
 from adjointdeis.evaluation.detection_points import images_needed
+from adjointdeis.evaluation.detection_tables import overview_table
 
 ATTACKS = {"landmark": (3.0, 1.0), "diffusion": (1.5, 0.5), "guided": (2.0, 2.0)}
 
@@ -316,3 +317,30 @@ def test_rates_agree_with_bob_measure():
             assert missed <= f and ours.bscer_at_macer(f, "a").value <= flagged
             flagged, missed = bob.farfrr(bona, morph, bob.far_threshold(bona, morph, f))
             assert flagged <= f and ours.macer_at_bscer(f, "a").value <= missed
+
+
+def small_file(folder, turn=lambda score: score, detector="d", degradation="none"):
+    lines = ["detector,attack,label,subject_1,subject_2,image,score,degradation"]
+    for k in range(12):
+        bona, morph = turn(0.1 + k / 100), turn(0.7 + k / 100)
+        of = f"{k:03d}"
+        lines.append(f"d,,bona_fide,{of},,b{k}.png,{bona},none")
+        lines.append(f"{detector},dim,morph,{of},{k + 1:03d},m{k}.png,{morph},{degradation}")
+    (folder / "d.csv").write_text("\n".join(lines) + "\n")
+    return folder / "d.csv"
+
+
+@pytest.mark.parametrize("turn", [lambda score: score, lambda score: 1 - score])
+def test_scores_that_point_the_other_way_are_said(turn, tmp_path):
+    """D-EER 100% of 24 images told apart without an error: a larger score said bona fide."""
+    rows = matrix_rows(read_detection(small_file(tmp_path, turn)), replicates=0)
+    (note,) = [n for n in overview_table(rows).notes if "Worse than chance" in n] or [""]
+    assert rows[0]["d_eer"] == (0.0 if turn(0.2) == 0.2 else 1.0)
+    assert (note == "") == (turn(0.2) == 0.2)
+    assert not note or "d, trained on given. Larger must say morph" in note
+
+
+@pytest.mark.parametrize("changes", [{"detector": "D"}, {"degradation": "None"}])
+def test_two_spellings_are_not_two_settings(changes, tmp_path):
+    with pytest.raises(ScoreError, match=r"d\.csv:\d+: (detector|degradation) .*differ in case"):
+        read_detection(small_file(tmp_path, **changes))

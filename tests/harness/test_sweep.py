@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tiny_profile import ROOT
 
-from adjointdeis.harness.sweep import summary
+from adjointdeis.harness.sweep import SweepReport, summary
 
 SEEDS = list(range(12))
 
@@ -90,6 +90,11 @@ def test_a_local_launcher_keeps_the_same_book(sweep, tmp_path) -> None:
     second = sweep("hydra/launcher=local", "hydra.launcher.n_jobs=2")
     assert second.returncode == 0, second.stderr[-2000:]
     assert finished(tmp_path) == SEEDS
+
+
+def test_a_sweep_of_dry_runs_has_no_summary(tmp_path, capsys) -> None:
+    assert SweepReport()._print(tmp_path) == []
+    assert capsys.readouterr().out == ""
 
 
 def test_the_summary_names_what_differs() -> None:

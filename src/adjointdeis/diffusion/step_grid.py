@@ -59,7 +59,11 @@ class StepGrid(TimeGrid):
         """
         indices = list(indices)
         if indices != list(range(indices[0], indices[0] + len(indices))):
-            raise ValueError(f"{self.name} takes every one of its steps, and nodes were left out")
+            raise ValueError(
+                f"{self.name} takes every one of its steps, and nodes were left out. Use a solver "
+                "of this package: model = from_diffusers(unet, scheduler), then model.denoiser "
+                "with solver=DDIM() or DPMSolverPP(), and grid=model.grid(steps)"
+            )
         first = self.first + indices[0]
         return StepGrid(self.total, first, first + len(indices) - 1, self.name)
 

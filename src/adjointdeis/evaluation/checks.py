@@ -4,7 +4,7 @@ import warnings
 
 import numpy as np
 
-from adjointdeis.evaluation.columns import SCORE_TYPES, codes, two_spellings
+from adjointdeis.evaluation.columns import SCORE_TYPES, codes, spellings
 from adjointdeis.evaluation.errors import ScoreError
 from adjointdeis.evaluation.scores import (
     BONA_FIDE,
@@ -14,7 +14,6 @@ from adjointdeis.evaluation.scores import (
     STATUSES,
     ScoreTable,
 )
-from adjointdeis.texts import LOOKALIKE
 
 
 class SameImageWarning(UserWarning):
@@ -50,7 +49,9 @@ def checked(table: ScoreTable) -> ScoreTable:
     _refuse(table, attack_row & (table["morph_id"] == ""), "morph_id", "a MAD attack row needs it")
     ok = table["status"] == "ok"
     _refuse(table, ok & ~np.isfinite(table["score"]), "score", "status ok needs a finite number")
-    _refuse_two_spellings(table)
+    people = ("subject_id", "ref_subject_id")
+    for name, bad, expected in spellings(table.columns, (people, ("attack",), ("system",))):
+        _refuse(table, bad, name, expected)
     same = table["subject_id"] == table["ref_subject_id"]
     known = (table["subject_id"] != "") & (table["ref_subject_id"] != "")
     for kind, wrong, why in (("nonmated", same, "one subject"), ("mated", ~same, "two subjects")):
@@ -82,23 +83,6 @@ def _warn_of_itself(table: ScoreTable) -> None:
             SameImageWarning,
             stacklevel=4,
         )
-
-
-def _refuse_two_spellings(table: ScoreTable) -> None:
-    """Refuses names of people, attacks or systems that differ in `LOOKALIKE` alone.
-
-    They are one more often than two: such a person would be an impostor of himself, contribute to
-    a morph twice, or be drawn twice in the bootstrap; such an attack would be half of one.
-    """
-    for columns in (("subject_id", "ref_subject_id"), ("attack",), ("system",)):
-        seen: dict[str, str] = {}
-        for name in columns:
-            if found := two_spellings(table[name], seen):
-                expected = (
-                    f"it and {found[1]!r} differ in {LOOKALIKE} only; write one name one way, and "
-                    "rename one of them if they are two"
-                )
-                _refuse(table, table[name] == found[0], name, expected)
 
 
 def _one_direction(table: ScoreTable) -> None:

@@ -1,12 +1,13 @@
 """Columns of a score table: directions, canonical text, and codes of equal rows."""
 
 import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from adjointdeis.evaluation.errors import ScoreError
-from adjointdeis.texts import canonical, confusable
+from adjointdeis.texts import LOOKALIKE, canonical, confusable
 
 SCORE_TYPES = ("similarity", "dissimilarity")
 
@@ -29,6 +30,31 @@ def two_spellings(values: np.ndarray, seen: dict[str, str]) -> tuple[str, str] |
         if (other := seen.setdefault(confusable(value), value)) != value:
             return value, other
     return None
+
+
+def spellings(
+    columns: Mapping[str, np.ndarray], groups: Iterable[Sequence[str]]
+) -> Iterator[tuple[str, np.ndarray, str]]:
+    """Names of people, attacks or systems that differ in `LOOKALIKE` alone, which a table refuses.
+
+    They are one more often than two: such a person would be an impostor of himself, contribute to
+    a morph twice, or be drawn twice in the bootstrap; such an attack would be half of one.
+
+    Args:
+        columns: Texts, all of one length.
+        groups: Columns that name the same things.
+
+    Yields:
+        Column, shape (R,) bool of the rows with the second spelling, and what was expected.
+    """
+    for names in groups:
+        seen: dict[str, str] = {}
+        for name in names:
+            if found := two_spellings(columns[name], seen):
+                yield name, columns[name] == found[0], (
+                    f"it and {found[1]!r} differ in {LOOKALIKE} only; write one name one way, and "
+                    "rename one of them if they are two"
+                )  # fmt: skip
 
 
 def oriented(scores: Any, score_type: str) -> np.ndarray:

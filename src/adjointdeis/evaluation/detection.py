@@ -77,8 +77,8 @@ class DetectionScores:
         for there, what in ((bona.any(), "bona fide image"), (attacks, "attack")):
             if not there:
                 raise DetectionError(
-                    f"no {what} of detector {system!r}, and error rates take both; {BONA_FIDE!r} "
-                    "in the column attack marks a bona fide image"
+                    f"no {what} of detector {system!r}, and error rates take both; a bona fide "
+                    f"image has the attack {BONA_FIDE!r}, in a detection.csv the label bona_fide"
                 )
         direction = "morph" if rows["score_type"][0] == "similarity" else "bonafide"
         return cls(scores[bona], attacks, direction)

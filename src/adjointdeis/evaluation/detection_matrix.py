@@ -32,7 +32,7 @@ from typing import Any
 
 import numpy as np
 
-from adjointdeis.evaluation.columns import text_column
+from adjointdeis.evaluation.columns import spellings, text_column
 from adjointdeis.evaluation.detection import WORST
 from adjointdeis.evaluation.detection_points import Images, detection_rows, resampled_points
 from adjointdeis.evaluation.errors import DetectionError, EvaluationError, ScoreError
@@ -68,6 +68,7 @@ TRAININGS = ("all", "hardened", "shuffled", "given")
 WITHOUT = "without:"
 _RESERVED = (*TRAININGS, BONA_FIDE, "bona_fide", WORST)
 CHANGES = ("d_eer", "bscer10", "macer10")
+_NAMED = (("detector",), ("degradation",), ("attack",), ("subject_1", "subject_2"))
 SIGN_TEST = 6
 """Images that must change sides before a sign test can find a difference at 5%: 2 / 2^6 < 5%."""
 
@@ -230,6 +231,7 @@ def _check(path: Path, columns: Mapping[str, np.ndarray], lines: Sequence[int]) 
          f" or {WITHOUT}<attack>"),
         ("kind", columns["kind"] != columns["kind"][first][inverse],
          "the detector has another kind further up; one detector is of one kind"),
+        *spellings(columns, _NAMED),
     )  # fmt: skip
     wrong = [(int(np.argmax(bad)), name, why) for name, bad, why in faults if bad.any()]
     if wrong:

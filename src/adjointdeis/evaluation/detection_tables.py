@@ -67,13 +67,16 @@ def overview_table(rows: Sequence[Row]) -> Table:
     """Each detector at its worst attack, undegraded, with the control beside it."""
     header = ("detector", "kind", "trained on", "D-EER %", "BSCER10 %", "BSCER20 %", "BSCER100 %",
               "control D-EER %", "morphs", "bona fide")  # fmt: skip
-    lines = []
+    lines, backwards = [], []
     for detector in dict.fromkeys(row["detector"] for row in rows):
         for trained in dict.fromkeys((headline_of(rows, detector), "hardened")):
             row = first_of(rows, detector=detector, trained_on=trained, degradation=UNDEGRADED,
                            attack=WORST)  # fmt: skip
             if row is None:
                 continue
+            every = rows_of(rows, detector=detector, trained_on=trained, degradation=UNDEGRADED)
+            if min(each["d_eer"] for each in every) > 0.5:
+                backwards.append(f"{detector}, trained on {trained}")
             shuffled = rows_of(
                 rows, detector=detector, trained_on="shuffled", degradation=UNDEGRADED
             )
@@ -92,6 +95,11 @@ def overview_table(rows: Sequence[Row]) -> Table:
         f"from 50%; its interval must hold 50%. {_NEEDS}",
         _intervals_note(rows),
     )
+    if backwards:
+        notes += (
+            f"Worse than chance at every attack: {'; '.join(backwards)}. Larger must say morph: "
+            "where a larger score says bona fide, turn the scores round.",
+        )
     return Table("detectors", "Detectors at their worst attack", header, tuple(lines), notes=notes)
 
 

@@ -114,5 +114,6 @@ class SweepReport(Callback):
 
     def _print(self, folder: Path) -> list[dict[str, Any]]:
         jobs = _read_jobs(folder)
-        print(summary(jobs))
+        if jobs:  # a dry run has none
+            print(summary(jobs))
         return jobs

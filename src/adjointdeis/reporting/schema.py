@@ -172,7 +172,7 @@ def validate_result(result: Any) -> list[str]:
     if not isinstance(result, Mapping):
         return [f"result: expected a JSON object, found {_kind(result)}"]
     if result.get("schema") != SCHEMA:
-        return [f"schema {result.get('schema')!r}, expected {SCHEMA}"]
+        return [f"schema {result.get('schema')!r}, expected {SCHEMA}: no result of task=morph"]
     # The rest is about values that are of their kinds.
     return (
         list(problems_of(result, Result))
