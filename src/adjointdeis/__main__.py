@@ -2,10 +2,12 @@
 
 import os
 import sys
+import warnings
 from pathlib import Path
 
 from adjointdeis.extras import MissingPackageError
 from adjointdeis.terminal import prepare
+from adjointdeis.texts import printable
 
 
 def main() -> None:
@@ -23,6 +25,10 @@ def main() -> None:
 def evaluation() -> None:
     """`adjointdeis-eval ...`: rates from score files; needs scipy and no torch."""
     prepare()
+    # A warning is a sentence to the user; the line that raised it says nothing.
+    warnings.formatwarning = lambda message, category, *_: (
+        f"{category.__name__}: {printable(message, chr(10))}\n"
+    )
     try:
         from adjointdeis.evaluation.cli import main
     except MissingPackageError as error:

@@ -130,6 +130,12 @@ def test_verify(tmp_path, capsys):
     assert main(["verify", str(marked), str(plain)]) == 1
     assert "was not written by this project" in capsys.readouterr().err
     assert main(["verify", str(marked), "--source", str(plain)]) == 1
+    (tmp_path / "cut.png").write_bytes(plain.read_bytes()[:30])
+    capsys.readouterr()
+    assert main(["verify", str(tmp_path), str(tmp_path / "cut.png"), str(marked)]) == 2
+    said = capsys.readouterr()
+    assert "not a regular file" in said.err and "truncated PNG" in said.err
+    assert "source: " + "0" * 64 in said.out
 
 
 def test_verify_prints_no_line_and_no_control_character_of_others(tmp_path, capsys):
@@ -285,3 +291,13 @@ def test_intervals_and_thresholds_are_printed_by_every_command(scores, capsys):
     # Two of them at 1%, of which 20 images say nothing.
     assert detection.count("– needs n ≥ 100") == 2 * 3
     assert "too few for MACER" in detection and "bootstrap over subjects" in detection
+
+
+def test_a_file_of_the_other_command_names_it(tmp_path, capsys):
+    path = tmp_path / "mine.csv"
+    path.write_text("detector,attack,label,image,score\nmine,,bona_fide,1.png,0.1\n")
+    assert main(["mad", str(path)]) == 2
+    assert "use `adjointdeis-eval detection`" in capsys.readouterr().err
+    path.write_text("kind,system,score,score_type\nmad,x,0.1,similarity\n")
+    assert main(["detection", str(path)]) == 2
+    assert "use `adjointdeis-eval mad`" in capsys.readouterr().err

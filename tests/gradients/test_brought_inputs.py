@@ -96,7 +96,7 @@ def hooks(run: Sampler) -> list[Tensor]:
 
 
 def no_numbers(run: Sampler, batch: int = 0) -> list[Tensor]:
-    network, x = MLPDenoiser(), normal(batch, DIM, seed=1).requires_grad_()
+    network, x = MLPDenoiser().requires_grad_(False), normal(batch, DIM, seed=1).requires_grad_()
     x_0 = run(network, x, normal(batch, COND, seed=2))
     return [x_0, *torch.autograd.grad(x_0.square().sum(), x)]
 
@@ -175,7 +175,7 @@ CASES = {
     )
 }  # fmt: skip
 # A product for each number of x_T and z, and none of weights or complex numbers.
-FORWARD = ("nothing_moves", "batched_products", "views")
+FORWARD = ("nothing_moves", "batched_products", "views", "no_numbers")
 
 
 @pytest.mark.parametrize("case", CASES)

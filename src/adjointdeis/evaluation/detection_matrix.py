@@ -64,6 +64,7 @@ KINDS = {
 }
 LABELS = ("morph", "bona_fide")
 UNDEGRADED = "none"
+_CANONICAL = " (a canonical score file? use `adjointdeis-eval mad`)"
 TRAININGS = ("all", "hardened", "shuffled", "given")
 WITHOUT = "without:"
 _RESERVED = (*TRAININGS, BONA_FIDE, "bona_fide", WORST)
@@ -184,7 +185,7 @@ def read_detection(path: str | os.PathLike[str]) -> DetectionStudy:
     """
     path = Path(path)
     header, lines = read_table(path, ScoreError)
-    check_header(path, header, REQUIRED, COLUMNS)
+    check_header(path, header, REQUIRED, COLUMNS, _CANONICAL if "system" in header else "")
     values: dict[str, list[str]] = {name: [] for name in COLUMNS}
     at: list[int] = []
     for line, row in lines:

@@ -21,6 +21,7 @@ from adjointdeis.files import read_json, read_table, refuse_twice, write_atomica
 from adjointdeis.texts import any_number
 
 SCHEMA = "adjointdeis-scores/1"
+_DETECTION = " (scores of detectors? use `adjointdeis-eval detection`)"
 _CONVERT = " (another format? use `adjointdeis-eval convert`)"
 
 
@@ -92,7 +93,8 @@ def _read_csv(path: Path) -> tuple[dict[str, Any], np.ndarray]:
     header, rows = read_table(path, ScoreError)
     if not header:
         raise ScoreError(f"{path}:1: empty file; expected the header of a score table")
-    check_header(path, header, REQUIRED_COLUMNS, COLUMNS, _CONVERT)
+    hint = _DETECTION if "detector" in header else _CONVERT
+    check_header(path, header, REQUIRED_COLUMNS, COLUMNS, hint)
     # A table repeats few texts many times: one object each keeps memory like the file.
     known: dict[str, str] = {}
     columns: dict[str, Any] = {name: [] for name in header}

@@ -273,7 +273,9 @@ class ImageCheck:
         if needs_size and self.size is not None and (height, width) != (self.size, self.size):
             return [
                 f"{path} is {width}x{height}, not {self.size}x{self.size} as the autoencoder "
-                "needs; align it first (see adjointdeis.faces.alignment)"
+                "needs; align the photographs first, python run.py task=align data=real data.root="
+                f"{path.parent} task.size={self.size} task.destination=FOLDER, and give that "
+                "folder as data.faces"
             ]
         faces = 1 if self.count_faces is None else self.count_faces(image)
         if faces == 0:

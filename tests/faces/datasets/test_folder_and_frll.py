@@ -244,7 +244,7 @@ def test_what_a_folder_leaves_out_is_said_and_counted(tmp_path):
     with pytest.warns(LeftOutWarning) as said:
         assert load_folder(tmp_path).ids == ("001",)
     (text,) = [str(w.message) for w in said]
-    assert "3 (not named <subject>_<two digits>): 002_3.png, 003-03.png, Zoe" in text
+    assert "3 (not named <subject number>_<two digits>): 002_3.png, 003-03.png, Zoe" in text
     for word in (".heic is not read", ".avif", "a file without suffix", ".xyz", ".heif"):
         assert f"1 ({word}" in text
     assert "readme" not in text and ".pts" not in text

@@ -10,11 +10,16 @@ from tiny_profile import composed
 
 from adjointdeis.faces.datasets.pairs import read_pairs
 from adjointdeis.faces.datasets.tem import read_tem, write_tem
-from adjointdeis.faces.image_io import read_image
+from adjointdeis.faces.image_io import read_image, write_image
 from adjointdeis.harness.assets import MINI
 from adjointdeis.harness.benchmark import load_benchmark
 from adjointdeis.harness.landmarks import BenchmarkLandmarks
 from adjointdeis.harness.launch import launch
+from synthetic_faces.capture import sample_capture
+from synthetic_faces.expression import REST, smile
+from synthetic_faces.identity import sample_identity
+from synthetic_faces.renderer import Renderer
+from synthetic_faces.seeds import Streams
 
 
 def test_a_template_comes_back(tmp_path) -> None:
@@ -49,6 +54,27 @@ def test_what_the_rule_needs_is_named(tmp_path) -> None:
     (faces / "subjects.csv").write_text("subject_id,sex\n002,female\n")
     with pytest.raises(SystemExit, match="no row for the subjects 001"):
         pairs(tmp_path, f"data.faces={faces}")
+
+
+def test_photographs_of_ones_own_are_aligned(tmp_path) -> None:
+    """The only command that aligns asked for the information file of FRLL, or died on a key."""
+    pytest.importorskip("dlib")
+    studio, renderer = sample_capture(Streams(0)("light and camera")), Renderer()
+    for seed in (20, 21):
+        person = sample_identity(seed)
+        for capture, face in (("03", REST), ("08", smile(person.shape, 0.9))):
+            picture = renderer.render(person, face, studio, 128).permute(1, 2, 0).numpy()
+            write_image(tmp_path / "photographs" / f"p{seed}_{capture}.png",
+                        np.uint8(255 * picture))  # fmt: skip
+    lines = ["task=align", "judges=none", "task.size=64", "task.transform_size=256",
+             f"task.destination={tmp_path}/faces", f"paths.root={tmp_path}"]  # fmt: skip
+    with pytest.raises(SystemExit, match=r"data=real data\.root=/path/to/photographs"):
+        launch(composed([*lines, f"paths.run={tmp_path}/none"]))
+    own = [*lines, "data=real", f"data.root={tmp_path}/photographs"]
+    launch(composed([*own, f"paths.run={tmp_path}/run"]))
+    faces = sorted((tmp_path / "faces").glob("*.png"))
+    assert [face.stem for face in faces] == ["p20_03", "p20_08", "p21_03", "p21_08"]
+    assert {read_image(face).shape for face in faces} == {(64, 64, 3)}
 
 
 @pytest.fixture(scope="module")

@@ -184,7 +184,7 @@ def load_folder(root: Path | str, name: str = "folder") -> FaceDataset:
         stem, suffix = canonical(Path(path.name).stem), Path(path.name).suffix.lower()
         match = NAME.match(stem)
         if match is None or suffix not in (*IMAGE_SUFFIXES, ".tem"):
-            if reason := why_left_out(path.name, "not named <subject>_<two digits>"):
+            if reason := why_left_out(path.name, "not named <subject number>_<two digits>"):
                 left_out.setdefault(reason, []).append(path.name)
             continue
         table = templates if suffix == ".tem" else images
@@ -200,7 +200,8 @@ def load_folder(root: Path | str, name: str = "folder") -> FaceDataset:
         )
     if not images:
         raise DatasetError(
-            f"{root}: no image is named <subject>_<capture>.jpg or .png (for example 001_03.jpg)"
+            f"{root}: no image is named <subject>_<capture>.jpg or .png, a number, or letters and "
+            "a number, and two digits, 03 for neutral and 08 for smiling (001_03.jpg, anna1_08.png)"
             + (f"; it has {_said_of(left_out)}" if left_out else "")
         )
     warn_left_out(root, left_out)

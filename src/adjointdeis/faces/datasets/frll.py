@@ -33,12 +33,13 @@ _COLUMNS = {
 _GENDERS = {"f": "female", "female": "female", "m": "male", "male": "male"}
 
 
-def load_frll(root: Path | str, need_templates: bool = True) -> FaceDataset:
+def load_frll(root: Path | str, need_templates: bool = True, need_info: bool = True) -> FaceDataset:
     """FRLL's subjects with neutral and smiling images, templates of the neutral ones, and groups.
 
     Args:
         root: Folder or zip archive; files may lie at any depth.
         need_templates: Demand a .tem for every neutral image.
+        need_info: False takes a folder without the info file for photographs of one's own.
 
     Raises:
         FileNotFoundError: `root` does not exist.
@@ -47,10 +48,15 @@ def load_frll(root: Path | str, need_templates: bool = True) -> FaceDataset:
     root = Path(root)
     dataset = load_folder(root, "FRLL")
     info = next((path for path in walk(root) if path.name == INFO_FILE), None)
+    if info is None and not need_info:
+        dataset = dataclasses.replace(dataset, name="folder")
+        dataset.require((NEUTRAL, SMILING))
+        return dataset
     if info is None:
         raise DatasetError(
             f"FRLL at {root}: {INFO_FILE} is missing; the pair rule needs the genders. It is "
-            "part of doi:10.6084/m9.figshare.5047666"
+            "part of doi:10.6084/m9.figshare.5047666; for photographs of your own write one with "
+            "the columns face_id and face_gender"
         )
     people = read_info(info)
     unknown = [subject.id for subject in dataset.subjects if subject.id not in people]

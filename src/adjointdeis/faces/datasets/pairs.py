@@ -226,7 +226,9 @@ def _pair_of(a: str, b: str, name: str) -> MorphPair:
     wrong = [stem for stem, match in zip(stems, matches, strict=True) if match is None]
     one, two = matches
     if one is None or two is None:
-        raise ValueError(f"{', '.join(map(repr, wrong))}: expected <subject>_<capture>.<suffix>")
+        raise ValueError(
+            f"{', '.join(map(repr, wrong))}: expected two images, as in 001_03.png,002_03.png"
+        )
     name = PurePosixPath(name.replace("\\", "/")).name or f"{stems[0]}-vs-{stems[1]}.png"
     return MorphPair(one["subject"], two["subject"], one["capture"], two["capture"], name)
 

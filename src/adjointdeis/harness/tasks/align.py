@@ -1,7 +1,8 @@
 """Aligns a set of photographs once, so that morphing finds faces of the size it needs.
 
-    python run.py task=align data=frll data.root=/data/frll
+    python run.py task=align data=real data.root=/data/photographs task.size=64
 
+Takes FRLL as it is downloaded, or photographs of one's own, ``001_03.jpg`` and ``001_08.jpg``.
 Writes ``NNN_03.png`` and ``NNN_08.png`` (FFHQ's recipe from dlib's 68 points), ``landmarks.npz``
 with those points, and ``NNN_03.tem`` where the set has templates, all in pixels of the aligned
 images. A folder that holds these faces aligned otherwise is refused.
@@ -16,7 +17,7 @@ from tqdm import tqdm
 
 from adjointdeis.faces.alignment import align_ffhq, ffhq_quad, quad_to_square
 from adjointdeis.faces.array_cache import ArrayCache
-from adjointdeis.faces.datasets.folder import NEUTRAL, SMILING, DatasetError
+from adjointdeis.faces.datasets.folder import NEUTRAL, SMILING, DatasetError, FaceDataset
 from adjointdeis.faces.datasets.frll import load_frll
 from adjointdeis.faces.datasets.tem import read_tem, write_tem
 from adjointdeis.faces.dlib_models import DlibLandmarker
@@ -30,6 +31,23 @@ from adjointdeis.faces.image_io import (
 from adjointdeis.faces.recogniser import NoFaceError
 from adjointdeis.files import read_bytes, write_atomically
 from adjointdeis.harness.landmarks import STORED
+from adjointdeis.harness.validation import ConfigError
+
+
+def photographs(cfg: DictConfig, need_info: bool = True) -> FaceDataset:
+    """The photographs of data.root.
+
+    Raises:
+        ConfigError: The command names none.
+        DatasetError: As `load_frll` raises it.
+    """
+    root = cfg.data.get("root")
+    if root is None:
+        raise ConfigError(
+            "data.root: this task reads photographs; name their folder, or archive, by "
+            "data=real data.root=/path/to/photographs"
+        )
+    return load_frll(root, need_templates=False, need_info=need_info)
 
 
 def run(cfg: DictConfig) -> dict[str, Any]:
@@ -42,7 +60,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
             another picture by a name.
     """
     task, target = cfg.task, Path(cfg.task.destination)
-    dataset = load_frll(cfg.data.root, need_templates=False)
+    dataset = photographs(cfg, need_info=False)
     dataset.refuse_one_picture_twice()
     landmarker = DlibLandmarker(detection_side=task.detection_side, several="refuse")
     cache = ArrayCache(Path(cfg.paths.run) / "cache")

@@ -25,7 +25,6 @@ from omegaconf import DictConfig, OmegaConf
 from adjointdeis.evaluation import read_scores
 from adjointdeis.evaluation.outside_pair import decisions_outside_pair
 from adjointdeis.faces.datasets.folder import DatasetError, FaceDataset, load_folder
-from adjointdeis.faces.datasets.frll import load_frll
 from adjointdeis.faces.datasets.pairs import read_pairs, write_pairs
 from adjointdeis.faces.recogniser import Recogniser
 from adjointdeis.faces.weights import fingerprint
@@ -49,7 +48,7 @@ REUSED = ("faces", "fold*", "pairs.*", *detection.REUSED)
 def run(cfg: DictConfig) -> dict[str, Any]:
     """Runs what is not done yet, and returns the result of the table."""
     directory, task = Path(cfg.paths.run), cfg.task
-    source = load_frll(cfg.data.root, need_templates=False)
+    source = align.photographs(cfg)
     profile = assets.profile(cfg.assets.name, cfg.assets.root)
     missing: list[str] = []
     guides = _available(_names(cfg.assets.identity), profile, missing) or ["dlib"]
