@@ -98,8 +98,10 @@ def test_a_sweep_does_not_count_the_jobs_of_an_earlier_one(tmp_path, capsys) -> 
     write_atomically(tmp_path / "jobs" / "00007.json", json.dumps(job))
     report, config = SweepReport(), sweep_in(tmp_path)
     report.on_multirun_start(config)
+    own = {**job, "job": 0, "status": "done", "reason": ""}
+    write_atomically(tmp_path / "jobs" / "00000.json", json.dumps(own))
     report.on_multirun_end(config)
-    assert "Sweep of 0 jobs: 0 ran, 0 were finished before, 0 failed." in capsys.readouterr().out
+    assert "Sweep of 1 jobs: 1 ran, 0 were finished before, 0 failed." in capsys.readouterr().out
 
 
 def test_a_run_that_is_under_way_is_not_started_again(holder) -> None:
