@@ -243,8 +243,9 @@ def verify(options: Namespace) -> int:
             found = read_provenance(image)
             signed = credentials.read_credentials(image)
         except EvaluationError as error:
-            print(printable(error), file=sys.stderr)
-            failed, unread = True, unread or not isinstance(error, NoProvenance)
+            unreadable = not isinstance(error, NoProvenance)
+            print("adjointdeis-eval: " * unreadable + printable(error), file=sys.stderr)
+            failed, unread = True, unread or unreadable
             continue
         failed |= signed is not None and signed["state"] == "Invalid"
         if options.json:
