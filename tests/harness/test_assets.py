@@ -13,6 +13,7 @@ from adjointdeis.harness import assets
 from adjointdeis.harness.assets import AssetError
 from adjointdeis.harness.launch import launch
 from adjointdeis.harness.tasks import train
+from adjointdeis.harness.tasks.morph import judges_of
 
 
 @pytest.fixture
@@ -36,6 +37,14 @@ def test_loads_what_the_manifest_lists(folder) -> None:
     record = next(r for r in records if r.model == "arcface")
     assert record.model_fingerprint == judge.fingerprint
     assert record.alignment == judge.alignment
+
+
+def test_recognisers_of_one_name_are_refused_by_every_task(folder) -> None:
+    """The choice of pairs of photographs kept the last of them, without a word."""
+    cfg, name = composed(["paths.root=."]), "arcface.safetensors"
+    assert judges_of(cfg, [name], at(folder))[0].name == "arcface"
+    with pytest.raises(ValueError, match="two recognisers are called 'arcface'"):
+        judges_of(cfg, [name, name], at(folder))
 
 
 def test_what_a_network_predicts_is_the_manifests(folder) -> None:

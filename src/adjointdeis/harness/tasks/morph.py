@@ -92,7 +92,6 @@ def run(cfg: DictConfig, plots: bool = True) -> dict[str, Any]:
     parts = in_folds(benchmark, benches)
     judges = judges_of(cfg, cfg.assets.recognisers, profile)
     fmr, policies = operating_conditions(cfg, benchmark)
-    _require_distinct(judges)
     records = applicable_thresholds(
         cfg.assets.thresholds, profile, judges, benchmark, fmr, policies
     )
@@ -224,21 +223,20 @@ def judges_of(cfg: DictConfig, names: Sequence[str], profile: assets.Profile) ->
         cfg: The whole configuration.
         names: Files of the profile's recognisers.
         profile: Where they are.
+
+    Raises:
+        ValueError: Two have one name, by which their scores could not be told apart.
     """
     found: list[Any] = [assets.recogniser(name, profile) for name in names]
-    return found + [instantiate(judge) for judge in (cfg.judges or {}).values()]
-
-
-def _require_distinct(judges: Sequence[Any]) -> None:
-    """Refuses two recognisers of one name, whose scores could not be told apart."""
-    names = [judge.name for judge in judges]
-    keys = [file_key(name) for name in names]
-    twice = sorted(n for n, key in zip(names, keys, strict=True) if keys.count(key) > 1)
+    found += [instantiate(judge) for judge in (cfg.judges or {}).values()]
+    keys = [file_key(judge.name) for judge in found]
+    twice = sorted(j.name for j, key in zip(found, keys, strict=True) if keys.count(key) > 1)
     if twice:
         raise ValueError(
             f"two recognisers are called {twice[0]!r} (assets.recognisers and judges): list each "
             "file once, and give each judge a name of its own, such as judges.onnx.name=mine"
         )
+    return found
 
 
 def recipe_of(attack: Attack, bench: Workbench, precision: str = "32-true") -> str:
