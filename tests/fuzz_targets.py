@@ -177,7 +177,7 @@ def _checked(name: str) -> Callable[[Path], object]:
     """Checks and collects the run with one of its parts replaced by the case."""
 
     def read(case: Path) -> object:
-        from adjointdeis.harness.check_run import check_run
+        from adjointdeis.harness.tasks.verify import check_run
         from adjointdeis.reporting import ReportError, collect
 
         run = run_directory()
@@ -361,7 +361,7 @@ def targets() -> Iterator[Target]:
 
 
 def _wandb(case: Path) -> object:
-    from adjointdeis.harness.check_run import check_run
+    from adjointdeis.harness.tasks.verify import check_run
 
     path = run_directory() / "wandb/offline-run-1-x/run-x.wandb"
     path.parent.mkdir(parents=True, exist_ok=True)

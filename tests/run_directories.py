@@ -10,6 +10,7 @@ CLOCK = (
     "seconds_of_last_session",
     "wall_seconds",
     "seconds_per_pair",
+    "sizes",
     "git",
     "command",
 )

@@ -128,7 +128,7 @@ def test_commands_of_the_readme_name_what_exists() -> None:
     named = set(re.findall(r"\+experiment=(?!glob\()([\w/]+)", text))
     folders = re.findall(r"\+experiment=glob\((\w+)/\*[^)]*\)", text)
     experiments = ROOT / "conf" / "experiment"
-    # The rows of one file are experiments too: harness/generated_options.py makes them.
+    # The rows of one file are experiments too: harness/choices.py makes them.
     assert folders and all((experiments / f"{f}.yaml").is_file() for f in folders)
     assert "quickstart" in named
     assert not [n for n in named if not (ROOT / "conf" / "experiment" / f"{n}.yaml").is_file()]

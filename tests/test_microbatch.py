@@ -56,13 +56,23 @@ def test_parts_are_the_whole(microbatch: int, solver, method) -> None:
 @torch.no_grad()
 def test_other_noises_and_schedules_are_divided_too() -> None:
     path = BrownianPath(X.shape, seed=3)
+
+    class Drawn:
+        def normal(self, s, t, like):
+            generator = torch.Generator().manual_seed(s.index)
+            return torch.randn(like.shape, generator=generator, dtype=like.dtype)
+
     zs = PerStep([Z + k for k in range(STEPS)])
-    for noise in (path, RecordedNoise.draw(STEPS, X.shape, seed=4, dtype=torch.float64)):
+    recorded = RecordedNoise.draw(STEPS, X.shape, seed=4, dtype=torch.float64)
+    for noise in (path, recorded, Drawn()):
         runs = [
             sample(NETWORK, X, zs, solver=SDEDPMSolver(), grid=GRID, noise=noise, microbatch=m).x_0
             for m in (None, 2)
         ]
         assert relative_error(*runs) < 1e-12
+
+    nothing = sample(NETWORK, X[:0], Z[:0], solver=DDIM(), grid=GRID, microbatch=2)
+    assert nothing.x_0.shape == (0, 4)
 
     def shared(x: Tensor, t: Tensor, z: dict) -> Tensor:
         return NETWORK(x, t, z["own"] * z["scale"] + z["of all"])

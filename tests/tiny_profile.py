@@ -26,7 +26,7 @@ from adjointdeis.faces.networks import (
 )
 from adjointdeis.faces.recognisers.crop import FaceCrop
 from adjointdeis.faces.weights import fingerprint, save_network
-from adjointdeis.harness.generated_options import register_options
+from adjointdeis.harness.choices import register_options
 
 ROOT = Path(__file__).parents[1]
 SIZE = 16

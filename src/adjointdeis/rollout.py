@@ -168,7 +168,7 @@ def sample(
     solver = solver if in_parts is None else in_parts()
     parts = [
         _part(denoiser, x_T, z, solver, grid, noise, gradient, parameters, cost, trajectory, rows)
-        for rows in (slice(k, k + microbatch) for k in range(0, x_T.shape[0], microbatch))
+        for rows in (slice(k, k + microbatch) for k in range(0, len(x_T) or 1, microbatch))
     ]
     return Rollout(
         torch.cat([part.x_0 for part in parts]),
@@ -291,7 +291,7 @@ def _part(
     """The rollout of some samples of a batch."""
     batch = x_T.shape[0]
     if noise is not None:
-        noise = rows_of_noise(as_noise(noise, grid, x_T), rows)
+        noise = rows_of_noise(as_noise(noise, grid, x_T), rows, batch)
     z = divided(z, batch, rows)
     denoiser, parameters = of_rows(denoiser, parameters, batch, rows)
     return _run(denoiser, x_T[rows], z, solver, grid, noise, gradient, parameters, cost, trajectory)

@@ -130,6 +130,12 @@ def test_verify(tmp_path, capsys):
     assert main(["verify", str(marked), str(plain)]) == 1
     assert "was not written by this project" in capsys.readouterr().err
     assert main(["verify", str(marked), "--source", str(plain)]) == 1
+    (tmp_path / "cut.png").write_bytes(plain.read_bytes()[:30])
+    capsys.readouterr()
+    assert main(["verify", str(tmp_path), str(tmp_path / "cut.png"), str(marked)]) == 2
+    said = capsys.readouterr()
+    assert "not a regular file" in said.err and "truncated PNG" in said.err
+    assert "source: " + "0" * 64 in said.out
 
 
 def test_verify_prints_no_line_and_no_control_character_of_others(tmp_path, capsys):

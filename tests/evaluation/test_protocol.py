@@ -16,6 +16,7 @@ from adjointdeis.evaluation import (
     ScoreTable,
     ThresholdMismatch,
     ThresholdRecord,
+    concatenate,
     estimate_thresholds,
     evaluate,
     group_table,
@@ -66,8 +67,15 @@ def test_attacks_on_other_pairs_are_named_under_their_rates(table):
     notes = rates_table(rows).notes
     assert f"Not the same pairs of people: strong 40; weak {len(fewer)}. " in " ".join(notes)
     assert len({row["pairs"] for row in rows}) == 2
+    # Two runs whose files have other names are not twice as many pairs.
+    again = table["kind"] == "morph"
+    ids = np.where(again, np.char.add(table["morph_id"].astype(str), "-again"), "")
+    second = ScoreTable.from_columns(**{**table.where(again).columns, "morph_id": ids[again]})
+    doubled = evaluate(concatenate([table, second]), replicates=0)
+    assert {(row["n"], row["n_pairs"]) for row in doubled} == {(80, 40)}
+    assert "strong 80 of 40 pairs, weak 80 of 40 pairs" in " ".join(rates_table(doubled).notes)
     # Rows of older results do not say whose they are.
-    older = [{k: v for k, v in row.items() if k not in ("pairs", "n_subjects")} for row in rows]
+    older = [{k: v for k, v in row.items() if k not in ROW_KEYS[-3:]} for row in rows]
     assert not any(note.startswith(("Not the", "N counts")) for note in rates_table(older).notes)
 
 

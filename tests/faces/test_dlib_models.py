@@ -86,6 +86,9 @@ def test_an_image_without_a_face_is_a_failure_to_acquire():
         require_faces(ok, ["a.jpg", "b.jpg"], judge.name)
     with pytest.raises(NoFaceError, match=r"wall\.jpg"):
         DlibLandmarker().landmarks(blank[0], name="wall.jpg")
+    for shape in ((2, 3000, 3), (3000, 2, 3), (1, 1, 3)):
+        with pytest.raises(NoFaceError, match=r"^line\.png: dlib found no face"):
+            DlibLandmarker(detection_side=60).landmarks(np.zeros(shape, np.uint8), name="line.png")
 
 
 @needs_dlib

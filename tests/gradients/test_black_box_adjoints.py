@@ -307,6 +307,27 @@ def test_euler_over_rho_warns_like_adjoint_deis() -> None:
         sample(MLPDenoiser(), x_T, z, gradient=AdjointDPM("rk4"), **setting)
 
 
+@pytest.mark.parametrize("method", [AdjointDPM(), Backsolve()], ids=str)
+def test_numbers_of_another_kind_than_the_state(method) -> None:
+    """One state holds all of them: a sparse gradient is made dense, an imaginary part refused."""
+    network, (x, z), found = MLPDenoiser().requires_grad_(False), inputs(), []
+    call = {"solver": DDIM(), "grid": SPACINGS["lmbda"](4), "gradient": method}
+    for sparse in (False, True):
+        table = nn.Embedding(5, z.shape[1], sparse=sparse, _weight=normal(5, z.shape[1], seed=6))
+        labels, weights = torch.arange(x.shape[0]), list(table.parameters())
+        x_0 = sample(
+            lambda x, t, z, table=table: network(x, t, table(z)), x, labels, parameters=weights,
+            **call,
+        ).x_0  # fmt: skip
+        found.append(torch.autograd.grad(x_0.sum(), weights)[0])
+    assert agree(*found) and found[0].norm() > 0
+    x_0 = sample(
+        lambda x, t, z: network(x, t, z.real + z.imag), x, (z + 1j * z).requires_grad_(), **call
+    ).x_0
+    with pytest.raises(NotSupportedError, match=r"complex and x is not.*view_as_real\(z\)"):
+        x_0.sum().backward()
+
+
 def test_impossible_settings_are_refused() -> None:
     with pytest.raises(ValueError, match="rk4"):
         AdjointDPM("implicit_adams")

@@ -96,7 +96,7 @@ def hooks(run: Sampler) -> list[Tensor]:
 
 
 def no_numbers(run: Sampler, batch: int = 0) -> list[Tensor]:
-    network, x = MLPDenoiser(), normal(batch, DIM, seed=1).requires_grad_()
+    network, x = MLPDenoiser().requires_grad_(False), normal(batch, DIM, seed=1).requires_grad_()
     x_0 = run(network, x, normal(batch, COND, seed=2))
     return [x_0, *torch.autograd.grad(x_0.square().sum(), x)]
 
@@ -160,6 +160,20 @@ def energy(run: Sampler) -> list[Tensor]:
     return [x_0, *torch.autograd.grad(x_0.square().sum(), (x, z))]
 
 
+def sparse_and_dense(run: Sampler) -> list[Tensor]:
+    """A table whose gradient is sparse in some steps, as that of torch's embedding may be."""
+    network, x = MLPDenoiser().requires_grad_(False), inputs()[0]
+    table, labels = normal(5, COND, seed=7).requires_grad_(), torch.tensor([1, 3])
+
+    def denoiser(x, t, z):
+        looked_up = nn.functional.embedding(labels, table, sparse=float(t) < 0.3)
+        return network(x, t, looked_up if float(t) < 0.5 else looked_up + table[:2])
+
+    x_0 = run(denoiser, x, parameters=[table])
+    (found,) = torch.autograd.grad(x_0.square().sum(), table)
+    return [x_0, found.to_dense()]
+
+
 def batched_products(run: Sampler) -> list[Tensor]:
     network, (x, z) = MLPDenoiser().requires_grad_(False), inputs()
     x_0 = run(network, x.requires_grad_(), z)
@@ -172,10 +186,11 @@ CASES = {
     for one in (
         duplicates, hooks, no_numbers, nothing_moves, complex_numbers, inference_tensors,
         some_steps_without_a_condition, views, one_leaf_in_all_places, energy, batched_products,
+        sparse_and_dense,
     )
 }  # fmt: skip
 # A product for each number of x_T and z, and none of weights or complex numbers.
-FORWARD = ("nothing_moves", "batched_products", "views")
+FORWARD = ("nothing_moves", "batched_products", "views", "no_numbers")
 
 
 @pytest.mark.parametrize("case", CASES)

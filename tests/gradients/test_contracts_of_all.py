@@ -7,8 +7,15 @@ from torch.utils.checkpoint import checkpoint
 
 from adjointdeis import TimeGrid, VPLinear, sample
 from adjointdeis.diffusion import BrownianPath
-from adjointdeis.gradients import NotSupportedError, StepwiseMethod, UnreachableLeafError
+from adjointdeis.gradients import (
+    Backprop,
+    NotSupportedError,
+    StepwiseMethod,
+    UnreachableLeafError,
+)
 from adjointdeis.gradients.catalogue import CATALOGUE, Entry
+from adjointdeis.solvers import RungeKutta, StepFunction
+from adjointdeis.solvers.reversible import ReversibleSolver
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 GRID = TimeGrid.uniform_lmbda(VPLinear(), 5, t_min=0.02, t_max=0.6)
@@ -106,6 +113,39 @@ def test_a_leaf_that_cannot_be_reached_is_named(one: Entry) -> None:
     if one.capability("theta"):
         rollout(one, closure, x_T, z, parameters=[hidden]).x_0.sum().backward()
         assert hidden.grad.norm() > 0
+
+
+@pytest.mark.parametrize("own", ["parameter", "condition", "network"])
+@each_entry
+def test_what_a_sampler_uses_by_itself_has_its_gradient_or_is_refused(one: Entry, own: str) -> None:
+    if one.ode is None or isinstance(one.solver("ode"), ReversibleSolver | RungeKutta):
+        pytest.skip("has samplers of its own")
+    network, x_T, z = leaves(one)
+    network.requires_grad_(False)
+    gain = torch.full((), 0.9, dtype=z.dtype).requires_grad_(own == "parameter")
+
+    def step(denoiser, x, z, s, t):
+        eps = gain * (network if own == "network" else denoiser)(x, s.t, z)
+        eps = eps * (z.mean() if own == "condition" else 1.0)
+        return t.alpha * (x - s.sigma * eps) / s.alpha + t.sigma * eps
+
+    def gradient(method):
+        x_0 = sample(
+            network, x_T, z, solver=StepFunction(step), grid=GRID, gradient=method,
+            parameters=[gain],
+        ).x_0  # fmt: skip
+        return torch.autograd.grad(x_0.sum(), gain if own == "parameter" else z)[0]
+
+    wanted = gradient(Backprop())
+    try:
+        found = gradient(one.method())
+    except NotSupportedError as error:
+        surrogate = own == "network" and "evaluates a network of its own" in str(error)
+        assert "by itself" in str(error) or "of the weights" in str(error) or surrogate
+        assert one.target != "chain" or one.name == "ForwardMode"
+        return
+    assert one.target != "flow" and found.norm() > 0
+    assert one.target == "own" or agree(found, wanted)
 
 
 @each_stepwise

@@ -420,6 +420,7 @@ class _Output:
         ({"noise": _Noise(), "solver": SDEDPMSolver()}, ValueError, r"_Noise gives \(1, "),
         ({"solver": _Step(lambda x: x)}, ValueError, r"_Step.step must return \(x, state\)"),
         ({"solver": _Step(lambda x: (x[:1], ()))}, ValueError, "x of shape"),
+        ({"solver": _Step(lambda x: (x, [0.5]))}, ValueError, "state a tuple of tensors.*0.5"),
         ({"denoiser": lambda x, t, z: x[:, :1]}, ValueError, "of x's shape"),
         ({"denoiser": lambda x, t, z: x[:1]}, ValueError, "of x's shape"),
         (

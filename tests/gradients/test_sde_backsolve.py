@@ -13,6 +13,7 @@ from oracles import (
     MLPDenoiser,
     agree,
     differentiate,
+    generator,
     inputs,
     mixture,
     normal,
@@ -23,9 +24,11 @@ from torch import nn
 
 from adjointdeis import PerStep, TimeGrid, VPLinear, sample
 from adjointdeis.diffusion import BrownianPath, RecordedNoise
+from adjointdeis.diffusion.transition import path_scale
 from adjointdeis.gradients import (
     AdjointDEIS,
     DiscreteAdjoint,
+    InconsistentStepError,
     LargeAdjointStepWarning,
     MissingPackageError,
     NotSupportedError,
@@ -74,6 +77,42 @@ def test_euler_is_adjoint_deis_with_resolved_states(denoiser, noise: str) -> Non
     cost = found.rollout.cost
     assert (cost.nfe_forward, cost.nfe_backward, cost.vjps) == (9, 9 + 1, 9)
     assert (cost.peak_latents, cost.peak_graphs) == (1, 1)
+
+
+class Drawn:
+    """Noise of a user: of the step's number, of a counter, or without an increment."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind, self.calls = kind, 0
+
+    def normal(self, s, t, like):
+        self.calls += 1
+        seed = self.calls if self.kind == "counter" else s.index
+        return torch.randn(like.shape, generator=generator(seed), dtype=like.dtype)
+
+    def __getattr__(self, name: str):
+        if name != "increment" or self.kind == "no increment":
+            raise AttributeError(name)
+
+        def increment(grid, first, last, like):
+            steps = [(grid[i], grid[i + 1]) for i in range(first, last)]
+            total = sum(path_scale(s, t) * self.normal(s, t, like) for s, t in steps)
+            return -total if self.kind == "wrong sign" else total
+
+        return increment
+
+
+@pytest.mark.parametrize("kind", ["function", "counter", "wrong sign", "no increment"])
+@pytest.mark.parametrize("method", [SdeBacksolve(), AdjointDEIS(states="resolved")], ids=str)
+def test_noise_that_does_not_repeat_the_path_is_refused(method, kind: str) -> None:
+    if kind == "function":
+        nodes, like = grid_of(4), inputs()[0]
+        recorded = [Drawn(kind).normal(nodes[i], nodes[i + 1], like) for i in range(4)]
+        wanted, found = (solve(method, 4, noise) for noise in (recorded, Drawn(kind)))
+        assert agree(found.x_T, wanted.x_T)
+        return
+    with pytest.raises((InconsistentStepError, ValueError), match=r"noise|no increment\(grid"):
+        solve(method, 4, Drawn(kind))
 
 
 @pytest.mark.parametrize(("method", "per_step"), [("euler", 1), ("midpoint", 2), ("heun", 2)])

@@ -17,7 +17,7 @@ from adjointdeis.morphing.dim import DiM
 from adjointdeis.morphing.greedy_dim import GreedyDiM, GreedyDiMSearch
 from adjointdeis.morphing.landmark_attack import LandmarkAttack
 from adjointdeis.morphing.morph_pipe import MorphPIPE
-from adjointdeis.reporting.comparability import departures
+from adjointdeis.reporting.paper_tables import departures
 from adjointdeis.solvers import Rex, SDEDPMSolver, SDEDPMSolverPP
 
 SGD = partial(torch.optim.SGD, lr=0.1)

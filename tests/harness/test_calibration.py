@@ -13,9 +13,9 @@ from tiny_profile import SIZE, composed, draw_face
 
 from adjointdeis.evaluation import Subjects
 from adjointdeis.faces.datasets.pairs import MorphPair
-from adjointdeis.harness.calibration import ScoringProtocol, outcomes
 from adjointdeis.harness.launch import launch
 from adjointdeis.harness.scoring import score_morphs
+from adjointdeis.harness.tasks.calibrate import ScoringProtocol, outcomes
 
 IDS = [f"{k:03d}" for k in range(30)]
 PEOPLE = Subjects.from_rows(

@@ -84,13 +84,17 @@ def test_a_run_leaves_those_below_it_alone(holder) -> None:
 
 def sweep_in(folder: Path) -> DictConfig:
     trainer = {"devices": 1, "num_nodes": 1}
-    return OmegaConf.create({"hydra": {"sweep": {"dir": str(folder)}}, "trainer": trainer})
+    hydra = {"sweep": {"dir": str(folder)}}
+    return OmegaConf.create({"hydra": hydra, "trainer": trainer, "dry_run": False})
 
 
 def test_a_second_sweep_of_one_folder_is_refused(holder) -> None:
     folder, child = holder
     with pytest.raises(SystemExit, match=f"worked on by process {child} on .*hydra.sweep.dir"):
         SweepReport().on_multirun_start(sweep_in(folder))
+    (folder.parent / "file").touch()
+    with pytest.raises(SystemExit, match=r"no sweep can be kept there \(.*hydra.sweep.dir="):
+        SweepReport().on_multirun_start(sweep_in(folder.parent / "file" / "sweep"))
 
 
 def test_a_sweep_does_not_count_the_jobs_of_an_earlier_one(tmp_path, capsys) -> None:
@@ -98,8 +102,10 @@ def test_a_sweep_does_not_count_the_jobs_of_an_earlier_one(tmp_path, capsys) -> 
     write_atomically(tmp_path / "jobs" / "00007.json", json.dumps(job))
     report, config = SweepReport(), sweep_in(tmp_path)
     report.on_multirun_start(config)
+    own = {**job, "job": 0, "status": "done", "reason": ""}
+    write_atomically(tmp_path / "jobs" / "00000.json", json.dumps(own))
     report.on_multirun_end(config)
-    assert "Sweep of 0 jobs: 0 ran, 0 were finished before, 0 failed." in capsys.readouterr().out
+    assert "Sweep of 1 jobs: 1 ran, 0 were finished before, 0 failed." in capsys.readouterr().out
 
 
 def test_a_run_that_is_under_way_is_not_started_again(holder) -> None:

@@ -12,7 +12,7 @@ import pytest
 from run_directories import contents, plain
 from tiny_profile import ROOT, overrides
 
-from adjointdeis.harness.check_run import check_run, run_directories
+from adjointdeis.harness.tasks.verify import check_run, run_directories
 
 DRIVER = ROOT / "tests" / "killed.py"
 

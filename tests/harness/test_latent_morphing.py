@@ -29,8 +29,8 @@ from adjointdeis.evaluation.provenance import read_provenance, sources_match
 from adjointdeis.faces.datasets.pairs import MorphPair
 from adjointdeis.faces.image_io import read_image
 from adjointdeis.harness.benchmark import load_benchmark
+from adjointdeis.harness.latent_morphing import PairSteps
 from adjointdeis.harness.launch import launch
-from adjointdeis.harness.pair_data import PairSteps
 from adjointdeis.harness.provenance import config_hash
 from adjointdeis.harness.records import every_record, read_records
 

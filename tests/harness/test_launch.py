@@ -12,6 +12,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf, open_dict
 from tiny_profile import ROOT, composed
 
+from adjointdeis.files import write_atomically
+from adjointdeis.harness.finished import write_marker
 from adjointdeis.harness.launch import launch, run_directory
 from adjointdeis.harness.provenance import config_hash
 
@@ -244,6 +246,13 @@ def test_a_run_that_lost_a_file_is_not_finished(tmp_path, capsys) -> None:
     (run / "calls.txt").write_text("")
     assert launch(made(run)) == 1.5
     assert f"{run} was finished, but calls.txt is gone or changed" in capsys.readouterr().out
+    # Of what lies in folders, as morphs do, the size is looked at.
+    write_atomically(run / "morphs" / "x.png", b"whole")
+    write_marker(run, config_hash(made(run)), 1.0)
+    assert launch(made(run)) is None
+    (run / "morphs" / "x.png").write_bytes(b"who")
+    assert launch(made(run)) == 1.5
+    assert f"{run} was finished, but morphs/x.png is gone or changed" in capsys.readouterr().out
 
 
 def test_a_run_whose_data_changed_is_not_finished(tmp_path, capsys) -> None:
@@ -286,6 +295,15 @@ def test_what_a_run_goes_on_with_is_said_where_it_is_another(tmp_path, monkeypat
     (run / "done.json").unlink()
     launch(made(run, "threads=2", "seed=1"))
     assert "is continued with" not in capsys.readouterr().out
+
+
+def test_a_folder_of_something_else_is_no_run_directory(tmp_path) -> None:
+    (tmp_path / "config.yaml").write_text("name: my own")
+    cfg = made(tmp_path)
+    with pytest.raises(SystemExit, match=r"no run can be kept there \(its config.yaml is of"):
+        launch(cfg)
+    assert [p.name for p in tmp_path.iterdir()] == ["config.yaml"]
+    assert (tmp_path / "config.yaml").read_text() == "name: my own"
 
 
 def test_a_run_of_an_earlier_version_without_its_result_is_not_finished(tmp_path) -> None:

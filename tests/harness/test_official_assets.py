@@ -11,7 +11,7 @@ from tiny_profile import composed, excite, small_autoencoder
 from adjointdeis.faces.checkpoints import KINDS
 from adjointdeis.faces.networks import DiffAE, IResNet, IResNetConfig
 from adjointdeis.faces.weights import fingerprint, read_header, save_network
-from adjointdeis.harness import assets, official
+from adjointdeis.harness import assets
 from adjointdeis.harness.launch import launch
 from adjointdeis.harness.tasks import assets as task
 
@@ -25,15 +25,14 @@ def small_recogniser() -> IResNet:
 @pytest.fixture
 def folder(tmp_path, monkeypatch) -> Path:
     """A profile of two files whose networks are small, and the official files of both."""
-    wanted = tuple(entry for entry in official.PAPER if entry.name in NAMES)
-    for module in (official, task):
-        monkeypatch.setattr(module, "PAPER", wanted)
+    wanted = tuple(entry for entry in task.PAPER if entry.name in NAMES)
+    monkeypatch.setattr(task, "PAPER", wanted)
     small = {"diffae": lambda: DiffAE(small_autoencoder()), "elasticface": small_recogniser}
     for kind, network in small.items():
         monkeypatch.setitem(KINDS, kind, replace(KINDS[kind], network=network))
     source = tmp_path / "data" / "official"
     for entry in wanted:
-        path = official.source_path(entry, source)
+        path = task.source_path(entry, source)
         path.parent.mkdir(parents=True)
         weights = excite(small[entry.kind](), 3).state_dict()
         if entry.kind == "diffae":
@@ -140,5 +139,5 @@ def test_the_embedded_profile_is_complete(folder, capsys) -> None:
 
 def test_the_official_layouts_are_told_apart_on_disk() -> None:
     folder = Path("official")
-    paths = [official.source_path(entry, folder) for entry in official.PAPER]
+    paths = [task.source_path(entry, folder) for entry in task.PAPER]
     assert len(set(paths)) == len(paths)

@@ -11,8 +11,8 @@ from hydra.utils import instantiate
 from tiny_profile import PAIRS, ROOT, composed, overrides
 
 from adjointdeis.detection import MorphDetector
+from adjointdeis.harness.choices import register_plugins
 from adjointdeis.harness.command_line import check_overrides
-from adjointdeis.harness.generated_options import register_plugins
 from adjointdeis.harness.launch import launch
 from adjointdeis.harness.validation import ConfigError
 from adjointdeis.plugins import plugins

@@ -8,9 +8,8 @@ import pytest
 from PIL import Image
 from tiny_profile import SIZE, composed, overrides
 
-from adjointdeis.harness.benchmark import BenchmarkError, load_benchmark
+from adjointdeis.harness.benchmark import BenchmarkError, ImageCheck, face_detector, load_benchmark
 from adjointdeis.harness.launch import launch
-from adjointdeis.harness.preflight import ImageCheck, face_detector
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import torch
 from adjointdeis.faces.datasets.pairs import MorphPair
 from adjointdeis.gradients import LargeAdjointStepWarning
 from adjointdeis.harness import progress
-from adjointdeis.harness.pair_data import PairSteps
+from adjointdeis.harness.latent_morphing import PairSteps
 from adjointdeis.harness.progress import LargeStepsOnce, ProgressLine, duration
 
 

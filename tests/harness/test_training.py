@@ -20,7 +20,7 @@ from adjointdeis.faces.tensors import to_tensor
 from adjointdeis.faces.weights import fingerprint, load_network, read_header
 from adjointdeis.harness.launch import launch
 from adjointdeis.harness.tasks import train
-from adjointdeis.harness.trainer import OtherTraining, RandomnessOfStep
+from adjointdeis.harness.trainer import OtherTraining, RandomnessOfStep, precision
 from adjointdeis.harness.training.autoencoder import (
     AutoencoderTraining,
     descent,
@@ -34,7 +34,6 @@ from adjointdeis.harness.training.data import (
     augment_identity,
     held_out,
 )
-from adjointdeis.harness.training.precision import precision
 from adjointdeis.harness.training.recogniser import RecogniserTraining
 from synthetic_faces.pool_spec import PoolSpec
 

@@ -11,8 +11,8 @@ from tiny_profile import PAIRS, composed, overrides
 
 from adjointdeis.faces.array_cache import ArrayCache
 from adjointdeis.harness.benchmark import file_hash
-from adjointdeis.harness.check_run import check_run, run_directories
 from adjointdeis.harness.launch import launch
+from adjointdeis.harness.tasks.verify import check_run, run_directories
 
 ROW = "exact"
 

@@ -17,7 +17,7 @@ from adjointdeis.morphing.attack import Sources, Workbench
 from adjointdeis.morphing.mipgan import MIPGAN
 from adjointdeis.morphing.mipgan_attack import MIPGANAttack, resized
 from adjointdeis.morphing.perceptual import TrunkMaps
-from adjointdeis.reporting.comparability import departures
+from adjointdeis.reporting.paper_tables import departures
 
 SHORT = {"optimisation_steps": 3, "projection_steps": 4, "ms_ssim_weight": 2.0}
 

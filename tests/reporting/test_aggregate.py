@@ -8,8 +8,7 @@ import pytest
 
 from adjointdeis.evaluation import wilson
 from adjointdeis.reporting import ReportError, aggregate, collect, entries
-from adjointdeis.reporting.comparability import GUIDED
-from adjointdeis.reporting.paper_tables import lines
+from adjointdeis.reporting.paper_tables import GUIDED, lines
 from adjointdeis.reporting.render_latex import escape
 
 DIM = {"dim_a": ("DiM-A", "DiM-A", 0.25, None, 350)}

@@ -7,7 +7,7 @@ from hydra.utils import instantiate
 from tiny_profile import composed
 
 from adjointdeis.evaluation.paper import SYSTEMS, paper_table
-from adjointdeis.reporting.comparability import ROWS, reasons_not_comparable, setting_reasons
+from adjointdeis.reporting.paper_tables import ROWS, reasons_not_comparable, setting_reasons
 
 ATTACKS = {
     "Webmorph": "webmorph", "OpenCV": "opencv", "FaceMorpher": "facemorpher",
@@ -29,7 +29,7 @@ def run_of(row: str, stated: dict, profile: str = "paper") -> SimpleNamespace:
     result = {
         "attacks": {"it": entry}, "rows": [{"n": 489}], "systems": dict.fromkeys(SYSTEMS),
     }  # fmt: skip
-    return SimpleNamespace(result=result, profile=profile)
+    return SimpleNamespace(result=result, profile=profile, degradation=None)
 
 
 def test_every_row_of_the_table_has_its_settings() -> None:

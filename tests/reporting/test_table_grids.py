@@ -13,9 +13,8 @@ from PIL import Image
 
 from adjointdeis.reporting import aggregate, collect
 from adjointdeis.reporting.document import Picture
-from adjointdeis.reporting.morph_grid import CELL, GAP, _abbreviations, draw_grid
+from adjointdeis.reporting.morph_grid import CELL, GAP, _abbreviations, draw_grid, table_grid
 from adjointdeis.reporting.paper_tables import headline, lines
-from adjointdeis.reporting.table_grids import table_grid
 
 PAPER = {"optimisation_steps": 50, "adjoint_steps": 20, "learning_rate": 0.1}
 # What Table 1 is made of: no sampler, no gradient; a choice among blends; a gradient in every step;

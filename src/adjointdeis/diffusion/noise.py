@@ -219,25 +219,46 @@ class RowsOfNoise:
     Args:
         noise: of the whole batch.
         rows: which samples.
+        batch: how many samples the whole batch has.
     """
 
     noise: Noise
     rows: slice | Tensor
+    batch: int
+
+    def _whole(self, like: Tensor) -> Tensor:
+        """Shape, type and device of the whole batch, which is what the noise draws."""
+        return like.new_zeros(self.batch, *like.shape[1:])
 
     def normal(self, s: Node, t: Node, like: Tensor) -> Tensor:
         """Their standard normals of a step."""
-        return self.noise.normal(s, t, like)[self.rows]
+        return self.noise.normal(s, t, self._whole(like))[self.rows]
 
     def increment(self, grid: TimeGrid, first: int, last: int, like: Tensor) -> Tensor:
         """Their Wiener increment over grid nodes."""
-        return self.noise.increment(grid, first, last, like)[self.rows]
+        return self.noise.increment(grid, first, last, self._whole(like))[self.rows]
 
 
-def rows_of_noise(noise: Noise, rows: slice | Tensor) -> Noise:
+def rows_of_noise(noise: Noise, rows: slice | Tensor, batch: int) -> Noise:
     """The noise of some samples of a batch; recorded normals keep their graph."""
     if isinstance(noise, RecordedNoise):
         return RecordedNoise(tuple(value[rows] for value in noise.values))
-    return RowsOfNoise(noise, rows)
+    return RowsOfNoise(noise, rows, batch)
+
+
+def refuse_without_increments(noise: Noise | None, owner: str) -> None:
+    """Refuse a noise that cannot be gone back along.
+
+    Raises:
+        ValueError: it draws normals alone.
+    """
+    own = noise.noise if isinstance(noise, RowsOfNoise) else noise
+    if own is not None and not callable(getattr(own, "increment", None)):
+        raise ValueError(
+            f"{owner} goes back along the path, and {type(own).__name__} has no "
+            "increment(grid, first, last, like): write it, or pass noise=RecordedNoise([...]) or "
+            "BrownianPath(...)"
+        )
 
 
 def as_noise(noise: Noise | Sequence[Tensor] | Tensor | None, grid: TimeGrid, x: Tensor) -> Noise:

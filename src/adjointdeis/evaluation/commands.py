@@ -231,16 +231,22 @@ def convert(options: Namespace) -> None:
 
 
 def verify(options: Namespace) -> int:
-    """Prints the provenance of every image; 1 for none, other sources or a broken signature."""
-    failed = False
+    """Prints the provenance of every image.
+
+    Returns:
+        2 where some file cannot be read, else 1 where one has no provenance, other sources or a
+        broken signature; the others are looked at all the same.
+    """
+    failed = unread = False
     for image in options.images:
         try:
             found = read_provenance(image)
-        except NoProvenance as error:
-            print(printable(error), file=sys.stderr)
-            failed = True
+            signed = credentials.read_credentials(image)
+        except EvaluationError as error:
+            unreadable = not isinstance(error, NoProvenance)
+            print("adjointdeis-eval: " * unreadable + printable(error), file=sys.stderr)
+            failed, unread = True, unread or unreadable
             continue
-        signed = credentials.read_credentials(image)
         failed |= signed is not None and signed["state"] == "Invalid"
         if options.json:
             line = {"file": image, **found, "credentials": signed}
@@ -260,7 +266,7 @@ def verify(options: Namespace) -> int:
         if options.source and not sources_match(found, options.source):
             print(printable(f"{image}: not made from {', '.join(options.source)}"), file=sys.stderr)
             failed = True
-    return int(failed)
+    return 2 if unread else int(failed)
 
 
 def sign(options: Namespace) -> None:

@@ -1,7 +1,6 @@
 """Tables of detectors under several trainings and degradations, from rows of `matrix_rows`."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from adjointdeis.evaluation.detection import WORST
@@ -24,7 +23,6 @@ from adjointdeis.evaluation.tables import (
     percent,
     share,
 )
-from adjointdeis.texts import printable
 
 POINTS = ("bscer10", "bscer20", "bscer100")
 HEADLINE = ("all", "given")
@@ -103,22 +101,6 @@ def overview_table(rows: Sequence[Row]) -> Table:
             "where a larger score says bona fide, turn the scores round.",
         )
     return Table("detectors", "Detectors at their worst attack", header, tuple(lines), notes=notes)
-
-
-def turned(rows: Sequence[Row]) -> list[str]:
-    """Detectors that call bona fide images morphs and morphs bona fide, beyond chance."""
-    lines = []
-    for name in dict.fromkeys(row["detector"] for row in rows):
-        known = {"detector": name, "trained_on": headline_of(rows, name), "degradation": UNDEGRADED}
-        found = [row for row in rows_of(rows, **known) if row["attack"] != WORST]
-        if found and all(row["d_eer_lo"] > 0.5 for row in found):
-            best = equal_error_cell(min(found, key=lambda row: row["d_eer"])).flat
-            lines.append(
-                f"{printable(name)} has D-EER {best} at its best attack, worse than chance: is a "
-                "high score of it bona fide? Turn them round then (higher_is; a minus sign in a "
-                "file)."
-            )
-    return lines
 
 
 def _intervals_note(rows: Sequence[Row]) -> str:
@@ -306,8 +288,7 @@ def headline_tables(rows: Sequence[Row], changed: Sequence[Row] = ()) -> list[Ta
         rows: Of `matrix_rows`.
         changed: Of `hardening_rows`.
     """
-    overview = overview_table(rows)
-    found: list[Table | None] = [replace(overview, notes=(*overview.notes, *turned(rows)))]
+    found: list[Table | None] = [overview_table(rows)]
     settings = list(dict.fromkeys((row["detector"], row["degradation"]) for row in rows))
     first: dict[str, str] = {}
     for detector, degradation in settings:

@@ -91,11 +91,12 @@ ROW_KEYS = (
     "tau_strictest",
     "k_strictest",
     "n_subjects",
+    "n_pairs",
     "pairs",
 )
 SHARES = ("fmr_target", "confidence", "wilson_lo", "wilson_hi", "bootstrap_lo", "bootstrap_hi")
 # Keys that rows of older results lack.
-LATER_ROW_KEYS = ROW_KEYS[-5:]
+LATER_ROW_KEYS = ROW_KEYS[-6:]
 
 
 def impossible_number(row: Mapping[str, Any]) -> str | None:
@@ -153,8 +154,8 @@ def evaluate(
     Returns:
         dictionaries with the keys `ROW_KEYS`, JSON-ready; shares in [0, 1], None where unknown.
         `tau` is in the direction of the scores. `n_fta` and `n_fte` count comparisons of morphs.
-        `n_subjects` is how many people the n morphs are of; `pairs` is a hash of who is in which,
-        equal where two rates are of the same pairs of people.
+        `n_subjects` is how many people the n morphs are of, in `n_pairs` pairs (an attack may have
+        several morphs of one); `pairs` is a hash of these, equal where two rates are of the same.
 
     Raises:
         ScoreError, PolicyError, ThresholdMismatch, EvaluationError: see the parts.
@@ -180,7 +181,7 @@ def evaluate(
                     continue
                 groups = group_table(cell, attack=attack, system=system, probe_policy=policy)
                 labels: dict[str, Any] = {"attack": attack, "system": system}
-                labels |= {"probe_policy": policy, "pairs": _pairs(groups)}
+                labels |= {"probe_policy": policy, **_pairs(groups)}
                 labels["n_subjects"] = len(set(groups.subjects.tolist()))
                 labels["n_fta"] = int((cell["status"] == "fta").sum())
                 labels["n_fte"] = int((cell["status"] == "fte").sum())
@@ -271,14 +272,16 @@ def _at_strictest(groups: MorphScores, record: ThresholdRecord, variant: str) ->
     return vulnerability(groups, float(tau), variant).k
 
 
-def _pairs(groups: MorphScores) -> str:
-    pairs = sorted("\x1f".join(sorted(map(str, people))) for people in groups.people)
-    return hashlib.sha256("\n".join(pairs).encode()).hexdigest()[:16]
+def _pairs(groups: MorphScores) -> dict[str, Any]:
+    """How many pairs of people the morphs are of, and a hash of them."""
+    pairs = sorted({"\x1f".join(sorted(map(str, people))) for people in groups.people})
+    joined = hashlib.sha256("\n".join(pairs).encode()).hexdigest()[:16]
+    return {"n_pairs": len(pairs), "pairs": joined}
 
 
 def _add_bounds(rows: list[dict[str, Any]]) -> None:
     """Adds the worst-case morph's rate where it was scored on the very same pairs of subjects."""
-    labels = ("system", "probe_policy", "impostor_policy", "variant", "fmr_target", "pairs")
+    labels = ("system", "probe_policy", "impostor_policy", "variant", "fmr_target", "pairs", "n")
     bounds = {
         tuple(row[k] for k in labels): row["value"] for row in rows if row["attack"] == WORST_CASE
     }

@@ -193,4 +193,15 @@ def sample_notes(
             f"Not the same pairs of people: {sets}. Such rates do not say which attack is "
             "stronger; the paired test does, on the pairs in common."
         )
+    several = {
+        attack(row["attack"]): f"{row['n']} of {row['n_pairs']} pairs"
+        for row in rows
+        if row["n"] > row.get("n_pairs", row["n"])
+    }
+    if several:
+        told = ", ".join(f"{name} {morphs}" for name, morphs in several.items())
+        notes.append(
+            f"Several morphs of one pair: {told}. Where these are two runs of one attack, give the "
+            "two different names."
+        )
     return notes

@@ -183,7 +183,7 @@ class DlibLandmarker:
         longest = max(working.shape[:2])
         if self.detection_side is not None and longest > self.detection_side:
             factor = self.detection_side / longest
-            size = (round(working.shape[1] * factor), round(working.shape[0] * factor))
+            size = [max(1, round(side * factor)) for side in working.shape[1::-1]]
             working = np.asarray(Image.fromarray(working).resize(size, Image.Resampling.BILINEAR))
             scale *= factor
         boxes = _hog_detector()(working, self.upsample)

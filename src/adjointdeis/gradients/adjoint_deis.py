@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal, get_args
 from torch import Tensor
 
 from adjointdeis.diffusion.grid import Node, TimeGrid
-from adjointdeis.diffusion.noise import BrownianPath
+from adjointdeis.diffusion.noise import BrownianPath, refuse_without_increments
 from adjointdeis.diffusion.prediction import x0_from_eps
 from adjointdeis.gradients.adjoint_kernel import Form, Prediction, Velocity, solve_adjoint
 from adjointdeis.gradients.adjoint_nodes import AdjointNodes
@@ -125,6 +125,7 @@ class AdjointDEIS(StepwiseMethod):
     def forward_pass(self, chain: Chain, by: Inputs) -> tuple[Tensor, tuple[AdjointNodes, Trace]]:
         nodes = self.nodes(chain.grid)
         if self.states == "resolved" and chain.noise is not None:
+            refuse_without_increments(chain.noise, "AdjointDEIS with re-solved states")
             if not nodes.exact and not isinstance(chain.noise, BrownianPath):
                 raise ValueError(
                     "re-solving an SDE between sampling nodes needs its path there: pass "

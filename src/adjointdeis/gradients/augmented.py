@@ -20,7 +20,7 @@ from torch import Tensor
 
 from adjointdeis.extras import load
 from adjointdeis.gradients.base import StepwiseMethod, refuse_other
-from adjointdeis.gradients.chain import Chain
+from adjointdeis.gradients.chain import Chain, NotSupportedError
 from adjointdeis.gradients.inputs import Inputs
 from adjointdeis.gradients.step_context import StepContext
 from adjointdeis.gradients.trace import Reevaluations
@@ -51,8 +51,17 @@ class Augmented:
     context: StepContext
 
     def start(self, u: Tensor, a_u: Tensor) -> list[Tensor]:
-        """The state from which the backward solve starts."""
+        """The state from which the backward solve starts.
+
+        Raises:
+            NotSupportedError: complex numbers beside real ones, in a state of one kind.
+        """
         sums = [*self.by.z[0], *self.by.theta]
+        if any(value.is_complex() for value in sums) and not u.is_complex():
+            raise NotSupportedError(
+                "z or a weight is complex and x is not, which an integrator of one state cannot "
+                "carry: use gradient=DiscreteAdjoint(), or pass torch.view_as_real(z)"
+            )
         return [u, a_u, *(torch.zeros_like(value, dtype=u.dtype) for value in sums)]
 
     def slopes(self, at: Coefficients, state: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -66,7 +75,7 @@ class Augmented:
 
         pulled_x, rest, eps = self.by.product(predicted, at.scale * u, 0, a_u, self.context)
         a_x, *gradients = [
-            torch.zeros_like(like) if found is None else found.to(like.dtype)
+            torch.zeros_like(like) if found is None else _dense(found).to(like.dtype)
             for found, like in zip([pulled_x, *rest], [u, *sums], strict=True)
         ]
         return (
@@ -81,6 +90,11 @@ class Augmented:
         inputs = [*self.by.z[0], *self.by.theta]
         self.by.add([sums.to(t.dtype) for sums, t in zip(state[2:], inputs, strict=True)])
         return state[1]
+
+
+def _dense(gradient: Tensor) -> Tensor:
+    """A gradient that an integrator can take: that of ``nn.Embedding(sparse=True)`` is sparse."""
+    return gradient.to_dense() if gradient.is_sparse else gradient
 
 
 class OdeAdjoint(StepwiseMethod):

@@ -117,7 +117,13 @@ class Chain:
     def initial_state(self, x_T: Tensor) -> State:
         """The solver's state before the first step."""
         make = getattr(self.solver, "initial_state", None)
-        return () if make is None else tuple(make(x_T, self.grid))
+        state = () if make is None else make(x_T, self.grid)
+        return self._checked("initial_state must return a tuple of tensors", state)
+
+    def _checked(self, rule: str, state: Any) -> State:
+        if isinstance(state, (tuple, list)) and all(isinstance(v, Tensor) for v in state):
+            return tuple(state)
+        raise ValueError(f"{type(self.solver).__name__}.{rule}, () without any: got {state!r:.80}")
 
     def advance(
         self, step: int, x: Tensor, z: Any, state: State, noise: Tensor | None = None
@@ -136,12 +142,12 @@ class Chain:
         two = isinstance(found, tuple) and len(found) == 2
         if two and self.denoiser.wider and found[0].shape != x.shape:
             raise ValueError(_WIDER.format(type(self.solver).__name__))
+        rule = f"step must return (x, state), x of shape {tuple(x.shape)}"
         if not two or not (pair or getattr(found[0], "shape", None) == x.shape):
             raise ValueError(
-                f"{type(self.solver).__name__}.step must return (x, state), x of shape "
-                f"{tuple(x.shape)} and state a tuple of tensors, () without any"
+                f"{type(self.solver).__name__}.{rule} and state a tuple of tensors, () without any"
             )
-        return found[0], tuple(found[1])
+        return found[0], self._checked(f"{rule} and state a tuple of tensors", found[1])
 
     @contextmanager
     def widths(self) -> Iterator[None]:

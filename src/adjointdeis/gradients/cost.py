@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.utils._pytree import tree_map_only
 
 from adjointdeis.diffusion.denoiser import is_wider
@@ -97,6 +98,7 @@ class CountedDenoiser:
         wider: whether an output had more channels than x.
         remembers: whether to keep the first evaluation of a step, and its graph with it.
         first: (x, t, output) of the first evaluation since this was set to None.
+        edges: where the outputs since this was emptied lie in their graph; None: not noted.
     """
 
     denoiser: Callable[..., Tensor]
@@ -107,6 +109,7 @@ class CountedDenoiser:
     wider: bool = False
     remembers: bool = False
     first: tuple[Tensor, Tensor, Tensor] | None = None
+    edges: list[GradientEdge] | None = None
 
     def modules(self) -> list[nn.Module]:
         """The modules of the denoiser, where it is one."""
@@ -123,7 +126,12 @@ class CountedDenoiser:
             return x0_from_eps(x, x, alpha=0.0, sigma=1.0)  # raises, and says what to do
         output = self.denoiser.data(x, t, z)
         is_wider(output, x)
+        self._note(output)
         return output
+
+    def _note(self, output: Tensor) -> None:
+        if self.edges is not None and output.requires_grad:
+            self.edges.append(get_gradient_edge(output))
 
     def __post_init__(self) -> None:
         # Looked up once: a module without them is slow to say so.
@@ -155,6 +163,7 @@ class CountedDenoiser:
                 "instead of t.mul_(1000) or t *= 1000"
             )
         self.works_in_place = self.works_in_place or version(x) != before
+        self._note(output)
         if self.remembers and self.first is None:
             self.first = (x, t, output)
         if self.observer is not None:

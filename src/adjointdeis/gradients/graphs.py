@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import get_gradient_edge
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from adjointdeis.gradients.chain import Chain, NotSupportedError
 from adjointdeis.gradients.cost import Cost
@@ -149,8 +149,7 @@ class LeafCheck:
     def __init__(self, known: Collection[Tensor]) -> None:
         # By their place in a graph: autograd may hand out a leaf as another object, as it does
         # under hooks such as save_on_cpu.
-        edges = (get_gradient_edge(tensor) for tensor in known if tensor.requires_grad)
-        self._known = {(edge.node, edge.output_nr) for edge in edges}
+        self._known = _edges(known)
         self.suspects: list[weakref.ref[Tensor]] = []
         self.run: RunKey | None = None
         self.by_number = False
@@ -211,6 +210,28 @@ class LeafCheck:
             if leaf.untyped_storage().data_ptr() not in memory:
                 self.suspects.append(weakref.ref(leaf))
 
+    def bypassed(
+        self, outputs: Sequence[Tensor], leaves: Sequence[Tensor], evaluated: Iterable[GradientEdge]
+    ) -> bool:
+        """Whether a step leads to a weight or a condition by another way than its evaluations.
+
+        Args:
+            outputs, leaves: as for :meth:`look`; the first leaf is that of x.
+            evaluated: edges of what the network gave.
+        """
+        wanted = self._known | _edges(leaves[1:])
+        stack, seen = list(_edges(outputs)), _edges(leaves[:1])
+        seen |= {(edge.node, edge.output_nr) for edge in evaluated}
+        while stack:
+            edge = stack.pop()
+            if edge in seen or edge[0] is None:
+                continue
+            if edge in wanted:
+                return True
+            seen.add(edge)
+            stack.extend(edge[0].next_functions)
+        return False
+
     def _is_cast(self, node: Any) -> bool:
         """Whether this is the cast of a weight, which autocast keeps for its whole region."""
         if not node.name().startswith("ToCopyBackward"):
@@ -240,6 +261,12 @@ class LeafCheck:
                     "requires_grad_(False) on it, sample under torch.no_grad(), or use "
                     "gradient=Backprop()"
                 )
+
+
+def _edges(tensors: Iterable[Tensor]) -> set[tuple[Any, int]]:
+    """Where tensors lie in their graphs."""
+    edges = (get_gradient_edge(tensor) for tensor in tensors if tensor.requires_grad)
+    return {(edge.node, edge.output_nr) for edge in edges}
 
 
 @contextmanager

@@ -43,6 +43,8 @@ class Sums:
         if total is None:
             # A copy: autograd may hand out views, or one tensor for two inputs.
             self.values[slot] = gradient * weight if weight != 1.0 else gradient.clone()
+        elif total.is_sparse and not gradient.is_sparse:
+            self.values[slot] = torch.add(gradient * weight, total)
         else:
             total.add_(gradient, alpha=weight)
 

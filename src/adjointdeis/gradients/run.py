@@ -61,6 +61,8 @@ class Run:
         self.with_graph = check and any(by.needs)
         self.every_step = observed or not by.theta
         self.black_box, self.observed = black_box, observed
+        # Methods that evaluate the network alone, and know nothing of the sampler but its states.
+        chain.denoiser.edges = [] if self.with_graph and observed and not black_box else None
         self._roots = (chain.denoiser.denoiser, chain.solver)
         self.trace = Trace(owner, check, ContextRecorder(self._roots, by.x_T))
         self._conditions = chain.conditions.tensors()
@@ -216,6 +218,7 @@ class Run:
         """
         if any(output.requires_grad for output in outputs):
             self.by.leaf_check.look(outputs, entering, leaves, mark)
+            self._refuse_own_use(outputs, leaves)
             outputs = tuple(output.detach() for output in outputs)
             check = self.by.leaf_check
             if kept is not None and check.suspects:
@@ -234,6 +237,18 @@ class Run:
         self.chain.trajectory.note(outputs[0], outputs[1])
         return outputs[0], tuple(outputs[2:])
 
+    def _refuse_own_use(self, outputs: Sequence[Tensor], leaves: Sequence[Tensor]) -> None:
+        edges = self.chain.denoiser.edges
+        if edges is not None and self.by.leaf_check.bypassed(outputs, leaves, edges):
+            raise NotSupportedError(
+                f"the sampler {type(self.chain.solver).__name__} uses a condition, a parameter or "
+                f"a network by itself, and {self.owner} differentiates the denoiser that "
+                "sample() is given alone: use gradient=DiscreteAdjoint(), or check=False if that "
+                "network is this denoiser"
+            )
+        if edges:
+            edges.clear()
+
     def _refuse_in_place(self) -> None:
         raise NotSupportedError(
             f"the denoiser changes its x in place, so that the state of the sampler is not "
@@ -249,6 +264,7 @@ class Run:
                 no step again by which it could be seen whether that matters.
         """
         trace, self.trace.end, self.chain.denoiser.graphs = self.trace, end, None
+        self.chain.denoiser.edges = None
         self._ends.clear()
         refuse_changed(self._conditions, self._versions)
         trace.contexts.append(trace.recorder.now())

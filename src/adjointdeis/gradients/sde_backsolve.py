@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from adjointdeis.diffusion.grid import Node
-from adjointdeis.diffusion.noise import BrownianPath
+from adjointdeis.diffusion.noise import BrownianPath, refuse_without_increments
 from adjointdeis.diffusion.transition import rho_gap
 from adjointdeis.extras import load
 from adjointdeis.gradients.augmented import Augmented, Coefficients
@@ -76,6 +76,7 @@ class SdeBacksolve(StepwiseMethod):
         refuse_count("SdeBacksolve.substeps", self.substeps, 1)
 
     def forward_pass(self, chain: Chain, by: Inputs) -> tuple[Tensor, Trace]:
+        refuse_without_increments(chain.noise, "SdeBacksolve")
         if self.substeps > 1 and not isinstance(chain.noise, BrownianPath):
             raise ValueError(
                 f"SdeBacksolve(substeps={self.substeps}) needs the path between the sampling "

@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
+from adjointdeis.diffusion.prediction import wide
+from adjointdeis.diffusion.transition import path_scale
 from adjointdeis.gradients.chain import Chain
 from adjointdeis.gradients.consistency import (
     CAUSES,
@@ -144,3 +146,16 @@ class Reevaluations:
         entering = [self.by.x_T, *chain.initial_state(self.by.x_T)]
         self.by.graph(first, entering, chain.slot(0), need_entering=self.by.needs[0])
         chain.denoiser.graphs, chain.denoiser.observer = graphs, None
+        increment = getattr(chain.noise, "increment", None)
+        if chain.noise is None or increment is None:
+            return
+        x, s, t = self.by.x_T, chain.grid[0], chain.grid[1]
+        with trace.contexts[0].replayed():
+            drawn = path_scale(s, t) * chain.noise.normal(s, t, x)
+        off, size = (float(wide(v).norm()) for v in (increment(chain.grid, 0, 1, x) - drawn, drawn))
+        if off > trace.recorder.tolerance * size:
+            raise InconsistentStepError(
+                f"the noise {type(chain.noise).__name__} is not what the sampling run was given: "
+                f"its increment of the first step is off by {off / size:.2g} of its size. It must "
+                "be a function of the nodes: pass noise=RecordedNoise([...]) or BrownianPath(...)"
+            )

@@ -20,8 +20,8 @@ from adjointdeis.faces.recognisers.graph_file import GraphSpec, graph_recogniser
 from adjointdeis.faces.recognisers.network import Guides, NetworkRecogniser
 from adjointdeis.faces.weights import WeightsError, fingerprint, load_network, read_header
 from adjointdeis.files import read_json
+from adjointdeis.harness.option_values import shown
 from adjointdeis.harness.packages import obtain, read_spec
-from adjointdeis.harness.value_kinds import shown
 from adjointdeis.morphing.autoencoder import Autoencoder
 from adjointdeis.morphing.perceptual import TrunkMaps
 from adjointdeis.morphing.style_generator import StyleGenerator

@@ -1,4 +1,4 @@
-"""Faces and pairs of a morphing experiment, validated before anything runs."""
+"""Faces and pairs of a morphing experiment, validated before anything runs; who the people are."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -9,14 +9,15 @@ from pathlib import Path
 import numpy as np
 
 from adjointdeis.detection.degradation import Degradation
-from adjointdeis.evaluation import Subjects
+from adjointdeis.evaluation import Subjects, read_subjects
 from adjointdeis.faces.datasets.folder import DatasetError, FaceDataset, load_folder
+from adjointdeis.faces.datasets.frll import INFO_FILE, read_info
 from adjointdeis.faces.datasets.pairs import MorphPair, PairListError, read_pairs, validate_pairs
-from adjointdeis.faces.image_io import AnyPath, first_few, read_images
+from adjointdeis.faces.dlib_models import DlibLandmarker
+from adjointdeis.faces.image_io import AnyPath, ImageError, first_few, read_image, read_images
 from adjointdeis.faces.recogniser import Recogniser
-from adjointdeis.files import read_bytes
+from adjointdeis.files import read_bytes, read_table
 from adjointdeis.harness.assets import MINI
-from adjointdeis.harness.people import people_beside
 
 SOURCE, OTHER = "03", "08"  # captures: neutral, which is morphed, and smiling, which probes
 
@@ -200,3 +201,96 @@ def read_aligned(paths: Sequence[AnyPath], size: int | None) -> np.ndarray:
 def file_hash(path: AnyPath) -> str:
     """SHA-256 of a file's bytes."""
     return hashlib.sha256(read_bytes(path)).hexdigest()
+
+
+def read_people(path: Path | str) -> Subjects:
+    """Sex, group and age by subject: ``subject_id,sex,...``, or ``london_faces_info.csv``.
+
+    Raises:
+        ScoreError, DatasetError: No such file, or neither has the columns; names file and line.
+    """
+    path = Path(path)
+    header, _ = read_table(path, DatasetError)
+    if "subject_id" in header:
+        return read_subjects(path)
+    found = read_info(path)
+    if not found:
+        raise DatasetError(f"{path}: no subject in it")
+    names = {"sex": "gender", "group": "ethnicity", "age": "age"}
+    return Subjects.from_rows(
+        {"subject_id": i, **{ours: entry[theirs] or "" for ours, theirs in names.items()}}
+        for i, entry in found.items()
+    )
+
+
+def people_beside(root: Path) -> Subjects | None:
+    """The table ``subjects.csv`` or FRLL's in a folder of faces or beside it, if there is one."""
+    for folder in (root, root.parent):
+        for name in ("subjects.csv", INFO_FILE):
+            if (folder / name).is_file():
+                return read_people(folder / name)
+    return None
+
+
+CAPTURES = (SOURCE, OTHER)
+
+CountFaces = Callable[[np.ndarray], int]
+
+
+@dataclass(frozen=True)
+class ImageCheck:
+    """Looks at every image that a run may read: the probes too, and the faces of people in no pair,
+    whose comparisons the thresholds may come from.
+
+    Args:
+        size: Side that the autoencoder takes; None where none is needed.
+        count_faces: Faces on an (H, W, 3) uint8 image; None does not look for faces.
+    """
+
+    size: int | None
+    count_faces: CountFaces | None = None
+
+    def __call__(self, benchmark: Benchmark) -> list[str]:
+        """One line for every image that cannot be used."""
+        sides = {side for pair in benchmark.pairs for side in pair.sides}
+        probes = {(s.id, capture) for s in benchmark.dataset.subjects for capture in CAPTURES}
+        known = {subject.id: subject for subject in benchmark.dataset.subjects}
+        problems = []
+        for subject, capture in sorted(sides | probes):
+            # Whoever is not there is told of by the check of the pair list.
+            images = known[subject].images if subject in known else {}
+            if capture in images:
+                needs_size = (subject, capture) in sides
+                problems += self._problems(images[capture], needs_size)
+        return problems
+
+    def _problems(self, path, needs_size: bool) -> list[str]:
+        try:
+            image = read_image(path)
+        except (ImageError, OSError) as error:
+            return [str(error)]
+        height, width = image.shape[:2]
+        if needs_size and self.size is not None and (height, width) != (self.size, self.size):
+            return [
+                f"{path} is {width}x{height}, not {self.size}x{self.size} as the autoencoder "
+                "needs; align the photographs first, python run.py task=align data=real data.root="
+                f"{path.parent} task.size={self.size} task.destination=FOLDER, and give that "
+                "folder as data.faces"
+            ]
+        faces = 1 if self.count_faces is None else self.count_faces(image)
+        if faces == 0:
+            return [f"{path}: no face was found; expected an upright frontal face"]
+        if faces > 1:
+            return [f"{path}: {faces} faces were found; expected one, crop the image to it"]
+        return []
+
+
+def face_detector() -> CountFaces:
+    """Counts faces with dlib's detector."""
+    landmarker = DlibLandmarker(box="hog")
+
+    def count(image: np.ndarray) -> int:
+        found = landmarker.detect(image)
+        return 0 if found is None else found.faces
+
+    return count

@@ -29,10 +29,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from adjointdeis.files import read_text
-from adjointdeis.harness.choices import Choices, Command, expand_globs
-from adjointdeis.harness.generated_options import register_options
+from adjointdeis.harness.choices import Choices, Command, expand_globs, register_options
+from adjointdeis.harness.option_values import shown
 from adjointdeis.harness.validation import ConfigError, check_read, flat_keys, validate
-from adjointdeis.harness.value_kinds import shown
 from adjointdeis.texts import printable
 
 # Of YAML, of its encoding, of nodes that hold themselves, of what Hydra expects in it.
@@ -146,7 +145,9 @@ def check_overrides(config_dir: Path, arguments: Sequence[str]) -> None:
             try:
                 cfg = _composed(command.config_name, plain)
                 if any(given.is_delete() for given in overrides):
-                    _check_deleted(overrides, compose(command.config_name, _kept(overrides, plain)))
+                    pairs = zip(overrides, plain, strict=True)
+                    kept = [own for given, own in pairs if not given.is_delete()]
+                    _check_deleted(overrides, compose(command.config_name, kept))
                 validate(cfg)
             except (HydraException, OmegaConfBaseException) as error:
                 raise ConfigError(_explain(error, plain, choices)) from error
@@ -156,7 +157,13 @@ def check_overrides(config_dir: Path, arguments: Sequence[str]) -> None:
             cfg = compose(command.config_name, first, return_hydra_config=True)
             # Hydra's own sweeper cannot search.
             if cfg.hydra.sweeper._target_.endswith(".BasicSweeper"):
-                raise ConfigError(_no_intervals(intervals[0]))
+                given, key = intervals[0], intervals[0].get_key_element()
+                bounds = cast(IntervalSweep, given.value())
+                raise ConfigError(
+                    f"{given.input_line}: the sweeper takes lists and ranges, no intervals; say "
+                    f"{key}={bounds.start},{bounds.end}, or choose a sweeper that searches, such "
+                    "as hydra/sweeper=optuna of the package hydra-optuna-sweeper"
+                )
 
 
 def _check_added(overrides: Sequence[Override], choices: Choices) -> None:
@@ -273,11 +280,6 @@ def _check_files(overrides: Sequence[Override], choices: Choices) -> None:
                     )
 
 
-def _kept(overrides: Sequence[Override], plain: Sequence[str]) -> list[str]:
-    """A command line without its deletions of keys."""
-    return [p for given, p in zip(overrides, plain, strict=True) if not given.is_delete()]
-
-
 def _check_deleted(overrides: Sequence[Override], whole: DictConfig) -> None:
     """Only what is one of many may be deleted, and arguments that have a default of their own."""
     for given in overrides:
@@ -311,15 +313,6 @@ def _values(override: Override, choices: Choices) -> list[str]:
         # What lies between the ends is checked by each job.
         swept = [swept[0], swept[-1]]
     return [f"{key}={value}" for value in swept]
-
-
-def _no_intervals(override: Override) -> str:
-    bounds, key = cast(IntervalSweep, override.value()), override.get_key_element()
-    return (
-        f"{override.input_line}: the sweeper takes lists and ranges, no intervals; say "
-        f"{key}={bounds.start},{bounds.end}, or choose a sweeper that searches, such as "
-        "hydra/sweeper=optuna of the package hydra-optuna-sweeper"
-    )
 
 
 def _quoting(token: str) -> str:

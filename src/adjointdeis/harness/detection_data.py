@@ -20,6 +20,7 @@ from adjointdeis.harness import assets
 from adjointdeis.harness.benchmark import OTHER, SOURCE, read_aligned
 from adjointdeis.harness.degrading import degraded_copies
 from adjointdeis.harness.provenance import digest
+from adjointdeis.harness.selection import embedded
 from adjointdeis.harness.synthetic_people import choose_subjects, write_people
 from adjointdeis.harness.training.data import held_out
 from synthetic_faces.pool_spec import GENERATOR_VERSION
@@ -110,9 +111,7 @@ def choose_pairs(
         path: The pair list to write.
     """
     selector = assets.recogniser(settings.selector, profile)
-    embeddings, _ = selector.embed(
-        read_aligned([subject.images[SOURCE] for subject in dataset.subjects], None)
-    )
+    embeddings = embedded(selector, dataset, SOURCE)
     _, rows = read_table(Path(dataset.root) / "subjects.csv")
     sexes = {row["subject_id"]: row["sex"] for _, row in rows}
     groups = [sexes[i] for i in dataset.ids]

@@ -165,10 +165,12 @@ def write_marker(
         identifier: Hash of its configuration.
         seconds: How long it took.
     """
+    files = outputs(directory)
     done = {
         "config_hash": identifier,
         "seconds": seconds,
-        "files": outputs(directory),
+        "files": files,
+        "sizes": {name: (directory / name).stat().st_size for name in files},
         "inputs": used or {},
     }
     write_atomically(directory / MARKER, json.dumps(done, indent=1))
@@ -186,17 +188,20 @@ def read_marker(directory: Path) -> dict[str, Any] | None:
 def missing(directory: Path, done: dict[str, Any]) -> list[str]:
     """Files that a finished run left and that are not there any more, or changed.
 
-    Of files in folders, as morphs are, only that they are there: `task=verify` reads them all. Of
-    runs of earlier versions, whose marker lists nothing, the result of a table of morphs.
+    Of files in folders, as morphs are, the size is compared: `task=verify` reads them all. Of runs
+    of earlier versions, whose marker lists nothing, the result of a table of morphs.
     """
-    files = done.get("files")
+    files, sizes = done.get("files"), done.get("sizes")
     if not isinstance(files, dict):
         files = {"result.json": ""} if (directory / "morphs").is_dir() else {}
-    return [n for n, sha256 in files.items() if inside(n) and not _same(directory / n, n, sha256)]
+    sizes = sizes if isinstance(sizes, dict) else {}
 
+    def same(path: Path, name: str) -> bool:
+        if not path.is_file() or path.stat().st_size != sizes.get(name, path.stat().st_size):
+            return False
+        return "/" in name or not files[name] or fingerprint(path) == files[name]
 
-def _same(path: Path, name: str, sha256: str) -> bool:
-    return path.is_file() and ("/" in name or not sha256 or fingerprint(path) == sha256)
+    return [name for name in files if inside(name) and not same(directory / name, name)]
 
 
 def inside(name: str) -> bool:

@@ -1,6 +1,7 @@
 """From a composed configuration to a run: its directory, seeds, readable errors, no work twice."""
 
 import contextlib
+import errno
 import logging
 import os
 import random
@@ -21,7 +22,7 @@ from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from adjointdeis.files import read_json, read_text, write_atomically
+from adjointdeis.files import read_bytes, read_json, read_text, write_atomically
 from adjointdeis.harness.command_line import this_command
 from adjointdeis.harness.finished import (
     MARKER,
@@ -43,7 +44,13 @@ from adjointdeis.harness.interruption import (
     remove_leftovers,
     starts_processes,
 )
-from adjointdeis.harness.provenance import config_hash, environment, git_revision, identifies
+from adjointdeis.harness.provenance import (
+    changes,
+    config_hash,
+    environment,
+    git_revision,
+    identifies,
+)
 from adjointdeis.harness.records import write_record
 from adjointdeis.harness.sweep import note_job, sweeping
 from adjointdeis.harness.validation import ConfigError, validate
@@ -123,7 +130,7 @@ def _run(cfg: DictConfig, directory: Path) -> tuple[str, float | None]:
             print(printable(f"{directory} is finished{by}; force=true runs it again"))
             return "skipped", None
         more = f" and {len(lost) - 1} more files" if len(lost) > 1 else ""
-        why = f"{lost[0]}{more} is gone or changed" if changed is None else changed
+        why = changed or f"{lost[0]}{more} {'are' if more else 'is'} gone or changed"
         print(printable(f"{directory} was finished, but {why}; made again"))
     _check_task(cfg)
     if cfg.threads is not None:  # before the record of the run says how many
@@ -275,6 +282,10 @@ def prepare(
             (shutil.copytree if path.is_dir() else shutil.copy2)(path, part)
             part.rename(directory / path.name)
     directory.mkdir(parents=True, exist_ok=True)
+    config = directory / "config.yaml"
+    if config.exists() and not (finished or record.exists()):
+        if b"adjointdeis.harness" not in read_bytes(config, OSError, 2**20):
+            raise FileExistsError(errno.EEXIST, "its config.yaml is of something else than a run")
     # From here to its end the run is unfinished, whatever it was before.
     (directory / MARKER).unlink(missing_ok=True)
     remove_leftovers(directory)
@@ -284,7 +295,7 @@ def prepare(
         print(f"{directory} failed before ({_last_error(directory)}); trying it again")
     _keep_curves(directory / "logs")
     text = OmegaConf.to_yaml(cfg, resolve=False)
-    write_atomically(directory / "config.yaml", text)
+    write_atomically(config, text)
     facts: dict[str, Any] = {
         "config_hash": identifier,
         "git": git_revision(),
@@ -292,10 +303,10 @@ def prepare(
         "seed": cfg.seed,
         **environment(),
     }
-    if former and not (force or finished) and (changes := _changes(former, facts)):
+    if former and not (force or finished) and (others := changes(former, facts)):
         print(
             printable(
-                f"{directory} is continued with {', '.join(changes)}: what is finished, of the "
+                f"{directory} is continued with {', '.join(others)}: what is finished, of the "
                 "same settings, networks and images, is kept as it was made; force=true makes all "
                 "of it again"
             )
@@ -325,17 +336,6 @@ def _recorded(path: Path) -> dict[str, Any]:
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _changes(former: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What a record says of how a run is computed, where a former one of it says otherwise."""
-    names = {"git": "revision", "machine": "machine", "versions": "packages"}
-    found = [
-        f"another {name} ({now[key]}, was {former[key]})" if key != "versions" else f"other {name}"
-        for key, name in names.items()
-        if former.get(key) and now[key] and former[key] != now[key]
-    ]
-    return ["other settings"] * (former.get("config_hash") != now["config_hash"]) + found
 
 
 def _keep_curves(logs: Path) -> None:

@@ -11,7 +11,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 from adjointdeis.gradients import LargeAdjointStepWarning
-from adjointdeis.harness.pair_data import WorkItem
+from adjointdeis.harness.latent_morphing import WorkItem
 from adjointdeis.texts import printable
 
 

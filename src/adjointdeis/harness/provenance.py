@@ -110,6 +110,17 @@ def _git(root: Path, *arguments: str) -> str:
     return os.fsdecode(done.stdout).strip()
 
 
+def changes(former: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What a record says of how a run is computed, where a former one of it says otherwise."""
+    names = {"git": "revision", "machine": "machine", "versions": "packages"}
+    found = [
+        f"another {name} ({now[key]}, was {former[key]})" if key != "versions" else f"other {name}"
+        for key, name in names.items()
+        if former.get(key) and now[key] and former[key] != now[key]
+    ]
+    return ["other settings"] * (former.get("config_hash") != now["config_hash"]) + found
+
+
 def environment() -> dict[str, Any]:
     """Versions and machine class of this process, without names or addresses."""
     import torch

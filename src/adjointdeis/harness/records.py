@@ -11,7 +11,7 @@ import numpy as np
 from adjointdeis.files import read_json, write_atomically
 from adjointdeis.harness.benchmark import Benchmark, file_hash
 from adjointdeis.morphing.attack import Attack
-from adjointdeis.reporting.comparability import departures
+from adjointdeis.reporting.paper_tables import departures
 
 KEYS = frozenset(
     ("pair", "attack", "config_hash", "sources", "loss", "gradient_norm", "nfe", "gradient_error",
@@ -29,6 +29,15 @@ def write_record(path: Path, record: dict[str, Any]) -> None:
     write_atomically(path, text)
 
 
+def read_record(path: Path) -> dict[str, Any] | None:
+    """What a JSON record says; None where it is absent, damaged or no object."""
+    try:
+        found = read_json(path)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
 def read_records(directory: Path, benchmark: Benchmark, config: str) -> dict[str, dict[str, Any]]:
     """Records of the finished pairs of an attack, by pair.
 
@@ -43,11 +52,8 @@ def read_records(directory: Path, benchmark: Benchmark, config: str) -> dict[str
     """
     records = {}
     for pair in benchmark.pairs:
-        try:
-            record = read_json(directory / f"{pair.morph_id}.json")
-        except ValueError:
-            continue
-        if not isinstance(record, dict) or not KEYS <= record.keys():
+        record = read_record(directory / f"{pair.morph_id}.json")
+        if record is None or not KEYS <= record.keys():
             continue
         same = (record["config_hash"], record["sources"]) == (
             config,

@@ -1,21 +1,27 @@
 """What attacks work with: how each resource is loaded, identified, moved to a device and timed.
 
 An attack lists the names of its resources; a run loads those that some attack lists, once each. A
-new resource is one entry of :data:`RESOURCES`, and its file in ``conf/assets``.
+new resource is one entry of :data:`RESOURCES`, and its file in ``conf/assets``. Where autoencoders
+are those of folds of people, every fold has a workbench of its own, and makes the pairs of people
+whom its autoencoder never saw.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from adjointdeis.faces.datasets.folder import FaceDataset
+from adjointdeis.faces.datasets.pairs import PairListError
+from adjointdeis.faces.recognisers.network import Guides
+from adjointdeis.faces.weights import WeightsError, read_header
 from adjointdeis.harness import assets
+from adjointdeis.harness.benchmark import Benchmark
 from adjointdeis.harness.dry_run import UnitTimes, time_autoencoder, time_identity
 from adjointdeis.harness.encodings import Encodings
 from adjointdeis.harness.landmarks import BenchmarkLandmarks
@@ -171,4 +177,113 @@ def times_of(bench: Workbench, batch: int) -> dict[str, UnitTimes]:
         name: times(loaded, bench, batch)
         for name, loaded in bench.resources.items()
         if (times := resource(name).times) is not None
+    }
+
+
+_OF_A_FOLD = ("autoencoder", "encoder")
+"""Resources that each fold has of its own; the others are shared."""
+
+
+def workbenches(
+    cfg: DictConfig, profile: assets.Profile, dataset: FaceDataset, attacks: Sequence[Attack]
+) -> dict[str, Workbench]:
+    """A workbench for each file in ``assets.autoencoder``: one, or one for every fold of people.
+
+    Args:
+        cfg: The whole configuration.
+        profile: Where the files are.
+        dataset: The faces of the run.
+        attacks: What the workbenches have to hold resources for.
+    """
+    wanted = cfg.assets.autoencoder
+    files: list[Any] = [wanted] if isinstance(wanted, str) or wanted is None else list(wanted)
+    if not files:
+        raise ValueError("assets.autoencoder is an empty list; name a file, or those of the folds")
+    benches: dict[str, Workbench] = {}
+    shared: dict[str, Any] = {}
+    for file in files:
+        own = OmegaConf.merge(cfg, {"assets": {"autoencoder": file}})
+        assert isinstance(own, DictConfig)
+        benches[file] = make_workbench(Loading(own, profile, dataset, dict(shared)), attacks)
+        resources = benches[file].resources
+        if "autoencoder" not in resources:
+            break
+        shared = {name: item for name, item in resources.items() if name not in _OF_A_FOLD}
+    return benches
+
+
+def _held_out(file: str) -> frozenset[str]:
+    """People that the training of a weight file of your own left out; nobody if it does not say."""
+    header = read_header(file) if Path(file).is_file() else {}
+    return frozenset(header.get("training", {}).get("held_out") or ())
+
+
+def in_folds(
+    benchmark: Benchmark, benches: Mapping[str, Workbench]
+) -> list[tuple[Workbench, Benchmark]]:
+    """The pairs that each workbench makes: all, or those whose people its autoencoder never saw.
+
+    Raises:
+        WeightsError: A file of several does not say whom its training left out.
+        PairListError: A pair of people that no autoencoder left out of its training.
+    """
+    if len(benches) == 1:
+        ((file, bench),) = benches.items()
+        if "autoencoder" in bench.resources:
+            _refuse_seen(file, benchmark)
+        return [(bench, benchmark)]
+    left, parts = list(benchmark.pairs), []
+    for file, bench in benches.items():
+        people = _held_out(file)
+        if not people:
+            raise WeightsError(
+                f"{file} does not say whom its training left out; a list of autoencoders is of "
+                "folds: the weights.safetensors of `python run.py -m task=train/photographs "
+                "task.fold=0,1,2`"
+            )
+        mine = tuple(pair for pair in left if pair.subjects <= people)
+        left = [pair for pair in left if pair not in mine]
+        if mine:
+            parts.append((bench, replace(benchmark, pairs=mine)))
+    if left:
+        raise PairListError(
+            f"{len(left)} pairs, such as {left[0].image_a} + {left[0].image_b}, are of people whom "
+            "every autoencoder of assets.autoencoder was trained on, or of two folds: pairs must "
+            "lie within one fold"
+        )
+    return parts
+
+
+def _refuse_seen(file: str, benchmark: Benchmark) -> None:
+    """Raises where one autoencoder of a fold is to morph people that it was trained on."""
+    people = _held_out(file)
+    seen = [pair for pair in benchmark.pairs if people and not pair.subjects <= people]
+    if seen:
+        raise PairListError(
+            f"{file} was trained on people of {len(seen)} pairs, such as {seen[0].image_a} + "
+            f"{seen[0].image_b}: name the autoencoders of all folds in assets.autoencoder, or "
+            "leave those pairs out"
+        )
+
+
+def guided_by(attack: Attack, bench: Workbench) -> dict[str, str]:
+    """Recognisers that an attack sees the gradient or the loss of: fingerprint by name."""
+    if "identity" not in attack.resources:
+        return {}
+    guides = bench.resource("identity")
+    members = guides.members if isinstance(guides, Guides) else (guides,)
+    return {member.name: member.fingerprint for member in members}
+
+
+def made_of(benches: Mapping[str, Workbench]) -> dict[str, dict[str, str]]:
+    """Fingerprint and licence of every network; autoencoders of folds are numbered."""
+    found: dict[str, Any] = {}
+    for k, bench in enumerate(benches.values()):
+        for name, item in bench.resources.items():
+            several = name in _OF_A_FOLD and len(benches) > 1
+            found[f"{name} of fold {k}" if several else name] = item
+    return {
+        name: {"fingerprint": item.fingerprint, "licence": item.licence}
+        for name, item in found.items()
+        if hasattr(item, "fingerprint")
     }

@@ -10,9 +10,7 @@ from tqdm import tqdm
 from adjointdeis.evaluation import (
     PolicyError,
     ScoreTable,
-    Subjects,
     ThresholdRecord,
-    estimate_thresholds,
     read_thresholds,
     worst_case_scores,
 )
@@ -85,32 +83,6 @@ def applicable_thresholds(
                 "estimates thresholds from the run's own impostors"
             )
         found[judge.name] = [own[at].require(**stated) for at in wanted]
-    return found
-
-
-def all_thresholds(
-    table: ScoreTable,
-    given: Mapping[str, list[ThresholdRecord]],
-    judges: Sequence[Recogniser],
-    fmr: Sequence[float],
-    policies: Sequence[str],
-    people: Subjects | None,
-) -> list[ThresholdRecord]:
-    """The given records, and for every other recogniser those of the run's own impostors.
-
-    Args:
-        table: The run's comparisons.
-        given: By recogniser, see :func:`applicable_thresholds`.
-        judges: Recognisers under attack.
-        fmr, policies: What every recogniser needs a record for.
-        people: Sexes and groups, for the policies that ask for them.
-    """
-    found: list[ThresholdRecord] = []
-    for judge in judges:
-        own = given.get(judge.name)
-        if own is None:
-            own = estimate_thresholds(table, judge.name, fmr, policies, people)
-        found += own
     return found
 
 

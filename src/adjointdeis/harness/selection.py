@@ -31,6 +31,19 @@ class BonaFide:
     fnmr: float
 
 
+def embedded(system: Recogniser, dataset: FaceDataset, capture: str) -> np.ndarray:
+    """Embeddings (N, D) of everybody's image of a capture.
+
+    Raises:
+        NoFaceError: The recogniser finds no face in some image; all are named.
+        ValueError: Images that cannot be read, or are of several sizes.
+    """
+    paths = [subject.images[capture] for subject in dataset.subjects]
+    found, acquired = system.embed(read_aligned(paths, None))
+    require_faces(acquired, [path.name for path in paths], system.name)
+    return found
+
+
 def bona_fide(system: Recogniser, dataset: FaceDataset, fmr: float) -> BonaFide:
     """Compares every neutral photograph with every smiling one, and finds the threshold at an FMR.
 
@@ -43,13 +56,7 @@ def bona_fide(system: Recogniser, dataset: FaceDataset, fmr: float) -> BonaFide:
         NoFaceError: The recogniser finds no face in some photograph; all are named.
         ValueError: Photographs that cannot be read, or are of several sizes.
     """
-    embedded = []
-    for capture in (SOURCE, OTHER):
-        paths = [subject.images[capture] for subject in dataset.subjects]
-        found, acquired = system.embed(read_aligned(paths, None))
-        require_faces(acquired, [path.name for path in paths], system.name)
-        embedded.append(found)
-    neutral, smiling = embedded
+    neutral, smiling = (embedded(system, dataset, capture) for capture in (SOURCE, OTHER))
     similarity = np.asarray(system.compare(neutral[:, None], smiling[None]))
     others = ~np.eye(len(neutral), dtype=bool)
     threshold = threshold_at_fmr(similarity[others], fmr).value

@@ -93,12 +93,17 @@ class SweepReport(Callback):
         """Keeps other sweeps out of the folder, and sees to it that the summary comes at the end,
         however that comes."""
         folder = Path(config.hydra.sweep.dir)
-        if not is_child(config.trainer):
+        if not (config.dry_run or is_child(config.trainer)):
             held = contextlib.ExitStack()
             try:
                 held.enter_context(holding(folder))
             except DirectoryInUse as error:
                 sys.exit(f"error: {error}, or give this sweep a folder of its own, hydra.sweep.dir")
+            except OSError as error:
+                sys.exit(
+                    f"error: {folder}: no sweep can be kept there ({error.strerror}); name another "
+                    "folder, hydra.sweep.dir=..."
+                )
             atexit.register(held.close)  # not of self, which launchers send to their processes
             for path in (folder / "jobs").glob("*.json"):
                 path.unlink()  # of an earlier sweep, which had other jobs

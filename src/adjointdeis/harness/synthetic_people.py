@@ -20,6 +20,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from tqdm import tqdm
 
+from adjointdeis.faces.datasets.folder import NEUTRAL, SMILING
 from adjointdeis.files import write_atomically, write_csv
 from synthetic_faces.capture import Capture, sample_capture
 from synthetic_faces.expression import Expression, neutral, smile
@@ -32,7 +33,6 @@ from synthetic_faces.renderer import Renderer
 from synthetic_faces.roles import identity_seed
 from synthetic_faces.seeds import Streams
 
-NEUTRAL, SMILE = "03", "08"
 LANDMARKS = "landmarks.npz"
 NOTICE = (
     "Synthetic rendering of a person who does not exist. Made by adjointdeis from CC0 MakeHuman "
@@ -90,7 +90,7 @@ def _pictures(subject: Person) -> Iterator[tuple[str, Expression, Capture]]:
     amount = streams.uniform("benchmark smile amount", 0.75, 1.0)
     for code, face in (
         (NEUTRAL, neutral(streams("benchmark neutral face"))),
-        (SMILE, smile(subject.identity.shape, amount)),
+        (SMILING, smile(subject.identity.shape, amount)),
     ):
         yield code, face, sample_capture(streams(f"benchmark capture {code}"))
 

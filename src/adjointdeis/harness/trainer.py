@@ -11,6 +11,7 @@ from typing import Any
 import lightning as L
 import torch
 from hydra.utils import instantiate
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -62,6 +63,17 @@ def make_trainer(cfg: DictConfig, **options: Any) -> L.Trainer:
                 **options,
             }
         )
+
+
+def checkpoints(directory: Path, every: int) -> ModelCheckpoint:
+    """Keeps ``last.ckpt`` of a training, as :func:`checkpoint_of` finds it again."""
+    return ModelCheckpoint(
+        directory,
+        filename="{step}",
+        save_last=True,
+        every_n_train_steps=every,
+        enable_version_counter=False,  # a step made again after a kill takes its file's place
+    )
 
 
 class RandomnessOfStep(L.Callback):
@@ -159,3 +171,16 @@ def own_device(chosen: DictConfig) -> torch.device:
         return torch.device("cpu")
     rank = 0 if one_process(chosen) else int(os.environ.get("LOCAL_RANK", "0"))
     return torch.device("cuda", chosen.devices[rank] if OmegaConf.is_list(chosen.devices) else rank)
+
+
+def precision(choice: str) -> str:
+    """Lightning's precision for "auto": bfloat16 where the processor multiplies it fast.
+
+    A CPU without AMX emulates bfloat16 and is slower with it than with float32.
+    """
+    if choice != "auto":
+        return choice
+    if torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
+    amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
+    return "bf16-mixed" if amx else "32-true"

@@ -21,8 +21,7 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 
-from adjointdeis.harness.option_values import kind_of
-from adjointdeis.harness.value_kinds import shown
+from adjointdeis.harness.option_values import FLAG, NULL, Kind, kind_of, one_of, shown
 from adjointdeis.texts import file_key, is_file_name, printable
 
 _OPEN = ("rows.", "judges.", "logger.", "degradation.")
@@ -346,8 +345,8 @@ def check_node(key: str, node: dict[str, Any]) -> None:
             raise ConfigError(f"{key}.{name}: {target} has no such key; {hint}?")
         if value == "???":
             raise ConfigError(f"{key}.{name}: needs a value, {key}.{name}=...")
-        if name in hints and not _fits(value, hints[name]):
-            raise ConfigError(f"{key}.{name}={shown(value)}: expected {_describe(hints[name])}")
+        if name in hints and not (kind := _kind_of_type(hints[name])).accepts(value):
+            raise ConfigError(f"{key}.{name}={shown(value)}: expected {kind.text}")
     absent = [n for n, p in parameters.items() if p.default is p.empty and n not in node]
     variadic = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
     absent = [name for name in absent if parameters[name].kind not in variadic]
@@ -363,38 +362,38 @@ def _hints(callable_: Any) -> dict[str, Any]:
         return {}
 
 
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a plain value can be of a type; lists and nested nodes are let by."""
-    origin = typing.get_origin(hint)
+def _kind_of_type(hint: Any) -> Kind:
+    """The plain values that can be of a type; lists and nested nodes are let by."""
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Literal:
         # 2.0 equals 2 and true equals 1, and neither is one of the words.
-        return any(value == v and type(value) is type(v) for v in typing.get_args(hint))
+        return Kind("one of " + ", ".join(map(repr, parts)), one_of(*parts).accepts)
     if origin in (typing.Union, types.UnionType):
-        return any(_fits(value, part) for part in typing.get_args(hint))
-    if hint is type(None):
-        return value is None
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if hint in _SCALARS:
-        return isinstance(value, hint)
-    if isinstance(value, _SCALARS) and inspect.isclass(hint) and not hasattr(hint, "__fspath__"):
+        kinds = [_kind_of_type(part) for part in parts]
+        return Kind(
+            " or ".join(kind.text for kind in kinds), lambda v: any(k.accepts(v) for k in kinds)
+        )
+    if hint in _PLAIN_KINDS:
+        return _PLAIN_KINDS[hint]
+
+    def accepts(value: Any) -> bool:
         # A text or a number where an object is wanted, such as a tensor or a solver.
-        try:
-            return isinstance(value, hint)
-        except TypeError:  # Any, and protocols that cannot be asked
-            return True
-    return True
+        if (
+            isinstance(value, _SCALARS)
+            and inspect.isclass(hint)
+            and not hasattr(hint, "__fspath__")
+        ):
+            with contextlib.suppress(TypeError):  # Any, and protocols that cannot be asked
+                return isinstance(value, hint)
+        return True
+
+    return Kind(getattr(hint, "__name__", str(hint)), accepts)
 
 
-def _describe(hint: Any) -> str:
-    origin = typing.get_origin(hint)
-    if origin is typing.Literal:
-        return "one of " + ", ".join(repr(v) for v in typing.get_args(hint))
-    if origin in (typing.Union, types.UnionType):
-        return " or ".join(_describe(part) for part in typing.get_args(hint))
-    names = {type(None): "null", int: "a whole number", float: "a number", str: "a text"}
-    return names.get(
-        hint, "true or false" if hint is bool else getattr(hint, "__name__", str(hint))
-    )
+_PLAIN_KINDS = {
+    type(None): NULL,
+    bool: FLAG,
+    int: Kind("a whole number", lambda v: isinstance(v, int) and not isinstance(v, bool)),
+    float: Kind("a number", lambda v: isinstance(v, int | float) and not isinstance(v, bool)),
+    str: Kind("a text", lambda v: isinstance(v, str)),
+}

@@ -8,7 +8,6 @@ from adjointdeis.evaluation.storage import write_json
 from adjointdeis.files import write_atomically, write_csv
 from adjointdeis.reporting import paired_tables
 from adjointdeis.reporting.collect import Collection, collect, without_broken
-from adjointdeis.reporting.comparability import ASSUMED
 from adjointdeis.reporting.detection import detection_sections
 from adjointdeis.reporting.document import (
     DASH,
@@ -25,9 +24,10 @@ from adjointdeis.reporting.document import (
     drawn_files,
     folded,
 )
-from adjointdeis.reporting.morph_grid import relative
+from adjointdeis.reporting.morph_grid import FIGURE, figure_grids, relative, run_links, table_grid
 from adjointdeis.reporting.paired_tables import paired_lines
 from adjointdeis.reporting.paper_tables import (
+    ASSUMED,
     NUMBERS,
     TITLES,
     Line,
@@ -43,7 +43,6 @@ from adjointdeis.reporting.report import RESPONSIBLE
 from adjointdeis.reporting.run import KNOWN, EvaluationSetting, Run
 from adjointdeis.reporting.run_tables import GUIDE_NOTE, flagged, paper_cell
 from adjointdeis.reporting.sweep_plots import pareto_figure, sweep_figure
-from adjointdeis.reporting.table_grids import FIGURE, figure_grids, run_links, table_grid
 from adjointdeis.reporting.text import (
     PROBES,
     count,

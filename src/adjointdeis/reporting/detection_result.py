@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from adjointdeis.evaluation import (
     DetectionScores,
@@ -22,7 +22,7 @@ from adjointdeis.evaluation.passing import passing
 from adjointdeis.evaluation.storage import write_json
 from adjointdeis.reporting.errors import ReportError
 from adjointdeis.reporting.run import EvaluationSetting, Run
-from adjointdeis.reporting.schema import has, read_degraded
+from adjointdeis.reporting.schema import problems_of, read_degraded
 from adjointdeis.texts import printable
 
 ROWS = "detection_rows.json"
@@ -31,9 +31,27 @@ REPLICATES = 500
 BSCER = 0.1
 """Share of bona fide images that may be flagged where one operating point stands for a detector."""
 Row = Mapping[str, Any]
-_CANDIDATE = {"settings": Mapping, "attack": str, "taken": bool, "d_eer": float,
-              "n_morph": int, "n_bonafide": int}  # fmt: skip
-_CONTROL = {"detector": str, "trained_on": str, "degradation": str, "k": int, "n": int}
+
+
+class _Candidate(TypedDict):
+    """What was tried for a detector, as the tables need it."""
+
+    settings: dict[str, Any]
+    attack: str
+    taken: bool
+    d_eer: float
+    n_morph: int
+    n_bonafide: int
+
+
+class _Control(TypedDict):
+    """How many bona fide images, encoded and decoded, are called morphs."""
+
+    detector: str
+    trained_on: str
+    degradation: str
+    k: int
+    n: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -218,9 +236,9 @@ class DetectionResult:
 
 def _is_candidate(row: Any) -> bool:
     """Whether a stranger's row has what the tables need."""
-    return has(row, _CANDIDATE) and 0 <= row["d_eer"] <= 1
+    return not any(problems_of(row, _Candidate)) and 0 <= row["d_eer"] <= 1
 
 
 def _is_control(row: Any) -> bool:
     """Whether a stranger's row has what the table needs."""
-    return has(row, _CONTROL) and 0 <= row["k"] <= row["n"] and row["n"] > 0
+    return not any(problems_of(row, _Control)) and 0 <= row["k"] <= row["n"] and row["n"] > 0

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from adjointdeis.evaluation.detection import WORST
 from adjointdeis.evaluation.detection_matrix import KINDS, UNDEGRADED, WITHOUT
 from adjointdeis.evaluation.detection_points import images_needed
-from adjointdeis.evaluation.detection_tables import first_of, headline_of, turned
+from adjointdeis.evaluation.detection_tables import first_of, headline_of
 from adjointdeis.reporting.detection_result import BSCER, DetectionResult, Row
 from adjointdeis.reporting.run import EvaluationSetting
 from adjointdeis.reporting.text import interval, listed, percent, share
@@ -17,7 +17,7 @@ def verdict(result: DetectionResult, at: EvaluationSetting | None) -> tuple[str,
     best = result.ranked[0]
     lines = [*_system_under_test(result, at), *_detector(result, best)]
     lines += [*_unseen(result), *_degraded(result, at), *_hardened(result), *_kinds(result)]
-    return (*lines, *_autoencoder(result), *turned(result.rows), *_controls(result))
+    return (*lines, *_autoencoder(result), *_turned(result), *_controls(result))
 
 
 def _system_under_test(result: DetectionResult, at: EvaluationSetting | None) -> list[str]:
@@ -223,6 +223,19 @@ def _autoencoder(result: DetectionResult) -> list[str]:
         f"nothing blended, by {listed(found)}: what these find in such attacks is the autoencoder, "
         "and they would have to be trained with such images among the bona fide ones."
     ]
+
+
+def _turned(result: DetectionResult) -> list[str]:
+    """Detectors that call bona fide images morphs and morphs bona fide, beyond chance."""
+    lines = []
+    for detector in result.ranked:
+        rows = [row for a in result.study.attacks if (row := result.row(detector, a)) is not None]
+        if rows and all(row["d_eer_lo"] > 0.5 for row in rows):
+            lines.append(
+                f"{printable(detector)} has {_eer(min(rows, key=lambda row: row['d_eer']))} at its "
+                "best attack, worse than chance: is a high score of it bona fide (higher_is)?"
+            )
+    return lines
 
 
 def _controls(result: DetectionResult) -> list[str]:

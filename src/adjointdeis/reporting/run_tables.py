@@ -12,8 +12,8 @@ from adjointdeis.evaluation.rates import (
     NEW_SUBJECTS_FIXED_TAU,
     sample_notes,
 )
-from adjointdeis.reporting.comparability import reasons_not_comparable
 from adjointdeis.reporting.document import DASH, Cell, Table
+from adjointdeis.reporting.paper_tables import reasons_not_comparable
 from adjointdeis.reporting.run import HEADLINE_VARIANTS, KNOWN, EvaluationSetting, Run, condition
 from adjointdeis.reporting.text import (
     IMPOSTORS,

@@ -9,7 +9,16 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from types import UnionType
-from typing import Any, NotRequired, TypedDict, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    NotRequired,
+    TypedDict,
+    get_args,
+    get_origin,
+    get_type_hints,
+    is_typeddict,
+)
 
 from adjointdeis.evaluation import ROW_KEYS, WORST_CASE, EvaluationError, ThresholdRecord
 from adjointdeis.evaluation.policies import IMPOSTOR_POLICIES
@@ -21,10 +30,8 @@ from adjointdeis.reporting.errors import ReportError
 SCHEMA = 1
 RESULT = "result.json"
 DEGRADED = "vulnerability.json"
-_NUMBER = (int, float)
-_MAYBE = (int, float, type(None))
-COUNTED = ("encode", "forward", "vjps")
-"""Counters that `nfe` has at least, means over pairs; `MorphCost.counters` says what they count."""
+_CHOICES = {"probe_policy": PROBE_POLICIES, "impostor_policy": IMPOSTOR_POLICIES}
+_LARGEST = 2**63
 
 
 class GradientError(TypedDict):
@@ -36,27 +43,50 @@ class GradientError(TypedDict):
     pairs: int
 
 
+class _Failure(TypedDict):
+    pair_id: str
+    reason: str
+
+
+class _Counters(TypedDict):
+    """What `nfe` has at least, means over pairs; `MorphCost.counters` says what they count."""
+
+    encode: float
+    forward: float
+    vjps: float
+
+
+class _Settings(TypedDict, total=False):
+    """What tables and plots do arithmetic with; other settings are text or of any kind."""
+
+    sampling_steps: float | None
+    adjoint_steps: float | None
+    optimisation_steps: float | None
+    learning_rate: float | None
+
+
 class AttackRecord(TypedDict):
     """One attack of a run.
 
     `paper_row` is the `attack` of the paper's Table 1 or None; `settings` holds solver,
     sampling_steps, gradient, adjoint_steps, states, optimisation_steps, learning_rate, optimizer,
-    keep, or None for each that does not apply. `guides` holds the fingerprint, by name, of every
-    recogniser that the attack sees: where it judges too, it is no black box.
+    keep, or None for each that does not apply. `nfe` is None for an attack that failed on every
+    pair, and has counted nothing. `guides` holds the fingerprint, by name, of every recogniser that
+    the attack sees: where it judges too, it is no black box.
     """
 
     label: str
     paper_row: str | None
-    settings: dict[str, Any]
+    settings: Annotated[dict[str, Any], _Settings]
     nfe_paper: float | None
-    nfe: dict[str, float] | None
+    nfe: Annotated[dict[str, float] | None, _Counters | None]
     seconds_per_pair: NotRequired[float | None]
     pairs: int
-    failed: list[dict[str, str]]
+    failed: Annotated[list[dict[str, str]], list[_Failure]]
     notes: list[str]
-    curves: NotRequired[dict[str, list[float]]]
-    gradient_error: NotRequired[GradientError]
-    guides: NotRequired[dict[str, str]]
+    curves: NotRequired[dict[str, list[float]] | None]
+    gradient_error: NotRequired[GradientError | None]
+    guides: NotRequired[dict[str, Any] | None]
 
 
 class System(TypedDict):
@@ -80,6 +110,40 @@ class PairRecord(TypedDict):
     morphs: dict[str, str]
 
 
+class _RunFacts(TypedDict):
+    config_hash: str
+    git: str | None
+    seed: int | None
+    profile: NotRequired[str]
+    degradation: NotRequired[str | None]
+    wall_seconds: NotRequired[float | None]
+    versions: NotRequired[dict[str, Any] | None]
+    assets: NotRequired[dict[str, dict[str, Any]] | None]
+
+
+class _Row(TypedDict):
+    """What the reports take from a row of `evaluate`."""
+
+    attack: str
+    system: str
+    variant: str
+    score_type: str
+    probe_policy: str
+    impostor_policy: str
+    fmr_target: float
+    tau: float
+    k: float
+    n: float
+    confidence: float
+    n_fta: float
+    n_fte: float
+    value: float | None
+    wilson_lo: float | None
+    wilson_hi: float | None
+    bootstrap_lo: float | None
+    bootstrap_hi: float | None
+
+
 class Result(TypedDict):
     """The whole file. `run.profile` (`mini` or `paper`) says which assets were used."""
 
@@ -87,46 +151,13 @@ class Result(TypedDict):
     tool: str
     experiment: str
     created: str
-    run: dict[str, Any]
+    run: Annotated[dict[str, Any], _RunFacts]
     attacks: dict[str, AttackRecord]
     systems: dict[str, System]
-    rows: list[dict[str, Any]]
+    rows: Annotated[list[dict[str, Any]], list[_Row]]
     thresholds: list[dict[str, Any]]
     pairs: list[PairRecord]
     scores: str
-
-
-def _kinds(record: type) -> dict[str, Any]:
-    """What `isinstance` takes for every key that a record must have, by its annotations."""
-    hints, needed = get_type_hints(record), record.__required_keys__  # type: ignore[attr-defined]
-    return {key: _kinds_of(hint) for key, hint in hints.items() if key in needed}
-
-
-def _kinds_of(hint: Any) -> tuple[type, ...]:
-    if isinstance(hint, UnionType):
-        return tuple(kind for part in get_args(hint) for kind in _kinds_of(part))
-    plain = get_origin(hint) or hint
-    return {dict: (Mapping,), float: _NUMBER}.get(plain, (plain,))
-
-
-_TOP, _ATTACK, _SYSTEM, _PAIR = map(_kinds, (Result, AttackRecord, System, PairRecord))
-_RUN = {"config_hash": str, "git": (str, type(None)), "seed": (int, type(None))}
-_RUN_MORE = {
-    "profile": str,
-    "degradation": (str, type(None)),
-    "wall_seconds": _MAYBE,
-    "versions": (Mapping, type(None)),
-    "assets": (Mapping, type(None)),
-}
-# What tables and plots do arithmetic with; other settings are text or of any kind.
-_SETTINGS = ("sampling_steps", "adjoint_steps", "optimisation_steps", "learning_rate")
-_ROW = {
-    **dict.fromkeys(("attack", "system", "variant", "score_type"), str),
-    **dict.fromkeys(("fmr_target", "tau", "k", "n", "confidence", "n_fta", "n_fte"), _NUMBER),
-    **dict.fromkeys(("value", "wilson_lo", "wilson_hi", "bootstrap_lo", "bootstrap_hi"), _MAYBE),
-}
-_CHOICES = {"probe_policy": PROBE_POLICIES, "impostor_policy": IMPOSTOR_POLICIES}
-_LARGEST = 2**63
 
 
 def validate_result(result: Any) -> list[str]:
@@ -142,20 +173,21 @@ def validate_result(result: Any) -> list[str]:
         return [f"result: expected a JSON object, found {_kind(result)}"]
     if result.get("schema") != SCHEMA:
         return [f"schema {result.get('schema')!r}, expected {SCHEMA}: no result of task=morph"]
-    problems = list(_missing(result, _TOP, "")) or list(_bad_numbers(result))
-    if problems:
-        return problems
-    problems += _run(result["run"])
-    for name, attack in result["attacks"].items():
-        problems += _attack(attack, f"attacks.{name}")
-    for name, system in result["systems"].items():
-        problems += _object(system, _SYSTEM, f"systems.{name}")
-    problems += _each(result["rows"], _row, "rows", result)
-    for i, record in enumerate(result["thresholds"]):
-        problems += _threshold(record, f"thresholds[{i}]")
-    problems += _each(result["pairs"], _pair, "pairs", result)
-    problems += _path(result["scores"], "scores")
-    return problems
+    # The rest is about values that are of their kinds.
+    return (
+        list(problems_of(result, Result))
+        or list(_bad_numbers(result))
+        or [
+            *_each(result["rows"], _row, "rows", result),
+            *(
+                p
+                for i, t in enumerate(result["thresholds"])
+                for p in _threshold(t, f"thresholds[{i}]")
+            ),
+            *_each(result["pairs"], _pair, "pairs", result),
+            *_path(result["scores"], "scores"),
+        ]
+    )
 
 
 def read_result(run_directory: Path | str) -> Result:
@@ -215,7 +247,7 @@ def _degraded(found: Any, result: Mapping[str, Any]) -> Iterator[str]:
         if not isinstance(rows, list):
             yield f"{name}: expected a list of rows, found {_kind(rows)}"
             continue
-        yield from _each(rows, _row, name, result)
+        yield from list(problems_of(rows, list[_Row], name)) or _each(rows, _row, name, result)
 
 
 def threshold_record(values: Mapping[str, Any], where: str = "threshold") -> ThresholdRecord:
@@ -223,45 +255,42 @@ def threshold_record(values: Mapping[str, Any], where: str = "threshold") -> Thr
     return ThresholdRecord.from_dict({"schema": "adjointdeis-threshold/1", **values}, where)
 
 
-def _run(run: Mapping[str, Any]) -> Iterator[str]:
-    stated = {key: kind for key, kind in _RUN_MORE.items() if key in run}
-    wrong = [*_missing(run, _RUN, "run."), *_missing(run, stated, "run.")]
-    yield from wrong
-    for name, asset in () if wrong else (run.get("assets") or {}).items():
-        yield from _object(asset, {}, f"run.assets.{name}")
+def problems_of(value: Any, hint: Any, where: str = "") -> Iterator[str]:
+    """Where a value is not of a type: of plain kinds, lists, dictionaries, unions, TypedDicts."""
+    for wrapper in (NotRequired, Annotated):
+        if get_origin(hint) is wrapper:
+            hint = hint.__metadata__[0] if wrapper is Annotated else get_args(hint)[0]
+    kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    kind = next((kind for kind in kinds if _is(value, kind)), None)
+    if kind is None:
+        expected = " or ".join(dict.fromkeys(_WORDS[_plain(kind)] for kind in kinds))
+        yield f"{where}: expected {expected}, found {_kind(value)}"
+    elif is_typeddict(kind):
+        for key, part in get_type_hints(kind, include_extras=True).items():
+            name = f"{where}.{key}".lstrip(".")
+            if key in value:
+                yield from problems_of(value[key], part, name)
+            elif key in kind.__required_keys__:
+                yield f"{name}: missing"
+    elif get_origin(kind) is dict:
+        for key, each in value.items():
+            yield from problems_of(each, get_args(kind)[1], f"{where}.{key}")
+    elif get_origin(kind) is list:
+        for i, each in enumerate(value):
+            yield from problems_of(each, get_args(kind)[0], f"{where}[{i}]")
 
 
-def _attack(attack: Any, where: str) -> Iterator[str]:
-    found = list(_object(attack, _ATTACK, where))
-    yield from found
-    if found:
-        return
-    # An attack that failed on every pair has counted nothing.
-    if attack["nfe"] is not None:
-        keys: dict[str, Any] = dict.fromkeys(COUNTED, _NUMBER)
-        yield from _missing(attack["nfe"], keys, f"{where}.nfe.")
-    settings = {key: _MAYBE for key in _SETTINGS if key in attack["settings"]}
-    yield from _missing(attack["settings"], settings, f"{where}.settings.")
-    if "seconds_per_pair" in attack:
-        yield from _missing(attack, {"seconds_per_pair": _MAYBE}, f"{where}.")
-    if not isinstance(attack.get("guides") or {}, Mapping):
-        yield f"{where}.guides: expected an object, found {_kind(attack['guides'])}"
-    for i, failure in enumerate(attack["failed"]):
-        yield from _object(failure, {"pair_id": str, "reason": str}, f"{where}.failed[{i}]")
-    for i, note in enumerate(attack["notes"]):
-        if not isinstance(note, str):
-            yield f"{where}.notes[{i}]: expected text, found {_kind(note)}"
-    curves = attack.get("curves") or {}
-    if not isinstance(curves, Mapping):
-        yield f"{where}.curves: expected an object, found {_kind(curves)}"
-        return
-    for name, values in curves.items():
-        if not isinstance(values, list) or not all(isinstance(v, _NUMBER) for v in values):
-            yield f"{where}.curves.{name}: expected a list of numbers"
-    error = attack.get("gradient_error")
-    if error is not None:
-        keys = dict.fromkeys(GradientError.__annotations__, _NUMBER)
-        yield from _object(error, keys, f"{where}.gradient_error")
+def _plain(kind: Any) -> type:
+    """What of a kind `isinstance` tells."""
+    plain = get_origin(kind) or kind
+    return Mapping if plain is dict or is_typeddict(plain) else plain
+
+
+def _is(value: Any, kind: Any) -> bool:
+    plain = _plain(kind)
+    if isinstance(value, bool) or plain is Any:
+        return plain in (bool, Any)
+    return isinstance(value, (int, float) if plain is float else plain)
 
 
 def _each(
@@ -277,21 +306,14 @@ def _each(
         yield f"{where}[{i}]: {', '.join(keys)} are those of an earlier one; keep one of them"
 
 
-def _row(row: Any, where: str, result: Mapping[str, Any]) -> Iterator[str]:
-    if not isinstance(row, Mapping):
-        yield f"{where}: expected an object, found {_kind(row)}"
-        return
+def _row(row: Mapping[str, Any], where: str, result: Mapping[str, Any]) -> Iterator[str]:
     for key in ROW_KEYS:
         if key not in row and key not in LATER_ROW_KEYS:
             yield f"{where}.{key}: missing; rows are those of adjointdeis.evaluation.evaluate"
             return
-    wrong = list(_missing(row, _ROW, f"{where}."))
     for key, known in _CHOICES.items():
         if row[key] not in known:
-            wrong.append(f"{where}.{key}: {row[key]!r}, expected {' or '.join(known)}")
-    yield from wrong
-    if wrong:
-        return
+            yield f"{where}.{key}: {row[key]!r}, expected {' or '.join(known)}"
     if (impossible := impossible_number(row)) is not None:
         yield f"{where}.{impossible}"
     if row["attack"] != WORST_CASE and row["attack"] not in result["attacks"]:
@@ -300,21 +322,14 @@ def _row(row: Any, where: str, result: Mapping[str, Any]) -> Iterator[str]:
         yield f"{where}.system: {row['system']!r} is not in systems ({_names(result['systems'])})"
 
 
-def _threshold(record: Any, where: str) -> Iterator[str]:
-    if not isinstance(record, Mapping):
-        yield f"{where}: expected an object, found {_kind(record)}"
-        return
+def _threshold(record: Mapping[str, Any], where: str) -> Iterator[str]:
     try:
         threshold_record(record, where)
     except EvaluationError as error:
         yield str(error)
 
 
-def _pair(pair: Any, where: str, result: Mapping[str, Any]) -> Iterator[str]:
-    found = list(_object(pair, _PAIR, where))
-    yield from found
-    if found:
-        return
+def _pair(pair: Mapping[str, Any], where: str, result: Mapping[str, Any]) -> Iterator[str]:
     for key in ("source_a", "source_b"):
         yield from _path(pair[key], f"{where}.{key}")
     for name, path in pair["morphs"].items():
@@ -323,35 +338,12 @@ def _pair(pair: Any, where: str, result: Mapping[str, Any]) -> Iterator[str]:
         yield from _path(path, f"{where}.morphs.{name}")
 
 
-def _path(value: Any, where: str) -> Iterator[str]:
-    if not isinstance(value, str) or not value:
-        yield f"{where}: expected a path relative to the run directory, found {value!r}"
-        return
+def _path(value: str, where: str) -> Iterator[str]:
     path = PurePosixPath(value)
-    if path.is_absolute() or ".." in path.parts or "\\" in value:
+    if not value:
+        yield f"{where}: expected a path relative to the run directory, found {value!r}"
+    elif path.is_absolute() or ".." in path.parts or "\\" in value:
         yield f"{where}: {value!r} leaves the run directory; expected a relative path inside it"
-
-
-def _object(value: Any, keys: Mapping[str, Any], where: str) -> Iterator[str]:
-    if not isinstance(value, Mapping):
-        yield f"{where}: expected an object, found {_kind(value)}"
-        return
-    yield from _missing(value, keys, f"{where}.")
-
-
-def has(value: Any, keys: Mapping[str, Any]) -> bool:
-    """Whether a value is an object with these keys, each of its kind."""
-    return not any(_object(value, keys, ""))
-
-
-def _missing(value: Mapping[str, Any], keys: Mapping[str, Any], prefix: str) -> Iterator[str]:
-    for key, kind in keys.items():
-        if key not in value:
-            yield f"{prefix}{key}: missing"
-        elif not isinstance(value[key], kind) or (
-            isinstance(value[key], bool) and kind is not bool
-        ):
-            yield f"{prefix}{key}: expected {_expected(kind)}, found {_kind(value[key])}"
 
 
 def _bad_numbers(result: Mapping[str, Any]) -> Iterator[str]:
@@ -368,12 +360,6 @@ def _bad_numbers(result: Mapping[str, Any]) -> Iterator[str]:
             todo += [(f"{where}.{k}" if where else str(k), v) for k, v in value.items()]
         elif isinstance(value, list):
             todo += [(f"{where}[{i}]", v) for i, v in enumerate(value)]
-
-
-def _expected(kind: Any) -> str:
-    kinds = kind if isinstance(kind, tuple) else (kind,)
-    words = list(dict.fromkeys(_WORDS.get(k, str(k)) for k in kinds))
-    return " or ".join(words)
 
 
 def _kind(value: Any) -> str:

@@ -75,6 +75,9 @@ def test_photographs_of_ones_own_are_aligned(tmp_path) -> None:
     faces = sorted((tmp_path / "faces").glob("*.png"))
     assert [face.stem for face in faces] == ["p20_03", "p20_08", "p21_03", "p21_08"]
     assert {read_image(face).shape for face in faces} == {(64, 64, 3)}
+    large = ["task.size=512", f"task.destination={tmp_path}/large", f"paths.run={tmp_path}/blown"]
+    with pytest.warns(UserWarning, match=r"4 of 4 faces .* the 512 pixels .* p20_03\.png \(\d+ p"):
+        launch(composed([*own, *large]))
 
 
 @pytest.fixture(scope="module")

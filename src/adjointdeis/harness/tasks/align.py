@@ -8,6 +8,7 @@ with those points, and ``NNN_03.tem`` where the set has templates, all in pixels
 images. A folder that holds these faces aligned otherwise is refused.
 """
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     dataset.refuse_one_picture_twice()
     landmarker = DlibLandmarker(detection_side=task.detection_side, several="refuse")
     cache = ArrayCache(Path(cfg.paths.run) / "cache")
-    stems, points, pixels, problems = [], [], [], []
+    stems, points, pixels, problems, small = [], [], [], [], []
     jobs = [(s, c) for s in dataset.subjects for c in (NEUTRAL, SMILING)]
     for subject, capture in tqdm(jobs, desc="align", unit="face"):
         path, stem = subject.images[capture], f"{subject.id}_{capture}"
@@ -98,6 +99,8 @@ def run(cfg: DictConfig) -> dict[str, Any]:
                 "another folder, task.destination=..., or remove that one"
             )
         quad = ffhq_quad(made["points"])
+        if 2 * (side := np.linalg.norm(quad[3] - quad[0])) < task.size:
+            small.append(f"{path.name} ({side:.0f} pixels)")
         if capture in subject.templates:
             template = read_tem(subject.templates[capture])
             moved = quad_to_square(template.points, quad, task.size)
@@ -113,6 +116,13 @@ def run(cfg: DictConfig) -> dict[str, Any]:
 
     if stems:
         write_atomically(target / STORED, save, "wb")
+    if small:
+        warnings.warn(
+            f"{len(small)} of {len(stems)} faces are less than half as wide as the {task.size} "
+            f"pixels that they are blown up to, such as {small[0]}: take larger photographs, or a "
+            "smaller task.size=",
+            stacklevel=2,
+        )
     if problems:
         said = f"{len(problems)} of {len(jobs)} photographs cannot be aligned"
         raise NoFaceError(f"{said}: {first_few(problems, 20)}")

@@ -32,7 +32,7 @@ from omegaconf import DictConfig, OmegaConf
 from adjointdeis.detection.degradation import NONE, Degradation
 from adjointdeis.detection.detector import DetectorError, MorphDetector, Suspects, score_in_batches
 from adjointdeis.detection.plugged import PrecomputedScores
-from adjointdeis.evaluation import evaluate, write_scores
+from adjointdeis.evaluation import write_scores
 from adjointdeis.evaluation.storage import write_json
 from adjointdeis.faces.image_io import write_image
 from adjointdeis.faces.tensors import to_uint8
@@ -54,11 +54,11 @@ from adjointdeis.harness.detection_data import (
     write_scores_of_images,
 )
 from adjointdeis.harness.detectors import Candidate, candidates_of, choose, train, train_folds
-from adjointdeis.harness.folds import in_folds, workbenches
 from adjointdeis.harness.interruption import one_process
 from adjointdeis.harness.provenance import digest
 from adjointdeis.harness.records import write_record
-from adjointdeis.harness.scoring import all_thresholds, score_morphs
+from adjointdeis.harness.resources import in_folds, workbenches
+from adjointdeis.harness.scoring import score_morphs
 from adjointdeis.harness.tasks import morph
 from adjointdeis.morphing.attack import Attack, Workbench
 from adjointdeis.reporting import write_report
@@ -151,8 +151,19 @@ def examined(plan: Plan, result: dict[str, Any]) -> dict[str, Any]:
     if cfg.dry_run:
         print("Not in these hours: the detectors' training and scores.")
         return result
-    test = _benchmark_of(cfg)
-    images = [*bona_fide(test.dataset), *_morphs(directory / "morphs", test, plan.attacks)]
+    test = load_benchmark(load_faces(cfg.data.faces), cfg.data.pairs, cfg.data.limit)
+    files = {
+        attack: {
+            pair.morph_id: path
+            for pair in test.pairs
+            if (path := directory / "morphs" / attack / f"{pair.morph_id}.png").is_file()
+        }
+        for attack in plan.attacks
+    }
+    images = bona_fide(test.dataset)
+    for attack, made in files.items():
+        own = [pair for pair in test.pairs if pair.morph_id in made]
+        images += [morph_image(attack, p, made[p.morph_id], test.dataset) for p in own]
     for first, *_ in plan.candidates.values():
         if isinstance(first.recipe, PrecomputedScores):  # refused here rather than after training
             first.recipe.of([image.name for image in images], NONE)
@@ -181,7 +192,7 @@ def examined(plan: Plan, result: dict[str, Any]) -> dict[str, Any]:
     for key, found in rows.items():
         if found:
             write_scores_of_images(directory / f"{key}.csv", found)
-    _vulnerability(cfg, directory, test, plan.attacks, plan.degradations)
+    _vulnerability(cfg, directory, test, files, plan.degradations)
     result["run"]["detection"] = {
         "detectors": {
             name: {
@@ -201,11 +212,6 @@ def examined(plan: Plan, result: dict[str, Any]) -> dict[str, Any]:
     write_record(directory / "result.json", result)
     write_report(directory)
     return result
-
-
-def _benchmark_of(cfg: DictConfig) -> Benchmark:
-    """The test faces and pairs."""
-    return load_benchmark(load_faces(cfg.data.faces), cfg.data.pairs, cfg.data.limit)
 
 
 def _synthetic_images(
@@ -287,7 +293,7 @@ def _vulnerability(
     cfg: DictConfig,
     directory: Path,
     test: Benchmark,
-    attacks: Mapping[str, Attack],
+    files: Mapping[str, Mapping[str, Path]],
     degradations: Mapping[str, Any],
 ) -> None:
     """MMPMR after each degradation, as rows of `evaluate`, in ``vulnerability.json``.
@@ -297,28 +303,15 @@ def _vulnerability(
     """
     profile = assets.profile(cfg.assets.name, cfg.assets.root)
     judges = morph.judges_of(cfg, cfg.assets.recognisers, profile)
-    fmr, policies = morph.operating_conditions(cfg, test)
     found = {}
     for name, change in degradations.items():
         benchmark = replace(test, degradation=change)
-        files = {
-            attack: {
-                pair.morph_id: path
-                for pair in test.pairs
-                if (path := directory / "morphs" / attack / f"{pair.morph_id}.png").is_file()
-            }
-            for attack in attacks
-        }
         table = score_morphs(
             benchmark, files, judges, test.pairs,
             everyone={judge.name for judge in judges}, copies=directory / "degraded" / name,
         )  # fmt: skip
         write_scores(table, directory / "degraded" / name / "scores.csv")
-        wanted = all_thresholds(table, {}, judges, fmr, policies, benchmark.people)
-        found[name] = evaluate(
-            table, wanted, subjects=benchmark.people,
-            replicates=cfg.protocol.replicates, seed=cfg.protocol.bootstrap_seed,
-        )  # fmt: skip
+        _, found[name] = morph.rates_of(cfg, table, {}, judges, benchmark)
     write_json(found, directory / "vulnerability.json")
 
 
@@ -377,12 +370,3 @@ def _score_all(
                 print_speed(f"{detector.name}, {degradation}", len(suspects), seconds)
         rows += rows_of_scores(detector, trained_on, degradation, images, scores)
     return rows
-
-
-def _morphs(folder: Path, test: Benchmark, attacks: Iterable[str]) -> list[SuspectImage]:
-    return [
-        morph_image(attack, pair, path, test.dataset)
-        for attack in attacks
-        for pair in test.pairs
-        if (path := folder / attack / f"{pair.morph_id}.png").is_file()
-    ]

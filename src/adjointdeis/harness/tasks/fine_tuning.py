@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from hydra.utils import instantiate
-from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -25,7 +24,7 @@ from adjointdeis.guidance.problem import Instance, WeightProblem
 from adjointdeis.harness.progress import ProgressLine
 from adjointdeis.harness.provenance import git_revision
 from adjointdeis.harness.records import write_record
-from adjointdeis.harness.trainer import checkpoint_of, make_trainer
+from adjointdeis.harness.trainer import checkpoint_of, checkpoints, make_trainer
 from adjointdeis.harness.training.fine_tuning import Draws, WeightDescent
 from adjointdeis.harness.wandb_logger import loggers
 
@@ -45,13 +44,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
         # Steps end it: a continued run is in an epoch of its own.
         max_epochs=-1,
         callbacks=[
-            ModelCheckpoint(
-                directory,
-                filename="{step}",
-                save_last=True,
-                enable_version_counter=False,
-                every_n_train_steps=task.checkpoint_every,
-            ),
+            checkpoints(directory, task.checkpoint_every),
             ProgressLine(task.name),
         ],
         logger=loggers(cfg),

@@ -17,13 +17,12 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 import adjointdeis
-from adjointdeis.files import read_json
 from adjointdeis.gradients.catalogue import Entry
 from adjointdeis.harness.leaderboard import Measurement, contestants
 from adjointdeis.harness.network_problems import terrain_file
 from adjointdeis.harness.problem_sets import COMMITTED, Case, cases
 from adjointdeis.harness.provenance import digest, environment
-from adjointdeis.harness.records import write_record
+from adjointdeis.harness.records import read_record, write_record
 from adjointdeis.reporting.leaderboard import write_leaderboard
 from adjointdeis.reporting.standings import NETWORKS
 from adjointdeis.texts import slug
@@ -134,13 +133,9 @@ def _kept(path: Path) -> dict[str, Any]:
 
     Rows of earlier versions have no checksum.
     """
-    try:
-        found = read_json(path)
-    except (OSError, ValueError):
-        return {}
     return {
         name: entry
-        for name, entry in (found.items() if isinstance(found, dict) else ())
+        for name, entry in (read_record(path) or {}).items()
         if isinstance(entry, dict)
         and isinstance(row := entry.get("row"), dict | None)
         and entry.get("sum", _sum(row)) == _sum(row)

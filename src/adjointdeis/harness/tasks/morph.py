@@ -10,31 +10,48 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-import lightning as L
 from hydra.utils import instantiate
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
 import adjointdeis
-from adjointdeis.evaluation import evaluate, write_scores
+from adjointdeis.evaluation import (
+    ScoreTable,
+    ThresholdRecord,
+    estimate_thresholds,
+    evaluate,
+    write_scores,
+)
 from adjointdeis.evaluation.policies import require_policy
 from adjointdeis.faces.datasets.folder import load_folder
 from adjointdeis.files import write_atomically
 from adjointdeis.harness import assets
-from adjointdeis.harness.benchmark import OTHER, SOURCE, Benchmark, load_benchmark, load_faces
+from adjointdeis.harness.benchmark import (
+    OTHER,
+    SOURCE,
+    Benchmark,
+    ImageCheck,
+    face_detector,
+    load_benchmark,
+    load_faces,
+)
 from adjointdeis.harness.command_line import this_command
 from adjointdeis.harness.degrading import degradation_of
 from adjointdeis.harness.dry_run import cost_table, expected_costs
-from adjointdeis.harness.folds import guided_by, in_folds, made_of, workbenches
 from adjointdeis.harness.interruption import one_process
-from adjointdeis.harness.latent_morphing import LatentMorphing
-from adjointdeis.harness.pair_data import PairData
-from adjointdeis.harness.preflight import ImageCheck, face_detector
+from adjointdeis.harness.latent_morphing import LatentMorphing, PairData
 from adjointdeis.harness.progress import LargeStepsOnce, ProgressLine
 from adjointdeis.harness.provenance import config_hash, digest, environment, git_revision
 from adjointdeis.harness.records import every_record, read_records, summary_of, write_record
-from adjointdeis.harness.resources import identity_of, times_of
-from adjointdeis.harness.scoring import all_thresholds, applicable_thresholds, score_morphs
+from adjointdeis.harness.resources import (
+    guided_by,
+    identity_of,
+    in_folds,
+    made_of,
+    times_of,
+    workbenches,
+)
+from adjointdeis.harness.scoring import applicable_thresholds, score_morphs
 from adjointdeis.harness.trainer import make_trainer, own_device
 from adjointdeis.harness.wandb_logger import conclude, loggers
 from adjointdeis.morphing.attack import Attack, Workbench
@@ -142,8 +159,14 @@ def make_morphs(
                 device = own_device(cfg.trainer)
                 batch_size = module.find_batch_size(todo, device) if todo else 1
             data = PairData(part.pairs, batch_size, attack.steps, finished)
-            progress = ProgressLine(attack.label, len(part.pairs), len(finished))
-            trainer = _trainer(cfg, logger, progress)
+            trainer = make_trainer(
+                cfg,
+                max_epochs=1,
+                logger=logger,
+                log_every_n_steps=1,
+                callbacks=[ProgressLine(attack.label, len(part.pairs), len(finished))],
+                enable_checkpointing=False,
+            )
             trainer.fit(module, data)
             trainer.strategy.barrier()
         if not rank_zero_only.rank:
@@ -230,6 +253,34 @@ def operating_conditions(cfg: DictConfig, benchmark: Benchmark) -> tuple[list[fl
     return list(dict.fromkeys(cfg.protocol.fmr)), policies
 
 
+def rates_of(
+    cfg: DictConfig,
+    table: ScoreTable,
+    given: Mapping[str, list[ThresholdRecord]],
+    judges: Sequence[Any],
+    benchmark: Benchmark,
+) -> tuple[list[ThresholdRecord], list[dict[str, Any]]]:
+    """Thresholds and rates of every recogniser under the protocol of the run.
+
+    Args:
+        cfg: The whole configuration, whose protocol it is.
+        table: The run's comparisons.
+        given: Records by recogniser; the others get those of the run's own impostors.
+        judges: Recognisers under attack.
+        benchmark: The faces that are judged.
+    """
+    (fmr, policies), people = operating_conditions(cfg, benchmark), benchmark.people
+    records: list[ThresholdRecord] = []
+    for judge in judges:
+        own = given.get(judge.name)
+        records += own or estimate_thresholds(table, judge.name, fmr, policies, people)
+    rows = evaluate(
+        table, records, subjects=people, replicates=cfg.protocol.replicates,
+        seed=cfg.protocol.bootstrap_seed,
+    )  # fmt: skip
+    return records, rows
+
+
 def recipe_of(attack: Attack, bench: Workbench, precision: str = "32-true") -> str:
     """Hash of what a morph depends on: its attack, its resources and the seed; not its judges.
 
@@ -261,17 +312,6 @@ def chosen_attacks(cfg: DictConfig) -> list[Attack]:
     return [row for row in rows if not row.guided] + [instantiate(cfg.guided)]
 
 
-def _trainer(cfg: DictConfig, logger: list, progress: ProgressLine) -> L.Trainer:
-    return make_trainer(
-        cfg,
-        max_epochs=1,
-        logger=logger,
-        log_every_n_steps=1,
-        callbacks=[progress],
-        enable_checkpointing=False,
-    )
-
-
 def _conclude(
     cfg: DictConfig,
     directory: Path,
@@ -299,15 +339,7 @@ def _conclude(
         benchmark, morphs, judges, benchmark.pairs, everyone=everyone, copies=directory / "degraded"
     )
     write_scores(table, directory / "scores.csv")
-    fmr, policies = operating_conditions(cfg, benchmark)
-    wanted = all_thresholds(table, thresholds, judges, fmr, policies, benchmark.people)
-    rows = evaluate(
-        table,
-        wanted,
-        subjects=benchmark.people,
-        replicates=cfg.protocol.replicates,
-        seed=cfg.protocol.bootstrap_seed,
-    )
+    wanted, rows = rates_of(cfg, table, thresholds, judges, benchmark)
     result = {
         "schema": 1,
         "tool": f"adjointdeis {adjointdeis.__version__}",

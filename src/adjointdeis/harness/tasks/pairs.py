@@ -14,11 +14,10 @@ from omegaconf import DictConfig
 
 from adjointdeis.faces.datasets.folder import DatasetError, load_folder
 from adjointdeis.faces.datasets.pairs import most_similar_pairs, overlap, read_pairs, write_pairs
-from adjointdeis.faces.recogniser import require_faces
 from adjointdeis.harness import assets
 from adjointdeis.harness.assets import MINI
-from adjointdeis.harness.benchmark import SOURCE, read_aligned
-from adjointdeis.harness.people import read_people
+from adjointdeis.harness.benchmark import SOURCE, read_people
+from adjointdeis.harness.selection import embedded
 
 
 def run(cfg: DictConfig) -> dict[str, Any]:
@@ -40,9 +39,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
         raise DatasetError(f"{info}: no row for the subjects {', '.join(unknown)}")
     profile = assets.profile(cfg.assets.name, cfg.assets.root)
     system = assets.recogniser(task.recogniser, profile)
-    paths = [dataset.subject(i).images[SOURCE] for i in dataset.ids]
-    embeddings, acquired = system.embed(read_aligned(paths, None))
-    require_faces(acquired, [path.name for path in paths], system.name)
+    embeddings = embedded(system, dataset, SOURCE)
     groups = [sexes[i] for i in dataset.ids]
     pairs = most_similar_pairs(embeddings, dataset.ids, groups, system, task.per_sex)
     write_pairs(Path(task.destination), pairs)

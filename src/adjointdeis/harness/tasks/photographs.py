@@ -28,12 +28,12 @@ from adjointdeis.faces.datasets.folder import DatasetError, FaceDataset, load_fo
 from adjointdeis.faces.datasets.pairs import read_pairs, write_pairs
 from adjointdeis.faces.recogniser import Recogniser
 from adjointdeis.faces.weights import fingerprint
-from adjointdeis.files import read_json, write_atomically
+from adjointdeis.files import write_csv
 from adjointdeis.harness import assets
 from adjointdeis.harness.benchmark import OTHER, SOURCE
-from adjointdeis.harness.folds import workbenches
 from adjointdeis.harness.packages import fetch_command
-from adjointdeis.harness.records import write_record
+from adjointdeis.harness.records import read_record, write_record
+from adjointdeis.harness.resources import workbenches
 from adjointdeis.harness.selection import bona_fide, select_pairs
 from adjointdeis.harness.tasks import align, detection, morph, train
 from adjointdeis.harness.tasks.assets import UNUSABLE
@@ -195,11 +195,7 @@ def aligned(cfg: DictConfig, source: FaceDataset, folder: Path) -> FaceDataset:
     if cfg.task.faces is None:
         settings = {key: cfg.task[key] for key in ("size", "transform_size", "detection_side")}
         made_of, record = settings | {"data_set": source.fingerprint}, folder / "aligned.json"
-        try:
-            same = read_json(record) == made_of
-        except ValueError:  # absent or damaged
-            same = False
-        if not same or wanted - there:
+        if read_record(record) != made_of or wanted - there:
             # Faces of other photographs or settings look just like these.
             shutil.rmtree(folder, ignore_errors=True)
             align.run(_changed(cfg, task={"destination": str(folder), **settings}))
@@ -209,12 +205,8 @@ def aligned(cfg: DictConfig, source: FaceDataset, folder: Path) -> FaceDataset:
             f"task.faces={folder}: {len(wanted - there)} faces of {source.root} are missing, "
             f"such as {min(wanted - there)}.png; task.faces=null aligns them"
         )
-    rows = ["subject_id,sex,group,age"]
-    for subject in source.subjects:
-        about = (subject.id, subject.gender, subject.ethnicity, subject.age)
-        rows.append(",".join("" if value is None else str(value) for value in about))
-    text = "\n".join(rows) + "\n"
-    write_atomically(folder / "subjects.csv", text)
+    about = [(s.id, s.gender, s.ethnicity, s.age) for s in source.subjects]
+    write_csv(folder / "subjects.csv", [("subject_id", "sex", "group", "age"), *about])
     return load_folder(folder, source.name)
 
 
@@ -291,16 +283,10 @@ def _choose_pairs(
     }
     record = directory / "pairs.json"
     if (directory / "pairs.csv").is_file():
-        try:
-            facts = read_json(record)
-        except ValueError:  # absent or damaged: chosen again
-            facts = None
+        facts = read_record(record) or {}
         # The list could have been cut short or changed since: it is what the record says it is.
-        if (
-            isinstance(facts, dict)
-            and facts.get("made_of") == made_of
-            and facts.get("sha256") == fingerprint(directory / "pairs.csv")
-        ):
+        sha256 = fingerprint(directory / "pairs.csv")
+        if (facts.get("made_of"), facts.get("sha256")) == (made_of, sha256):
             return facts
     found = {name: bona_fide(system, faces, fmr) for name, system in systems.items()}
     pairs, confused = select_pairs(

@@ -5,7 +5,6 @@
 the run directory.
 """
 
-import contextlib
 import json
 import time
 from collections.abc import Collection
@@ -14,10 +13,7 @@ from typing import Any
 
 import torch
 from hydra.utils import instantiate
-from lightning.pytorch.callbacks import (
-    EMAWeightAveraging,
-    ModelCheckpoint,
-)
+from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
@@ -27,15 +23,19 @@ from adjointdeis.faces.image_io import read_image
 from adjointdeis.faces.networks import DiffAE
 from adjointdeis.faces.tensors import to_tensor
 from adjointdeis.faces.weights import fingerprint, load_network, read_header, save_network
-from adjointdeis.files import read_json
 from adjointdeis.harness import assets
 from adjointdeis.harness.benchmark import read_aligned
 from adjointdeis.harness.progress import ProgressLine
-from adjointdeis.harness.records import write_record
-from adjointdeis.harness.trainer import RandomnessOfStep, checkpoint_of, make_trainer
+from adjointdeis.harness.records import read_record, write_record
+from adjointdeis.harness.trainer import (
+    RandomnessOfStep,
+    checkpoint_of,
+    checkpoints,
+    make_trainer,
+    precision,
+)
 from adjointdeis.harness.training.autoencoder import AutoencoderTraining
 from adjointdeis.harness.training.data import FaceFolder, PoolData, PoolDataset
-from adjointdeis.harness.training.precision import precision
 from adjointdeis.harness.training.quality import autoencoder_quality
 from adjointdeis.harness.training.recogniser import RecogniserTraining
 from adjointdeis.harness.wandb_logger import loggers
@@ -88,8 +88,8 @@ def autoencoder(cfg: DictConfig, free: Collection[str] = (*NO_EFFECT, *LENGTH)) 
     record = _fit(cfg, module, data, {"initial": initial, "held_out": people}, free)
     if rank_zero_only.rank or not task.quality_faces:
         return record
-    with contextlib.suppress(ValueError):
-        return record | {"quality": read_json(Path(cfg.paths.run) / QUALITY)}
+    if (quality := read_record(Path(cfg.paths.run) / QUALITY)) is not None:
+        return record | {"quality": quality}
     faces = _unseen(cfg, people, config.image_size)
     if faces is None:
         return record
@@ -206,19 +206,12 @@ def _fit(
     last = checkpoint_of(run, made_of, free)
     # Of weights that are now made anew.
     (run / QUALITY).unlink(missing_ok=True)
-    checkpoint = ModelCheckpoint(
-        run,
-        filename="{step}",
-        save_last=True,
-        every_n_train_steps=task.checkpoint_every,
-        enable_version_counter=False,  # a step made again after a kill takes its file's place
-    )
     trainer = make_trainer(
         cfg,
         max_steps=task.steps,
         precision=precision(cfg.task.precision),
         callbacks=[
-            checkpoint,
+            checkpoints(run, task.checkpoint_every),
             EMAWeightAveraging(decay=task.ema_decay),
             RandomnessOfStep(torch.initial_seed()),
             ProgressLine(task.name),
@@ -249,10 +242,7 @@ def _fit(
 
 def whole_record(directory: Path) -> dict[str, Any] | None:
     """What a training says of the weights in its directory; None unless they are what it wrote."""
-    try:
-        record, path = read_json(directory / RECORD), directory / "weights.safetensors"
-    except ValueError:
-        return None
-    if not isinstance(record, dict) or not path.is_file():
+    record, path = read_record(directory / RECORD), directory / "weights.safetensors"
+    if record is None or not path.is_file():
         return None
     return record if fingerprint(path) == record.get("sha256") else None
