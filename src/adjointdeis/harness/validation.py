@@ -241,7 +241,7 @@ def check_read(cfg: DictConfig, given: Mapping[str, str]) -> None:
     reads = cfg.gradient is not None and cfg.task._target_ in (*_MORPHING, f"{_TASKS}detection.run")
     if reads or not str(cfg.task._target_).startswith(_TASKS):
         return
-    others = str(OmegaConf.to_container(cfg, resolve=False) | {"guided": None})
+    others = str([OmegaConf.to_container(part, resolve=False) for part in (cfg.rows, cfg.task)])
     for key, line in given.items():
         section, _, below = key.partition(".")
         if section not in ("solver", "optimizer", "guided") or f"${{{section}" in others:
