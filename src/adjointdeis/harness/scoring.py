@@ -5,15 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from omegaconf import DictConfig
 from tqdm import tqdm
 
 from adjointdeis.evaluation import (
     PolicyError,
     ScoreTable,
     ThresholdRecord,
+    estimate_thresholds,
+    evaluate,
     read_thresholds,
     worst_case_scores,
 )
+from adjointdeis.evaluation.policies import require_policy
 from adjointdeis.evaluation.protocol import WORST_CASE
 from adjointdeis.faces.datasets.pairs import MorphPair
 from adjointdeis.faces.image_io import AnyPath, read_image
@@ -84,6 +88,46 @@ def applicable_thresholds(
             )
         found[judge.name] = [own[at].require(**stated) for at in wanted]
     return found
+
+
+def operating_conditions(cfg: DictConfig, benchmark: Benchmark) -> tuple[list[float], list[str]]:
+    """The false match rates and impostor policies of the run, each once.
+
+    Raises:
+        PolicyError: An unknown policy, or one that needs the people's sexes or groups.
+    """
+    policies = list(dict.fromkeys(cfg.protocol.impostor_policies))
+    for policy in policies:
+        require_policy(policy, benchmark.people, benchmark.dataset.ids)
+    return list(dict.fromkeys(cfg.protocol.fmr)), policies
+
+
+def rates_of(
+    cfg: DictConfig,
+    table: ScoreTable,
+    given: Mapping[str, list[ThresholdRecord]],
+    judges: Sequence[Any],
+    benchmark: Benchmark,
+) -> tuple[list[ThresholdRecord], list[dict[str, Any]]]:
+    """Thresholds and rates of every recogniser under the protocol of the run.
+
+    Args:
+        cfg: The whole configuration, whose protocol it is.
+        table: The run's comparisons.
+        given: Records by recogniser; the others get those of the run's own impostors.
+        judges: Recognisers under attack.
+        benchmark: The faces that are judged.
+    """
+    (fmr, policies), people = operating_conditions(cfg, benchmark), benchmark.people
+    records: list[ThresholdRecord] = []
+    for judge in judges:
+        own = given.get(judge.name)
+        records += own or estimate_thresholds(table, judge.name, fmr, policies, people)
+    rows = evaluate(
+        table, records, subjects=people, replicates=cfg.protocol.replicates,
+        seed=cfg.protocol.bootstrap_seed,
+    )  # fmt: skip
+    return records, rows
 
 
 def score_morphs(

@@ -58,7 +58,7 @@ from adjointdeis.harness.interruption import one_process
 from adjointdeis.harness.provenance import digest
 from adjointdeis.harness.records import write_record
 from adjointdeis.harness.resources import in_folds, workbenches
-from adjointdeis.harness.scoring import score_morphs
+from adjointdeis.harness.scoring import rates_of, score_morphs
 from adjointdeis.harness.tasks import morph
 from adjointdeis.morphing.attack import Attack, Workbench
 from adjointdeis.reporting import write_report
@@ -311,7 +311,7 @@ def _vulnerability(
             everyone={judge.name for judge in judges}, copies=directory / "degraded" / name,
         )  # fmt: skip
         write_scores(table, directory / "degraded" / name / "scores.csv")
-        _, found[name] = morph.rates_of(cfg, table, {}, judges, benchmark)
+        _, found[name] = rates_of(cfg, table, {}, judges, benchmark)
     write_json(found, directory / "vulnerability.json")
 
 

@@ -16,13 +16,8 @@ from omegaconf import DictConfig
 
 import adjointdeis
 from adjointdeis.evaluation import (
-    ScoreTable,
-    ThresholdRecord,
-    estimate_thresholds,
-    evaluate,
     write_scores,
 )
-from adjointdeis.evaluation.policies import require_policy
 from adjointdeis.faces.datasets.folder import load_folder
 from adjointdeis.files import write_atomically
 from adjointdeis.harness import assets
@@ -51,7 +46,12 @@ from adjointdeis.harness.resources import (
     times_of,
     workbenches,
 )
-from adjointdeis.harness.scoring import applicable_thresholds, score_morphs
+from adjointdeis.harness.scoring import (
+    applicable_thresholds,
+    operating_conditions,
+    rates_of,
+    score_morphs,
+)
 from adjointdeis.harness.trainer import make_trainer, own_device
 from adjointdeis.harness.wandb_logger import conclude, loggers
 from adjointdeis.morphing.attack import Attack, Workbench
@@ -239,46 +239,6 @@ def _require_distinct(judges: Sequence[Any]) -> None:
             f"two recognisers are called {twice[0]!r} (assets.recognisers and judges): list each "
             "file once, and give each judge a name of its own, such as judges.onnx.name=mine"
         )
-
-
-def operating_conditions(cfg: DictConfig, benchmark: Benchmark) -> tuple[list[float], list[str]]:
-    """The false match rates and impostor policies of the run, each once.
-
-    Raises:
-        PolicyError: An unknown policy, or one that needs the people's sexes or groups.
-    """
-    policies = list(dict.fromkeys(cfg.protocol.impostor_policies))
-    for policy in policies:
-        require_policy(policy, benchmark.people, benchmark.dataset.ids)
-    return list(dict.fromkeys(cfg.protocol.fmr)), policies
-
-
-def rates_of(
-    cfg: DictConfig,
-    table: ScoreTable,
-    given: Mapping[str, list[ThresholdRecord]],
-    judges: Sequence[Any],
-    benchmark: Benchmark,
-) -> tuple[list[ThresholdRecord], list[dict[str, Any]]]:
-    """Thresholds and rates of every recogniser under the protocol of the run.
-
-    Args:
-        cfg: The whole configuration, whose protocol it is.
-        table: The run's comparisons.
-        given: Records by recogniser; the others get those of the run's own impostors.
-        judges: Recognisers under attack.
-        benchmark: The faces that are judged.
-    """
-    (fmr, policies), people = operating_conditions(cfg, benchmark), benchmark.people
-    records: list[ThresholdRecord] = []
-    for judge in judges:
-        own = given.get(judge.name)
-        records += own or estimate_thresholds(table, judge.name, fmr, policies, people)
-    rows = evaluate(
-        table, records, subjects=people, replicates=cfg.protocol.replicates,
-        seed=cfg.protocol.bootstrap_seed,
-    )  # fmt: skip
-    return records, rows
 
 
 def recipe_of(attack: Attack, bench: Workbench, precision: str = "32-true") -> str:
