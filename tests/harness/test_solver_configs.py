@@ -23,7 +23,7 @@ def quickstart(*overrides: str):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_file_makes_its_sampler_from_keys_it_has(name: str) -> None:
-    check_overrides(CONF, ["+experiment=quickstart", f"solver={name}"])
+    check_overrides(CONF, ["+experiment=quickstart", "gradient=backprop", f"solver={name}"])
     node = quickstart(f"solver={name}").solver
     solver, keys = instantiate(node), set(node) - {"_target_"}
     assert solver.calculus in ("ode", "sde")

@@ -90,3 +90,21 @@ def test_good_command_lines_pass() -> None:
 def test_keys_are_dotted_and_leave_hydra_out() -> None:
     cfg = OmegaConf.create({"a": {"b": 1, "c": {"d": 2}}, "hydra": {"x": 1}, "e": None})
     assert flat_keys(cfg) == {"a", "a.b", "a.c", "a.c.d", "e"}
+
+
+@pytest.mark.parametrize(
+    ("line", "instead"),
+    [
+        (["optimizer.lr=0.1,1"], "or rows.exact_fast.optimizer.lr=... for that one"),
+        (["solver=dpmpp"], "or solver@rows.exact_fast.solver=... for that one"),
+        (["guided.sampling_steps=10"], "add gradient=discrete_adjoint"),
+        (["task=fine_tuning", "optimizer.lr=1"], "task.optimizer.lr"),
+    ],
+)
+def test_settings_that_no_row_reads_are_refused(line: list[str], instead: str) -> None:
+    """They named a folder of results that were those of the plain experiment."""
+    with pytest.raises(ConfigError) as caught:
+        check_overrides(CONF, ["-m", "+experiment=quickstart", *line])
+    assert "nothing reads it here" in str(caught.value) and instead in str(caught.value)
+    check_overrides(CONF, ["+experiment=quickstart", "gradient=backprop", "optimizer.lr=1"])
+    check_overrides(CONF, ["+experiment=quickstart", "optimizer@rows.exact_fast.optimizer=sgd"])

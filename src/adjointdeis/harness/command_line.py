@@ -31,7 +31,7 @@ from omegaconf.errors import OmegaConfBaseException
 from adjointdeis.files import read_text
 from adjointdeis.harness.choices import Choices, Command, expand_globs, register_options
 from adjointdeis.harness.option_values import shown
-from adjointdeis.harness.validation import ConfigError, flat_keys, validate
+from adjointdeis.harness.validation import ConfigError, check_read, flat_keys, validate
 from adjointdeis.texts import printable
 
 # Of YAML, of its encoding, of nodes that hold themselves, of what Hydra expects in it.
@@ -151,6 +151,7 @@ def check_overrides(config_dir: Path, arguments: Sequence[str]) -> None:
                 validate(cfg)
             except (HydraException, OmegaConfBaseException) as error:
                 raise ConfigError(_explain(error, plain, choices)) from error
+        check_read(cfg, {o.key_or_group: str(o.input_line) for o in overrides if not o.package})
         intervals = [given for given in overrides if given.is_interval_sweep()]
         if intervals and command.multirun:
             cfg = compose(command.config_name, first, return_hydra_config=True)

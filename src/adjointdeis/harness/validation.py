@@ -12,7 +12,7 @@ import logging
 import math
 import types
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -229,6 +229,32 @@ def _silent() -> Iterator[None]:
         yield
     finally:
         logger.disabled = before
+
+
+def check_read(cfg: DictConfig, given: Mapping[str, str]) -> None:
+    """Raises :class:`ConfigError` for settings that only the row of ``gradient=...`` would read.
+
+    Args:
+        cfg: The whole configuration.
+        given: Overrides of a command line, by their keys or groups.
+    """
+    reads = cfg.gradient is not None and cfg.task._target_ in (*_MORPHING, f"{_TASKS}detection.run")
+    if reads or not str(cfg.task._target_).startswith(_TASKS):
+        return
+    others = str([OmegaConf.to_container(part, resolve=False) for part in (cfg.rows, cfg.task)])
+    for key, line in given.items():
+        section, _, below = key.partition(".")
+        if section not in ("solver", "optimizer", "guided") or f"${{{section}" in others:
+            continue
+        own = [f"rows.{name}" for name, row in cfg.rows.items() if row and section in row]
+        own += ["task"] if section in cfg.task else []
+        places = [f"{one}.{section}" for one in own[-1:]]
+        which = [f"{place}.{below}" if below else f"{section}@{place}" for place in places]
+        raise ConfigError(
+            f"{line}: nothing reads it here, where rows have settings of their own; add "
+            f"gradient=discrete_adjoint (or another) for a row that does"
+            + "".join(f", or {one}=... for that one" for one in which)
+        )
 
 
 def _check_rows(cfg: DictConfig) -> None:
