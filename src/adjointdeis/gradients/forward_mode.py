@@ -212,7 +212,7 @@ class ForwardMode(StepwiseMethod):
             if place == 0 and self.directions is not None:
                 own.copy_(self.directions)
             else:
-                own.flatten(1).fill_diagonal_(1.0)
+                own.view(count, count).fill_diagonal_(1.0)
             found.append(tangent)
             first += count
         return found

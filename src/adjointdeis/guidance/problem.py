@@ -130,7 +130,8 @@ class LatentProblem:
         noise = self.noise
         if rows is not None and noise is not None and len(rows) < len(self.x_T):
             recorded = isinstance(noise, Sequence)
-            noise = rows_of_noise(RecordedNoise(tuple(noise)) if recorded else noise, rows)
+            noise = RecordedNoise(tuple(noise)) if recorded else noise
+            noise = rows_of_noise(noise, rows, len(self.x_T))
         return sample(
             self.denoiser,
             self.x_T if x_T is None else x_T,
