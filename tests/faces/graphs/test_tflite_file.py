@@ -11,7 +11,12 @@ interpreters = pytest.importorskip("ai_edge_litert.interpreter")
 
 from faces.graphs.tflite_cases import CASES, FLAT, ONE, Case, ints, normal  # noqa: E402
 
-from adjointdeis.faces.graphs import GraphError, UnsupportedOperator, load_tflite  # noqa: E402
+from adjointdeis.faces.graphs import (  # noqa: E402
+    GraphError,
+    UnsupportedOperator,
+    channels_last,
+    load_tflite,
+)
 from adjointdeis.faces.graphs.tflite_operators import OPERATORS, OPTIONS  # noqa: E402
 
 
@@ -115,3 +120,12 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
     path.write_bytes(good)
     with pytest.raises(GraphError, match="has SHA-256"):
         load_tflite(path, sha256="0" * 64)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("padding", ["SAME", "VALID"])
+def test_convolutions_of_one_pixel_are_convolutions(stride: int, padding: str) -> None:
+    x, weight, bias = torch.randn(2, 5, 4, 3), torch.randn(6, 3, 1, 1), torch.randn(6)
+    found = channels_last.conv(x, weight, bias, (stride, stride), (1, 1), padding)
+    wanted = torch.nn.functional.conv2d(x.permute(0, 3, 1, 2), weight, bias, stride)
+    torch.testing.assert_close(found, wanted.permute(0, 2, 3, 1))
