@@ -6,8 +6,9 @@ import re
 
 import pytest
 
-from adjointdeis.evaluation import read_scores, write_scores
+from adjointdeis.evaluation import concatenate, read_scores, write_scores
 from adjointdeis.evaluation.cli import main
+from adjointdeis.evaluation.rates import CONDITIONAL, NEW_SUBJECTS
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +43,30 @@ def test_everything_that_the_files_hold_is_in_the_report(scores, tmp_path):
     assert latex.count("\\begin{tabular}") == 1 and "\\%" in latex
     groups = {r["people"] for r in csv.DictReader((out / "tables" / "by-sex.csv").open(newline=""))}
     assert groups <= {"sex: female", "sex: male"} and groups
+
+
+def test_what_the_scores_cannot_tell_is_said(scores, tmp_path):
+    # One recogniser has not scored one morph: no common potential, and before no word of it.
+    table, path = read_scores(scores / "s.csv"), tmp_path / "part.csv"
+    morph, (system, _, *_) = table.unique("morph_id", kind="morph")[0], table.unique("system")
+    morphs = table.select(kind="morph")
+    gone = (morphs["morph_id"] == morph) & (morphs["system"] == system)
+    write_scores(concatenate([table.select(kind=("mated", "nonmated")), morphs.where(~gone)]), path)
+    command = ["report", str(path), "-o", str(tmp_path / "out"), "--replicates", "0", "--no-plots"]
+    assert main(command) == 0
+    text = (tmp_path / "out" / "report.md").read_text()
+    told = text.partition("What these scores cannot tell")[2]
+    assert (
+        "MAP and G-MAP" in told and "scored other morphs" in told and "MAP[r, c] in %" not in text
+    )
+
+
+def test_intervals_of_the_potential_are_called_what_they_are(scores, capsys):
+    for replicates, meaning in (("0", f"Wilson: {CONDITIONAL}"), ("20", NEW_SUBJECTS.capitalize())):
+        assert main(["map", str(scores / "s.csv"), "--replicates", replicates]) == 0
+        printed = capsys.readouterr().out
+        assert f"interval. {meaning}." in printed
+        assert ("their intervals for new subjects" in printed) == (replicates == "20")
 
 
 @pytest.mark.parametrize(("kinds", "title"), [(("mated", "nonmated"), "Verification"),

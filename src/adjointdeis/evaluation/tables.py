@@ -133,6 +133,16 @@ def subject_interval(row: Mapping[str, Any]) -> tuple[float, float]:
     return row["bootstrap_lo"], row["bootstrap_hi"]
 
 
+def interval_meaning(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What the intervals that `subject_interval` gives of these rows are about, as a sentence
+    without its full stop."""
+    if any(row["bootstrap_lo"] is None for row in rows):
+        return f"Wilson: {CONDITIONAL}"
+    fixed = any(row["bootstrap_tau"] == "fixed" for row in rows)
+    text = NEW_SUBJECTS_FIXED_TAU if fixed else NEW_SUBJECTS
+    return f"{text[0].upper()}{text[1:]}"
+
+
 def rate_cell(row: Mapping[str, Any] | None, href: str = "") -> Cell:
     """A rate in percent, with k/N and its interval below; a dash for no row.
 
@@ -319,7 +329,7 @@ def potential_tables(rows: Sequence[Mapping[str, Any]]) -> list[Table]:
             if (row["attack"], row["probe_policy"]) == (attack, policy)
         }
         n_rows, n_columns = max(cell)
-        first = cell[1, 1]
+        own_rows, first = list(cell.values()), cell[1, 1]
         lines = []
         for r in range(1, n_rows + 1):
             own = [cell[r, c] for c in range(1, n_columns + 1)]
@@ -330,8 +340,8 @@ def potential_tables(rows: Sequence[Mapping[str, Any]]) -> list[Table]:
         )  # fmt: skip
         note = (
             "r, attempts of every subject that match, against c, recognisers where they do: the "
-            f"share of {first['n']} morphs, k/N and its {share(first['confidence'])} interval for "
-            "new subjects."
+            f"share of {first['n']} morphs, k/N and its {share(first['confidence'])} interval. "
+            f"{interval_meaning(own_rows)}."
         )
         header = ("r \\ c", *(str(c) for c in range(1, n_columns + 1)))
         key = f"potential-{attack}-{policy}"
@@ -352,10 +362,12 @@ def generality_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         names = [", ".join(row[key]) for key in ("attacks", "systems")]
         head = [row["probe_policy"], row["impostor_policy"], share(row["fmr_target"]), *names]
         lines.append(cells([*head, *found, str(row["n_failed"])]))
+    bounded = any(row[f"{k}_lo"] is not None for row in rows for k in ("min", "mean", "max"))
     note = (
         "G-MAP: share of paired attempts that match all subjects, averaged over attacks; minimum, "
-        "mean and maximum over recognisers, with their intervals for new subjects. A dash: unequal "
-        "numbers of probes, which cannot be paired."
+        "mean and maximum over recognisers, "
+        f"{'with their intervals for new subjects' if bounded else 'without intervals'}. A dash: "
+        "unequal numbers of probes, which cannot be paired."
     )
     return Table("generality", "G-MAP over all attacks", header, tuple(lines), notes=(note,))
 

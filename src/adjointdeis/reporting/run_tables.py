@@ -6,12 +6,8 @@ from typing import Any
 
 from adjointdeis.evaluation import WORST_CASE
 from adjointdeis.evaluation.paper import paper_table
-from adjointdeis.evaluation.rates import (
-    CONDITIONAL,
-    NEW_SUBJECTS,
-    NEW_SUBJECTS_FIXED_TAU,
-    sample_notes,
-)
+from adjointdeis.evaluation.rates import sample_notes
+from adjointdeis.evaluation.tables import interval_meaning
 from adjointdeis.reporting.document import DASH, Cell, Table
 from adjointdeis.reporting.paper_tables import reasons_not_comparable
 from adjointdeis.reporting.run import HEADLINE_VARIANTS, KNOWN, EvaluationSetting, Run, condition
@@ -78,11 +74,12 @@ def rate_table(
         rows.append((name, *_nfe(run, attack), *_flagged(run, attack, rates)))
     rows.append(_fnmr_row(run, at))
     level = share(next(iter(run.result["rows"]), {"confidence": 0.95})["confidence"])
+    own = [row for row in run.result["rows"] if condition(row) == at]
     notes = [*_attack_notes(run), *_guide_note(run)]
     notes += explained * [
-        INTERVAL.format(level=level, meaning=_meaning(run, at)),
+        INTERVAL.format(level=level, meaning=interval_meaning(own)),
         *[BOUND] * (WORST_CASE in run.attacks),
-        *sample_notes([r for r in run.result["rows"] if condition(r) == at], run.attack_label),
+        *sample_notes(own, run.attack_label),
         "NFE (paper): N_E + n_opt (N + M), one backward product counted as one evaluation and the "
         "pair's encoding counted once. NFE (counted): network evaluations and vector-Jacobian "
         "products that ran, per pair.",
@@ -95,16 +92,6 @@ def rate_table(
         labels=labels(run, at),
         notes=tuple(notes),
     )
-
-
-def _meaning(run: Run, at: EvaluationSetting) -> str:
-    """What the intervals of a table of rates are about."""
-    rows = [r for r in run.result["rows"] if condition(r) == at]
-    if any(row["bootstrap_lo"] is None for row in rows):
-        return f"Wilson: {CONDITIONAL}"
-    fixed = any(row["bootstrap_tau"] == "fixed" for row in rows)
-    text = NEW_SUBJECTS_FIXED_TAU if fixed else NEW_SUBJECTS
-    return f"{text[0].upper()}{text[1:]}"
 
 
 def _fnmr_row(run: Run, at: EvaluationSetting) -> tuple[Cell, ...]:

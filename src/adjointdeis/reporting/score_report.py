@@ -203,8 +203,10 @@ def _without_nfe(table: Table) -> Table:
 def _closer(
     run: Run, subjects: Subjects | None, covariates: Sequence[str], statistics: dict[str, Any]
 ) -> tuple[Table, ...]:
-    """MAP and G-MAP over several recognisers, paired tests of several attacks, groups."""
+    """MAP and G-MAP over several recognisers, paired tests of several attacks, groups; last what
+    of it could not be computed, and why."""
     at, attacks, found = run.headline[0], list(run.result["attacks"]), []
+    left_out: list[tuple[str, str]] = []
     asked: dict[str, Any] = {
         "fmr": at.fmr, "impostor_policy": at.impostors, "subjects": subjects, **statistics,
     }  # fmt: skip
@@ -222,9 +224,9 @@ def _closer(
             found.append(
                 tables.generality_table(evaluate_generality(table, run.thresholds, **asked))
             )
-        except EvaluationError:
+        except EvaluationError as wrong:
             # Recognisers that scored different morphs have no common potential.
-            pass
+            left_out.append(("MAP and G-MAP", str(wrong)))
     for other in attacks[1:]:
         for condition in run.headline:
             try:
@@ -232,12 +234,17 @@ def _closer(
                     table, attacks[0], other, run.thresholds, probe_policy=condition.probe,
                     **asked,
                 )  # fmt: skip
-            except EvaluationError:
+            except EvaluationError as wrong:
                 # The two attacks have no pair of people in common.
+                what = f"{attacks[0]} against {other} pair by pair, probe {condition.probe}"
+                left_out.append((what, str(wrong)))
                 continue
             key = f"paired-{other}-{condition.probe}"
             made = tables.paired_table(pairs)
             found.append(replace(made, key=key))
+    if left_out:
+        lines = tuple(tables.cells(line) for line in left_out)
+        found.append(Table("left-out", "What these scores cannot tell", ("table", "why"), lines))
     return tuple(found)
 
 
