@@ -214,6 +214,15 @@ def read_json(path: Readable, error: type[ValueError] = ValueError) -> Any:
         raise error(f"{path}: not JSON of ours (a number of thousands of digits)") from None
 
 
+def read_record(path: Path) -> dict[str, Any] | None:
+    """What a JSON record says; None where it is absent, damaged or no object."""
+    try:
+        found = read_json(path)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
 def read_csv(
     path: Readable,
     error: type[ValueError] = ValueError,

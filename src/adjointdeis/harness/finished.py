@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from adjointdeis.faces.weights import fingerprint
-from adjointdeis.files import read_json, write_atomically
+from adjointdeis.files import write_atomically
 
 MARKER = "done.json"
 _NO_OUTPUT = ("logs", "wandb", "cache", "plots", "report.md", "report.html", "morphs.png")
@@ -174,15 +174,6 @@ def write_marker(
         "inputs": used or {},
     }
     write_atomically(directory / MARKER, json.dumps(done, indent=1))
-
-
-def read_marker(directory: Path) -> dict[str, Any] | None:
-    """What ``done.json`` says; None where there is none, or it is damaged."""
-    try:
-        done = read_json(directory / MARKER)
-    except ValueError:
-        return None
-    return done if isinstance(done, dict) else None
 
 
 def missing(directory: Path, done: dict[str, Any]) -> list[str]:

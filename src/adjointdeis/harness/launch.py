@@ -22,14 +22,13 @@ from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from adjointdeis.files import read_bytes, read_json, read_text, write_atomically
+from adjointdeis.files import read_bytes, read_record, read_text, write_atomically
 from adjointdeis.harness.command_line import this_command
 from adjointdeis.harness.finished import (
     MARKER,
     changed_input,
     inputs,
     missing,
-    read_marker,
     set_aside,
     write_marker,
 )
@@ -121,11 +120,11 @@ def _run(cfg: DictConfig, directory: Path) -> tuple[str, float | None]:
             "(hydra/launcher=slurm trainer=slurm, docs/clusters.md)"
         )
     repeat = cfg.force or cfg.task.get("repeat", False)
-    done, changed = read_marker(directory) or {}, None
+    done, changed = read_record(directory / MARKER) or {}, None
     if not repeat and done.get("config_hash") == identifier:
         lost, changed = missing(directory, done), changed_input(done, cfg)
         if not lost and changed is None:
-            made, now = _recorded(directory / "run.json").get("git"), git_revision()
+            made, now = (read_record(directory / "run.json") or {}).get("git"), git_revision()
             by = f" (by revision {made}, this is {now})" if made and now and made != now else ""
             print(printable(f"{directory} is finished{by}; force=true runs it again"))
             return "skipped", None
@@ -270,7 +269,7 @@ def prepare(
         changed: Whether the data of a finished run changed since.
     """
     record, finished = directory / "run.json", (directory / MARKER).is_file()
-    former = _recorded(record)
+    former = read_record(record) or {}
     other = finished and (changed or former.get("config_hash") != identifier)
     if record.is_file() and (force or other):
         aside = set_aside(directory)
@@ -327,15 +326,6 @@ def _last_error(directory: Path) -> str:
     except ValueError:
         return "its error.txt cannot be read"
     return printable(lines[-1]) if lines else "no reason was left"
-
-
-def _recorded(path: Path) -> dict[str, Any]:
-    """The record of a run; empty where there is none, or the file is damaged."""
-    try:
-        found = read_json(path)
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _keep_curves(logs: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from adjointdeis.files import read_json, write_atomically
+from adjointdeis.files import read_record, write_atomically
 from adjointdeis.harness.benchmark import Benchmark, file_hash
 from adjointdeis.morphing.attack import Attack
 from adjointdeis.reporting.paper_tables import departures
@@ -27,15 +27,6 @@ def write_record(path: Path, record: dict[str, Any]) -> None:
     """Writes a JSON record atomically."""
     text = json.dumps(record, indent=1)
     write_atomically(path, text)
-
-
-def read_record(path: Path) -> dict[str, Any] | None:
-    """What a JSON record says; None where it is absent, damaged or no object."""
-    try:
-        found = read_json(path)
-    except ValueError:
-        return None
-    return found if isinstance(found, dict) else None
 
 
 def read_records(directory: Path, benchmark: Benchmark, config: str) -> dict[str, dict[str, Any]]:

@@ -17,12 +17,13 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 import adjointdeis
+from adjointdeis.files import read_record
 from adjointdeis.gradients.catalogue import Entry
 from adjointdeis.harness.leaderboard import Measurement, contestants
 from adjointdeis.harness.network_problems import terrain_file
 from adjointdeis.harness.problem_sets import COMMITTED, Case, cases
 from adjointdeis.harness.provenance import digest, environment
-from adjointdeis.harness.records import read_record, write_record
+from adjointdeis.harness.records import write_record
 from adjointdeis.reporting.leaderboard import write_leaderboard
 from adjointdeis.reporting.standings import NETWORKS
 from adjointdeis.texts import slug

@@ -28,11 +28,11 @@ from adjointdeis.faces.datasets.folder import DatasetError, FaceDataset, load_fo
 from adjointdeis.faces.datasets.pairs import read_pairs, write_pairs
 from adjointdeis.faces.recogniser import Recogniser
 from adjointdeis.faces.weights import fingerprint
-from adjointdeis.files import write_csv
+from adjointdeis.files import read_record, write_csv
 from adjointdeis.harness import assets
 from adjointdeis.harness.benchmark import OTHER, SOURCE
 from adjointdeis.harness.packages import fetch_command
-from adjointdeis.harness.records import read_record, write_record
+from adjointdeis.harness.records import write_record
 from adjointdeis.harness.resources import workbenches
 from adjointdeis.harness.selection import bona_fide, select_pairs
 from adjointdeis.harness.tasks import align, detection, morph, train

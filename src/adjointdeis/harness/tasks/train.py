@@ -23,10 +23,11 @@ from adjointdeis.faces.image_io import read_image
 from adjointdeis.faces.networks import DiffAE
 from adjointdeis.faces.tensors import to_tensor
 from adjointdeis.faces.weights import fingerprint, load_network, read_header, save_network
+from adjointdeis.files import read_record
 from adjointdeis.harness import assets
 from adjointdeis.harness.benchmark import read_aligned
 from adjointdeis.harness.progress import ProgressLine
-from adjointdeis.harness.records import read_record, write_record
+from adjointdeis.harness.records import write_record
 from adjointdeis.harness.trainer import (
     RandomnessOfStep,
     checkpoint_of,
