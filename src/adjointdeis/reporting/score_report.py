@@ -220,10 +220,8 @@ def _closer(
     if len(run.systems) > 1 and attacks:
         try:
             rows = evaluate_attack_potential(table, run.thresholds, attacks=attacks, **asked)
-            found += tables.potential_tables(rows)
-            found.append(
-                tables.generality_table(evaluate_generality(table, run.thresholds, **asked))
-            )
+            general = evaluate_generality(table, run.thresholds, **asked)
+            found += [*tables.potential_tables(rows), tables.generality_table(general)]
         except EvaluationError as wrong:
             # Recognisers that scored different morphs have no common potential.
             left_out.append(("MAP and G-MAP", str(wrong)))
